@@ -1,4 +1,4 @@
-"""Fixtures for every test. The servers are real; the first test that needs them starts them, once for the session.
+"""Fixtures for every test. The servers are real. The first test that needs them starts them for the whole session.
 
 urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
 settings    Settings with the URLs of empty databases that no other test uses at the same time
@@ -38,7 +38,8 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that starts pytest in the background makes it ignore SIGINT. Its child processes would ignore SIGINT too, but some tests stop them with it.
+    # If a shell starts pytest in the background, pytest and its child processes ignore SIGINT. But some tests stop
+    # child processes with SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):
@@ -69,7 +70,7 @@ def _databases(urls: dict[str, str]) -> Iterator[servers.WorkerDatabases]:
 
 @pytest.fixture
 def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Ignores the environment variables of the shell. There is no model: see `model_url`."""
+    """Settings that ignore the environment variables of the shell. They have no model: see `model_url`."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     _databases.clean()
@@ -77,7 +78,7 @@ def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatc
         postgres_url=_databases.postgres_url,
         mongodb_url=_databases.mongodb_url,
         redis_url=_databases.redis_url,
-        allowed_hosts=frozenset({"store"}),  # what the clients of apps in this process call them: `http://store`
+        allowed_hosts=frozenset({"store"}),  # tests call apps in their own process by the URL `http://store`
     )
 
 
@@ -89,7 +90,8 @@ def system() -> Iterator[Callable[..., System]]:
         def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:
             directory_of_system = data or Path(directory) / uuid.uuid4().hex
             system = System(directory_of_system, *arguments, environment=environment or {})
-            # The last one started is stopped first: two systems may share a directory, and `stop` fails if a process still runs in it.
+            # The system that was started last is stopped first. Two systems may share a directory, and `stop` fails
+            # if a process still runs in it.
             stops.callback(system.stop)
             return system.start()
 

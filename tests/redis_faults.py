@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from tests import servers
 
 Fault = Callable[[Redis], AbstractAsyncContextManager[None]]
-"""The fault lasts as long as the block. Its client must not be one that the code under test uses."""
+"""The fault lasts as long as the `with` block. It needs a client of its own, which the code under test does not use."""
 
 
 @asynccontextmanager

@@ -43,7 +43,7 @@ TIMERS = {
     "replies/leases.py",
     "replies/orphaned_replies.py",
 }
-"""Files that run about once a second, whether or not anything is appended. On a slow machine they may run during every append."""
+"""Files whose code runs about once a second, even if nothing is appended. On a slow machine it may run during every append."""
 
 PACKAGES = ("domain", "infrastructure", "context", "replies", "projections", "commands", "queries")
 

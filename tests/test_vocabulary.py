@@ -123,7 +123,7 @@ IN_FOLDERS = {
         "item_id",
     ): "row_key (the id of an item, `pins`, or the id of a response)",
 }
-"""(folder or file, name) -> what to write instead."""
+"""(folder or file, name in it) -> what to write instead."""
 
 ALLOWED = {
     ("infrastructure/event_log/version_lookup.py", "heads"): "values of the type Head",

@@ -8,7 +8,7 @@ from infrastructure.access.principal import Principal
 
 
 class ModelItem(Struct, eq=False):
-    """`word` is its text. `original`: the item that it is a copy of."""
+    """An item of the model. `word`: its text. `original`: the item from which it was copied, if any."""
 
     id: str
     word: str
@@ -27,12 +27,16 @@ class ModelResponse(Struct, eq=False):
     id: str
     conversation: "ModelConversation"
     items: list[ModelItem]
-    """The items that it added to its conversation."""
+    """The items that the response added to its conversation."""
     deleted: bool = False
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
-    """`origin`: the conversation that it was forked from, at `fork_depth`. `shares`: the role of each subject; the key None stands for everyone."""
+    """A conversation of the model.
+
+    `origin`: the conversation from which it was forked at `fork_depth`, if any. `shares`: the role of each subject;
+    the key None stands for everyone.
+    """
 
     id: str
     owner: Principal
@@ -56,7 +60,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def path(self) -> list[ModelItem]:
-        """Its items and those that it inherited, deleted ones included."""
+        """The inherited items, then the conversation's own items. Deleted items are included."""
         inherited = self.origin.path if self.origin is not None else []
         return [*(item for item in inherited if item.depth <= self.fork_depth), *self.items]
 
@@ -66,7 +70,10 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return item
 
     def delete_response(self, response: ModelResponse) -> None:
-        """An unlisted conversation loses the items of the response. If nothing else is left in it, it is deleted."""
+        """An unlisted conversation loses the items of the response.
+
+        If nothing else is left in the conversation, it is deleted.
+        """
         response.deleted = True
         if self.listed:
             return

@@ -37,7 +37,7 @@ class Apis(Struct, frozen=True):
     http: httpx.AsyncClient
 
     async def request(self, principal: Principal, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """The answer to a request of this principal."""
+        """Sends a request of this principal. Returns the answer."""
         named = f"{principal.tenant}/{principal.subject}/{' '.join(principal.scopes)}"
         headers = {**arguments.pop("headers", {}), HEADER: named}
         return await self.http.request(method, path, headers=headers, **arguments)
@@ -56,14 +56,14 @@ class Apis(Struct, frozen=True):
         return str(answer.json()["id"])
 
     async def reply(self, principal: Principal, text: Any, **fields: Any) -> dict[str, Any]:
-        """The Response to a request for a reply."""
+        """Requests a reply, which must succeed. Returns the Response."""
         answer = await self.post(principal, "/v1/responses", {"input": text, **fields})
         assert answer.status_code == 200, answer.text
         response: dict[str, Any] = answer.json()
         return response
 
     async def listed(self, principal: Principal, **parameters: str) -> list[str]:
-        """The ids of the conversations that the principal is shown, on all pages."""
+        """The ids of all conversations in the principal's list, from all its pages."""
         ids: list[str] = []
         after: dict[str, str] = {}
         while True:
@@ -78,7 +78,7 @@ class Apis(Struct, frozen=True):
 
 @asynccontextmanager
 async def open_apis(settings: Settings, *, query_settings: Settings | None = None) -> AsyncIterator[Apis]:
-    """Opens both APIs on `settings`. `query_settings`: those of the query API, if they differ."""
+    """Opens both APIs on `settings`. `query_settings`: the settings of the query API, if they differ."""
     authenticator = HeaderAuthenticator()
     command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
     query_app = queries.main.create_app(query_settings or settings, Metrics(), Event(), authenticator=authenticator)
@@ -112,7 +112,10 @@ async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
 
 
 def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
-    """Status, body and headers of an answer, without these ids and without the headers that differ in every answer."""
+    """Status, body and headers of an answer.
+
+    `ids` are replaced by `<id>`, and the headers that differ in every answer are left out.
+    """
     text = answer.text
     for one in ids:
         text = text.replace(one, "<id>")

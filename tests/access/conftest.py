@@ -1,4 +1,4 @@
-"""write   appends to the log"""
+"""The fixture `write`, which appends events to the log of the test."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,7 @@
-"""The status that each route answers to each sender: one or more rows for each route of the two apps. The test fails for a route without a row."""
+"""The status that each route of the two apps answers to each sender: one or more rows for each route.
+
+The test fails if a route has no row.
+"""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -12,15 +15,18 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """`statuses`: the statuses of the answers to SENDERS, in that order. `body` and `query` may name ids of the target, as the path does: `{conversation_id}`."""
+    """`statuses`: the statuses of the answers to SENDERS, in that order.
+
+    `body` and `query` may contain ids of the target, written as in the path: `{conversation_id}`.
+    """
 
     statuses: tuple[int, int, int, int, int, int]
     body: Mapping[str, Any] | None = None
     query: str = ""
     other: Mapping[str, Any] = MappingProxyType({})
-    """More arguments of the request."""
+    """Further arguments of the request, such as its content type."""
     once: bool = False
-    """Whether the request can be made only once for a target, or changes who may do what."""
+    """Whether the request needs a target of its own, because it works only once or changes who may do what."""
 
     has_content: bool = True
     """Whether an answer to a reader shows something that Ann wrote."""
@@ -48,10 +54,13 @@ READERS = (404, 404, 200, 200, 200, 200)
 WRITERS = (404, 404, 403, 200, 200, 200)
 OWNERS = (404, 404, 403, 403, 200, 200)
 CHAINS = (400, 400, 200, 200, 200, 200)
-"""A `previous_response_id` that is not found is a 400, as in OpenAI's API. A reader may continue from a response: that creates a fork, which the reader owns."""
+"""A `previous_response_id` that is not found is a 400, as in OpenAI's API.
+
+A reader may continue from a response. This creates a fork, which the reader owns.
+"""
 
 ADMINS = (200, 403, 403, 403, 403, 200)
-"""Only senders with the scope `admin`, each in their own tenant."""
+"""The route needs the scope `admin`. The sender of the other tenant has this scope too, in that tenant."""
 
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 
@@ -61,7 +70,10 @@ _RESPONSE = "/v1/responses/{response_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
-"""A writer, the owner and an admin may use the route, but there is nothing that it could do with the target: 409."""
+"""A writer, the owner and an admin may use the route.
+
+They get a 409, because the target has nothing to compact or to redo.
+"""
 
 ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", "/v1/conversations"): [Row(statuses=EVERYBODY)],

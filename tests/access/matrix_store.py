@@ -1,4 +1,7 @@
-"""The store of the route matrix: both apps with a login, users with their credentials, and conversations with planted words in all content."""
+"""The store of the route matrix: both apps with a login, and users with their credentials.
+
+All content of its conversations contains planted words.
+"""
 
 import asyncio
 import itertools
@@ -24,7 +27,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
 WORD: Final = "plantedword"
-"""It is in everything that Ann writes, and in every answer of the model to her."""
+"""The planted word. Everything that Ann writes contains it, and so does every answer of the model to her."""
 
 AUDIENCE: Final = "store"
 OWNER, READER, WRITER, OTHER, ADMIN = "ann", "ron", "wil", "oth", "adm"
@@ -32,7 +35,7 @@ USERS = "read write reply"
 
 
 def bearer(subject: str = OWNER, scope: str = USERS, *, secret: str = SECRET, **changed: Any) -> str:
-    """The value of `Authorization`."""
+    """The value of `Authorization` with a signed token of this user."""
     sent = claims(**{"sub": subject, "scope": scope, "aud": AUDIENCE, **changed})
     return f"Bearer {jwt.encode(sent, secret, 'HS256')}"
 
@@ -57,7 +60,10 @@ ROLES: Final[Mapping[str, str]] = {
 
 
 def without(scope: str) -> str:
-    """The credential of Ann with every scope but this one, and without a scope that includes it."""
+    """A credential of Ann with every scope except this one.
+
+    `admin` includes `read`, `write` and `reply`, so it is left out with them.
+    """
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
 
@@ -92,7 +98,7 @@ class MatrixStore:
         return created
 
     def word(self) -> str:
-        """Another planted word."""
+        """A new planted word: WORD and a number."""
         return f"{WORD}{next(self._numbers)}"
 
     async def new_target(self) -> Target:
@@ -163,7 +169,7 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
 
 
 async def _revoked_key(store: MatrixStore) -> str:
-    """A key of the owner that was accepted, and then revoked."""
+    """The value of `Authorization` with a key of the owner. The key was accepted, and then revoked."""
     fields = {"subject": OWNER, "scopes": USERS.split()}
     key = (await store.send("POST", "/v1/keys", ROLES["admin"], json=fields)).json()
     authorization = f"Bearer {key['secret']}"
@@ -176,12 +182,19 @@ async def _revoked_key(store: MatrixStore) -> str:
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
-    """The model answers with the planted word only if the request has one. So if another user's answer has it, the model was sent Ann's content."""
+    """The model answers with the planted word only if the request contains it.
+
+    So if another user's answer contains it, the model was sent Ann's content.
+    """
     exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
 
 
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
-    """The status of a handshake at `/v1/responses` (101: accepted), and the answers to a `response.create`; or the body of the refusal."""
+    """Opens a WebSocket at `/v1/responses` and sends a `response.create`.
+
+    Returns the status of the handshake and the answers. The status is 101 if the handshake was accepted. If it was
+    refused, the only answer is the body of the refusal.
+    """
     sent: list[Message] = []
     ended = asyncio.Event()
     messages = iter(

@@ -6,7 +6,10 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class StatementCount:
-    """`statements`: the SQL of simple queries, and the names of prepared statements that were executed. `watch` is for a Proxy."""
+    """`statements`: the SQL of simple queries, and the names of prepared statements that were executed.
+
+    A Proxy calls `watch` for each connection.
+    """
 
     def __init__(self) -> None:
         self.statements: list[str] = []
@@ -19,7 +22,7 @@ class StatementCount:
             nonlocal is_started
             buffer.extend(data)
             while len(buffer) >= 8 - 3 * is_started:
-                # The messages up to the startup message have no type byte.
+                # Encryption requests and the startup message come first. They have no type byte.
                 size = int.from_bytes(buffer[is_started : is_started + 4]) + is_started
                 if len(buffer) < size:
                     return

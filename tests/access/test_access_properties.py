@@ -1,4 +1,4 @@
-"""Random users, shares, deletions, retractions, forks, references and reads, compared with a model.
+"""Random shares, deletions, retractions, forks, references and reads of several users, compared with a model.
 
 Everybody is shown what they may see, and nothing else. This also holds while the projector lags, and after the views were rebuilt and Redis was
 emptied.
@@ -32,10 +32,10 @@ WORD = re.compile(r"\bw\d+x\b")
 LIMIT = "limit=100&order=asc"
 LAGGING = 503
 MAX_LAGGING_READS = 30
-"""Each may wait two seconds. If more were sent at once, they would also wait for connections."""
+"""Each of these reads may wait two seconds. If more were sent at once, they would also wait for connections."""
 
 Step = tuple[str, int, int, int]
-"""(the kind of the step, who does it, two numbers that choose what it is done to)."""
+"""(the kind of the step, the number of the user who takes it, two numbers that choose its target)."""
 
 
 @pytest.fixture
@@ -44,7 +44,10 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 class History:
-    """One tenant's users, and a stranger of another tenant who has the same name as one of them."""
+    """Takes each step in the APIs and in the model, then compares what the two show to each user.
+
+    The users belong to one tenant. A stranger of another tenant has the same name as one of them.
+    """
 
     def __init__(self, apis: Apis, provider: ScriptedProvider) -> None:
         self._apis = apis
@@ -75,7 +78,8 @@ class History:
             everyone = [*self._users, self._users[0], self._admin, self._stranger]
             await self._step[kind](everyone[actor % len(everyone)], one, other)
 
-    # Steps. Each checks the status of its answer: 404 for an actor who may not see the conversation, 403 for one who may only read it.
+    # Steps. Each checks the status of its answer: 404 if the actor may not see the conversation, 403 if the actor's
+    # role is too low.
 
     def _word(self) -> str:
         return f"w{next(self._numbers)}x"
@@ -154,7 +158,11 @@ class History:
         await self._note_reply(actor, (await self._ask(actor)).json())
 
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
-        """Any reader may continue from a response. If they may not write there, or something follows the response, that creates a fork, which they own."""
+        """Any reader may continue from a response.
+
+        This creates a fork, which they own, if they may not write to the conversation or if something follows the
+        response.
+        """
         if (response := self._response(one, other)) is None:
             return
         answer = await self._ask(actor, previous_response_id=response.id)
@@ -198,7 +206,7 @@ class History:
     def _is_allowed(
         self, answer: httpx.Response, conversation: ModelConversation, actor: Principal, needed: str
     ) -> bool:
-        """Whether the actor has this role, or a higher one. The answer's status must say the same."""
+        """Whether the actor has the role `needed`, or a higher one. The answer's status must agree with this."""
         role = conversation.role(actor)
         expected = 404 if role is None else 200 if role in ("owner", needed) else 403
         assert answer.status_code == expected, (role, answer.text)
@@ -216,7 +224,10 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any]) -> None:
-        """Adds what the reply stored to the model of the test, read as an admin. Checks that the actor may see all of it."""
+        """Reads as an admin what the reply stored, and adds it to the model.
+
+        Checks that the actor may see all of it.
+        """
         conversation_id = response["conversation"]["id"]
         known_ids = {conversation.id: conversation for conversation in self._model.conversations}
         allowed = self._model.words_of(actor)
@@ -252,7 +263,11 @@ class History:
     # Reads
 
     async def check(self, *, lagging: bool = False) -> None:
-        """Everybody reads everything. `lagging`: the projector does not run, so a read may be refused after a wait. Then only some reads are tried."""
+        """Each user tries every read.
+
+        With `lagging` the projector does not run and a read may answer 503 after a wait, so only some reads are
+        tried.
+        """
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [
@@ -291,7 +306,7 @@ class History:
     def _checks(
         self, principal: Principal, conversation: ModelConversation, *, lagging: bool
     ) -> Iterator[Callable[[], Awaitable[None]]]:
-        """A check of each read of the conversation."""
+        """One check for each read of the conversation. The caller runs them."""
         is_visible = conversation.role(principal) is not None
 
         async def read(url: str, holds: Callable[[Any], object] | None, exists: bool) -> None:

@@ -1,4 +1,4 @@
-"""API keys in memory: which are accepted, which are refused and when, and how many statements Postgres gets."""
+"""API keys in memory: which keys are accepted or refused, how soon, and how many statements Postgres gets."""
 
 import asyncio
 import secrets
@@ -37,7 +37,7 @@ async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
 
 async def refusal(keys: ApiKeys, text: str) -> str:
-    """Why the key is refused. The message has no part of the key."""
+    """The message with which the key is refused. Checks that the message has no part of the key."""
     with pytest.raises(InvalidCredential) as refused:
         await keys.principal_of(text)
     message = str(refused.value)
@@ -47,7 +47,7 @@ async def refusal(keys: ApiKeys, text: str) -> str:
 
 
 async def seconds_until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> float:
-    """The seconds until the condition was true."""
+    """Waits until the condition is true. Returns how many seconds this took."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nothing announces it
@@ -147,7 +147,7 @@ async def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_within_5_s_b
 
 
 async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Settings, keys: ApiKeys) -> None:
-    """Changes are numbered in the order in which they become visible: the second one waits for the first."""
+    """Changes are numbered in the order in which they become visible: the second change waits for the first."""
     insert = "INSERT INTO api_keys (id, secret_sha256, tenant_id, subject, scopes) VALUES (%s, sha256(%s), 'a', 'b', '{read}')"
     first, second = made_key(), made_key()
     values = {key.id: (uuid_of(key.id), key.secret.rpartition("_")[2].encode()) for key in (first, second)}
@@ -155,7 +155,7 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
         slow.execute(insert.encode(), values[first.id])
         quick = asyncio.create_task(asyncio.to_thread(execute, settings.postgres_url, insert, *values[second.id]))
         await asyncio.sleep(0.2)
-        await refusal(keys, made_key().secret)  # this reads all changes so far
+        await refusal(keys, made_key().secret)  # this makes `keys` read all changes so far
         slow.commit()
         await quick
     await keys.principal_of(second.secret)
@@ -177,7 +177,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
         seconds = time.monotonic() - started
         assert len(count.statements) - before <= seconds + 2  # only the statements of the poll
         before, started = len(count.statements), time.monotonic()
-        for _ in range(20):  # one after the other: each of them waits for a read
+        for _ in range(20):  # one flood after the other: each waits for the next read of the changes
             flood = [keys.principal_of(made_key().secret) for _ in range(100)]
             refusals = {str(error) for error in await asyncio.gather(*flood, return_exceptions=True)}
             assert refusals == {"The API key is not valid in this store."}
@@ -219,7 +219,7 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
 
 
 async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
-    """The backup has the first key, not yet revoked, and not the second one."""
+    """When the backup is made, the first key is not yet revoked and the second key does not exist."""
     first = stored_key(settings.postgres_url)
     await keys.principal_of(first.secret)
     dump = "CREATE TABLE backup AS SELECT * FROM api_keys"

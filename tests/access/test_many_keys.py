@@ -1,4 +1,7 @@
-"""10,000 keys and two api processes: both refuse a revoked key within 5 s, and the use of a known key sends no statement to Postgres."""
+"""10,000 keys and two API processes.
+
+Both refuse a revoked key within 5 s, and a request with a known key sends no statement to Postgres.
+"""
 
 import asyncio
 import os
@@ -30,7 +33,7 @@ CONNECTIONS = 8
 
 
 async def statuses(url: str, keys: Iterable[CreatedApiKey]) -> list[int]:
-    """The status of a request with each key, in this order. The route itself uses no store."""
+    """The statuses of one request with each key, in the order of `keys`. The route itself reads no store."""
     waiting = [*enumerate(keys)][::-1]
     answers = [0] * len(waiting)
 
@@ -68,7 +71,8 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             stack.callback(process.wait, 30)
             running.append(process)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
-        for process in running:  # all are ended before one is waited for
+        # The stack calls what was added last first. So it ends both processes before it waits for either of them.
+        for process in running:
             stack.callback(process.terminate)
         for url in urls:
             wait_until(lambda url=url: answers_http(f"{url}/health/live", frozenset({200})), 60, url)  # type: ignore[misc]
@@ -83,7 +87,7 @@ async def check(settings: Settings, directory: Path, *, sample: int, report: Cal
     await postgres.restore()
     processes = ExitStack()
     try:
-        # In a thread: the proxy has to run meanwhile.
+        # In a thread, because the proxy must run in the event loop meanwhile.
         urls = await asyncio.to_thread(processes.enter_context, two_processes(settings, postgres.url, directory))
         await check_use(keys, urls, count, sample=sample, report=report)
         await check_revoked(settings, keys, urls, report)
@@ -103,7 +107,7 @@ async def check_use(
     used = random.Random(17).sample(keys, sample)
 
     async def statements(work: Awaitable[object]) -> tuple[float, float]:
-        """How long it took, and the statements of all processes meanwhile."""
+        """How many seconds `work` took, and how many statements both processes sent meanwhile."""
         before, started = len(count.statements), time.monotonic()
         await work
         return time.monotonic() - started, len(count.statements) - before

@@ -1,4 +1,7 @@
-"""Streams and sockets that are open when access is taken away: they end within 5 seconds, say why, and show nothing of what happens later."""
+"""Streams and sockets that are open when their reader loses access.
+
+They end within 5 seconds, say why, and show no later event.
+"""
 
 import asyncio
 import json
@@ -77,13 +80,13 @@ async def next_event(lines: AsyncIterator[str]) -> dict[str, str]:
 
 
 async def rest_of(lines: AsyncIterator[str]) -> list[str]:
-    """The lines until the end of the stream, which must come in time."""
+    """The lines until the end of the stream. The stream must end within SECONDS."""
     async with asyncio.timeout(SECONDS):
         return [line async for line in lines if line]
 
 
 def error_in(lines: list[str]) -> dict[str, Any]:
-    """The error of a stream's last event, which has no id."""
+    """The error in a stream's last event. That event has no id."""
     assert lines[-2] == "event: error", lines
     error: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
     return error
@@ -129,14 +132,14 @@ async def test_when_the_conversation_is_deleted_then_the_stream_sends_the_remain
         await write.delete(conversation_id)
         rest = await rest_of(lines)
     assert "event: conversation.deleted" in rest
-    # The item was sent with its content before the deletion was committed, or without its content.
+    # Either the item was sent with its content, before the deletion was committed, or it was sent without its content.
     item = json.loads(next(line for line in rest if '"item.appended"' in line).removeprefix("data: "))
     assert (item["data"]["item"] is None) == (item.get("blanked") == ["item"])
 
 
 @asynccontextmanager
 async def event_streams(settings: Settings, **limits: float) -> AsyncIterator[tuple[EventStreams, ProcessDependencies]]:
-    """The streams of a process, and what its queries use."""
+    """The event streams of a process, and the dependencies of its queries."""
     async with open_dependencies(settings, threading.Event()) as dependencies:
         shutdown = threading.Event()
         watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
@@ -148,7 +151,7 @@ async def event_streams(settings: Settings, **limits: float) -> AsyncIterator[tu
 async def follow(
     streams: EventStreams, dependencies: ProcessDependencies, conversation_id: str, sender: Principal
 ) -> AsyncGenerator[bytes, None]:
-    """The stream from its start."""
+    """The event stream of the conversation, from the first event on, as `sender` gets it."""
     log = dependencies.of(sender).stream_log
     async with aclosing(streams.follow(log, conversation_id, await log.existing_head(conversation_id), 0)) as stream:
         async for chunk in stream:
@@ -229,7 +232,7 @@ async def test_when_an_item_that_was_sent_in_part_is_retracted_then_its_rest_is_
                 await write.retract(conversation_id, item_id)
                 body += b"".join([chunk async for chunk in stream])
                 assert len(body) < 4 * SLICE_BYTES
-            else:  # a page that is made again is the same page
+            else:  # the stream makes this page again, and the new bytes equal the old ones
                 while not body.endswith(b"\n\n"):
                     body += await anext(stream)
                 assert b'end"' in body
@@ -316,7 +319,7 @@ async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_may_no_lo
 
 
 def holding(release: threading.Event) -> Any:
-    """A provider's script: it sends a word, and waits before it sends the rest."""
+    """A provider's script: it sends a word, waits for `release`, and sends the rest."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -343,7 +346,10 @@ async def test_a_reply_that_is_being_sent_to_its_requester_ends_with_a_404(
         body = {"input": "?", "conversation": conversation_id}
 
         async def request() -> tuple[int, str]:
-            """(status, text) of the answer that ends the reply."""
+            """The status of the error that ends the answer, and the answer's whole text.
+
+            A stream's error has a code in place of a status.
+            """
             if transport == "socket":
                 async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
                     events = await create(client, "?", conversation=conversation_id)

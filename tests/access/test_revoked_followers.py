@@ -1,4 +1,7 @@
-"""When a key is revoked, a client that follows the events of a conversation with it gets no further event."""
+"""A client follows the events of a conversation with a key.
+
+When the key is revoked, the client gets no further event.
+"""
 
 import asyncio
 

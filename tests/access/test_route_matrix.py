@@ -1,7 +1,8 @@
-"""Every route with every kind of sender: each gets the right status, a refused request changes nothing, and no answer has content of others.
+"""Every route with every kind of sender.
 
-The rows are in `matrix_rows.py`. A route without a row fails the test. The planted word is in every kind of content of the targets
-(`matrix_store.py`).
+Each sender gets the right status, a refused request changes nothing, and no stranger gets content of others. The
+expected statuses are in `matrix_rows.py`. If a route has no row there, a test fails. All content of the targets
+contains a planted word (`matrix_store.py`).
 """
 
 import asyncio
@@ -29,7 +30,7 @@ STRANGERS = ("other tenant", "other user")
 TARGETS_AT_ONCE = 8
 
 MADE_UP = Target(f"conv_{'0' * 32}", f"msg_{'0' * 32}", f"resp_{'0' * 32}", f"key_{'0' * 32}")
-"""Ids that do not exist. A sender who may not see a target must get the same answer as for these."""
+"""Ids that do not exist. A sender who may not see a target must get the same answer as for these ids."""
 
 VARIANTS: dict[str, list[dict[str, str]]] = {
     "GET": [{"If-None-Match": "*"}, {"Accept": "text/event-stream"}, {"X-Min-Position": "1"}],
@@ -71,14 +72,17 @@ def is_refused(sender: str, status: int) -> bool:
 
 
 class Findings:
-    """Collects what is wrong, so that one run shows all of it. Call `check` with each answer."""
+    """Collects all errors, so that one run shows all of them. Call `check` with each answer."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
         self.checked = 0
 
     def check(self, what: str, status: int, answer: httpx.Response, *hidden: str) -> None:
-        """The answer must have this status and none of the `hidden` texts. Every error is in our shape and has none of the planted words."""
+        """The answer must have this status and contain none of the `hidden` texts.
+
+        An error must have the API's shape and contain no planted word.
+        """
         self.checked += 1
         if answer.status_code != status:
             self.found.append(f"{what}: {answer.status_code} instead of {status}: {answer.text[:200]}")
@@ -156,7 +160,7 @@ async def test_a_repeated_idempotency_key_does_not_show_what_another_sender_made
         headers = {"Idempotency-Key": f"key-{number}"}
         first = await store.send(method, path, ROLES["owner"], headers=headers, **arguments)
         if first.status_code == 400 and first.json()["error"]["param"] == "Idempotency-Key":
-            continue  # the route takes no key
+            continue  # the route takes no idempotency key
         findings.check(f"owner: {method} {path}", 200, first)
         for name, status in row.by_sender():
             if name in STRANGERS:
@@ -197,7 +201,7 @@ async def test_a_websocket_is_refused_like_a_post(store: MatrixStore, settings: 
 
 
 async def new_targets(store: MatrixStore, needed: list[bool], shared: Target) -> list[Target]:
-    """A new target where one is needed, else the shared one."""
+    """For each case a target: a new one if the case needs one, else the shared target."""
     turns = asyncio.Semaphore(TARGETS_AT_ONCE)
 
     async def new_target() -> Target:

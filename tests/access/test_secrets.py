@@ -1,4 +1,4 @@
-"""Planted secrets and content are in no log, metric, error or process list, even after failures, kills and the end of the processes."""
+"""No log, metric, error or process list contains planted secrets or content, even after failures and kills."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_nothing_planted_is_in_a_log_a_metric_an_error_or_a_process_list(
         commands = command_lines()
         fail(running, client, key.secret)
         commands += command_lines()
-        for name in ("postgres", "mongod", "valkey"):  # other programs may run as the same user
+        for name in ("postgres", "mongod", "valkey"):  # only the API may have the provider's key in its environment
             assert "OPENAI_API_KEY" not in psutil.Process(running.pid(name)).environ()
         assert psutil.Process(running.pid("api")).environ()["OPENAI_API_KEY"] == PROVIDER_KEY
         metrics = [httpx.get(url).text for name, url in running.env.items() if name.endswith("_METRICS_URL")]
@@ -97,7 +97,10 @@ def lines_with(word: str, text: str) -> list[str]:
 
 
 def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
-    """Content of every kind, and a provider that answers, refuses, fails and breaks off. Each of its errors repeats the request."""
+    """Sends the planted word in content of every kind.
+
+    The provider answers, refuses, fails and breaks off; its errors repeat the request.
+    """
     headers = {**bearer(key), "idempotency-key": CONTENT}
     item = {"type": "message", "role": "user", "content": CONTENT}
     created = client.post(
@@ -157,7 +160,10 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
 
 
 def fail(running: System, client: httpx.Client, key: str) -> None:
-    """Kills the stores in the middle of requests, and stops an api."""
+    """Kills the stores, sends requests while they are down, and stops the API process with SIGTERM.
+
+    Waits until all have restarted.
+    """
     old = {name: running.kill(name) for name in ("postgres", "valkey", "mongod")}
     for _ in range(3):
         for method, path in (("POST", "/v1/conversations"), ("POST", "/v1/responses"), ("GET", "/v1/conversations")):
@@ -170,7 +176,7 @@ def fail(running: System, client: httpx.Client, key: str) -> None:
 
 
 def command_lines() -> list[str]:
-    """What any user of the machine can read."""
+    """The name and the command line of every process. Any user of the machine can read these."""
     lines = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -207,12 +213,15 @@ def test_a_process_that_its_stores_refuse_names_no_password(settings: Settings, 
         "METRICS_PORT": str(port) if module == "projections.main" else "0",
     }
     output = run_for_a_while(module, environment, f"http://127.0.0.1:{port}", tmp_path / "log")
-    assert "planted0user" in output  # the errors are there
+    assert "planted0user" in output  # the errors were logged
     assert "planted0password" not in output
 
 
 def run_for_a_while(module: str, environment: Mapping[str, str], url: str, log: Path) -> str:
-    """Starts the process, asks it whether it is ready until it has tried its stores, and stops it. Returns what it wrote."""
+    """Starts the process, asks for its readiness until it has logged a refused connection, and stops it.
+
+    Returns its output.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],

@@ -26,7 +26,7 @@ async def apis(settings: Settings) -> AsyncIterator[BothApis]:
 
 
 async def create(http: httpx.AsyncClient) -> str:
-    """A conversation of Ann. Returns the path of its shares."""
+    """Creates a conversation of Ann. Returns the path of its shares."""
     answer = await http.post("/v1/conversations", json={}, headers=ANN)
     assert answer.status_code == 200, answer.text
     return f"/v1/conversations/{answer.json()['id']}/shares"

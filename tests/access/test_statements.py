@@ -1,4 +1,7 @@
-"""The statements that Postgres gets while requests are served: each one on a table with tenants' data names the tenant."""
+"""The SQL statements that Postgres gets while requests are served.
+
+Each statement on a table with tenants' data names the tenant.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,16 +21,19 @@ OF_THE_PROCESS = (
     r"FROM responses WHERE owner = |^SELECT id, beat FROM api_processes",  # leases
     r"^(DELETE FROM|UPDATE) idempotency_keys .* WHERE recorded_at [<>]|WHERE ctid = ANY",  # old keys
     r"FROM events ORDER BY notification_id DESC LIMIT 1\) AS newest ON true$",  # the log's end
-    r"LEFT JOIN events ON notification_id = ANY\(\$1\)$",  # whether the log moved back
-    r"FROM events WHERE notification_id > ",  # the next events of the whole log, for projectors, and when they were recorded
-    r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch, of several tenants
+    r"LEFT JOIN events ON notification_id = ANY\(\$1\)$",  # whether a restore moved the log back
+    r"FROM events WHERE notification_id > ",  # the next events of the whole log and their times, for projectors
+    r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch
     r"^SELECT i\.stream, i\.item, e\.topic, e\.state FROM",  # the items of a batch
 )
-"""Statements that do not serve one request. They need not name a tenant."""
+"""Statements that the process sends on its own, or for a batch, which holds commands of several tenants.
+
+They need not name a tenant.
+"""
 
 
 class Statements(StatementCount):
-    """`statements`: the SQL texts."""
+    """`statements`: the SQL of simple queries, and of statements when they are prepared."""
 
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == b"Q":

@@ -1,4 +1,7 @@
-"""No tenant reaches the data of another one, even if our own code asks for it: the tests call the readers and the append directly."""
+"""No tenant reaches the data of another tenant, even if our own code asks for this data.
+
+The tests call the readers and the append directly.
+"""
 
 import ast
 import asyncio
@@ -81,7 +84,7 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
         ]
         assert [bool(answer) for answer in answers] == [found] * len(answers)
     methods = {name for name in dir(reader.of(OWN)) if not name.startswith("_")}
-    assert methods - set(TRIED) == set(), "try a new method above"
+    assert methods - set(TRIED) == set(), "call each new method above and add it to TRIED"
 
 
 TRIED = [
@@ -134,7 +137,7 @@ async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_not
             recorder.insert(curs, refused)
     assert _state(log) == before
 
-    with recorder.locked_transaction() as curs:  # a reply of the stream is not ended from another tenant
+    with recorder.locked_transaction() as curs:  # a write of another tenant does not end a reply of the stream
         recorder.insert(
             curs, Write([_row(b"", new, 1, "other")], deleted_streams=[stream], ended_replies=[(1, response_id)])
         )
@@ -199,13 +202,16 @@ _TABLES = r"(FROM|JOIN|INTO|UPDATE)\s+(events|responses|idempotency_keys|snapsho
 SERVING = ("commands", "queries", "context", "replies", "infrastructure")
 
 NOT_OF_ONE_REQUEST = {
-    "infrastructure/event_log/feed.py": "the whole log, in commit order: for projectors; of it, queries read only positions and hashes",
-    "infrastructure/event_log/log_rows.py": "a template without a condition: the statements that are made from it are checked",
+    "infrastructure/event_log/feed.py": "projectors read the whole log in commit order; queries read only its positions and hashes",
+    "infrastructure/event_log/log_rows.py": "a template without a condition. The statements made from it are checked",
     "infrastructure/event_log/recorder.py delete_keys": "removes old idempotency keys of all tenants",
     "infrastructure/event_log/recorder.py date_future_keys": "mends the times of idempotency keys of all tenants",
     "replies/leases.py": "which process runs which reply",
 }
-"""Files and functions with statements that serve no single request, and what they read. A statement elsewhere must name the tenant."""
+"""Files and functions whose statements do not belong to one request, with the reason.
+
+A statement elsewhere must name the tenant.
+"""
 
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
@@ -226,7 +232,10 @@ def test_statements_are_found() -> None:
 
 
 def _statements() -> Iterator[tuple[str, str, str]]:
-    """Each SQL statement on tables with tenants' data, with its file and function: all texts of one Python statement together."""
+    """(file, function, SQL) of each Python statement that uses a table with tenants' data.
+
+    The SQL is all string literals of the statement, joined.
+    """
     for file, tree in syntax_trees(*SERVING):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         for statement in ast.walk(tree):
@@ -245,7 +254,7 @@ def _statements() -> Iterator[tuple[str, str, str]]:
 
 
 def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
-    """MongoDB's own methods are called in these files only."""
+    """Only the files in `allowed` call MongoDB's own methods. They add the tenant to each query."""
     methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
     allowed = {"queries/tenant_views.py", "queries/view_positions.py"}
     calls = {
@@ -259,6 +268,6 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the method is one of QueryContext or of TenantViews, or of the API keys, which are in Postgres."""
+    """Whether the method is one of QueryContext or TenantViews, which add the tenant, or reads API keys in Postgres."""
     bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}

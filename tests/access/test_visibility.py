@@ -1,4 +1,7 @@
-"""Who sees what: an owner, readers and writers, other users of the tenant, an admin, and users of another tenant."""
+"""What each user sees of a conversation.
+
+The users are its owner, readers, writers, other users of the tenant, an admin, and users of another tenant.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -77,7 +80,7 @@ async def share(log: EventLog, conversation_id: str, subject: str | None, role: 
 
 
 async def refill_snapshot(settings: Settings, conversation_id: str) -> None:
-    """Makes the context snapshot of a conversation at version 2."""
+    """Makes the context snapshot of a conversation at version 3."""
     pool, client = make_pool(settings.postgres_url), redis.connect(settings)
     await pool.open()
     await refill(EventReader(pool), client, TENANT, conversation_id, 3)
@@ -86,7 +89,7 @@ async def refill_snapshot(settings: Settings, conversation_id: str) -> None:
 
 
 async def paths_of(apis: Apis, principal: Principal, conversation: str, response: str) -> list[str]:
-    """Every path that shows something of the conversation."""
+    """The path of every GET that shows something of the conversation."""
     items = (await apis.get(principal, f"/v1/conversations/{conversation}/items")).json()["data"]
     return [
         f"/v1/conversations/{conversation}",

@@ -1,4 +1,4 @@
-"""A recipe: a program that uses a client library, and the environment that its packages are installed in."""
+"""A recipe is a program that uses a client library. Here it gets an environment with its packages, and is run."""
 
 import os
 import re
@@ -32,7 +32,10 @@ class Environment:
         self._source = HERE / folder
 
     def install(self) -> None:
-        """Raises CannotInstall if there is no Node, or if the package index cannot be reached."""
+        """Installs the packages.
+
+        Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached.
+        """
         if (self._source / "requirements.txt").exists():
             self._copy("requirements.txt")
             uv = (sys.executable, "-P", "-m", "uv")
@@ -57,7 +60,10 @@ class Environment:
 
 
 class Recipe:
-    """One program, with a directory of its own in its environment's, bound to the store at `url`."""
+    """One program, copied to its own directory inside the environment's directory.
+
+    The copy talks to the store at `url`.
+    """
 
     def __init__(self, name: str, environment: Environment, url: str) -> None:
         source = HERE / name
@@ -68,7 +74,10 @@ class Recipe:
         self._command = [str(python) if source.suffix == ".py" else "node", source.name]
 
     def run(self, *arguments: str) -> list[str]:
-        """Runs it. Returns the lines that it printed. Raises RuntimeError with its errors if it fails."""
+        """Runs the program and returns the lines that it printed.
+
+        Raises RuntimeError with the program's output if it fails.
+        """
         done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS)
         if done.returncode:
             raise RuntimeError(f"{done.stdout}\n{done.stderr}")
@@ -89,5 +98,5 @@ def _run(*command: str, directory: Path, seconds: float) -> subprocess.Completed
 
 
 def names() -> list[str]:
-    """Every recipe, as `folder/file`."""
+    """The names of all recipes, as `folder/file`."""
     return sorted(f"{file.parent.name}/{file.name}" for file in HERE.glob("*/*") if file.suffix in (".py", ".mjs"))

@@ -1,7 +1,8 @@
-"""A script for the provider that plays an assistant: it answers from what it is shown, over both of the provider's APIs.
+"""A provider's script that plays an assistant. It serves both of the provider's APIs.
 
-It calls a tool when it is asked for the weather, says what a tool returned, sees images, thinks when it is asked to, remembers names,
-and otherwise says how many messages it was shown. So a message that is missing or that comes twice changes the answers.
+Its answers depend on the messages of the request. It calls a tool when it is asked for the weather, repeats a tool's
+output, sees images, thinks when it is asked to, and remembers names. Otherwise it says how many messages it was shown.
+So a message that is missing or sent twice changes the answers.
 """
 
 import json
@@ -24,7 +25,7 @@ RESPONSES_USAGE = {
 
 
 class Shown(Struct, frozen=True):
-    """A message of the request. `role` is `call` or `tool` for a tool's call or output."""
+    """A message of the request. `role` is `call` for a call of a tool, and `tool` for the output of a tool."""
 
     role: str
     text: str
@@ -96,7 +97,7 @@ def _last(messages: list[Shown], role: str) -> int:
 
 
 def _call(tool: dict[str, Any]) -> tuple[str, str]:
-    """A call of this tool whose first parameter is Paris."""
+    """The name and arguments of a call of this tool. The first parameter is "Paris"."""
     function = tool.get("function", tool)
     parameter = next(iter(function["parameters"]["properties"]))
     return function["name"], json.dumps({parameter: "Paris"})

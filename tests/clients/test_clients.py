@@ -1,7 +1,8 @@
-"""Client libraries: each recipe of docs/clients.md runs twice, and between its runs the whole store is killed and started again.
+"""Client libraries: each recipe of docs/clients.md runs twice.
 
-A recipe has three turns: an answer, a stream with reasoning, a call of a tool. The last line that it prints is the id of the conversation
-or of its last response. The second run continues from this id. Afterwards the store must have each message once and in order.
+Between the two runs the whole store is killed and started again. A recipe has three turns: an answer, a stream with
+reasoning, and a call of a tool. The last line that it prints is the id of the conversation or of its last response.
+The second run continues from this id. Afterwards the store must have each message once and in order.
 """
 
 import base64
@@ -44,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture(scope="module")
 def printed(store: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]] | Exception]:
-    """What both runs of each recipe printed, or why it was not run."""
+    """For each recipe the lines that both runs printed, or the error if it could not be installed or a run failed."""
     folders = {name: name.split("/")[0] for name in names()}
     environments = {folder: Environment(folder, tmp_path_factory.mktemp(folder)) for folder in folders.values()}
     recipes = {name: Recipe(name, environments[folder], store.base_url) for name, folder in folders.items()}
@@ -84,7 +85,7 @@ def test_a_client_continues_after_a_restart_and_each_message_is_stored_once_and_
 
 
 def turns(answers: list[str]) -> list[tuple[str, Any]]:
-    """What one run adds to the conversation, with these answers."""
+    """The items that one run adds to the conversation if the assistant gives these answers."""
     return [
         ("user", "What is my name?"),
         ("assistant", answers[0]),
@@ -99,7 +100,7 @@ def turns(answers: list[str]) -> list[tuple[str, Any]]:
 
 
 def stored(http: httpx.Client, last_id: str) -> list[tuple[str, Any]]:
-    """The items of a conversation, in order. `last_id` is its id, or that of its last response."""
+    """The items of a conversation, in order. `last_id` is the id of the conversation or of its last response."""
     if not last_id.startswith("conv_"):
         last_id = http.get(f"/v1/responses/{_our_id(last_id)}").json()["conversation"]["id"]
     items = http.get(f"/v1/conversations/{last_id}/items", params={"order": "asc", "limit": 100}).json()
@@ -108,7 +109,10 @@ def stored(http: httpx.Client, last_id: str) -> list[tuple[str, Any]]:
 
 
 def _our_id(response_id: str) -> str:
-    """LiteLLM encodes ids with the names of the provider and the model."""
+    """The store's id of a response.
+
+    LiteLLM gives its users a base64 text that holds this id and the names of provider and model.
+    """
     if re.fullmatch(r"resp_[0-9a-f]{32}", response_id):
         return response_id
     [our_id] = re.findall(r"resp_[0-9a-f]{32}", base64.b64decode(response_id.removeprefix("resp_")).decode())
@@ -128,7 +132,7 @@ def _kind_and_content(item: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _for_each(function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result | Exception]:
-    """The function's result, or its error, for each of these names. Runs AT_ONCE at a time."""
+    """Calls the function with each name, AT_ONCE calls at a time. Returns the result or the error of each call."""
 
     def result(name: str) -> Result | Exception:
         try:

@@ -1,4 +1,4 @@
-"""A client of the command API, the requests that tests send with it, and what they read from the answers."""
+"""A client of the command API, and functions that send requests with it and read the answers."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def post_response(api: httpx.AsyncClient, text: Any, **body: Any) -> httpx
 
 
 async def create_response(api: httpx.AsyncClient, text: Any, **body: Any) -> dict[str, Any]:
-    """The Response; the request must succeed."""
+    """Requests a reply, and returns the Response. The request must succeed."""
     answer = await post_response(api, text, **body)
     assert answer.status_code == 200, answer.text
     response: dict[str, Any] = answer.json()
@@ -49,7 +49,7 @@ def events_of(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
-    """Status, code and param."""
+    """The status, code and param of an answer that is an error."""
     error = answer.json()["error"]
     return answer.status_code, error["code"], error["param"]
 
@@ -64,7 +64,10 @@ def sent_messages(request: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 async def eventually(read: Any, seconds: float = 10) -> Any:
-    """What `read` returns, once that is not None."""
+    """Calls `read` until it returns something other than None, and returns that.
+
+    Raises TimeoutError after `seconds`.
+    """
     async with asyncio.timeout(seconds):
         while True:
             if (value := read()) is not None:

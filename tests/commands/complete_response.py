@@ -1,6 +1,6 @@
-"""The shape of a Response in which no field is missing. Open Responses demands this: each field is required, whatever its value.
+"""The shape of a complete Response. The Open Responses specification requires every field, even if its value is null.
 
-The official SDK's types are laxer: most of their fields may be missing.
+The official SDK's types are less strict: most of their fields may be missing.
 """
 
 from typing import Any, Literal

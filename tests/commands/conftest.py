@@ -1,7 +1,7 @@
 """The command API in this process, on the test's own servers.
 
 provider   a scripted model provider
-api        a client of the command API. A module may define WITH_PROVIDER, a dict of settings: then the API uses these and `provider`
+api        a client of the command API. The API uses `provider` if the module defines settings for it in WITH_PROVIDER
 apis       `api` and a client of a second app on the same servers, as in another process
 store      a Store: the command API with a provider that writes summaries
 log        reads the event log

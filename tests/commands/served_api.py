@@ -1,4 +1,7 @@
-"""The command API of a test, served on a port: for what needs real connections."""
+"""The command API of a test, served on a port, for tests that need real connections.
+
+Also reads the answers that come over WebSockets.
+"""
 
 import asyncio
 import json
@@ -33,7 +36,7 @@ class _Server(uvicorn.Server):
 
 
 class ServedApi:
-    """`http` sends requests to it. `stop` stops it as SIGTERM does."""
+    """The running API. `http` is a client of it. `stop` stops it as SIGTERM does."""
 
     def __init__(self, port: int, server: uvicorn.Server, shutdown: threading.Event, metrics: Metrics) -> None:
         self.base_url = f"http://127.0.0.1:{port}"
@@ -83,7 +86,10 @@ async def served_api(
 
 
 async def create(client: ClientConnection, text: Any = "hi", **parameters: Any) -> list[dict[str, Any]]:
-    """Sends a `response.create`. Returns its events, up to the one that ends it."""
+    """Sends a `response.create`.
+
+    Returns all events of the answer. The last one is an error or the end of the response.
+    """
     await client.send(json.dumps({"type": "response.create", "input": text, **parameters}))
     return await answer_of(client)
 
@@ -97,7 +103,7 @@ async def answer_of(client: ClientConnection) -> list[dict[str, Any]]:
 
 
 async def response_to(client: ClientConnection, text: Any = "hi", **parameters: Any) -> dict[str, Any]:
-    """The completed Response to a `response.create`."""
+    """Sends a `response.create`, which must complete. Returns the Response."""
     last = (await create(client, text, **parameters))[-1]
     assert last["type"] == "response.completed", last
     response: dict[str, Any] = last["response"]
@@ -105,7 +111,10 @@ async def response_to(client: ClientConnection, text: Any = "hi", **parameters: 
 
 
 async def error_to(client: ClientConnection, text: Any = "hi", **parameters: Any) -> tuple[int, str, str | None]:
-    """Status, code and param of the error that a `response.create` is answered with. No other event comes before it."""
+    """Sends a `response.create`, which must be answered by a single error.
+
+    Returns the error's status, code and param.
+    """
     [error] = await create(client, text, **parameters)
     return socket_error(error)
 

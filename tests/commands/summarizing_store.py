@@ -37,7 +37,7 @@ class Store(Struct):
     context: CommandContext
 
     async def assemble(self, conversation_id: str, text: str = "And now?", **parameters: Any) -> tuple[int, Context]:
-        """(version, context) of a request with this input. A summary is written first if one is needed."""
+        """The version and the context for a request with this input. A summary is written first if one is needed."""
         head = await self.context.dependencies.reader.head(conversation_id)
         assert head is not None
         reply_request = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])

@@ -313,7 +313,10 @@ OTHER_TYPES = [
     "text/plain, application/json",
     "json",
 ]
-"""A web page can send the first five, and several of the others, to any site without asking it."""
+"""Content types that are not JSON.
+
+A web page can send many of these, such as `text/plain`, to any site without a CORS preflight.
+"""
 
 
 async def send_as(api: httpx.AsyncClient, path: str, content: bytes, *content_types: str | None) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""POST /v1/responses/{id}/cancel, from the process that runs the reply and from another one."""
+"""POST /v1/responses/{id}/cancel, sent to the process that runs the reply and to another process."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Replies that continue from another by `previous_response_id`: in the same unlisted conversation, or in a fork."""
+"""Replies that continue from another reply by `previous_response_id`, in its unlisted conversation or in a fork."""
 
 import asyncio
 import threading

@@ -1,4 +1,7 @@
-"""POST /v1/conversations/{id}/compact, undo and redo."""
+"""A client asks for a compaction by POST /v1/conversations/{id}/compact.
+
+It can undo the compaction by `/compact/undo`, and redo it by `/compact/redo`.
+"""
 
 from infrastructure.ids import mint
 from tests.commands.api_client import create_conversation

@@ -1,4 +1,4 @@
-"""Commands on a conversation and its items, from HTTP to the event log."""
+"""Commands on a conversation and its items: each test sends HTTP requests and checks the answers and the event log."""
 
 import asyncio
 

@@ -90,7 +90,7 @@ async def test_a_chain_to_which_a_client_added_an_item_stays(api: httpx.AsyncCli
 
 
 class Endless:
-    """A script that streams a word, and then waits until the store disconnects."""
+    """A script that streams a word, and then spaces until the store disconnects or `may_end` is set."""
 
     def __init__(self) -> None:
         self.streaming, self.may_end = threading.Event(), threading.Event()
@@ -115,7 +115,7 @@ async def test_a_running_response_is_stopped_and_deleted(
         await asyncio.to_thread(endless.streaming.wait, 10)
         [(response_id,)] = log.rows("SELECT response_id FROM responses")
         await delete(api, response_id)
-        answer = await asyncio.wait_for(streaming, 4)  # the lease would stop it after 5 s
+        answer = await asyncio.wait_for(streaming, 4)  # the lease alone would stop the reply only after 5 s
         await asyncio.to_thread(provider.disconnected.wait, 10)
     finally:
         endless.may_end.set()

@@ -1,4 +1,7 @@
-"""However a reply fails, the error names the response that is on record, as a whole answer and in a stream; and what is not on record is not named."""
+"""Replies that fail in many ways, as a whole answer and as a stream.
+
+The error names the response that was recorded in the log. If no response was recorded, the error names none.
+"""
 
 import socket
 from typing import Any
@@ -41,7 +44,10 @@ SCRIPTS: list[tuple[Script, int, str]] = [
 
 
 async def fail(api: httpx.AsyncClient, log: Log, expected: tuple[int, str]) -> None:
-    """Lets a reply fail as a whole answer and as a stream."""
+    """Requests two replies that fail, a whole answer and a stream.
+
+    Checks the error, and that both errors name the recorded response.
+    """
     conversation_id = await create_conversation(api)
     failed = await post_response(api, "hi", conversation=conversation_id)
     error = failed.json()["error"]

@@ -1,4 +1,7 @@
-"""POST /v1/import: many conversations in one request. The same rules hold as for other commands."""
+"""POST /v1/import: many conversations in one request, one per line.
+
+A line is refused as other commands are, and the other lines are imported.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Random items with links: each link leads to the last item before it that has the name, by our id, the client's id or the call id."""
+"""Random items with links.
+
+A link names an item by our id, the client's id or the call id, and must lead to the last earlier item with that name.
+"""
 
 from typing import Any
 
@@ -31,7 +34,7 @@ sequences = st.lists(st.one_of(requests, approvals, calls, outputs, others), max
 
 
 def expected(items: list[tuple[str, Item]], index: int) -> Any:
-    """What the link of the item at `index` must hold. Written anew, item by item."""
+    """The value that the link of the item at `index` must have. This is a second, simple implementation."""
     item = items[index][1]
     if item["type"] == "mcp_approval_response":
         named = [
@@ -62,7 +65,7 @@ def test_each_link_leads_to_the_last_item_before_it_that_has_the_name(sequence: 
             assert item.get(field) == expected(items, index)
         unlinked = {name: value for name, value in item.items() if name not in ("call_id", field)}
         assert unlinked == {name: value for name, value in before.items() if name not in ("call_id", field)}
-    # A second pass changes nothing, and what is stored is the same.
+    # Linking the result again changes nothing. `linked`, which takes stored items, has the same result.
     assert link(result) == result
     new = [NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in items]
     assert [(one.item_id, from_stored(one.item)) for one in linked(new)] == result

@@ -1,4 +1,7 @@
-"""Items that name other items by id. In lists these links have our ids, and in requests to a provider they lead to the same items."""
+"""Items that name other items by id.
+
+In a list such a link holds our id, and in a request to a provider it leads to the same item.
+"""
 
 import json
 from collections.abc import Iterable
@@ -40,7 +43,7 @@ async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, An
 
 
 def listed(log: Log, conversation_id: str) -> list[dict[str, Any]]:
-    """The items as they are listed, newest first."""
+    """The items as the API lists them, newest first."""
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     return [json.loads(as_output(event.item_id, event.item)) for event in reversed(appended)]
 
@@ -51,7 +54,7 @@ def of_type(items: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 PAIRS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
-    # (first item, second item, the second one's field, the first one's field that it must be equal to)
+    # (first item, second item, a field of the second item, a field of the first item). The two fields must be equal.
     ({**REQUEST, "id": "mcpr_a"}, {**RESPONSE, "approval_request_id": "mcpr_a"}, "approval_request_id", "id"),
     (
         {**REQUEST, "id": "mcpr_a"},
@@ -89,7 +92,8 @@ async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_pro
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        earlier = {**first, "name": "earlier"}  # has the same id from the client: a link means the last item with it
+        # `earlier` has the same client's id as `first`. A link leads to the last item with this id, which is `first`.
+        earlier = {**first, "name": "earlier"}
         match way:
             case "together":
                 await add(api, conversation_id, message("Q"), earlier, first, second)
@@ -133,7 +137,7 @@ async def test_an_image_can_be_named_by_its_id_alone(
     sent = provider.requests[-1]["input"]
     assert sent[0]["result"] == "AA=="
     assert sent[0]["id"] not in (image["id"], "ig_theirs")
-    # With the client's own id it is found in its conversation.
+    # In its own conversation the image is also found by the client's id.
     conversation_id = await create_conversation(api)
     await add(api, conversation_id, message("Draw."), {**IMAGE, "id": "mine"}, message("Here", "assistant"))
     await create_response(
@@ -167,7 +171,7 @@ async def test_an_approval_of_what_the_provider_asked_for_reaches_it_with_the_id
     await create_response(api, [approval, message("Again?")], conversation=copied["conversation"]["id"])
     newest = provider.requests[-1]["input"][-2]
     assert newest["approval_request_id"] == sent[1]["id"]
-    # The requests and input of a failed reply are sent again with new ids. The links lead to these ids.
+    # The input of a failed reply is sent again, with new ids. The links in it lead to these ids.
     provider.script = lambda exchange: exchange.begin_stream()
     request = [{**REQUEST, "id": "mcpr_mine"}, {**RESPONSE, "approval_request_id": "mcpr_mine"}]
     failed = events_of(await post_response(api, request, stream=True))[-1]["response"]

@@ -1,4 +1,7 @@
-"""References: input items that only name another item. That item is in the same conversation, in another one, or in none."""
+"""References: input items that only name another item.
+
+The named item is in the same conversation, in another one, or does not exist.
+"""
 
 from typing import Any
 
@@ -92,7 +95,8 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
         api, [reference(elsewhere), reference(answer_id), message("three")], **continued(second)
     )
     assert texts(provider)[4:] == ["elsewhere", "three"]
-    # The copy is on the path now, so it is not added again. Nor is an item of the path that is sent in full, with its id.
+    # The copy is on the path now, so it is not added again. An item of the path that is sent in full, with its id, is
+    # not added either.
     changed = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
     await create_response(api, [reference(elsewhere), changed, message("four")], **continued(third))
     assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]
@@ -243,7 +247,7 @@ async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_lef
     with_id = {**message("elsewhere"), "id": elsewhere}
     await create_response(api, [with_id, message("two")], conversation=conversation_id)
     assert texts(provider) == ["elsewhere", "one", "Hello, world!", "two"]
-    # The same with an item that a client has from a reply that was not stored. A client's own id may be used again.
+    # An item of a reply that was not stored is left out in the same way. A client's own id may be used again.
     unstored = {**message("unstored", "assistant"), "id": mint("msg")}
     own = {**message("own"), "id": "mine"}
     for text in ("three", "four"):
@@ -264,7 +268,7 @@ async def test_a_retracted_item_that_a_client_still_has_does_not_come_back(
     assert len(appended(log, conversation_id)) == 4
     refused = await post_response(api, old_copy, conversation=conversation_id)
     assert error_of(refused) == (400, "input_already_in_conversation", "input")
-    # In another conversation it is an item like any other.
+    # In another conversation both items are new items like any others.
     await create_response(api, old_copy)
     assert texts(provider) == ["one", "secret"]
 

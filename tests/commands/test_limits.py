@@ -1,4 +1,4 @@
-"""The limits as a client of the command API sees them."""
+"""Rate limits and quotas, as a client of the command API sees them."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ Api = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 def usage_of(tokens: int) -> Callable[[Exchange], None]:
-    """A provider's script: an answer that takes this many tokens."""
+    """A provider's script: an answer whose usage is this many tokens."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -42,7 +42,7 @@ def usage_of(tokens: int) -> Callable[[Exchange], None]:
 
 @pytest.fixture
 def limited(settings: Settings, provider: ScriptedProvider) -> Callable[..., Settings]:
-    """Settings with the scripted provider and these limits."""
+    """A function that makes settings with the scripted provider and the given limits."""
 
     def change(**limits: Any) -> Settings:
         changed = {
@@ -57,7 +57,7 @@ def limited(settings: Settings, provider: ScriptedProvider) -> Callable[..., Set
 
 @pytest.fixture
 def api_with(limited: Callable[..., Settings]) -> Api:
-    """`async with api_with(tenant={"requests": 10}) as api`."""
+    """A function that opens the command API with limits: `async with api_with(tenant={"requests": 10}) as api`."""
 
     @asynccontextmanager
     async def opened(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
@@ -68,7 +68,7 @@ def api_with(limited: Callable[..., Settings]) -> Api:
 
 
 def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
-    """Whether it is a 429 of OpenAI's API of this type."""
+    """Whether the answer is a 429. Checks that the 429 has this type and the shape of OpenAI's API."""
     if answer.status_code != 429:
         return False
     error = answer.json()["error"]
@@ -152,7 +152,8 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
         assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=2;w=1'
         assert refused[0].headers["retry-after"] == "1"
 
-    large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'  # refused as too long; each counts as 16
+    # A request with this body is refused, because the text is too long. It counts as 16 requests.
+    large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'
 
     async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
         for start in range(0, len(large), 100_000):
@@ -177,7 +178,7 @@ async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again
             seconds = int((await client.time())[0])
             [key] = [key async for key in client.scan_iter("limits:*")]
             await client.delete(key)
-            await client.hset(key, str(seconds - 58), "2")  # these two are over in 2 or 3 s
+            await client.hset(key, str(seconds - 58), "2")  # these two requests stop counting in 2 or 3 s
         await asyncio.sleep(0.6)  # until the process asks Redis again
         started = time.monotonic()
         assert (await sdk.conversations.create()).id
@@ -195,14 +196,14 @@ async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left_and_refuse
     provider.script = usage_of(60)
     async with api_with(subject={"tokens": 100}) as api:
         await create_response(api, "one")
-        second = await post_response(api, "two")  # 40 are left, and it takes 60
+        second = await post_response(api, "two")  # 40 tokens are left, and the reply takes 60
         assert second.status_code == 200
         refused = await post_response(api, "three")
 
         assert is_over(refused, "tokens")
         assert "tokens per min (TPM): Limit 100" in refused.json()["error"]["message"]
         assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
-        assert (await api.post("/v1/conversations", json={})).status_code == 200  # needs none
+        assert (await api.post("/v1/conversations", json={})).status_code == 200  # takes no tokens
         assert is_over(await api.post("/v1/responses/compact", json={"model": "scripted", "input": "x"}), "tokens")
         assert len(provider.requests) == 2
 
@@ -286,7 +287,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     api_with: Api, provider: ScriptedProvider, settings: Settings
 ) -> None:
     provider.script = usage_of(70)
-    async with api_with() as api:  # no quota yet; what is used counts nevertheless
+    async with api_with() as api:  # no quota is set yet, but tokens are counted
         await create_response(api, "one", store=False)
     async with Redis.from_url(settings.redis_url) as client:
         await client.flushall()
@@ -315,7 +316,7 @@ async def test_the_quota_counts_summaries_and_what_other_processes_use_within_se
         summary = await one.post("/v1/responses/compact", json={"model": "scripted", "input": "x " * 100})
         assert summary.status_code == 200, summary.text
         async with asyncio.timeout(10):
-            # A request that takes no tokens: quotas come before the model.
+            # This request takes no tokens. The quota is checked before the model's name.
             while (answer := await post_response(other, "x", model="unknown")).status_code == 400:  # noqa: ASYNC110 - it reads the table
                 await asyncio.sleep(0.1)
         assert answer.json()["error"]["code"] == "insufficient_quota"
@@ -336,7 +337,7 @@ async def test_readiness_and_metrics_say_whether_the_limits_are_shared(
 
     async with open_api(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})) as api:
         statuses = [(await api.post("/v1/conversations", json={})).status_code for _ in range(3)]
-        assert statuses == [200, 429, 429]  # it limits by itself
+        assert statuses == [200, 429, 429]  # without Redis the process applies the limits by itself
         async with asyncio.timeout(10):
             while (ready := await api.get("/health/ready")).status_code != 200:  # noqa: ASYNC110 - it has just started
                 await asyncio.sleep(0.05)
@@ -360,7 +361,7 @@ def test_a_duration_is_written_as_openai_writes_it(seconds: float, text: str) ->
 
 
 class _Paused:
-    """A provider's script: answers when `end` is called."""
+    """A provider's script that does not answer before `end` is called."""
 
     def __init__(self) -> None:
         self._running = 0

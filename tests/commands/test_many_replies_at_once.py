@@ -18,7 +18,7 @@ CHUNK = b'data: {"choices":[{"index":0,"delta":{%s},"finish_reason":%s}]}\n\n'
 
 
 class SlowProvider:
-    """Answers each request with one word, and ends the answers when `may_end` is set."""
+    """A provider that answers each request with one word. The answers end when `may_end` is set."""
 
     def __init__(self) -> None:
         self.requests = 0

@@ -1,4 +1,7 @@
-"""What the Open Responses specification demands of each Response and each event of a stream, for text, reasoning, tools and images."""
+"""What the Open Responses specification requires of each Response and of each event of a stream.
+
+The requests ask for text, reasoning and tools, and contain images.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -50,7 +53,10 @@ CREATE: dict[str, dict[str, Any]] = {
 async def api(
     settings: Settings, provider: ScriptedProvider, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The command API whose provider is the scripted assistant, once for each of the provider's APIs."""
+    """The command API with the scripted assistant as its provider.
+
+    Each test runs once with each of the provider's two APIs.
+    """
     provider.script = assistant
     with_provider = {"openai_base_url": provider.url, "model_api": request.param, "model_window": 100_000}
     async with open_api(settings.model_copy(update=with_provider)) as client:

@@ -1,4 +1,4 @@
-"""The store calls nobody but the configured provider: it never opens a URL that a client sends, whatever kind of item has it."""
+"""The store calls only the configured provider. It never opens a URL that a client sends, in any kind of item."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 @pytest.fixture
 async def bait() -> AsyncIterator[tuple[str, list[str]]]:
-    """The URL of a server, and the requests that it gets."""
+    """The URL of a server that nobody may call, and the list of the requests that it received."""
     requests: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +35,7 @@ def script(exchange: Exchange) -> None:
 
 
 def inputs(url: str) -> list[Any]:
-    """Items of every kind that can have a URL."""
+    """Inputs with items of every kind that can hold a URL."""
     user = {"type": "message", "role": "user"}
     call = {"call_id": "c", "name": "f"}
     return [

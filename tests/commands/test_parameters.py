@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of the official client, and the store treats each parameter as this list says."""
+"""docs/clients.md lists every parameter of the official client. The store treats each parameter as that list says."""
 
 import importlib
 import json
@@ -100,7 +100,7 @@ VALUES: dict[str, Any] = {
     "top_p": 0.5,
     "user": "u",
 }
-"""A value of each parameter that the store does not act on itself."""
+"""A value for each parameter that the store does not use itself: it sends, keeps or refuses the parameter."""
 
 REQUIRED: dict[str, dict[str, Any]] = {"tool_choice": {"tools": [TOOL]}, "parallel_tool_calls": {"tools": [TOOL]}}
 NOT_REPEATED = ("include", "input", "moderation", "model")
@@ -123,14 +123,17 @@ IN_CHAT: dict[str, tuple[str, Any]] = {
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}],
     ),
 }
-"""Where the Chat Completions API has another name or shape."""
+"""Our parameter -> (name, value) in a request to the Chat Completions API, if its name or shape differs there."""
 IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "input": ("input", [{"type": "message", "role": "user", "content": "hi"}]),
 }
 
 
 def listed(heading: str, columns: int) -> list[list[str]]:
-    """The rows of the table in docs/clients.md below this line, as texts without backticks."""
+    """The rows of the first table below `heading` in docs/clients.md.
+
+    Each row is a list of its cells, without backticks.
+    """
     table = PAGE[PAGE.index(heading) :].split("\n|---", 1)[1].split("\n\n", 1)[0].split("\n")[1:]
     rows = [[cell.strip().strip("`") for cell in re.split(r"\|", row)[1:-1]] for row in table]
     assert all(len(row) == columns for row in rows)
@@ -141,7 +144,7 @@ TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Ev
 
 
 def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of the fields of a type of the package, and of the objects in it: `reasoning`, `reasoning.effort` …"""
+    """The names of a type's fields, and of the fields of its objects: `reasoning`, `reasoning.effort` …"""
     for name, annotation in typing.get_type_hints(parameters).items():
         yield prefix + name
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -152,7 +155,7 @@ def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
 
 
 def official_fields() -> dict[str, set[str]]:
-    """The fields of the types in each module of parameters, by the module's name."""
+    """The names of all parameters of the `openai` package, by the module that declares them."""
     found: dict[str, set[str]] = {}
     for package in (openai.types.responses, openai.types.conversations):
         for module_info in pkgutil.iter_modules(package.__path__):

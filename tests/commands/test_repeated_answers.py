@@ -1,4 +1,4 @@
-"""A repeated request gets its first answer without what was deleted since then."""
+"""A repeated request gets the answer of the first request again, but without content that was deleted since then."""
 
 import httpx
 

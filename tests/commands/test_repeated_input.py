@@ -16,7 +16,7 @@ WITH_PROVIDER = {"model_window": 400_000}
 
 
 def calls(*call_ids: str) -> Any:
-    """A script that answers with these calls."""
+    """A provider's script that answers with calls of a tool that have these call ids."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -34,7 +34,7 @@ def output(call_id: str, text: str = "rain") -> dict[str, str]:
 
 
 def sent(provider: ScriptedProvider) -> list[str]:
-    """The role of each message that the provider was sent, and its text or call id."""
+    """The messages of the last request to the provider. Each is its role and its text or call id."""
     return [
         f"{message['role']} {message.get('tool_call_id') or message['content'] or message['tool_calls'][0]['id']}"
         for message in provider.requests[-1]["messages"]
@@ -42,7 +42,7 @@ def sent(provider: ScriptedProvider) -> list[str]:
 
 
 def taken(log: Log, conversation_id: str) -> list[str]:
-    """The last request's input, as it is recorded."""
+    """The input of the last request for a reply, as the log recorded it. Each item is its call id or its text."""
     requested = [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
     items = [from_stored(stored.item) for stored in requested[-1].input]
     return [item.get("call_id") or item["content"] for item in items]
@@ -80,7 +80,7 @@ async def test_answered_outputs_and_the_question_before_them_are_taken_once(
         5,
         6,
     ]
-    # A second "yes" is kept. So is a "yes" after everything that is repeated.
+    # A second "yes" is taken. A "yes" after items that are all repeated is taken too.
     fourth = await create_response(api, "yes", **continued(third))
     fifth = await create_response(api, "yes", **continued(fourth))
     await create_response(api, [*request, message("yes")], **continued(fifth))
@@ -149,7 +149,7 @@ async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: L
 async def test_of_equal_requests_at_once_only_the_first_stores_what_they_repeat(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    # The first one's items are appended while the others compare their input with the conversation.
+    # The first request's items are appended while the other requests compare their input with the conversation.
     [elsewhere] = await added(api, await create_conversation(api), message("elsewhere"))
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
     request = [{"type": "item_reference", "id": elsewhere}, output("a"), message("go")]

@@ -1,4 +1,4 @@
-"""A request for a reply that is repeated with the same idempotency key gets the first request's reply."""
+"""If a request for a reply is repeated with the same idempotency key, it gets the reply of the first request."""
 
 import asyncio
 from typing import Any
@@ -75,7 +75,7 @@ async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_i
     list_requests = provider.list_requests
     provider.models = slow = SlowModels("scripted")
     repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
-    # Once the repeat requests the list of models, it has looked up its key, but not yet its conversation.
+    # When the repeat requests the list of models, it has already looked up its key, but not yet its conversation.
     await eventually(lambda: provider.list_requests > list_requests or None)
     first = await apis[0].post("/v1/responses", json=body, headers=headers)
     slow.released.set()

@@ -1,4 +1,7 @@
-"""Replies: the request is recorded before the provider is called, and every end is recorded."""
+"""Replies.
+
+The request is recorded before the provider is called. The end is recorded too, whether the reply completes or fails.
+"""
 
 import asyncio
 import json

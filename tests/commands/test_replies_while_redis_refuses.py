@@ -1,4 +1,7 @@
-"""Redis answers but refuses to write while replies run. Live events may be lost, records are not. Clients can still cancel and follow replies."""
+"""Redis answers but refuses to write while replies run.
+
+Live events may be lost, but records are kept. Clients can still cancel and follow replies.
+"""
 
 import asyncio
 import threading
@@ -33,13 +36,13 @@ async def admin(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def reads(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API, as in another process."""
+    """A client of the query API. This API shares only the stores with `api`, as in another process."""
     async with open_query_api(settings) as client:
         yield client
 
 
 class SteppedAnswer:
-    """A script that sends a word whenever `next` is called, and then ends."""
+    """A provider's script. Each call of `next` makes it send one word, and one call more ends the answer."""
 
     def __init__(self) -> None:
         self._steps = threading.Semaphore(0)

@@ -1,4 +1,7 @@
-"""The JSON Schemas of tools and answer formats in a request: checked without delaying other requests."""
+"""The JSON Schemas of tools and answer formats in a request.
+
+They are refused if they are invalid or too large, and their references are not fetched.
+"""
 
 import socket
 from typing import Any

@@ -1,4 +1,7 @@
-"""Responses over a WebSocket: the events of a POST, chains that are not stored, and errors as messages."""
+"""Responses over a WebSocket.
+
+The messages equal the events of a POST, a chain of responses need not be stored, and errors are messages.
+"""
 
 import asyncio
 import json
@@ -91,7 +94,7 @@ async def test_the_messages_are_the_data_of_the_events_of_a_post(served: ServedA
             _same_for_all(block.split(b"\ndata: ", 1)[1]) for block in blocks
         ]
         response = json.loads(messages[-1])["response"]
-        # It was stored, so it is found over HTTP, and a chain goes on from it there.
+        # The response was stored, so a request over HTTP can continue from it.
         next_response = await served.http.post(
             "/v1/responses", json={"input": "and?", "previous_response_id": response["id"]}
         )
@@ -131,12 +134,12 @@ async def test_a_chain_that_is_not_stored_continues_on_its_connection_and_nowher
             ("assistant", "Hello, world!"),
             ("user", "three"),
         ]
-        # Only the last one is remembered, and only here.
+        # A connection remembers only its last response, and no other connection knows that response.
         assert await error_to(client, store=False, previous_response_id=first["id"]) == NOT_FOUND
         assert await error_to(other, store=False, previous_response_id=third["id"]) == NOT_FOUND
         posted = await served.http.post("/v1/responses", json={"input": "x", "previous_response_id": third["id"]})
         assert posted.json()["error"]["code"] == "previous_response_not_found"
-        # A new chain does not forget the old one before it has an answer of its own.
+        # A request without a previous response is refused. The connection still remembers the old chain.
         assert await error_to(client, None) == (400, "missing_required_parameter", "input")
         await response_to(client, "four", store=False, previous_response_id=third["id"])
     assert topics(log) == []
@@ -290,7 +293,7 @@ async def test_a_reply_stops_when_its_client_goes_away_unless_a_repeat_could_ask
         await client.send(json.dumps({"type": "response.create", "input": "hi"}))
         while json.loads(await client.recv())["type"] != "response.output_text.delta":
             pass
-    # The model says nothing now.
+    # The provider sends nothing now, and the client has disconnected.
     await eventually(lambda: "reply.interrupted" in topics(log) or None)
 
     request = json.dumps({"type": "response.create", "input": "again"})
@@ -369,7 +372,7 @@ async def test_a_connection_ends_when_it_is_too_old_or_unused(
         await busy.send(json.dumps({"type": "response.create", "input": "hi"}))
         assert socket_error((await answer_of(idle))[-1]) == (400, "websocket_connection_limit_reached", None)
         assert (await closed_with(idle))[0] == 1000
-        script.go_on.set()  # the reply that runs then may end
+        script.go_on.set()  # now the reply that still runs may end
         assert (await answer_of(busy))[-1]["type"] == "response.completed"
         assert socket_error((await answer_of(busy))[-1])[1] == "websocket_connection_limit_reached"
         assert (await closed_with(busy))[0] == 1000

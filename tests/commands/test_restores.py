@@ -1,4 +1,7 @@
-"""The event store is restored, or loses rows, while the command API runs. Commands answer 200 or 503. A reply that is lost ends with a clear error."""
+"""Postgres is restored from a backup, or loses rows, while the command API runs.
+
+Commands answer 200 or 503. If the request of a running reply is lost, the reply ends with a clear error.
+"""
 
 import asyncio
 import threading
@@ -50,7 +53,10 @@ def slow_provider(provider: ScriptedProvider) -> Iterator[SlowProvider]:
 async def reply_without_its_request(
     api: httpx.AsyncClient, settings: Settings, slow_provider: SlowProvider, **body: object
 ) -> AsyncIterator[tuple[str, "asyncio.Task[httpx.Response]"]]:
-    """Removes the request of a running reply from the log, then lets the provider answer. Yields the conversation's id and the task that waits for the answer."""
+    """Removes the request of a running reply from the log, then lets the provider answer.
+
+    Yields the conversation's id and the task that waits for the answer.
+    """
     conversation_id = await create_conversation(api)
     answering = asyncio.create_task(post_response(api, "hi", conversation=conversation_id, **body))
     assert await asyncio.to_thread(slow_provider.requested.wait, 20)

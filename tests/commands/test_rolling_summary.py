@@ -172,7 +172,7 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     assert recorded[-1].count > 2_800
     assert {summary.first for summary in recorded} == {ids[0]}
     assert all(ids[summary.count - 1] == summary.last for summary in recorded)
-    # Each request summarizes a part until all older items are covered; after that, not every turn needs a summary.
+    # Each request summarizes a part, until all older items are covered. After that, not every turn needs a summary.
     assert len(recorded) < TURNS
     # The items themselves are unchanged.
     stored = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]

@@ -1,4 +1,7 @@
-"""A request for a reply looks up the conversation's snapshot once, even if there is none. So if Redis hangs, the request waits for it only once."""
+"""A request for a reply looks up the conversation's snapshot once, even if there is none.
+
+So if Redis hangs, the request waits for Redis only once.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event

@@ -1,4 +1,7 @@
-"""Who may use a WebSocket: the handshake needs a valid credential, and each `response.create` is checked again."""
+"""Who may use a WebSocket.
+
+The handshake needs a valid credential, and the credential is checked again for each `response.create`.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Tools: a reply contains calls, and the next request contains their outputs. A call without an output, or an output without a call, is never sent to the model."""
+"""Tools: a reply contains calls, and the next request contains their outputs.
+
+A call without an output, or an output without a call, is never sent to the model.
+"""
 
 from typing import Any
 
@@ -24,7 +27,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def calls(exchange: Exchange) -> None:
-    """Answers with a word and two calls, for the weather of two towns."""
+    """A provider's script that answers with a word and two calls, for the weather of two towns."""
     exchange.begin_stream()
     exchange.text_chunk("Looking")
     for index, town in enumerate(("Ulm", "Graz")):
@@ -75,7 +78,8 @@ async def test_a_stream_of_calls_has_the_sdks_types_and_a_repeat_has_the_same_ev
     for event in first:
         EVENT.validate_python(event)
     arguments = [event["delta"] for event in first if event["type"] == "response.function_call_arguments.delta"]
-    # The chunks of several calls may arrive mixed. So only the first call is streamed as it arrives; each later call follows in one delta.
+    # The chunks of several calls may arrive mixed. So only the first call is streamed as it arrives. Each later call
+    # follows in one delta.
     assert arguments == ['{"town":', ' "Ulm"}', '{"town": "Graz"}']
     assert [event["output_index"] for event in first if event["type"] == "response.output_item.done"] == [0, 1, 2]
     assert events_of(await api.post("/v1/responses", json=request, headers=key)) == first

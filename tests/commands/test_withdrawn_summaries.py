@@ -1,4 +1,4 @@
-"""A summary that covers a deleted item is withdrawn: no model is sent it, and redo does not restore it."""
+"""A summary that covers a deleted item is withdrawn: it is no longer sent to a model, and redo does not restore it."""
 
 import asyncio
 import threading
@@ -126,7 +126,7 @@ async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summar
     assert "Of tea." in await shown_to_model(store, fork)
     await retract(store, origin, ids[0])
     assert "Of tea." not in await shown_to_model(store, fork)
-    # The next summary replaces the withdrawn one. Undoing it does not restore the withdrawn one.
+    # The next summary replaces the withdrawn one. Undoing the next summary does not restore the withdrawn one.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
     assert "user: user 0 " not in str(provider.requests), "the item that was retracted"

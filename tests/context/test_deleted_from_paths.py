@@ -1,4 +1,7 @@
-"""A deleted item is on no path: not in its conversation, not in forks at any depth (made before or after), and not as a copy."""
+"""A deleted item is on no path: not in its own conversation, not in a fork or a fork of a fork, and not as a copy.
+
+It does not matter whether a fork was made before or after the deletion.
+"""
 
 import pytest
 from msgspec import Struct
@@ -23,7 +26,10 @@ ROOM = 100_000
 
 
 class Family(Struct, frozen=True):
-    """A conversation of four items, a fork after its third, and a fork of this fork after its second own item."""
+    """A conversation of four items, a fork after its third item, and a fork of that fork.
+
+    The fork of the fork begins after the second item that the fork added itself.
+    """
 
     root: str
     items: list[str]
@@ -55,7 +61,10 @@ async def recent(reader: EventReader, conversation_id: str) -> RecentItems:
 
 
 async def shown(reader: EventReader, conversation_id: str) -> list[str]:
-    """The ids of the path's items. Every way to read it must give the same."""
+    """The ids of the items on the conversation's path.
+
+    Reads the path in three ways, which must have the same result.
+    """
     head = await reader.head(conversation_id)
     assert head is not None
     backwards = [item.item_id for item in (await recent(reader, conversation_id)).items]
@@ -84,7 +93,7 @@ async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_t
     assert await shown(reader, family.fork) == [*kept[:3], family.fork_items[2]]
     assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
     assert (await recent(reader, family.fork_of_fork)).lost == ()
-    # What was recorded can still be rendered again.
+    # With `as_recorded` the deleted items are still read, so a recorded request can be rendered again.
     recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, as_recorded=True)]
     assert recorded == [*family.path[:5], *family.last]
 

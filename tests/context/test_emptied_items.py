@@ -1,4 +1,7 @@
-"""A deleted item without its content can still be rendered, by every renderer, in the place where it was."""
+"""Emptied items are deleted items that keep their type but not their content.
+
+Every renderer can still render them in their place.
+"""
 
 from typing import Any
 

@@ -25,7 +25,7 @@ ALPHABET = [*"aZéß的😀\uff10\uff199 \t\n\r'.,/-_<|>", "\u0301", "\u3000", "
 
 
 def corpus() -> list[str]:
-    """Messages of people, odd texts, and random mixtures of characters that the patterns treat differently."""
+    """Messages of people, odd texts, and random mixtures of characters that the patterns of encodings distinguish."""
     conversations = (loaded for loaded in islice(Chitchat(), 400) if isinstance(loaded, Conversation))
     messages = [item["content"] for conversation in conversations for item in conversation.items]
     randomness = random.Random(1)

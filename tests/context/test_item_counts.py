@@ -1,4 +1,7 @@
-"""A count that leaves the cache while other items are counted is still returned."""
+"""Token counts of items are cached.
+
+If a count is removed from the cache while other items are counted, it is still returned.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""The facts about a model are found by its name, and settings override them. The cost of a reply follows from them."""
+"""The facts about a model are found by its name, and settings override them.
+
+The cost of a reply is computed from these facts.
+"""
 
 import pytest
 from pydantic import ValidationError

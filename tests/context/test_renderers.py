@@ -1,6 +1,7 @@
-"""A renderer's output never changes: the renderer is recorded with every reply, and recorded requests must render to the same bytes.
+"""A renderer's output never changes.
 
-If a golden test fails, a renderer was changed: write a new one instead.
+The log records the renderer of each reply, and that renderer must make the same bytes again. If a golden test fails, a
+renderer was changed. Undo that change and write a new renderer instead.
 """
 
 from typing import Any

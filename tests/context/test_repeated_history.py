@@ -1,6 +1,6 @@
-"""Which items of an input only repeat the history, and which do not although they look so.
+"""Which items of an input only repeat the history, and which items are new although they look like a repetition.
 
-scripts/test tests/context/test_repeated_history.py -m endless     ten thousand random histories
+`scripts/test tests/context/test_repeated_history.py -m endless` tries ten thousand random histories.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,10 @@ def output(call_id: str, text: str = "rain") -> Item:
 
 
 def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
-    """The input items that are taken after this path. The path is read only as far as needed: item by item, or as one page if the input has calls."""
+    """The input items that are taken if the conversation has this path.
+
+    The path is read only as far as needed: item by item, or as one page if the input has calls.
+    """
     newest_first: list[Item] = []
     older = list(path)
     while needs_older(newest_first, input_items) and older:
@@ -59,14 +62,14 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         (OPEN_LOOP, [user("Q"), output("b"), output("a")], [output("b")]),
         (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
         (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
-        # The output need not be equal, and other spellings of a message are equal.
+        # A repeated output may differ from the first one. A message in another form is equal if its text is.
         (OPEN_LOOP, [output("a", "sun"), output("b")], [output("b")]),
         (
             OPEN_LOOP,
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A second "yes" is kept, also after what is repeated.
+        # A second "yes" is kept, also after items that are repeated.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
@@ -78,10 +81,10 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],
             [output("c"), user("3")],
         ),
-        # Models that use one call id again and again: the last call counts.
+        # Some models use one call id again and again. Then the last call with this id counts.
         ([call("a"), output("a"), answer("A"), call("a")], [output("a")], [output("a")]),
         ([call("a"), output("a")], [call("a", '{"new":1}'), output("a", "new")], [call("a", '{"new":1}'), output("a", "new")]),
-        # One output for each call of the input.
+        # Of several outputs of one call only the last is taken.
         ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
         ([], [call("a"), output("a"), output("a")], [call("a"), output("a")]),
         ([], [call("a"), output("a"), call("a"), output("a")], [call("a"), output("a"), call("a"), output("a")]),
@@ -91,7 +94,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [output("a", "old"), output("a", "new")],
             [output("a", "new")],
         ),
-        # A call with an id and arguments that were used before is new if its output is.
+        # A call whose id and arguments were used before is new if its output is new.
         (
             [user("1"), call("a"), output("a", "old"), answer("A")],
             [user("2"), call("a"), output("a", "new"), user("3")],
@@ -102,13 +105,13 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [user("2"), call("a"), output("a", "new"), output("b")],
             [user("2"), call("a"), output("a", "new")],
         ),
-        # Calls of one answer, of which one is answered.
+        # Two calls of one answer. Only one of them has an output.
         (
             [user("Q"), call("a"), call("b"), output("a")],
             [user("Q"), call("a"), call("b"), output("a"), output("b")],
             [output("b")],
         ),
-        # The same arguments, encoded again.
+        # The same arguments in another JSON text are equal.
         (
             [user("Q"), call("a", '{"x": 1, "y": [2]}'), output("a")],
             [user("Q"), call("a", '{"y":[2],"x":1}'), output("a"), user("next")],
@@ -137,7 +140,10 @@ turns = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item]:
-    """A path of turns: a user's message, calls with their outputs, and mostly an answer. The last call may be open."""
+    """A path of turns: a user's message, calls with their outputs, and in some turns an answer.
+
+    The last call may have no output.
+    """
     path: list[Item] = []
     for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
         path.append(user(text))
@@ -153,7 +159,10 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """The client sends the history again, without some of the model's items, and then something new. Only the new is taken."""
+    """The client sends the history again, without some of the model's items, and then new items.
+
+    Only the new items are taken.
+    """
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -168,7 +177,10 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """Without an answered output, nothing is left out. With answered outputs, no item after the last of them is left out."""
+    """If the input has no answered output, nothing is left out.
+
+    If it has some, no item after the last one is left out.
+    """
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)
     outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
@@ -195,7 +207,8 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # If an output answers an open call, a second output for that call is a repetition. Such inputs are in the table above.
+    # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs:
+    # they are in the table above.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

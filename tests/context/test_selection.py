@@ -1,4 +1,7 @@
-"""What a model is shown: the newest whole turns that fit, calls with their outputs, pinned items. `left_out` names the rest."""
+"""Which items a model is shown: the newest whole turns that fit, and pinned items.
+
+A call is shown only with its output. `left_out` names the other items.
+"""
 
 from functools import partial
 

@@ -1,6 +1,6 @@
-"""Random conversations: what a model is shown fits in the budget, cuts no turn, and is the same each time.
+"""Random conversations. The items that a model is shown fit in the budget, cut no turn, and are the same each time.
 
-scripts/test tests/context/test_selection_properties.py -m endless     ten thousand conversations
+`scripts/test tests/context/test_selection_properties.py -m endless` tries ten thousand conversations.
 """
 
 from functools import partial
@@ -45,7 +45,10 @@ def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
-    """What to choose from, the instructions and the summary. Retracted items are gaps in the path."""
+    """The items to choose from, the instructions, and the summary if there is one.
+
+    Retracted items are gaps in the path.
+    """
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
     path = [context_item(n, item, rare == 0) for n, (item, _, rare, not_retracted) in enumerate(drawn) if not_retracted]
     covered = draw(st.integers(0, len(path))) if draw(st.booleans()) else 0
@@ -110,7 +113,7 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
 
 
 def check_refused(context_input: ContextInput, budget: int) -> None:
-    """The newest turn does not fit."""
+    """Checks that `select` is right to refuse: the pinned items and the newest turn do not fit in the budget."""
     with pytest.raises(ContextTooLong) as refused:
         select(context_input, budget, unsent_by_chat)
     assert refused.value.budget == budget < refused.value.tokens
@@ -124,7 +127,7 @@ def check_refused(context_input: ContextInput, budget: int) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """All text of a body that a model reads."""
+    """All texts of a request body that a model reads."""
     return [
         text
         for message in value["messages"]

@@ -1,4 +1,7 @@
-"""A truncated text has at most the allowed number of tokens. A portion fits in its room, and ends within a turn only if it must."""
+"""A truncated text has at most the allowed number of tokens.
+
+A portion has at most the allowed size, and ends inside a turn only if no turn ends in it.
+"""
 
 import random
 from typing import Any

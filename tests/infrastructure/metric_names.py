@@ -22,6 +22,6 @@ METRICS = {
     "projection_interruptions": ("projection", "error"),
     "projection_restarts": (),
 }
-"""Labels by metric name. The names are without the prefix `conversation_store_` and without what Prometheus adds (`_total`, `_bucket` …)."""
+"""Labels by metric name. The names lack the prefix `conversation_store_` and the suffixes that Prometheus adds (`_total`, `_bucket` …)."""
 
 LABELS = {label for labels in METRICS.values() for label in labels}

@@ -22,7 +22,7 @@ from infrastructure.http.errors import ApiError
 
 WORDS = [f"word{number}" for number in range(2000)]
 TEXT = " ".join(random.Random(7).choices(WORDS, k=1_100_000))
-"""8 MB."""
+"""About 8 MB of random words."""
 
 FILE = Path(__file__).parents[2] / "infrastructure" / "deploy" / "openapi.json"
 

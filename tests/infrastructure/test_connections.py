@@ -33,7 +33,7 @@ SHORT = Limits(
     check_seconds=0.05,
 )
 LARGE = b"x" * 30_000_000
-"""More than the buffers of both ends of a socket hold."""
+"""More than the socket buffers of server and client hold together."""
 
 
 class Server:

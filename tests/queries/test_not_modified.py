@@ -28,7 +28,7 @@ class Read:
             f"{conversation}/responses",
             f"{conversation}/context?model=smol",
         ]
-        """The version decides these answers alone."""
+        """The answers at these paths depend only on the conversation's version."""
 
         self.others = [
             f"{conversation}/items/{item_id}",

@@ -17,10 +17,10 @@ MESSAGE = as_output("msg_" + "0" * 32, b'{"role":"assistant","content":"Four."}'
 USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3, cache_write_tokens=7)
 
 NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "frequency_penalty"}
-"""`cost_usd` is our own; the others are in the API's answers, and not among the SDK's fields."""
+"""Fields of our Response that the SDK's type lacks. `cost_usd` is our own; the official API sends the others."""
 
 LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
-"""Fields of the SDK's type that describe what was not asked for, or what no provider reports to us."""
+"""Fields of the SDK's type that this Response does not have: the request did not set them, or no provider reports them to us."""
 
 DEFAULTS: dict[str, Any] = {
     "access_programs": None,
