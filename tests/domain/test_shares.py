@@ -1,4 +1,4 @@
-"""Sharing a conversation, and withdrawing a share: when an event follows, when nothing changes, and when it is refused."""
+"""Sharing a conversation and withdrawing a share: an event follows, nothing changes, or the command is refused."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.decide import MAX_SHARES

@@ -93,7 +93,7 @@ class FaultInjector:
         await asyncio.to_thread(self._running.wait_restarted, name, killed)
 
     async def _freeze(self, name: str, seconds: float) -> None:
-        """Stops the process and its children with SIGSTOP, and continues them after `seconds`. Postgres has children."""
+        """Stops the process and its children with SIGSTOP, and continues them after `seconds`."""
         leader = psutil.Process(self._running.pid(name))
         frozen = [leader]
         try:
