@@ -165,7 +165,7 @@ class History:
         assert not unexplained, "\n".join(unexplained)
 
     async def _move(self, name: str, move: Move) -> None:
-        """Moves the log, and checks it. At random, it stops some processes before, and clients send requests meanwhile."""
+        """Moves the log, and checks it. At random, it first stops some processes, and clients send requests meanwhile."""
         apis, projectors = self._store.apis, self._store.projectors
         choices: Sequence[Sequence[StoreProcess]] = ((), projectors, apis, self._store.all, (apis[0], projectors[0]))
         [stopped] = self._rng.choices(choices, weights=(5, 3, 1, 1, 1))
