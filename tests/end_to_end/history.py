@@ -28,7 +28,11 @@ from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
 FREE_TIMEOUT_SECONDS = 90.0
-"""A reply that its process does not know, because its rows were removed by hand, keeps its conversation locked for GRACE_SECONDS (45 s)."""
+"""Longer than GRACE_SECONDS (45 s).
+
+After rows were removed by hand, the log may have a running reply that its process does not know. Such a reply locks its
+conversation for GRACE_SECONDS.
+"""
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.1

@@ -54,7 +54,7 @@ async def test_memory_is_bounded_and_another_client_is_served(
 
 
 async def start_conversations(store: System) -> tuple[str, str]:
-    """Creates a conversation with large items and one with a single small item. Returns their ids when both can be read."""
+    """Creates a conversation with large items and one with a small item. Returns their ids when both can be read."""
     connection = await Connection.open(store.base_url)
     ids = []
     for count, size in ((ITEMS, ITEM_BYTES), (1, 100)):

@@ -32,7 +32,7 @@ def conversation_id(client: OpenAI) -> str:
 
 
 def append(conversation_id: str, text: str) -> tuple[str, bytes]:
-    """The path and the body of a request."""
+    """The path and the body of a request that appends one item."""
     body = f'{{"items": [{{"type": "message", "role": "user", "content": "{text}"}}]}}'
     return f"/v1/conversations/{conversation_id}/items", body.encode()
 
@@ -56,12 +56,12 @@ async def send_concurrently(
 
 @pytest.fixture
 def metrics_urls(running: System) -> list[str]:
-    """Where each of the two api processes serves its metrics."""
+    """The URL of each api process's metrics."""
     return [running.env["API_1_METRICS_URL"], running.env["API_2_METRICS_URL"]]
 
 
 def counter_value(url: str, name: str, **labels: str) -> int:
-    """A counter of the process whose metrics are at `url`."""
+    """The value of one counter, from the metrics at `url`."""
     samples = (sample for family in text_string_to_metric_families(httpx.get(url).text) for sample in family.samples)
     return int(
         sum(
@@ -77,7 +77,7 @@ def appended_items(url: str) -> int:
 
 
 def item_id_of(answer: Answer) -> str:
-    """The id of the only item that was added."""
+    """The id of the one item that the request added."""
     [item] = answer.json()["data"]
     return str(item["id"])
 
