@@ -30,7 +30,7 @@ class EndingProxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._servers: dict[socket.socket, socket.socket] = {}
         """The socket to the server, by the socket to the client."""
-        # One thread serves all connections. A second thread inside `recv` would keep a connection open that `end` closes.
+        # One thread serves all connections. A second thread inside `recv` would keep a connection open after `end`.
         threading.Thread(target=self._forward, daemon=True).start()
 
     def end(self, last_bytes: bytes, *, reset: bool) -> None:

@@ -1,4 +1,4 @@
-"""Reads of one conversation: pages are bounded in bytes and leave nothing out. The conversation's settings are found with an index."""
+"""The EventReader: each page is bounded in bytes, and no event is left out. Settings and items are found with an index."""
 
 import psycopg
 from msgspec.structs import replace
