@@ -119,7 +119,7 @@ def _event_data(body: bytes) -> Iterator[bytes]:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema, which now forbids unnamed fields in each object that does not set `additionalProperties` itself."""
+    """A copy of the schema. In it, an object may not have unnamed fields, unless it sets `additionalProperties`."""
     if isinstance(schema, dict):
         closed = {name: _closed(value) for name, value in schema.items()}
         is_object = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"

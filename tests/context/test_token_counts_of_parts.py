@@ -14,7 +14,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 TYPE_NAME_TOKENS = 40
-"""An allowance: the names of types and fields in a request are not counted."""
+"""Up to this many tokens of a request are not counted: the names of types and fields."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 

@@ -61,7 +61,7 @@ def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
 
 
 async def retracted_items(store: PlantedStore) -> None:
-    """Adds items of every kind, two replies among them, and pins one. Then retracts all of them one by one."""
+    """Adds items of every kind and two replies, and pins one item. Then retracts all items, one by one."""
     conversation = (await store.post("/v1/conversations", title="kept"))["id"]
     path = f"/v1/conversations/{conversation}"
     added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
@@ -79,8 +79,8 @@ async def retracted_items(store: PlantedStore) -> None:
 async def deleted_responses(store: PlantedStore) -> None:
     """Makes responses, and deletes them.
 
-    In a listed conversation: a completed, a failed, a cancelled and an interrupted response. Outside of it: a response
-    without a predecessor or successor, and the first response of a chain.
+    With a conversation: a completed, a failed, a cancelled and an interrupted response. Without a conversation: a
+    single response, and the first response of a chain of two.
     """
     conversation = (await store.post("/v1/conversations"))["id"]
     plant, ids = store.plant, []
@@ -207,9 +207,9 @@ async def withdrawn_summary(store: PlantedStore) -> str:
 
 
 def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Path and parameters of every GET that the store serves, for all these conversations, responses and items.
+    """Path and parameters of every GET that the store serves, for all of these `ids`.
 
-    `items_of`: the items that are asked for in each conversation.
+    `items_of`: the items that are read in each conversation.
     """
     for template, methods in SERVED.items():
         if "GET" not in methods.split():

@@ -107,7 +107,7 @@ def test_our_containers_cannot_write_gain_rights_or_take_all_memory(services: di
         assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "userns_mode"}
         assert not [mount for mount in service.get("volumes", ()) if not mount.endswith(":ro")], name
         assert service["pids_limit"] == 512, name
-    assert services["gateway"]["user"] == "101:101"  # our images set their own user
+    assert services["gateway"]["user"] == "101:101"  # our own services run as the user of their image
 
 
 def test_no_container_can_gain_rights_or_take_all_memory(services: dict[str, Any]) -> None:

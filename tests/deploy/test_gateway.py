@@ -67,7 +67,7 @@ class _Answer(BaseHTTPRequestHandler):
             seen = {"side": self.server.name, "path": self.path, "bytes": len(body), "headers": headers}
             self._send(413 if self.path == "/413" else 200, seen)
 
-    do_GET = do_HEAD = do_POST = do_DELETE = do_PATCH = do_BREW = handle_one  # noqa: N815  # http.server calls these names
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PATCH = do_BREW = handle_one  # noqa: N815  # names of http.server
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""Web pages are allowed the same at each app alone and behind both gateways, and no answer repeats a header."""
+"""Each app alone and both gateways allow web pages the same requests. No answer has a header twice."""
 
 from pathlib import Path
 

@@ -129,7 +129,7 @@ def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last(see
 def test_given_forks_of_forks_then_each_conversation_gives_what_lies_before_the_next_fork(
     chain: list[tuple[int, int]],
 ) -> None:
-    """Each conversation appends some items and is then forked at a depth. An earlier conversation may own that item."""
+    """Each conversation appends some items. Then it is forked at a depth, which an earlier conversation may have."""
     line: list[tuple[str, int, int]] = []
     everything: list[tuple[str, int, int]] = []
     forks: list[Fork] = []

@@ -43,7 +43,7 @@ _DISCONNECT = (
 
 
 class Fault(Struct, frozen=True):
-    """A kind of fault, and the process that it is done to."""
+    """One fault: its kind, and the process that it hits."""
 
     kind: Kind
     process: str

@@ -28,7 +28,7 @@ from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
 FREE_TIMEOUT_SECONDS = 90.0
-"""Longer than GRACE_SECONDS (45 s).
+"""A conversation may be locked for this long. It is longer than GRACE_SECONDS (45 s).
 
 After rows were removed by hand, the log may have a running reply that its process does not know. Such a reply locks its
 conversation for GRACE_SECONDS.
@@ -47,7 +47,7 @@ LEFT_BY_REMOVED_ROWS = {
 }
 """Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
 
-Other events may have got their versions since.
+New events may have got the versions of the removed rows since.
 """
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
@@ -148,8 +148,8 @@ class History:
     async def finish(self) -> None:
         """Starts all processes, and checks the store.
 
-        Every conversation must accept items and replies, all reads must be current, and `verify` must report no
-        difference, except for those that are allowed above.
+        Every conversation must accept items and replies, and all reads must be current. `verify` may only report
+        LEFT_BY_KILLED_PROJECTORS and, after rows were removed, LEFT_BY_REMOVED_ROWS.
         """
         self._begin("finish", moves=False)
         await self._start(self._store.all)
@@ -169,7 +169,7 @@ class History:
         assert not unexplained, "\n".join(unexplained)
 
     async def _move(self, name: str, move: Move) -> None:
-        """Moves the log, and checks it. At random, it first stops some processes, and clients send requests meanwhile."""
+        """Moves the log, and checks it. At random, some processes are stopped, and clients send requests meanwhile."""
         apis, projectors = self._store.apis, self._store.projectors
         choices: Sequence[Sequence[StoreProcess]] = ((), projectors, apis, self._store.all, (apis[0], projectors[0]))
         [stopped] = self._rng.choices(choices, weights=(5, 3, 1, 1, 1))

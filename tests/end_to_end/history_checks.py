@@ -1,4 +1,4 @@
-"""Checks after one step of a history: no row is lost that the step left, and each acknowledged request is in the log."""
+"""Checks after one step of a history: the log has the rows that the step left, and each acknowledged request."""
 
 from collections.abc import Sequence
 
@@ -65,5 +65,5 @@ def _is_allowed(request: Request, lasting: set[str]) -> bool:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # An item may be gone from a conversation that is still there.
+    # In a conversation that still exists, only an item may be missing.
     return request.status != 404 or request.kind == "retract" or request.conversation_id not in lasting

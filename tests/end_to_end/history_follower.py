@@ -31,8 +31,8 @@ class EventFollower:
     def faults(self, base: Rows, log: LogCopy) -> list[str]:
         """Returns the faults of this stream.
 
-        Its versions must have no gap. If it has shown events that the move removed from the log, it must not show events
-        that were appended after the move. `base`: the rows that the move left.
+        Its versions must have no gap. If it has shown events that the move removed from the log, it must not show
+        events that were appended after the move. `base`: the rows that the move left.
         """
         versions = [event["version"] for event in self.events]
         if versions != list(range(1, len(versions) + 1)):

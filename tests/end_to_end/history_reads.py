@@ -23,7 +23,7 @@ NOT_COMPARED = frozenset({"cached_tokens", "cache_write_tokens", "reasoning_toke
 class Question(Struct, frozen=True):
     """A GET. `expected` computes from the log what the answer must show, or None if it must be a 404.
 
-    `shown` takes what is compared out of the answer.
+    `shown` takes the part that is compared from the answer.
     """
 
     path: str

@@ -102,7 +102,7 @@ class LogMoves:
         return {key: row for key, row in log.rows.items() if key[1] <= last.get(key[0], key[1])}
 
     def _dump(self, name: str) -> Dump:
-        """Dumps the log. Repeats this if the log has changed meanwhile, so that the dump has exactly the rows of `log`."""
+        """Dumps the log. If the log has changed meanwhile, dumps it again, so that the dump has the rows of `log`."""
         file = self._directory / f"{name}.dump"
         while True:
             log = LogCopy.read(self._postgres.url)
@@ -120,7 +120,9 @@ class LogMoves:
         }
 
     def _last_of_log(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """Chooses a position after which all rows are removed. Returns the last version that remains of each cut stream."""
+        """Chooses a position, after which all rows are removed. Returns the last version that remains of each stream
+        that loses rows.
+        """
         cuts = {
             name: {0, *_versions_to_cut_at(stream), stream.events[-1].version} for name, stream in log.streams.items()
         }

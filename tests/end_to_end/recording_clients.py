@@ -15,7 +15,7 @@ from scripts.http_connection import Answer, Connection
 MAX_ITEMS = 3
 MAX_ITEMS_OF_EXCLUSIVE_CLIENT = 20
 ATTEMPT_TIMEOUT_SECONDS = 0.5
-"""Short, so that clients soon retry at another process. Otherwise they would wait for the restart of a killed process."""
+"""Short, so that clients soon retry at another process. Otherwise they would wait until a killed process restarts."""
 
 ACKNOWLEDGE_TIMEOUT_SECONDS = 60.0
 
@@ -28,7 +28,7 @@ class Append(Struct, frozen=True):
     key: str
 
     async def send(self, connection: Connection, timeout_seconds: float) -> Answer:
-        """Raises OSError (TimeoutError is one) when the outcome is unknown."""
+        """Sends the request once. Raises OSError (a TimeoutError is one) when the outcome is unknown."""
         items = [{"type": "message", "role": "user", "content": text} for text in self.texts]
         path, body = f"/v1/conversations/{self.conversation_id}/items", msgspec.json.encode({"items": items})
         headers = {"idempotency-key": self.key}
@@ -83,10 +83,10 @@ class AcknowledgementCounter:
 
 
 class SharingClient:
-    """Appends to random conversations, which other clients also use, through random processes.
+    """Appends to random conversations through random processes. Other clients may use the same conversations.
 
-    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the appends in order;
-    `retries` counts the errors that led to a retry.
+    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the
+    acknowledged appends, in order. `retries` counts the errors that led to a retry.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class SharingClient:
                     return
 
     async def _attempt(self, append: Append, api: str) -> Answer | None:
-        """The acknowledgement; None when the append must be repeated."""
+        """Sends the append once. Returns the acknowledgement, or None when the append must be repeated."""
         await asyncio.sleep(self._pause_seconds)
         try:
             answer = await append.send(await self._connection(api), ATTEMPT_TIMEOUT_SECONDS)
@@ -155,7 +155,7 @@ class SharingClient:
 class AcknowledgedEvent(Struct, frozen=True):
     """An event that the log must have, because an answer acknowledged it.
 
-    `position` is None unless it is the request's last event: an answer has no other position.
+    An answer has only the position of its last event. `position` is None for the other events.
     """
 
     version: int

@@ -118,7 +118,7 @@ async def retrieve(http: httpx.AsyncClient, url: str, response_id: str) -> dict[
 async def retrieve_when(
     http: httpx.AsyncClient, url: str, response_id: str, status: str, timeout_seconds: float
 ) -> dict[str, Any]:
-    """The Response, once it has this status."""
+    """Waits until the Response has this status, and returns it."""
     async with asyncio.timeout(timeout_seconds):
         while True:
             response = await retrieve(http, url, response_id)

@@ -1,7 +1,7 @@
 """A store for tests that start, stop and kill its processes one by one.
 
-It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. No supervisor restarts a process that has ended.
-MongoDB and Valkey run for the whole life of the object. Tests can stop and start every other process.
+It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. MongoDB and Valkey run for the whole life of
+the object. Tests can stop and start every other process. No supervisor restarts a process that has ended.
 """
 
 import os

@@ -62,7 +62,7 @@ async def start_conversations(store: System) -> tuple[str, str]:
         ids.append(answer.json()["id"])
         text = base64.b64encode(
             random.Random(size).randbytes(size * 3 // 4)
-        ).decode()  # gzip makes it a quarter smaller
+        ).decode()  # gzip saves only a quarter of this text
         item = {"role": "user", "content": text}
         for _ in range(count):
             path = f"/v1/conversations/{ids[-1]}/items"
@@ -71,14 +71,14 @@ async def start_conversations(store: System) -> tuple[str, str]:
     for conversation_id in ids:
         async with asyncio.timeout(30):
             path = f"/v1/conversations/{conversation_id}/items?limit=1"
-            while (await connection.request("GET", path)).status != 200:  # noqa: ASYNC110 - another process writes the view
+            while (await connection.request("GET", path)).status != 200:  # noqa: ASYNC110 - the projector makes it true
                 await asyncio.sleep(0.05)
     connection.close()
     return ids[0], ids[1]
 
 
 def silent_client(port: int, conversation_id: str, request: str, encoding: str) -> socket.socket:
-    """A connection that has sent a request and does not read the answer."""
+    """Opens a connection and sends a request. Nobody reads the answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))

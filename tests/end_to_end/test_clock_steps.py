@@ -47,7 +47,7 @@ STEPS = [sign * size for size in (1, 60, 2 * HOUR, DAY) for sign in (1, -1)]
 def is_verified(answer: httpx.Response) -> bool:
     """Whether the answer is known to be current.
 
-    For a moment after a restart of Postgres, an api may answer from views that may be behind, even with a 404.
+    For a moment after a restart of Postgres, an api may refuse a read, or answer it from views that may be behind.
     """
     return answer.status_code == 200 and "x-consistency" not in answer.headers
 

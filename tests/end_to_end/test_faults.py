@@ -5,8 +5,8 @@
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
 The test's id shows its rounds and its seed. With the same numbers, the faults and the appends are the same, but their
-timing differs.
-After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no difference.
+timing differs. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
+difference.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class Round(Struct, frozen=True):
 
 
 class Load:
-    """Clients that share conversations, and clients that have their own."""
+    """Clients that share conversations, and clients that have conversations of their own."""
 
     def __init__(self, running: System, conversations: Sequence[str], seed: int) -> None:
         urls = {api: running.env[variable] for api, variable in APIS.items()}

@@ -153,7 +153,7 @@ async def kill(running: System, rounds: Sequence[Round], counter: Acknowledgemen
 
 
 def rows_after(log: Log, position: int) -> dict[str, list[Row]]:
-    """The rows of the log after a position, by conversation, in order of versions."""
+    """The rows of the log after a position, by conversation, in the order of their versions."""
     rows: dict[str, list[Row]] = {}
     for stream_id, row_position, version, topic, state in log.rows(
         "SELECT originator_id, notification_id, originator_version, topic, state FROM events WHERE notification_id > %s"

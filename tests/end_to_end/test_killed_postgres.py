@@ -3,7 +3,7 @@
     scripts/test tests/end_to_end/test_killed_postgres.py                  a few kills, as in CI
     scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred kills
 
-SIGQUIT makes Postgres end at once, in the middle of its transactions: each connection gets a last message and is closed.
+SIGQUIT makes Postgres end at once, in the middle of its transactions. Each connection gets a last message and ends.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""Random histories in which operators restore, fail over or remove rows. The log loses its newest events, nothing more.
+"""Random histories in which operators restore dumps, fail over and remove rows.
+
+The log loses its newest events while processes run, and nothing else goes wrong.
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
     scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories

@@ -90,7 +90,7 @@ CLIENTS_OF_A_CONVERSATION = 10
 
 
 def count_slowly(pause_seconds: float) -> Script:
-    """Streams the numbers from 0 up to WORDS, with a pause after each."""
+    """Streams WORDS numbers, with a pause after each."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

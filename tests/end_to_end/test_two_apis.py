@@ -40,7 +40,7 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
 async def send_concurrently(
     urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Answer]:
-    """Posts all (path, body) at the same time, to the `urls` alternately. Returns the answers in the order of the requests."""
+    """Posts all (path, body) at the same time, to the `urls` in turn. Returns the answers in the same order."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
         # After this the server has accepted every connection. So the requests below arrive at the same time.
@@ -102,7 +102,7 @@ async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_ite
     positions = [int(by_version[version].headers["x-position"]) for version in range(2, APPENDS + 2)]
     assert positions == sorted(positions)
     for url in urls:
-        # On a slow machine the views may need longer than a read waits; then the SDK retries.
+        # On a slow machine a read may be refused because the views are behind. Then the SDK retries it.
         with OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=5) as client:
             pages = client.conversations.items
             assert [item.id for item in pages.list(conversation_id, order="asc", limit=100)] == order

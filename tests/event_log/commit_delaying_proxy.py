@@ -114,7 +114,7 @@ class DelayingProxy:
 
 
 class _ConnectionState:
-    """Shared by the two directions of one connection."""
+    """The state that the two directions of one connection share."""
 
     def __init__(self) -> None:
         self.delay_answer = threading.Event()

@@ -29,7 +29,7 @@ class EndingProxy:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._servers: dict[socket.socket, socket.socket] = {}
-        """The socket to the server, by the socket to the client."""
+        """For each socket to a client, the socket to the server."""
         # One thread serves all connections. A second thread inside `recv` would keep a connection open after `end`.
         threading.Thread(target=self._forward, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""A recorder that counts the work of appends that one round trip was not enough for."""
+"""A recorder that counts the work that appends cause besides their one round trip."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,7 @@
-"""Each append is stored once, completely and in one order, whatever happens to connections, clocks or other commands of its batch."""
+"""Each append is stored once, completely and in one order.
+
+That holds when connections break, when clocks go back, and when other commands of the batch are refused.
+"""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -54,7 +57,7 @@ async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repe
             await events.append(request(ended, EndConversation()))
             for n in range(5):
                 proxy.lose_commits(1)
-                refused = [request(ended, append_texts("no"))] if locked else []  # a refusal needs the lock
+                refused = [request(ended, append_texts("no"))] if locked else []  # not decided with the others
                 answers = await asyncio.gather(
                     *(
                         events.append(request(conversation_id, append_texts(f"{n}-{m}"), **keys(f"{n}-{m}")))

@@ -156,7 +156,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
 async def test_given_inserts_without_the_append_lock_then_followers_do_miss_events(
     settings: Settings, log: Log
 ) -> None:
-    """Shows that the test above can fail. Here transactions insert without the lock, and the proxy delays one of them."""
+    """Shows that the test above can fail. Here transactions insert without the lock, and the proxy delays one."""
     with (
         delaying_proxy(settings.postgres_url) as proxy,
         psycopg.connect(proxy.url) as slow,

@@ -1,7 +1,7 @@
 """The log moves back while processes run: a backup is restored, or rows are removed by hand.
 
-Then appends continue after the last event that the log still has. They skip no version and use none twice, and each event
-is chained to the event before it.
+Then appends continue after the last event that the log still has. They skip no version and use none twice, and each
+event is chained to the event before it.
 """
 
 import asyncio

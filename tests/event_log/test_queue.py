@@ -1,4 +1,4 @@
-"""The queue puts each command into one batch, in the order of its conversation. Batches in flight share no conversation."""
+"""The queue puts each command into one batch, in its conversation's order. Batches in flight share no conversation."""
 
 import asyncio
 import time
@@ -46,7 +46,7 @@ STEPS = st.lists(
 
 
 async def run_ready_tasks(count: int = 5) -> None:
-    """Lets all ready tasks run, `count` times."""
+    """Lets all tasks that are ready run, `count` times."""
     for _ in range(count):
         await asyncio.sleep(0)
 

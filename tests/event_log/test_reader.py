@@ -1,4 +1,4 @@
-"""The EventReader: each page is bounded in bytes, and no event is left out. Settings and items are found with an index."""
+"""The EventReader. Each page is bounded in bytes, and no event is left out. An index finds settings and items."""
 
 import psycopg
 from msgspec.structs import replace

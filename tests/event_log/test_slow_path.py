@@ -1,4 +1,4 @@
-"""Which commands of a batch are decided under the append lock, and how many reads conversations need that are not cached.
+"""Which commands of a batch are decided under the append lock, and how often conversations without a cache are read.
 
 The tests check counts, not times.
 """
@@ -143,8 +143,8 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # The first read is for the whole batch. Nothing is cached for an unknown conversation. So it is read twice more, when
-    # its stream is looked for again and when its command is refused.
+    # The first read is for the whole batch. Nothing is cached for an unknown conversation. So it is read twice more:
+    # when its stream is looked for again, and when its command is refused.
     assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)
