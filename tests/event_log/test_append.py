@@ -57,7 +57,7 @@ async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repe
             await events.append(request(ended, EndConversation()))
             for n in range(5):
                 proxy.lose_commits(1)
-                refused = [request(ended, append_texts("no"))] if locked else []  # not decided with the others
+                refused = [request(ended, append_texts("no"))] if locked else []  # decided apart from the others
                 answers = await asyncio.gather(
                     *(
                         events.append(request(conversation_id, append_texts(f"{n}-{m}"), **keys(f"{n}-{m}")))

@@ -93,7 +93,7 @@ def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: L
 def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_api_keys_stay(
     settings: Settings,
 ) -> None:
-    """`pg_restore --clean` drops only what is in the dump. So the keys still exist, but not the row of their migration."""
+    """`pg_restore --clean` drops only what is in the dump. So the keys still exist, but their migration has no row."""
     key = stored_key(settings.postgres_url)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name = '0014_api_keys.sql'")
