@@ -1,4 +1,7 @@
-"""Checks answers against the OpenAPI document: status, headers, media type and body. The test clients of both APIs check every answer so."""
+"""Checks answers against the OpenAPI document: status, headers, media type and body.
+
+The test clients of both APIs check every answer with it.
+"""
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -26,16 +29,16 @@ _OF_HTTP = {
 """Headers that HTTP itself defines for any answer. The document does not list them."""
 
 _MAX_BYTES = 64 * 1024
-"""A larger body is not checked: that would take longer than the test itself."""
+"""Larger bodies are not checked, because the check would take longer than the test itself."""
 
 _NAMED_IN_PART = "ResponseEvent"
-"""The schema that leaves out fields: each type of event has some of its own."""
+"""The one schema that does not name all fields, because each type of event has some fields of its own."""
 
 _documents: dict[str, "AnswerCheck"] = {}
 
 
 def checked_answers(side: str, app: Starlette) -> Mapping[str, list[Callable[[httpx.Response], Awaitable[None]]]]:
-    """Hooks of an httpx client. `side`: the name of the API; its document is made once."""
+    """Hooks for an httpx client, which check each answer. `side` names the API. Its document is made once."""
 
     async def check(answer: httpx.Response) -> None:
         if side not in _documents:
@@ -48,7 +51,10 @@ def checked_answers(side: str, app: Starlette) -> Mapping[str, list[Callable[[ht
 
 
 class AnswerCheck:
-    """Checks answers against one document. A field that the document does not name is an error too, unless the schema is open."""
+    """Checks answers against one document.
+
+    A field that the document does not name is an error too, unless the schema sets `additionalProperties`.
+    """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._components = _closed(document["components"])
@@ -57,7 +63,7 @@ class AnswerCheck:
         self._validator = cache(self._new_validator)
 
     def check(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Raises AssertionError, which says what the document lacks."""
+        """Raises AssertionError if the answer does not fit. Its message says what is not in the document."""
         operation = self._operation("GET" if method == "HEAD" else method, path)
         if operation is None:
             return
@@ -88,12 +94,12 @@ class AnswerCheck:
             assert not errors, f"{name} does not have the shape of the document: {errors} in {value[:1000]!r}"
 
     def _operation(self, method: str, path: str) -> Any:
-        """The operation; None if the document has no such path, or not this method of it: then it is a 404 or 405."""
+        """The operation. None if the document lacks the path or the method. The API then answers 404 or 405."""
         found = [operations for pattern, operations in self._paths.items() if pattern.fullmatch(path)]
         return found[0].get(method.lower()) if found else None
 
     def _resolved(self, described: Any) -> Any:
-        """What a reference to a component stands for."""
+        """Replaces a reference to a component by the component."""
         if "$ref" not in described:
             return described
         _, _, component_type, name = described["$ref"].split("/")
@@ -113,7 +119,7 @@ def _event_data(body: bytes) -> Iterator[bytes]:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema without further fields in objects, except where it says that there may be some."""
+    """A copy of the schema. In it, an object may not have unnamed fields, unless it sets `additionalProperties`."""
     if isinstance(schema, dict):
         closed = {name: _closed(value) for name, value in schema.items()}
         is_object = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"

@@ -8,13 +8,13 @@ One append, file by file:
 3. `queue.py` decides when a batch starts, and which requests are in it.
 4. `batch_decider.py`: `decide` turns each command into events, `codec.py` encodes them, `rows.py` makes rows of them and `chain.py`
    hashes each onto the one before. The result is a BatchPlan (`batch_plan.py`) with its Write (`write.py`).
-5. `stores/postgres_pipeline.py`: sends the Write as one call of the SQL function `append_at_once` (migrations/0010). It takes the
+5. `stores/postgres_pipeline.py`: sends the Write as one call of the SQL function `append_at_once` (its newest version is in migrations/0016). It takes the
    append lock, checks that no stream has moved and no key is in use, inserts, notifies and returns the positions. Then the transaction commits.
 6. `batch_plan.py` caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot in its own thread.
 
-If a stream has moved, a key is in use, an answer was lost, or a command is refused, changes nothing or needs the state of an item,
-`locked_append.py` takes over: it takes the append lock through `recorder.py`, looks up the rows whose outcome is unknown, decides on what the
-log says, and commits.
+`locked_append.py` takes over if a stream has moved, a key is in use, an answer was lost, or a command is refused, changes nothing or needs
+the state of an item. It first answers without the lock what the log refuses. Then it takes the append lock through `recorder.py`, looks up
+the rows whose outcome is unknown, decides the remaining requests on what the log says, and commits.
 
 Reading: `reader.py` returns events in the types of `recorded.py`; `version_lookup.py` finds a conversation's last version.
 Setup: `datastore.py` connects, `migrate.py` owns the schema, `key_sweeper.py` deletes expired idempotency keys.

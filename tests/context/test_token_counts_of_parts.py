@@ -1,4 +1,4 @@
-"""The tokens counted for an item are at least those that are sent, whatever its parts hold."""
+"""An item is never counted with fewer tokens than are sent for it, whatever kinds of parts it has."""
 
 import base64
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 TYPE_NAME_TOKENS = 40
-"""Tokens of the names of types and fields in a request, which are not counted."""
+"""Up to this many tokens of a request are not counted: the names of types and fields."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 

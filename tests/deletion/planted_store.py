@@ -17,11 +17,14 @@ from tests.replies.both_apis import open_both_apis, served
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 ANN = headers_of("ann")
-"""She owns everything, and may not see what was deleted."""
+"""The headers of Ann. She owns every conversation, and may not see deleted content."""
 
 
 class PlantedStore:
-    """`plant` makes a word, which is in no answer once it was deleted. `http` sends requests as Ann."""
+    """`plant` makes a word that tests put into content. `http` sends requests as Ann.
+
+    After the content is deleted, no answer may contain the word.
+    """
 
     def __init__(self, http: httpx.AsyncClient, metrics: Metrics, log: Log, provider: ScriptedProvider) -> None:
         self.http = http
@@ -33,13 +36,13 @@ class PlantedStore:
         """Path, body and headers of the requests that were sent with an idempotency key."""
 
     def plant(self, kind: str) -> str:
-        """A word that is nowhere else."""
+        """Returns a new word that is used nowhere else, and adds it to `planted`."""
         word = f"Zq{kind}{len(self.planted)}qZ"
         self.planted.append(word)
         return word
 
     async def post(self, path: str, *, is_keyed: bool = False, status: int = 200, **body: Any) -> dict[str, Any]:
-        """The JSON of the answer. `is_keyed`: sent with an idempotency key, so that it can be repeated."""
+        """Sends a POST and returns the answer's JSON. `is_keyed`: with an idempotency key, to be sent again later."""
         headers = {"Idempotency-Key": f"key-{len(self.keyed)}"} if is_keyed else {}
         if is_keyed:
             self.keyed.append((path, body, headers))
@@ -86,7 +89,7 @@ async def open_planted_store(settings: Settings, provider: ScriptedProvider) -> 
 
 
 def thinks_and_calls(thought: str, text: str, name: str, arguments: dict[str, Any]) -> Callable[[Exchange], None]:
-    """A script: reasoning, a text, and a call of a function."""
+    """A script: the model answers with reasoning, a text and a function call."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -101,7 +104,7 @@ def thinks_and_calls(thought: str, text: str, name: str, arguments: dict[str, An
 
 
 def refuses_with(text: str) -> Callable[[Exchange], None]:
-    """A script: a refusal."""
+    """A script: the model answers with a refusal."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -113,7 +116,7 @@ def refuses_with(text: str) -> Callable[[Exchange], None]:
 
 
 def breaks_off_after(text: str) -> Callable[[Exchange], None]:
-    """A script: a text, and then the connection ends."""
+    """A script: the model sends a text, and then the connection ends without an end of the stream."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

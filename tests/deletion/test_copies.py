@@ -1,4 +1,4 @@
-"""The tables of all places that content can be in (`context/copies.py`, `domain/content.py`) are complete."""
+"""`context/copies.py` and `domain/content.py` list every place that can hold content. Nothing is missing there."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ ID = f"conv_{0:032x}"
 
 
 def planted() -> Iterator[Event]:
-    """Each example of the catalogue, with the word in each field that holds content."""
+    """Each example event of the catalogue, with WORD in each field that holds content."""
     for event in (*EXAMPLES, *EXTENDED):
         values = {name: value_of(name, getattr(event, name)) for name in CONTENT.get(type(event), {})}
         yield replace(event, **values) if values else event

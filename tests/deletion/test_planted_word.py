@@ -1,6 +1,7 @@
 """Without the scope `audit`, deleted content is in no answer, no model request, no log line and no metric.
 
-A word is planted in each kind of content, and deleted in each way. Then every endpoint is asked for everything.
+The test puts a word into each kind of content, and deletes the content in each possible way. Then it sends requests to
+every endpoint, and looks for the words.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
 
 
 async def retracted_items(store: PlantedStore) -> None:
-    """Items of every kind, of a reply too, retracted one by one. One of them was pinned."""
+    """Adds items of every kind and two replies, and pins one item. Then retracts all items, one by one."""
     conversation = (await store.post("/v1/conversations", title="kept"))["id"]
     path = f"/v1/conversations/{conversation}"
     added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
@@ -76,7 +77,11 @@ async def retracted_items(store: PlantedStore) -> None:
 
 
 async def deleted_responses(store: PlantedStore) -> None:
-    """Responses of every status in a listed conversation; one that stands alone; the first one of a chain."""
+    """Makes responses, and deletes them.
+
+    With a conversation: a completed, a failed, a cancelled and an interrupted response. Without a conversation: a
+    single response, and the first response of a chain of two.
+    """
     conversation = (await store.post("/v1/conversations"))["id"]
     plant, ids = store.plant, []
     extra: dict[str, Any] = {
@@ -106,7 +111,7 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def cancelled(store: PlantedStore, conversation: str) -> str:
-    """A response that was cancelled after some text."""
+    """Cancels a response after some text. Returns its id."""
     word, streaming = store.plant("cancelled"), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -126,7 +131,7 @@ async def cancelled(store: PlantedStore, conversation: str) -> str:
 
 
 async def interrupted(store: PlantedStore, conversation: str) -> str:
-    """A response whose client disconnected."""
+    """Starts a response, and disconnects its client after some text. Returns its id."""
     word = store.plant("interrupted")
 
     def script(exchange: Exchange) -> None:
@@ -142,13 +147,13 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
             if word in line:
                 break
     async with asyncio.timeout(10):
-        while store.log.rows("SELECT FROM responses WHERE running"):  # noqa: ASYNC110 - it is Postgres that knows
+        while store.log.rows("SELECT FROM responses WHERE running"):  # noqa: ASYNC110 - only Postgres has this state
             await asyncio.sleep(0.02)
     return store.ids("SELECT item_id FROM events WHERE topic = 'reply.interrupted'")[-1]
 
 
 async def deleted_conversation(store: PlantedStore) -> None:
-    """A conversation with content of every kind, deleted as a whole."""
+    """Makes a conversation with content of every kind, and deletes the conversation."""
     plant = store.plant
     described: dict[str, Any] = {
         "title": plant("title"),
@@ -170,7 +175,10 @@ async def deleted_conversation(store: PlantedStore) -> None:
 
 
 async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
-    """A conversation with a fork, and with copies of its items in another conversation. Returns the fork's last response and the other conversation."""
+    """Deletes a conversation that has a fork, and of which one item was copied into another conversation.
+
+    Returns the id of the fork's last response, and the id of the other conversation.
+    """
     parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
     copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
     store.says(store.plant("parentreply"))
@@ -186,7 +194,7 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
 
 
 async def withdrawn_summary(store: PlantedStore) -> str:
-    """A conversation whose summary covers an item that was retracted."""
+    """Makes a conversation with a summary, and retracts an item that the summary covers. Returns its id."""
     talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
     talk[0] = message(store.plant("covered"))
     created = await store.post("/v1/conversations", items=talk[:16])
@@ -199,9 +207,9 @@ async def withdrawn_summary(store: PlantedStore) -> str:
 
 
 def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Path and parameters of every GET that the store serves, for all these conversations, responses and items.
+    """Path and parameters of every GET that the store serves, for all of these `ids`.
 
-    `items_of`: the items that are asked for in each conversation.
+    `items_of`: the items that are read in each conversation.
     """
     for template, methods in SERVED.items():
         if "GET" not in methods.split():
@@ -248,7 +256,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     survivors = [conversation for conversation in conversations if await exists(store, conversation)]
     assert other in survivors
     assert summarized in survivors
-    # Models are asked in every conversation that is left, and in the fork.
+    # Ask the model in every conversation that still exists, and in the fork.
     for conversation in survivors:
         await store.http.post("/v1/responses", json={"conversation": conversation, "input": "And now?"})
         await store.http.post("/v1/responses/input_tokens", json={"conversation": conversation, "input": "And now?"})
@@ -269,7 +277,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     assert len(store.provider.requests) > len(survivors)
     for request in store.provider.requests:
         found |= {f"model request {word}" for word in leaks(str(request), planted)}
-    # Every request that had a key is sent again.
+    # Send every request with an idempotency key again.
     for path, body, headers in store.keyed:
         answer = await store.http.post(path, json=body, headers=headers)
         echoed = "" if answer.status_code >= 400 else answer.text
@@ -288,7 +296,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
 
 
 async def first_part_of(store: PlantedStore, path: str) -> str:
-    """The beginning of a stream that does not end."""
+    """Reads an endless stream until nothing has arrived for 0.2 s."""
     received = ""
     async with store.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
         parts = answer.aiter_text()
@@ -307,6 +315,6 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 
 def test_each_way_to_ask_for_content_is_known() -> None:
-    """If this fails, a path has a new parameter: `reads` needs ids for it."""
+    """If this fails, a path has a new parameter. Then the test above must pass ids for it to `reads`."""
     handled = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

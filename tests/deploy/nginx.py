@@ -19,7 +19,7 @@ CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf
 
 @contextmanager
 def running_nginx(directory: Path, commands_port: int, queries_port: int) -> Iterator[int]:
-    """Its port. `directory` has `gateway.conf` as it was used, and `access.log`."""
+    """Starts nginx and yields its port. `directory` gets the `gateway.conf` that nginx uses, and `access.log`."""
     assert NGINX is not None
     port, log = free_port(), directory / "access.log"
     text = CONFIG.read_text()

@@ -28,7 +28,7 @@ OBSERVABILITY = {"prometheus", "grafana", "filebeat", "elasticsearch", "kibana"}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """As Docker Compose reads YAML: a key that is there twice is an error. PyYAML takes the last one."""
+    """Reads YAML as Docker Compose does: a duplicate key is an error. PyYAML alone takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -107,7 +107,7 @@ def test_our_containers_cannot_write_gain_rights_or_take_all_memory(services: di
         assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "userns_mode"}
         assert not [mount for mount in service.get("volumes", ()) if not mount.endswith(":ro")], name
         assert service["pids_limit"] == 512, name
-    assert services["gateway"]["user"] == "101:101"  # ours have that of the image
+    assert services["gateway"]["user"] == "101:101"  # our own services run as the user of their image
 
 
 def test_no_container_can_gain_rights_or_take_all_memory(services: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def test_redis_has_a_memory_limit_and_evicts_as_the_embedded_one_does(services: 
 
 
 def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
-    """Neither where Compose puts it, nor where a shell would, as an argument of a program."""
+    """Compose inserts no secret into a command, and no shell passes one to a program as an argument."""
     for name, service in services.items():
         parts = (service.get("command"), service.get("entrypoint"), service.get("healthcheck", {}).get("test"))
         line = json.dumps([part for part in parts if part])
@@ -171,7 +171,7 @@ def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
 
 
 def test_redis_takes_its_password_from_its_standard_input(services: dict[str, Any], tmp_path: Path) -> None:
-    """The entry point of the compose file, with the Valkey of the tests in place of the image's."""
+    """Runs the entry point of the compose file, with the tests' Valkey instead of the image's server."""
     redis = services["redis"]
     port = free_port()
     stub = tmp_path / "docker-entrypoint.sh"
@@ -265,7 +265,7 @@ def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
     assert used - exposed_names() == set()
     own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
     metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
-    assert own == metrics  # so every metric of ours is used
+    assert own == metrics  # every metric of ours is used
 
 
 def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:

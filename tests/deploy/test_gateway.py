@@ -27,7 +27,10 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
 
 
 class Side(ThreadingHTTPServer):
-    """A stand-in for one API. It answers with its name and the request, and records `requests`. `ready` is its readiness status."""
+    """A stand-in for one API. It answers with its name and the request, and records each request in `requests`.
+
+    `ready` is the status of its answer to `/health/ready`.
+    """
 
     daemon_threads = True
 
@@ -64,7 +67,7 @@ class _Answer(BaseHTTPRequestHandler):
             seen = {"side": self.server.name, "path": self.path, "bytes": len(body), "headers": headers}
             self._send(413 if self.path == "/413" else 200, seen)
 
-    do_GET = do_HEAD = do_POST = do_DELETE = do_PATCH = do_BREW = handle_one  # noqa: N815  # the names http.server calls
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PATCH = do_BREW = handle_one  # noqa: N815  # names of http.server
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
@@ -97,7 +100,7 @@ class _Answer(BaseHTTPRequestHandler):
             self.connection.sendall(data)
         self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent class has this name
         """Logs nothing."""
 
 
@@ -186,7 +189,7 @@ def test_a_websocket_is_opened_with_the_command_side_and_bytes_go_both_ways(gate
     ("method", "headers", "side"),
     [
         ("GET", {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}, "queries"),
-        ("GET", {"Upgrade": "websocket"}, "queries"),  # without `Connection: Upgrade` it asks for nothing
+        ("GET", {"Upgrade": "websocket"}, "queries"),  # without `Connection: Upgrade` this is not an upgrade request
         ("POST", {"Connection": "Upgrade", "Upgrade": "websocket"}, "commands"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every path with every method, at each app alone and behind both gateways: the same `Allow`, wherever the request goes."""
+"""Every path answers with the same `Allow` everywhere: at each app alone, and behind both gateways."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ IDS = {
 }
 PATHS = [template.replace(":path}", "}").format(**IDS) for template in SERVED]
 
-# The apps run without their stores: no request of these tests gets as far as a store.
+# The apps run without their stores, because no request of these tests reaches a store.
 
 
 def command_app(settings: Settings) -> ASGIApp:
@@ -44,7 +44,7 @@ def query_app(settings: Settings) -> ASGIApp:
 
 @contextmanager
 def served(app: ASGIApp) -> Iterator[int]:
-    """The port of a real HTTP server with this app."""
+    """Serves the app with a real HTTP server. Yields its port."""
     config = uvicorn.Config(
         app, port=0, log_config=None, lifespan="off", http=bounded_protocol(Connections()), ws="none"
     )

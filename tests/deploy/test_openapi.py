@@ -1,4 +1,4 @@
-"""The OpenAPI document that the gateway serves equals the one that the code generates."""
+"""The file that the gateway serves equals the OpenAPI document that the code generates."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What web pages may do is the same at each app alone and behind both gateways, and no header comes twice."""
+"""Each app alone and both gateways allow web pages the same requests. No answer has a header twice."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SERVERS = ("commands", "queries", "gateway", "nginx")
 CHAT = "https://chat.example.com"
 SETTINGS = Settings(cors_origins=frozenset({CHAT}), allowed_hosts=frozenset({"store.example.com"}))
 PATHS = ("/v1/nothing", "/docs/favicon.png", "/docs")
-"""An app answers these without a store."""
+"""An app answers these paths without a store."""
 
 
 def code(answer: httpx.Response) -> str:

@@ -1,4 +1,7 @@
-"""given / when / then for `decide`: past events, a command, and the events or the refusal that follow."""
+"""given / when / then for tests of `decide`: given past events, when a command comes, then these events follow.
+
+`refused` instead of `then`: the command is refused with this error.
+"""
 
 from collections.abc import Sequence
 

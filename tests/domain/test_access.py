@@ -1,4 +1,4 @@
-"""Who may do what with a conversation: given its owner and shares, when an actor sends a command, then it is allowed or refused."""
+"""Who may send which command: the owner, the shares and the actor decide whether the command is allowed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The table of the fields of events that hold content (`domain/content.py`)."""
+"""`domain/content.py` says for each field of each event whether it holds content."""
 
 from domain.content import CONTENT, NO_CONTENT
 from domain.events import EVENTS

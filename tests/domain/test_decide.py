@@ -258,7 +258,7 @@ def test_a_running_response_is_cancelled_and_deleted_and_cannot_complete() -> No
     cancelled = (ReplyCancelled(response_id="resp_1"), DELETED)
     given(started(), REQUESTED).when(delete).then(*cancelled)
     given(started(), REQUESTED, *cancelled).when(COMPLETE).refused(ReplyIsOver)
-    # It has completed since its items were looked up.
+    # The response has completed since the caller looked up its items.
     given(UNLISTED, *JOINED).when(delete).refused(ReplyIsOver)
 
 
@@ -436,7 +436,7 @@ def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_on
     minted = 0
     for drawn_command in (START, *drawn):
         command = drawn_command
-        if isinstance(drawn_command, AppendItems):  # each id is minted once
+        if isinstance(drawn_command, AppendItems):  # each item id is used once
             command = items(*(f"msg_{minted + n}" for n in range(len(drawn_command.items))))
             minted += len(drawn_command.items)
         if isinstance(command, RequestReply) and any(

@@ -1,4 +1,4 @@
-"""`output_item_json`, which is fast, gives the same item as `output_item`."""
+"""The fast `output_item_json` gives the same item as `output_item`."""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""A Path has exactly the items that lead from its first item to its last, compared with a walk from parent to parent.
+"""A Path contains exactly the items that lead from its first item to its last.
+
+The tests compare it with a simple model, in which they walk from parent to parent.
 
 scripts/test tests/domain/test_paths.py -m endless     three thousand random families of conversations
 """
@@ -17,7 +19,7 @@ from domain.paths import Path, PathSegment, origin_of
 
 
 class Item(Struct, frozen=True):
-    """An item of the model: it knows its parent, whichever conversation that is in."""
+    """An item of the model. It knows its parent, which may be in another conversation."""
 
     conversation_id: str
     branch: int
@@ -26,7 +28,7 @@ class Item(Struct, frozen=True):
     parent: "Item | None"
 
     def line(self) -> Iterator["Item"]:
-        """The item, its parent, and so on to the first."""
+        """The item, its parent, and so on, up to the first item."""
         item: Item | None = self
         while item is not None:
             yield item
@@ -34,7 +36,10 @@ class Item(Struct, frozen=True):
 
 
 class Conversation:
-    """A conversation with branches. `opened`: by branch, the (branch, depth) after which it begins; None: it begins the conversation."""
+    """A conversation of the model, with branches.
+
+    `opened` has for each branch the (branch, depth) that it begins after, or None if it begins with the conversation.
+    """
 
     def __init__(self, conversation_id: str, before: tuple[PathSegment, ...] = (), origin: Item | None = None) -> None:
         self.id = conversation_id
@@ -43,7 +48,7 @@ class Conversation:
         self.items: list[Item] = []
         self.opened: list[tuple[int, int] | None] = [None]
         self.ends: list[Item | None] = [None, origin]
-        """By version, the last item of the active branch. The first event has version 1."""
+        """The last item of the active branch at each version. The first event has version 1."""
 
     @property
     def version(self) -> int:
@@ -55,7 +60,7 @@ class Conversation:
         self.ends.append(item)
 
     def open_branch(self, leaves: Item | None) -> None:
-        """Appends an item on a new branch, after an item of this conversation; None: where it began."""
+        """Appends an item on a new branch, after the item `leaves`. None: the branch begins with the conversation."""
         self.opened.append((leaves.branch, leaves.depth) if leaves else None)
         self.append(len(self.opened) - 1, leaves or self.origin)
 
@@ -124,7 +129,7 @@ def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last(see
 def test_given_forks_of_forks_then_each_conversation_gives_what_lies_before_the_next_fork(
     chain: list[tuple[int, int]],
 ) -> None:
-    """Each conversation appends some items and is then forked at a depth, which may lie in a conversation before it."""
+    """Each conversation appends some items. Then it is forked at a depth, which an earlier conversation may have."""
     line: list[tuple[str, int, int]] = []
     everything: list[tuple[str, int, int]] = []
     forks: list[Fork] = []

@@ -1,4 +1,4 @@
-"""Sharing a conversation: given its shares, when it is shared or a share is withdrawn, then that is recorded, changes nothing or is refused."""
+"""Sharing a conversation and withdrawing a share: an event follows, nothing changes, or the command is refused."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.decide import MAX_SHARES

@@ -1,4 +1,4 @@
-"""The data directory: one owner, one secret, stable ports, bounded logs."""
+"""The data directory has one owner at a time, one secret, ports that stay the same, and logs of limited size."""
 
 import json
 import socket
@@ -87,7 +87,7 @@ def test_mongod_keeps_its_data_when_its_port_changes(tmp_path: Path) -> None:
 
 @contextmanager
 def occupied(port: int) -> Iterator[None]:
-    """Another program's server on this port, which closes every connection."""
+    """Runs another server on this port. It closes every connection at once."""
     with socketserver.TCPServer(
         ("127.0.0.1", port), socketserver.BaseRequestHandler, bind_and_activate=False
     ) as server:
@@ -103,7 +103,7 @@ def occupied(port: int) -> Iterator[None]:
 
 @contextmanager
 def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
-    """A mongod on `data`, a client of it and its port."""
+    """Starts a mongod with the data directory `data`. Yields a client and the port."""
     command = (sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(data), "--only", "MONGODB_URL")
     with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL) as process:
         try:

@@ -64,7 +64,7 @@ def mongo(url: str) -> MongoClient[dict[str, Any]]:
 
 
 def false_while_unavailable(condition: Callable[[], bool], *unavailable: type[Exception]) -> Callable[[], bool]:
-    """The condition, but False while it raises one of the errors `unavailable`."""
+    """Wraps a condition. The result is False while the condition raises one of the errors `unavailable`."""
 
     def check() -> bool:
         try:

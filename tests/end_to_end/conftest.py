@@ -1,4 +1,4 @@
-"""The whole system, started with `scripts/up`, once for each test module."""
+"""Fixtures with the whole system, which `scripts/up` starts once for each test module."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -40,7 +40,7 @@ def client(running: System) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def urls(running: System) -> list[str]:
-    """The URLs of two api processes, which bypass the gateway."""
+    """The URLs of the two api processes themselves. Requests to them do not pass the gateway."""
     return [running.env["API_1_URL"], running.env["API_2_URL"]]
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @asynccontextmanager
 async def event_source(url: str, path: str) -> AsyncIterator[AsyncIterator[str]]:
-    """The lines of the stream at this path. Fails when the answer is not a 200."""
+    """Opens the stream at this path and yields its lines. Fails when the answer's status is not 200."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2**20)
     try:
@@ -33,7 +33,7 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
 
 
 async def follow_reply(url: str, response_id: str, connected: asyncio.Semaphore) -> str:
-    """The reply's text, from its stream."""
+    """Reads the reply's whole stream, and returns the reply's text. Releases `connected` when the stream is open."""
     text, count, kind = "", 0, ""
     async with event_source(url, f"/v1/responses/{response_id}?stream=true") as lines:
         connected.release()
@@ -49,7 +49,7 @@ async def follow_reply(url: str, response_id: str, connected: asyncio.Semaphore)
 
 
 async def follow_events(url: str, conversation_id: str, last: int, connected: asyncio.Semaphore) -> None:
-    """Returns when the event with the version `last` has arrived."""
+    """Reads the conversation's events until version `last`. Releases `connected` when the stream is open."""
     version = 0
     async with event_source(url, f"/v1/conversations/{conversation_id}/events") as lines:
         connected.release()

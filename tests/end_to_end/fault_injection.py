@@ -43,7 +43,7 @@ _DISCONNECT = (
 
 
 class Fault(Struct, frozen=True):
-    """What is done to which process."""
+    """One fault: its kind, and the process that it hits."""
 
     kind: Kind
     process: str
@@ -63,7 +63,10 @@ FAULTS = (
 
 
 class FaultInjector:
-    """Injects faults while the system is under load. `inject` returns when the fault has ended, and fails when it had no effect."""
+    """Injects faults while the system is under load.
+
+    `inject` returns when the fault has ended. It fails when the fault had no effect.
+    """
 
     def __init__(self, running: System, settings: Settings, counter: AcknowledgementCounter) -> None:
         self._running = running
@@ -90,7 +93,7 @@ class FaultInjector:
         await asyncio.to_thread(self._running.wait_restarted, name, killed)
 
     async def _freeze(self, name: str, seconds: float) -> None:
-        """Stops the process and its children (Postgres has some) with SIGSTOP, and continues them after `seconds`."""
+        """Stops the process and its children with SIGSTOP, and continues them after `seconds`."""
         leader = psutil.Process(self._running.pid(name))
         frozen = [leader]
         try:
@@ -107,7 +110,7 @@ class FaultInjector:
                     process.resume()
 
     async def _disconnect(self, name: str) -> None:
-        """Ends every connection, ten times within a second. For MongoDB it ends every session instead."""
+        """Ends every connection, ten times, a tenth of a second apart. In MongoDB it ends every session instead."""
         disconnect = {
             "postgres": self._disconnect_postgres,
             "mongod": self._disconnect_mongod,
@@ -136,7 +139,10 @@ class FaultInjector:
             return int(await valkey.client_kill_filter(_type="normal", skipme=True))
 
     async def _step_down(self) -> None:
-        """MongoDB's primary steps down for a second, which aborts open transactions; then it is elected again."""
+        """Makes MongoDB's primary step down for a second, and waits until it is elected again.
+
+        Stepping down aborts open transactions.
+        """
         async with AsyncMongoClient[dict[str, Any]](self._running.env["MONGODB_URL"]) as client:
             before = await client.admin.command("hello")
             await client.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
@@ -181,7 +187,10 @@ class FaultInjector:
 
 
 async def catch_up(stores: Stores) -> float:
-    """Waits until every view shows the log up to its present end. Returns the seconds that this took. The TimeoutError names the positions."""
+    """Waits until every view has reached the present end of the log. Returns the seconds that this took.
+
+    Raises TimeoutError after 60 seconds. Its message has the position of each view.
+    """
     started = time.monotonic()
     end: int | None = None
     shown: dict[str, int] = {}
@@ -202,7 +211,7 @@ async def catch_up(stores: Stores) -> float:
 
 
 async def max_lag(stores: Stores, stop: asyncio.Event) -> float:
-    """Calls `catch_up` repeatedly until `stop` is set. Returns the longest time that the views took, in seconds."""
+    """Calls `catch_up` repeatedly until `stop` is set. Returns the longest time that one call took, in seconds."""
     longest = 0.0
     while not stop.is_set():
         longest = max(longest, await catch_up(stores))

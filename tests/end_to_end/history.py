@@ -1,4 +1,8 @@
-"""One random history: requests, moves of the log, and processes that stop and start. What the store answers is checked after each step."""
+"""One random history of a store: requests, moves of the log, and processes that stop and start.
+
+A move is a restore, a failover, or rows that are removed by hand. After each step the log and the store's answers are
+checked.
+"""
 
 import asyncio
 import random
@@ -24,7 +28,11 @@ from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
 FREE_TIMEOUT_SECONDS = 90.0
-"""A reply that its process does not know, because its rows were removed by hand, keeps its conversation locked for GRACE_SECONDS (45 s)."""
+"""A conversation may be locked for this long. It is longer than GRACE_SECONDS (45 s).
+
+After rows were removed by hand, the log may have a running reply that its process does not know. Such a reply locks its
+conversation for GRACE_SECONDS.
+"""
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.1
@@ -37,14 +45,20 @@ LEFT_BY_REMOVED_ROWS = {
     (SNAPSHOTS, "different"),
     (KEYS, "different"),
 }
-LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
-"""The snapshot of a conversation that the log has lost. A projector wrote it and was killed before it stored its position. Nobody reads it."""
+"""Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
 
-"""What `verify` may name after rows were removed by hand: what the other tables still have of them. Other events may have got their versions since."""
+New events may have got the versions of the removed rows since.
+"""
+
+LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
+"""A difference that `verify` may report: the snapshot of a conversation that the log has lost.
+
+A projector wrote the snapshot, and was killed before it stored its position. Nobody reads such a snapshot.
+"""
 
 
 class History:
-    """Call `run` for one step after the other, and last for `finish`. `steps` lists what was done so far."""
+    """Call `run` with one step after the other, and with `finish` as the last one. `steps` names the steps so far."""
 
     def __init__(self, store: StoreProcesses, moves: LogMoves, http: httpx.AsyncClient, name: str) -> None:
         self._store = store
@@ -132,7 +146,11 @@ class History:
         await self._check(None)
 
     async def finish(self) -> None:
-        """Starts all processes. Then every conversation must take items and replies, all reads must be current, and `verify` must find nothing."""
+        """Starts all processes, and checks the store.
+
+        Every conversation must accept items and replies, and all reads must be current. `verify` may only report
+        LEFT_BY_KILLED_PROJECTORS and, after rows were removed, LEFT_BY_REMOVED_ROWS.
+        """
         self._begin("finish", moves=False)
         await self._start(self._store.all)
         await asyncio.gather(
@@ -151,7 +169,7 @@ class History:
         assert not unexplained, "\n".join(unexplained)
 
     async def _move(self, name: str, move: Move) -> None:
-        """Moves the log. At random, some processes are stopped, and clients send requests meanwhile."""
+        """Moves the log, and checks it. At random, some processes are stopped, and clients send requests meanwhile."""
         apis, projectors = self._store.apis, self._store.projectors
         choices: Sequence[Sequence[StoreProcess]] = ((), projectors, apis, self._store.all, (apis[0], projectors[0]))
         [stopped] = self._rng.choices(choices, weights=(5, 3, 1, 1, 1))
@@ -175,7 +193,10 @@ class History:
         await self._check(None)
 
     async def _check(self, base: Rows | None) -> None:
-        """Checks the log, the answers of this step, and the reads. `base`: the rows that the log must still have; None: all that it had."""
+        """Checks the log, the answers of this step, and the reads.
+
+        `base`: the rows that the log must still have. None: it must still have all rows that it had.
+        """
         log = LogCopy.read(self._store.settings.postgres_url)
         faults = faults_of_log(log, self._log.rows if base is None else base, self._sender)
         faults += faults_of_requests(self._sender.sent, self._log, base, log, dangling=self._moves.dangling)
@@ -185,7 +206,7 @@ class History:
         self._log = await self._reads.check(self._store.settings.postgres_url, self._api_urls(), wait=wait)
 
     async def _is_free(self, conversation_id: str, rng: random.Random) -> None:
-        """Appends and asks for a reply until both succeed."""
+        """Repeats an append until it succeeds, and then a reply. Fails after FREE_TIMEOUT_SECONDS."""
         async with asyncio.timeout(FREE_TIMEOUT_SECONDS):
             while (await self._sender.append(conversation_id, 1, rng)).status != 200:  # noqa: ASYNC110 - no event says when
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -193,7 +214,7 @@ class History:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _send(self, count: int) -> None:
-        """Several clients send `count` requests in all."""
+        """Several clients together send `count` requests."""
         clients = [random.Random(self._rng.random()) for _ in range(CLIENTS)]
         shares = [count // CLIENTS + (n < count % CLIENTS) for n in range(CLIENTS)]
 
@@ -205,7 +226,7 @@ class History:
 
     @asynccontextmanager
     async def _load(self, *, wanted: bool) -> AsyncIterator[None]:
-        """Clients that send requests until the end of the block, if `wanted`."""
+        """If `wanted`, several clients send requests until the end of the block."""
         stop = asyncio.Event()
 
         async def send(client: random.Random) -> None:
@@ -222,7 +243,7 @@ class History:
 
     @asynccontextmanager
     async def _followers(self) -> AsyncIterator[Sequence[EventFollower]]:
-        """Clients that follow the events of a few conversations until the end of the block."""
+        """Yields clients that follow the events of a few conversations until the end of the block."""
         names = self._rng.sample(sorted(self._log.conversations), min(FOLLOWERS, len(self._log.conversations)))
         followers = [EventFollower(url, name) for name, url in zip(names, cycle(self._api_urls()), strict=False)]
         tasks = [asyncio.create_task(follower.follow(self._http)) for follower in followers]

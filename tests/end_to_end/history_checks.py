@@ -1,4 +1,4 @@
-"""Checks after one step of a history: the log must still have the rows that remained, and must have what was acknowledged."""
+"""Checks after one step of a history: the log has the rows that the step left, and each acknowledged request."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tests.end_to_end.log_copy import LogCopy
 from tests.end_to_end.log_moves import Rows
 
 ANSWER = "answer "
-"""What the provider's answers begin with."""
+"""Every answer of the provider begins with this."""
 
 REFUSALS = {
     404: {"not_found"},
@@ -18,7 +18,7 @@ REFUSALS = {
 
 
 def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
-    """Gaps, broken chains, texts that are stored twice or were never sent, and rows of `base` that are gone or changed."""
+    """Lists gaps, broken chains, texts that are stored twice or were never sent, and lost or changed rows of `base`."""
     faults = [*log.faults]
     faults += [
         f"lost or changed: {name} version {version}"
@@ -34,10 +34,11 @@ def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
 def faults_of_requests(
     requests: Sequence[Request], before: LogCopy, base: Rows | None, log: LogCopy, *, dangling: bool
 ) -> list[str]:
-    """Answers that are not allowed, and acknowledged requests that are missing from the log or are only partly there.
+    """Lists answers that are not allowed, and acknowledged requests that are not in the log, or only in part.
 
-    What was acknowledged before the move had ended may be lost. `before`: the log before this step. `base`: the rows that remained after the
-    move; None: there was no move. `dangling`: a replayed answer may be about rows that were removed (`LogMoves.dangling`).
+    A request that was sent before the end of the move may be lost, but not in part. `before`: the log before this step.
+    `base`: the rows that the move left, or None if there was no move. `dangling`: a replayed answer may name rows that
+    were removed (`LogMoves.dangling`).
     """
     faults: list[str] = []
     left = before if base is None else LogCopy(base)
@@ -64,5 +65,5 @@ def _is_allowed(request: Request, lasting: set[str]) -> bool:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # An item may be gone from a conversation that is still there.
+    # In a conversation that still exists, only an item may be missing.
     return request.status != 404 or request.kind == "retract" or request.conversation_id not in lasting

@@ -29,9 +29,10 @@ class EventFollower:
         return self
 
     def faults(self, base: Rows, log: LogCopy) -> list[str]:
-        """Gaps, and a stream that shows events from after the move although it has shown events that the move lost.
+        """Returns the faults of this stream.
 
-        `base`: the rows that the move left.
+        Its versions must have no gap. If it has shown events that the move removed from the log, it must not show
+        events that were appended after the move. `base`: the rows that the move left.
         """
         versions = [event["version"] for event in self.events]
         if versions != list(range(1, len(versions) + 1)):

@@ -1,4 +1,4 @@
-"""Reads everything that the API shows, and compares each answer with the log as it is."""
+"""Reads everything that the API shows, and compares each answer with the log."""
 
 import asyncio
 import itertools
@@ -21,7 +21,10 @@ NOT_COMPARED = frozenset({"cached_tokens", "cache_write_tokens", "reasoning_toke
 
 
 class Question(Struct, frozen=True):
-    """A GET, and what it must answer: `shown` is taken from the answer, `expected` from the log (None: 404)."""
+    """A GET. `expected` computes from the log what the answer must show, or None if it must be a 404.
+
+    `shown` takes the part that is compared from the answer.
+    """
 
     path: str
     expected: Callable[[LogCopy], Any]
@@ -29,14 +32,17 @@ class Question(Struct, frozen=True):
 
 
 class Findings(Struct):
-    """`wrong`: answers that are not what the log says. `late`: no answer, 503, or an answer that says it is not verified. One line each."""
+    """One line for each bad answer. `wrong`: it differs from the log.
+
+    `late`: there was no answer, or it was a 503, or it was marked as unverified.
+    """
 
     wrong: list[str]
     late: list[str]
 
 
 class Reads:
-    """Reads everything that the log ever had, also what it has lost since."""
+    """Reads every conversation and response that the log ever had, also those that it has lost since."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -44,14 +50,14 @@ class Reads:
         self.responses: dict[str, None] = {}
 
     def note(self, log: LogCopy) -> None:
-        """Adds what this copy of the log has."""
+        """Adds the conversations and responses of this copy of the log to those that are read."""
         self.conversations |= dict.fromkeys(log.streams)
         self.responses |= dict.fromkeys(log.responses)
 
     async def check(self, postgres_url: str, urls: Sequence[str], *, wait: bool) -> LogCopy:
-        """Reads everything until every answer is current. If `wait` is False, answers may be late. No answer may be wrong.
+        """Repeats all reads until every answer is current. If `wait` is False, answers may be late. None may be wrong.
 
-        Returns the log that the answers were compared with: it did not change while they were read.
+        Returns the log that the answers were compared with. The log did not change during the reads.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         while True:
@@ -121,7 +127,7 @@ def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | No
 
 
 def _context(log: LogCopy, name: str) -> Any:
-    """(version, the id and text of each of the conversation's own items, whether it is a fork); None: 404."""
+    """(version, (id, text) of each item of this conversation itself, whether it is a fork). None: it must be a 404."""
     items = log.items(name)
     if items is None:
         return None
@@ -131,7 +137,7 @@ def _context(log: LogCopy, name: str) -> Any:
 
 
 def _context_fault(expected: Any, shown: Json) -> str | None:
-    """A fork's context begins with items of the conversation that it was forked from. They are not compared."""
+    """The first difference, or None. A fork's context begins with items of its origin, which are not compared."""
     version, items, is_fork = expected
     shown_items = [(entry["id"], text_of(entry["item"])) for entry in shown["items"]]
     if is_fork:

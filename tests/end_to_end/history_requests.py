@@ -1,6 +1,7 @@
 """Random requests that write, and a record of what each answer acknowledged.
 
-A text is sent in one request only (or in repeats with the same key), so that the log shows what was stored twice.
+Each text is sent in one request only, or in repeats of that request with the same key. So if the log has a text twice,
+the request was stored twice.
 """
 
 import json
@@ -32,9 +33,9 @@ class Acknowledged(Struct, frozen=True):
 
 
 class Request(Struct, kw_only=True):
-    """A request that writes, and its answer. `status` is None if there was none: the outcome is unknown.
+    """A request that writes, and its answer. `status` is None if there was no answer. Then the outcome is unknown.
 
-    `after_move`: whether it was sent after the move of its step had ended. `events`: what the answer acknowledged.
+    `after_move`: whether the request was sent after the end of the step's move. `events`: what the answer acknowledged.
     """
 
     kind: str
@@ -55,7 +56,10 @@ class Request(Struct, kw_only=True):
 
 
 class RequestSender:
-    """Sends random requests to random apis. `urls` are those of the apis that run. `sent` has the requests of this step."""
+    """Sends random requests to random apis. `urls` returns the URLs of the running apis.
+
+    `sent` has the requests of this step, and `texts` all texts that were ever sent.
+    """
 
     def __init__(self, http: httpx.AsyncClient, urls: Callable[[], Sequence[str]], name: str) -> None:
         self._http = http
@@ -72,7 +76,7 @@ class RequestSender:
         self.move_is_over = not moves
 
     async def send_any(self, rng: random.Random, log: LogCopy) -> None:
-        """Sends one request. It is about something that the log had when the step started, or that was created since."""
+        """Sends one random request. It is about something that `log` has or that this step has created."""
         conversations = [
             *log.conversations,
             *(request.conversation_id for request in self.sent if request.kind == "create"),
@@ -147,7 +151,7 @@ class RequestSender:
     async def reply(
         self, kind: str, conversation_id: str, rng: random.Random, *, previous: str | None = None, slow: bool = False
     ) -> Request:
-        """A reply in a conversation, or after a previous response. `kind`: reply, stream or background."""
+        """Requests a reply in a conversation, or after a previous response. `kind`: reply, stream or background."""
         [text] = self._new_texts(1)
         target = {"previous_response_id": previous} if previous else {"conversation": conversation_id}
         body: Json = {"model": MODEL, "input": f"{SLOW} {text}" if slow else text, **target}
@@ -185,7 +189,10 @@ class RequestSender:
         return await self._send(request, "POST", path, rng)
 
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
-        """The answer if it is a 200, else None. Raises TimeoutException when no answer comes in time: no request may hang."""
+        """Sends the request and notes its status. Returns the answer if it is a 200, else None.
+
+        Raises TimeoutException after STREAM_TIMEOUT_SECONDS, because no request may hang.
+        """
         headers = {"content-type": "application/json"}
         if request.key is not None:
             headers["idempotency-key"] = request.key

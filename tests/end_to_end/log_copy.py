@@ -1,4 +1,4 @@
-"""The event log at one moment, read row by row, and what the API must answer according to it."""
+"""A copy of the event log at one moment, and the answers that the API must give for it."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -41,7 +41,7 @@ Json = dict[str, Any]
 
 
 class LogCopy:
-    """`rows` by (stream, version). Two copies are equal if their rows are."""
+    """A copy of the log. `rows` has each row by (stream, version). Two copies are equal if their rows are equal."""
 
     def __init__(self, rows: dict[tuple[UUID, int], Row]) -> None:
         self.rows = rows
@@ -60,7 +60,7 @@ class LogCopy:
 
     @cached_property
     def streams(self) -> dict[str, Stream]:
-        """The stream of each conversation. Versions, hashes and times of its rows are checked."""
+        """The stream of each conversation. `Stream.add` checks the versions, hashes and times of the rows."""
         streams: dict[str, Stream] = {}
         for row in self.rows.values():
             stream = streams.setdefault(conversation_id_of(row.originator_id), Stream(row))
@@ -69,7 +69,7 @@ class LogCopy:
 
     @property
     def faults(self) -> list[str]:
-        """Gaps, broken chains, unreadable events, texts that were stored twice."""
+        """Gaps, broken chains, unreadable events, and texts that were stored twice."""
         texts = Counter(
             (recorded.conversation_id if text in self.not_completed else "", text)
             for recorded in self.events
@@ -83,7 +83,10 @@ class LogCopy:
 
     @cached_property
     def not_completed(self) -> set[str]:
-        """The texts of replies that did not complete. Each conversation that continues from such a reply has a copy of its items."""
+        """The texts of replies that did not complete.
+
+        Each conversation that continues from such a reply gets a copy of its items, so each may have these texts once.
+        """
         records = [record for name, stream in self.streams.items() for record in _records(name, stream)]
         return {
             text_of(from_stored(stored.item))
@@ -156,7 +159,7 @@ class LogCopy:
         row = self.rows.get((uuid_of(conversation_id), version))
         return row.topic if row else None
 
-    # What the API answers. None: 404.
+    # The methods below return what the API must answer. None: it must answer 404.
 
     def conversation(self, conversation_id: str) -> Json | None:
         document = self.documents["conversations"].get(document_key(ANONYMOUS.tenant, conversation_id))
@@ -168,7 +171,7 @@ class LogCopy:
         return [_conversation_json(document) for document in sorted(documents, key=_id, reverse=True)]
 
     def items(self, conversation_id: str) -> list[Json] | None:
-        """Oldest first."""
+        """The conversation's items, oldest first, without retracted ones."""
         if conversation_id not in self.conversations:
             return None
         documents = [

@@ -1,6 +1,6 @@
-"""What operators do to the log: they dump it, restore a dump, fail over to a standby that lagged, remove rows by hand.
+"""What operators may do to the log: dump it, restore a dump, cut off a standby before a failover, remove rows by hand.
 
-Each move returns the rows that the log must still have afterwards. A standby must be started in the main thread, before it is cut off.
+Each method that moves the log returns the rows that the log must still have afterwards.
 """
 
 import random
@@ -32,7 +32,7 @@ _REMOVE_WHAT_NAMES_LOST_ROWS = (
 
 
 class Dump(Struct, frozen=True):
-    """A dump, and the log when it was taken. `dangling`: as `LogMoves.dangling`."""
+    """A dump, and the log as it was then. `dangling`: the value that `LogMoves.dangling` had then."""
 
     file: Path
     log: LogCopy
@@ -62,7 +62,7 @@ class LogMoves:
         self.dumps.append(self._dump(f"{len(self.dumps)}"))
 
     def restore(self, dump: Dump) -> Rows:
-        """Repeats the restore when Postgres ends it to resolve a deadlock with an append."""
+        """Restores the dump. If Postgres aborts the restore because of a deadlock with an append, it tries again."""
         for attempt in range(RESTORE_ATTEMPTS):
             try:
                 self._postgres.restore(dump.file)
@@ -76,12 +76,15 @@ class LogMoves:
         return dump.log.rows
 
     def cut_off_standby(self) -> Rows:
-        """The standby gets nothing more of the log. It must have been started."""
+        """Stops the replication to the standby, which must be running. Returns the rows that the standby has."""
         self._postgres.cut_off_standby()
         return LogCopy.read(self._postgres.other.url).rows
 
     def remove_rows(self, rng: random.Random) -> Rows:
-        """Removes the last rows of some streams, or the last rows of the log. It never removes half of a command, or the end of a reply without its request."""
+        """Removes the last rows of some streams, or the last rows of the log.
+
+        Never removes only some of a command's rows. Never removes the end of a reply without the request of that reply.
+        """
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
             log = LogCopy.read(self._postgres.url)
@@ -99,7 +102,7 @@ class LogMoves:
         return {key: row for key, row in log.rows.items() if key[1] <= last.get(key[0], key[1])}
 
     def _dump(self, name: str) -> Dump:
-        """Dumps the log while it does not change. So it is known what the dump has."""
+        """Dumps the log. If the log has changed meanwhile, dumps it again, so that the dump has the rows of `log`."""
         file = self._directory / f"{name}.dump"
         while True:
             log = LogCopy.read(self._postgres.url)
@@ -108,7 +111,7 @@ class LogMoves:
                 return Dump(file, log, self.dangling)
 
     def _last_of_streams(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """The last version that remains of each stream that is cut."""
+        """Chooses some streams. Returns for each of them the last version that remains."""
         names = rng.sample(sorted(log.streams), min(len(log.streams), rng.randint(1, 3)))
         return {
             name: rng.choice(versions[-MAX_REMOVED_EVENTS:])
@@ -117,7 +120,9 @@ class LogMoves:
         }
 
     def _last_of_log(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """The same, when the log loses everything after one position."""
+        """Chooses a position, after which all rows are removed. Returns the last version that remains of each stream
+        that loses rows.
+        """
         cuts = {
             name: {0, *_versions_to_cut_at(stream), stream.events[-1].version} for name, stream in log.streams.items()
         }

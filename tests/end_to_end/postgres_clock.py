@@ -1,6 +1,7 @@
-"""An embedded Postgres whose wall clock a test moves. Its monotonic clock, and the clocks of all other processes, stay right.
+"""An embedded Postgres with a wall clock that a test can set wrong.
 
-libfaketime is preloaded into Postgres, and reads the clock's error from a file at every call.
+Its monotonic clock stays right, and so do the clocks of all other processes. libfaketime is preloaded into Postgres. It
+reads from a file, at every call, by how many seconds the clock is wrong.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ class PostgresClock:
         self._offset_file = offset_file
 
     async def step(self, seconds: int) -> None:
-        """From now on the clock of Postgres is wrong by `seconds`."""
+        """Makes the clock of Postgres wrong by `seconds`, compared with the right time."""
         self._write(seconds)
         assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS, (
             "libfaketime has no effect, so the test proves nothing"
@@ -68,7 +69,7 @@ class PostgresClock:
 
 @asynccontextmanager
 async def postgres_with_clock() -> AsyncIterator[PostgresClock]:
-    """Starts Postgres with a clock that is right. It is restarted when it ends, and stopped at the end of the block."""
+    """Starts Postgres with a right clock. Restarts it when it ends, and stops it at the end of the block."""
     with TemporaryDirectory(prefix="conversation-store-clock-") as path:
         os.chmod(path, 0o755)  # noqa: PTH101 - Postgres may run as another user
         directory, offset_file = DataDirectory(Path(path, "data")), Path(path, "offset")

@@ -1,6 +1,7 @@
-"""Two Postgres servers, a primary and its standby, each with its own data directory and port. Tests dump, restore and fail over.
+"""Two Postgres servers, a primary and its standby, each with its own data directory and port.
 
-Both are embedded servers (`infrastructure/embedded/postgres.py`). `url` names both ports: libpq connects to the one that is the primary.
+Both are embedded servers (`infrastructure/embedded/postgres.py`). Tests use them to dump, restore and fail over. `url`
+names both ports, and libpq connects to the server that is the primary.
 """
 
 import json
@@ -22,7 +23,7 @@ START_TIMEOUT_SECONDS = 60.0
 
 
 class PostgresServer:
-    """One server. `url` is that of its database `conversations`."""
+    """One server. `url` names its database `conversations`."""
 
     def __init__(self, path: Path, secret: str) -> None:
         self.directory = DataDirectory(path)
@@ -35,7 +36,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers. Call it in the main thread: the server ends with the thread that started it."""
+        """Starts the server. Returns when it answers. Call this in the main thread: the server ends with its thread."""
         self._service.prepare()
         with self.directory.log_file("postgres").open("ab") as log:
             self._process = subprocess.Popen(
@@ -49,7 +50,10 @@ class PostgresServer:
         wait_until(self._service.serves, START_TIMEOUT_SECONDS, "Postgres to start", self.log)
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> None:
-        """Stops it. SIGINT: fast, SIGQUIT: at once, as if it had crashed. Does nothing if it does not run."""
+        """Stops the server: with SIGINT in an orderly way, with SIGQUIT at once, like a crash.
+
+        Does nothing if it does not run.
+        """
         if self._process is not None:
             self._process.send_signal(signum)
             self._process.wait(START_TIMEOUT_SECONDS)
@@ -88,12 +92,12 @@ class PostgresPair:
         _run("pg_dump", "--format=custom", "--no-owner", f"--file={file}", self.primary.url)
 
     def restore(self, file: Path) -> None:
-        """Replaces everything that the dump has, in one transaction. Other processes may be connected."""
+        """Replaces everything that is in the dump, in one transaction. Other processes may be connected."""
         flags = ("--clean", "--if-exists", "--single-transaction", "--no-owner")
         _run("pg_restore", *flags, f"--dbname={self.primary.url}", str(file))
 
     def start_standby(self) -> PostgresServer:
-        """A copy of the primary that follows it."""
+        """Makes the other server a copy of the primary that follows it. Returns when the copy has caught up."""
         standby = self.other
         standby.stop(signal.SIGQUIT)
         shutil.rmtree(standby.data, ignore_errors=True)
@@ -108,11 +112,12 @@ class PostgresPair:
         return standby
 
     def cut_off_standby(self) -> None:
-        """The standby receives nothing more. Returns when it has replayed what it had received."""
+        """Stops the replication to the standby. Returns when the standby has replayed the WAL that it had received."""
         standby = self.other
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        # The received WAL can end in the middle of a record. So the standby may never replay all that it has received.
+        # The received WAL can end in the middle of a record, which is never replayed. So this waits until the standby
+        # has nothing more to replay.
         idle = (
             "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
             " WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')"

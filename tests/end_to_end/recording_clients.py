@@ -15,7 +15,7 @@ from scripts.http_connection import Answer, Connection
 MAX_ITEMS = 3
 MAX_ITEMS_OF_EXCLUSIVE_CLIENT = 20
 ATTEMPT_TIMEOUT_SECONDS = 0.5
-"""Short, so that clients retry at another process. Otherwise they would wait until the process that replaces a killed one answers."""
+"""Short, so that clients soon retry at another process. Otherwise they would wait until a killed process restarts."""
 
 ACKNOWLEDGE_TIMEOUT_SECONDS = 60.0
 
@@ -28,7 +28,7 @@ class Append(Struct, frozen=True):
     key: str
 
     async def send(self, connection: Connection, timeout_seconds: float) -> Answer:
-        """Raises OSError (TimeoutError is one) when the outcome is unknown."""
+        """Sends the request once. Raises OSError (a TimeoutError is one) when the outcome is unknown."""
         items = [{"type": "message", "role": "user", "content": text} for text in self.texts]
         path, body = f"/v1/conversations/{self.conversation_id}/items", msgspec.json.encode({"items": items})
         headers = {"idempotency-key": self.key}
@@ -83,10 +83,10 @@ class AcknowledgementCounter:
 
 
 class SharingClient:
-    """Appends to random conversations, which other clients also use, through random processes.
+    """Appends to random conversations through random processes. Other clients may use the same conversations.
 
-    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the appends in order;
-    `retries` counts the errors that led to a retry.
+    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the
+    acknowledged appends, in order. `retries` counts the errors that led to a retry.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class SharingClient:
                     return
 
     async def _attempt(self, append: Append, api: str) -> Answer | None:
-        """The acknowledgement; None when the append must be repeated."""
+        """Sends the append once. Returns the acknowledgement, or None when the append must be repeated."""
         await asyncio.sleep(self._pause_seconds)
         try:
             answer = await append.send(await self._connection(api), ATTEMPT_TIMEOUT_SECONDS)
@@ -153,7 +153,10 @@ class SharingClient:
 
 
 class AcknowledgedEvent(Struct, frozen=True):
-    """An event that the log must have, since an answer acknowledged it. An answer has the position of its last event only."""
+    """An event that the log must have, because an answer acknowledged it.
+
+    An answer has only the position of its last event. `position` is None for the other events.
+    """
 
     version: int
     position: int | None
@@ -163,8 +166,9 @@ class AcknowledgedEvent(Struct, frozen=True):
 
 
 class ExclusiveClient:
-    """Works on one conversation at a time, which no other client uses: appends, retracts, ends, reopens and deletes.
+    """Works on one conversation at a time: appends, retracts, ends, reopens and deletes.
 
+    No other client uses these conversations.
     `acknowledged` has the events of each conversation, in order.
     """
 
@@ -220,7 +224,7 @@ class ExclusiveClient:
         self._conversation_id = None
 
     async def _request(self, method: str, path: str, body: object = None) -> Answer:
-        """Repeats the request, with its key, at one process after the other. Returns the acknowledgement."""
+        """Sends the request to one process after the other, with the same key, until one acknowledges it."""
         headers = {"idempotency-key": self._random.randbytes(16).hex()}
         content = b"" if body is None else msgspec.json.encode(body)
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_SECONDS):
@@ -243,6 +247,6 @@ class ExclusiveClient:
 def event_of(
     answer: Answer, topic: str, item_id: str | None = None, text: str | None = None, *, events_after: int = 0
 ) -> AcknowledgedEvent:
-    """An event of the request that was answered: the last one, or the one that `events_after` more events follow."""
+    """One event of an acknowledged request. `events_after`: how many events of the same request follow it."""
     version, position = int(answer.headers["etag"].strip('"')), int(answer.headers["x-position"])
     return AcknowledgedEvent(version - events_after, None if events_after else position, topic, item_id, text)

@@ -44,7 +44,7 @@ def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
 
 
 def endless_answer(exchange: Exchange) -> None:
-    """Streams numbers until the connection is closed."""
+    """Streams numbers for 100 seconds, or until the connection is closed."""
     exchange.begin_stream()
     for n in range(10_000):
         exchange.text_chunk(f"{n} ")
@@ -52,10 +52,13 @@ def endless_answer(exchange: Exchange) -> None:
 
 
 class StreamReader:
-    """Reads the stream of one reply. `events` has what arrived, in order of sequence numbers, over all connections."""
+    """Reads the stream of one reply, over one or more connections.
+
+    `events` has all events that arrived, in the order of their sequence numbers.
+    """
 
     def __init__(self, events: Sequence[dict[str, Any]] = ()) -> None:
-        """`events`: what another reader has read; `resume` reads what follows them."""
+        """`events`: the events that another reader has read. `resume` then reads the events that follow."""
         self.events = list(events)
 
     @property
@@ -77,11 +80,11 @@ class StreamReader:
     async def ask(
         self, client: httpx.AsyncClient, url: str, body: Mapping[str, Any], max_events: int | None = None
     ) -> None:
-        """Requests a reply and reads its stream, at most `max_events`."""
+        """Requests a reply and reads its stream: all of it, or the first `max_events` events."""
         await self._read(client.stream("POST", f"{url}/v1/responses", json={**body, "stream": True}), max_events)
 
     async def resume(self, client: httpx.AsyncClient, url: str, max_events: int | None = None) -> None:
-        """Reads what follows the last event, at most `max_events`."""
+        """Reads the events that follow the last one: all of them, or the first `max_events`."""
         params = {"stream": "true", "starting_after": str(len(self.events) - 1)}
         await self._read(client.stream("GET", f"{url}/v1/responses/{self.response_id}", params=params), max_events)
 
@@ -115,7 +118,7 @@ async def retrieve(http: httpx.AsyncClient, url: str, response_id: str) -> dict[
 async def retrieve_when(
     http: httpx.AsyncClient, url: str, response_id: str, status: str, timeout_seconds: float
 ) -> dict[str, Any]:
-    """The Response, once it has this status."""
+    """Waits until the Response has this status, and returns it."""
     async with asyncio.timeout(timeout_seconds):
         while True:
             response = await retrieve(http, url, response_id)

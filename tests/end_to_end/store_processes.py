@@ -1,6 +1,7 @@
-"""A store whose processes a test starts, stops and kills one by one: two apis, two projectors, two Postgres servers, MongoDB and Valkey.
+"""A store for tests that start, stop and kill its processes one by one.
 
-No supervisor restarts a process that has ended. MongoDB and Valkey run for the whole life of the object; every other process can be started again.
+It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. MongoDB and Valkey run for the whole life of
+the object. Tests can stop and start every other process. No supervisor restarts a process that has ended.
 """
 
 import os
@@ -37,7 +38,7 @@ class StoreProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and not stopped since. Fails if it ended by itself."""
+        """Whether the process was started, and was not stopped since. Fails if the process ended by itself."""
         process = self._process
         if process is None:
             return False
@@ -45,14 +46,17 @@ class StoreProcess:
         return True
 
     def wait_until_serving(self) -> None:
-        """Returns when it answers requests. It may not be ready yet."""
+        """Returns when the process answers requests. It may still report that it is not ready."""
         url = f"{self.url}/health/live"
         wait_until(
             lambda: self.is_running and answers_http(url, frozenset({200})), START_TIMEOUT_SECONDS, self.name, self.log
         )
 
     def start(self) -> None:
-        """Returns at once. Does nothing if it runs. Call it in the main thread: the process ends with the thread that started it."""
+        """Starts the process, unless it runs. Returns at once.
+
+        Call this in the main thread: the process ends with the thread that started it.
+        """
         if self._process is None:
             command = launch_command(self._command, os.getpid(), signal.SIGKILL, None)
             with self._log.open("ab") as log:
@@ -61,7 +65,7 @@ class StoreProcess:
                 )
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        """Returns when it has ended. Does nothing if it does not run."""
+        """Stops the process. Returns when it has ended. Does nothing if it does not run."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signum)
@@ -72,7 +76,7 @@ class StoreProcess:
 
 
 class StoreProcesses:
-    """All processes, in a directory of their own. `settings` has the URLs of the stores."""
+    """All processes of one store, with their files in the directory `path`. `settings` has the URLs of the stores."""
 
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path

@@ -1,4 +1,7 @@
-"""A client disconnects during a reply, or the api process is stopped: the request to the provider is ended, and the reply's end is recorded."""
+"""A client disconnects during a reply, or the api process is stopped.
+
+Then the request to the provider ends, and the end of the reply is recorded.
+"""
 
 import json
 import signal
@@ -22,13 +25,13 @@ WITH_PROVIDER = True
 
 
 def responses_of(client: OpenAI, conversation_id: str) -> list[Any]:
-    """Every response of the conversation, newest first, with what was asked."""
+    """Every response of the conversation, newest first, each with its input."""
     page: Any = client.get(f"/conversations/{conversation_id}/responses", cast_to=object)
     return list(page["data"])
 
 
 def interruption(running: System, conversation_id: str) -> ReplyInterrupted | None:
-    """The last event, if it is the end of an interrupted reply."""
+    """The conversation's last event if it is the end of an interrupted reply, else None."""
     last = Log(running.env["POSTGRES_URL"]).events(conversation_id)[-1]
     return last if isinstance(last, ReplyInterrupted) else None
 

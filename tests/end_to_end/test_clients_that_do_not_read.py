@@ -1,4 +1,4 @@
-"""Clients that ask for the largest pages and for streams, and read nothing: memory stays bounded, and others are served.
+"""Clients request the largest pages and streams, and do not read the answers. Memory stays bounded; others are served.
 
 scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 clients, and the p99 of another client
 """
@@ -54,7 +54,7 @@ async def test_memory_is_bounded_and_another_client_is_served(
 
 
 async def start_conversations(store: System) -> tuple[str, str]:
-    """A conversation with large items, and one with a small one. Returns their ids, once both can be read."""
+    """Creates a conversation with large items and one with a small item. Returns their ids when both can be read."""
     connection = await Connection.open(store.base_url)
     ids = []
     for count, size in ((ITEMS, ITEM_BYTES), (1, 100)):
@@ -62,7 +62,7 @@ async def start_conversations(store: System) -> tuple[str, str]:
         ids.append(answer.json()["id"])
         text = base64.b64encode(
             random.Random(size).randbytes(size * 3 // 4)
-        ).decode()  # gzip leaves three quarters of it
+        ).decode()  # gzip saves only a quarter of this text
         item = {"role": "user", "content": text}
         for _ in range(count):
             path = f"/v1/conversations/{ids[-1]}/items"
@@ -71,14 +71,14 @@ async def start_conversations(store: System) -> tuple[str, str]:
     for conversation_id in ids:
         async with asyncio.timeout(30):
             path = f"/v1/conversations/{conversation_id}/items?limit=1"
-            while (await connection.request("GET", path)).status != 200:  # noqa: ASYNC110 - another process's view
+            while (await connection.request("GET", path)).status != 200:  # noqa: ASYNC110 - the projector makes it true
                 await asyncio.sleep(0.05)
     connection.close()
     return ids[0], ids[1]
 
 
 def silent_client(port: int, conversation_id: str, request: str, encoding: str) -> socket.socket:
-    """A connection that has sent a request and does not read the answer."""
+    """Opens a connection and sends a request. Nobody reads the answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
@@ -90,7 +90,7 @@ def silent_client(port: int, conversation_id: str, request: str, encoding: str) 
 
 
 async def latencies(store: System, conversation_id: str, seconds: float) -> list[float]:
-    """One client reads again and again. Returns how long each read took, in seconds. Each must succeed."""
+    """One client reads again and again. Each read must succeed. Returns how long each read took, in seconds."""
     connection = await Connection.open(store.base_url)
     taken: list[float] = []
     until = time.monotonic() + seconds

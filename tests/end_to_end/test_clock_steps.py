@@ -1,4 +1,6 @@
-"""Postgres's clock is changed, while Postgres runs and while it restarts. No living reply ends, and no view waits for longer than a lease.
+"""Postgres's clock is changed, while Postgres runs and while it restarts.
+
+No reply of a living process ends, and no read waits much longer than the lease of a projector.
 
     scripts/test tests/end_to_end/test_clock_steps.py               a few steps, as in CI
     scripts/test tests/end_to_end/test_clock_steps.py -m endless    every step: ±1 s, ±60 s, ±2 h, ±1 day, running and across a restart
@@ -31,10 +33,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 SLOW_MACHINE_SECONDS = 4.0
-"""How much longer than a projector's lease a read may take on a busy machine."""
+"""A busy machine may delay a read by this much more than the lease of a projector."""
 
 RECONNECT_SECONDS = 10.0
-"""How long appends and views may stand still after Postgres was killed."""
+"""After Postgres was killed, appends and views may stop for this long."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,10 @@ STEPS = [sign * size for size in (1, 60, 2 * HOUR, DAY) for sign in (1, -1)]
 
 
 def is_verified(answer: httpx.Response) -> bool:
-    """Whether the answer shows what was committed. For a moment after a restart of Postgres, an api may answer from the views alone, even with a 404."""
+    """Whether the answer is known to be current.
+
+    For a moment after a restart of Postgres, an api may refuse a read, or answer it from views that may be behind.
+    """
     return answer.status_code == 200 and "x-consistency" not in answer.headers
 
 
@@ -58,7 +63,7 @@ class Store:
         self._http = http
 
     async def post(self, url: str, body: object) -> dict[str, object]:
-        """Repeats the request while the answer is a 503. Any other refusal is a failure."""
+        """Repeats the request while the answer is a 503. Fails when the answer is another refusal."""
         async with asyncio.timeout(30):
             while True:
                 answer = await self._http.post(url, json=body)
@@ -70,7 +75,7 @@ class Store:
         return created
 
     async def start_replies(self) -> list[str]:
-        """The conversations of two running replies, one in each api."""
+        """Starts a reply in each api. Returns the ids of their conversations."""
         conversations = [str((await self.post(f"{url}/v1/conversations", {}))["id"]) for url in self.urls]
         for url, conversation in zip(self.urls, conversations, strict=True):
             await self.post(f"{url}/v1/responses", {"input": "go", "conversation": conversation, "background": True})
@@ -80,7 +85,10 @@ class Store:
         return any(isinstance(event, REPLY_ENDS) for event in self.log.events(conversation))
 
     async def longest_delay(self, seconds: float) -> float:
-        """For this many seconds, appends items and reads them through the other api. Returns the longest time until an item was read."""
+        """For `seconds`, appends items through one api and reads them through the other.
+
+        Returns the longest time from an append to its read, in seconds.
+        """
         longest, number, started = 0.0, 0, time.monotonic()
         path = f"/v1/conversations/{(await self.post(f'{self.urls[0]}/v1/conversations', {}))['id']}/items"
         while time.monotonic() - started < seconds:
@@ -120,10 +128,11 @@ async def test_when_the_clock_of_postgres_steps_then_living_replies_go_on_and_de
     assert await store.longest_delay(API_ALIVE_SECONDS + 1) < RECONNECT_SECONDS
     assert not any(map(store.has_ended, conversations))
 
+    # These processes have renewed their leases while the clock was two hours ahead. They must still be replaced soon.
     for name in (
         "projector",
         "api",
-    ):  # a lease written while the clock was two hours ahead must not keep its process alive for two hours
+    ):
         store.system.wait_restarted(name, store.system.kill(name))
     dead, alive = conversations
     delay = asyncio.create_task(store.longest_delay(1))
@@ -141,7 +150,7 @@ async def test_steps_of_every_size_and_direction(store: Store) -> None:
             (store.clock.step, PROJECTOR_ALIVE_SECONDS + SLOW_MACHINE_SECONDS),
             (store.clock.restart, RECONNECT_SECONDS),
         ):
-            for offset in (seconds, 0):  # the change, and back
+            for offset in (seconds, 0):  # change the clock, then change it back
                 conversations = await store.start_replies()
                 await change(offset)
                 delay = await store.longest_delay(API_ALIVE_SECONDS + 1)

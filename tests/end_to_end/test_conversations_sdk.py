@@ -80,7 +80,7 @@ def test_a_request_id_is_in_the_answer_the_event_and_the_logs_of_api_and_project
     answer = client.conversations.with_raw_response.create(extra_headers={"X-Request-ID": "follow-me"})
     assert answer.headers["x-request-id"] == "follow-me"
     conversation = answer.parse()
-    client.conversations.retrieve(conversation.id)  # the read waits until the conversation is projected
+    client.conversations.retrieve(conversation.id)  # this read waits until the projector has written the conversation
     stream_id = conversation.id.removeprefix("conv_")
     rows = Log(running.env["POSTGRES_URL"]).rows(
         "SELECT correlation_id FROM events WHERE originator_id = %s", stream_id

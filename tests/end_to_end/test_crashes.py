@@ -1,4 +1,4 @@
-"""Kills each process under load, and deletes the views and the snapshots: nothing that was acknowledged is lost."""
+"""Kills each process under load, and deletes the views and the snapshots. No acknowledged request is lost."""
 
 import asyncio
 import subprocess
@@ -25,7 +25,7 @@ RETRY_TIMEOUT_SECONDS = 60
 
 
 class RetryingClient:
-    """Repeats a request, with its key, until it is acknowledged. Records what was acknowledged."""
+    """Repeats each request, with the same key, until it is acknowledged. `texts` has the acknowledged texts."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http

@@ -4,8 +4,9 @@
     scripts/test tests/end_to_end/test_faults.py -m endless                       fifty rounds
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
-The test's id has its rounds and its seed. With the same numbers the faults and the appends are the same; their timing is not.
-After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no difference.
+The test's id shows its rounds and its seed. With the same numbers, the faults and the appends are the same, but their
+timing differs. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
+difference.
 """
 
 import asyncio
@@ -74,7 +75,10 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """Inject these faults together, `delay_seconds` after each api has acknowledged `acknowledgements` more appends."""
+    """The faults of one round. They are injected together.
+
+    The round waits until each api has acknowledged `acknowledgements` more appends, and then `delay_seconds`.
+    """
 
     faults: tuple[Fault, ...]
     acknowledgements: int
@@ -86,7 +90,7 @@ class Round(Struct, frozen=True):
 
 
 class Load:
-    """Clients that share conversations, and clients that have their own."""
+    """Clients that share conversations, and clients that have conversations of their own."""
 
     def __init__(self, running: System, conversations: Sequence[str], seed: int) -> None:
         urls = {api: running.env[variable] for api, variable in APIS.items()}
@@ -109,7 +113,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """All clients send requests. At the end each waits for the answer to its last request."""
+        """All clients send requests until the end of the block. Then each waits for the answer to its last request."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for sharing in self.sharing:
@@ -175,7 +179,10 @@ async def test_after_every_fault_under_load_the_views_catch_up_by_themselves_and
 
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
-    """First each kind of fault once, then every other fault once, before any is repeated. Some rounds have two faults."""
+    """Plans the rounds: first each kind of fault once, then each fault that is left once. Then all faults repeat.
+
+    Some rounds have a second fault.
+    """
     rng = random.Random(seed)
     drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
     rng.shuffle(drawn)
@@ -195,7 +202,7 @@ def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round
 
 
 def second_fault(fault: Fault, rng: random.Random) -> list[Fault]:
-    """A fault of another process, or none."""
+    """At random, one fault of another process, or none."""
     others = [other for other in FAULTS if other.process != fault.process]
     return [rng.choice(others)] if rng.random() < TWO_FAULTS_PROBABILITY else []
 

@@ -1,10 +1,11 @@
-"""Kills api processes at random moments under load: the log has exactly what was acknowledged, once.
+"""Kills api processes at random moments under load. The log has each acknowledged append once, and nothing else.
 
     scripts/test tests/end_to_end/test_killed_apis.py                                a few rounds, as in CI
     scripts/test tests/end_to_end/test_killed_apis.py -m endless                     a hundred rounds
     KILL_ROUNDS=20 KILL_SEED=7 scripts/test tests/end_to_end/test_killed_apis.py     other rounds
 
-The test's id has its rounds and its seed. With the same numbers the kills and the appends are the same; their timing is not.
+The test's id shows its rounds and its seed. With the same numbers, the kills and the appends are the same, but their
+timing differs.
 """
 
 import asyncio
@@ -53,7 +54,10 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """Kill these processes together, `delay_seconds` after each has acknowledged `acknowledgements` more appends."""
+    """The processes of one round. They are killed together.
+
+    The round waits until each has acknowledged `acknowledgements` more appends, and then `delay_seconds`.
+    """
 
     processes: tuple[str, ...]
     acknowledgements: int
@@ -110,13 +114,13 @@ async def test_when_apis_are_killed_under_load_nothing_is_lost_stored_twice_or_i
 
 
 async def create_conversations(base_url: str, count: int) -> list[str]:
-    """The ids of new, empty conversations."""
+    """Creates empty conversations. Returns their ids."""
     async with httpx.AsyncClient(base_url=base_url) as http:
         return [(await http.post("/v1/conversations", json={})).json()["id"] for _ in range(count)]
 
 
 def plan_rounds(rounds: int, seed: int) -> list[Round]:
-    """Kills both processes about equally often, in random order; sometimes both together."""
+    """Plans about as many kills of one process as of the other, in random order. Some rounds kill both together."""
     rng = random.Random(seed)
     names = [name for _ in range(0, rounds, 2) for name in rng.sample(sorted(APIS), len(APIS))][:rounds]
     return [
@@ -130,7 +134,7 @@ def plan_rounds(rounds: int, seed: int) -> list[Round]:
 
 
 async def kill(running: System, rounds: Sequence[Round], counter: AcknowledgementCounter) -> None:
-    """Returns when both processes acknowledge appends after the last kill."""
+    """Carries out all rounds. Returns when both processes have acknowledged more appends after the last kill."""
     killed: dict[str, int] = {}
 
     async def wait_for_appends(api: str, acknowledgements: int) -> None:
@@ -149,7 +153,7 @@ async def kill(running: System, rounds: Sequence[Round], counter: Acknowledgemen
 
 
 def rows_after(log: Log, position: int) -> dict[str, list[Row]]:
-    """The rows of the log after a position, by conversation, in order of versions."""
+    """The rows of the log after a position, by conversation, in the order of their versions."""
     rows: dict[str, list[Row]] = {}
     for stream_id, row_position, version, topic, state in log.rows(
         "SELECT originator_id, notification_id, originator_version, topic, state FROM events WHERE notification_id > %s"

@@ -3,7 +3,7 @@
     scripts/test tests/end_to_end/test_killed_postgres.py                  a few kills, as in CI
     scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred kills
 
-SIGQUIT makes Postgres end at once, in the middle of its transactions: each connection gets a last message and is closed.
+SIGQUIT makes Postgres end at once, in the middle of its transactions. Each connection gets a last message and ends.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ APIS = ("API_1_URL", "API_2_URL")
 WRITERS = 8
 APPENDS_BETWEEN_KILLS = 100
 STAND_STILL_SECONDS = 1.0
-"""How much longer than Postgres's own start an append may take."""
+"""An append may take this much longer than Postgres takes to start."""
 
 REQUEST_TIMEOUT_SECONDS = 40.0
 START_TIMEOUT_SECONDS = 30.0
@@ -68,7 +68,7 @@ class Writer:
             self._connection.close()
 
     async def _acknowledged(self, path: str, body: object) -> Answer:
-        """Repeats the request, with its key, until it is answered with 200. The time of refused attempts counts too."""
+        """Repeats the request, with the same key, until the answer is a 200."""
         key = {"idempotency-key": uuid.uuid4().hex}
         while True:
             if self._connection is None or not self._connection.is_open:
@@ -103,7 +103,7 @@ async def test_given_a_postgres_killed_under_load_then_appends_stand_still_as_lo
 
 @asynccontextmanager
 async def load(writers: list[Writer]) -> AsyncIterator[None]:
-    """All writers append. At the end each waits for its last answer."""
+    """All writers append until the end of the block. Then each waits for its last answer."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for writer in writers:
@@ -113,12 +113,12 @@ async def load(writers: list[Writer]) -> AsyncIterator[None]:
 
 
 def appends_since(writers: list[Writer], moment: float) -> list[Finished]:
-    """The appends that ended after `moment`, of all writers."""
+    """The appends of all writers that ended after `moment`."""
     return [append for writer in writers for append in writer.finished if append.ended > moment]
 
 
 async def wait_for_appends(writers: list[Writer], count: int, *, since: float | None = None) -> None:
-    """Returns when each writer has finished `count` appends that started after `since` (if None: after this call)."""
+    """Returns when each writer has finished `count` appends that started after `since`. None: after this call."""
     start = time.monotonic() if since is None else since
 
     def finished(writer: Writer) -> bool:
@@ -131,7 +131,7 @@ async def wait_for_appends(writers: list[Writer], count: int, *, since: float | 
 
 
 async def kill_postgres(running: System) -> tuple[float, float]:
-    """Sends SIGQUIT. Returns two monotonic times in seconds: of the signal, and of the new Postgres's first answer."""
+    """Sends SIGQUIT. Returns two monotonic times, in seconds: when it was sent, and when the new Postgres answered."""
     url = running.env["POSTGRES_URL"]
     before = await start_time(url)
     killed = time.monotonic()

@@ -1,4 +1,4 @@
-"""The limits over two api processes, at 200 requests a second."""
+"""Two api processes together keep to the limits, at 200 requests a second."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def send(system: System, conversation_id: str, seconds: float) -> list[Ans
 
 
 async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWriter]:
-    """The status of a new stream of events, and its connection, which stays open."""
+    """Opens a stream of events. Returns the status of the answer and the connection, which stays open."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     path = f"/v1/conversations/{conversation_id}/events"

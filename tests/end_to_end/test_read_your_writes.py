@@ -1,4 +1,4 @@
-"""What one api process wrote is read at once from the other, with the official SDK. A read is current, or it is refused.
+"""One api process writes, and the other one reads it at once, with the official SDK. A read is current or refused.
 
 scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
 scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand pairs
@@ -28,11 +28,11 @@ A_FEW = int(os.environ.get("READ_PAIRS", "320"))
 TEN_THOUSAND = 10_000
 FLUSH_SECONDS = 0.05
 TOLERANCE_SECONDS = 1.0
-"""How much longer than CATCH_UP_TIMEOUT_SECONDS a refused read may take, on a busy machine."""
+"""On a busy machine, a refused read may take this much longer than CATCH_UP_TIMEOUT_SECONDS."""
 
 Api = AsyncOpenAI
 Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
-"""(api to write to, api to read from, conversation id, a unique text) -> whether the read showed what was written."""
+"""(api to write to, api to read from, conversation id, a unique text) -> whether the read shows the write."""
 
 
 @pytest.fixture
@@ -101,7 +101,10 @@ PAIRS: tuple[Pair, ...] = (
 
 
 async def count_stale_reads(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
-    """The number of stale reads, by kind of pair. CONNECTIONS clients run `count` pairs in total, each client in its own conversation."""
+    """Runs `count` pairs of a write and a read. Returns the number of stale reads for each kind of pair.
+
+    CONNECTIONS clients share the pairs. Each client uses its own conversation.
+    """
     stale: Counter[str] = Counter()
     numbers = iter(range(count))
 
@@ -169,7 +172,7 @@ async def test_when_the_projector_is_stopped_a_read_is_refused_after_the_wait(ap
         assert CATCH_UP_TIMEOUT_SECONDS <= seconds < CATCH_UP_TIMEOUT_SECONDS + TOLERANCE_SECONDS, name
 
     path = f"/conversations/{conversation.id}/context?model=gpt-4o"
-    context = await read.get(path, cast_to=httpx.Response)  # made from the log, not from a view
+    context = await read.get(path, cast_to=httpx.Response)  # a context is made from the log, not from a view
     assert [item["id"] for item in context.json()["items"]] == [item_id]
 
 

@@ -1,4 +1,7 @@
-"""A reply is ended by another process, or its process is killed or frozen: exactly one end is recorded, and every stream gets it."""
+"""Another process ends a reply, or the process of the reply is killed or frozen.
+
+In all cases exactly one end is recorded, and every stream shows it.
+"""
 
 import asyncio
 import signal

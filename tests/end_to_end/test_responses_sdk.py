@@ -1,4 +1,7 @@
-"""Replies with the official SDK and the local model: streamed or not, in the background, cancelled. The SDK's types accept all of them."""
+"""Replies with the official SDK and the local model: with and without a stream, in the background, and cancelled.
+
+The SDK's types accept all answers.
+"""
 
 from typing import Any
 

@@ -1,13 +1,19 @@
-"""Random histories of what operators do. The log loses its newest events while processes run, and nothing else goes wrong.
+"""Random histories in which operators restore dumps, fail over and remove rows.
+
+The log loses its newest events while processes run, and nothing else goes wrong.
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
     scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/end_to_end/test_restores.py -m endless     twenty of these, from seed 7 on
 
-Each history has its own seed, which the test's id names. The same seed gives the same steps; their timing is not the same.
-A history mixes requests, dumps, restores, fail-overs to a standby that lagged, rows removed by hand, and processes that stop and start.
-After each step: no gap and no broken chain; what was acknowledged and not lost with the log is stored once; every read is a 503 or
-equals a fold of the log as it is. No answer is a 500.
+Each history has its own seed, which the test's id shows. The same seed gives the same steps, but their timing differs.
+A history mixes requests, dumps, restores, failovers to a standby that lags behind, rows that are removed by hand, and
+processes that stop and start. After each step these must hold:
+
+- The log has no gap and no broken chain.
+- Each acknowledged request is stored once, unless the log has lost it.
+- Every read is a 503, or equals a fold of the present log.
+- No answer is a 500.
 """
 
 import itertools
@@ -28,7 +34,7 @@ from tests.end_to_end.store_processes import StoreProcesses
 from tests.scripted_provider import ScriptedProvider
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
-FEW, STEPS = (5, 11), 6  # these two have each kind of move
+FEW, STEPS = (5, 11), 6  # together, these two histories have each kind of move
 MANY, MANY_STEPS = int(os.environ.get("HISTORIES", "200")), 12
 
 WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
@@ -43,7 +49,7 @@ WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
     History.start_all: 1,
     History.flush_redis: 1,
 }
-"""The steps between the first two and the last, and how often each is drawn."""
+"""The steps that are drawn at random, with their weights. The first two steps and the last one are always the same."""
 
 MOVES = (History.restore, History.restore, History.remove_rows, History.fail_over)
 
@@ -53,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stores:
-    """The processes that the histories of this module share. After a failed history new ones are started."""
+    """The processes that the histories of this module share. After a failed history, new processes are started."""
 
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path
@@ -63,7 +69,7 @@ class Stores:
         self._moves: LogMoves | None = None
 
     def open(self) -> tuple[StoreProcesses, LogMoves]:
-        """Running processes, and an empty log."""
+        """Returns the processes, all of them running, with an empty log."""
         if self._store is None or self._moves is None:
             path = self._path / str(next(self._numbers))
             path.mkdir()

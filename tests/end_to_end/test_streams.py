@@ -1,4 +1,6 @@
-"""Streams lose their connection, Redis is emptied, or thousands of clients follow. Each client gets every event once, and the text that is stored.
+"""Streams lose their connection, Redis is emptied, or thousands of clients follow.
+
+Each client gets every event once, and the text that it receives is the stored text.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
 scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred streams; 1,000 followers of replies and 2,000 of events
@@ -88,7 +90,7 @@ CLIENTS_OF_A_CONVERSATION = 10
 
 
 def count_slowly(pause_seconds: float) -> Script:
-    """Streams WORDS numbers."""
+    """Streams WORDS numbers, with a pause after each."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

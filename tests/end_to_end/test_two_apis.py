@@ -32,7 +32,7 @@ def conversation_id(client: OpenAI) -> str:
 
 
 def append(conversation_id: str, text: str) -> tuple[str, bytes]:
-    """The path and the body of a request."""
+    """The path and the body of a request that appends one item."""
     body = f'{{"items": [{{"type": "message", "role": "user", "content": "{text}"}}]}}'
     return f"/v1/conversations/{conversation_id}/items", body.encode()
 
@@ -40,7 +40,7 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
 async def send_concurrently(
     urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Answer]:
-    """Posts all (path, body) at the same time, to the `urls` alternately. Returns the answers in the order of the requests."""
+    """Posts all (path, body) at the same time, to the `urls` in turn. Returns the answers in the same order."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
         # After this the server has accepted every connection. So the requests below arrive at the same time.
@@ -56,12 +56,12 @@ async def send_concurrently(
 
 @pytest.fixture
 def metrics_urls(running: System) -> list[str]:
-    """Where each of the two api processes serves its metrics."""
+    """The URL of each api process's metrics."""
     return [running.env["API_1_METRICS_URL"], running.env["API_2_METRICS_URL"]]
 
 
 def counter_value(url: str, name: str, **labels: str) -> int:
-    """A counter of the process whose metrics are at `url`."""
+    """The value of one counter, from the metrics at `url`."""
     samples = (sample for family in text_string_to_metric_families(httpx.get(url).text) for sample in family.samples)
     return int(
         sum(
@@ -77,7 +77,7 @@ def appended_items(url: str) -> int:
 
 
 def item_id_of(answer: Answer) -> str:
-    """The id of the only item that was added."""
+    """The id of the one item that the request added."""
     [item] = answer.json()["data"]
     return str(item["id"])
 
@@ -102,7 +102,7 @@ async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_ite
     positions = [int(by_version[version].headers["x-position"]) for version in range(2, APPENDS + 2)]
     assert positions == sorted(positions)
     for url in urls:
-        # On a slow machine the views may need longer than a read waits; then the SDK retries.
+        # On a slow machine a read may be refused because the views are behind. Then the SDK retries it.
         with OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=5) as client:
             pages = client.conversations.items
             assert [item.id for item in pages.list(conversation_id, order="asc", limit=100)] == order

@@ -1,4 +1,6 @@
-"""WebSockets of the whole system: chains that are cut and resumed over HTTP and back, and many sockets that do nothing.
+"""WebSockets in the whole system.
+
+Chains of responses use WebSockets and HTTP in turn, and are cut and resumed. Many idle sockets take little memory.
 
 scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over both transports
 """
@@ -34,7 +36,7 @@ HANDSHAKE = (
 
 
 class Chain(Struct):
-    """One client's chain. `questions` are its questions, `previous` is the response that the next turn continues from."""
+    """One client's chain of responses, and its questions. The next turn continues from the response `previous`."""
 
     number: int
     random: random.Random
@@ -65,7 +67,7 @@ async def test_chains_that_are_cut_and_resumed_over_http_and_back_have_no_gap_an
         return chain
 
     for chain in await asyncio.gather(*(run(Chain(number, random.Random(number), [])) for number in range(chains))):
-        # What the model was shown last, and what is recorded: each question once, in order.
+        # Both the last request to the model and the conversation have each question once, in order.
         own = [request for request in provider.requests if chain.questions[-1] in json.dumps(request)]
         assert asked_in(own[-1]["messages"]) == chain.questions
         response = (await http.get(f"{running.base_url}/v1/responses/{chain.previous}")).json()
@@ -81,12 +83,13 @@ def asked_in(messages: list[dict[str, Any]]) -> list[str]:
 
 
 async def take_turn(running: System, http: httpx.AsyncClient, chain: Chain) -> None:
-    """Asks over a WebSocket or over HTTP. Perhaps cuts the answer off, and reads its rest over HTTP."""
+    """Asks a question over a WebSocket or over HTTP. At random, cuts the stream and reads the rest over HTTP."""
     chain.questions.append(f"chain {chain.number}, question {len(chain.questions)}")
     request: dict[str, Any] = {"input": chain.questions[-1], "previous_response_id": chain.previous}
     cut_after = chain.random.choice([None, 1, 2, 3, chain.random.randrange(4, 16)])
     is_last = len(chain.questions) == TURNS
-    # With a key a reply goes on without its client. Without one it stops, and the next one takes its question along.
+    # With an idempotency key, a reply continues after its client has disconnected. Without a key it stops, and the next
+    # reply appends its question too.
     keeps_running = is_last or chain.random.random() < 0.5
     headers = {"Idempotency-Key": f"{chain.number}-{len(chain.questions)}"} if keeps_running else {}
     ask = over_websocket if chain.random.random() < 0.5 else over_http

@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres that interferes with one append in a single round trip, in one of the ways that `Interference` lists.
+"""A proxy in front of Postgres that disturbs an append in a single round trip. `Interference` lists the ways.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
@@ -16,9 +16,12 @@ _SYNC = b"S\0\0\0\4"
 
 
 class Interference(Enum):
-    """`READY_IS_LOST`: the answer arrives without its last message, ReadyForQuery. `READY_IS_GARBLED`: an invalid message arrives instead.
-    `READY_COMES_TWICE`: a second ReadyForQuery follows, which answers no request. `SYNC_IS_LOST`: the server never gets Sync, at which the append commits.
-    `LATE`: the client is disconnected, and the server gets the append when `release` is set.
+    """What the proxy does to an append.
+
+    `READY_IS_LOST`: the answer arrives without its last message, ReadyForQuery. `READY_IS_GARBLED`: an invalid message
+    arrives instead of ReadyForQuery. `READY_COMES_TWICE`: a second ReadyForQuery follows, which answers no request.
+    `SYNC_IS_LOST`: the server never gets the message Sync, so it does not commit the append. `LATE`: the client is
+    disconnected at once, and the server gets the append only when `release` is set.
     """
 
     READY_IS_LOST = auto()
@@ -31,8 +34,9 @@ class Interference(Enum):
 class InterferingProxy:
     """Connect through `url`. `interfere(…)` applies to the next append. `done` is set when a late append was executed.
 
-    `lose_insert`: the first append under the lock is lost; a late append is executed before the client is disconnected.
-    `lose_select`: the first SELECT of the streams is lost, and the proxy is `down` from then on.
+    `lose_insert`: the next append under the lock is lost. The proxy lets the late append run, and then disconnects the
+    client. `lose_select`: the next SELECT of the streams is lost. From then on the proxy is `down`: it breaks every
+    connection.
     """
 
     def __init__(self, url: str) -> None:
@@ -110,7 +114,7 @@ class InterferingProxy:
                 server.shutdown(socket.SHUT_WR)
 
     def _is_lost(self, data: bytes) -> bool:
-        """Whether `data` is what `lose_select` or `lose_insert` loses."""
+        """Whether `lose_select` or `lose_insert` drops this data."""
         if self.lose_select and b"AS s (tenant, id, version" in data:
             self.lose_select, self.down = False, True
             return True

@@ -1,4 +1,4 @@
-"""An EventLog for a test, and short ways to append to it."""
+"""Opens an EventLog for a test, and makes the requests that the test appends."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ def request(conversation_id: str, command: Command, **changes: Any) -> AppendReq
 
 
 def with_key(key: str, fingerprint: bytes = b"f") -> dict[str, Any]:
-    """Fields of a request with an idempotency key, whose stored answer is the version."""
+    """Fields that give a request an idempotency key. The answer that is stored with the key is the version."""
     return {"idempotency": IdempotencyKey(key, fingerprint), "answer": lambda appended: b"%d" % appended.version}
 
 
@@ -49,5 +49,5 @@ async def start(events: EventLog) -> str:
 
 
 def texts(log: Log, conversation_id: str) -> list[str]:
-    """The texts in the log, in order."""
+    """The texts of the conversation's items in the log, in order."""
     return [event.item.decode() for event in log.events(conversation_id) if hasattr(event, "item")]

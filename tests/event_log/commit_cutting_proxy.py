@@ -1,6 +1,7 @@
-"""A proxy in front of Postgres that loses answers: it forwards a COMMIT, waits for its answer, and disconnects without passing it on.
+"""A proxy in front of Postgres that loses the answers to commits.
 
-An append in one round trip commits too: it runs the statement that was prepared as `append_at_once`.
+It forwards a COMMIT and waits for the answer. Then it disconnects the client instead of passing the answer on. An
+append in one round trip commits too. The proxy knows it by the name of its prepared statement, `append_at_once`.
 """
 
 import socket
@@ -11,7 +12,10 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """Connect through `url`. `lose_commits(n)`: the next n COMMITs are executed, and their answers are lost. `lost` counts these, `seen` all COMMITs."""
+    """Connect through `url`. `lose_commits(n)`: the next n commits are executed, and their answers are lost.
+
+    `lost` counts the lost answers, `seen` counts all commits.
+    """
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -62,12 +66,12 @@ class CuttingProxy:
     def _back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         try:
             while data := server.recv(65536):
-                if cut.is_set():  # the answer to the COMMIT: Postgres has committed, and the client must not learn it
+                if cut.is_set():  # Postgres has committed. The client must not get this answer.
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)
         except OSError:
-            pass  # the server ended the connection with a reset: the client must see an end too
+            pass  # the server has reset the connection: the client's connection must end too
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 

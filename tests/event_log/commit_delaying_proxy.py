@@ -1,7 +1,8 @@
-"""A proxy in front of Postgres that delays a commit, or the answer to one.
+"""A proxy in front of Postgres that delays a commit, or the answer to a commit.
 
-When a commit is delayed, everything before it has run, and the append lock is held. An append in one round trip commits at its Sync,
-an append in a transaction at its COMMIT. https://www.postgresql.org/docs/current/protocol-message-formats.html
+While a commit is delayed, the statements before it have run, and the append lock is held. An append in one round trip
+commits at its message Sync. An append in a transaction commits at its COMMIT.
+https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
 import socket
@@ -14,15 +15,17 @@ from urllib.parse import urlsplit
 
 Part = Literal["commit", "answer"]
 CommitKind = Literal["at once", "COMMIT"]
-"""How an append commits: in one round trip, or at the end of a transaction of several."""
+"""How an append commits: in its one round trip, or with the COMMIT of a transaction of several round trips."""
 
 _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class DelayingProxy:
-    """Connect through `url`. `delay("commit")`: the next commit reaches the server late. `delay("answer")`: its answer reaches the client late.
+    """Connect through `url`. `delay("commit")`: the next commit reaches the server late.
 
-    With `lose` the connection is cut instead. `delaying` is set during a delay. `delayed` lists the kind of each delayed commit.
+    `delay("answer")`: the answer to the next commit reaches the client late. `lose`: after the delay the connection is
+    cut, so the commit or the answer never arrives. `delaying` is set during a delay. `delayed` lists the kind of each
+    delayed commit.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
@@ -96,7 +99,7 @@ class DelayingProxy:
             state.ended.set()
 
     def _take(self, kind: CommitKind) -> tuple[Part | None, bool]:
-        """(what to delay of this commit, whether to cut the connection instead). Each call of `delay` is used once."""
+        """What to delay of this commit, and whether to cut the connection then. Each call of `delay` is used once."""
         with self._lock:
             if self._next is None:
                 return None, False
@@ -111,7 +114,7 @@ class DelayingProxy:
 
 
 class _ConnectionState:
-    """Shared by the two directions of one connection."""
+    """The state that the two directions of one connection share."""
 
     def __init__(self) -> None:
         self.delay_answer = threading.Event()
@@ -136,7 +139,7 @@ class _Messages:
             yield message, self._commit_kind(message[:1], message[5:])
 
     def _next(self) -> bytes | None:
-        """The next complete message. The first ones have no type byte, and may request encryption."""
+        """The next complete message, or None. The first messages have no type byte, and may request encryption."""
         length_at, needed = (1, 5) if self._started else (0, 8)
         if len(self._buffer) < needed:
             return None

@@ -1,4 +1,7 @@
-"""A proxy in front of Postgres that ends connections as a server that dies does: its last message and the end come in the same moment."""
+"""A proxy in front of Postgres that ends connections like a dying server.
+
+The client gets the last message and the end of the connection at the same moment.
+"""
 
 import selectors
 import socket
@@ -26,12 +29,15 @@ class EndingProxy:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._servers: dict[socket.socket, socket.socket] = {}
-        """The server's end of each connection, by the client's end."""
-        # There is only one thread: a second one inside `recv` would keep open a connection that `end` closes.
+        """For each socket to a client, the socket to the server."""
+        # One thread serves all connections. A second thread inside `recv` would keep a connection open after `end`.
         threading.Thread(target=self._forward, daemon=True).start()
 
     def end(self, last_bytes: bytes, *, reset: bool) -> None:
-        """Sends these bytes to each client and closes its connection. `reset`: with a TCP reset, as a server that had not read all that the client sent."""
+        """Sends these bytes to each client and closes its connection.
+
+        `reset`: closes it with a TCP reset, like a server that has not read everything that the client sent.
+        """
         with self._lock:
             for client in list(self._servers):
                 client.sendall(last_bytes)
@@ -49,7 +55,7 @@ class EndingProxy:
     def _forward(self) -> None:
         while not self._closed:
             for key, _ in self._selector.select(_SELECT_SECONDS):
-                with self._lock:  # `end` or `close` may have closed it meanwhile
+                with self._lock:  # `end` or `close` may have closed the connection meanwhile
                     if key.data is None and not self._closed:
                         self._accept()
                     elif key.data in self._servers:
@@ -85,7 +91,10 @@ def ending_proxy(url: str) -> Iterator[EndingProxy]:
 
 
 def last_message(kind: bytes, severity: bytes, text: bytes) -> bytes:
-    """A notice (kind `N`) or an error (`E`) of a server that ends. https://www.postgresql.org/docs/current/protocol-message-formats.html"""
+    """The last message of a server that ends: a notice (kind `N`) or an error (kind `E`).
+
+    https://www.postgresql.org/docs/current/protocol-message-formats.html
+    """
     fields = (b"S" + severity, b"V" + severity, b"C57P02", b"M" + text)
     body = b"".join(field + b"\0" for field in fields) + b"\0"
     return kind + struct.pack("!i", len(body) + 4) + body

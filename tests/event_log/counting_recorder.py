@@ -1,4 +1,4 @@
-"""A recorder that counts what an append costs beyond its one round trip."""
+"""A recorder that counts the work that appends cause besides their one round trip."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 
 
 class Counts(Struct):
-    """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that were appended in those.
+    """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that they appended.
 
     `reads`: statements that read the rows of streams. `streams`: how many streams these statements read, in total.
     `states_read_locked`: how many events were read while the lock was held.
@@ -27,7 +27,7 @@ class Counts(Struct):
 
 
 def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
-    """A type of recorder to open a log with, and its counts."""
+    """Returns a recorder type for `open_log`, and its counts."""
     counts = Counts()
 
     class CountingRecorder(ConversationRecorder):

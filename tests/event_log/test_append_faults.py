@@ -36,7 +36,7 @@ async def outcome(append: Awaitable[Appended]) -> str:
 
 
 def chain_is_valid(log: Log) -> bool:
-    """Whether each event has the hash that its columns and the previous event's hash give."""
+    """Whether each event's hash is the hash of its columns and of the previous event's hash."""
     rows = log.rows(
         "SELECT originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject, command_id,"
         " correlation_id, chain_hash FROM events ORDER BY originator_id, originator_version"
@@ -169,7 +169,7 @@ async def test_given_an_invalid_host_name_then_the_event_store_is_unavailable() 
 
 
 class FailsOneLookUp(ConversationRecorder):
-    """Its first look-up of rows whose outcome is unknown fails, with an error that does not come from the connection."""
+    """The first look-up of rows with an unknown outcome fails. The error does not come from the connection."""
 
     failed = False
 
@@ -205,7 +205,7 @@ async def test_given_our_own_failure_after_an_append_was_sent_then_it_is_not_app
     faulty = asyncio.Event()
 
     class Pipeline(PostgresPipeline):
-        """While `faulty` is set, `call` executes the append, and then raises `error` or returns an answer without positions."""
+        """While `faulty` is set, `call` executes the append. Then it raises `error`, or returns no positions."""
 
         async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
             answer = await super().call(values, timeout_seconds)

@@ -244,7 +244,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "018bad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16dad726561645f706f736974696f6e05a96f726967696e616c7391a56d73675f30",
     ),
 )
-"""`FROZEN` was written on 2026-11-22, by the first version. If a line of either changes, stored events of that type can no longer be read."""
+"""The first version wrote `FROZEN`, on 2026-11-22.
+
+If a line of `FROZEN` or `EXTENDED_FROZEN` changes, stored events of that type can no longer be read.
+"""
 
 
 def test_every_event_has_an_example_and_its_own_topic() -> None:

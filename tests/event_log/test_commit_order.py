@@ -96,7 +96,7 @@ def positions(log: Log) -> list[int]:
 async def keep_appending(
     events: EventLog, conversation_id: str, name: str, late: asyncio.Task[Appended]
 ) -> list[Appended]:
-    """Appends one after the other, and MORE_APPENDS times after `late` is done."""
+    """Appends one item after the other. Ends when it has appended MORE_APPENDS items after `late` was done."""
     answers: list[Appended] = []
     remaining = MORE_APPENDS
     while remaining:
@@ -156,7 +156,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
 async def test_given_inserts_without_the_append_lock_then_followers_do_miss_events(
     settings: Settings, log: Log
 ) -> None:
-    """Shows that the test above can fail. Here transactions insert without the lock, through the same proxy."""
+    """Shows that the test above can fail. Here transactions insert without the lock, and the proxy delays one."""
     with (
         delaying_proxy(settings.postgres_url) as proxy,
         psycopg.connect(proxy.url) as slow,
@@ -176,7 +176,11 @@ async def test_given_inserts_without_the_append_lock_then_followers_do_miss_even
 
 
 def insert(connection: psycopg.Connection, tenant: str) -> int:
-    """Inserts an event of a new stream and returns its position. Transactions of one tenant would wait for each other: they update its position."""
+    """Inserts an event of a new stream and returns its position.
+
+    Use another tenant for each transaction. Each one updates the position of its tenant, so transactions of one tenant
+    would wait for each other.
+    """
     event = ItemAppended(item_id=mint("msg"), parent_id=None, branch=0, depth=1, item=b"{}", author="ann")
     row = connection.execute(
         "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id) VALUES (%s, 1, %s, %b, %s)"

@@ -40,7 +40,7 @@ every_end = pytest.mark.parametrize(
 usual_end = pytest.mark.parametrize(
     ("last_bytes", "reset"), [(LAST_MESSAGES["a notice"], True)], ids=["a notice, reset"]
 )
-"""What a Postgres that gets SIGQUIT does."""
+"""How Postgres ends its connections when it gets SIGQUIT."""
 
 
 @every_end
@@ -82,7 +82,7 @@ def test_given_an_idle_connection_when_the_server_ends_then_the_next_call_succee
         )
         assert await pipeline.call([1], 10.0) == 1
         proxy.end(last_bytes, reset=reset)
-        await asyncio.sleep(0.1)  # the event loop sees the end
+        await asyncio.sleep(0.1)  # meanwhile the event loop sees the end of the connection
         async with asyncio.timeout(AT_ONCE_SECONDS):
             assert await pipeline.call([2], 10.0) == 2
         pipeline.close()
@@ -142,7 +142,7 @@ def test_given_a_listener_when_the_server_ends_then_it_listens_again_at_once(
         connected = notifications.count
         proxy.end(last_bytes, reset=reset)
         started = time.monotonic()
-        assert await notifications.wait(connected, 10.0)  # it notifies when it listens again
+        assert await notifications.wait(connected, 10.0)  # `listen` notifies when it listens again
         assert time.monotonic() - started < AT_ONCE_SECONDS
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

@@ -1,6 +1,7 @@
-"""The log moves back under running processes: a backup is restored, or rows are removed by hand. Appends go on from what the log says.
+"""The log moves back while processes run: a backup is restored, or rows are removed by hand.
 
-No version is skipped or given twice, and each event is chained to the last one that the log still has.
+Then appends continue after the last event that the log still has. They skip no version and use none twice, and each
+event is chained to the event before it.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ from tests.servers import wait_until_async
 
 @contextmanager
 def execute(settings: Settings, sql: str, *parameters: Any) -> Iterator[None]:
-    """Runs a statement in a transaction that ends with the block."""
+    """Runs a statement in a transaction, which is committed at the end of the block."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute(sql.encode(), parameters)
         yield
@@ -218,7 +219,7 @@ async def test_given_an_append_whose_answer_and_rows_are_lost_then_it_is_appende
     settings: Settings, log: Log
 ) -> None:
     class RemovesRows(ConversationRecorder):
-        """Removes the rows whose outcome is unknown, before it looks them up for the first time."""
+        """Removes the rows with an unknown outcome before it looks them up for the first time."""
 
         removed: Sequence[Row] = ()
 

@@ -1,4 +1,4 @@
-"""Migrations of the event store."""
+"""Migrations of the event store, also after the restore of an older dump. Removing rows begins another epoch."""
 
 import psycopg
 import pytest
@@ -44,7 +44,8 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
     settings: Settings, log: Log
 ) -> None:
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        # The state after `pg_restore --clean` of a dump that is older than the epoch: pg_restore drops only what it restores.
+        # This is the state after `pg_restore --clean` of a dump that has no epoch yet. pg_restore drops only what is in
+        # the dump, so the table `log_epoch` still exists.
         connection.execute("DROP TRIGGER begin_log_epoch ON events")
         connection.execute("DROP TRIGGER begin_log_epoch_at_truncate ON events")
         connection.execute("DELETE FROM migrations WHERE name = '0011_log_epoch.sql'")
@@ -60,7 +61,8 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
 def test_given_what_newer_migrations_have_made_when_they_run_again_then_they_succeed(
     settings: Settings, log: Log
 ) -> None:
-    # After `pg_restore --clean` of an older dump, what the dump does not have is still there.
+    # After `pg_restore --clean` of an older dump, tables that are not in the dump still exist. The rows of the
+    # migrations that made them are gone.
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name >= '0014'")
     assert [name[:4] for name in migrate(settings.postgres_url)] == ["0014", "0015", "0016", "0017", "0018", "0019"]
@@ -91,7 +93,7 @@ def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: L
 def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_api_keys_stay(
     settings: Settings,
 ) -> None:
-    """`pg_restore --clean` drops only what it restores: the keys are still there, and the row of their migration is gone."""
+    """`pg_restore --clean` drops only what is in the dump. So the keys still exist, but their migration has no row."""
     key = stored_key(settings.postgres_url)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name = '0014_api_keys.sql'")

@@ -1,4 +1,7 @@
-"""The items of a path, newest first: from the snapshot as far as it goes, then from the log, through the origin of a fork, within the maxima."""
+"""Reads the items of a path, newest first, up to the maxima.
+
+The newest items come from the snapshot, older ones from the log. In a fork, the items of its origin follow.
+"""
 
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.path_backwards import PAGE_EVENTS

@@ -1,4 +1,7 @@
-"""PostgresPipeline: calls over one connection. Each call is its own transaction, and is sent without waiting for the answer to the one before."""
+"""PostgresPipeline sends calls over one connection. Each call is a transaction of its own.
+
+A call does not wait until the call before it is answered.
+"""
 
 import asyncio
 import time
@@ -11,7 +14,7 @@ import pytest
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown, PostgresPipeline, ServerTimedOut
 
-# For n > 0 the result is 100 / n; 0 is an error; -n takes n seconds.
+# A call with n > 0 returns 100 / n. A call with 0 is an error. A call with -n takes n seconds.
 STATEMENT = """
     SELECT CASE WHEN $1 >= 0 THEN 100 / $1 ELSE (SELECT 0 FROM pg_sleep(-$1)) + nextval('calls') END::bigint
 """
@@ -85,7 +88,7 @@ async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then
     await pipeline.open()
     first = asyncio.create_task(pipeline.call([1, b"x"], 10.0))
     await asyncio.sleep(0)
-    time.sleep(0.3)  # noqa: ASYNC251 - the result is in the socket, and the event loop has not seen it
+    time.sleep(0.3)  # noqa: ASYNC251 - the result arrives in the socket while the event loop cannot read it
     with pytest.raises(ServerTimedOut):
         await pipeline.call([5000, bytes(9_000_000)], 1.0)
     assert await first == 1

@@ -1,4 +1,4 @@
-"""The queue: each command is in one batch, in its conversation's order, and batches in flight share no conversation."""
+"""The queue puts each command into one batch, in its conversation's order. Batches in flight share no conversation."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FAILED = LogUnavailable(outcome_unknown=False)
 
 Put = tuple[int, int]
-"""(conversation, bytes)"""
+"""A command that is queued: (number of its conversation, its size in bytes)."""
 
 STEPS = st.lists(
     st.one_of(
@@ -46,13 +46,13 @@ STEPS = st.lists(
 
 
 async def run_ready_tasks(count: int = 5) -> None:
-    """Lets every task run that is ready."""
+    """Lets all tasks that are ready run, `count` times."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 class TwoTasks:
-    """The two tasks that take batches, as EventLog has them. A batch is in flight until the test calls `end`."""
+    """Two tasks that take batches, like those of EventLog. A batch is in flight until the test calls `end`."""
 
     def __init__(self, queue: AppendQueue) -> None:
         self.queue = queue
@@ -237,7 +237,7 @@ async def test_given_a_tenant_whose_conversation_is_in_flight_then_the_requests_
 
 
 def one_batch_waits_for_the_lock(log: Log) -> bool:
-    """Whether a batch waits for the append lock. By then another batch was sent after it, over the same connection."""
+    """Whether a batch waits for the append lock. The next batch is sent over the same connection, behind it."""
     statement = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
     return log.rows(statement) == [(1,)]
 

@@ -1,4 +1,4 @@
-"""Reads of one conversation: pages are bounded in bytes and leave nothing out. The conversation's settings are found with an index."""
+"""The EventReader. Each page is bounded in bytes, and no event is left out. An index finds settings and items."""
 
 import psycopg
 from msgspec.structs import replace

@@ -13,11 +13,11 @@ from infrastructure.settings import Settings
 
 class TestConversationRecorder(persistence.ApplicationRecorderTestCase[ApplicationRecorder]):
     EXPECT_CONTIGUOUS_NOTIFICATION_IDS = False
-    """Positions may skip numbers: Postgres does not reuse those of failed inserts."""
+    """Positions may skip numbers, because Postgres does not reuse the numbers of failed inserts."""
 
     INITIAL_VERSION = 1
-    test_performance = None  # type: ignore[assignment]  # it measures and asserts nothing
-    test_concurrent_throughput = None  # type: ignore[assignment]  # likewise
+    test_performance = None  # type: ignore[assignment]  # it only measures
+    test_concurrent_throughput = None  # type: ignore[assignment]  # it only measures
 
     @pytest.fixture(autouse=True)
     def _datastore(self, settings: Settings) -> Iterator[None]:

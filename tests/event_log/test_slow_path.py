@@ -1,4 +1,7 @@
-"""Which commands of a batch are decided under the append lock, and how conversations that are not cached are looked up. The tests check counts, not times."""
+"""Which commands of a batch are decided under the append lock, and how often conversations without a cache are read.
+
+The tests check counts, not times.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -51,7 +54,6 @@ async def test_given_one_command_that_cached_streams_cannot_decide_then_only_one
         batch = [request(conversation_id, append_texts("yes")) for conversation_id in others]
         batch.insert(OTHERS // 2, special)
         answers = await append_all(events, batch)
-    assert counts.locked == before.locked + (kind == "names an item")
     assert counts.locked == before.locked + (kind == "names an item")
     assert counts.inserted == before.inserted + (kind == "names an item")
     answer = answers.pop(OTHERS // 2)
@@ -124,7 +126,7 @@ async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_sta
     assert [answer.replayed for answer in answers if isinstance(answer, Appended)] == [False, True, True]
     assert [answer.replayed for answer in replayed if isinstance(answer, Appended)] == [True]
     assert log.count() == 1
-    assert (counts.locked, counts.reads) == (0, 1)  # for the second batch: its key was used before
+    assert (counts.locked, counts.reads) == (0, 1)  # the second batch makes the read, because its key is already used
 
 
 async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the_rows_of_all(
@@ -140,7 +142,8 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # One read for the whole batch. Nothing is cached for an unknown conversation, so it is read again when its command is decided.
+    # The first read is for the whole batch. Nothing is cached for an unknown conversation. So it is read twice more:
+    # when its stream is looked for again, and when its command is refused.
     assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)
