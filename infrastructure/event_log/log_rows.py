@@ -1,4 +1,4 @@
-"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by its rows and by its bytes."""
+"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by the number of its rows and by their bytes."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ PAGE = (
 )
 """SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both column lists.
 
-`before`: the bytes of the states of the rows before this one.
+`before`: the bytes of the states of the rows before this row.
 """
 
 COLUMNS_SQL = sql.SQL(COLUMNS)
