@@ -62,7 +62,10 @@ class _Row(Struct, frozen=True, array_like=True):
 
 
 class _Page(Struct, frozen=True, array_like=True):
-    """`last`: the number of the last change in the table. `rows`: the keys that changed after a given change, in the order of their changes, at most PAGE_KEYS."""
+    """`last`: the number of the last change in the table.
+
+    `rows`: the keys that changed after a given change, in the order of their changes, at most PAGE_KEYS.
+    """
 
     last: int
     rows: list[_Row]
@@ -76,7 +79,7 @@ class _KnownKey(Struct, frozen=True):
 
 
 class ApiKeys:
-    """The keys in memory, kept up to date while this is `opened`. Use one per process."""
+    """The API keys in memory. They are kept up to date while it is `opened`. Use one per process."""
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class ApiKeys:
         await self._pool.close(CLOSE_TIMEOUT_SECONDS)
 
     async def principal_of(self, credential: str) -> Principal:
-        """The principal of this key. Raises InvalidCredential; CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
+        """The principal of this key. Raises InvalidCredential, or CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
         parts = split_text(credential)
         if parts is None:
             raise _refused("The API key does not have the form of a key of this store.")

@@ -50,7 +50,7 @@ _RECORD_USE = sql.SQL("""
 
 
 class KeyStore:
-    """Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
+    """The table of API keys. Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

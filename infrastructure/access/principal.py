@@ -22,7 +22,7 @@ _OF_ADMIN: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
 
 
 class Principal(Struct, frozen=True):
-    """`tenant` owns the data: every read for a request names it. `subject` is recorded with every event that it causes.
+    """Who sends a request. `tenant` owns the data: every read for a request names it. `subject` is recorded with every event that it causes.
 
     `key_id`: the id of the API key that the request came with; None if it came with a token, or without a credential.
     """
@@ -33,7 +33,7 @@ class Principal(Struct, frozen=True):
     key_id: str | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether one of the scopes allows this."""
+        """Whether the principal has this scope, directly or because `admin` includes it."""
         return scope in self.scopes or ("admin" in self.scopes and scope in _OF_ADMIN)
 
     @property

@@ -1,4 +1,7 @@
-"""The errors of a credential that is refused. `infrastructure/http/errors.py` says which answer the client gets. No message contains the credential or a part of it."""
+"""The errors when a credential is refused. `infrastructure/http/errors.py` says which answer the client gets.
+
+No message contains the credential or a part of it.
+"""
 
 
 class InvalidCredential(Exception):

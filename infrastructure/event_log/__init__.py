@@ -10,7 +10,8 @@ One append, file by file:
    `chain.py` computes the hash of each row, which covers the hash of the row before it. The result is a BatchPlan (`batch_plan.py`) with
    its Write (`write.py`).
 5. `stores/postgres_pipeline.py` sends the Write as one call of the SQL function `append_at_once` (migrations/0010). It takes the
-   append lock, checks that no stream has moved and no key is in use, inserts, notifies and returns the positions. Then the transaction commits.
+   append lock, and checks that no stream has moved (has got other rows since it was read) and that no key is in use. It inserts the rows,
+   notifies, and returns the positions. Then the transaction commits.
 6. `batch_plan.py` caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot in its own thread.
 
 `locked_append.py` takes over if a stream has moved, a key is in use, or the answer of Postgres was lost. It also takes over if a command is
@@ -18,5 +19,5 @@ refused, changes nothing, or needs the state of an item. It takes the append loc
 unknown, decides on what the log says now, and commits. If nothing is to be appended, it answers without the lock.
 
 Reading: `reader.py` returns events in the types of `recorded.py`; `version_lookup.py` finds a conversation's last version.
-Setup: `datastore.py` connects, `migrate.py` owns the schema, `key_sweeper.py` deletes expired idempotency keys.
+Setup: `datastore.py` connects, `migrate.py` creates and changes the schema, `key_sweeper.py` deletes expired idempotency keys.
 """

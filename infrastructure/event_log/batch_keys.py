@@ -56,9 +56,11 @@ class BatchKeys:
     def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
         """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
 
-        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. If it was deleted,
-        only the receipt of a deletion is repeated. `streams`: the streams of the conversations that the batch names. If the stored answer
-        is for another conversation, the key's first request started that one, so the caller owns it.
+        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. The receipt of a
+        deletion is returned although the conversation was deleted.
+
+        `streams`: the streams of the conversations that the batch names. Any other conversation was started by the first request with this
+        key, so the caller owns it.
         """
         if request.idempotency is None:
             return None

@@ -69,8 +69,8 @@ _DELETED_ITEMS = sql.SQL(
 class ConversationReader(LogRows):
     """Reads the conversations of `tenant`. If it is None, reads those of all tenants: for the process itself and for tools.
 
-    For this reader, a conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event
-    that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
+    For this reader, a conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent
+    for an event that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
     """
 
     def __init__(self, pool: Pool, version_lookup: VersionLookup, tenant: str | None) -> None:
@@ -140,8 +140,8 @@ class ConversationReader(LogRows):
         """The events with version <= `until` that hold a conversation's settings, ascending.
 
         These are the first event, and the last event for each of: instructions, context policy, pins and summary. There are few of them,
-        however long the conversation is. Older code recorded every change of settings with the row key DESCRIPTION. All events with that key
-        are returned too.
+        however long the conversation is. Older code recorded every change of settings with the row key DESCRIPTION, so all events with that
+        key are returned too.
         """
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return await self._recorded(SETTINGS_EVENTS, parameters)

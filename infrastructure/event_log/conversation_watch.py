@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """Use one per API process. `look_up` returns the end (the last event) of each of some conversations, or raises psycopg.Error or LogBusy."""
+    """Use one per API process. `look_up` returns the end (the last event) of each conversation, or raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up

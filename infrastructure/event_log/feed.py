@@ -157,7 +157,7 @@ class Feed:
     def _keep(self, batch: Batch) -> None:
         """Keeps the batch if it continues the kept batches, or is newer than them."""
         if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
-            return  # it is read again, because the next read may succeed
+            return  # not kept: the next read of these events may succeed
         if self._kept and batch.incarnation != self._kept[-1].incarnation:
             self._kept.clear()
         if self._kept and batch.after < self._kept[-1].end:

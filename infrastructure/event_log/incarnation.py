@@ -5,7 +5,7 @@ with each position:
 
 incarnation   "epoch/table/start". As long as it stays the same, rows were only added. `epoch` changes when rows of `events` are removed
               (migrations/0011). `table` is the OID of `events`: a restore makes a new table. `start` is the time when the server started.
-              Each statement returns the incarnation together with the rows, so it is the one that the log had when it was read.
+              Each statement returns the incarnation together with the rows, so both belong to the same moment.
 chain_hash    The chain hash of the event at the position. If the log still has this hash at this position, and the epoch is the same, then
               all events up to this position are the same.
 """
@@ -45,7 +45,7 @@ class LogCheck(Struct, frozen=True):
     chain_hashes: Mapping[int, str]
 
     def has(self, log_position: LogPosition) -> bool:
-        """Whether the log still has the events up to this position that were read."""
+        """Whether the log up to this position still has the events that were read."""
         if log_position.position <= 0 or log_position.incarnation == self.incarnation:
             return True
         chain_hash = self.chain_hashes.get(log_position.position)

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 class KeySweeper:
     """Deletes expired keys at its start and every SWEEP_INTERVAL_SECONDS. `keep_keys`: how long a key is valid.
 
-    If the clock of this process or that of Postgres is wrong, no key is deleted too early, and no key is kept for ever.
+    Even if the clock of this process or that of Postgres is wrong, no key is deleted too early, and no key is kept for ever.
     """
 
     def __init__(self, recorder: ConversationRecorder, keep_keys: timedelta) -> None:

@@ -5,8 +5,8 @@ It uses group commit: the queued commands of this process are committed in batch
 Two tasks take turns. While Postgres commits the batch of one task, the other task decides the next batch and sends it over the same
 connection.
 
-If the cached streams are enough to decide a request, it is decided on them and sent in one round trip. Other requests are decided under the
-append lock, on what the log says (`locked_append.py`). If a stream has moved since it was cached, Postgres writes nothing, and all requests
+If the cached streams are enough to decide a request, it is decided on these streams and sent in one round trip. Other requests are decided
+under the append lock, on what the log says (`locked_append.py`). If a stream has moved since it was cached, Postgres writes nothing, and all requests
 that were sent with it are decided under the lock. If the answer to a COMMIT is lost, the log looks for the rows, under the lock. Only if they
 are missing does it decide the requests again.
 """
@@ -135,7 +135,10 @@ class EventLog:
         return await self._queue.put(request)
 
     def _fail_late_callers(self) -> None:
-        """Runs once a second, so that no caller waits for ever, even if Postgres neither answers nor disconnects."""
+        """Fails the callers that have waited for CALLER_TIMEOUT_SECONDS. Runs once a second.
+
+        So no caller waits for ever, even if Postgres neither answers nor disconnects.
+        """
         self._queue.fail_older_than(time.monotonic() - CALLER_TIMEOUT_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(1.0, self._fail_late_callers)
 

@@ -38,7 +38,7 @@ class DataIsNewer(Exception):
 
 
 def migrate(postgres_url: str) -> list[str]:
-    """Applies the missing files in one transaction and returns their names.
+    """Applies the files that the database does not have yet, in one transaction, and returns their names.
 
     Several processes may call it at once. If a file fails, applies nothing and raises psycopg.Error. Raises DataIsNewer.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Allowance:
     """Counts what one request uses, and refuses it if a limit is reached. Call `end` when the request has ended.
 
-    `headers`: the headers of the answer that tell the limits. `request` and every refusal bring them up to date.
+    `headers`: the headers that tell the client its limits. `request` and every refusal bring them up to date.
     """
 
     def __init__(self, limiter: Limiter, principal: Principal) -> None:

@@ -1,8 +1,8 @@
 """The headers that tell the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens. So its headers name the limits of requests in a minute. If the request was refused because of its limit in a
-second, or of a limit of concurrent requests, they name that limit too. OpenAI's headers are about the holder (tenant, subject or key) that has
-the least left.
+The draft has no unit for tokens. So its headers name the limits of requests in a minute. If the request was refused because of a limit of
+requests in a second, or of concurrent requests, the headers name that limit too. OpenAI's headers are about the holder (tenant, subject or
+key) that has the least left.
 """
 
 from collections.abc import Iterator, Sequence

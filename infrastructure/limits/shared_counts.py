@@ -22,7 +22,7 @@ WAIT_SECONDS: Final = 0.1
 """How long a request waits for Redis."""
 
 LATE_SECONDS: Final = 0.01
-"""If a wait ends later than planned by more than this, the process itself was busy, and Redis may not be slow. Then the request waits once more."""
+"""If a wait ends this much too late, the process itself was busy, and Redis may not be slow. Then the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
 """After this long without an answer, Redis counts as unavailable."""
@@ -66,7 +66,7 @@ class Count(Protocol):
         """Whether Redis should be asked for this count now, although no request waits for it."""
 
     def close(self) -> bool:
-        """Called when the process ends. From now on it only gives back. Returns whether Redis must be told something for this count."""
+        """Called when the process ends. From now on, the count only gives back. Returns whether Redis must be asked for it once more."""
 
 
 C = TypeVar("C", bound=Count)
@@ -115,7 +115,7 @@ class SharedCounts:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Tells Redis what it must still know of `counts`, if Redis is available."""
+        """Gives back what `counts` hold unused, and sends what Redis has not counted yet. Does nothing if Redis is unavailable."""
         if self._task is None:
             return
         self._task.cancel()
@@ -130,7 +130,7 @@ class SharedCounts:
         self._wake.set()
 
     async def used_up(self, counts: Sequence[C]) -> list[C]:
-        """Which of the counts have nothing left. If none, the caller must take what it needs before it awaits anything else."""
+        """Returns the counts that have nothing left. If there are none, the caller must take what it needs before it awaits anything else."""
         for _ in range(MAX_QUESTIONS):
             now = time.monotonic()
             unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]

@@ -70,7 +70,7 @@ async def exchange(connection: "AsyncConnection", database: str, commands: Seque
 async def pipelined_transaction(
     database: Database, session: AsyncClientSession, exchange: Exchange = exchange
 ) -> AsyncIterator[Send]:
-    """A transaction on a session that has none. At the end of the block, commits it durably on a majority of the servers.
+    """Runs a transaction on a session that has none. At the end of the block, commits it durably on a majority of the servers.
 
     If the block raises, nothing was written. If the commit raises a ConnectionFailure, or an error with the label
     UnknownTransactionCommitResult, the outcome is unknown.
