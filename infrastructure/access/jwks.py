@@ -56,7 +56,8 @@ class JwksKeys:
         """When keys were read last, and when the last attempt to read them ended."""
 
         self._reading: asyncio.Task[None] | None = None
-        # Redirects are not followed: another address must not decide which tokens are valid. No connection is kept open, so the client need not be closed.
+        # Redirects are not followed: another address must not decide which tokens are valid.
+        # No connection is kept open, so the client need not be closed.
         self._client = httpx2.AsyncClient(
             follow_redirects=False, timeout=self._times.answer, limits=httpx2.Limits(max_keepalive_connections=0)
         )

@@ -73,7 +73,8 @@ class AppendOutcome(Struct):
 class BatchPlan(Struct, eq=False):
     """The outcome of each request of a batch, what to write for all of them, and the changed streams after the batch.
 
-    `last_rows`: the index in `write.rows` of each stream's last row. `races`: how many requests found that another process had appended to their stream.
+    `last_rows`: the index in `write.rows` of each stream's last row. `races`: how many requests found that another process had appended to
+    their stream.
     """
 
     outcomes: list[AppendOutcome]

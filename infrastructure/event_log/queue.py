@@ -82,7 +82,10 @@ class AppendQueue:
         self._closing = False
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
-        """Queues a request. The future is done when the command is durable or refused. Raises LogBusy if the queue is closed, or it or the tenant's share is full."""
+        """Queues a request. The future is done when the command is durable or refused.
+
+        Raises LogBusy if the queue is closed, or if the queue or the tenant's share of it is full.
+        """
         if self._closing or self._is_full(1.0, self._count, self._bytes):
             raise LogBusy
         tenant = self._tenants.get(request.principal.tenant)

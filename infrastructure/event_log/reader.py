@@ -112,7 +112,10 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
-        """Every event of the tenant whose row key is one of these ids, ascending within a conversation. None if they have more than `max_bytes` together."""
+        """Every event of the tenant whose row key is one of these ids, ascending within a conversation.
+
+        None if the events have more than `max_bytes` together.
+        """
         statement = ITEMS_OF_TENANT.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(statement, (self.tenant, list(item_ids), max_bytes))
         if rows:

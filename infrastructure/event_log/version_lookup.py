@@ -41,7 +41,8 @@ _TEMPLATE = """
         FROM events WHERE item_id = '{shares}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS shared (shares) ON true
 """
-# The tenant is compared after the look-up of the last row: with a condition inside that look-up, Postgres would read the whole stream of another tenant.
+# The tenant is compared after the look-up of the last row. With a condition inside the look-up, Postgres would read all rows of a stream that
+# belongs to another tenant.
 _STATEMENT = _TEMPLATE.format(incarnation=INCARNATION, shares=SHARES)
 
 

@@ -107,7 +107,7 @@ class SharedCounts:
         """Whether Redis answered the last time it was asked."""
 
     async def open(self, redis: Redis) -> None:
-        """Connects. This takes at most about ANSWER_SECONDS; if it fails, the task tries again until Redis answers."""
+        """Connects. This takes at most about twice ANSWER_SECONDS. If it fails, the task tries again until Redis answers."""
         self._redis = redis
         await self._ask()
         if self.is_available:

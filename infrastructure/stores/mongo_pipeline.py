@@ -49,7 +49,10 @@ _MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
 
 
 async def exchange(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """Sends the commands, and returns their answers. Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
+    """Sends the commands, and returns their answers. Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT.
+
+    Raises DocumentTooLarge and ConnectionFailure.
+    """
     answers: list[Answer] = []
     in_flight: dict[int, bytes] = {}
     largest = 0

@@ -1,4 +1,7 @@
-"""A pool of async connections to Postgres. It fails within seconds when Postgres is down. Transactions are read-only unless the pool is for writers."""
+"""A pool of async connections to Postgres. It fails within seconds when Postgres is down.
+
+Transactions are read-only unless the pool is for writers.
+"""
 
 import asyncio
 import select
@@ -56,7 +59,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.close()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # After a restart of the server every idle connection is closed: without this check, each would make one caller fail.
+        # After a restart of the server every idle connection is closed. Without this check, each of them would make one caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it

@@ -81,8 +81,8 @@ class PostgresPipeline:
         """Runs the statement with these parameters and returns the one column of its one row.
 
         Raises NotSent if there is no connection. Raises OutcomeUnknown if the connection was lost, and ServerTimedOut if there was no answer
-        within `timeout_seconds`: then this statement and all others in flight may or may not have run. Raises psycopg.DataError if a type
-        cannot hold its value; nothing was sent then. Raises any other psycopg.Error if Postgres refused the statement and did nothing.
+        within `timeout_seconds`: then this statement and all others in flight may or may not have run. Raises psycopg.DataError if a
+        value does not fit its type; nothing was sent then. Raises any other psycopg.Error if Postgres refused the statement and did nothing.
         """
         connection = await self._connected()
         try:
@@ -220,7 +220,10 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _read_results(self, pgconn: "PGconn") -> None:
-        """Takes the results that libpq has received. Call it after each flush too: a flush may also read, and then nothing reports the socket as readable."""
+        """Takes the results that libpq has received.
+
+        Call it after each flush too: a flush may also read, and then nothing reports the socket as readable.
+        """
         statement_ended = False
         while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()
