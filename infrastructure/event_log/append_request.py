@@ -62,7 +62,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def shared_with(self) -> set[tuple[str, ...]]:
-        """The conversation and the idempotency key. Two requests that have one of these in common depend on each other."""
+        """What makes two requests depend on each other: the conversation and the idempotency key."""
         shared: set[tuple[str, ...]] = {(self.conversation_id,)}
         if self.idempotency is not None:
             shared.add((self.principal.tenant, self.principal.subject, self.idempotency.key))

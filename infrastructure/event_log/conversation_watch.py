@@ -22,7 +22,7 @@ BATCH_CONVERSATIONS: Final = 128
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
-"""Resolved with the conversation's end when the end has changed. None: the log no longer has the conversation.
+"""Resolved with the conversation's end (its last event) when the end has changed. None: the log no longer has the conversation.
 
 It is cancelled when the process shuts down.
 """

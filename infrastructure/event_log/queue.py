@@ -101,7 +101,7 @@ class AppendQueue:
         return future
 
     async def next_batch(self) -> Sequence[QueuedAppend]:
-        """Waits until a batch can start, and takes it. Call `finish` with it later. Empty when the queue is closed and nothing is queued."""
+        """Waits until a batch can start, and takes it. Call `finish` with it later. Returns an empty batch when the queue is closed and nothing is queued."""
         while not self._can_start_batch():
             if self._closing and not self._tenants:
                 return ()

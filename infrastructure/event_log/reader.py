@@ -63,7 +63,7 @@ class EventReader(OrderedReader, ConversationReader):
         return PrincipalReader(self._pool, self._version_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
-        """A reader of all conversations of one tenant. For work that the store does by itself."""
+        """A reader of all conversations of one tenant, for reads that do not depend on what one principal may see."""
         return ConversationReader(self._pool, self._version_lookup, tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:

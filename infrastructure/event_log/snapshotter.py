@@ -39,7 +39,7 @@ class Snapshotter:
         self._thread.join()
 
     def offer(self, conversation_id: str, stream: Stream) -> bool:
-        """Queues a snapshot. It replaces a queued one of the same conversation. Returns False if the queue is full."""
+        """Queues a snapshot. It replaces a queued one of the same conversation. False if the queue is full."""
         with self._changed:
             if len(self._queued) >= MAX_QUEUED_SNAPSHOTS:
                 return False
@@ -60,7 +60,7 @@ class Snapshotter:
                 log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
     def _next_batch(self) -> list[tuple[str, Stream]]:
-        """Waits for snapshots and takes some from the queue. Empty when the thread is closing and nothing is queued."""
+        """Waits for snapshots. Empty when the thread is closing and nothing is queued."""
         with self._changed:
             while not self._queued and not self._closing:
                 self._changed.wait()

@@ -1,6 +1,6 @@
 """Limits how many replies, background replies and followers there are at once. Each takes a place, and gives it back when it ends.
 
-A process asks Redis for a place only when it needs one: other processes could not use a place that it holds unused. Every second it tells Redis
+A process asks Redis for a place only when it needs one: other processes could not use a place that it holds without using it. Every second it tells Redis
 how many places it uses. Redis forgets a number that was not repeated for a few seconds. So the places of a process that died become free.
 """
 
