@@ -33,13 +33,13 @@ router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
 MAX_CONCURRENT_BYTES = MAX_ITEMS_BODY_BYTES
-"""Bytes of the lines that are imported at a time: a line takes about ten times its size in memory."""
+"""Together, the lines that are imported at the same time have at most this many bytes. A line takes about ten times its size in memory."""
 
 MAX_COMMAND_ITEMS = 200
 MAX_COMMAND_BYTES = 1024 * 1024
 MAX_ERRORS = 100
 LINES_PER_TURN = 500
-"""After this many lines, blank or not, the import lets the event loop serve other requests."""
+"""After this many lines (blank lines count too), the import lets the event loop serve other requests."""
 
 
 class ImportedConversation(Body):

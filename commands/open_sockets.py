@@ -37,7 +37,7 @@ class OpenSocket:
         self.used_at = self.opened_at
         self.is_answering = False
         self.end: asyncio.Future[EndReason] = asyncio.get_running_loop().create_future()
-        """Set when the socket is to be closed as soon as it is not answering."""
+        """Gets a result when the socket must be closed. If the socket is answering then, it is closed after the answer."""
 
     def begin_answer(self) -> None:
         self.is_answering = True

@@ -26,7 +26,7 @@ OTHER_NAMES = MappingProxyType(
         "web_search_options": "`tools`",
     }
 )
-"""For requests for a reply: names of Chat Completions, Assistants and other providers' APIs, and our names."""
+"""For requests for a reply: the names of the Chat Completions API, the Assistants API and other providers' APIs."""
 
 OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
 """For requests that add items to a conversation."""

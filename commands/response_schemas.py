@@ -15,7 +15,7 @@ MAX_SCHEMAS_BYTES = 256 * 1024
 _META_SCHEMA = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True
 )
-"""Checks that a JSON value is a JSON Schema. It has all it needs with it, and never reads what a `$ref` or `$schema` of the value names."""
+"""Checks that a JSON value is a JSON Schema. It never loads the schemas that `$ref` or `$schema` of the value name."""
 
 
 class RequestSchema(Struct, frozen=True):

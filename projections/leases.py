@@ -24,7 +24,7 @@ ALIVE_SECONDS = 2.5
 RENEW_SECONDS = 0.5
 
 _LOCK = 7_203_914_412
-"""The advisory lock that lets one projector at a time count the others, and take what is free or release what exceeds its share."""
+"""Only the projector that holds this advisory lock counts the others, and takes or releases partitions."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
 """A projector that freezes inside the transaction must not block the others."""

@@ -29,7 +29,7 @@ from projections.views.view_position import BUILD_SUFFIX, ViewPosition
 from projections.views.writes import Document
 
 MAX_REMOVED = 500
-"""The most documents of deleted conversations that a transaction removes: it has a time limit, and must fit into MongoDB's cache."""
+"""A transaction removes at most this many documents of deleted conversations. It has a time limit, and must fit into MongoDB's cache."""
 
 _LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses"})
 """The views in which a conversation can have any number of documents."""

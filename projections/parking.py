@@ -18,12 +18,12 @@ from projections.views.event_writes import is_deletion
 from projections.views.view_position import Parked
 
 MAX_PARKED = 100
-"""The most parked conversations in one partition of a view. If more fail, the cause is probably not the events: the view waits."""
+"""At most this many conversations are parked in one partition of a view. If more fail, the cause is probably not the events, so the view waits."""
 
 _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
-"""MongoDB's codes for an error in one document or one change.
+"""MongoDB's codes for an error in one document or one change:
 
-Bad value, failed to parse, type mismatch, path not viable, conflicting change, invalid field name, immutable field, validation, too
+bad value, failed to parse, type mismatch, path not viable, conflicting change, invalid field name, immutable field, validation, too
 large (before or after the change).
 """
 

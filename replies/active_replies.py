@@ -24,8 +24,8 @@ SEE_SECONDS = 1.0
 """How often the conversations of the running replies are looked up. A reply that ends sooner causes no look-up."""
 
 GRACE_SECONDS = 45.0
-"""If Postgres says for this long that a reply runs in this process, but it does not, the reply is lost: the process never learned that
-the request was committed."""
+"""If Postgres lists a reply for this process for this long, and the process does not run it, the reply is lost. The process never learned
+that the request was committed."""
 
 
 class ActiveReplies:
@@ -39,7 +39,7 @@ class ActiveReplies:
         self._look_up = look_up
         self._replies: dict[str, RunningReply] = {}
         self._seen: WeakSet[RunningReply] = WeakSet()
-        """The running replies, and those that have ended and that clients are still sent."""
+        """The running replies, and the ended replies that are still being sent to clients."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None

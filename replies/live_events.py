@@ -30,7 +30,7 @@ KEPT_AFTER_SECONDS = 600
 """How long a stream is kept after its reply's end. Later its events are made from the record."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-"""Bytes of events that wait to be written. Events beyond that are not written while Redis is slow: the record will have them."""
+"""About this many bytes of events may wait to be written. If Redis is slow, further events are not written. The record will have them."""
 
 PAUSE_SECONDS = 0.002
 """The shortest time from one write to the next."""

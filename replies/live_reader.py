@@ -28,7 +28,7 @@ makes the pause shorter."""
 RETRY_SECONDS: Final = 0.5
 BATCH_REPLIES: Final = 100
 ROUND_EVENTS: Final = 64
-"""At most so many new events of a reply are read in a round."""
+"""At most this many new events of a reply are read in one round."""
 
 PAGE_EVENTS: Final = 128
 MAX_READS: Final = 4
@@ -49,7 +49,7 @@ class FollowedReply:
     def __init__(self) -> None:
         self.clients = 0
         self.last: int | None = None
-        """The number of the newest event that Redis had, -1 without any; None: not looked up yet."""
+        """The number of the newest event that Redis had. -1: it had none. None: not looked up yet."""
         self.retry_at = 0.0
         """When it may be looked up again after an error (monotonic)."""
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

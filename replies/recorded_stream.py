@@ -45,7 +45,7 @@ class RecordedStream:
         self._starts = array("q")
         self._segments: list[Sequence[StreamEvent] | _Deltas] = []
         self.count = 0
-        """How many events it has."""
+        """How many events the stream has."""
         self._delta_ends = array("q", accumulate(record.end.delta_lengths if record.end is not None else ()))
         """Where each delta ends in the text of all parts together."""
         self._add(opening_events(record.requested, record.conversation_id))

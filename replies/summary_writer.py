@@ -24,7 +24,7 @@ MAX_MODEL_CALLS = 8
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
-"""A model with less room than these writes no summaries."""
+"""A model with less room than these two limits writes no summaries."""
 
 
 class SummaryInput:

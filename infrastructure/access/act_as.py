@@ -1,4 +1,7 @@
-"""`X-Subject` names the end user that a request is for. It needs a credential with the scope `act_as`, such as that of a chat product's backend."""
+"""`X-Subject` names the end user that a request is for.
+
+The request needs a credential with the scope `act_as`, such as the one of a chat product's backend.
+"""
 
 from typing import Final
 
@@ -14,10 +17,10 @@ _OF_A_USER: Final[tuple[Scope, ...]] = ("read", "write", "reply")
 
 
 def acting_as(principal: Principal, headers: Headers) -> Principal:
-    """The user that `X-Subject` names, in the tenant of the credential. Without that header, the principal itself.
+    """The principal of the user that `X-Subject` names, in the tenant of the credential. Without that header, `principal` itself.
 
-    The user gets `read`, `write` and `reply`, if the credential has them, and no other scope. `admin` would show the user the conversations of
-    the whole tenant, and `audit` would show deleted content.
+    The user gets those of the scopes `read`, `write` and `reply` that the credential has, and no other scope. `admin` would show the user the
+    conversations of the whole tenant, and `audit` would show deleted content.
 
     Raises NotPermitted and InvalidSubject.
     """

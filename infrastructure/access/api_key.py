@@ -83,13 +83,13 @@ def new_key(
 
 
 def split_text(text: str) -> tuple[str, str] | None:
-    """The id and the secret in a key's text. None if it does not have the form of a key."""
+    """The id and the secret in a key's text. None if the text does not have the form of a key."""
     match = _TEXT.fullmatch(text)
     return None if match is None else (f"{KEY}_{match[1]}", match[2])
 
 
 def secret_hash(secret: str) -> bytes:
-    """What the store keeps of a secret."""
+    """The hash that the store keeps instead of a secret."""
     return hashlib.sha256(secret.encode()).digest()
 
 

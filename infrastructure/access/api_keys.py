@@ -2,7 +2,7 @@
 
 One task reads the changes from Postgres: every POLL_SECONDS, and when a request has a key that is not in memory. So every process refuses a
 revoked key within about a second, and accepts a new key at once. However many unknown keys are sent, a process sends at most one small query
-in MIN_PAUSE_SECONDS for all of them, and does not remember them. A NOTIFY would not be faster than that.
+in MIN_PAUSE_SECONDS for all of them, and does not remember them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
 
 While Postgres is unavailable, the keys in memory still work.
 """
@@ -62,7 +62,10 @@ class _Row(Struct, frozen=True, array_like=True):
 
 
 class _Page(Struct, frozen=True, array_like=True):
-    """`last`: the number of the last change in the table. `rows`: the first changes after the one that was asked for."""
+    """`last`: the number of the last change in the table.
+
+    `rows`: the keys that changed after a given change, in the order of their changes, at most PAGE_KEYS.
+    """
 
     last: int
     rows: list[_Row]
@@ -76,7 +79,7 @@ class _KnownKey(Struct, frozen=True):
 
 
 class ApiKeys:
-    """One per process. It is kept up to date while it is `opened`."""
+    """The API keys in memory. They are kept up to date while it is `opened`. Use one per process."""
 
     def __init__(
         self,
@@ -95,16 +98,16 @@ class ApiKeys:
         self._loaded_at: float | None = None
         """When all keys were last read, by the monotonic clock. None: not yet."""
         self._waiting: list[asyncio.Future[None]] = []
-        """Each is done when the next read of the changes has ended."""
+        """The futures of requests that wait. Each is done when the next read of the changes has ended."""
         self._is_wanted = asyncio.Event()
         self._used: dict[str, float] = {}
-        """By id: when the key was last used, if that is not stored yet."""
+        """When each key was last used, by id. A time that is stored is removed."""
         self._users = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Keeps the keys up to date until the end of the `with` block. Several apps of a process may be inside at once. Postgres need not be up."""
+        """Keeps the keys up to date until the end of the `with` block. Several apps of a process may use it at once. Postgres need not be up."""
         self._users += 1
         if self._users == 1:
             await self._pool.open(wait=False)
@@ -126,7 +129,7 @@ class ApiKeys:
         await self._pool.close(CLOSE_TIMEOUT_SECONDS)
 
     async def principal_of(self, credential: str) -> Principal:
-        """The principal of this key. Raises InvalidCredential; CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
+        """The principal of this key. Raises InvalidCredential, or CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
         parts = split_text(credential)
         if parts is None:
             raise _refused("The API key does not have the form of a key of this store.")
@@ -219,7 +222,7 @@ class ApiKeys:
                 log.warning("api_key_use_not_recorded", exc_info=error)
 
     async def _record_use(self) -> None:
-        """Stores when keys were used since the last call. What could not be stored is kept for the next call."""
+        """Stores when keys were used since the last call. Times that could not be stored are kept for the next call."""
         used = [*self._used.items()]
         for start in range(0, len(used), PAGE_KEYS):
             batch = used[start : start + PAGE_KEYS]

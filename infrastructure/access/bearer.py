@@ -19,7 +19,7 @@ class CredentialCheck(Protocol):
     """Finds the principal of a credential."""
 
     async def principal_of(self, credential: str) -> Principal:
-        """Raises InvalidCredential and CannotCheckCredential."""
+        """The principal of this credential. Raises InvalidCredential and CannotCheckCredential."""
 
 
 class BearerAuthenticator:
@@ -33,7 +33,7 @@ class BearerAuthenticator:
         return nullcontext() if self._keys is None else self._keys.opened()
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """Raises InvalidCredential and CannotCheckCredential."""
+        """The principal of this request. Raises InvalidCredential and CannotCheckCredential."""
         credential = _credential(connection.headers)
         check = self._keys if credential.startswith(KEY_PREFIX) else self._tokens
         if check is not None:

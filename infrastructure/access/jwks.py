@@ -1,9 +1,9 @@
 """The keys that the user service publishes for its tokens (a JWK Set, RFC 7517). They are read from AUTH_JWKS_URL and kept in memory.
 
-They are read again
+They are read again in two cases:
 
-- when a token comes and they are older than `JwksTimes.refresh`. The request does not wait. So a key that was withdrawn is forgotten
-- when a token names an unknown key, at most every `JwksTimes.retry`. The request waits. So a new key is found
+- A token comes, and the keys are older than `JwksTimes.refresh`. The request does not wait. In this way, a key that was withdrawn is forgotten.
+- A token names an unknown key, and the last read ended at least `JwksTimes.retry` ago. The request waits. In this way, a new key is found.
 
 Only one read runs at a time. While the user service does not answer, or its answer cannot be used, the known keys still work.
 """
@@ -30,11 +30,11 @@ ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
 MAX_BYTES: Final = 1024 * 1024
 
 Keys = Mapping[tuple[str | None, str], PyJWK]
-"""By (the key's id or None, its algorithm)."""
+"""Each key by its id (or None) and its algorithm."""
 
 
 class JwksTimes(Struct, frozen=True, kw_only=True):
-    """In seconds."""
+    """Times in seconds. `refresh`: how old the keys may become before they are read again. `retry`: the pause between attempts to read them."""
 
     answer: float = 3.0
     """How long the user service may take to send its keys."""
@@ -56,14 +56,15 @@ class JwksKeys:
         """When keys were read last, and when the last attempt to read them ended."""
 
         self._reading: asyncio.Task[None] | None = None
-        # Redirects are not followed: another address must not decide which tokens are valid. No connection is kept open, so the client needs no close.
+        # Redirects are not followed: another address must not decide which tokens are valid.
+        # No connection is kept open, so the client need not be closed.
         self._client = httpx2.AsyncClient(
             follow_redirects=False, timeout=self._times.answer, limits=httpx2.Limits(max_keepalive_connections=0)
         )
 
     @property
     def current(self) -> Keys:
-        """The keys that were read last. It is the same object until they change."""
+        """The keys that were read last. The same object is returned until they change. If they are too old, starts to read them again."""
         if self._published and time.monotonic() - self._read_at >= self._times.refresh:
             self._start_reading()
         return self._published
@@ -94,7 +95,7 @@ class JwksKeys:
         return self._reading
 
     async def _read(self) -> None:
-        """Never raises."""
+        """Reads the published keys. If that fails, the known keys stay in use. Never raises."""
         try:
             async with asyncio.timeout(self._times.answer):
                 text = await self._fetch()
@@ -102,7 +103,7 @@ class JwksKeys:
                 self._published, self._text = await asyncio.to_thread(_parse, text), text
                 log.info("jwks_read", keys=len(self._published))
             self._read_at = time.monotonic()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the keys were not read
+        except Exception as error:  # noqa: BLE001 - whatever the error is, the keys were not read
             # The error's text is not logged: it may contain the URL, and the URL may contain a password.
             log.warning("jwks_not_read", error_type=type(error).__name__, keys=len(self._published))
         finally:

@@ -1,4 +1,4 @@
-"""The table of API keys: makes, lists and revokes keys. The keys of requests are checked in memory: `api_keys.py`."""
+"""Adds, lists and revokes API keys in their table. The keys of requests are checked in memory (`api_keys.py`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,13 +50,13 @@ _RECORD_USE = sql.SQL("""
 
 
 class KeyStore:
-    """Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
+    """The table of API keys. Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def add(self, key: CreatedApiKey) -> None:
-        """Stores the key. Of its secret, only the hash is stored."""
+        """Stores the key. Instead of its secret, the hash of the secret is stored."""
         parts = split_text(key.secret)
         assert parts is not None
         values = {
@@ -85,7 +85,7 @@ class KeyStore:
     async def page(
         self, tenant: str, *, lower: str | None, upper: str | None, limit: int, ascending: bool
     ) -> list[ApiKey]:
-        """The tenant's keys with ids between these two, ordered by id."""
+        """The tenant's keys with `lower` < id < `upper`, ordered by id, at most `limit` keys. None: no bound."""
         values = {
             "tenant": tenant,
             "lower": None if lower is None else uuid_of(lower),

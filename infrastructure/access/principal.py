@@ -1,4 +1,4 @@
-"""Who sends a request: a tenant, a subject in it, and what it may do. Every command and every query receives one."""
+"""The principal: who sends a request (a subject of a tenant), and what it may do. Every command and every query receives one."""
 
 from typing import Final, Literal
 
@@ -13,7 +13,7 @@ read    read conversations, items, responses, usage and models
 write   create, change and delete them
 reply   ask a model
 audit   see content that was deleted, where the log still has it
-admin   do everything above but `audit`, in every conversation of the tenant; manage API keys
+admin   do everything above except `audit`, in every conversation of the tenant; manage API keys
 act_as  name the end user in `X-Subject`
 """
 
@@ -22,9 +22,9 @@ _OF_ADMIN: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
 
 
 class Principal(Struct, frozen=True):
-    """`tenant` owns the data: every key and index begins with it. `subject` is recorded with every event that it causes.
+    """Who sends a request. `tenant` owns the data: every read for a request names it. `subject` is recorded with every event that it causes.
 
-    `key_id`: the id of the API key that the request came with, if it came with one.
+    `key_id`: the id of the API key that the request came with; None if it came with a token, or without a credential.
     """
 
     tenant: str
@@ -33,12 +33,15 @@ class Principal(Struct, frozen=True):
     key_id: str | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether one of the scopes allows this."""
+        """Whether the principal has this scope, directly or because `admin` includes it."""
         return scope in self.scopes or ("admin" in self.scopes and scope in _OF_ADMIN)
 
     @property
     def finds_deleted(self) -> bool:
-        """Whether the audit trail of deleted conversations and responses is served. It is not without a login: then everybody is the same principal."""
+        """Whether the principal gets the audit trail of deleted conversations and responses.
+
+        While AUTH_MODE is `none` nobody gets it, because everybody is the same principal.
+        """
         return self.may("audit") and self != ANONYMOUS
 
     @property

@@ -1,4 +1,7 @@
-"""Why a credential is refused. `infrastructure/http/errors.py` has the answers. No message contains the credential or a part of it."""
+"""The errors when a credential is refused. `infrastructure/http/errors.py` says which answer the client gets.
+
+No message contains the credential or a part of it.
+"""
 
 
 class InvalidCredential(Exception):
@@ -10,7 +13,7 @@ class InvalidCredential(Exception):
 
 
 class NotPermitted(Exception):
-    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for it."""
+    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for this."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,6 @@
-"""Tokens of the user service: JSON Web Tokens (RFC 7519, 8725). PyJWT checks the signature, times, audience and issuer. This module checks the names.
+"""Tokens of the user service: JSON Web Tokens (RFC 7519, 8725).
+
+PyJWT checks the signature, times, audience and issuer. This module checks the names of the tenant and the subject.
 
 The configuration decides which algorithms are accepted, never the token. A verified token is remembered by its hash until it expires or the
 keys change. So most requests cost a look-up instead of a signature check.
@@ -45,7 +47,7 @@ _MESSAGES: Final[tuple[tuple[type[PyJWTError], str], ...]] = (
 
 
 class KeySource(Protocol):
-    """Where the key of a token comes from."""
+    """Finds the key that a token is signed with."""
 
     @property
     def current(self) -> object:
@@ -89,7 +91,7 @@ class TokenVerifier:
         self._verified: dict[bytes, _Verified] = {}
 
     async def principal_of(self, token: str) -> Principal:
-        """Raises InvalidCredential and CannotCheckCredential."""
+        """The principal of this token. Raises InvalidCredential and CannotCheckCredential."""
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
         digest = hashlib.sha256(token.encode()).digest()

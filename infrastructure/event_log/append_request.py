@@ -1,4 +1,4 @@
-"""What a handler gives to the log, what it gets back, and why an append may fail."""
+"""The request that a handler gives to the log, the result that it gets back, and the errors of an append."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -23,10 +23,12 @@ class IdempotencyKey(Struct, frozen=True):
 
 
 class Appended(Struct, frozen=True, kw_only=True):
-    """The result of a durable command. `events` is empty when the command changed nothing, or when it was `replayed`.
+    """The result of a command whose events are durable. `events` is empty if the command changed nothing, or if the result is `replayed`.
 
-    `position`: that of the conversation's last event. `answer`: the body stored with the idempotency key, if there was one. When `replayed`,
-    `conversation` has only its id, tenant and version, and all values are those of the first answer.
+    `position`: the position of the conversation's last event. `answer`: the body that is stored with the idempotency key, if there is a key.
+
+    `replayed`: an earlier request used the same key, and all values are those of its result. Then `conversation` may lack everything except
+    its id, tenant and version.
     """
 
     conversation: Conversation
@@ -39,9 +41,9 @@ class Appended(Struct, frozen=True, kw_only=True):
 
 
 class AppendRequest(Struct, frozen=True, kw_only=True):
-    """One command on one conversation. `if_match`: the versions it may be decided on; None allows any.
+    """One command on one conversation. `if_match`: the versions that it may be decided on; None allows any.
 
-    `answer` renders the body to store with `idempotency`. `size` estimates the bytes of the events that will result.
+    `answer` renders the body to store with `idempotency`. `size`: about how many bytes of events will result.
     """
 
     principal: Principal
@@ -67,7 +69,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def shared_with(self) -> set[tuple[str, ...]]:
-        """What makes two requests depend on each other: the conversation and the idempotency key."""
+        """The conversation and the idempotency key. Two requests that have one of these in common depend on each other."""
         shared: set[tuple[str, ...]] = {self.stream_name}
         if self.idempotency is not None:
             shared.add((self.principal.tenant, self.principal.subject, self.idempotency.key))
@@ -102,9 +104,10 @@ class KeyReused(Exception):
 
 
 class LogUnavailable(Exception):
-    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown` is set: then events may have been appended.
+    """Postgres is down or too slow.
 
-    In that case, repeat the request with the same key, or read the conversation first.
+    If `outcome_unknown` is set, events may have been appended: repeat the request with the same idempotency key, or read the conversation
+    before you repeat it. Otherwise nothing was appended.
     """
 
     def __init__(self, *, outcome_unknown: bool) -> None:
@@ -113,7 +116,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(Exception):
-    """Too many commands, or reads, are waiting. Nothing was appended."""
+    """Too many commands or reads are waiting. Nothing was appended."""
 
     def __init__(self, message: str = "Too many commands are waiting to be appended.") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The idempotency keys of a batch: which were used before, in the log or by an earlier request of the batch."""
+"""Finds which idempotency keys of a batch were used before, in the log or by an earlier request of the batch."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,14 +21,14 @@ StoredKey = tuple[str, str, str]
 
 
 class BatchKeys:
-    """Use one per batch. A key stored before `valid_since` has expired: it counts as new."""
+    """The idempotency keys of one batch. A key that was stored before `valid_since` has expired, and counts as new."""
 
     def __init__(self, recorder: ConversationRecorder, valid_since: datetime) -> None:
         self._recorder = recorder
         self._valid_since = valid_since
         self._stored: dict[StoredKey, tuple[bytes, Appended]] = {}
         self._deleted: set[str] = set()
-        """The conversations of stored answers that are deleted."""
+        """The deleted conversations among those that the stored answers belong to."""
         self._in_batch: dict[StoredKey, AppendOutcome] = {}
 
     def read_stored(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> None:
@@ -56,8 +56,11 @@ class BatchKeys:
     def first_use(self, request: AppendRequest, streams: Mapping[StreamName, Stream]) -> AppendOutcome | None:
         """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
 
-        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. Only the receipt
-        of a deletion is repeated then. `streams`: those that the batch names; the caller owns the others, which were started with the key.
+        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. The receipt of a
+        deletion is returned although the conversation was deleted.
+
+        `streams`: the streams of the conversations that the batch names. Any other conversation was started by the first request with this
+        key, so the caller owns it.
         """
         if request.idempotency is None:
             return None

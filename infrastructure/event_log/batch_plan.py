@@ -1,4 +1,4 @@
-"""A decided batch: what to write for all its commands, and what became of each."""
+"""A decided batch: what to write for its commands, and the outcome of each request."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from infrastructure.event_log.write import IdempotencyRecord, Write
 
 
 class AppendOutcome(Struct):
-    """What became of one request: events, an earlier answer to its idempotency key, or an error.
+    """The outcome of one request: events, an earlier answer to its idempotency key, or an error.
 
-    `last_row`: the index of its stream's last row in the plan, this request's own rows included. `stream`: the stream after this request.
-    `answer`: the body to store with its key. `duplicate_of`: an earlier request of the batch with the same key.
+    `stream`: the request's stream after this request. `last_row`: the index, in the plan's rows, of the last row of that stream; None if the plan
+    has none yet. `answer`: the body to store with the request's key. `duplicate_of`: an earlier request of the batch with the same key.
     """
 
     request: AppendRequest
@@ -29,13 +29,13 @@ class AppendOutcome(Struct):
 
     @property
     def stores_key(self) -> bool:
-        """Only a command that appends stores its idempotency key."""
+        """Whether the request's idempotency key is stored. It is not if the command appends nothing."""
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:
-        """Sets `answer` to the body, and returns the record that stores it.
+        """Sets `answer` to the body of the answer, and returns the record that stores the body.
 
-        Headers are not stored: they are made from the stored version and position.
+        The headers of the answer are not stored: a repeat makes them from the stored version and position.
         """
         assert self.last_row is not None
         assert self.request.idempotency is not None
@@ -45,7 +45,7 @@ class AppendOutcome(Struct):
         return IdempotencyRecord(self.last_row + 1, idempotency.key, idempotency.fingerprint, self.answer)
 
     def result(self, positions: Sequence[int]) -> Appended | BaseException:
-        """What the caller gets. The plan's rows are durable at `positions`."""
+        """The result for the caller, when the plan's rows are durable at `positions`."""
         if self.error is not None:
             return self.error
         if self.replayed is not None:
@@ -71,9 +71,10 @@ class AppendOutcome(Struct):
 
 
 class BatchPlan(Struct, eq=False):
-    """An outcome for each request of a batch, what to write for all of them, and the streams after the batch.
+    """The outcome of each request of a batch, what to write for all of them, and the changed streams after the batch.
 
-    `last_rows`: the index of each stream's last row. `races`: how many requests found that another process had appended to their stream.
+    `last_rows`: the index in `write.rows` of each stream's last row. `races`: how many requests found that another process had appended to
+    their stream.
     """
 
     outcomes: list[AppendOutcome]

@@ -1,6 +1,6 @@
-"""The hash chain of each stream. With a copy of its last hash, kept elsewhere, you can prove that no earlier event was changed.
+"""The hash chain of each stream. If you keep a copy of its last hash elsewhere, you can prove that no earlier event was changed.
 
-The hashes are stored: the bytes that go into them must never change.
+The hashes are stored, so the bytes that are hashed must never change.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,13 +13,13 @@ GENESIS = b""
 """The previous hash of a stream's first event."""
 
 PrefixedColumns = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""The columns of a row in the order of `length_prefixed`, each after its length (4 bytes, big endian)."""
+"""The columns of a row in the order of `length_prefixed`. Before each column is its length (4 bytes, big endian)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def chain_hash(previous: bytes, columns: PrefixedColumns) -> bytes:
-    """SHA-256 over the previous row's hash (GENESIS for the first) and the columns, each after its length."""
+    """SHA-256 over the previous row's hash (GENESIS for the first row) and the columns. Before each of these is its length."""
     return sha256(b"".join((_length(len(previous)), previous, *columns))).digest()
 
 
@@ -38,8 +38,8 @@ def length_prefixed(
 ) -> PrefixedColumns:
     """The columns of a row as they are hashed.
 
-    A UUID is its 16 bytes, a text is UTF-8, the version and the time (microseconds since 1970, UTC) are 8 bytes, big endian.
-    NULL is the length 0xFFFFFFFF and no bytes.
+    A UUID is hashed as its 16 bytes, and a text as UTF-8. The version and the time (microseconds since 1970, UTC) are 8 bytes each, big
+    endian. NULL is the length 0xFFFFFFFF without any bytes after it.
     """
     return (
         _SIXTEEN_BYTES + originator_id.bytes,
@@ -66,7 +66,7 @@ _cached_text = lru_cache(1024)(_text)
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """`value` must be in UTC. In a zone whose clocks go back, two different times can compare equal: the cache would mix them up."""
+    """`value` must be in UTC. In a time zone whose clocks go back, two different times can compare equal, and the cache would confuse them."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -23,7 +23,7 @@ class UnreadableEvent(Exception):
 
 
 def encode(event: Event) -> bytes:
-    """The stored state of an event. Raises UnreadableEvent if it could not be decoded again."""
+    """The stored state of an event. Raises UnreadableEvent if that state could not be decoded again."""
     body = _encoder.encode(event)
     try:
         _decoders[event.topic].decode(body)

@@ -1,4 +1,4 @@
-"""Estimates how many bytes of events a command leads to. The maximum sizes of the queue and of a batch are in these bytes."""
+"""Estimates how many bytes of events a command leads to. The maximum sizes of the queue and of a batch count these bytes."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ _ROW_BYTES = 400
 
 
 _SHARES_BYTES = 10_000
-"""An event has all shares of its conversation: a hundred of usual length."""
+"""An event that shares a conversation holds all its shares. This is enough for a hundred shares of usual length."""
 
 
 def command_bytes(command: Command) -> int:

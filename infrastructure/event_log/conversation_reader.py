@@ -55,7 +55,7 @@ _DELETED_RESPONSES = sql.SQL(
     "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
     " AND tenant_id = coalesce(%s, tenant_id)"
 )
-# This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row is one look-up.
+# This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row takes one look-up.
 _DELETED_ITEMS = sql.SQL(
     "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'item.retracted') AS retracted FROM events"
     " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted') GROUP BY item_id, originator_id),"
@@ -67,10 +67,10 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class ConversationReader(LogRows):
-    """Reads the conversations of `tenant`. None: those of all tenants, for the process itself and for tools.
+    """Reads the conversations of `tenant`. If it is None, reads those of all tenants: for the process itself and for tools.
 
-    A conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event
-    that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
+    For this reader, a conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent
+    for an event that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
     """
 
     def __init__(self, pool: Pool, version_lookup: VersionLookup, tenant: str | None) -> None:
@@ -79,11 +79,11 @@ class ConversationReader(LogRows):
         self.tenant = tenant
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event, even if that deleted the conversation; None if it was never started. One look-up by primary key."""
+        """The conversation's last event, even if it is the deletion. None if the conversation was never started. Takes one look-up by primary key."""
         return await self._version_lookup.head(conversation_id, self.tenant)
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The last event of each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        """The last event of each of these conversations, in one round trip. There may be at most MAX_BATCH_LOOKUPS of them."""
         return await self._version_lookup.head_of_each(conversation_ids, self.tenant)
 
     async def readable_head(self, conversation_id: str) -> Head | None:
@@ -91,7 +91,7 @@ class ConversationReader(LogRows):
         return self.readable(await self.head(conversation_id))
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head, if the conversation may be read. None if it was never started, or was deleted."""
+        """The head, if the conversation may be read. None if the conversation was never started or was deleted."""
         return None if head is None or head.deleted else head
 
     async def conversation(
@@ -128,19 +128,20 @@ class ConversationReader(LogRows):
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (self.tenant, list(item_ids)))}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event after position `after` that deletes an item, a response, or one of these conversations, by position."""
+        """Every event of these conversations after position `after` that deletes an item, a response or the conversation, in order of position."""
         return await self._recorded(_DELETIONS, (list(map(uuid_of, conversation_ids)), after, self.tenant))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
-        """Those of these responses of the conversation that a client deleted."""
+        """Which of these responses of the conversation a client has deleted."""
         rows = await self._rows(_DELETED_RESPONSES, (uuid_of(conversation_id), list(response_ids), self.tenant))
         return frozenset(response_id for (response_id,) in rows)
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.
 
-        They are its first event, and the last event for each of: instructions, context policy, pins and summary. They are few, however long
-        the conversation is. Older code recorded changes of settings under the key DESCRIPTION: all of those are included.
+        These are the first event, and the last event for each of: instructions, context policy, pins and summary. There are few of them,
+        however long the conversation is. Older code recorded every change of settings with the row key DESCRIPTION, so all events with that
+        key are returned too.
         """
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return await self._recorded(SETTINGS_EVENTS, parameters)

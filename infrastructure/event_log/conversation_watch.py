@@ -18,17 +18,20 @@ from infrastructure.event_log.version_lookup import Head
 
 POLL_SECONDS: Final = 0.25
 BATCH_CONVERSATIONS: Final = 128
-"""The maximum number of conversations in one look-up. Other reads can send their look-ups between two of these."""
+"""The maximum number of conversations in one look-up. Between two batches, other reads can send their look-ups."""
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
-"""Resolved with the conversation's end when that has changed (None: the log no longer has the conversation); cancelled at the shutdown."""
+"""Resolved with the conversation's end (its last event) when the end has changed. None: the log no longer has the conversation.
+
+It is cancelled when the process shuts down.
+"""
 
 log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """One per API. `look_up` returns the end of each of these conversations, or raises psycopg.Error or LogBusy."""
+    """Use one per API process. `look_up` returns the end (the last event) of each conversation, or raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up
@@ -38,7 +41,7 @@ class ConversationWatch:
 
     @contextmanager
     def change(self, conversation_id: str, seen: Head | None) -> Iterator[Change]:
-        """A future that is resolved once the conversation's end differs from `seen`. If `seen` is None: at the next look-up.
+        """A future that is resolved once the conversation's end differs from `seen`. If `seen` is None, it is resolved at the next look-up.
 
         The conversation is looked up only while the `with` block runs.
         """
@@ -55,7 +58,7 @@ class ConversationWatch:
                 del self._waiting[conversation_id]
 
     async def end(self, conversation_id: str) -> Head | None:
-        """The conversation's end now. Raises what `look_up` raises."""
+        """The conversation's end now. Raises psycopg.Error or LogBusy."""
         [end] = await self._look_up([conversation_id])
         return end
 
@@ -65,7 +68,7 @@ class ConversationWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _poll(self) -> None:
-        """Looks up the conversations that have waiters, until none has any."""
+        """Looks up the conversations that have waiters, again and again, until there are no waiters."""
         pause = POLL_SECONDS
         try:
             while self._waiting:
@@ -93,7 +96,7 @@ class ConversationWatch:
             except (psycopg.Error, LogBusy) as error:
                 log.debug("conversations_not_looked_up", error_type=type(error).__name__)
                 return
-            except Exception:  # the waiters must not wait for ever
+            except Exception:  # the task must not end, or the waiters would wait for ever
                 log.exception("conversation_watch_failed")
                 return
             for changes, end in zip(waiting, ends, strict=True):

@@ -23,11 +23,11 @@ class Datastore(PostgresDatastore):
             port=str(arguments.pop("port", "")),
             user=str(arguments.pop("user", "")),
             password=str(arguments.pop("password", "")),
-            connect_timeout=POOL_TIMEOUT_SECONDS,  # of the pool, not of a connection
+            connect_timeout=POOL_TIMEOUT_SECONDS,  # the pool's timeout, not that of a connection
             pool_size=1,
             max_overflow=3,
             originator_id_type="uuid",
-            # Postgres ends the transaction of a process that hangs: it must not keep the append lock.
+            # If a process hangs, Postgres ends its transaction, so that it does not keep the append lock.
             idle_in_transaction_session_timeout=IDLE_TIMEOUT_SECONDS,
         )
         self.pool.reconnect_timeout = RECONNECT_TIMEOUT_SECONDS

@@ -1,6 +1,6 @@
-"""Reads the log in commit order, in batches, and tells when events were appended. For projectors, and for tools that read the whole log.
+"""Reads the log in commit order, in batches, and notifies of appends. For projectors, and for tools that read the whole log.
 
-All views that are up to date need the same newest events. Feed keeps the newest batches, so these are read and decoded only once.
+All views that are up to date need the same newest events. Feed keeps the newest batches, so that each is read and decoded only once.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _END_OF_TENANT = sql.SQL(
     " LEFT JOIN LATERAL (SELECT notification_id FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
     " LEFT JOIN tenant_positions ON tenant_id = %s"
 ).format(_INCARNATION)
-"""`least`: rows may have been removed by hand, and then no view ever reaches the position of the removed ones."""
+"""`least`: if rows were removed by hand, `tenant_positions` may have a position that no view ever reaches."""
 
 _CHECK = sql.SQL(
     "SELECT notification_id, chain_hash, {} FROM (SELECT) AS log LEFT JOIN events ON notification_id = ANY(%s)"
@@ -63,12 +63,12 @@ class OrderedReader(LogRows):
         return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
 
     async def end_of_tenant(self, tenant: str) -> LogPosition:
-        """As `end`, of the tenant's events, without a chain hash. The position may be that of a later event."""
+        """As `end`, but for the tenant's newest event, and without a chain hash. If rows were removed by hand, the position may be too high."""
         [(position, incarnation)] = await self._rows(_END_OF_TENANT, (tenant,))
         return LogPosition(position, "", incarnation)
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
-        """What the log has at these positions."""
+        """The log's incarnation, and the chain hashes of its events at these positions."""
         rows = await self._rows(_CHECK, (sorted(set(positions)),))
         chain_hashes = {position: chain_hash.hex() for position, chain_hash, _ in rows if position is not None}
         return LogCheck(rows[0][2], chain_hashes)
@@ -87,9 +87,9 @@ class OrderedReader(LogRows):
         )
 
     async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
-        """As `after`, but at most about `max_bytes` of decompressed states, and at least one event.
+        """As `after`, but limited to about `max_bytes` of decompressed states. Returns at least one event if there is one.
 
-        Returns the events before an unreadable one. Raises UnreadableEvent if that is the first.
+        Returns only the events before the first unreadable one. Raises UnreadableEvent if the batch begins with an unreadable event.
         """
         return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
 
@@ -108,7 +108,7 @@ class Batch(Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """The position of its last event."""
+        """The position of the batch's last event; `after` if there are no events."""
         return self.events[-1].position if self.events else self.after
 
     @property
@@ -118,17 +118,17 @@ class Batch(Struct, frozen=True):
 
 
 class Feed:
-    """The log, in batches."""
+    """Reads the log in batches, and keeps the newest of them."""
 
     def __init__(self, reader: OrderedReader) -> None:
         self._reader = reader
         self._kept: deque[Batch] = deque(maxlen=_KEPT_BATCHES)
         self._reading = asyncio.Lock()
         self.head = 0
-        """The position of the newest event, as far as it is known."""
+        """The position of the newest event, as far as this process knows."""
 
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
-        """At most `limit` events after `position`, up to `until`; none at the end of the log.
+        """At most `limit` events after `position`, up to position `until`. The batch is empty at the end of the log.
 
         An event that cannot be decoded is an UnreadableRecord. Raises psycopg.Error.
         """
@@ -151,13 +151,13 @@ class Feed:
         return end
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
-        """What the log has at these positions. Raises psycopg.Error."""
+        """The log's incarnation, and the chain hashes of its events at these positions. Raises psycopg.Error."""
         return await self._reader.check(positions)
 
     def _keep(self, batch: Batch) -> None:
-        """Keeps a batch that continues the kept ones or is newer."""
+        """Keeps the batch if it continues the kept batches, or is newer than them."""
         if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
-            return  # the next read may succeed
+            return  # not kept: the next read of these events may succeed
         if self._kept and batch.incarnation != self._kept[-1].incarnation:
             self._kept.clear()
         if self._kept and batch.after < self._kept[-1].end:
@@ -209,7 +209,7 @@ class Signal:
 
 
 class AppendNotifications(Signal):
-    """Notifies of appends to the log while `listen` runs. It receives them from Postgres, with LISTEN."""
+    """Notifies its waiters of appends to the log while `listen` runs. Postgres reports each append to it (LISTEN)."""
 
     def __init__(self, postgres_url: str) -> None:
         super().__init__()

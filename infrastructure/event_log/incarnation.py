@@ -1,12 +1,13 @@
-"""How readers notice that the log moved back: it was restored from a backup, a lagging replica took over, or rows were removed.
+"""How readers notice that the log moved back, because it was restored from a backup, a lagging replica took over, or rows were removed.
 
-Afterwards new events get positions that lost events had, so a position alone does not tell which events were read. With it go two values:
+After that, new events get the positions that lost events had. So a position alone does not tell which events were read. Two values are kept
+with each position:
 
-incarnation   "epoch/table/start". While it is the same, rows were only added. `epoch` changes when rows of `events` are removed
-              (migrations/0011), `table` is the OID of `events` (a restore makes a new table), `start` is when the server started.
-              Each statement returns it together with the rows, so both are true at the same moment.
-chain_hash    The chain hash of the event at the position. If the log still has it at this position, in the same epoch, then its events
-              up to this position are the same.
+incarnation   "epoch/table/start". As long as it stays the same, rows were only added. `epoch` changes when rows of `events` are removed
+              (migrations/0011). `table` is the OID of `events`: a restore makes a new table. `start` is the time when the server started.
+              Each statement returns the incarnation together with the rows, so both belong to the same moment.
+chain_hash    The chain hash of the event at the position. If the log still has this hash at this position, and the epoch is the same, then
+              all events up to this position are the same.
 """
 
 from collections.abc import Mapping
@@ -27,9 +28,9 @@ class LogMoved(psycopg.OperationalError):
 
 
 class LogPosition(Struct, frozen=True):
-    """A position of the log, the chain hash of the event at it, and the incarnation that they were read under. 0: before the first event.
+    """A position of the log, the chain hash of the event there, and the log's incarnation at that time. Position 0 is before the first event.
 
-    Older code stored only the position: then the other two are empty.
+    Older code stored only the position. The other two are then empty.
     """
 
     position: int = 0
@@ -38,13 +39,13 @@ class LogPosition(Struct, frozen=True):
 
 
 class LogCheck(Struct, frozen=True):
-    """The log's incarnation, and the chain hashes that it has at some positions. A position without an event is left out."""
+    """The log's incarnation, and the chain hashes of its events at some positions. A position without an event is left out."""
 
     incarnation: str
     chain_hashes: Mapping[int, str]
 
     def has(self, log_position: LogPosition) -> bool:
-        """Whether the log up to this position is still the one that was read."""
+        """Whether the log up to this position still has the events that were read."""
         if log_position.position <= 0 or log_position.incarnation == self.incarnation:
             return True
         chain_hash = self.chain_hashes.get(log_position.position)
@@ -54,7 +55,7 @@ class LogCheck(Struct, frozen=True):
 
 
 class StreamVersion(Struct, frozen=True):
-    """A version of a conversation, the chain hash of its event (empty if it is not known), and the incarnation of the log that has it."""
+    """A version of a conversation, the chain hash of its event (empty if it is not known), and the log's incarnation when it was read."""
 
     version: int
     chain_hash: str

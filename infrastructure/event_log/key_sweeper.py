@@ -15,9 +15,9 @@ log = structlog.get_logger(__name__)
 
 
 class KeySweeper:
-    """Deletes keys when it starts and every SWEEP_INTERVAL_SECONDS, at most MAX_KEYS_PER_DELETE at a time. `keep_keys`: how long a key is valid.
+    """Deletes expired keys at its start and every SWEEP_INTERVAL_SECONDS. `keep_keys`: how long a key is valid.
 
-    If one clock is wrong, this process's or Postgres's, no key is deleted too early, and none is kept for ever.
+    Even if the clock of this process or that of Postgres is wrong, no key is deleted too early, and no key is kept for ever.
     """
 
     def __init__(self, recorder: ConversationRecorder, keep_keys: timedelta) -> None:

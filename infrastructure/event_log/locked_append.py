@@ -1,8 +1,10 @@
 """Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent and not answered.
 
-A request that the log's present state refuses needs no lock, so it delays no other append. Nor do the requests that change nothing.
+Some requests append nothing, because the log's present state refuses them or because they change nothing. They are answered without the
+lock, so that they delay no other append.
 
-It reconnects and retries until the time is up. If the log has lost the last rows of cached streams, those streams are read again.
+While Postgres is unavailable, LockedAppend reconnects and retries until the time is up. If the log has lost the last rows of cached
+streams, it reads those streams again.
 """
 
 import asyncio
@@ -23,7 +25,7 @@ from infrastructure.event_log.streams import StreamCache
 from infrastructure.event_log.write import Write
 
 Results = Sequence[Appended | BaseException]
-"""What each request's caller gets, in the order of the requests."""
+"""The result for the caller of each request, in the order of the requests."""
 
 _CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
@@ -34,9 +36,10 @@ log = structlog.get_logger(__name__)
 
 
 class LockedAppend:
-    """`new_decider` makes the decider of one batch; `results_of` gives the results of a plan that is durable at some positions.
+    """Appends requests under the append lock of the log.
 
-    `on_interruption` is called when Postgres refused or did not answer.
+    `new_decider` makes the decider of one batch. `results_of` returns the results of a plan whose rows are durable at the given positions.
+    `on_interruption` is called when Postgres refuses or does not answer.
     """
 
     def __init__(
@@ -59,9 +62,10 @@ class LockedAppend:
     async def append(
         self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: Sequence[BatchPlan] = ()
     ) -> Results:
-        """Appends the requests. `in_doubt`: plans for exactly these requests that were sent and not answered. Never raises.
+        """Appends the requests. While Postgres is unavailable, retries for `timeout_seconds`. Never raises.
 
-        One of those plans may be in the log, or may still be committed. While Postgres is unavailable, retries for `timeout_seconds`.
+        `in_doubt`: plans for exactly these requests that were sent and not answered. One of them may be in the log, or Postgres may still
+        commit it.
         """
         plans = list(in_doubt)
         try:
@@ -74,7 +78,7 @@ class LockedAppend:
             if plans:  # the requests may be in the log, so they must not be decided again
                 log.exception("append_in_doubt", commands=len(requests))
                 return [LogUnavailable(outcome_unknown=True) for _ in requests]
-            # One command may have made the whole batch fail. Appended one by one, only that one fails.
+            # One command may have made the whole batch fail. If they are appended one by one, only that command fails.
             if len(requests) > 1:
                 return [result for request in requests for result in await self.append([request], timeout_seconds)]
             log.exception("append_failed", conversation_id=requests[0].conversation_id)
@@ -100,14 +104,14 @@ class LockedAppend:
             pause = min(0.25, pause * 2 or 0.05)
 
     def _answer_without_lock(self, requests: Sequence[AppendRequest]) -> dict[int, Appended | BaseException]:
-        """The results, by id(), of the requests that append nothing on the log's present state, and depend on none that does."""
+        """Decides on the log's present state. Returns the results, by id(), of requests that append nothing and depend on no request that appends."""
         try:
             streams = self._streams_of(requests)
             with self._recorder.datastore.get_connection() as connection:
                 curs = connection.cursor(row_factory=tuple_row)
                 plan = self._new_decider().decide_on_log(curs, requests, streams)
         except (StreamsLost, *_CONNECTION_ERRORS):
-            return {}  # under the lock it is tried again
+            return {}  # it is tried again under the lock
         appending = [outcome.request for outcome in plan.outcomes if outcome.events]
         final = {id(request) for request in independent_of(appending, requests)}
         outcomes = [outcome for outcome in plan.outcomes if id(outcome.request) in final]
@@ -120,7 +124,7 @@ class LockedAppend:
         return BatchStreams({**cached, **loaded.streams}, loaded.unreadable)
 
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
-        # Before the append lock is taken: loading a long stream must not delay other appends.
+        # The streams are loaded before the append lock is taken: loading a long stream must not delay other appends.
         streams = self._streams_of(requests)
         with self._recorder.locked_transaction() as curs:
             for sent_plan in in_doubt:

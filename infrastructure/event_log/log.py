@@ -2,11 +2,13 @@
 
 It uses group commit: the queued commands of this process are committed in batches, with one lock and one fsync for each batch.
 
-Two tasks take turns. While Postgres commits the batch of one, the other decides the next batch and sends it over the same connection.
+Two tasks take turns. While Postgres commits the batch of one task, the other task decides the next batch and sends it over the same
+connection.
 
-Requests for which the cached streams are enough are decided on these, and sent in one round trip. The others are decided under the append
-lock, on what the log says (`locked_append.py`). If a stream has moved meanwhile, Postgres writes nothing, and the whole batch is decided
-under the lock. If the answer to a COMMIT is lost, the rows are looked up under the lock before their requests are decided again.
+If the cached streams are enough to decide a request, it is decided on these streams and sent in one round trip. Other requests are decided
+under the append lock, on what the log says (`locked_append.py`). If a stream has moved since it was cached, Postgres writes nothing, and all requests
+that were sent with it are decided under the lock. If the answer to a COMMIT is lost, the log looks for the rows, under the lock. Only if they
+are missing does it decide the requests again.
 """
 
 import asyncio
@@ -35,10 +37,10 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown
 
 APPEND_TIMEOUT_SECONDS = 10.0
-"""How long a batch may wait in the queue, and how long it is then retried while Postgres is down."""
+"""How long the first request of a batch may wait in the queue. Also, how long a batch is then retried while Postgres is down."""
 
 CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
-"""How long a caller waits at most, queueing included."""
+"""The longest time that a caller waits, including the time in the queue."""
 
 LARGE_BATCH_BYTES = 256 * 1024
 """A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""
@@ -55,7 +57,7 @@ def utc_now() -> datetime:
 
 
 class EventLog:
-    """Appends for one process, on its event loop. Call `open` once at the start, and `close` when no request is left.
+    """Appends the commands of one process, on its event loop. Call `open` once at the start, and `close` when no request is left.
 
     `keep_keys`: how long an idempotency key is valid. `owner`: the id under which this process runs replies.
     """
@@ -100,7 +102,7 @@ class EventLog:
 
     @property
     def is_failing(self) -> bool:
-        """Whether Postgres refused or did not answer an append within the last APPEND_TIMEOUT_SECONDS, and none has succeeded since."""
+        """Whether appends fail now: the last one failed less than APPEND_TIMEOUT_SECONDS ago, because Postgres refused it or did not answer."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < APPEND_TIMEOUT_SECONDS
 
     def open(self) -> None:
@@ -127,13 +129,16 @@ class EventLog:
     async def append(self, request: AppendRequest) -> Appended:
         """Decides the command on its conversation's current state, and makes its events durable.
 
-        Cancelling it does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, LogBusy (nothing
+        Cancelling the call does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, LogBusy (nothing
         was appended) or LogUnavailable (if its `outcome_unknown` is set, events may have been appended).
         """
         return await self._queue.put(request)
 
     def _fail_late_callers(self) -> None:
-        """Runs once a second, so that no caller waits for ever, even if Postgres neither answers nor disconnects."""
+        """Fails the callers that have waited for CALLER_TIMEOUT_SECONDS. Runs once a second.
+
+        So no caller waits for ever, even if Postgres neither answers nor disconnects.
+        """
         self._queue.fail_older_than(time.monotonic() - CALLER_TIMEOUT_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(1.0, self._fail_late_callers)
 
@@ -150,7 +155,7 @@ class EventLog:
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
     async def _append(self, batch: Sequence[QueuedAppend]) -> None:
-        """Appends the batch and gives each caller its result: LogUnavailable, without an append, if the batch was queued for too long."""
+        """Appends the batch and gives each caller its result. If the batch was queued for too long, appends nothing: the result is LogUnavailable."""
         if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
             _resolve(batch, [LogUnavailable(outcome_unknown=False) for _ in batch])
             return
@@ -163,7 +168,7 @@ class EventLog:
             _resolve(undecided, await self._append_under_lock([queued.request for queued in undecided]))
 
     async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
-        """A plan for those of the requests that can be decided on cached streams. None if no request can."""
+        """A plan for the requests that can be decided on cached streams. None if there are none, or if deciding failed."""
         try:
             streams, missing = self._cache.find(requests)
             if missing:
@@ -172,7 +177,7 @@ class EventLog:
             if sum(request.size for request in requests) < LARGE_BATCH_BYTES:
                 return decider.decide_optimistically(requests, streams)
             return await asyncio.to_thread(decider.decide_optimistically, requests, streams)
-        except Exception as error:  # noqa: BLE001 - under the lock it is tried again, and what fails there is reported
+        except Exception as error:  # noqa: BLE001 - it is tried again under the lock, and an error there is reported
             log.debug("batch_not_decided", commands=len(requests), error_type=type(error).__name__)
             return None
 
@@ -206,7 +211,7 @@ class EventLog:
         )
 
     def _results(self, plan: BatchPlan, positions: Sequence[int]) -> Results:
-        """The results of a plan that is durable, or that appends nothing. Never raises: the batch must not be decided again."""
+        """The results of a plan that is durable, or that appends nothing. Never raises, because the batch must not be decided again."""
         self._failed_at = None
         try:
             results = plan.apply(positions, self._cache)

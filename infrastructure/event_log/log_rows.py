@@ -1,4 +1,4 @@
-"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by its rows and by its bytes."""
+"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by the number of its rows and by their bytes."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ PAGE = (
     "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
     " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
 )
-"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both column lists.
+"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both lists of columns.
 
-`before`: the bytes of the states of the rows before this one.
+`before`: the bytes of the states of the rows before this row.
 """
 
 COLUMNS_SQL = sql.SQL(COLUMNS)
@@ -31,7 +31,10 @@ Parameters = tuple[object, ...] | dict[str, object]
 
 
 class LogRows:
-    """The base of every reader of the log. Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read."""
+    """The base of every reader of the log.
+
+    Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -1,6 +1,6 @@
 """Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order.
 
-Older code must not touch the data of newer code, because it does not know all that was written. It stops with DataIsNewer.
+Older code must not touch data that newer code wrote, because it does not know everything in that data. It stops with DataIsNewer.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 _LOCK = 7_203_914_410
-"""An arbitrary number: the advisory lock that lets one process migrate at a time. Never change it."""
+"""The number of the advisory lock that lets only one process migrate at a time. It is arbitrary, but must never change."""
 
 RETRY_SECONDS = 0.5
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 class DataIsNewer(Exception):
     """Newer code has used this store.
 
-    `newest_known`: the newest that this code knows. `newest_found`: the newest in the data. Names of migrations, or views with their versions.
+    `newest_known`: the newest that this code knows. `newest_found`: the newest in the data. Both name a migration, or a view with its version.
     """
 
     def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
@@ -38,9 +38,9 @@ class DataIsNewer(Exception):
 
 
 def migrate(postgres_url: str) -> list[str]:
-    """Applies the missing files in one transaction and returns their names.
+    """Applies the files that the database does not have yet, in one transaction, and returns their names.
 
-    Several processes may call it at once. Raises psycopg.Error, with nothing applied, if a file fails. Raises DataIsNewer.
+    Several processes may call it at once. If a file fails, applies nothing and raises psycopg.Error. Raises DataIsNewer.
     """
     applied: list[str] = []
     with psycopg.connect(postgres_url, connect_timeout=10) as connection, connection.transaction():
@@ -58,7 +58,7 @@ def migrate(postgres_url: str) -> list[str]:
 
 
 def check_migrations(postgres_url: str) -> None:
-    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, psycopg.Error if the query fails."""
+    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, and psycopg.Error if the query fails."""
     with psycopg.connect(postgres_url, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchone()
         if row is not None and row[0]:
@@ -66,7 +66,7 @@ def check_migrations(postgres_url: str) -> None:
 
 
 async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
-    """The result of `migrate` or `check_migrations`, as soon as it succeeds. Retries after every psycopg.Error. Raises DataIsNewer."""
+    """Calls `work`, which is `migrate` or `check_migrations`, until it raises no psycopg.Error. Returns its result. Raises DataIsNewer."""
     while True:
         try:
             return await asyncio.to_thread(work, postgres_url)

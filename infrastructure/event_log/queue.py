@@ -1,4 +1,7 @@
-"""A bounded queue of append requests, and how batches are taken from it. No tenant can fill it, and each batch has requests of every tenant in turn."""
+"""A bounded queue of append requests. It decides which of them form the next batch, and when that batch starts.
+
+No tenant can fill the queue. A batch takes requests of each tenant in turn.
+"""
 
 import asyncio
 import time
@@ -11,7 +14,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Log
 
 MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 1024 * 1024
-"""A larger request is a batch of its own. A batch of this size takes about 20 ms, and the requests behind it wait that long."""
+"""A request that is larger than this is a batch of its own. A batch of this size takes about 20 ms, and the requests behind it wait that long."""
 
 MAX_QUEUED_COMMANDS = 8192
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
@@ -19,18 +22,21 @@ MAX_SHARE = 0.5
 """How much of the queue one tenant may fill."""
 
 SECOND_BATCH_COMMANDS = 6
-"""While one batch is in flight, a second one starts when this many requests are queued. When twice as many are queued, a batch takes half of them."""
+"""While one batch is in flight, a second one starts when this many requests are queued.
+
+When at least twice as many are queued, a batch takes half of them, and no more than MAX_BATCH_COMMANDS.
+"""
 
 
 class QueuedAppend(Struct, eq=False):
-    """A request, the future its caller awaits, and when it was queued (monotonic seconds)."""
+    """A request, the future that its caller awaits, and when it was queued (monotonic seconds)."""
 
     request: AppendRequest
     future: "asyncio.Future[Appended]"
     queued_at: float
 
     def resolve(self, result: Appended | BaseException) -> None:
-        """Gives the caller its result, unless it has one or has cancelled. A cancelled append may still be stored."""
+        """Gives the caller its result. Does nothing if the caller has one already, or has cancelled. A cancelled append may still be stored."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
@@ -57,10 +63,10 @@ class _TenantQueue:
 
 
 class AppendQueue:
-    """First in, first out for each tenant; tenants take turns. Two tasks of one event loop take batches from it.
+    """The requests of one tenant leave the queue in the order in which they came. Tenants take turns.
 
-    Two batches in flight never have a conversation in common: a request for a conversation in flight waits for that batch, and so do all
-    requests of its tenant behind it.
+    Two tasks of one event loop take batches from the queue. Two batches in flight never have a conversation in common: a request for a
+    conversation in flight waits until that batch has finished, and so do the requests of the same tenant behind it.
     """
 
     def __init__(self) -> None:
@@ -72,11 +78,14 @@ class AppendQueue:
         self._streams_in_flight: set[StreamName] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._task_is_woken = False
-        """A task was woken and has not run yet."""
+        """Whether a task was woken that has not run yet."""
         self._closing = False
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
-        """Queues a request. The future is done when the command is durable or refused. Raises LogBusy."""
+        """Queues a request. The future is done when the command is durable or refused.
+
+        Raises LogBusy if the queue is closed, or if the queue or the tenant's share of it is full.
+        """
         if self._closing or self._is_full(1.0, self._count, self._bytes):
             raise LogBusy
         tenant = self._tenants.get(request.principal.tenant)
@@ -92,7 +101,7 @@ class AppendQueue:
         return future
 
     async def next_batch(self) -> Sequence[QueuedAppend]:
-        """Waits for a batch. Empty when the queue is closed and nothing is queued. Call `finish` with each batch."""
+        """Waits until a batch can start, and takes it. Call `finish` with it later. Returns an empty batch when the queue is closed and nothing is queued."""
         while not self._can_start_batch():
             if self._closing and not self._tenants:
                 return ()
@@ -107,7 +116,7 @@ class AppendQueue:
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend]) -> None:
-        """Marks the batch as no longer in flight. Wakes no other task: the one that took the batch must call `next_batch`."""
+        """Marks the batch as no longer in flight. Wakes no task, so the task that took the batch must call `next_batch` afterwards."""
         del self._in_flight[id(batch)]
         self._streams_in_flight.difference_update(queued.request.stream_name for queued in batch)
 
@@ -117,7 +126,7 @@ class AppendQueue:
         self._wake_idle_task()
 
     def fail_older_than(self, queued_at: float) -> None:
-        """Fails old requests. Queued ones were not appended; those in flight may have been."""
+        """Fails the requests that were queued before `queued_at`. Those still in the queue were not appended; those in flight may have been."""
         for batch in self._in_flight.values():
             for queued in batch:
                 if queued.queued_at < queued_at:
@@ -132,9 +141,10 @@ class AppendQueue:
         return commands >= share * MAX_QUEUED_COMMANDS or size > share * MAX_QUEUED_BYTES
 
     def _can_start_batch(self) -> bool:
-        """Whether enough is queued, and the conversation of some tenant's first request is not in flight.
+        """Whether a task may take a batch now.
 
-        With no batch in flight, one request is enough: waiting for more would only delay it.
+        While no batch is in flight, one queued request is enough: waiting for more would only delay it. While one is in flight,
+        SECOND_BATCH_COMMANDS requests must be queued, and the first request of some tenant must be for a conversation that is not in flight.
         """
         if not self._in_flight:
             return bool(self._tenants)
@@ -144,14 +154,14 @@ class AppendQueue:
         return tenant.queued[0].request.stream_name not in self._streams_in_flight
 
     def _take_batch(self) -> Sequence[QueuedAppend]:
-        """Takes requests from the queue, of each tenant in turn: all, or half if there are many, within the limits of a batch."""
+        """Takes the requests of a batch, of each tenant in turn: all requests, or half if there are many, within the limits of a batch."""
         max_commands = self._count
         if max_commands >= 2 * SECOND_BATCH_COMMANDS:
             max_commands = min(max_commands // 2, MAX_BATCH_COMMANDS)
         batch: list[QueuedAppend] = []
         size = 0
         waiting: set[str] = set()
-        """The tenants whose first request is not for this batch."""
+        """The tenants whose first request cannot be in this batch."""
         while len(batch) < max_commands and len(waiting) < len(self._tenants):
             name, tenant = next(iter(self._tenants.items()))
             self._tenants.move_to_end(name)

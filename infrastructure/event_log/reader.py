@@ -36,7 +36,7 @@ _PARTITION_HOLDERS = sql.SQL("SELECT bucket, id, beat FROM projection_leases JOI
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
-    """The body stored with an idempotency key, and the conversation, version and position of its command's last event."""
+    """The body stored with an idempotency key. `conversation_id`, `version` and `position` are those of its command's last event."""
 
     conversation_id: str
     answer: bytes
@@ -53,7 +53,7 @@ class PartitionHolder(Struct, frozen=True):
 
 
 class EventReader(OrderedReader, ConversationReader):
-    """Reads the log of all tenants. A request gets `of(principal)` instead: no query can then forget the tenant."""
+    """Reads the log of all tenants. A request gets `of(principal)` instead, so that no query can forget the tenant."""
 
     def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         ConversationReader.__init__(self, pool, VersionLookup(pool, lookup_timeout_seconds), None)
@@ -63,19 +63,19 @@ class EventReader(OrderedReader, ConversationReader):
         return PrincipalReader(self._pool, self._version_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
-        """A reader of all conversations of one tenant. For what the store does by itself."""
+        """A reader of all conversations of one tenant, for reads that do not depend on what one principal may see."""
         return ConversationReader(self._pool, self._version_lookup, tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The holder of each partition that a registered projector holds. The projector may have died since."""
+        """The holder of each partition. A partition without a registered projector is left out. A holder may have died since."""
         return [PartitionHolder(*row) for row in await self._rows(_PARTITION_HOLDERS, ())]
 
 
 class PrincipalReader(ConversationReader):
     """Reads the conversations of the principal's tenant.
 
-    Whether the principal may see a conversation is decided at its head (`readable_head`, `readable`). All other methods read what its path
-    needs, and a path may go through conversations that others own: what a fork inherited stays readable in the fork.
+    `readable_head` and `readable` decide whether the principal may see a conversation. The other methods do not check this, because the path
+    of a conversation may go through conversations that others own: what a fork inherited stays readable in the fork.
     """
 
     tenant: str
@@ -85,7 +85,7 @@ class PrincipalReader(ConversationReader):
         self.principal = principal
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head of a conversation that the principal may read. None if it was never started, was deleted, or the principal may not see it."""
+        """The head, if the principal may read the conversation. None if it was never started, was deleted, or is not visible to the principal."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def conversation_of(self, response_id: str) -> str | None:
@@ -98,9 +98,9 @@ class PrincipalReader(ConversationReader):
         return bool(await self._rows(_IS_LOCKED, (self.tenant, uuid_of(conversation_id))))
 
     async def first_answer(self, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer stored with the principal's idempotency key at `since` or later; None if there is none, or the log has lost its events.
+        """The answer that was stored with this key of the principal at `since` or later. None if there is none, or if the log has lost its events.
 
-        Raises KeyReused if the key was used for another request. Whether the caller may still read its conversation is not checked.
+        Raises KeyReused if the key was used for another request. Does not check whether the caller may still read the answer's conversation.
         """
         rows = await self._rows(_FIRST_ANSWER, (self.tenant, self.principal.subject, key.key, since))
         if not rows:
@@ -112,7 +112,10 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
-        """Every event of the tenant whose row key is one of these ids, ascending within a conversation. None: they have more than `max_bytes`."""
+        """Every event of the tenant whose row key is one of these ids, ascending within a conversation.
+
+        None if the events have more than `max_bytes` together.
+        """
         statement = ITEMS_OF_TENANT.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(statement, (self.tenant, list(item_ids), max_bytes))
         if rows:

@@ -16,7 +16,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 class Recorded(Struct, frozen=True, kw_only=True):
     """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`).
 
-    `chain_hash` in hex; `incarnation`: of the log that it was read from (`incarnation.py`).
+    `chain_hash`: in hex. `incarnation`: the incarnation of the log that the event was read from (`incarnation.py`).
     """
 
     position: int
@@ -74,16 +74,16 @@ _COLUMNS: Final[LiteralString] = (
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state, chain_hash"
 )
 COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation"
-"""What to select from `events` for a `LoggedRow`."""
+"""The columns to select from `events`, to get a `LoggedRow`."""
 
 COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation"
-"""What to select for a `LoggedRow` from a subquery that selects COLUMNS."""
+"""The columns to select from a subquery that selects COLUMNS, to get a `LoggedRow`."""
 
 LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str]
 
 
 def as_logged(row: LoggedRow) -> Logged:
-    """The event of a row, or an UnreadableRecord."""
+    """The event of a row. It is an UnreadableRecord if this code cannot read it."""
     (
         position,
         stream_id,
@@ -136,7 +136,7 @@ def recorded_of(row: LoggedRow) -> Recorded:
 
 
 def readable(page: Sequence[Logged]) -> list[Recorded]:
-    """The events before the first unreadable one. Raises UnreadableEvent if that is the first of the page."""
+    """The events before the first unreadable one. Raises UnreadableEvent if the page begins with an unreadable event."""
     events: list[Recorded] = []
     for logged in page:
         if isinstance(logged, UnreadableRecord):

@@ -1,6 +1,6 @@
 """The rows that an append inserts into `events`. The hash of each row covers the hash of the row before it in its stream.
 
-They are sent as one array of the type `append_row` (migrations/0008).
+All rows of an append are sent as one array of the type `append_row` (migrations/0008).
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ StreamEnd = tuple[int, bytes]
 """(version, chain hash) of a stream's last row."""
 
 NO_ROWS: StreamEnd = (0, GENESIS)
-"""The end of a stream that does not exist."""
+"""The end of a stream that has no rows."""
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -85,7 +85,7 @@ ROW_TYPE = "append_row"
 
 
 def register_row(row_type: CompositeInfo | None, connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """Lets the connection send Rows. `row_type` is what CompositeInfo.fetch returns for ROW_TYPE. Raises psycopg.Error if it is None."""
+    """Lets the connection send Rows. `row_type`: what CompositeInfo.fetch returns for ROW_TYPE. Raises psycopg.Error if that is None."""
     if row_type is None:
         raise UndefinedObject(f"the type {ROW_TYPE} does not exist: migrations/0008 creates it")
     register_composite(row_type, connection, Row, make_sequence=lambda row, _: astuple(row))

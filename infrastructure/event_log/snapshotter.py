@@ -1,6 +1,6 @@
 """Writes snapshots of streams in a thread of its own, so that no append waits for one.
 
-A snapshot that cannot be written is dropped. A process that loads the stream then reads more events; nothing else depends on it.
+A snapshot that cannot be written is dropped. A process that loads the stream then reads more events. Nothing else depends on snapshots.
 """
 
 import threading
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class Snapshotter:
-    """`offer` may be called from any thread and never waits for Postgres."""
+    """Writes the snapshots that it is offered. `offer` may be called from any thread, and never waits for Postgres."""
 
     def __init__(self, recorder: ConversationRecorder) -> None:
         self._recorder = recorder
@@ -39,7 +39,7 @@ class Snapshotter:
         self._thread.join()
 
     def offer(self, name: StreamName, stream: Stream) -> bool:
-        """Queues a snapshot. It replaces a queued one of the same conversation. False if the queue is full."""
+        """Queues a snapshot. It replaces a queued one of the same conversation. Returns False if the queue is full."""
         with self._changed:
             if len(self._queued) >= MAX_QUEUED_SNAPSHOTS:
                 return False
@@ -57,7 +57,7 @@ class Snapshotter:
                 log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
     def _next_batch(self) -> list[tuple[StreamName, Stream]]:
-        """Waits for snapshots. Empty when the thread is closing and nothing is queued."""
+        """Waits for snapshots and takes some from the queue. Returns an empty list when the thread is closing and nothing is queued."""
         with self._changed:
             while not self._queued and not self._closing:
                 self._changed.wait()

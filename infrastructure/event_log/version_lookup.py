@@ -1,7 +1,7 @@
 """Looks up the last version of conversations by primary key: all concurrent look-ups share one round trip.
 
-Every read and every reply starts with a look-up. Look-ups have their own `PostgresPipeline`: through a pooled connection and a cursor, one would
-take as much of the event loop's time as the rest of a read.
+Every read and every reply starts with a look-up, so look-ups have their own `PostgresPipeline`. With a pooled connection and a cursor, a
+look-up would take as much of the event loop's time as the rest of a read.
 """
 
 import asyncio
@@ -41,14 +41,16 @@ _TEMPLATE = """
         FROM events WHERE item_id = '{shares}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS shared (shares) ON true
 """
-# The tenant is compared after the look-up of the last row: a condition inside it would read a stream of another tenant to its beginning.
+# The tenant is compared after the look-up of the last row. With a condition inside the look-up, Postgres would read all rows of a stream that
+# belongs to another tenant.
 _STATEMENT = _TEMPLATE.format(incarnation=INCARNATION, shares=SHARES)
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """A conversation's last event, and who may use the conversation. `deleted`: that event is its deletion. `chain_hash` and `incarnation`: as in `Recorded`.
+    """A conversation's last event, and who may use the conversation. `chain_hash` and `incarnation`: as in `Recorded`.
 
-    `owner`: the subject that started it; None if its first event is missing. `shares_event`: topic and state of the event that holds its shares.
+    `deleted`: whether that event deleted the conversation. `owner`: the subject that started the conversation; None if its first event is
+    missing. `shares_event`: the topic and state of the event that holds the conversation's shares.
     """
 
     tenant: str
@@ -61,12 +63,12 @@ class Head(Struct, frozen=True, array_like=True):
     shares_event: tuple[str, bytes] | None = None
 
     def role(self, principal: Principal) -> Role | None:
-        """What the principal is in this conversation; None if it may not see it. Raises UnreadableEvent."""
+        """The principal's role in this conversation; None if the principal may not see it. Raises UnreadableEvent."""
         return role_of(self.owner, self.shares, principal.actor) if principal.tenant == self.tenant else None
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        """Raises UnreadableEvent."""
+        """The conversation's shares. Raises UnreadableEvent."""
         event = decode(*self.shares_event) if self.shares_event else None
         return event.shares if isinstance(event, ConversationShared | ConversationUnshared) else ()
 
@@ -76,14 +78,14 @@ class Head(Struct, frozen=True, array_like=True):
 
 
 _Lookup = tuple[UUID, str | None]
-"""A stream, and the tenant that it must belong to; None: any."""
+"""A stream, and the tenant that it must belong to. None: any tenant."""
 
 _Lookups = list[tuple[_Lookup, "asyncio.Future[Head | None]"]]
 _decode_heads = msgspec.json.Decoder(list[Head | None]).decode
 
 
 class VersionLookup:
-    """For one event loop. It connects at the first look-up. Closing the pool closes the connection."""
+    """Looks up versions on one event loop. It connects at the first look-up. Closing the pool closes the connection."""
 
     def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
@@ -93,9 +95,9 @@ class VersionLookup:
         self._task: asyncio.Task[None] | None = None
 
     async def head(self, conversation_id: str, tenant: str | None) -> Head | None:
-        """The last event of the tenant's conversation at some time after the call; None if it was never started. Raises psycopg.Error.
+        """The conversation's last event, read after this call. None if the tenant has no such conversation. Raises psycopg.Error.
 
-        `tenant` None: of any tenant.
+        If `tenant` is None, the conversation may belong to any tenant.
         """
         future: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
         self._queued.append(((uuid_of(conversation_id), tenant), future))
@@ -104,11 +106,11 @@ class VersionLookup:
         return await future
 
     async def head_of_each(self, conversation_ids: Sequence[str], tenant: str | None) -> list[Head | None]:
-        """As `head`, for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        """As `head`, for each of these conversations, in one round trip. There may be at most MAX_BATCH_LOOKUPS of them."""
         return await self._look_up([(uuid_of(conversation_id), tenant) for conversation_id in conversation_ids])
 
     async def _look_up_queued(self) -> None:
-        """Looks up batch after batch until none is queued."""
+        """Looks up the queued conversations, batch after batch, until none is left."""
         batch: _Lookups = []
         try:
             while self._queued:
@@ -127,7 +129,7 @@ class VersionLookup:
             self._queued = []
 
     async def _look_up(self, lookups: list[_Lookup]) -> list[Head | None]:
-        """One round trip, and another one if the connection was lost: it may have been lost while idle."""
+        """Looks up in one round trip. If the connection was lost, tries once more: it may have been lost while it was idle."""
         parameters = [[stream for stream, _ in lookups], [tenant for _, tenant in lookups]]
         try:
             heads: list[Head | None] = await self._pipeline.call(parameters, self._timeout_seconds)
@@ -141,7 +143,8 @@ class VersionLookup:
 async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
     """Makes the connection decode the statement's JSON as a list of Heads, and plan the statement once.
 
-    Postgres took longer to plan it than to run it. Planned once, a look-up takes 0.36 ms; planned for each call, 0.61 ms (best tenth, 2026-11-29).
+    Postgres takes longer to plan the statement than to run it. A look-up takes 0.36 ms if the statement is planned once, and 0.61 ms if it is
+    planned for each call (best tenth, 2026-11-29).
     """
     set_json_loads(_decode_heads, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -11,7 +11,7 @@ from infrastructure.event_log.rows import Row, StreamEnd
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
-    """The answer to store with an idempotency key. `row` (from 1): the last row of its command."""
+    """The answer to store with an idempotency key. `row`: the number of its command's last row, counted from 1."""
 
     row: int
     key: str
@@ -22,9 +22,9 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True):
     """The rows of one transaction, and what it changes in the tables of replies and idempotency keys.
 
-    `expected_ends`: the end of each stream that the rows were decided on. `started_replies` and `ended_replies`: the replies that
-    rows start or end, as (row number from 1, response id). `owner`: the process that runs the started ones. `deleted_streams`: deleted
-    conversations; their replies end too. A key stored before `keys_valid_since` has expired and is replaced.
+    `expected_ends`: for each stream, the end that its rows were decided on. `started_replies` and `ended_replies`: the replies that these
+    rows start or end, as (row number counted from 1, response id). `owner`: the process that runs the started replies. `deleted_streams`: the
+    conversations that these rows delete; their replies end too. A key that was stored before `keys_valid_since` has expired and is replaced.
     """
 
     rows: Sequence[Row]

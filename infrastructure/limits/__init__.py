@@ -8,6 +8,6 @@
     shared_counts   the one task that asks Redis, for all counts at once (window.lua, concurrent.lua)
     month       tokens in a calendar month, in Postgres
 
-The counts of all processes together are in Redis. A process takes a portion of requests from there, and then allows those without asking. So
-most requests need no round trip. While Redis is unavailable, each process counts by itself.
+The counts of all processes together are in Redis. A process takes a portion of requests from Redis, and then allows these requests without
+asking again. So most requests need no round trip. While Redis is unavailable, each process counts by itself.
 """

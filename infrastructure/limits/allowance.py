@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Allowance:
-    """`headers`: the headers of the answer that tell the limits, as they were at the last call. Call `end` when the request has ended."""
+    """Counts what one request uses, and refuses it if a limit is reached. Call `end` when the request has ended.
+
+    `headers`: the headers that tell the client its limits. `request` and every refusal bring them up to date.
+    """
 
     def __init__(self, limiter: Limiter, principal: Principal) -> None:
         self._limiter = limiter
@@ -25,7 +28,7 @@ class Allowance:
 
     @property
     def counts_bytes(self) -> bool:
-        """Whether `request` and `bytes_passed` need sizes."""
+        """Whether bytes count: then `request` needs the size of the body, and `bytes_passed` must be called."""
         return bool(self._account.bursts)
 
     async def request(self, size: int = 0) -> None:
@@ -53,7 +56,7 @@ class Allowance:
             burst.take_more(now, size)
 
     async def reply(self, *, background: bool = False) -> None:
-        """Call it before the request asks a model. Counts a reply until the end of the request. Raises OverLimit."""
+        """Call it before the request asks a model. Counts a reply until the request ends. Raises OverLimit."""
         account = self._account
         try:
             await self._limiter.require_quota(account)
@@ -66,7 +69,7 @@ class Allowance:
             raise
 
     async def follow(self) -> None:
-        """Call it before the request is answered with a stream of events, or accepted as a WebSocket. Counts a follower until its end. Raises OverLimit."""
+        """Call it before you answer with a stream of events, or accept a WebSocket. Counts a follower until the request ends. Raises OverLimit."""
         try:
             await self._take("followers", self._account.followers)
         except OverLimit as refusal:
@@ -82,7 +85,7 @@ class Allowance:
         self._limiter.months.add(self._account.months, tokens)
 
     def end_with(self, task: "asyncio.Task[None]") -> None:
-        """What the request has taken is given back when the task ends, not when the request ends."""
+        """Gives back what the request has taken when the task ends, not when the request ends."""
         taken, self._taken = self._taken, []
         task.add_done_callback(lambda _: self._give_back(taken))
 

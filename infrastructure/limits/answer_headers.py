@@ -1,7 +1,8 @@
 """The headers that tell the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens. So its headers name the limits of requests in a minute. If another limit refused the request, they name that
-limit too. OpenAI's headers are about the holder (tenant, subject or key) that has the least left.
+The draft has no unit for tokens. So its headers name the limits of requests in a minute. If the request was refused because of a limit of
+requests in a second, or of concurrent requests, the headers name that limit too. OpenAI's headers are about the holder (tenant, subject or
+key) that has the least left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ _FURTHER: Final = {
     "background": _AT_ONCE,
     "followers": _AT_ONCE,
 }
-"""The limits that are named only if they refused the request."""
+"""The limits that `RateLimit` names only if they are the reason why the request was refused."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:

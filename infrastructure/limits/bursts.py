@@ -1,6 +1,7 @@
-"""Requests in a second, in this process alone. So nobody can send all the requests of a minute at once and keep the process busy.
+"""Limits the requests in a second, in this process alone. Without it, somebody could send all the requests of a minute at once.
 
-A large body or answer counts as several requests. Use beyond the limit delays later requests, by at most MAX_DEBT_SECONDS.
+A large body or answer counts as several requests. If it exceeds the limit, later requests are refused for a while, at most for about
+MAX_DEBT_SECONDS.
 """
 
 from typing import Final
@@ -10,7 +11,7 @@ MAX_DEBT_SECONDS: Final = 10
 
 
 class BurstCount:
-    """The requests that one tenant, subject or key has left. The count grows evenly, up to the limit of a second."""
+    """How many requests one tenant, subject or key has left. The number grows evenly with time, up to the limit of a second."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

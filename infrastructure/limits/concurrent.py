@@ -1,7 +1,7 @@
-"""Replies, background replies and followers: how many there may be at once. Each takes a place, and gives it back when it ends.
+"""Limits how many replies, background replies and followers there are at once. Each takes a place, and gives it back when it ends.
 
-A process asks Redis for a place only when it needs one, because an unused place would be missing elsewhere. It tells Redis every second how
-many places it uses. Redis forgets a number that was not repeated for a few seconds, so the places of a process that died become free.
+A process asks Redis for a place only when it needs one: other processes could not use a place that it holds without using it. Every second it tells Redis
+how many places it uses. Redis forgets a number that was not repeated for a few seconds. So the places of a process that died become free.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ NONE_SECONDS: Final = 0.2
 """How long a process waits before it asks Redis again, if no place was free."""
 
 RETRY_SECONDS: Final = 1.0
-"""How long a client should wait before it tries again. When a place will be free is not known."""
+"""How long a client should wait before it tries again. Nobody knows when a place will be free."""
 
 
 class ConcurrentCount:
-    """The places of one tenant, subject or key. See Count."""
+    """The places of one tenant, subject or key. See `Count` in `shared_counts.py`."""
 
     script: Script = "concurrent.lua"
 
@@ -28,7 +28,7 @@ class ConcurrentCount:
         self.waiting = 0
         self._used = 0
         self._allowed = 0
-        """How many places Redis lets this process use. For a short time this can be more than it uses."""
+        """How many places Redis lets this process use. For a short time this can be more than the process uses."""
         self._requested = 0
         self._none_until = 0.0
         self._said_at = 0.0
@@ -47,7 +47,7 @@ class ConcurrentCount:
     def give_back(self) -> None:
         self._used -= 1
 
-    def free_in(self, _: float, *, is_shared: bool) -> float:  # noqa: ARG002 - as the other counts have it
+    def free_in(self, _: float, *, is_shared: bool) -> float:  # noqa: ARG002 - the other counts need it
         """Seconds after which a client should try again."""
         return RETRY_SECONDS
 

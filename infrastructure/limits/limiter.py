@@ -1,4 +1,4 @@
-"""The limits of one process: what each tenant, subject and API key has used."""
+"""Counts what each tenant, subject and API key uses in one process, and refuses what is over a limit."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 
 FORGET_SECONDS: Final = 60.0
-"""How often the counts that are no longer used are forgotten."""
+"""How often the process forgets counts that are no longer used."""
 
 AnyCount = RequestCount | TokenCount | ConcurrentCount
 C = TypeVar("C", bound=AnyCount)
@@ -36,7 +36,7 @@ class Account(Struct, frozen=True):
     """The counts that the requests of one principal change. `quotas`: (the holder, the count, the quota)."""
 
     months: Sequence[MonthKey]
-    """The counts that its tokens are added to, with or without a quota."""
+    """The monthly counts that the principal's tokens are added to, with or without a quota."""
     requests: Counts[RequestCount] = ()
     bursts: Sequence[tuple[Holder, BurstCount]] = ()
     tokens: Counts[TokenCount] = ()
@@ -58,7 +58,7 @@ class Account(Struct, frozen=True):
 class Limiter:
     """All counts of a process. Until it is `opened`, the process counts by itself.
 
-    `counts_tokens`: whether the process counts the tokens of a month. A process that asks models must.
+    `counts_tokens`: whether the process counts the tokens of a month. It must be set in a process that asks models.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, counts_tokens: bool = False) -> None:
@@ -77,7 +77,7 @@ class Limiter:
 
     @property
     def remembered(self) -> int:
-        """The number of principals that it remembers."""
+        """The number of principals whose accounts it remembers."""
         return len(self._accounts)
 
     @property
@@ -113,7 +113,10 @@ class Limiter:
         return account
 
     async def require(self, name: LimitName, counts: Counts[C]) -> None:
-        """Waits until it is known that each of the counts has something left. The caller must take it before it awaits anything. Raises OverLimit."""
+        """Waits until it is known whether each of the counts has something left. Raises OverLimit if one has nothing left.
+
+        The caller must take what it needs before it awaits anything else.
+        """
         used_up = await self._shared.used_up([count for _, count in counts])
         if used_up:
             now, is_shared = time.monotonic(), self.is_shared
@@ -122,7 +125,7 @@ class Limiter:
             raise self._refusal(name, holder, last.limit, last.free_in(now, is_shared=is_shared))
 
     def require_burst(self, account: Account) -> None:
-        """Raises OverLimit if the requests of a second are used up."""
+        """Raises OverLimit if the requests of this second are used up."""
         now = time.monotonic()
         for holder, burst in account.bursts:
             if not burst.has(now):
@@ -200,7 +203,7 @@ class Limiter:
 
 
 def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
-    """The holders that a principal's requests count for: its tenant, its subject, and its key if it has one."""
+    """The holders that a principal's requests count for (tenant, subject, and key if there is one), each with its monthly count."""
     names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
     return [
         (holder, MonthKey(principal.tenant, holder, name)) for holder in HOLDERS if (name := names[holder]) is not None
@@ -208,6 +211,6 @@ def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
 
 
 def _key(month: MonthKey, limit_name: LimitName) -> str:
-    """The Redis key of a count. A subject may be any text of any length."""
+    """The Redis key of a count. It contains a hash of the name, because a subject may have any characters."""
     named = f":{hashlib.sha256(month.name.encode()).hexdigest()[:32]}" if month.name else ""
     return f"limits:{month.tenant}:{limit_name}:{month.holder}{named}"

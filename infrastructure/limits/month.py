@@ -1,7 +1,7 @@
 """Tokens in a calendar month (UTC), in the table `token_usage`. They are counted even without a quota, so that a new quota includes earlier use.
 
 A count is written as soon as a reply has ended. If a process dies, the counts that wait to be written are lost: usually none, or those of the
-last milliseconds. If Postgres does not answer whether it has written a count, the count is written again, and may then be counted twice.
+last milliseconds. If Postgres does not confirm that it has written a count, the count is written again. It may then be counted twice.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ REFRESH_SECONDS: Final = 2.0
 """How often the counts that requests ask for are read again. For this long, a process may not know what other processes have counted."""
 
 WANTED_SECONDS: Final = 30.0
-"""How long after the last request for it a count is still read."""
+"""How long a count is still read after a request has asked for it."""
 
 CLOSE_SECONDS: Final = 5.0
 
@@ -48,7 +48,7 @@ _READ: LiteralString = f"""
 
 
 class MonthKey(Struct, frozen=True, order=True):
-    """Names one count. `name`: that of the subject or the key; empty for the tenant."""
+    """Names one count. `name`: the subject, or the id of the key; empty for the tenant."""
 
     tenant: str
     holder: Holder
@@ -82,7 +82,8 @@ class MonthlyTokens:
             return
         self._is_closing = True
         self._wake.set()
-        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)  # a write that were cut off would be written again
+        # The task is not cancelled at once: nobody would know whether the tokens of an interrupted write were counted.
+        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
         self._task.cancel()
         if self._pending:
             log.warning("tokens_not_counted", counts=len(self._pending))
@@ -96,7 +97,7 @@ class MonthlyTokens:
         self._wake.set()
 
     async def used(self, key: MonthKey) -> int:
-        """The tokens of this month. The counts of other processes may be REFRESH_SECONDS old, or missing if Postgres has not answered yet."""
+        """The tokens of this month. What other processes counted may be REFRESH_SECONDS old, or missing if Postgres has not answered yet."""
         self._wanted[key] = time.monotonic()
         if key not in self._written and self._pool is not None:
             try:

@@ -1,4 +1,4 @@
-"""Why a request is over a limit. `infrastructure/http/errors.py` has the answer."""
+"""The error for a request that is over a limit. `infrastructure/http/errors.py` says which answer the client gets."""
 
 from math import ceil
 from typing import Final, Literal
@@ -39,5 +39,5 @@ class OverLimit(Exception):
 
     @property
     def is_quota(self) -> bool:
-        """Whether waiting a little does not help."""
+        """Whether it is a quota of a month, so that a short wait does not help."""
         return self.name == "tokens_a_month"

@@ -1,4 +1,7 @@
-"""Requests in any minute. A process takes a portion of them from Redis before it needs them, and then allows those without asking."""
+"""Limits the requests in any minute.
+
+A process takes a portion of them from Redis before it needs them, and then allows the requests of that portion without asking again.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,20 +10,23 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 PORTIONS: Final = 100
-"""A portion is at most the limit divided by this. If the limit is below this, Redis is asked for each request."""
+"""A portion is at most the limit divided by this number. If the limit is below this number, Redis is asked for each request."""
 
 UNUSED_SECONDS: Final = 5.0
 """After this long, a process gives back the unused part of its portion."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
-"""If a portion is used up in less than the first, the next portion is twice as large. If it lasts longer than the second, the next is half as large."""
+"""If a portion is used up in less than the first time, the next portion is twice as large.
+
+If a portion lasts longer than the second time, the next portion is half as large.
+"""
 
 NONE_SECONDS: Final = 0.5
 """How long a process waits before it asks Redis again, if nothing was left. Meanwhile it refuses requests without asking."""
 
 
 class RequestCount:
-    """The requests of one tenant, subject or key. See Count."""
+    """The requests of one tenant, subject or key. See `Count` in `shared_counts.py`."""
 
     script: Script = "window.lua"
 
@@ -52,7 +58,7 @@ class RequestCount:
         return None if is_shared else self._own.left(now) > 0
 
     def take(self, now: float) -> bool:
-        """Counts a request. Returns whether the next portion should be asked for."""
+        """Counts a request. Returns whether Redis should be asked for the next portion."""
         self._own.add(now, 1)
         if self._portion == 0:
             self._owed += 1
@@ -61,13 +67,13 @@ class RequestCount:
         return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._none_until
 
     def left(self, now: float, *, is_shared: bool) -> int:
-        """How many more are allowed, as far as this process knows."""
+        """How many more requests are allowed, as far as this process knows."""
         if is_shared and self._left is not None:
             return max(0, self._left + self._portion)
         return max(0, self._own.left(now))
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
-        """Seconds until another is allowed, as far as this process knows."""
+        """Seconds until another request is allowed, as far as this process knows."""
         return max(0.0, self._free_at - now) if is_shared and self._free_at else self._own.free_in(now)
 
     def question(self, now: float) -> Sequence[int]:
@@ -83,8 +89,8 @@ class RequestCount:
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
         taken, self._left, second, free_in = answer
-        paid = min(taken, self._owed)  # also those that were allowed since Redis was asked
-        # Redis had no room for the others. They were allowed already, and are never counted.
+        paid = min(taken, self._owed)  # `_owed` includes requests that were allowed since Redis was asked
+        # Redis had no room for the rest of the owed requests. They were allowed already, and are never counted.
         self._owed -= max(paid, self._requested_for_owed)
         if taken > paid:
             self._portion += taken - paid
@@ -94,7 +100,7 @@ class RequestCount:
             self._none_until = now + NONE_SECONDS
 
     def failed(self) -> None:
-        """The next question asks again. Requests that were given back are lost: Redis counts them as used for a minute."""
+        """The next question asks again. Requests that this question gave back are lost: Redis counts them as used for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._owed > 0 or self._is_unused(now)

@@ -1,6 +1,7 @@
 """Asks Redis for the counts of all processes together. One task asks for all counts at once. Requests wait for its next answer.
 
-If Redis fails or is slow, no request fails. Some wait for WAIT_SECONDS. After that no request waits, until Redis answers quickly again.
+If Redis fails or is slow, no request fails because of that. The first requests wait for WAIT_SECONDS. Later ones do not wait, until Redis
+answers quickly again.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ WAIT_SECONDS: Final = 0.1
 """How long a request waits for Redis."""
 
 LATE_SECONDS: Final = 0.01
-"""If a wait takes longer than planned by more than this, this process was busy, not Redis slow. Then the request waits once more."""
+"""If a wait ends this much too late, the process itself was busy, and Redis may not be slow. Then the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
 """After this long without an answer, Redis counts as unavailable."""
@@ -30,13 +31,13 @@ TICK_SECONDS: Final = 0.5
 """How often `tick` of each count is called, and how long the task waits after Redis failed."""
 
 LEASE_SECONDS: Final = 5.0
-"""How long after a process died its places stay taken."""
+"""How long the places of a process stay taken after it died."""
 
 MAX_QUESTIONS: Final = 3
-"""How often a request asks Redis at most. It may have to ask again, because other requests can take what the first answer gave."""
+"""How many times a request may ask Redis. It may have to ask again, because other requests can take what the first answer allowed."""
 
 MAX_BATCH: Final = 200
-"""How many counts one call may have. Redis serves nobody else during a call."""
+"""How many counts one call of a script may have. Redis serves nobody else during a call."""
 
 Script = Literal["window.lua", "concurrent.lua"]
 
@@ -53,7 +54,7 @@ class Count(Protocol):
         """Whether something is left. None: Redis must be asked. With `is_shared=False` the process decides by itself."""
 
     def question(self, now: float) -> Sequence[int]:
-        """The arguments of the script for this count. After it, either `answered` or `failed` is called."""
+        """The arguments of the script for this count. After that, either `answered` or `failed` is called."""
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
         """Redis answered. `answer`: the numbers that the script returned for this count."""
@@ -65,7 +66,7 @@ class Count(Protocol):
         """Whether Redis should be asked for this count now, although no request waits for it."""
 
     def close(self) -> bool:
-        """The process ends: from now on it only gives back. Returns whether it has something to say."""
+        """Called when the process ends. From now on, the count only gives back. Returns whether Redis must be asked for it once more."""
 
 
 C = TypeVar("C", bound=Count)
@@ -106,7 +107,7 @@ class SharedCounts:
         """Whether Redis answered the last time it was asked."""
 
     async def open(self, redis: Redis) -> None:
-        """Connects. This takes at most about ANSWER_SECONDS; if it fails, the task tries again until Redis answers."""
+        """Connects. This takes at most about twice ANSWER_SECONDS. If it fails, the task tries again until Redis answers."""
         self._redis = redis
         await self._ask()
         if self.is_available:
@@ -114,7 +115,7 @@ class SharedCounts:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Sends `counts` to Redis once more, if Redis is available."""
+        """Gives back what `counts` hold unused, and sends what Redis has not counted yet. Does nothing if Redis is unavailable."""
         if self._task is None:
             return
         self._task.cancel()
@@ -129,7 +130,7 @@ class SharedCounts:
         self._wake.set()
 
     async def used_up(self, counts: Sequence[C]) -> list[C]:
-        """The counts that have nothing left. If there are none, the caller must take what it needs before it awaits anything."""
+        """Returns the counts that have nothing left. If there are none, the caller must take what it needs before it awaits anything else."""
         for _ in range(MAX_QUESTIONS):
             now = time.monotonic()
             unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]
@@ -143,7 +144,7 @@ class SharedCounts:
         return bool(count.has(now, is_shared=False) if has is None else has)
 
     async def _answer_for(self, counts: Sequence[Count]) -> bool:
-        """Asks for these counts, and waits for the answer. False if none came in time: then this process decides by itself."""
+        """Asks for these counts, and waits for the answer. False if no answer came in time: then this process decides by itself."""
         if not (self.is_available and self._answers_quickly):
             return False
         if self._next is None:

@@ -1,4 +1,4 @@
-"""Tokens in any minute. They are counted when a reply has ended, because only then it is known how many it took.
+"""Limits the tokens in any minute. They are counted when a reply has ended, because their number is known only then.
 
 So a request for a reply is allowed while anything is left. If its tokens exceed the limit, they count for longer than a minute.
 """
@@ -14,7 +14,7 @@ KNOWN_SECONDS: Final = 1.0
 
 
 class TokenCount:
-    """The tokens of one tenant, subject or key. See Count."""
+    """The tokens of one tenant, subject or key. See `Count` in `shared_counts.py`."""
 
     script: Script = "window.lua"
 
@@ -27,7 +27,7 @@ class TokenCount:
         self._free_at = 0.0
         self._known_at = 0.0
         self._pending = self._sent = 0
-        """Tokens that Redis has not counted yet, and those of them that the current question sends."""
+        """Tokens that Redis has not counted yet, and how many of them the current question sends."""
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether anything is left. None: Redis must be asked."""
@@ -43,7 +43,7 @@ class TokenCount:
         self._pending += tokens
 
     def left(self, now: float, *, is_shared: bool) -> int:
-        """How many are left, as far as this process knows."""
+        """How many tokens are left, as far as this process knows."""
         return max(0, self._left - self._pending if is_shared and self._left is not None else self._own.left(now))
 
     def free_in(self, now: float, *, is_shared: bool) -> float:

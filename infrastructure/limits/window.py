@@ -10,7 +10,10 @@ MAX_AHEAD_SECONDS: Final = 86_400
 
 
 class Window:
-    """At most `limit` fits in any minute; only the last use that fits may exceed it. Times are seconds of a clock that only goes forward."""
+    """Counts the uses of the last minute, and what they leave of `limit`. The callers decide whether a use is allowed.
+
+    Times are seconds of a clock that never goes back.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -19,12 +22,15 @@ class Window:
         self._checked = -1
 
     def left(self, now: float) -> int:
-        """How much more fits. Negative if more than the limit was used."""
+        """How much more may be used. Negative if more than the limit was used."""
         self._forget(int(now))
         return self._limit - self._used
 
     def add(self, now: float, amount: int) -> None:
-        """Counts a use, from now on. If it exceeds the limit, it counts for longer than a minute: as long as the limit needs to make up for the excess."""
+        """Counts a use from now on. If it exceeds what is left, it counts for longer than a minute, by at most MAX_AHEAD_SECONDS.
+
+        The additional time is the time in which the limit would allow as much as the excess.
+        """
         second = int(now)
         excess = amount - self.left(now)
         if excess > 0 and self._limit:
@@ -33,7 +39,7 @@ class Window:
         self._used += amount
 
     def free_in(self, now: float) -> float:
-        """Seconds until something fits; 0 if it does now."""
+        """Seconds until something more may be used; 0 if it may now."""
         left = self.left(now)
         for second in sorted(self._amounts) if left <= 0 else ():
             left += self._amounts[second]

@@ -1,8 +1,8 @@
 """Tells which processes are dead, without a wall clock.
 
-Each process raises a number in its row in Postgres about every `interval_seconds`: its beat. A process that reads the rows remembers the
-beats, and measures with its own monotonic clock how long each has stayed the same. So no process compares its clock with that of
-another process or of Postgres.
+Each process has a row in Postgres with a number, its beat. The process raises its beat about every `interval_seconds`. A process that reads
+the rows remembers the beats, and measures with its own monotonic clock how long each beat has stayed the same. So no process compares its
+clock with that of another process or of Postgres.
 """
 
 import time
@@ -15,8 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 class HeartbeatWatch(Generic[Key]):
     """The beats that this process has seen, and for how long each has stayed the same.
 
-    After this process or Postgres was frozen, the first beats that it reads are old, because the others have not renewed theirs yet. So each
-    call of `unchanged` adds at most two intervals to that time: it takes several calls before a process counts as dead.
+    After this process or Postgres was frozen, the first beats that this process reads are old, because the others have not renewed theirs yet.
+    Each call of `unchanged` therefore adds at most two intervals to the time of a beat. So it takes several calls before a process counts as dead.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class HeartbeatWatch(Generic[Key]):
     def unchanged(self, beats: Mapping[Key, int | None]) -> set[Key]:
         """Takes the beats that were just read. Returns the keys whose beat has not changed for `dead_after_seconds`.
 
-        None stands for a key without a row, which counts as an unchanged beat. Keys that are not in `beats` are forgotten.
+        None as a beat means that the key has no row. It counts as an unchanged beat. Keys that are not in `beats` are forgotten.
         """
         now = self._clock()
         step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_step_seconds)

@@ -1,8 +1,8 @@
 """MongoDB transactions whose commands are sent together: all of them at once, and then the commit.
 
-pymongo waits for each command's answer. Here a transaction of four commands takes two round trips, half the time and half of the
-client's CPU time. pymongo has no public call for this, so this file, and no other, uses its private connections and encoder. pymongo still
-handles servers, authentication and TLS. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
+pymongo waits for each command's answer. Here a transaction of four commands takes only two round trips: half of the time, and half of the
+client's CPU time. pymongo has no public call for this, so this file uses pymongo's private connections and encoder; no other file does.
+pymongo still handles servers, authentication and TLS. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -49,7 +49,10 @@ _MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
 
 
 async def exchange(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """Sends as many commands at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
+    """Sends the commands, and returns their answers. Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT.
+
+    Raises DocumentTooLarge and ConnectionFailure.
+    """
     answers: list[Answer] = []
     in_flight: dict[int, bytes] = {}
     largest = 0
@@ -70,7 +73,7 @@ async def exchange(connection: "AsyncConnection", database: str, commands: Seque
 async def pipelined_transaction(
     database: Database, session: AsyncClientSession, exchange: Exchange = exchange
 ) -> AsyncIterator[Send]:
-    """A transaction on a session that has none. Commits on exit, durably on a majority.
+    """Runs a transaction on a session that has none. At the end of the block, commits it durably on a majority of the servers.
 
     If the block raises, nothing was written. If the commit raises a ConnectionFailure, or an error with the label
     UnknownTransactionCommitResult, the outcome is unknown.
@@ -95,7 +98,7 @@ async def pipelined_transaction(
                 yield send
             except BaseException:
                 if started and not connection.closed:
-                    with suppress(PyMongoError):  # after most errors the server has aborted it already
+                    with suppress(PyMongoError):  # after most errors the server has already aborted the transaction
                         await exchange(connection, "admin", [{"abortTransaction": 1, **in_transaction}])
                 raise
             if started:
@@ -111,7 +114,7 @@ async def pipelined_transaction(
 
 
 def _check_commit(answer: Answer) -> None:
-    """Raises if the commit failed. As pymongo does, adds a label to the error if the outcome is unknown: the server does not add it."""
+    """Raises if the commit failed. If the outcome is unknown, adds a label to the error, as pymongo does: the server does not add it."""
     try:
         answer.read()
     except OperationFailure as error:
@@ -121,9 +124,9 @@ def _check_commit(answer: Answer) -> None:
 
 
 async def _send_and_receive(connection: "AsyncConnection", messages: Mapping[int, bytes], largest: int) -> list[Answer]:
-    """Sends the messages at once, and receives all answers, so that none is left for a later request.
+    """Sends the messages at once, and receives all answers, so that a later command does not get one of them.
 
-    `largest`: bytes of the largest document in them.
+    `largest`: the bytes of the largest document in the messages.
     """
     await connection.send_message(b"".join(messages.values()), largest)
     received = [await connection.receive_message(request_id) for request_id in messages]

@@ -1,4 +1,7 @@
-"""Postgres as an async pool that fails within seconds when Postgres is down. Transactions are read-only unless the pool is for writers."""
+"""A pool of async connections to Postgres. It fails within seconds when Postgres is down.
+
+Transactions are read-only unless the pool is for writers.
+"""
 
 import asyncio
 import select
@@ -17,7 +20,7 @@ DEAD_SERVER_DETECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq parameters: a server that no longer answers is detected within about 15 s."""
+"""libpq parameters. With them, a connection to a server that no longer answers fails within about 15 s."""
 
 RECONNECT_TIMEOUT_SECONDS = 0.0
 """A pool that cannot connect gives up at once, and connects again when somebody asks for a connection.
@@ -27,7 +30,10 @@ With a longer timeout it would retry after 1, 3 and 7 s. In between, callers wou
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """A pool that hands out no connection that the server has closed, and loses none when a caller is cancelled while returning it."""
+    """A pool that hands out no connection that the server has closed.
+
+    It does not lose a connection when a caller is cancelled while it returns the connection.
+    """
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
@@ -53,7 +59,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.close()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # After a restart of the server every idle connection is closed: without this check, each would make one caller fail.
+        # After a restart of the server every idle connection is closed. Without this check, each of them would make one caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it

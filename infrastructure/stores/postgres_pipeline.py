@@ -1,9 +1,9 @@
 """One connection that runs one prepared statement again and again, each call in one round trip, on the event loop.
 
-Calls do not wait for each other: the next one is sent while the server still works on the one before.
+Calls do not wait for each other: the next call is sent while the server still works on the one before.
 
 It calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's binary dumpers and loaders. A round trip takes
-half a millisecond; psycopg's cursors would take as long again in Python for each statement.
+half a millisecond. psycopg's cursors would need as much time again, in Python, for each statement.
 """
 
 import asyncio
@@ -29,17 +29,19 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
 """The first server version that has `transaction_timeout`: Postgres 17."""
 
 _NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
-"""Errors of a prepared statement whose tables, types or functions were dropped and made again, and of a server that became read-only."""
+"""Errors after which the next call connects again. Either the tables, types or functions of the prepared statement were dropped and made again,
+or the server became read-only.
+"""
 
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
 class PostgresPipeline:
-    """Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
+    """Runs one statement. Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
 
-    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. The server commits it
-    only when it has received the call's last message. From Postgres 17 on it aborts one that takes longer than `transaction_timeout_seconds`.
-    `register_types` is called with each new connection, to register what psycopg does not know by itself.
+    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. The server commits it only when
+    it has received the call's last message. From version 17 on, the server aborts a transaction that takes longer than
+    `transaction_timeout_seconds`. `register_types` is called with each new connection, to register types that psycopg does not know by itself.
     """
 
     def __init__(
@@ -65,10 +67,10 @@ class PostgresPipeline:
         self._pending: deque[asyncio.Future[PGresult]] = deque()
         """The calls in flight, oldest first."""
         self._result: PGresult | None = None
-        """What was received so far of the oldest call's result."""
+        """The part of the oldest call's result that was received so far."""
         self._socket = -1
         self._poll = select.poll()
-        """Watches the socket, to ask whether it has more to read."""
+        """Tells whether the socket has more to read."""
 
     async def open(self) -> None:
         """Connects before the first call. Does nothing if Postgres is down."""
@@ -78,9 +80,9 @@ class PostgresPipeline:
     async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
         """Runs the statement with these parameters and returns the one column of its one row.
 
-        Raises NotSent if there is no connection. Raises OutcomeUnknown, or ServerTimedOut after `timeout_seconds`: this statement and all
-        others in flight may or may not have run. Raises psycopg.DataError for a value that its type cannot hold, before it is sent.
-        Raises any other psycopg.Error if Postgres refused the statement and did nothing.
+        Raises NotSent if there is no connection. Raises OutcomeUnknown if the connection was lost, and ServerTimedOut if there was no answer
+        within `timeout_seconds`: then this statement and all others in flight may or may not have run. Raises psycopg.DataError if a
+        value does not fit its type; nothing was sent then. Raises any other psycopg.Error if Postgres refused the statement and did nothing.
         """
         connection = await self._connected()
         try:
@@ -129,7 +131,7 @@ class PostgresPipeline:
             self.close()
 
     def _time_out(self, pending: "asyncio.Future[PGresult]", error: psycopg.Error) -> None:
-        """Fails the calls in flight, unless the answer to this one has arrived and the event loop was too busy to read it."""
+        """Fails the calls in flight. Does nothing if the answer to this call has arrived, and the event loop was only too busy to read it."""
         self._readable()
         if not pending.done():
             self._disconnect(error)
@@ -218,11 +220,14 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _read_results(self, pgconn: "PGconn") -> None:
-        """Takes the results that libpq has received. Call it after each flush too: a flush may also read, and the socket is then not readable."""
+        """Takes the results that libpq has received.
+
+        Call it after each flush too: a flush may also read, and then nothing reports the socket as readable.
+        """
         statement_ended = False
         while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()
-            if result is None:  # the end of the statement's results; PIPELINE_SYNC follows, or the error of its commit
+            if result is None:  # the statement's results end; next comes PIPELINE_SYNC, or the error of its commit
                 # In libpq up to 14.10, 15.5 and 16.1 a failed commit makes get_result return None for ever.
                 if statement_ended or pgconn.status != ConnStatus.OK:
                     raise psycopg.OperationalError("The connection was lost.")

@@ -7,7 +7,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 64
-"""The maximum number of commands under way at once; further ones wait for a connection. A client that reads a stream holds none."""
+"""The maximum number of commands at once; further commands wait for a connection. An API client that reads a stream holds no connection."""
 
 CONNECTION_TIMEOUT_SECONDS = 0.5
 
@@ -16,7 +16,7 @@ def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
 
     A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached, and with TimeoutError after
-    `answer_seconds` if the server does not answer (None: the caller sets the timeout). It is sent twice at most, so every command
+    `answer_seconds` if the server does not answer (None: the caller sets the timeout). A command is sent at most twice, so every command
     must be idempotent.
     """
     pool = BlockingConnectionPool.from_url(

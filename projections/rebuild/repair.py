@@ -46,7 +46,7 @@ Outcome = Literal["repaired", "parked", "deleted", "released", "lost", "skipped"
 
 parked: an event still cannot be applied. deleted: the conversation is deleted, so the view shows nothing of it. released: another repair
 finished first, the conversation was deleted meanwhile, or the whole view started over. lost: another repair has claimed the conversation.
-skipped: no projector has started the view yet; the one that starts will build it from the log.
+skipped: no projector has started the view yet. The first one will build it from the log.
 """
 
 

@@ -16,12 +16,12 @@ MAX_ITEM_BYTES = 15 * _MB
 MAX_PARAMETERS_BYTES = 5 * _MB // 2
 MAX_INPUT_BYTES = 17 * _MB // 2
 MAX_OUTPUT_BYTES = 9 * _MB // 2
-"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event is applied
-without what earlier events wrote, so each of the three has its own maximum. A request may have 8 MB of input. A million characters of output
+"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event is written
+without reading the document, so each of the three has its own maximum. A request may have 8 MB of input. A million characters of output
 have at most 4 MB in UTF-8, but control characters need more in JSON."""
 
 _ELEMENT_BYTES = 16
-"""What BSON adds to each element of a list, at most."""
+"""The most bytes that BSON adds to an element of a list."""
 
 _MAX_DEPTH = 64
 _IDENTITY = frozenset({"id", "type", "role", "status", "call_id", "name"})

@@ -7,7 +7,7 @@ handles the whole family.
 from collections.abc import Iterable, Sequence
 
 PARTITIONS = 8
-"""How many there are, and so how many projectors can share the work. A view has one position per partition."""
+"""The number of partitions. At most this many projectors can share the work. A view has one position per partition."""
 
 ALL_PARTITIONS: Sequence[int] = range(PARTITIONS)
 

@@ -19,7 +19,7 @@ from replies.provider.stream_parts import Finished, StreamPart, known_tier, toke
 from replies.stream_events import field_of, may_have
 
 MAX_ITEMS_BYTES = 4 * 1024 * 1024
-"""JSON text of all of an answer's items. An image alone may take a megabyte or two."""
+"""The most bytes of JSON text of all items of an answer. An image alone may take a megabyte or two."""
 
 _DELTAS = {
     "response.output_text.delta": "output_text",
@@ -62,7 +62,7 @@ class _Event(Struct):
 _decoder = msgspec.json.Decoder(_Event)
 
 _Key = str | int
-"""An item's id from the provider; its index where it has no id."""
+"""An item's id from the provider, or its index if it has no id."""
 
 
 class ResponsesAnswer:

@@ -12,7 +12,7 @@ import httpx2
 from replies.provider.failures import answer_too_long
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""An image in base64 fits."""
+"""Large enough for an image in base64."""
 
 LINE_OVERHEAD_BYTES = 64
 """Added to the size of each data line, because a line takes memory besides its text. So empty data lines count too."""
