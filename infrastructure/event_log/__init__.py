@@ -6,21 +6,10 @@ One append, file by file:
 2. `log.py`: `EventLog.append` queues the request and awaits the result. Two tasks take batches from the queue. Each task loads the streams
    that the cache lacks (`streams.py`, `stream_loader.py`). Then it decides the requests for which the cached streams are enough.
 3. `queue.py` decides when a batch starts, and which requests are in it.
-<<<<<<< HEAD
-4. `batch_decider.py`: `decide` turns each command into events, `codec.py` encodes them, `rows.py` makes rows of them and `chain.py`
-   hashes each onto the one before. The result is a BatchPlan (`batch_plan.py`) with its Write (`write.py`).
-5. `stores/postgres_pipeline.py`: sends the Write as one call of the SQL function `append_at_once` (its newest version is in migrations/0016). It takes the
-   append lock, checks that no stream has moved and no key is in use, inserts, notifies and returns the positions. Then the transaction commits.
-6. `batch_plan.py` caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot in its own thread.
-
-`locked_append.py` takes over if a stream has moved, a key is in use, an answer was lost, or a command is refused, changes nothing or needs
-the state of an item. It first answers without the lock what the log refuses. Then it takes the append lock through `recorder.py`, looks up
-the rows whose outcome is unknown, decides the remaining requests on what the log says, and commits.
-=======
 4. `batch_decider.py`: `decide` turns each command into events, `codec.py` encodes the events, and `rows.py` makes a row of each event.
    `chain.py` computes the hash of each row, which covers the hash of the row before it. The result is a BatchPlan (`batch_plan.py`) with
    its Write (`write.py`).
-5. `stores/postgres_pipeline.py` sends the Write as one call of the SQL function `append_at_once` (migrations/0010). It takes the
+5. `stores/postgres_pipeline.py` sends the Write as one call of the SQL function `append_at_once` (its newest version is in migrations/0016). It takes the
    append lock, and checks that no stream has moved (has got other rows since it was read) and that no key is in use. It inserts the rows,
    notifies, and returns the positions. Then the transaction commits.
 6. `batch_plan.py` caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot in its own thread.
@@ -28,7 +17,6 @@ the rows whose outcome is unknown, decides the remaining requests on what the lo
 `locked_append.py` takes over if a stream has moved, a key is in use, or the answer of Postgres was lost. It also takes over if a command is
 refused, changes nothing, or needs the state of an item. It takes the append lock through `recorder.py`, looks up the rows whose outcome is
 unknown, decides on what the log says now, and commits. If nothing is to be appended, it answers without the lock.
->>>>>>> p-infra1
 
 Reading: `reader.py` returns events in the types of `recorded.py`; `version_lookup.py` finds a conversation's last version.
 Setup: `datastore.py` connects, `migrate.py` creates and changes the schema, `key_sweeper.py` deletes expired idempotency keys.
