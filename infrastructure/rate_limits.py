@@ -26,7 +26,7 @@ class Limits(BaseModel):
     """The limits of one holder.
 
     requests, tokens                 in any minute
-    requests_a_second                in a second, in each process by itself
+    requests_a_second                in a second; each process counts by itself
     replies, background, followers   at once
     tokens_a_month                   in a calendar month, UTC
     """
@@ -64,7 +64,7 @@ def _of_the_tenant(value: Any) -> Any:
 
 
 class RateLimits(HolderLimits):
-    """The whole setting. `overrides`: by tenant, the limits that differ there."""
+    """The whole setting. `overrides` maps a tenant to the limits that differ for it."""
 
     overrides: Mapping[str, Annotated[HolderLimits, BeforeValidator(_of_the_tenant)]] = {}
 

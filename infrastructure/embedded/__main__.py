@@ -1,4 +1,4 @@
-"""Runs the stores alone, until SIGTERM: for the tests, and for APIs in a debugger.
+"""Runs the stores alone, until SIGTERM. Use it for tests, or when an API runs in a debugger.
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 
@@ -26,7 +26,7 @@ from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
 async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
-    """Runs the servers whose URLs these environment variables hold, until a signal, or until the process `until_pid` ends."""
+    """Runs the servers of these environment variables (`SERVERS`), until a signal or until the process `until_pid` ends."""
     stop = stop_signalled()
     if until_pid is not None:
         threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()

@@ -21,10 +21,10 @@ class UnreachableError(RuntimeError):
 
 
 def account_for(*paths: Path) -> Account | None:
-    """None if this process is not root: the child keeps its user. Else the user `nobody`, which can reach all of `paths`.
+    """The user `nobody`, with access to all of `paths`. None if this process is not root: then the child keeps its user.
 
     If a parent directory is closed to `nobody` (as below /root), the account keeps the capability to pass through it.
-    Raises UnreachableError when this process does not have that capability itself.
+    Raises UnreachableError if this process does not have that capability itself, or cannot pass it on.
     """
     if os.geteuid() != 0:
         return None

@@ -42,7 +42,7 @@ class DataDirectory:
         Raises InUseError while another process has the lock. The kernel releases it when that process ends.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        # Other users may pass through but not list it: Postgres may run as another user.
+        # Postgres may run as another user. Other users may pass through this directory, but not list it.
         self.path.chmod(0o711)
         self.run.chmod(0o700)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -125,9 +125,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the kernel's range of ports for outgoing connections, unless that range starts below 20,000.
+    """A free loopback port below the range from which the kernel takes ports for outgoing connections.
 
-    Inside that range, the kernel could give the server's port to a client that reconnects while the server is down.
+    Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If the range starts
+    below 20,000, the port is one of 22,768 to 32,767.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

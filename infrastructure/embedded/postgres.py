@@ -36,7 +36,7 @@ SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Without the details of an error, which may have the values of a row.
+    # An error is logged without its details, which may contain the values of a row.
     "log_error_verbosity": "terse",
     "log_line_prefix": "%m [%p] ",
 }
@@ -78,7 +78,10 @@ def _program(name: str) -> Path:
 
 
 def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
-    """Creates the cluster. If it exists: ends the backends that a killed postmaster left, and removes its pid file."""
+    """Creates the cluster. If it exists, ends the processes that a killed postmaster left, and removes its pid file.
+
+    The owner of an existing cluster becomes `account`.
+    """
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
@@ -115,7 +118,10 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 
 
 def _give_to(account: Account, data: Path) -> None:
-    """Makes the account the owner of a cluster that root restored, with pg_basebackup for instance: Postgres accepts no other owner."""
+    """Makes the account the owner of the cluster: Postgres accepts no other owner.
+
+    A cluster that root has restored, for example with pg_basebackup, belongs to root.
+    """
     if data.stat().st_uid != account.uid:
         for path in (data, *data.rglob("*")):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)
