@@ -1,7 +1,7 @@
 """What the OpenAPI document says of one route: parameters, body, answers, errors, and headers. The routes themselves validate and answer.
 
 Schemas come from the types in the code: pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other
-answers). An operation names them; `components` has them all, once for a document.
+answers). An operation refers to a schema by name; `components` makes all schemas of a document, each once.
 """
 
 import inspect
@@ -203,7 +203,7 @@ def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
 
 
 def _without_null(field: Schema) -> Schema:
-    """The schema of the values that a parameter may have. Null is not one: the parameter is left out instead."""
+    """The schema of the values that a parameter may have, without null: a client leaves the parameter out instead."""
     described = {name: value for name, value in field.items() if value is not None and name != "title"}
     options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
     return described | options[0] if options else described
@@ -237,9 +237,10 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 
 
 def _plain(schema: Any) -> Any:
-    """The schema without the titles that pydantic makes from names, and without defaults: code generators require a field that has a default.
+    """The schema without the titles that pydantic makes from names, and without defaults.
 
-    The `object` of msgspec's structs becomes a constant. A property of the name `title` or `default` stays: its value is a schema.
+    Defaults are removed because code generators make a field that has a default a required field. An enum of one string, such as the
+    `object` of msgspec's structs, becomes a constant. A property that is named `title` or `default` stays: its value is a schema.
     """
     match schema:
         case {"enum": [str(constant)]} if len(schema) == 1:

@@ -1,4 +1,4 @@
-"""Ids in a path, in a body or in a parameter: a malformed one is a 400, before anything is looked up."""
+"""Checks ids in a path, in a body or in a parameter. A malformed id is answered with 400, before anything is looked up."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,10 @@ def id_pattern(name: str) -> str | None:
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
-    """The ids of these names in the request's path. Raises ApiError (400) for the first that is malformed."""
+    """The ids of these names in the request's path. Raises ApiError (400) for the first id that is malformed.
+
+    Raises HTTPException (405) if the request's path is another path that serves only other methods.
+    """
     try:
         return [_path_id(request.path_params[name], name) for name in names]
     except ApiError:

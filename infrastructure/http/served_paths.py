@@ -97,13 +97,13 @@ _MAX_LOGGED_STEPS = 12
 
 
 def loggable_path(path: str) -> str:
-    """The path with `*` for each step that is neither a word of the API nor an id: a client may have put a text or a key there."""
+    """The path with `*` for each step that is neither a word of the API nor an id. Such a step may be a text or a key."""
     steps = path.split("/", _MAX_LOGGED_STEPS)
     return "/".join([step if step in _WORDS or is_id(step) else "*" for step in steps])
 
 
 def template_of(path: str) -> str | None:
-    """The served path that this one is an instance of."""
+    """The template of a served path, such as `/v1/responses/{response_id}`. None if the path is not served."""
     return next((template for template, pattern in _PATTERNS if pattern.match(path)), None)
 
 
@@ -140,7 +140,7 @@ def _meant(steps: Sequence[str]) -> str | None:
 
 
 def _subpaths(steps: Sequence[str]) -> str | None:
-    """What is served below the served path that this path begins with."""
+    """The message that lists what is served below the longest served path that this path begins with."""
     for end in range(len(steps) - 1, 1, -1):
         template = template_of("/".join(["", *steps[:end]]))
         subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []

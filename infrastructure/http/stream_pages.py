@@ -1,8 +1,8 @@
-"""The pages that streams are sending. What a process keeps in memory for clients that read slowly, or not at all, is bounded.
+"""Keeps the pages that streams are sending, and limits the memory used for clients that read slowly or not at all.
 
 A stream sends a page in slices. It does not hold the page while its client reads a slice: a page larger than a slice is kept here.
 All pages kept here have at most MAX_KEPT_BYTES together; a single page may be larger. The least recently used page is dropped first.
-A stream whose page was dropped reads it again.
+If the page of a stream was dropped, the stream reads it again.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ class Page(Struct, frozen=True):
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
     def slice_end(self, start: int) -> int:
-        """Where the slice ends that begins at `start`."""
+        """The end of the slice that begins at `start`."""
         return start + SLICE_BYTES
 
 
 class StreamPosition(Struct):
-    """What a client was sent: every event up to the number `after`, and `offset` bytes of what follows."""
+    """How much of a stream was sent to a client: every event up to the number `after`, and `offset` bytes of the events after it."""
 
     after: int
     offset: int = 0
@@ -54,7 +54,7 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """What can be kept. `kept_bytes`: the memory it takes; 0: do not keep it."""
+    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes. If it is 0, the value is not kept."""
 
     @property
     def kept_bytes(self) -> int: ...

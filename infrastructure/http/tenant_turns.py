@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class _Tenant(Struct, eq=False):
-    """`users`: how many hold a turn or wait for one."""
+    """`users`: how many requests of the tenant hold a turn or wait for one."""
 
     turns: asyncio.Semaphore
     users: int = 0

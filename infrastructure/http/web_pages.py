@@ -98,7 +98,10 @@ class WebPages:
                 raise ApiError(403, message, code="origin_not_allowed", param="Sec-Fetch-Site")
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a preflight: a browser asks what a page of another origin may send. None for any other request. Call `check` first."""
+        """The answer to a preflight, in which a browser asks what a page of another origin may send.
+
+        None if the request is not a preflight. Call `check` first.
+        """
         if scope["type"] != "http" or scope["method"] != "OPTIONS" or self._cors_origin(scope["headers"]) is None:
             return None
         requested = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
