@@ -181,9 +181,9 @@ class Settings(BaseSettings):
     @field_validator("postgres_url", "mongodb_url", "redis_url")
     @classmethod
     def _refuse_ambiguous_url(cls, value: str) -> str:
-        """Refuses an unescaped `/` in a password: it ends the host.
+        """Refuses a password with an unescaped `/`, `?` or `#`, which ends the host part of a URL.
 
-        The text before it would be read as host and port, and errors would show it.
+        The text before that character would be read as host and port, and errors would show it.
         """
         _, is_url, rest = value.partition("://")
         hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")

@@ -1,8 +1,6 @@
 """Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods and WebSockets to the command side.
 
-With Docker, nginx does this.
-
-The gateway itself answers the OpenAPI document of both sides, and a readiness check that covers both.
+With Docker, nginx does this. The gateway itself serves the OpenAPI document of both sides, and a readiness check of both.
 """
 
 import asyncio
@@ -55,7 +53,10 @@ class Gateway:
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections) -> ASGIApp:
-    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
+    """The gateway with both sides behind it. Its lifespan also runs the lifespans of both sides.
+
+    `shutdown` ends the streams of both sides. `connections`: the connections of the server.
+    """
     authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
@@ -90,7 +91,7 @@ def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Respons
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():
-            if checks.get(name) != "failed":  # a check of both sides passes when it passes on both
+            if checks.get(name) != "failed":  # a check that both sides have passes if it passes on both
                 checks[name] = state
     worst = max((body["status"] for _, body in answers), key=("ready", "degraded", "unavailable").index)
     status = max(code for code, _ in answers)

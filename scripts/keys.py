@@ -98,7 +98,7 @@ def revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Revokes a key: every process refuses it within 5 s. It cannot be brought back."""
-    if not is_id(key_id, KEY):  # it may be a key itself, so it is not repeated
+    if not is_id(key_id, KEY):  # the text may be a key, so the message does not repeat it
         _stop("This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `keys list`.", USAGE_ERROR)
     key = _run(data, lambda keys: keys.revoke(key_id, None))
     if key is None:

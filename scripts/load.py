@@ -115,7 +115,10 @@ async def _checksums(
     key_by_id = {stored.id: stored.key for stored in progress_file.by_key.values()}
 
     def key_of(conversation_id: str, metadata: Any) -> str | None:
-        """The key of a conversation of this source. Chitchat has it in the metadata, so one that was stored twice is counted twice."""
+        """The key of a conversation, if it is from this source.
+
+        A conversation of chitchat has its key in the metadata. So if it was stored twice, it is counted twice.
+        """
         if isinstance(source, Chitchat):
             return metadata.get("key") if metadata.get("source") == source.name else None
         return key_by_id.get(conversation_id)

@@ -31,7 +31,7 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # At shutdown, a member waits for another member to take over. This one has no other.
+            # At shutdown, a member waits for another one to take over. Here there is no other.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             # Diagnostics would take gigabytes of disk.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),

@@ -1,6 +1,6 @@
 """Checks the credential of every request and every WebSocket before its route runs.
 
-A request with a valid credential gets a Principal. Any other request is refused, except on an open path.
+A request with a valid credential gets a Principal. Any other request is refused. OPTIONS and the open paths need no credential.
 """
 
 import asyncio

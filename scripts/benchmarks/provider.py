@@ -1,9 +1,9 @@
 """A model provider that answers at once and streams at a constant rate: `/chat/completions`.
 
-A direct request to it is the floor of a reply's first word.
+The floor of the time until a reply's first word is the time of a direct request to this provider.
 
-`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes REPLY_SECONDS, a variable
-of its environment.
+`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes
+REPLY_SECONDS, which is an environment variable.
 """
 
 import asyncio

@@ -36,13 +36,13 @@ REPLY = msgspec.json.encode({"input": "Go on.", "background": True})
 
 
 class Worst(Struct, frozen=True):
-    """The URLs of the tenant's users, each with its key."""
+    """The URL of each of the tenant's users, with the user's key."""
 
     base_urls: list[str]
 
 
 class Client:
-    """One connection of a user, opened again when it is lost."""
+    """One connection of a user. If it is lost, the next request opens it again."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
@@ -60,7 +60,7 @@ class Client:
 
     async def new_conversation(self) -> str:
         """The path of a new conversation."""
-        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits say no
+        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits may refuse it
             await asyncio.sleep(1)
         return f"/v1/conversations/{msgspec.json.decode(body)['id']}"
 
@@ -80,7 +80,7 @@ async def run(worst: Worst) -> None:
 
 
 async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) -> None:
-    """Unknown ids, refused commands, large lists and large instructions, at RATE."""
+    """Sends requests at RATE: with unknown ids, with commands that are refused, for large lists, and with large instructions."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for number in range(SENDERS):
         free.put_nowait(Client(base_urls[number % len(base_urls)]))

@@ -1,1 +1,1 @@
-"""The parts of `scripts.load`: `sources` reads, `loader` sends, `progress_file` remembers what was stored, `checksums` compares."""
+"""The parts of `scripts.load`: `sources` reads, `loader` sends (with `retrying_client`), `progress_file` remembers what was stored, `checksums` compares."""

@@ -1,7 +1,8 @@
 """Checksums of what a load stored: of the source, of the log and of MongoDB. Equal checksums mean the same messages in the same order.
 
 The digest of a conversation is SHA-256 over the role and the text of each message, each after its length (4 bytes). The checksum
-is SHA-256 over the key, message count and digest of every conversation, sorted. Memory grows with conversations, not messages.
+is SHA-256 over the key, message count and digest of every conversation, sorted. The memory used grows with the
+number of conversations, not with the number of messages.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ class ConversationDigest:
 
 
 def combine(digests: Iterable[ConversationDigest]) -> Checksum:
-    """The checksum of these conversations. One that was stored twice counts twice."""
+    """The checksum of these conversations. A conversation that was stored twice counts twice."""
     listed = list(digests)
     lines = sorted(digest.line() for digest in listed)
     sha256 = hashlib.sha256("".join(lines).encode())

@@ -16,7 +16,7 @@ from scripts.progress import Report
 
 
 class LoadCounts(Struct):
-    """`conversations` and `messages` were stored by this run; those `already_stored` were in the store before it."""
+    """This run stored `conversations` and `messages`. Those counted as `already_stored` were in the store before it."""
 
     conversations: int = 0
     messages: int = 0
@@ -27,7 +27,7 @@ class LoadCounts(Struct):
 
 
 class Loader:
-    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped; without `skip_bad` the first problem ends the run."""
+    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped. Without `skip_bad`, the first problem ends the run."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class Row(Struct, frozen=True):
 
 
 class Stream:
-    """One conversation's rows: the differences found in them, and its events up to the first that cannot be decoded."""
+    """The rows of one conversation: the differences found in them, and the events up to the first one that cannot be decoded."""
 
     def __init__(self, first: Row) -> None:
         self.conversation_id = conversation_id(first.originator_id)

@@ -53,7 +53,7 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
 
 
 class Totals:
-    """Compares the view `usage` at the moment `at` with the totals of all conversations, which are added one by one."""
+    """Compares the view `usage` at the moment `at` with the totals of all conversations. Add them one by one, then call `differences`."""
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
@@ -72,7 +72,10 @@ class Totals:
                         self._folded.write(write)
 
     def differences(self) -> Iterator[Difference]:
-        """The differences, once all are added. The position of a total is not compared: conversations are not added in the log's order."""
+        """The differences, once all conversations are added.
+
+        The position of a total is not compared, because conversations are not added in the log's order.
+        """
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
 
@@ -82,7 +85,7 @@ class Totals:
 
 
 class Views:
-    """Compares page after page of conversations, and at the end finds documents of conversations that are not in the log."""
+    """Compares one page of conversations after another. At the end, finds documents of conversations that are not in the log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -90,7 +93,7 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations. One that a view has parked is reported, and not compared there."""
+        """The differences of these conversations. If a view has parked a conversation, that is reported, and it is not compared there."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
@@ -119,7 +122,7 @@ class Views:
                 yield difference
 
     async def totals(self) -> Totals:
-        """The totals at this moment, to be compared."""
+        """The view's totals as of now, to compare them with the log."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
