@@ -2,7 +2,7 @@
 
     {"tenant": {"requests": 6000, "replies": 20}, "subject": {"requests": 600}, "overrides": {"acme": {"requests": 60000}}}
 
-Without a limit, or with null, the use is unlimited. 0 allows nothing.
+A limit that is absent or null limits nothing. 0 allows nothing.
 """
 
 import re
@@ -76,7 +76,7 @@ class RateLimits(HolderLimits):
         return overrides
 
     def of(self, tenant: str) -> Mapping[Holder, Limits]:
-        """The limits in this tenant."""
+        """The limits of each holder in this tenant."""
         changes = self.overrides.get(tenant, HolderLimits())
         return {holder: getattr(self, holder).with_changes(getattr(changes, holder)) for holder in HOLDERS}
 

@@ -251,7 +251,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def secrets(self) -> frozenset[str]:
-        """Every password and key in these settings. They must not be in a log."""
+        """Every password and key in these settings. No log may contain them."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url, self.auth_jwks_url):
             values += _passwords(url)

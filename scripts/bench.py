@@ -1,4 +1,4 @@
-"""Measures the store. Each figure is compared with one from the same run: of a floor, or of another checkout.
+"""Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
     scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|all] [--against DIR] [--pairs 5] [--seconds 4]
 

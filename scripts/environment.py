@@ -1,6 +1,6 @@
 """Makes `.venv` from `requirements.lock`. `scripts/environment.sh` runs it with the system's Python, so it uses only the standard library.
 
-pip installs uv, which the lock pins and hashes. uv installs everything else.
+pip installs uv, whose version and hashes are in the lock. uv installs everything else.
 """
 
 import ast

@@ -87,7 +87,7 @@ def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[
 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
-    """One readiness answer for both sides: the worse status of the two, with the checks of both."""
+    """One readiness answer for both sides. It has the worse status of the two, and the checks of both."""
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():

@@ -1,4 +1,4 @@
-"""A keep-alive HTTP/1.1 connection for loads and benchmarks. It is light, so that the client is not the bottleneck.
+"""A keep-alive HTTP/1.1 connection for loads and benchmarks. It uses little CPU, so that the client is not the bottleneck.
 
 On one core, 32 such connections send several times as many requests a second as httpx does, to a route that does nothing. Redirects,
 proxies and compression are not supported.

@@ -66,7 +66,7 @@ class View(StrEnum):
 
 
 class _Result(Struct):
-    """What was done: the script's JSON."""
+    """What was done. `--json` prints it."""
 
     views: Sequence[str]
     position: int = 0

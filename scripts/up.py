@@ -153,7 +153,7 @@ def _projectors(
 
 
 def metrics_on(port: int) -> dict[str, str]:
-    """The environment variables that make a process serve its metrics on this port of loopback."""
+    """The environment variables that make a process serve its metrics on this loopback port."""
     return {"METRICS_HOST": LOOPBACK, "METRICS_PORT": str(port)}
 
 

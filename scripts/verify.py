@@ -3,7 +3,9 @@
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
 First it waits until the views show the log up to its current end. It can run while the store is in use: each group of conversations is
-compared at one position. Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
+compared as of one moment.
+
+Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
 usage, or no store is found; 3 a store is unavailable; 130 interrupted.
 """
 

@@ -2,7 +2,7 @@
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 
-Writes their URLs to `DIR/run/env` once all of them serve.
+It writes the URLs of the stores to `DIR/run/env` once all stores serve requests.
 """
 
 import argparse
@@ -49,7 +49,7 @@ async def run(directory: DataDirectory, variables: frozenset[str], until_pid: in
 def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait()
-    with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
+    with contextlib.suppress(RuntimeError):  # the loop is closed, because a signal came first
         loop.call_soon_threadsafe(stop.set)
 
 

@@ -53,7 +53,7 @@ def _open_to(directory: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _capability() -> int | None:
-    """The capability to keep; None if this process has none that helps, or may not pass it on."""
+    """The capability that lets a child pass through closed directories. None if this process does not have it, or cannot pass it on."""
     if sys.platform != "linux":
         return None
     status = Path("/proc/self/status").read_text()

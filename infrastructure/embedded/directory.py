@@ -3,8 +3,8 @@
 DIR/postgres DIR/mongo DIR/valkey   the stores' data
 DIR/secret                          the password of all three stores, created once
 DIR/run/lock                        locked while a supervisor runs; contains its pid
-DIR/run/<name>.pid, <name>.log      of each child process
-DIR/run/ports.json                  the port of each child, to use the same one again
+DIR/run/<name>.pid, <name>.log      the pid and the log of each child process
+DIR/run/ports.json                  the port of each child, so that the next start uses it again
 DIR/run/env                         dotenv: the URLs of everything that runs
 """
 
@@ -91,7 +91,7 @@ class DataDirectory:
         return self._secret_file
 
     def port(self, name: str) -> int:
-        """The loopback port of the child `name`: the same as last time if that is free, else a new one."""
+        """The loopback port of the child `name`: the same as last time if that port is free, otherwise a new one."""
         ports = self._saved_ports()
         ports_of_others = {port for child, port in ports.items() if child != name}
         if name not in ports or ports[name] in ports_of_others or not _is_free(ports[name]):
@@ -100,7 +100,7 @@ class DataDirectory:
         return ports[name]
 
     def _saved_ports(self) -> dict[str, int]:
-        """The ports in `ports.json`. Empty if the file is missing or damaged: new ports are then chosen."""
+        """The ports in `ports.json`. Empty if the file is missing or damaged. Then new ports are chosen."""
         try:
             saved = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):

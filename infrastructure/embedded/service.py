@@ -1,4 +1,4 @@
-"""One child process of the supervisor: its command, and how to tell that it serves."""
+"""One child process of the supervisor: its command, and how to check that it serves requests."""
 
 import http.client
 import signal
@@ -15,7 +15,7 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class NotInstalledError(RuntimeError):
-    """A server has no wheel for this platform. The message says what to do instead."""
+    """There is no wheel of a server for this platform. The message says what to do instead."""
 
 
 class WillNotRunError(RuntimeError):
@@ -24,7 +24,7 @@ class WillNotRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a child runs as instead of root, and the one capability it keeps, if any."""
+    """The user that a child runs as instead of root. `capability`: the one that the child keeps, if any."""
 
     uid: int
     gid: int
@@ -35,12 +35,12 @@ class Account:
 
 
 def _nothing() -> None:
-    """The preparation of a service that needs none."""
+    """Does nothing. This is the default of `Service.prepare`."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One child: how it starts, how to tell that it serves, how it stops.
+    """One child: how it starts, how to check that it serves requests, and how it stops.
 
     `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves` returns within
     about two seconds and is called again until it returns True. Both run in threads. The kernel sends `orphan_signal` to the child

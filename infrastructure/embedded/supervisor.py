@@ -31,7 +31,7 @@ class DoesNotStartError(RuntimeError):
 
 @dataclass
 class _Child:
-    """A service and its current process. `keeper` is the task that restarts it. `failures`: exits since a process last stayed up."""
+    """A service and its current process. `keeper` is the task that restarts it. `failures`: how often it has ended since it last stayed up."""
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,14 +63,14 @@ class Supervisor:
         self._log_rotation = asyncio.create_task(rotate_until_cancelled(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts all these services at once. `wait_until_serving` waits for them."""
+        """Starts all these services at once, and does not wait for them: call `wait_until_serving`."""
         for service in services:
             child = self._children[service.name] = _Child(service)
             child.keeper = asyncio.create_task(self._keep(child), name=service.name)
             child.keeper.add_done_callback(self._keeper_ended)
 
     async def wait_until_serving(self, services: Sequence[Service]) -> None:
-        """Returns when all these services serve. Raises DoesNotStartError when any child cannot start."""
+        """Returns when all these services serve requests. Raises DoesNotStartError when any child cannot start."""
 
         async def all_serve() -> None:
             for service in services:

@@ -92,7 +92,7 @@ def make_app(
 def middleware(
     metrics: Metrics, connections: Connections | None, authenticator: Authenticator, web_pages: WebPages
 ) -> list[Middleware]:
-    """The middleware around every request, the outermost first."""
+    """The middleware around every request. The outermost comes first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics, web_pages=web_pages),
         Middleware(AccessMiddleware, authenticator=authenticator),
@@ -106,7 +106,7 @@ async def _refuse_socket(_: WebSocket) -> None:
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error that has a status. A request that is not served gets a 404, a 405, or the answer to OPTIONS."""
+    """The answer to an error that has a status. If no route serves the request, that is a 404, a 405, or the answer to OPTIONS."""
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)

@@ -78,7 +78,7 @@ def validate_body(model: type[Model], body: bytes) -> Model:
 
 
 def validate(model: type[Model], value: Any) -> Model:
-    """This JSON value as the model. Raises ApiError (400) if it does not fit."""
+    """The JSON value as this model. Raises ApiError (400) if the value does not fit the model."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def validate(model: type[Model], value: Any) -> Model:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ApiError (400), which says what is wrong."""
+    """The JSON value in `body`. Raises ApiError (400) that says what is wrong."""
     if not body.strip():
         raise ApiError(400, "The body is empty. Send a JSON object.", code="invalid_json")
     try:

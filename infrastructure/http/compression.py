@@ -46,7 +46,7 @@ class CompressionMiddleware:
         async def send_compressed(message: Message) -> None:
             nonlocal head
             if message["type"] == "http.response.start" and _is_large(message["headers"]):
-                head = message  # sent with the body, on which its headers depend
+                head = message  # not sent yet: its headers depend on the body
                 return
             if head is not None:
                 started, head = head, None

@@ -36,7 +36,7 @@ class Connection(Protocol):
 
 
 class ReadWatch:
-    """Measures for how long a client has read nothing of what was sent to it. Times are the loop's, in seconds."""
+    """Measures for how long a client has read nothing of what was sent to it. Times are those of the event loop, in seconds."""
 
     def __init__(self, now: float) -> None:
         self._read_at = now
@@ -77,7 +77,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Connections:
-    """One per server. `main.py` makes it; the server's connections add and remove themselves."""
+    """The connections of one server. `main.py` makes this object; each connection adds and removes itself."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -110,7 +110,7 @@ class Connections:
 
     @asynccontextmanager
     async def large_answer(self, tenant: str) -> AsyncIterator[None]:
-        """A turn to read a large answer of the tenant from the stores and to make it. Raises ApiError (503) when no turn is free in time."""
+        """A turn to read and make a large answer for the tenant. Raises ApiError (503) if no turn is free in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):

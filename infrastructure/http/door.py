@@ -82,14 +82,15 @@ class AccessMiddleware:
 async def authenticate(connection: HTTPConnection) -> None:
     """Finds the principal of the request, and puts it into `connection.state.principal`.
 
-    This is done again for each message of a WebSocket: its token may have expired, or its key may have been revoked. Raises what the authenticator raises, and what `acting_as` raises.
+    This is done again for each message of a WebSocket: its token may have expired, or its key may have been revoked. Raises what the
+    authenticator raises, and what `acting_as` raises.
     """
     authenticator: Authenticator = connection.state.authenticator
     connection.state.principal = acting_as(await authenticator.authenticate(connection), connection.headers)
 
 
 def may_be_refused(connection: HTTPConnection) -> bool:
-    """Whether an answer that has begun must end when the credential of its connection is no longer valid.
+    """Whether an answer that has begun must end when the credential of its request is no longer valid.
 
     A revoked key ends every answer. An expired token ends only the answers to GET: a reply that was requested in time is sent to its end.
     """

@@ -128,7 +128,7 @@ class ApiError(HTTPException):
         )
 
     def response(self, body: Struct | None = None) -> Response:
-        """The answer. `body` is sent instead of the error alone, and must have the field `error`."""
+        """The HTTP answer. If `body` is given, it is sent instead of `self.body()`. It must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
         # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
         if self.status == 503 and self.retry:
@@ -226,7 +226,7 @@ def _challenge(error: InvalidCredential) -> str:
 def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
     """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
 
-    `other_names`: what another API calls a parameter -> what to send here instead.
+    `other_names` maps the name of a parameter in another API to what to send here instead.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])

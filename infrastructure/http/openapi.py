@@ -66,7 +66,7 @@ def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Combines documents into one. A path that is in several of them gets the methods of all."""
+    """Combines documents into one. A path that is in several documents gets the methods of all of them."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:

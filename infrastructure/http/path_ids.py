@@ -46,7 +46,7 @@ def _path_id(text: str, name: str) -> str:
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:
-    """Returns the id unchanged. Raises ApiError (400), which names `param`, if it is malformed."""
+    """Returns the id unchanged. If it is malformed, raises ApiError (400) that names `param`."""
     if not is_id(text, prefix):
         example = f"{prefix or 'msg'}_ followed by 32 hexadecimal digits"
         raise ApiError(

@@ -38,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _waits_for: Literal["request", "head", "body"] = "request"
     _deadline = math.inf
-    """When the client must have sent what the connection waits for, in the loop's time."""
+    """The latest time, on the event loop's clock, at which the client may send what the connection waits for."""
 
     _head_bytes = 0
     """Bytes of the current head, without those of the chunk in which it began."""
@@ -117,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait_for("request")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers bytes that are not an HTTP request, or are refused, and closes the connection."""
+        """Answers a request that is refused, or bytes that are not an HTTP request. Then closes the connection."""
         self._refuse(self._refused or Refused(400, msg, "malformed_request"))
 
     # Called by `_Parser`
@@ -178,7 +178,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._deadline = math.inf
                 self.transport.close()
             case "head" if is_answering:
-                self._wait_for("head")  # a pipelined request: closing would cut off the answer to the one before it
+                self._wait_for("head")  # a pipelined request: closing would cut off the answer to the request before it
             case "body" if self.flow.read_paused:
                 self._wait_for("body")  # the application does not read, so the client cannot send
             case part:
@@ -238,13 +238,13 @@ class _Parser:
         self._parser = _new_parser(protocol)
 
     def feed_data(self, data: bytes) -> None:
-        """Raises HttpParserError."""
+        """Parses the next bytes of the connection. Raises HttpParserError."""
         rest = memoryview(data)
         while True:
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
-                rest = rest[upgrade.args[0] :]  # documented: the offset of the data that is not HTTP
+                rest = rest[upgrade.args[0] :]  # as documented, the offset of the data that is not HTTP
                 if self._protocol.asks_for_websocket():
                     self._protocol.become_websocket(bytes(rest))
                     return

@@ -31,9 +31,9 @@ class QueryParameters(BaseModel):
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for an unknown name and for an invalid value.
+        """The parameters of this request. Raises ApiError (400) for an unknown name and for an invalid value.
 
-        If a parameter is repeated, its last value counts; the values of a `name[]` become a list.
+        If a parameter is repeated, its last value counts. If its name ends in `[]`, all its values become a list.
         """
         params = request.query_params
         check_names(request, cls.serves)

@@ -1,4 +1,4 @@
-"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT. Its metrics are on METRICS_PORT."""
+"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT. The API's metrics are served on METRICS_PORT."""
 
 import gc
 import math
@@ -39,7 +39,7 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
 
-    Also stops when the app sets `shutdown`. If no signal has arrived, the process then exits with status 1.
+    Also stops when the app sets `shutdown`. If no signal has arrived, the process exits with status 1.
     """
     # Imported modules live as long as the process. After `gc.freeze`, the garbage collector does not scan their half a million objects.
     gc.collect()

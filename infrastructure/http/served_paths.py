@@ -1,4 +1,4 @@
-"""Every path that the two APIs serve, with its methods, and what a 404 says of a path that neither serves.
+"""Every path that the two APIs serve, with its methods, and the message of the 404 for any other path.
 
 Clients reach both APIs at one address. So each app answers for both: `Allow` names the methods of both, and a 404 names paths of both.
 A test compares this table with the routes of the apps.
@@ -108,7 +108,7 @@ def template_of(path: str) -> str | None:
 
 
 def allowed_methods(path: str) -> str:
-    """The value of `Allow` for a path; empty if the path is not served. `*` is the whole server."""
+    """The value of `Allow` for a path; empty if the path is not served. The path `*` means the whole server."""
     template = template_of(path)
     served = " ".join(SERVED.values()) if path == "*" else SERVED.get(template or "", "")
     methods = {*served.split()}
@@ -118,13 +118,13 @@ def allowed_methods(path: str) -> str:
 
 
 def not_served(path: str) -> str:
-    """The message of a 404: what to use instead, or what is served nearby. It never contains the path itself."""
+    """The message of a 404: what to use instead, or which similar paths are served. It never contains the path that was sent."""
     steps = [step for step in path.split("/", _MAX_STEPS) if step][:_MAX_STEPS]
     return f"{_NOT_SERVED} {_use_instead(steps) or _meant(steps) or _subpaths(steps) or _similar(steps) or _START}"
 
 
 def _use_instead(steps: Sequence[str]) -> str | None:
-    if steps[-2:] == ["chat", "completions"]:  # also below the paths that Azure's client uses
+    if steps[-2:] == ["chat", "completions"]:  # also at the end of the longer paths that Azure's client uses
         return _ELSEWHERE["chat"]
     [name, *_] = [step for step in steps if step not in ("v1", "openai", "api")] or [""]
     return _ELSEWHERE.get(name)

@@ -30,7 +30,7 @@ class Page(Struct, frozen=True):
 
     @property
     def kept_bytes(self) -> int:
-        """0 for a page that fits in one slice: it is not kept."""
+        """The size of the page. 0 if the page fits in one slice: such a page is not kept."""
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
     def slice_end(self, start: int) -> int:
@@ -73,7 +73,7 @@ class StreamPages:
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:
-        """What is kept under this key, or what `read` returns. Raises what `read` raises."""
+        """The value that is kept under this key, or else the value that `read` returns. Raises what `read` raises."""
         if key in self._kept:
             self._kept.move_to_end(key)
             kept: K = self._kept[key]
@@ -87,7 +87,7 @@ class StreamPages:
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps what was read for `key`, and drops older pages to make room. The newest is always kept: its stream is about to use it."""
+        """Keeps the page under `key`, and drops the least recently used pages to make room. This page is always kept: a stream is about to use it."""
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page

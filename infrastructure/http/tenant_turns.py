@@ -1,4 +1,4 @@
-"""A limited number of turns. No tenant can hold all of them."""
+"""Limits how many turns are held at once, in all and by one tenant. So no tenant can hold all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,10 @@ class _Tenant(Struct, eq=False):
 
 
 class TenantTurns:
-    """At most `total` turns at once, and at most `per_tenant` of one tenant. The requests of a tenant get turns in the order in which they came."""
+    """At most `total` turns at once, and at most `per_tenant` of them for one tenant.
+
+    The requests of a tenant get turns in the order in which they came.
+    """
 
     def __init__(self, total: int, per_tenant: int) -> None:
         self._turns = asyncio.Semaphore(total)

@@ -1,4 +1,4 @@
-"""WebSockets with limits: uvicorn's protocol, extended with errors as JSON, and to close a socket whose client keeps it waiting.
+"""WebSockets with limits: uvicorn's protocol, extended. Errors are JSON, and a socket whose client keeps it waiting is closed.
 
 A socket is closed when its client
 
@@ -135,7 +135,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by the application
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Raises ClientDisconnected also while the socket is closing: otherwise an application that sends without end would never stop."""
+        """Also raises ClientDisconnected while the socket is closing. Otherwise an application that sends without end would never stop."""
         await self.writable.wait()
         if self._has_failed or self.transport.is_closing():
             if message["type"] in _HANDSHAKE_ANSWERS:

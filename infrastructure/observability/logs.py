@@ -1,4 +1,4 @@
-"""Logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
+"""Writes logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
 
     log = structlog.get_logger(__name__)
     log.info("item_appended", conversation_id=conversation_id, version=version)
@@ -180,7 +180,7 @@ def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _escape_controls(_logger: Any, _method: str, event: Event) -> Event:
-    """Escapes control characters in every value. A stack trace keeps its lines, indented so that none looks like a log line."""
+    """Escapes control characters in every value. The lines of a stack trace are indented, so that none looks like a log line."""
     for key, value in event.items():
         if key == "exception":
             event[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))

@@ -57,7 +57,7 @@ _DROPPED: Final = object()
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """A structlog processor: removes what must not be logged from the event, and turns its exception into text."""
+    """A structlog processor. It removes what must not be logged from the event, and turns the event's exception into text."""
     kept: dict[str, Any] = {"event": _clean(str(event.pop("event")))}
     error = event.pop("exc_info", None)
     refused = []

@@ -44,7 +44,7 @@ class DidNotStart(Exception):
 
 @dataclass(frozen=True, eq=False)
 class BenchStore:
-    """A running store of the checkout, with its data directory and the variables of its `run/env`."""
+    """A running store. `checkout`: its code. `data`: its data directory. `env`: the variables in its `run/env`."""
 
     checkout: Path
     data: Path
@@ -77,7 +77,7 @@ class BenchStore:
         return f"{scheme}://{msgspec.json.decode(done.stdout)['secret']}@{address.rpartition('@')[2]}"
 
     def script(self, name: str, *arguments: str) -> list[str]:
-        """The command that runs a script of this checkout on this store."""
+        """The command that runs a script of the store's checkout on this store."""
         return [
             str(self.checkout / ".venv/bin/python"),
             "-P",

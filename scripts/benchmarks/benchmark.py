@@ -3,8 +3,8 @@
 The two sides are a store and its floors, the stores of two checkouts, or a store with and one without keys and limits.
 
 The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right after the other, so
-their ratio says more than either figure. Both stores run all the time, but only one is under load: a turn ends when its projector
-has caught up.
+their ratio says more than either figure. Both stores run all the time, but only one is under load: a turn ends when the projector
+of its store has caught up.
 """
 
 from abc import ABC, abstractmethod
@@ -64,7 +64,7 @@ class Benchmark(ABC):
     """Measures one or two stores. A value that must be the same for both, such as a request rate, is taken from the first store."""
 
     measured_once: ClassVar[bool] = False
-    """Whether one turn of each side is enough."""
+    """Whether each side is measured only once."""
 
     settings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The settings of the store that is compared with floors."""
@@ -146,7 +146,7 @@ def _compare(
     their_name: str,
     turn_done: Callable[[], None],
 ) -> list[Figure]:
-    """Measures two stores in turn."""
+    """Measures two stores in turn, and compares them."""
     measured: Pairs = defaultdict(list)
     benchmark.prepare(ours)
     benchmark.prepare(theirs)

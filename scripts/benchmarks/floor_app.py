@@ -5,7 +5,8 @@
     GET  /floor/{key}/page              one Postgres look-up by key and one MongoDB find of the answer's items
     GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET of the complete answer
 
-`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The environment has the URLs of its databases.
+`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The URLs of its databases are
+in the environment.
 """
 
 import os

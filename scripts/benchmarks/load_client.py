@@ -23,7 +23,7 @@ from scripts.http_connection import Connection
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What to send, and for how long. `rate` 0: as fast as possible. Requests of the first `warm_seconds` do not count."""
+    """What to send, and for how long. `rate` 0: as fast as possible. The requests of the first `warm_seconds` do not count."""
 
     base_url: str
     paths: list[str]

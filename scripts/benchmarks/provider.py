@@ -2,8 +2,8 @@
 
 The floor of the time until a reply's first word is the time of a direct request to this provider.
 
-`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes
-REPLY_SECONDS, which is an environment variable.
+`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes as
+long as the environment variable REPLY_SECONDS says.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a streamed answer. The answer contains `first` from its first word on, and `end` when it is complete."""
+    """A request for a streamed answer. The answer contains `first` once its first word has arrived, and `end` once it is complete."""
 
     url: str
     body: dict[str, Any]

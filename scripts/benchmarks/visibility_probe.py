@@ -1,4 +1,4 @@
-"""How long after its commit each append was visible in MongoDB, seen from outside the store.
+"""Measures how long after its commit each append was visible in MongoDB, from outside the store.
 
 Postgres sends a notification at each commit of events. The arrival of this notification is the time of the commit. The events of a
 commit are the rows with the same `xmin`, the id of the transaction that wrote them. The view positions are read every two milliseconds;

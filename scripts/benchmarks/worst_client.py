@@ -71,7 +71,7 @@ async def run(worst: Worst) -> None:
     for _ in range(LARGE_ITEMS):
         await users[0].send("POST", f"{large}/items", LARGE_ITEM)
     await users[1].send("POST", f"{ended}/end", b"{}")
-    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views have all of it
+    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views show all of it
         await asyncio.sleep(1)
     holding = [asyncio.create_task(_follow(worst.base_urls, other)), asyncio.create_task(_ask(users))]
     await asyncio.sleep(FOLLOWING_SECONDS)
@@ -121,7 +121,7 @@ async def _follow(base_urls: Sequence[str], path: str) -> None:
 
 
 async def _ask(users: Sequence[Client]) -> None:
-    """Asks for replies in the background."""
+    """Requests replies that run in the background."""
     for _ in range(0, REPLIES, len(users)):
         await asyncio.gather(*(user.send("POST", "/v1/responses", REPLY) for user in users))
 

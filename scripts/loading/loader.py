@@ -53,7 +53,7 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted. What was stored before the error is in the progress file."""
+        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted. The progress file has what was stored before the error."""
         await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
@@ -70,7 +70,7 @@ class Loader:
     async def _check_progress_file(self) -> None:
         """Clears the progress file if it belongs to another store.
 
-        To find out, sends its last conversation again: only the store that has it replays the answer, with the same id.
+        To find out, sends the file's last conversation again. Only the store that has it replays the answer, with the same id.
         """
         order = {key: index for index, key in enumerate(self._progress_file.by_key)}
         stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
@@ -157,7 +157,7 @@ class Loader:
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
     """Splits items into requests, in order: at most MAX_ITEMS items and MAX_ITEM_BYTES bytes in each.
 
-    The first has room for `first_bytes` bytes only, and may be empty.
+    The first request has room for `first_bytes` bytes only, and may be empty.
     """
     parts: list[list[bytes]] = [[]]
     room = first_bytes

@@ -108,7 +108,7 @@ class RetryingClient:
 
 
 def _is_retryable(answer: Answer) -> bool:
-    """Whether a retry may succeed. The header `x-should-retry` decides; without it, the status."""
+    """Whether a retry may succeed. The header `x-should-retry` decides. If it is absent, the status decides."""
     should_retry = answer.headers.get("x-should-retry")
     if should_retry is not None:
         return should_retry == "true"

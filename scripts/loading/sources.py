@@ -27,7 +27,7 @@ MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
 
 
 class Conversation(Struct, frozen=True):
-    """`fields`: the create request without its items. `origin`: where it was read, for error messages."""
+    """A conversation to load. `fields`: the create request without its items. `origin`: where it was read, for error messages."""
 
     key: str
     fields: dict[str, Any]

@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 
 
 class Action(Enum):
-    """What to do with the second builds of views."""
+    """What to do with the builds of views beside the live ones."""
 
     REBUILD = auto()
     COMPARE = auto()

@@ -1,4 +1,4 @@
-"""Reads the log row by row, by conversation. Checks hash chain, versions and times, and decodes the events."""
+"""Reads the rows of the log, one conversation after another. Checks hash chains, versions and times, and decodes the events."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime

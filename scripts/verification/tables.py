@@ -186,13 +186,13 @@ def _snapshot_differences(stream: Stream, version: int, state: bytes) -> Iterato
     if found is None:
         if state.startswith(SNAPSHOT_FORMAT_BYTE):
             yield Difference(SNAPSHOTS, "unreadable", stream.conversation_id, version=version)
-        return  # another version of the code made it, and this one ignores it
+        return  # another version of the code made the snapshot, and this version ignores it
     events = [recorded for recorded in stream.events if recorded.version <= found.state.version]
     if not events or events[-1].version != found.state.version:
         if found.state.version != version:
             fields = {"version": (str(version), str(found.state.version))}
             yield Difference(SNAPSHOTS, "different", stream.conversation_id, version=version, fields=fields)
-        return  # the log does not have this version (`not_in_log` reports that), or has an event before it that cannot be read
+        return  # the log does not have this version (`not_in_log` reports that), or an earlier event cannot be read
     try:
         folded = fold(recorded.event for recorded in events)
     except ValueError:

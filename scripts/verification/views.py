@@ -23,7 +23,7 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """A session that reads MongoDB as of one moment, and the view positions at that moment, by `position_key`."""
+    """A session in which all reads of MongoDB see the same moment. `view_positions`: those of that moment, by `position_key`."""
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
@@ -34,7 +34,7 @@ class Moment(Struct, frozen=True):
         return view_position.position if view_position else 0
 
     def collection(self, view: str) -> str:
-        """The view's collection."""
+        """The name of the view's collection."""
         view_position = self.view_positions.get(position_key(view, 0))
         return view_position.collection if view_position else view
 
@@ -61,7 +61,7 @@ class Totals:
         self._folded = Fold()
 
     def add(self, stream: Stream) -> None:
-        """Adds a conversation's totals, up to the view's position or to where the conversation was parked."""
+        """Adds a conversation's totals up to the view's position, or up to the event before the one at which the conversation was parked."""
         parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
