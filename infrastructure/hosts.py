@@ -32,7 +32,10 @@ class Origin(Struct, frozen=True):
 
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> Host | None:
-    """The host in a `Host` header; None if the text is not a host. An internationalized name must be in ASCII (`xn--…`)."""
+    """The host in a `Host` header; None if the text is not a host.
+
+    An internationalized name must be in ASCII (`xn--…`).
+    """
     match = _HOST.fullmatch(text)
     if match is None:
         return None

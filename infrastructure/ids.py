@@ -49,5 +49,8 @@ def conversation_id(uuid: UUID) -> str:
 
 
 def minted_seconds(text: str) -> int:
-    """When an id was minted, in whole seconds since 1970 (UTC). A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7)."""
+    """When an id was minted, in whole seconds since 1970 (UTC).
+
+    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7).
+    """
     return (uuid_of(text).int >> 80) // 1000

@@ -39,7 +39,10 @@ def main() -> None:
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Waits until no other process is making `.venv`. The checkout's directory is locked, because `.venv` may not exist yet."""
+    """Waits until no other process is making `.venv`.
+
+    The checkout's directory is locked, because `.venv` may not exist yet.
+    """
     directory = os.open(ROOT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:

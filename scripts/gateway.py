@@ -1,6 +1,7 @@
-"""Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods and WebSockets to the command side.
+"""Both APIs behind one port, in one process.
 
-With Docker, nginx does this. The gateway itself serves the OpenAPI document of both sides, and a readiness check of both.
+GET and HEAD go to the query side, other methods and WebSockets to the command side. With Docker, nginx does this. The
+gateway itself serves the OpenAPI document of both sides, and a readiness check of both.
 """
 
 import asyncio

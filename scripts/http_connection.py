@@ -1,7 +1,8 @@
-"""A keep-alive HTTP/1.1 connection for loads and benchmarks. It uses little CPU, so that the client is not the bottleneck.
+"""A keep-alive HTTP/1.1 connection for loads and benchmarks.
 
-On one core, 32 such connections send several times as many requests a second as httpx does, to a route that does nothing. Redirects,
-proxies and compression are not supported.
+It uses little CPU, so that the client is not the bottleneck. On one core, 32 such connections send several times as
+many requests a second as httpx does, to a route that does nothing. Redirects, proxies and compression are not
+supported.
 """
 
 import asyncio

@@ -4,10 +4,12 @@
     scripts/run keys list [--tenant T] [--json]
     scripts/run keys revoke ID [--json]
 
-Each takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. 5 s after a key
-was revoked, every process refuses it. These commands need Postgres, but no key. So you can make the first key of a store with them.
+Each takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every
+process refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can make the first key of a
+store with them.
 
-Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, or no store is found; 3 Postgres failed.
+Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, or no store is found;
+3 Postgres failed.
 """
 
 import asyncio

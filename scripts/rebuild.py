@@ -3,19 +3,22 @@
     scripts/run rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
     scripts/run rebuild --conversation ID                               [--data DIR] [--json]
 
-Several processes fill a new collection for each view. The new collection catches up with the live one, and both are compared at the
-same position. Then the new one replaces the live one in one transaction. Readers notice nothing. The old collection is kept for
-`--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An interrupted rebuild resumes when it is run again;
-`--cancel` drops it instead. Differences are printed. The new collection is right, because it was made from the log.
+Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
+compared at the same position. Then the new one replaces the live one in one transaction. Readers notice nothing. The
+old collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An
+interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed. The new
+collection is right, because it was made from the log.
 
-Context snapshots are removed, and made again when they are next needed. If no projector has started a view yet, or a view has lost a
-position, the live collection itself is filled.
+Context snapshots are removed, and made again when they are next needed. If no projector has started a view yet, or a
+view has lost a position, the live collection itself is filled.
 
-`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/rebuild/repair.py`.
+`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see
+`projections/rebuild/repair.py`.
 
-Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log does not have the
-conversation, the views started over meanwhile, the data is newer than this code, or a dry run found differences; 2 wrong usage, or no
-store is found; 3 a store is unavailable, or a backfill process failed; 130 interrupted.
+Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log
+does not have the conversation, the views started over meanwhile, the data is newer than this code, or a dry run found
+differences; 2 wrong usage, or no store is found; 3 a store is unavailable, or a backfill process failed; 130
+interrupted.
 """
 
 import os

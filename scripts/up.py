@@ -160,7 +160,8 @@ def metrics_on(port: int) -> dict[str, str]:
 def refuse_newer_data(postgres_url: str) -> None:
     """Raises WillNotRunError if the data is newer than this code.
 
-    This runs before each start of a process that uses the stores. With newer data, that process would exit after every restart.
+    This runs before each start of a process that uses the stores. With newer data, that process would exit after every
+    restart.
     """
     try:
         check_migrations(postgres_url)

@@ -26,7 +26,10 @@ from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
 async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
-    """Runs the servers of these environment variables (`SERVERS`), until a signal or until the process `until_pid` ends."""
+    """Runs the servers of these environment variables (`SERVERS`).
+
+    Stops them at a signal, or when the process `until_pid` ends.
+    """
     stop = stop_signalled()
     if until_pid is not None:
         threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()

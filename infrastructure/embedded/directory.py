@@ -127,8 +127,8 @@ def write_private(path: Path, text: str) -> None:
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
     """A free loopback port below the range from which the kernel takes ports for outgoing connections.
 
-    Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If the range starts
-    below 20,000, the port is one of 22,768 to 32,767.
+    Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If
+    the range starts below 20,000, the port is one of 22,768 to 32,767.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

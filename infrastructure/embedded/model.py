@@ -1,6 +1,7 @@
 """A small language model behind an OpenAI-compatible server, in a process of its own.
 
-`python -m infrastructure.embedded.model --port P` runs that process. The supervisor starts it with the Service that `model` returns.
+`python -m infrastructure.embedded.model --port P` runs that process. The supervisor starts it with the Service that
+`model` returns.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from infrastructure.embedded.service import NotInstalledError, Service, answers_
 
 MODEL = "smollm2-135m"
 MAX_ANSWER_TOKENS = 512
-# The model was trained on windows of 8,192 tokens, so a slot holds no more. Four slots share a cache of two such windows.
+# The model was trained on windows of 8,192 tokens, so a slot holds no more.
+# Four slots share a cache of two such windows.
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
 THREADS = 2
@@ -63,7 +65,8 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # A model this small may not stop by itself, so its answers are limited. The model's makers recommend these sampling values.
+    # A model this small may not stop by itself, so its answers are limited.
+    # The model's makers recommend these sampling values.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9

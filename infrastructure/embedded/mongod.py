@@ -91,7 +91,10 @@ def _serves(port: int, secret: str) -> bool:
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set has its member at this address. If not, creates or reconfigures the replica set, and returns False."""
+    """Whether the replica set has its member at this address.
+
+    If not, creates or reconfigures the replica set, and returns False.
+    """
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:

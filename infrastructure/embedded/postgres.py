@@ -29,8 +29,8 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # The defaults of the next two settings depend on the WAL segment size. With segments of 1 MB they would be 1 and 5 MB, and large
-    # commits would wait for buffers.
+    # The defaults of the next two settings depend on the WAL segment size. With segments of 1 MB they would be
+    # 1 and 5 MB, and large commits would wait for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",

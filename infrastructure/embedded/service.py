@@ -42,10 +42,11 @@ def _nothing() -> None:
 class Service:
     """One child: how it starts, how to check that it serves requests, and how it stops.
 
-    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves` returns within
-    about two seconds and is called again until it returns True. Both run in threads. The kernel sends `orphan_signal` to the child
-    when the supervisor is killed. Only a service with `reads_settings` gets the supervisor's settings in its environment. The settings
-    contain secrets, and Postgres may run as a user whose other processes could read the environment of Postgres.
+    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves`
+    returns within about two seconds and is called again until it returns True. Both run in threads. The kernel sends
+    `orphan_signal` to the child when the supervisor is killed. Only a service with `reads_settings` gets the
+    supervisor's settings in its environment. The settings contain secrets, and Postgres may run as a user whose other
+    processes could read the environment of Postgres.
     """
 
     name: str
@@ -74,9 +75,10 @@ def launch_command(
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Waits for the end of processes that a killed parent left behind. They run `executable` in the working directory `directory`.
+    """Waits for the end of processes that a killed parent left behind.
 
-    Kills the processes that still run after `timeout` seconds. Raises RuntimeError if one still runs `timeout` seconds after that.
+    They run `executable` in the working directory `directory`. Kills the processes that still run after `timeout`
+    seconds. Raises RuntimeError if one still runs `timeout` seconds after that.
     """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)

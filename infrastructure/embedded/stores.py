@@ -1,4 +1,7 @@
-"""Chooses which servers to start. If the environment sets a server's URL, that server runs already and is not started."""
+"""Chooses which servers to start.
+
+If the environment sets a server's URL, that server runs already and is not started.
+"""
 
 from collections.abc import Collection, Mapping
 

@@ -31,7 +31,10 @@ class DoesNotStartError(RuntimeError):
 
 @dataclass
 class _Child:
-    """A service and its current process. `keeper` is the task that restarts it. `failures`: how often it has ended since it last stayed up."""
+    """A service and its current process. `keeper` is the task that restarts it.
+
+    `failures`: how often it has ended since it last stayed up.
+    """
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,7 +55,8 @@ class _Child:
 class Supervisor:
     """Keeps services running until `stop`. Use it in the event loop of the main thread.
 
-    The kernel sends a child its death signal when the thread that started the child ends. So the main thread must start the children.
+    The kernel sends a child its death signal when the thread that started the child ends. So the main thread must
+    start the children.
     """
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
@@ -89,7 +93,10 @@ class Supervisor:
         await asyncio.shield(self._failure)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
-        """Stops the children, one stage after the other. The services of a stage stop together. Leaves no process behind."""
+        """Stops the children, one stage after the other. The services of a stage stop together.
+
+        Leaves no process behind.
+        """
         for child in self._children.values():
             child.stopping.set()
         for stage in stages:

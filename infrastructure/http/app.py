@@ -1,7 +1,8 @@
 """Makes each API's app, with the same middleware, errors, documentation and health checks for both.
 
-A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves it: the route's
-endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5 times the CPU.
+A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves
+it: the route's endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5
+times the CPU.
 """
 
 import inspect
@@ -53,8 +54,9 @@ def make_app(
 ) -> Starlette:
     """An app with these routes, and with the WebSocket routes `sockets`.
 
-    `lifespan` puts what the routes need on `app.state`. `authenticator` finds out who sends a request. `limiter` limits how much each
-    sender may send. `connections`: the connections of the server, if there is a server. `app.state.openapi()` makes the OpenAPI document.
+    `lifespan` puts what the routes need on `app.state`. `authenticator` finds out who sends a request. `limiter`
+    limits how much each sender may send. `connections`: the connections of the server, if there is a server.
+    `app.state.openapi()` makes the OpenAPI document.
     """
 
     @asynccontextmanager
@@ -106,7 +108,10 @@ async def _refuse_socket(_: WebSocket) -> None:
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error that has a status. If no route serves the request, that is a 404, a 405, or the answer to OPTIONS."""
+    """The answer to an error that has a status.
+
+    If no route serves the request, that is a 404, a 405, or the answer to OPTIONS.
+    """
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)
@@ -128,7 +133,10 @@ def _answer_unserved(request: HTTPConnection) -> Response:
 
 
 def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Route]:
-    """`/openapi.json`, and the page that shows it. `document` is called at each request, so it should cache its result."""
+    """`/openapi.json`, and the page that shows it.
+
+    `document` is called at each request, so it should cache its result.
+    """
 
     async def openapi(_: Request) -> Response:
         return json_response(document())

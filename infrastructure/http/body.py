@@ -1,6 +1,7 @@
-"""Reads and checks request bodies. A body must be strict JSON of limited size, so that every accepted body can be stored and returned.
+"""Reads and checks request bodies.
 
-The JSON must be as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON. With some
+A body must be strict JSON of limited size, so that every accepted body can be stored and returned. The JSON must be as
+in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON. With some
 other types, or without a type, a web page could send a body to the store without a preflight.
 """
 
@@ -38,9 +39,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_content_type(headers: Headers, *, lines: bool = False) -> None:
-    """Raises ApiError (415) if the `Content-Type` is not that of JSON. `lines`: the types of JSON lines are accepted too.
+    """Raises ApiError (415) if the `Content-Type` is not that of JSON.
 
-    Parameters of the type are ignored.
+    `lines`: the types of JSON lines are accepted too. Parameters of the type are ignored.
     """
     sent = headers.getlist("content-type")
     media_type = ", ".join(sent).partition(";")[0].strip(" \t").lower()
@@ -127,7 +128,10 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """The levels of nesting. Counting stops at MAX_DEPTH + 1. This is a loop, because recursion could exhaust the stack."""
+    """The levels of nesting. Counting stops at MAX_DEPTH + 1.
+
+    This is a loop, because recursion could exhaust the stack.
+    """
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:
@@ -138,7 +142,10 @@ def _depth(value: Any) -> int:
 
 
 def _find_nul(value: Any, path: str = "") -> str | None:
-    """The path of the first string that contains a NUL. If it is a key, the path of the key's object. None if there is none."""
+    """The path of the first string that contains a NUL. If it is a key, the path of the key's object.
+
+    None if there is none.
+    """
     if isinstance(value, str):
         return path or "body" if "\0" in value else None
     if isinstance(value, dict):

@@ -1,11 +1,11 @@
 """Compresses large answers with gzip, for clients that accept it. Streams are never compressed.
 
-The level and the sizes were chosen by measuring pages of real conversations. Level 1 makes a page 0.2 to 0.4 times as large, at 40 MB a
-second. Level 6, the default of zlib, makes it a tenth smaller than level 1, and takes nine times as long. An answer below MIN_BYTES is
-not compressed: compressing it would take as long as sending it.
+The level and the sizes were chosen by measuring pages of real conversations. Level 1 makes a page 0.2 to 0.4 times as
+large, at 40 MB a second. Level 6, the default of zlib, makes it a tenth smaller than level 1, and takes nine times as
+long. An answer below MIN_BYTES is not compressed: compressing it would take as long as sending it.
 
-The `ETag` is the same with and without compression: it is the conversation's version, which `If-Match` compares. `Vary` tells caches
-that an answer has two forms.
+The `ETag` is the same with and without compression: it is the conversation's version, which `If-Match` compares.
+`Vary` tells caches that an answer has two forms.
 """
 
 import asyncio
@@ -31,7 +31,10 @@ _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 class CompressionMiddleware:
-    """ASGI middleware. The answers that a thread compresses take turns (`Connections.compression`), so that few are in memory twice."""
+    """ASGI middleware.
+
+    The answers that a thread compresses take turns (`Connections.compression`), so that few are in memory twice.
+    """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app

@@ -1,16 +1,16 @@
-"""The connections of one server: how long a client may keep a connection waiting, and how many large answers are made at a time.
+"""Limits the connections of one server: how long a client may keep one waiting, and how many large answers are made.
 
 A connection is closed when its client
 
 - sends no new request for `idle_seconds`
 - has not sent all of a request's head `head_seconds` after the first byte of the head
 - sends nothing of a body for `body_seconds`, while the server wants to read it
-- reads nothing of an answer for `write_seconds`. While all clients together have more than `max_unread_bytes` to read, this limit
-  is `crowded_write_seconds`
+- reads nothing of an answer for `write_seconds`. While all clients together have more than `max_unread_bytes` to read,
+  this limit is `crowded_write_seconds`
 
-What an application has sent stays in memory until the client has read it. So a large answer is read from the stores only
-when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read. Answers that wait to be
-compressed (`compression`) count as unread.
+What an application has sent stays in memory until the client has read it. So a large answer is read from the stores
+only when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
+Answers that wait to be compressed (`compression`) count as unread.
 """
 
 import asyncio
@@ -36,7 +36,10 @@ class Connection(Protocol):
 
 
 class ReadWatch:
-    """Measures for how long a client has read nothing of what was sent to it. Times are those of the event loop, in seconds."""
+    """Measures for how long a client has read nothing of what was sent to it.
+
+    Times are those of the event loop, in seconds.
+    """
 
     def __init__(self, now: float) -> None:
         self._read_at = now
@@ -47,7 +50,10 @@ class ReadWatch:
         self._read_at = now
 
     def seconds_without_reading(self, unread_bytes: int, now: float) -> float:
-        """How long the client has read nothing. 0 if it has read everything, or has read something since the last call."""
+        """How long the client has read nothing.
+
+        0 if it has read everything, or has read something since the last call.
+        """
         if unread_bytes == 0 or unread_bytes < self._unread_before:
             self._read_at = now
         self._unread_before = unread_bytes
@@ -58,7 +64,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in bytes."""
 
     idle_seconds: float = 75.0
-    """Longer than the idle time of proxies (nginx: 60 s), so that no proxy sends a request on a connection that is closing."""
+    """Longer than the idle time of proxies (nginx: 60 s), so that no proxy uses a connection that is being closed."""
 
     head_seconds: float = 15.0
     body_seconds: float = 30.0
@@ -101,7 +107,10 @@ class Connections:
             self._timer = None
 
     def unread_bytes(self) -> int:
-        """The bytes of answers that are still in this process's memory: clients have not read them, or they wait to be compressed."""
+        """The bytes of answers that are still in this process's memory.
+
+        Clients have not read them yet, or they wait to be compressed.
+        """
         return self._uncompressed_bytes + sum(connection.unread_bytes for connection in self._open)
 
     def client_has_read(self) -> None:
@@ -125,7 +134,10 @@ class Connections:
 
     @asynccontextmanager
     async def compression(self, size: int) -> AsyncIterator[None]:
-        """A turn to compress an answer of this size. One answer has the turn at a time. An answer counts as unread until its turn ends."""
+        """A turn to compress an answer of this size. One answer has the turn at a time.
+
+        An answer counts as unread until its turn ends.
+        """
         self._uncompressed_bytes += size
         try:
             async with self._compression_turn:

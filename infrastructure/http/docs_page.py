@@ -1,4 +1,7 @@
-"""The page that shows the OpenAPI document (`/docs`), with its script and its style. The store serves all of it, so the page works offline."""
+"""The page that shows the OpenAPI document (`/docs`), with its script and its style.
+
+The store serves all of it, so the page works offline.
+"""
 
 import hashlib
 import re

@@ -1,4 +1,6 @@
-"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes. No error contains a traceback or content.
+"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes.
+
+No error contains a traceback or content.
 
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 
@@ -110,7 +112,10 @@ class ApiError(HTTPException):
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
-        """The same error, which also names the response. `is_certain`: the response is on record; otherwise it may be."""
+        """The same error, which also names the response.
+
+        `is_certain`: the response is on record; otherwise it may be.
+        """
         self.response_id = response_id
         is_or_may_be = "is" if is_certain else "may be"
         self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
@@ -120,7 +125,10 @@ class ApiError(HTTPException):
         return ErrorResponse(ErrorDetail(self.message, self.error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
-        """The error as a message of a WebSocket, with its status. The specification Open Responses requires a `code`. The SDKs read `headers`."""
+        """The error as a message of a WebSocket, with its status. The specification Open Responses requires a `code`.
+
+        The SDKs read `headers`.
+        """
         error = to_builtins(self.body().error)
         headers = {"headers": self.headers} if self.headers else {}
         return json.encode(
@@ -243,7 +251,10 @@ def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProx
 
 
 def reported(error: Exception) -> ApiError:
-    """What the client receives. Logs each 5xx that was not raised as an ApiError. The log line of a 500 also has the frames."""
+    """What the client receives. Logs each 5xx that was not raised as an ApiError.
+
+    The log line of a 500 also has the frames.
+    """
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)

@@ -54,8 +54,8 @@ def head_of_stream(headers: Mapping[str, str]) -> Response:
 class EventStream(StreamingResponse):
     """A stream of events. `events` yields them encoded, in slices of any length.
 
-    After each `comment_seconds` without a slice, a comment is sent. If the credential of the request is refused meanwhile, the stream
-    ends with an event `error`, or without it if only a part of the last event was sent.
+    After each `comment_seconds` without a slice, a comment is sent. If the credential of the request is refused
+    meanwhile, the stream ends with an event `error`, or without it if only a part of the last event was sent.
     """
 
     body_iterator: AsyncIterator[bytes]
@@ -87,7 +87,10 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_while_admitted(self, send: Send, connection: HTTPConnection) -> None:
-        """Sends the events. If the connection's credential is refused meanwhile, sends an event that says so, and ends."""
+        """Sends the events.
+
+        If the connection's credential is refused meanwhile, sends an event that says so, and ends.
+        """
         sending = asyncio.create_task(self._send_events(send))
         refused = asyncio.create_task(until_refused(connection))
         try:

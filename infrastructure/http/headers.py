@@ -33,7 +33,10 @@ def command_headers(appended: Appended) -> dict[str, str]:
 
 
 def if_match(headers: Headers) -> frozenset[int] | None:
-    """The versions that `If-Match` names. None if the header is absent or `*`. Any existing conversation matches `*`."""
+    """The versions that `If-Match` names. None if the header is absent or `*`.
+
+    Any existing conversation matches `*`.
+    """
     tags = _entity_tags(headers, "If-Match")
     if tags is None or tags == ["*"]:
         return None
@@ -49,7 +52,10 @@ def is_unmodified(headers: Headers, tag: str) -> bool:
 
 
 def _entity_tags(headers: Headers, name: str) -> list[str] | None:
-    """The entity tags in a header; `["*"]` for `*`; None if the header is absent. Raises ApiError (400) if it is malformed."""
+    """The entity tags in a header; `["*"]` for `*`; None if the header is absent.
+
+    Raises ApiError (400) if it is malformed.
+    """
     lines = headers.getlist(name)
     text = ", ".join(lines).strip(" \t")
     if not lines or text == "*":
@@ -74,8 +80,8 @@ def single_header(headers: Headers, name: str) -> str | None:
 def idempotency_key(connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
     """The request's key, with a fingerprint of its method, path and body. None if it has no key.
 
-    A message on a WebSocket has the key of the handshake. A key may have any bytes except control characters, so it may be UTF-8. Keys are
-    compared byte by byte, without Unicode normalization.
+    A message on a WebSocket has the key of the handshake. A key may have any bytes except control characters, so it
+    may be UTF-8. Keys are compared byte by byte, without Unicode normalization.
     """
     key = single_header(connection.headers, "Idempotency-Key")
     if key is None:

@@ -31,7 +31,8 @@ async def serve_metrics(
 ) -> AsyncIterator[int]:
     """Serves `/metrics` until the block ends; with `checks`, also `/health/ready` and `/health/live`. Yields the port.
 
-    `port` 0 takes a free port. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port is taken.
+    `port` 0 takes a free port. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port
+    is taken.
     """
     config = uvicorn.Config(
         metrics_app(metrics, checks),

@@ -1,7 +1,8 @@
 """What the OpenAPI document says about one route: parameters, body, answers, errors, and headers.
 
-Nothing here validates a request or makes an answer: the routes do that. The schemas come from the types in the code: pydantic models
-(bodies, and answers that are joined from JSON texts) and msgspec structs (all other answers). An operation refers to a schema by name; `components` makes all schemas of a document, each once.
+Nothing here validates a request or makes an answer: the routes do that. The schemas come from the types in the code:
+pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other answers). An
+operation refers to a schema by name; `components` makes all schemas of a document, each once.
 """
 
 import inspect
@@ -185,7 +186,10 @@ def _path_schema(pattern: str | None) -> Schema:
 
 
 def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
-    """A parameter for each field of a query model. A field whose default is null may be absent, but it cannot be sent as null."""
+    """A parameter for each field of a query model.
+
+    A field whose default is null may be absent, but it cannot be sent as null.
+    """
     schema = query.model_json_schema()
     for name, field in schema.get("properties", {}).items():
         described = _without_null(field)
@@ -239,8 +243,9 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 def _plain(schema: Any) -> Any:
     """The schema without the titles that pydantic makes from names, and without defaults.
 
-    Defaults are removed because code generators make a field that has a default a required field. An enum of one string, such as the
-    `object` of msgspec's structs, becomes a constant. A property that is named `title` or `default` stays: its value is a schema.
+    Defaults are removed because code generators make a field that has a default a required field. An enum of one
+    string, such as the `object` of msgspec's structs, becomes a constant. A property that is named `title` or
+    `default` stays: its value is a schema.
     """
     match schema:
         case {"enum": [str(constant)]} if len(schema) == 1:

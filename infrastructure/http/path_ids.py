@@ -1,4 +1,7 @@
-"""Checks ids in a path, in a body or in a parameter. A malformed id is answered with 400, before anything is looked up."""
+"""Checks ids in a path, in a body or in a parameter.
+
+A malformed id is answered with 400, before anything is looked up.
+"""
 
 import re
 from collections.abc import Sequence

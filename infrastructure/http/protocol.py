@@ -1,7 +1,8 @@
-"""HTTP/1.1 with limits: uvicorn's protocol, extended to close a connection whose client keeps it waiting (`connections.py`).
+"""HTTP/1.1 with limits: uvicorn's protocol, extended. A connection whose client keeps it waiting is closed.
 
-A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A request that asks for another upgrade, such as
-`Upgrade: h2c`, is served as if it did not ask: RFC 9110, 7.8 allows that.
+`connections.py` has the limits. A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A
+request that asks for another upgrade, such as `Upgrade: h2c`, is served as if it did not ask. RFC 9110, 7.8 allows
+that.
 """
 
 import asyncio
@@ -150,7 +151,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._head([header for header in self.headers if header[0] != b"upgrade"])
 
     def note_invalid_method(self, start: bytes) -> None:
-        """`start`: the bytes that the parser does not accept as a method. If they have the form of a method, the answer will be 501."""
+        """`start`: the bytes that the parser does not accept as a method.
+
+        If they have the form of a method, the answer will be 501.
+        """
         if _METHOD.match(start):
             self._refusal(Refused(501, "This server does not know the method.", "method_not_implemented"))
 
@@ -194,7 +198,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refusal(self, refused: Refused) -> Refused:
         """Stores the error for `send_400_response`, and returns it.
 
-        The parser replaces an error that a callback raises with its own error. So `send_400_response` does not receive ours.
+        The parser replaces an error that a callback raises with its own error. So `send_400_response` does not receive
+        ours.
         """
         self._refused = refused
         return refused
@@ -229,8 +234,8 @@ class BoundedProtocol(HttpToolsProtocol):
 class _Parser:
     """httptools' parser, extended for requests that ask for an upgrade to something other than WebSocket.
 
-    httptools itself stops after the head of such a request. So a new parser gets the same head without `Upgrade`, and then reads the body
-    as usual.
+    httptools itself stops after the head of such a request. So a new parser gets the same head without `Upgrade`, and
+    then reads the body as usual.
     """
 
     def __init__(self, protocol: BoundedProtocol) -> None:

@@ -97,7 +97,10 @@ _MAX_LOGGED_STEPS = 12
 
 
 def loggable_path(path: str) -> str:
-    """The path with `*` for each step that is neither a word of the API nor an id. Such a step may be a text or a key."""
+    """The path with `*` for each step that is neither a word of the API nor an id.
+
+    Such a step may be a text or a key.
+    """
     steps = path.split("/", _MAX_LOGGED_STEPS)
     return "/".join([step if step in _WORDS or is_id(step) else "*" for step in steps])
 
@@ -118,7 +121,10 @@ def allowed_methods(path: str) -> str:
 
 
 def not_served(path: str) -> str:
-    """The message of a 404: what to use instead, or which similar paths are served. It never contains the path that was sent."""
+    """The message of a 404: what to use instead, or which similar paths are served.
+
+    It never contains the path that was sent.
+    """
     steps = [step for step in path.split("/", _MAX_STEPS) if step][:_MAX_STEPS]
     return f"{_NOT_SERVED} {_use_instead(steps) or _meant(steps) or _subpaths(steps) or _similar(steps) or _START}"
 

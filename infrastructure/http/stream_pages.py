@@ -39,7 +39,10 @@ class Page(Struct, frozen=True):
 
 
 class StreamPosition(Struct):
-    """How much of a stream was sent to a client: every event up to the number `after`, and `offset` bytes of the events after it."""
+    """How much of a stream was sent to a client.
+
+    It was sent every event up to the number `after`, and `offset` bytes of the events after it.
+    """
 
     after: int
     offset: int = 0
@@ -54,7 +57,10 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes. If it is 0, the value is not kept."""
+    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes.
+
+    If it is 0, the value is not kept.
+    """
 
     @property
     def kept_bytes(self) -> int: ...
@@ -87,7 +93,10 @@ class StreamPages:
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps the page under `key`, and drops the least recently used pages to make room. This page is always kept: a stream is about to use it."""
+        """Keeps the page under `key`, and drops the least recently used pages to make room.
+
+        The new page itself is not dropped, because a stream is about to use it.
+        """
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page

@@ -1,20 +1,23 @@
-"""What web pages may do with the store: which `Host` and which `Origin` are served, CORS, and the headers that protect an answer in a browser.
+"""What web pages may do with the store: the `Host` and `Origin` that are served, CORS, and headers for browsers.
 
-Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Without the following checks, any web page in a user's
-browser could do so too. So without a login
+Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Without the following checks, any
+web page in a user's browser could do so too. So without a login
 
-- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding: a page whose own name points to the store's address sends
-  its own name as the `Host`
+- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding, in which the name of a web page
+  points to the store's address: the page sends its own name as the `Host`
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There is one exception: any site
-  may have a link to one of the store's pages
+- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There is one
+  exception: any site may have a link to one of the store's pages
 
-With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by themselves. Then only the
-`Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any site.
+With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by
+themselves. Then only the `Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any
+site.
 
-`/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no content.
+`/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no
+content.
 
-CORS: a page of an origin in CORS_ORIGINS may send any method and header. It may read every answer and header, errors included. No other page may.
+CORS: a page of an origin in CORS_ORIGINS may send any method and header, and may read every answer and header, errors
+included. Pages of other origins may not.
 """
 
 import re
@@ -80,7 +83,7 @@ class WebPages:
         return cls(has_login=has_login, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
 
     def check(self, scope: Scope) -> None:
-        """Raises ApiError (400 or 403) if a request or a WebSocket has a wrong `Host`, or comes from a page that may not send it."""
+        """Raises ApiError (400 or 403) for a wrong `Host`, or if a page that may not use the store sends the request."""
         if self._has_login and scope["type"] == "http":
             return
         headers: RawHeaders = scope["headers"]

@@ -1,5 +1,6 @@
-"""WebSockets with limits: uvicorn's protocol, extended. Errors are JSON, and a socket whose client keeps it waiting is closed.
+"""WebSockets with limits: uvicorn's protocol, extended.
 
+Errors are JSON, and a socket whose client keeps it waiting is closed.
 A socket is closed when its client
 
 - reads nothing of what was sent for `write_seconds` (`connections.py`), or answers no ping for PING_SECONDS
@@ -135,7 +136,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by the application
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Also raises ClientDisconnected while the socket is closing. Otherwise an application that sends without end would never stop."""
+        """Also raises ClientDisconnected while the socket is closing.
+
+        Otherwise an application that sends without end would never stop.
+        """
         await self.writable.wait()
         if self._has_failed or self.transport.is_closing():
             if message["type"] in _HANDSHAKE_ANSWERS:
@@ -149,7 +153,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by uvicorn's server
 
     def shutdown(self) -> None:
-        """Ends a socket whose handshake is not complete. The application itself closes an accepted socket, after its last answer."""
+        """Ends a socket whose handshake is not complete.
+
+        The application itself closes an accepted socket, after its last answer.
+        """
         if not self.handshake_complete:
             super().shutdown()
 
@@ -186,7 +193,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 class _Frames(ServerProtocol):
     """The library's parser, extended. It refuses a handshake with our JSON error.
 
-    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: the frames that they ended were all pings or pongs.
+    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: the frames that they ended were all pings or
+    pongs.
     """
 
     ended_a_frame = True

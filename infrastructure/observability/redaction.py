@@ -1,10 +1,10 @@
 """Keeps content and secrets out of the logs.
 
-A value is dropped if its key is in `REFUSED` or ends in one of `_REFUSED_SUFFIXES`. It is also dropped if it is neither a scalar
-nor a list of scalars. The field `refused` lists the keys of the dropped values.
+A value is dropped if its key is in `REFUSED` or ends in one of `_REFUSED_SUFFIXES`. It is also dropped if it is
+neither a scalar nor a list of scalars. The field `refused` lists the keys of the dropped values.
 
-The log line of an exception has the exception's type and its frames, without local variables. It has the message only if the
-exception is ours or a connection error: a library's message may quote the library's input.
+The log line of an exception has the exception's type and its frames, without local variables. It has the message only
+if the exception is ours or a connection error: a library's message may quote the library's input.
 """
 
 import math
@@ -57,7 +57,10 @@ _DROPPED: Final = object()
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """A structlog processor. It removes what must not be logged from the event, and turns the event's exception into text."""
+    """A structlog processor.
+
+    It removes what must not be logged from the event, and turns the event's exception into text.
+    """
     kept: dict[str, Any] = {"event": _clean(str(event.pop("event")))}
     error = event.pop("exc_info", None)
     refused = []

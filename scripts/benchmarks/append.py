@@ -27,7 +27,10 @@ _INSERT = (
 
 
 class Append(Benchmark):
-    """Half load is half the rate that the first store reached in its first turn. Every later turn of both stores uses the same rate."""
+    """Half load is half the rate that the first store reached in its first turn.
+
+    Every later turn of both stores uses the same rate.
+    """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -64,7 +67,10 @@ class Append(Benchmark):
         }
 
     def _scores(self, url: str, store: BenchStore) -> tuple[Score, Score, Score]:
-        """The scores with one connection, with many, and with many at half load. `url`: the URL of the store or of its floor."""
+        """The scores with one connection, with many, and with many at half load.
+
+        `url`: the URL of the store or of its floor.
+        """
 
         def score(connections: int, rate: float = 0.0) -> Score:
             paths, seconds = self._paths[store], self.sizes.seconds

@@ -2,9 +2,9 @@
 
 The two sides are a store and its floors, the stores of two checkouts, or a store with and one without keys and limits.
 
-The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right after the other, so
-their ratio says more than either figure. Both stores run all the time, but only one is under load: a turn ends when the projector
-of its store has caught up.
+The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right
+after the other, so their ratio says more than either figure. Both stores run all the time, but only one is under load:
+a turn ends when the projector of its store has caught up.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +48,10 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is measured. `seconds`: the length of each load. `reply_seconds`: the length of a streamed reply. The others are counts."""
+    """How much is measured. `seconds`: the length of each load. `reply_seconds`: the length of a streamed reply.
+
+    The others are counts.
+    """
 
     seconds: float = 4.0
     conversations: int = 1_000
@@ -61,7 +64,10 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Benchmark(ABC):
-    """Measures one or two stores. A value that must be the same for both, such as a request rate, is taken from the first store."""
+    """Measures one or two stores.
+
+    A value that must be the same for both, such as a request rate, is taken from the first store.
+    """
 
     measured_once: ClassVar[bool] = False
     """Whether each side is measured only once."""
@@ -127,7 +133,10 @@ def compare_with_checkout(
 def compare_with_plain(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Measures this checkout with and without KEYS_AND_LIMITS. `inspect` and `turn_done` are called as in `compare_with_floors`."""
+    """Measures this checkout with and without KEYS_AND_LIMITS.
+
+    `inspect` and `turn_done` are called as in `compare_with_floors`.
+    """
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url, KEYS_AND_LIMITS) as ours,

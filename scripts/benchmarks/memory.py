@@ -1,4 +1,4 @@
-"""The memory of the API process: after many active conversations, then after a few very long ones.
+"""The memory of the api process: after many active conversations, then after a few very long ones.
 
 PSS divides each shared page among the processes that share it. The peak of the resident memory (RSS) since the process started is
 `VmHWM` in Linux's `/proc/PID/status`: https://man7.org/linux/man-pages/man5/proc_pid_status.5.html

@@ -1,7 +1,8 @@
-"""The time and the memory of a rebuild of all views by two processes, as an operator runs it, on a part of the chitchat dataset.
+"""The time and the memory of a rebuild of all views by two processes, as an operator runs it.
 
-The floor of the time is the work that no rebuild can avoid. One process decodes every event. Then one client inserts the same documents
-into collections with the same indexes, a thousand at a time.
+The store has a part of the chitchat dataset. The floor of the time is the work that no rebuild can avoid. One process
+decodes every event. Then one client inserts the same documents into collections with the same indexes, a thousand at a
+time.
 """
 
 import subprocess

@@ -24,7 +24,10 @@ class RequestFailed(Exception):
 async def request(
     connection: Connection, method: str, path: str, body: bytes = b"", *, retry_busy: bool = False
 ) -> Answer:
-    """Sends a request. `retry_busy`: retries while the store answers 503. Raises OSError, and RequestFailed if the status is not 200."""
+    """Sends a request. `retry_busy`: retries while the store answers 503.
+
+    Raises OSError, and RequestFailed if the status is not 200.
+    """
     deadline = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
     answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
     while retry_busy and answer.status == 503 and connection.is_open and time.monotonic() < deadline:

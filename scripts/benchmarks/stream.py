@@ -24,7 +24,10 @@ SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a streamed answer. The answer contains `first` once its first word has arrived, and `end` once it is complete."""
+    """A request for a streamed answer.
+
+    The answer contains `first` once its first word has arrived, and `end` once it is complete.
+    """
 
     url: str
     body: dict[str, Any]
@@ -77,8 +80,8 @@ async def _first_words(
 ) -> tuple[float, float]:
     """The p50 and p99 of the time until the first word, in milliseconds.
 
-    Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`. `over_sockets`: asks each question
-    on a WebSocket of its own, which stays open.
+    Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`. `over_sockets`:
+    asks each question on a WebSocket of its own, which stays open.
     """
     started = time.perf_counter()
     end = started + reply_seconds + seconds

@@ -1,8 +1,8 @@
 """Measures how long after its commit each append was visible in MongoDB, from outside the store.
 
-Postgres sends a notification at each commit of events. The arrival of this notification is the time of the commit. The events of a
-commit are the rows with the same `xmin`, the id of the transaction that wrote them. The view positions are read every two milliseconds;
-that delay counts as lag.
+Postgres sends a notification at each commit of events. The arrival of this notification is the time of the commit. The
+events of a commit are the rows with the same `xmin`, the id of the transaction that wrote them. The view positions are
+read every two milliseconds; that delay counts as lag.
 """
 
 import threading
@@ -80,7 +80,7 @@ class VisibilityProbe:
                     self._committed_at.append(time.perf_counter())
 
     def _record_positions(self) -> None:
-        """Records positions until `stop` was called and everything is visible, or for VISIBLE_TIMEOUT_SECONDS after `stop`."""
+        """Records positions. Ends when everything is visible after `stop`, or VISIBLE_TIMEOUT_SECONDS after `stop`."""
         last = deadline = None
         with self._store.mongodb() as database:
             while last is None or not self._visible_at or self._visible_at[-1][0] < last:

@@ -60,7 +60,7 @@ class Client:
 
     async def new_conversation(self) -> str:
         """The path of a new conversation."""
-        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits may refuse it
+        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits say no
             await asyncio.sleep(1)
         return f"/v1/conversations/{msgspec.json.decode(body)['id']}"
 
@@ -71,7 +71,7 @@ async def run(worst: Worst) -> None:
     for _ in range(LARGE_ITEMS):
         await users[0].send("POST", f"{large}/items", LARGE_ITEM)
     await users[1].send("POST", f"{ended}/end", b"{}")
-    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views show all of it
+    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views have all of it
         await asyncio.sleep(1)
     holding = [asyncio.create_task(_follow(worst.base_urls, other)), asyncio.create_task(_ask(users))]
     await asyncio.sleep(FOLLOWING_SECONDS)
@@ -80,7 +80,7 @@ async def run(worst: Worst) -> None:
 
 
 async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) -> None:
-    """Sends requests at RATE: with unknown ids, with commands that are refused, for large lists, and with large instructions."""
+    """Sends requests at RATE: with unknown ids, commands that are refused, large lists and large instructions."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for number in range(SENDERS):
         free.put_nowait(Client(base_urls[number % len(base_urls)]))

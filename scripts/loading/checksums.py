@@ -1,8 +1,11 @@
-"""Checksums of what a load stored: of the source, of the log and of MongoDB. Equal checksums mean the same messages in the same order.
+"""Checksums of what a load stored: of the source, of the log and of MongoDB.
 
-The digest of a conversation is the SHA-256 of the roles and texts of its messages. The length of each role and text comes before it, in
-4 bytes. The checksum is the SHA-256 of the sorted lines of all conversations. A line has the conversation's key, its number of messages and
-its digest. The memory used grows with the number of conversations, not with the number of messages.
+Equal checksums mean the same messages in the same order.
+
+The digest of a conversation is the SHA-256 of the roles and
+texts of its messages. The length of each role and text comes before it, in 4 bytes. The checksum is the SHA-256 of the
+sorted lines of all conversations. A line has the conversation's key, its number of messages and its digest. The memory
+used grows with the number of conversations, not with the number of messages.
 """
 
 import asyncio

@@ -66,7 +66,10 @@ async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report)
 async def rebuild_online(
     stores: Stores, views: Sequence[MongoView], action: Action, workers: int, report: PhaseReport
 ) -> RebuildResult | list[MongoView] | None:
-    """Rebuilds the views while users read them, or compares, rolls back or cancels. None if there is nothing to roll back to."""
+    """Rebuilds the views while users read them, or compares, rolls back or cancels.
+
+    None if there is nothing to roll back to.
+    """
     rebuild = Rebuild(
         views,
         settings=stores.settings,

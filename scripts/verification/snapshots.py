@@ -1,4 +1,7 @@
-"""Compares the context snapshots in Redis with the log. A missing snapshot is not a difference: the store makes it when it is needed."""
+"""Compares the context snapshots in Redis with the log.
+
+A missing snapshot is not a difference: the store makes it when it is needed.
+"""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -48,7 +51,8 @@ class Snapshots:
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """The differences of these conversations. Parked conversations are not compared.
 
-        Open `at` before the call, so that every snapshot should be at least as new as `at`. An older one is a difference.
+        Open `at` before the call, so that every snapshot should be at least as new as `at`. An older one is a
+        difference.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
@@ -137,7 +141,10 @@ def _has_other_format(packed: bytes | RedisError) -> bool:
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
-    """The values that must be equal in two snapshots of the same version. Items are compared from the depth `first` on."""
+    """The values that must be equal in two snapshots of the same version.
+
+    Items are compared from the depth `first` on.
+    """
     for name in (
         "version",
         "deleted",
@@ -160,8 +167,8 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
     """The field `first`, if the snapshot starts at the wrong item.
 
-    It may start later than a snapshot that is made now, but only if it was full at some time: its oldest items were removed then. It must
-    never start earlier.
+    It may start later than a snapshot that is made now, but only if it was full at some time: its oldest items were
+    removed then. It must never start earlier.
     """
     if found.deleted or found.first == expected.first:
         return {}

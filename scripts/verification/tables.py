@@ -1,7 +1,7 @@
-"""Compares the log with the tables beside it: snapshots of streams, `responses`, `idempotency_keys` and `tenant_positions`.
+"""Compares the log with the tables beside it: `snapshots`, `responses`, `idempotency_keys` and `tenant_positions`.
 
-A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the row's event, even
-while appends go on. If the log does not have the event of a row, the log has lost something.
+A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
+row's event, even while appends go on. If the log does not have the event of a row, the log has lost something.
 """
 
 from collections import defaultdict
@@ -71,7 +71,10 @@ _TOPICS = {
 
 
 class Tables:
-    """Compares one page of conversations after another. At the end, compares each table, or its rows of the conversation `only`."""
+    """Compares one page of conversations after another.
+
+    At the end, compares each table, or its rows of the conversation `only`.
+    """
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
@@ -81,7 +84,10 @@ class Tables:
         self.compared: dict[str, int] = dict.fromkeys(("snapshots", "responses", "idempotency_keys"), 0)
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
-        """The differences of these conversations: between their snapshots and a fold of their events, and replies missing in `responses`."""
+        """The differences of these conversations.
+
+        Compares their snapshots with a fold of their events. Also finds their replies that are missing in `responses`.
+        """
         by_id = {uuid_of(stream.conversation_id): stream for stream in streams}
         for stream in streams:
             if stream.events:

@@ -23,7 +23,10 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """A session in which all reads of MongoDB see the same moment. `view_positions`: those of that moment, by `position_key`."""
+    """A session in which all reads of MongoDB see the same moment.
+
+    `view_positions`: those of that moment, by `position_key`.
+    """
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
@@ -53,7 +56,10 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
 
 
 class Totals:
-    """Compares the view `usage` at the moment `at` with the totals of all conversations. Add them one by one, then call `differences`."""
+    """Compares the view `usage` at the moment `at` with the totals of all conversations.
+
+    Add them one by one, then call `differences`.
+    """
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
@@ -61,7 +67,10 @@ class Totals:
         self._folded = Fold()
 
     def add(self, stream: Stream) -> None:
-        """Adds a conversation's totals up to the view's position, or up to the event before the one at which the conversation was parked."""
+        """Adds a conversation's totals up to the view's position.
+
+        If the view has parked the conversation, only the events before the parked one count.
+        """
         parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
@@ -85,7 +94,10 @@ class Totals:
 
 
 class Views:
-    """Compares one page of conversations after another. At the end, finds documents of conversations that are not in the log."""
+    """Compares one page of conversations after another.
+
+    At the end, finds documents of conversations that are not in the log.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,7 +105,10 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations. If a view has parked a conversation, that is reported, and it is not compared there."""
+        """The differences of these conversations.
+
+        A conversation that a view has parked is reported, and not compared in that view.
+        """
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
