@@ -13,7 +13,10 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class Host(Struct, frozen=True):
-    """A host, as in a `Host` header. `name`: in lower case, without a dot at its end; an IPv6 address has no brackets. `port`: empty if it is not given."""
+    """A host, as in a `Host` header.
+
+    `name`: in lower case, without a dot at its end. An IPv6 address has no brackets. `port`: empty if it is not given.
+    """
 
     name: str
     port: str = ""
@@ -26,7 +29,10 @@ class Origin(Struct, frozen=True):
     host: Host
 
     def is_of(self, host: Host) -> bool:
-        """Whether a page at this host has this origin. The scheme is not compared: a proxy may have received `https` and sent the request on as `http`."""
+        """Whether a page at this host has this origin.
+
+        The scheme is not compared: a proxy may have received `https` and sent the request on as `http`.
+        """
         return _without_default_port(self.scheme, host) == self.host
 
 

@@ -1,4 +1,7 @@
-"""Every environment variable that the store reads, in one class. Anything may import it; only a program's entry point constructs it."""
+"""Every environment variable that the store reads, in one class.
+
+Any module may import the class Settings. Only the entry point of a program constructs it.
+"""
 
 import json
 import re

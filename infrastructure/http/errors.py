@@ -138,7 +138,8 @@ class ApiError(HTTPException):
     def response(self, body: Struct | None = None) -> Response:
         """The HTTP answer. If `body` is given, it is sent instead of `self.body()`. It must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
+        # If `retry` is false, Retry-After is not sent: the request may be stored already, and a client that looks only at
+        # this header would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(body or self.body()), self.status, headers, "application/json")

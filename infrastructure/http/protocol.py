@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """The latest time, on the event loop's clock, at which the client may send what the connection waits for."""
 
     _head_bytes = 0
-    """Bytes of the current head, without those of the chunk in which it began."""
+    """The bytes of the current head, not counting the chunk in which the head began."""
 
     _head_began_in_chunk = False
     _read_watch: ReadWatch

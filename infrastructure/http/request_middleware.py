@@ -27,8 +27,8 @@ _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.
 class RequestMiddleware:
     """ASGI middleware. The client's `X-Request-ID` is used if it matches `_REQUEST_ID`; otherwise a new one is minted.
 
-    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner middleware may put further
-    headers of the answer into `request.state.answer_headers`.
+    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner
+    middleware may put further headers of the answer into `request.state.answer_headers`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, web_pages: WebPages) -> None:

@@ -1,6 +1,5 @@
-"""WebSockets with limits: uvicorn's protocol, extended.
+"""WebSockets with limits: uvicorn's protocol, extended. Its errors are JSON.
 
-Errors are JSON, and a socket whose client keeps it waiting is closed.
 A socket is closed when its client
 
 - reads nothing of what was sent for `write_seconds` (`connections.py`), or answers no ping for PING_SECONDS

@@ -1,6 +1,6 @@
 """A model provider that answers at once and streams at a constant rate: `/chat/completions`.
 
-The floor of the time until a reply's first word is the time of a direct request to this provider.
+The time of a direct request to this provider is a floor: no reply of the store can have its first word sooner.
 
 `python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes as
 long as the environment variable REPLY_SECONDS says.

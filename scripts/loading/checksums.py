@@ -2,10 +2,10 @@
 
 Equal checksums mean the same messages in the same order.
 
-The digest of a conversation is the SHA-256 of the roles and
-texts of its messages. The length of each role and text comes before it, in 4 bytes. The checksum is the SHA-256 of the
-sorted lines of all conversations. A line has the conversation's key, its number of messages and its digest. The memory
-used grows with the number of conversations, not with the number of messages.
+The digest of a conversation is the SHA-256 of the roles and texts of its messages. The length of each role and text
+comes before it, in 4 bytes. The checksum is the SHA-256 of the sorted lines of all conversations. A line has the
+conversation's key, its number of messages and its digest. The memory used grows with the number of conversations, not
+with the number of messages.
 """
 
 import asyncio

@@ -167,7 +167,7 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
     """The field `first`, if the snapshot starts at the wrong item.
 
-    It may start later than a snapshot that is made now, but only if it was full at some time: its oldest items were
+    A snapshot may start later than one that is made now, but only if it was full at some time: its oldest items were
     removed then. It must never start earlier.
     """
     if found.deleted or found.first == expected.first:
