@@ -1,4 +1,4 @@
-"""Limits the connections of one server: how long a client may keep one waiting, and how many large answers are made.
+"""Limits how long a client may keep a connection waiting, and how many large answers a server makes at a time.
 
 A connection is closed when its client
 

@@ -112,10 +112,7 @@ class ApiError(HTTPException):
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
-        """The same error, which also names the response.
-
-        `is_certain`: the response is on record; otherwise it may be.
-        """
+        """The same error, which also names the response. `is_certain`: False if it is unknown whether it is on record."""
         self.response_id = response_id
         is_or_may_be = "is" if is_certain else "may be"
         self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
@@ -125,9 +122,9 @@ class ApiError(HTTPException):
         return ErrorResponse(ErrorDetail(self.message, self.error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
-        """The error as a message of a WebSocket, with its status. The specification Open Responses requires a `code`.
+        """The error as a message of a WebSocket, with its status.
 
-        The SDKs read `headers`.
+        The specification Open Responses requires a `code`. The SDKs read `headers`.
         """
         error = to_builtins(self.body().error)
         headers = {"headers": self.headers} if self.headers else {}

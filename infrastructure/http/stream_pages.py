@@ -41,7 +41,7 @@ class Page(Struct, frozen=True):
 class StreamPosition(Struct):
     """How much of a stream was sent to a client.
 
-    It was sent every event up to the number `after`, and `offset` bytes of the events after it.
+    The client got every event up to the number `after`, and `offset` bytes of the events after that one.
     """
 
     after: int
@@ -57,10 +57,7 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes.
-
-    If it is 0, the value is not kept.
-    """
+    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes. A value that takes 0 is not kept."""
 
     @property
     def kept_bytes(self) -> int: ...

@@ -51,8 +51,7 @@ class Snapshots:
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """The differences of these conversations. Parked conversations are not compared.
 
-        Open `at` before the call, so that every snapshot should be at least as new as `at`. An older one is a
-        difference.
+        Open `at` before the call. Then a snapshot that is older than `at` is a difference.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
@@ -112,9 +111,10 @@ class Snapshots:
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     def _unused(self) -> list[Difference]:
-        """Counts the snapshot as absent, without a difference: the log was set back after the snapshot was made.
+        """Counts the snapshot as absent, without a difference. Returns no differences.
 
-        Readers ignore such a snapshot, and the next event replaces it.
+        The snapshot is from events that the log no longer has, for example after a restore. Readers ignore such a
+        snapshot, and the next event replaces it.
         """
         self.compared -= 1
         self.absent += 1
@@ -183,6 +183,6 @@ def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -
 
 
 def _not_as_written(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Fields of the hash that disagree with its own items and pins: counts, bytes, tokens, blocks, pinned items."""
+    """Fields of the hash that disagree with the items and pins in the hash: counts, bytes, tokens, blocks, pinned items."""
     written = {name: str(value) for name, value in to_fields(from_fields(fields)).items()}
     return fields_that_differ(written, fields)

@@ -25,7 +25,7 @@ from scripts.verification.streams import Stream
 class Moment(Struct, frozen=True):
     """A session in which all reads of MongoDB see the same moment.
 
-    `view_positions`: those of that moment, by `position_key`.
+    `view_positions`: the view positions at that moment, by `position_key`.
     """
 
     session: AsyncClientSession
@@ -58,7 +58,7 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
 class Totals:
     """Compares the view `usage` at the moment `at` with the totals of all conversations.
 
-    Add them one by one, then call `differences`.
+    Add the conversations one by one, then call `differences`.
     """
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
