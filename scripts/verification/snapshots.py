@@ -111,7 +111,7 @@ class Snapshots:
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     def _unused(self) -> list[Difference]:
-        """Counts the snapshot as absent, without a difference. Returns no differences.
+        """Counts the snapshot as absent, and returns no differences.
 
         The snapshot is from events that the log no longer has, for example after a restore. Readers ignore such a
         snapshot, and the next event replaces it.
