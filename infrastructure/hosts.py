@@ -13,7 +13,10 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class Host(Struct, frozen=True):
-    """A host, as in a `Host` header. `name`: in lower case, without a dot at its end; an IPv6 address has no brackets. `port`: empty if it is not given."""
+    """A host, as in a `Host` header.
+
+    `name`: in lower case, without a dot at its end. An IPv6 address has no brackets. `port`: empty if it is not given.
+    """
 
     name: str
     port: str = ""
@@ -26,13 +29,19 @@ class Origin(Struct, frozen=True):
     host: Host
 
     def is_of(self, host: Host) -> bool:
-        """Whether a page at this host has this origin. The scheme is not compared: a proxy may have received `https` and sent the request on as `http`."""
+        """Whether a page at this host has this origin.
+
+        The scheme is not compared: a proxy may have received `https` and sent the request on as `http`.
+        """
         return _without_default_port(self.scheme, host) == self.host
 
 
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> Host | None:
-    """The host in a `Host` header; None if the text is not one. Internationalized names are written in ASCII (`xn--…`)."""
+    """The host in a `Host` header; None if the text is not a host.
+
+    An internationalized name must be in ASCII (`xn--…`).
+    """
     match = _HOST.fullmatch(text)
     if match is None:
         return None
@@ -46,7 +55,7 @@ def parse_host(text: str) -> Host | None:
 
 
 def parse_host_name(text: str) -> str | None:
-    """The name of a host that is written without a port; None if the text is not one. An IPv6 address may have brackets."""
+    """The host name in a text without a port; None if the text is anything else. An IPv6 address may have brackets."""
     is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
     host = parse_host(f"[{text}]" if is_bare_ipv6 else text)
     return None if host is None or host.port or text.endswith(":") else host.name
@@ -54,7 +63,7 @@ def parse_host_name(text: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def parse_origin(text: str) -> Origin | None:
-    """The origin in an `Origin` header; None if the text is not one, such as `null`."""
+    """The origin in an `Origin` header; None if the text is not an origin. For example, `null` is not an origin."""
     match = _ORIGIN.fullmatch(text)
     host = parse_host(match[2]) if match else None
     if match is None or host is None:

@@ -1,4 +1,4 @@
-"""Ids: a prefix that names the kind, and a UUIDv7 in hex, so that ids of one kind sort by time."""
+"""Makes and reads ids. An id is a prefix that names the kind, and a UUIDv7 in hex. So ids of one kind sort by time."""
 
 import re
 from functools import lru_cache
@@ -19,7 +19,10 @@ def mint(prefix: str) -> str:
 
 
 def mint_in_partition_of(existing_id: str) -> str:
-    """A new id of the same kind and in the same partition of the views: the last byte decides (`projections/views/partitions.py`)."""
+    """A new id of the same kind, in the same partition of the views.
+
+    The last byte of an id decides the partition (`projections/views/partitions.py`).
+    """
     prefix, _, digits = existing_id.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
 
@@ -36,7 +39,7 @@ def is_id(text: str, prefix: str | None = None) -> bool:
 
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
-    """The UUID inside an id. Cached: one request needs the same one several times."""
+    """The UUID inside an id. Cached, because one request asks for the same id several times."""
     return UUID(hex=text.rpartition("_")[2])
 
 
@@ -46,5 +49,8 @@ def conversation_id(uuid: UUID) -> str:
 
 
 def minted_seconds(text: str) -> int:
-    """When an id was minted: whole seconds since 1970 (UTC), from its UUIDv7 (RFC 9562, 5.7: 48 bits of milliseconds)."""
+    """When an id was minted, in whole seconds since 1970 (UTC).
+
+    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7).
+    """
     return (uuid_of(text).int >> 80) // 1000

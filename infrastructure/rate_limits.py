@@ -2,7 +2,7 @@
 
     {"tenant": {"requests": 6000, "replies": 20}, "subject": {"requests": 600}, "overrides": {"acme": {"requests": 60000}}}
 
-Without a limit, or with null, the use is unlimited. 0 allows nothing.
+A limit that is absent or null limits nothing. 0 allows nothing.
 """
 
 import re
@@ -26,7 +26,7 @@ class Limits(BaseModel):
     """The limits of one holder.
 
     requests, tokens                 in any minute
-    requests_a_second                in a second, in each process by itself
+    requests_a_second                in a second; each process counts by itself
     replies, background, followers   at once
     tokens_a_month                   in a calendar month, UTC
     """
@@ -64,7 +64,7 @@ def _of_the_tenant(value: Any) -> Any:
 
 
 class RateLimits(HolderLimits):
-    """The whole setting. `overrides`: by tenant, the limits that differ there."""
+    """The whole setting. `overrides` maps a tenant to the limits that differ for it."""
 
     overrides: Mapping[str, Annotated[HolderLimits, BeforeValidator(_of_the_tenant)]] = {}
 
@@ -76,7 +76,7 @@ class RateLimits(HolderLimits):
         return overrides
 
     def of(self, tenant: str) -> Mapping[Holder, Limits]:
-        """The limits in this tenant."""
+        """The limits of each holder in this tenant."""
         changes = self.overrides.get(tenant, HolderLimits())
         return {holder: getattr(self, holder).with_changes(getattr(changes, holder)) for holder in HOLDERS}
 

@@ -1,4 +1,7 @@
-"""Every environment variable that the store reads, in one class. Anything may import it; only a program's entry point constructs it."""
+"""Every environment variable that the store reads, in one class.
+
+Any module may import the class Settings. Only the entry point of a program constructs it.
+"""
 
 import json
 import re
@@ -34,7 +37,7 @@ class ModelSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The environment of one process. The variable of a field is its name in capitals."""
+    """The environment variables of one process. The variable of a field is the field's name in capitals."""
 
     # An error must not print the values: some are secrets.
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -164,7 +167,7 @@ class Settings(BaseSettings):
     @field_validator("default_models", "models", "rate_limits", mode="before")
     @classmethod
     def _parse_json(cls, value: Any, info: ValidationInfo) -> Any:
-        """A variable is JSON text. An empty one counts as absent."""
+        """Parses the JSON text of a variable. An empty text counts as absent."""
         if not isinstance(value, str):
             return value
         if info.field_name == "rate_limits" and value.strip() == "recommended":
@@ -181,7 +184,10 @@ class Settings(BaseSettings):
     @field_validator("postgres_url", "mongodb_url", "redis_url")
     @classmethod
     def _refuse_ambiguous_url(cls, value: str) -> str:
-        """A `/` in a password ends the host. What comes before it would be taken as host and port, and be named in errors."""
+        """Refuses a password with an unescaped `/`, `?` or `#`, which ends the host part of a URL.
+
+        The text before that character would be read as host and port, and errors would show it.
+        """
         _, is_url, rest = value.partition("://")
         hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
         if is_url and not all(_HOST.fullmatch(host) for host in hosts):
@@ -193,7 +199,7 @@ class Settings(BaseSettings):
     @field_validator("auth_mode", mode="before")
     @classmethod
     def _order_modes(cls, value: Any) -> Any:
-        """`keys, jwt` is `jwt,keys`."""
+        """Sorts the modes: `keys, jwt` becomes `jwt,keys`."""
         if not isinstance(value, str):
             return value
         modes = {mode.strip() for mode in value.split(",")}
@@ -248,7 +254,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def secrets(self) -> frozenset[str]:
-        """Every password and key in these settings. They must not be in a log."""
+        """Every password and key in these settings. No log may contain them."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url, self.auth_jwks_url):
             values += _passwords(url)
@@ -278,5 +284,5 @@ def _is_http(url: str) -> bool:
 
 
 def _listed(text: str) -> list[str]:
-    """The parts of a list that is separated by commas."""
+    """The parts of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,7 +1,7 @@
 """Looks up every locked package in OSV, the public database of known vulnerabilities (https://osv.dev).
 
-Exits with status 1 if a package has a known vulnerability. If the database cannot be reached or does not answer, it says so and exits with 0:
-a failed look-up must not stop CI.
+Exits with status 1 if a package has a known vulnerability. If the database cannot be reached or does not answer, the
+script says so and exits with 0: a failed look-up must not stop CI.
 """
 
 import argparse
@@ -38,12 +38,15 @@ class Results(Struct):
 
 
 def packages(lock: str) -> list[tuple[str, str]]:
-    """Name and version of each package in the text of a lock."""
+    """The name and the version of each package in the text of a lock file."""
     return _PACKAGE.findall(lock)
 
 
 def look_up(names: Sequence[tuple[str, str]], database: str) -> Iterator[tuple[str, str, str]]:
-    """(name, version, id) of each known vulnerability. Raises OSError, or MsgspecError if the answer is not the database's."""
+    """(name, version, id) of each known vulnerability.
+
+    Raises OSError, or MsgspecError if the answer has another form.
+    """
     queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in names]
     request = urllib.request.Request(  # noqa: S310 - https, or what the caller names
         f"{database}/v1/querybatch",
@@ -58,7 +61,7 @@ def look_up(names: Sequence[tuple[str, str]], database: str) -> Iterator[tuple[s
 
 
 def audit(lock: str, database: str) -> int:
-    """Prints what is found. Returns the exit status."""
+    """Prints the vulnerabilities that are found. Returns the exit status."""
     names = packages(lock)
     try:
         found = list(look_up(names, database))

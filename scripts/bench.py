@@ -1,10 +1,11 @@
-"""Measures the store. Each figure is compared with one of the same run: a floor, or another checkout.
+"""Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
     scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|all] [--against DIR] [--pairs 5] [--seconds 4]
 
-It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its floor: the least work
-that any store must do. `access` compares appends with keys and limits on with appends without. With `--against`, this checkout and DIR are measured in turn, pair by pair. `docs/benchmarks/README.md` explains each
-figure.
+It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
+floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
+pair. `access` always measures this checkout twice: with keys and limits, and without them. `docs/benchmarks/README.md`
+explains each figure.
 
 Exit status: 0 done; 2 wrong usage; 3 something could not be measured (the rest is still shown); 130 interrupted.
 """

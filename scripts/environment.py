@@ -1,6 +1,6 @@
 """Makes `.venv` from `requirements.lock`. `scripts/environment.sh` runs it with the system's Python, so it uses only the standard library.
 
-pip installs uv, which the lock pins and hashes. uv installs everything else.
+pip installs uv, whose version and hashes are in the lock. uv installs everything else.
 """
 
 import ast
@@ -39,7 +39,10 @@ def main() -> None:
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Waits until no other process makes `.venv`. The file lock is on the checkout's directory: unlike `.venv`, it always exists."""
+    """Waits until no other process is making `.venv`.
+
+    The checkout's directory is locked, because `.venv` may not exist yet.
+    """
     directory = os.open(ROOT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -84,7 +87,7 @@ def _install_uv(lock: str) -> None:
 
 def _install_all() -> None:
     quiet = () if sys.stderr.isatty() else ("--quiet",)
-    # Also compiles. Otherwise each start with PYTHONDONTWRITEBYTECODE set would compile everything again.
+    # Compiles the modules too. Otherwise each start with PYTHONDONTWRITEBYTECODE set would compile all of them again.
     sync = (str(UV), "pip", "sync", *quiet, "--python", str(PYTHON), "--require-hashes", "--compile-bytecode")
     _run(_uv_environment(), *sync, str(LOCK))
 
@@ -108,7 +111,7 @@ def _uv_environment() -> dict[str, str]:
         "UV_INSECURE_HOST": _joined(pip.get("trusted-host"), " "),
         "UV_NO_INDEX": "1" if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"} else None,
         "SSL_CERT_FILE": pip.get("cert"),
-        # As pip does, uv must look for a package in every index. The hashes say which file is meant.
+        # uv must look for a package in every index, as pip does. The hashes make sure that it installs the right file.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
     return {name: value for name, value in uv.items() if value} | _clean_environment()

@@ -1,8 +1,7 @@
-"""Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods and WebSockets to the command side.
+"""Both APIs behind one port, in one process.
 
-With Docker, nginx does this.
-
-The gateway itself answers the OpenAPI document of both sides, and a readiness check that covers both.
+GET and HEAD go to the query side, other methods and WebSockets to the command side. With Docker, nginx does this. The
+gateway itself serves the OpenAPI document of both sides, and a readiness check of both.
 """
 
 import asyncio
@@ -55,7 +54,10 @@ class Gateway:
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections) -> ASGIApp:
-    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
+    """The gateway with both sides behind it. Its lifespan also runs the lifespans of both sides.
+
+    `shutdown` ends the streams of both sides. `connections`: the connections of the server.
+    """
     authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
@@ -86,11 +88,11 @@ def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[
 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
-    """One readiness answer for both sides: the worse status of the two, with the checks of both."""
+    """One readiness answer for both sides. It has the worse status of the two, and the checks of both."""
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():
-            if checks.get(name) != "failed":  # a check of both sides passes when it passes on both
+            if checks.get(name) != "failed":  # a check that both sides have passes if it passes on both
                 checks[name] = state
     worst = max((body["status"] for _, body in answers), key=("ready", "degraded", "unavailable").index)
     status = max(code for code, _ in answers)

@@ -1,7 +1,8 @@
-"""A keep-alive HTTP/1.1 connection for loads and benchmarks. It is light, so that the client is not the bottleneck.
+"""A keep-alive HTTP/1.1 connection for loads and benchmarks.
 
-On one core, 32 of these send several times as many requests a second to an empty route as httpx does. No redirects, no
-proxies, no compression.
+It uses little CPU, so that the client is not the bottleneck. On one core, 32 such connections send several times as
+many requests a second as httpx does, to a route that does nothing. Redirects, proxies and compression are not
+supported.
 """
 
 import asyncio
@@ -35,7 +36,10 @@ class ConnectionEnded(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time. An error or a cancellation closes it; then open a new one. A user in the URL is sent as a bearer token."""
+    """Sends one request at a time. After an error or a cancellation it is closed: open a new one.
+
+    A user name in the URL is sent as a bearer token.
+    """
 
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url)
@@ -50,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, base_url: str) -> Self:
-        """Connects. Raises OSError, of which TimeoutError is a subclass."""
+        """Connects. Raises OSError. After CONNECT_TIMEOUT_SECONDS this is a TimeoutError."""
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -103,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # no request is open: the server says why it closes the connection
+        if self._waiting is None:  # no request waits for an answer: the server is saying why it closes the connection
             self.close()
             return
         try:

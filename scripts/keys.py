@@ -4,10 +4,12 @@
     scripts/run keys list [--tenant T] [--json]
     scripts/run keys revoke ID [--json]
 
-Each takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every process refuses a revoked
-key within 5 s. These commands need Postgres, but no key. So you can make the first key of a store with them.
+Each takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every
+process refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can make the first key of a
+store with them.
 
-Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, or no store is found; 3 Postgres failed.
+Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, or no store is found;
+3 Postgres failed.
 """
 
 import asyncio
@@ -98,7 +100,7 @@ def revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Revokes a key: every process refuses it within 5 s. It cannot be brought back."""
-    if not is_id(key_id, KEY):  # it may be a key itself, so it is not repeated
+    if not is_id(key_id, KEY):  # the text may be a key, so the message does not repeat it
         _stop("This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `keys list`.", USAGE_ERROR)
     key = _run(data, lambda keys: keys.revoke(key_id, None))
     if key is None:

@@ -3,14 +3,16 @@
     scripts/run load chitchat          7,168 conversations of people, 258,145 messages
     scripts/run load FILE.jsonl        a line is {"metadata": {}, "title": …, "instructions": …, "items": […]}
 
-It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped and stores
-nothing twice. A line is identified by its text and the name of its file: the same line in a file of the same name is the same
-conversation. `--check` compares the number and the checksums of all messages in the source, the log and MongoDB.
+It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped
+and stores nothing twice. A line is identified by its text and the name of its file. So the same line in a file with
+the same name is the same conversation. `--check` compares the number and the checksums of all messages in the source,
+the log and MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 
-Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, or a line is not valid (without `--skip-bad` the
-load stops there); 3 no request succeeded for two minutes, or the check could not be made; 130 interrupted.
+Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, or a line is not valid
+(without `--skip-bad` the load stops there); 3 no request succeeded for two minutes, or the check could not be made;
+130 interrupted.
 """
 
 import asyncio
@@ -115,7 +117,10 @@ async def _checksums(
     key_by_id = {stored.id: stored.key for stored in progress_file.by_key.values()}
 
     def key_of(conversation_id: str, metadata: Any) -> str | None:
-        """The key of a conversation of this source. Chitchat has it in the metadata, so one that was stored twice is counted twice."""
+        """The key of a conversation, if it is from this source.
+
+        A conversation of chitchat has its key in the metadata. So if it was stored twice, it is counted twice.
+        """
         if isinstance(source, Chitchat):
             return metadata.get("key") if metadata.get("source") == source.name else None
         return key_by_id.get(conversation_id)

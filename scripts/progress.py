@@ -16,7 +16,7 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
-    """A function to report progress with. `quiet` shows nothing; for `--json`."""
+    """Yields a function that shows the progress given to it. With `quiet` it shows nothing, for `--json`."""
     if quiet:
         yield lambda _done, _total: None
     elif sys.stderr.isatty():

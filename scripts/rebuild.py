@@ -3,17 +3,22 @@
     scripts/run rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
     scripts/run rebuild --conversation ID                               [--data DIR] [--json]
 
-Several processes fill a new collection. It catches up with the live one, both are compared at the same position, and the new one takes
-its place in one transaction. Readers notice nothing. The old collection is kept for `--rollback`, until the next rebuild or `--cancel`.
-`--dry-run` only compares. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed; the
-new collection, which was made from the log, is right. Context snapshots are removed, and made again when they are next needed. For a
-view that no projector has started, or that has lost a position, the live collection itself is filled.
+Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
+compared at the same position. Then the new one replaces the live one in one transaction. Readers notice nothing. The
+old collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An
+interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed. The new
+collection is right, because it was made from the log.
 
-`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/rebuild/repair.py`.
+Context snapshots are removed, and made again when they are next needed. If no projector has started a view yet, or a
+view has lost a position, the live collection itself is filled.
 
-Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log does not have the
-conversation, the views started over meanwhile, the data is newer than this code, or a dry run found differences; 2 wrong usage, or no
-store is found; 3 a store is unavailable, or a backfill process failed; 130 interrupted.
+`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see
+`projections/rebuild/repair.py`.
+
+Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log
+does not have the conversation, the views started over meanwhile, the data is newer than this code, or a dry run found
+differences; 2 wrong usage, or no store is found; 3 a store is unavailable, or a backfill process failed; 130
+interrupted.
 """
 
 import os
@@ -64,7 +69,7 @@ class View(StrEnum):
 
 
 class _Result(Struct):
-    """What was done: the script's JSON."""
+    """What was done. `--json` prints it."""
 
     views: Sequence[str]
     position: int = 0
@@ -76,7 +81,7 @@ class _Result(Struct):
 
 
 class _PhaseReport:
-    """Prints each phase's name, and passes on its progress."""
+    """Prints the name of each phase, and passes the progress of the phase to `report`."""
 
     def __init__(self, report: Report, *, quiet: bool) -> None:
         self._report = report
@@ -159,7 +164,7 @@ def _rebuild_views(view: View, action: Action, workers: int, data: Path, *, as_j
 async def _run(
     stores: Stores, views: Sequence[str], action: Action, *, workers: int, phases: _PhaseReport, report: Report
 ) -> _Result | None:
-    """None if there is nothing to roll back to."""
+    """Carries out the action on these views. Returns None if there is nothing to roll back to."""
     result = _Result(views)
     statuses = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
     started = {name for name, status in statuses.items() if status.state != "absent"}

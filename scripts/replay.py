@@ -2,7 +2,8 @@
 
     scripts/run replay CONVERSATION_ID [--at VERSION] [--data DIR] [--json]
 
-It reads no view, so it helps when a view seems wrong. It replays a deleted conversation too: the log keeps its events.
+It reads no view, so it helps when a view seems wrong. It also replays a deleted conversation, because the log keeps
+its events.
 """
 
 from collections.abc import AsyncIterator

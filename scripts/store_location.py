@@ -1,4 +1,4 @@
-"""Finds the running store: from the environment, else from DIR/run/env, which `scripts/up` writes."""
+"""Finds the running store: by environment variables, or else by DIR/run/env, which `scripts/up` writes."""
 
 import os
 from pathlib import Path

@@ -45,7 +45,10 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Opens the connections, and closes them at the end. Those to MongoDB and Redis open with the first request. Raises DataIsNewer."""
+    """Opens the connections, and closes them at the end. Raises DataIsNewer.
+
+    The clients of MongoDB and Redis connect at their first request.
+    """
     await asyncio.to_thread(check_migrations, settings.postgres_url)
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=120.0)

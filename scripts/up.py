@@ -71,7 +71,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
             await run_until(stop, work())
         finally:
             log.info("stopping")
-            # The stores stop last: the others use them.
+            # The stores stop last, because the other services use them.
             await supervisor.stop([apis, projectors, *([store] for store in reversed(stores))])
             directory.remove_run_files()
             log.info("stopped")
@@ -142,7 +142,7 @@ def _projectors(
             name=name,
             command=(sys.executable, "-P", "-m", "projections.main"),
             directory=directory.path,
-            # Any status will do: readiness is checked through the gateway.
+            # Any status is accepted here: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
             reads_settings=True,
@@ -153,12 +153,16 @@ def _projectors(
 
 
 def metrics_on(port: int) -> dict[str, str]:
-    """The environment variables that make a process serve its metrics on this port of loopback."""
+    """The environment variables that make a process serve its metrics on this loopback port."""
     return {"METRICS_HOST": LOOPBACK, "METRICS_PORT": str(port)}
 
 
 def refuse_newer_data(postgres_url: str) -> None:
-    """Called before each start of a process that uses the stores: with newer data it would exit after every restart. Raises WillNotRunError."""
+    """Raises WillNotRunError if the data is newer than this code.
+
+    This runs before each start of a process that uses the stores. With newer data, that process would exit after every
+    restart.
+    """
     try:
         check_migrations(postgres_url)
     except DataIsNewer as error:
@@ -197,7 +201,7 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
 
 
 def without_credentials(url: str) -> str:
-    """The URL for people. A password may also be in its query."""
+    """The URL without its user, password and query, to show it to people. A query may contain a password too."""
     parts = urlsplit(url)
     if not parts.scheme:  # such as `host=db password=…`
         return "***"

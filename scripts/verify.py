@@ -3,7 +3,9 @@
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
 First it waits until the views show the log up to its current end. It can run while the store is in use: each group of conversations is
-compared at one position. Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
+compared as of one moment.
+
+Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
 usage, or no store is found; 3 a store is unavailable; 130 interrupted.
 """
 
@@ -34,9 +36,10 @@ _MAX_LISTED = 1_000
 
 
 class Verified(Struct, kw_only=True):
-    """What was compared, and the differences: `differences` lists the first thousand. `position` is the log's end at the start.
+    """How much was compared, and the differences. `differences` lists the first thousand.
 
-    `tables`: rows of the tables beside the log. `snapshots_absent`: the conversations without a snapshot that can be compared.
+    `position`: the end of the log when the verification started. `tables`: the number of rows of each table beside the
+    log. `snapshots_absent`: the number of conversations without a snapshot that can be compared.
     """
 
     ok: bool = True
@@ -52,7 +55,7 @@ class Verified(Struct, kw_only=True):
     seconds: float = 0.0
 
     def add(self, difference: Difference) -> None:
-        """Counts a difference, and lists it if there is room."""
+        """Counts a difference, and lists it if fewer than a thousand are listed."""
         self.ok = False
         self.different += 1
         if len(self.differences) < _MAX_LISTED:

@@ -1,8 +1,8 @@
-"""Runs the stores alone, until SIGTERM: for the tests, and for APIs in a debugger.
+"""Runs the stores alone, until SIGTERM. Use it for tests, or when an API runs in a debugger.
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 
-Writes their URLs to `DIR/run/env` once all of them serve.
+It writes the URLs of the stores to `DIR/run/env` once all stores serve requests.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
 async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
-    """Runs the servers whose URLs these environment variables hold, until a signal, or until the process `until_pid` ends."""
+    """Runs the servers of these environment variables (`SERVERS`).
+
+    Stops them at a signal, or when the process `until_pid` ends.
+    """
     stop = stop_signalled()
     if until_pid is not None:
         threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()
@@ -49,7 +52,7 @@ async def run(directory: DataDirectory, variables: frozenset[str], until_pid: in
 def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait()
-    with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
+    with contextlib.suppress(RuntimeError):  # the loop is closed, because a signal came first
         loop.call_soon_threadsafe(stop.set)
 
 

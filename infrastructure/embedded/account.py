@@ -21,10 +21,11 @@ class UnreachableError(RuntimeError):
 
 
 def account_for(*paths: Path) -> Account | None:
-    """None if this process is not root: the child keeps its user. Else the user `nobody`, which can reach all of `paths`.
+    """The user `nobody`, with access to all of `paths`.
 
-    If a parent directory is closed to `nobody` (as below /root), the account keeps the capability to pass through it.
-    Raises UnreachableError when this process does not have that capability itself.
+    None if this process is not root: then the child keeps its user. If a parent directory is closed to `nobody` (as
+    below /root), the account keeps the capability to pass through it. Raises UnreachableError if this process does not
+    have that capability itself, or cannot pass it on.
     """
     if os.geteuid() != 0:
         return None
@@ -53,7 +54,10 @@ def _open_to(directory: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _capability() -> int | None:
-    """The capability to keep; None if this process has none that helps, or may not pass it on."""
+    """The capability that lets a child pass through closed directories.
+
+    None if this process does not have it, or cannot pass it on.
+    """
     if sys.platform != "linux":
         return None
     status = Path("/proc/self/status").read_text()

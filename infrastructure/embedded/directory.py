@@ -3,8 +3,8 @@
 DIR/postgres DIR/mongo DIR/valkey   the stores' data
 DIR/secret                          the password of all three stores, created once
 DIR/run/lock                        locked while a supervisor runs; contains its pid
-DIR/run/<name>.pid, <name>.log      of each child process
-DIR/run/ports.json                  the port of each child, to use the same one again
+DIR/run/<name>.pid, <name>.log      the pid and the log of each child process
+DIR/run/ports.json                  the port of each child, so that the next start uses it again
 DIR/run/env                         dotenv: the URLs of everything that runs
 """
 
@@ -42,7 +42,7 @@ class DataDirectory:
         Raises InUseError while another process has the lock. The kernel releases it when that process ends.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        # Other users may pass through but not list it: Postgres may run as another user.
+        # Postgres may run as another user. Other users may pass through this directory, but not list it.
         self.path.chmod(0o711)
         self.run.chmod(0o700)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -91,7 +91,7 @@ class DataDirectory:
         return self._secret_file
 
     def port(self, name: str) -> int:
-        """The loopback port of the child `name`: the same as last time if that is free, else a new one."""
+        """The loopback port of the child `name`: the same as last time if that port is free, otherwise a new one."""
         ports = self._saved_ports()
         ports_of_others = {port for child, port in ports.items() if child != name}
         if name not in ports or ports[name] in ports_of_others or not _is_free(ports[name]):
@@ -100,7 +100,7 @@ class DataDirectory:
         return ports[name]
 
     def _saved_ports(self) -> dict[str, int]:
-        """The ports in `ports.json`. Empty if the file is missing or damaged: new ports are then chosen."""
+        """The ports in `ports.json`. Empty if the file is missing or damaged. Then new ports are chosen."""
         try:
             saved = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -125,9 +125,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the kernel's range of ports for outgoing connections, unless that range starts below 20,000.
+    """A free loopback port below the range from which the kernel takes ports for outgoing connections.
 
-    Inside that range, the kernel could give the server's port to a client that reconnects while the server is down.
+    Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If
+    the range starts below 20,000, the port is one of 22,768 to 32,767.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

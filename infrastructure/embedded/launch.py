@@ -1,10 +1,12 @@
-"""Changes the user, asks the kernel for a signal when the parent dies, and executes another program. Run as a script, by path.
+"""Changes the user, asks the kernel for a signal when the parent dies, and executes another program.
+
+Run it as a script, by path:
 
     python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
 
-DEATH_SIGNAL is sent when the parent dies. An empty third argument keeps the user. CAPABILITY, a number from capabilities(7) or
-empty, is kept after the change of user.
-Only the standard library is imported, so that a launch takes a few milliseconds.
+The kernel sends DEATH_SIGNAL to the program when the parent dies. An empty third argument keeps the user. CAPABILITY
+is a number from capabilities(7), or empty. The process keeps this capability after the change of user. Only the
+standard library is imported, so that a launch takes a few milliseconds.
 """
 
 import ctypes
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> None:
         uid, gid, capability = user.split(":")
         _become(int(uid), int(gid), int(capability) if capability else None)
     if sys.platform == "linux":
-        # After the change of user: that clears the setting.
+        # This comes after the change of user, because that change clears the setting.
         _prctl(PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != int(parent):
             sys.exit("the supervisor ended before this child started")
@@ -42,7 +44,8 @@ def main(arguments: list[str]) -> None:
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
-        # Without this bit, the change of user clears the capabilities, and access(2) ignores those of users other than root.
+        # Without this bit, the change of user clears the capabilities, and access(2) ignores the capabilities of a user
+        # other than root.
         # Postgres looks for its programs with access(2).
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])

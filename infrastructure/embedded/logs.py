@@ -1,4 +1,4 @@
-"""Limits the size of the children's log files."""
+"""Limits the size of the children's log files, and reads their last lines."""
 
 import asyncio
 import os
@@ -10,14 +10,17 @@ CHECK_SECONDS = 10.0
 
 
 async def rotate_until_cancelled(directory: Path) -> None:
-    """Rotates every `*.log` larger than 16 MB, until it is cancelled: each child has at most two such files."""
+    """Every CHECK_SECONDS, rotates each `*.log` that is larger than 16 MB. A child has at most two log files."""
     while True:
         await asyncio.to_thread(rotate, directory, MAX_LOG_BYTES)
         await asyncio.sleep(CHECK_SECONDS)
 
 
 def rotate(directory: Path, max_bytes: int) -> None:
-    """Copies each log larger than `max_bytes` to `<name>.log.1`, then truncates it. The child appends, so it goes on at the new end."""
+    """Copies each log larger than `max_bytes` to `<name>.log.1`, then truncates the log.
+
+    The child has the log open for appending, so it continues at the new end.
+    """
     for log_file in directory.glob("*.log"):
         if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))

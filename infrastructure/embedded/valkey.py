@@ -25,7 +25,7 @@ def valkey(directory: DataDirectory) -> tuple[Service, str]:
         directory.port("valkey"),
         directory.secret(),
     )
-    config = data / "valkey.conf"  # in a file, because every user can read a command line
+    config = data / "valkey.conf"  # the password is in a file, because every user can read a command line
     service = Service(
         name="valkey",
         command=(str(program), str(config)),

@@ -1,7 +1,8 @@
-"""Makes each API's app, with the same middleware, errors, documentation and health for both.
+"""Makes each API's app, with the same middleware, errors, documentation and health checks for both.
 
-A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves it: its
-endpoint takes the request and returns a response. With FastAPI's own serving, an append took 1.5 times the CPU.
+A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves
+it: the route's endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5
+times the CPU.
 """
 
 import inspect
@@ -51,15 +52,16 @@ def make_app(
     web_pages: WebPages,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`. `authenticator`: who finds out who sends a request.
-    `limiter`: how much each may send.
+    """An app with these routes, and with the WebSocket routes `sockets`.
 
-    `connections`: those of the server, if there is one. `app.state.openapi()` makes the OpenAPI document.
+    `lifespan` puts what the routes need on `app.state`. `authenticator` finds out who sends a request. `limiter`
+    limits how much each sender may send. `connections`: the connections of the server, if there is a server.
+    `app.state.openapi()` makes the OpenAPI document.
     """
 
     @asynccontextmanager
     async def whole_lifespan(app: Starlette) -> AsyncIterator[None]:
-        # The limiter is closed after the app: replies that are stopped have tokens to count.
+        # The limiter is closed after the app: the replies that the app stops still have tokens to count.
         async with opened(authenticator), limiter.opened(), lifespan(app):
             yield
 
@@ -80,7 +82,7 @@ def make_app(
             *middleware(metrics, connections, authenticator, web_pages),
             Middleware(LimitsMiddleware, limiter=limiter),
         ],
-        # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
+        # For errors that have a status: Starlette would answer them itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=whole_lifespan,
     )
@@ -92,7 +94,7 @@ def make_app(
 def middleware(
     metrics: Metrics, connections: Connections | None, authenticator: Authenticator, web_pages: WebPages
 ) -> list[Middleware]:
-    """The middleware around every request, the outermost first."""
+    """The middleware around every request. The outermost comes first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics, web_pages=web_pages),
         Middleware(AccessMiddleware, authenticator=authenticator),
@@ -106,7 +108,10 @@ async def _refuse_socket(_: WebSocket) -> None:
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error that has a status. A request that is not served gets a 404, a 405, or the answer to OPTIONS."""
+    """The answer to an error that has a status.
+
+    If no route serves the request, that is a 404, a 405, or the answer to OPTIONS.
+    """
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)
@@ -128,7 +133,10 @@ def _answer_unserved(request: HTTPConnection) -> Response:
 
 
 def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Route]:
-    """`/openapi.json`, and the page that shows it. `document` is called at each request: it should keep what it made."""
+    """`/openapi.json`, and the page that shows it.
+
+    `document` is called at each request, so it should cache its result.
+    """
 
     async def openapi(_: Request) -> Response:
         return json_response(document())

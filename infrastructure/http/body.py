@@ -1,7 +1,8 @@
-"""Request bodies: strict JSON of limited size, so that everything that is accepted can be stored and returned.
+"""Reads and checks request bodies.
 
-JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON: a web page can send a
-body of some other types, or of none, to any site without asking it.
+A body must be strict JSON of limited size, so that every accepted body can be stored and returned. The JSON must be as
+in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON. With some
+other types, or without a type, a web page could send a body to the store without a preflight.
 """
 
 import json
@@ -38,7 +39,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_content_type(headers: Headers, *, lines: bool = False) -> None:
-    """Raises ApiError (415) unless the `Content-Type` is that of JSON; with `lines`, that of JSON lines will do too. Its parameters are ignored."""
+    """Raises ApiError (415) if the `Content-Type` is not that of JSON.
+
+    `lines`: the types of JSON lines are accepted too. Parameters of the type are ignored.
+    """
     sent = headers.getlist("content-type")
     media_type = ", ".join(sent).partition(";")[0].strip(" \t").lower()
     if (_JSON_LINES if lines else _JSON).fullmatch(media_type):
@@ -56,7 +60,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            # Many clients read the answer only after they have sent the whole body. So read the rest, and drop it.
+            # Many clients read the answer only after they have sent the whole body. So the rest is read, and dropped.
             if size > MAX_READ_BYTES:
                 break
             if size <= max_bytes:
@@ -75,7 +79,7 @@ def validate_body(model: type[Model], body: bytes) -> Model:
 
 
 def validate(model: type[Model], value: Any) -> Model:
-    """This JSON value as the model. Raises ApiError (400) if it does not fit."""
+    """The JSON value as this model. Raises ApiError (400) if the value does not fit the model."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -83,7 +87,7 @@ def validate(model: type[Model], value: Any) -> Model:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ApiError (400), which says what is wrong."""
+    """The JSON value in `body`. Raises ApiError (400) that says what is wrong."""
     if not body.strip():
         raise ApiError(400, "The body is empty. Send a JSON object.", code="invalid_json")
     try:
@@ -124,7 +128,10 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """Levels of nesting; it stops counting at MAX_DEPTH + 1. It is a loop, since recursion could exhaust the stack."""
+    """The levels of nesting. Counting stops at MAX_DEPTH + 1.
+
+    This is a loop, because recursion could exhaust the stack.
+    """
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:
@@ -135,7 +142,10 @@ def _depth(value: Any) -> int:
 
 
 def _find_nul(value: Any, path: str = "") -> str | None:
-    """The path of the first string that contains a NUL; for a key, the path of its object."""
+    """The path of the first string that contains a NUL. If it is a key, the path of the key's object.
+
+    None if there is none.
+    """
     if isinstance(value, str):
         return path or "body" if "\0" in value else None
     if isinstance(value, dict):

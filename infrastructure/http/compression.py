@@ -1,10 +1,11 @@
-"""gzip for large answers, to clients that accept it. Never for streams.
+"""Compresses large answers with gzip, for clients that accept it. Streams are never compressed.
 
-The level and the sizes were measured with pages of real conversations. Level 1 makes them 0.2 to 0.4 times as large, at 40 MB a second.
-Level 6, the default of zlib, makes them a tenth smaller than level 1, and takes nine times as long. An answer below MIN_BYTES is not
-compressed: that would take as long as it takes to send the answer.
+The level and the sizes were chosen by measuring pages of real conversations. Level 1 makes a page 0.2 to 0.4 times as
+large, at 40 MB a second. Level 6, the default of zlib, makes it a tenth smaller than level 1, and takes nine times as
+long. An answer below MIN_BYTES is not compressed: compressing it would take as long as sending it.
 
-The `ETag` is the same for both codings: it is the conversation's version, which `If-Match` compares. `Vary` tells caches that there are two.
+The `ETag` is the same with and without compression: it is the conversation's version, which `If-Match` compares.
+`Vary` tells caches that an answer has two forms.
 """
 
 import asyncio
@@ -30,7 +31,10 @@ _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 class CompressionMiddleware:
-    """ASGI middleware. Large answers take turns to be compressed (`Connections.compression`), so that few are in memory twice."""
+    """ASGI middleware.
+
+    The answers that a thread compresses take turns (`Connections.compression`), so that few are in memory twice.
+    """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app
@@ -45,13 +49,13 @@ class CompressionMiddleware:
         async def send_compressed(message: Message) -> None:
             nonlocal head
             if message["type"] == "http.response.start" and _is_large(message["headers"]):
-                head = message  # its headers depend on the body
+                head = message  # not sent yet: its headers depend on the body
                 return
             if head is not None:
                 started, head = head, None
                 body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                # A file comes in several messages, and has no body for HEAD: it is not compressed.
+                # A file is not compressed: it comes in several messages, or without a body for HEAD.
                 is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
                 if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)

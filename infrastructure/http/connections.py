@@ -1,16 +1,16 @@
-"""The connections of one server: how long a client may keep one waiting, and how many large answers are made at a time.
+"""Limits how long a client may keep a connection waiting, and how many large answers a server makes at a time.
 
-A connection is closed when its client keeps it waiting
+A connection is closed when its client
 
-- for the next request: after `idle_seconds`
-- for the end of a request's head: `head_seconds` after its first byte
-- for a body: after `body_seconds` without a byte, while the server wants to read
-- by not reading an answer: after `write_seconds` in which nothing was read; after `crowded_write_seconds` while all
-  clients together have more than `max_unread_bytes` to read
+- sends no new request for `idle_seconds`
+- has not sent all of a request's head `head_seconds` after the first byte of the head
+- sends nothing of a body for `body_seconds`, while the server wants to read it
+- reads nothing of an answer for `write_seconds`. While all clients together have more than `max_unread_bytes` to read,
+  this limit is `crowded_write_seconds`
 
-What an application has sent stays in memory until the client has read it. So a large answer is read from the stores only
-when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read, counting what waits to be
-compressed (`compression`).
+What an application has sent stays in memory until the client has read it. So a large answer is read from the stores
+only when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
+Answers that wait to be compressed (`compression`) count as unread.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from infrastructure.http.tenant_turns import TenantTurns
 
 
 class Connection(Protocol):
-    """What `Connections` knows of a connection: see `protocol.py`."""
+    """What `Connections` uses of a connection. `protocol.py` and `websocket_protocol.py` implement it."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -36,7 +36,10 @@ class Connection(Protocol):
 
 
 class ReadWatch:
-    """Measures for how long a client has read nothing of what was sent to it. Times are the loop's, in seconds."""
+    """Measures for how long a client has read nothing of what was sent to it.
+
+    Times are those of the event loop, in seconds.
+    """
 
     def __init__(self, now: float) -> None:
         self._read_at = now
@@ -47,7 +50,10 @@ class ReadWatch:
         self._read_at = now
 
     def seconds_without_reading(self, unread_bytes: int, now: float) -> float:
-        """0 while the client has read everything, or something since the last call."""
+        """How long the client has read nothing.
+
+        0 if it has read everything, or has read something since the last call.
+        """
         if unread_bytes == 0 or unread_bytes < self._unread_before:
             self._read_at = now
         self._unread_before = unread_bytes
@@ -58,7 +64,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in bytes."""
 
     idle_seconds: float = 75.0
-    """Longer than that of proxies (nginx: 60 s), so that none sends a request on a connection that is closing."""
+    """Longer than the idle time of proxies (nginx: 60 s), so that no proxy uses a connection that is being closed."""
 
     head_seconds: float = 15.0
     body_seconds: float = 30.0
@@ -69,7 +75,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How many large answers are made at a time."""
 
     large_answers_of_tenant: int = 2
-    """How many of them for one tenant."""
+    """How many large answers of one tenant are made at a time."""
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0
@@ -77,7 +83,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Connections:
-    """One per server. `main.py` makes it; the server's connections add and remove themselves."""
+    """The connections of one server. `main.py` makes this object; each connection adds and removes itself."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -101,7 +107,10 @@ class Connections:
             self._timer = None
 
     def unread_bytes(self) -> int:
-        """How much of what was made for clients is still in this process's memory: they have not read it, or it waits to be compressed."""
+        """The bytes of answers that are still in this process's memory.
+
+        Clients have not read them yet, or they wait to be compressed.
+        """
         return self._uncompressed_bytes + sum(connection.unread_bytes for connection in self._open)
 
     def client_has_read(self) -> None:
@@ -110,7 +119,7 @@ class Connections:
 
     @asynccontextmanager
     async def large_answer(self, tenant: str) -> AsyncIterator[None]:
-        """A turn to read a large answer of the tenant from the stores and to make it. Raises ApiError (503) when no turn is free in time."""
+        """A turn to read and make a large answer for the tenant. Raises ApiError (503) if no turn is free in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):
@@ -125,7 +134,10 @@ class Connections:
 
     @asynccontextmanager
     async def compression(self, size: int) -> AsyncIterator[None]:
-        """A turn to compress an answer of this size. One is compressed at a time, and until then it counts as unread."""
+        """A turn to compress an answer of this size. One answer has the turn at a time.
+
+        An answer counts as unread until its turn ends.
+        """
         self._uncompressed_bytes += size
         try:
             async with self._compression_turn:

@@ -1,4 +1,7 @@
-"""The page that shows the OpenAPI document (`/docs`), with its script and its style. All of it is served here: the page works offline."""
+"""The page that shows the OpenAPI document (`/docs`), with its script and its style.
+
+The store serves all of it, so the page works offline.
+"""
 
 import hashlib
 import re
@@ -40,7 +43,7 @@ def docs_routes(title: str) -> list[Route]:
 
 
 def _policy(page: bytes) -> str:
-    """The Content-Security-Policy of the page: it loads from this store only, and runs no other script than its own."""
+    """The Content-Security-Policy of the page: it loads from this store only, and runs only its own scripts."""
     hashes = [
         b64encode(hashlib.sha256(script).digest()).decode()
         for script in re.findall(b"<script>(.*?)</script>", page, re.DOTALL)

@@ -1,4 +1,8 @@
-"""Checks the credential of every request and every WebSocket before its route runs. It gets a Principal, or it is refused."""
+"""Checks the credential of every request and every WebSocket before its route runs.
+
+A request with a valid credential gets a Principal. Any other request is refused. OPTIONS and the open paths need no
+credential.
+"""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -48,7 +52,10 @@ class NoLogin:
 
 
 def authenticator_of(settings: Settings) -> Authenticator:
-    """The authenticator that AUTH_MODE names. The apps of a process share one, because it remembers what it has checked."""
+    """The authenticator that AUTH_MODE names.
+
+    The apps of a process share one authenticator, because it remembers what it has checked.
+    """
     if settings.auth_mode == "none":
         return NoLogin()
     return BearerAuthenticator(
@@ -77,8 +84,9 @@ class AccessMiddleware:
 
 
 async def authenticate(connection: HTTPConnection) -> None:
-    """Finds the principal of the request. A WebSocket calls it again for each message, because its token may have expired or its key been revoked.
+    """Finds the principal of the request, and puts it into `connection.state.principal`.
 
+    This is done again for each message of a WebSocket: its token may have expired, or its key may have been revoked.
     Raises what the authenticator raises, and what `acting_as` raises.
     """
     authenticator: Authenticator = connection.state.authenticator
@@ -86,9 +94,10 @@ async def authenticate(connection: HTTPConnection) -> None:
 
 
 def may_be_refused(connection: HTTPConnection) -> bool:
-    """Whether an answer that has begun must end when the credential of its connection is no longer valid.
+    """Whether an answer that has begun must end when the credential of its request is no longer valid.
 
-    A revoked key ends every answer. An expired token ends only the answers to GET: a reply that was requested in time is answered to its end.
+    A revoked key ends every answer. An expired token ends only the answers to GET: a reply that was requested in time
+    is sent to its end.
     """
     sender: Principal = connection.state.principal
     return sender.key_id is not None or (sender != ANONYMOUS and connection.scope.get("method") == "GET")
@@ -102,7 +111,10 @@ async def until_refused(connection: HTTPConnection) -> None:
 
 
 async def check_admitted(connection: HTTPConnection) -> None:
-    """Raises InvalidCredential or NotPermitted if the connection's credential is no longer valid. Mostly a look-up in memory."""
+    """Raises InvalidCredential or NotPermitted if the connection's credential is no longer valid.
+
+    This is mostly a look-up in memory.
+    """
     with suppress(CannotCheckCredential):
         await authenticate(connection)
 

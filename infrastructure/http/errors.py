@@ -1,9 +1,11 @@
-"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes. None contains a traceback or content.
+"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes.
+
+No error contains a traceback or content.
 
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 
 On a WebSocket an error is a message: {"type": "error", "status", "error": {…}}.
-An error of a reply that is on record also has `response_id`.
+If the response of a failed reply is on record, or may be, the error also has `response_id`.
 """
 
 from collections.abc import Mapping
@@ -84,7 +86,7 @@ class ErrorResponse(Struct, frozen=True):
 class ApiError(HTTPException):
     """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help.
 
-    `error_type`: a type that OpenAI's API gives to this error, if it is not that of the status.
+    `error_type`: the type that OpenAI's API gives to this error, if it differs from the type of the status.
     """
 
     headers: dict[str, str]
@@ -110,7 +112,7 @@ class ApiError(HTTPException):
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
-        """The same error, which also names the response that is on record."""
+        """The same error, which also names the response. `is_certain`: False if it is unknown whether it is on record."""
         self.response_id = response_id
         is_or_may_be = "is" if is_certain else "may be"
         self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
@@ -120,7 +122,10 @@ class ApiError(HTTPException):
         return ErrorResponse(ErrorDetail(self.message, self.error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
-        """The error as a message of a WebSocket, with its status. Open Responses requires a `code`. The SDKs know `headers`."""
+        """The error as a message of a WebSocket, with its status.
+
+        The specification Open Responses requires a `code`. The SDKs read `headers`.
+        """
         error = to_builtins(self.body().error)
         headers = {"headers": self.headers} if self.headers else {}
         return json.encode(
@@ -128,9 +133,10 @@ class ApiError(HTTPException):
         )
 
     def response(self, body: Struct | None = None) -> Response:
-        """The answer. `body` is sent instead of the error alone, and must have the field `error`."""
+        """The HTTP answer. If `body` is given, it is sent instead of `self.body()`. It must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
+        # If `retry` is false, Retry-After is not sent: the request may be stored already, and a client that looks only at
+        # this header would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(body or self.body()), self.status, headers, "application/json")
@@ -226,13 +232,13 @@ def _challenge(error: InvalidCredential) -> str:
 def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
     """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
 
-    `other_names`: what another API calls a parameter -> what to send here instead.
+    `other_names` maps the name of a parameter in another API to what to send here instead.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
     path = list(first_error["loc"])
     if path[:1] == ["metadata"]:
-        path = path[:1]  # its keys are content
+        path = path[:1]  # the keys of metadata are content
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
     if first_error["type"] == "extra_forbidden":
         hint = f" Use {other_names[param]}." if param in other_names else ""
@@ -243,7 +249,10 @@ def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProx
 
 
 def reported(error: Exception) -> ApiError:
-    """What the client receives. Logs each 5xx that was not raised as an ApiError; for an unexpected error (500), also its frames."""
+    """What the client receives. Logs each 5xx that was not raised as an ApiError.
+
+    The log line of a 500 also has the frames.
+    """
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)

@@ -1,4 +1,6 @@
-"""How every stream of server-sent events is answered: its headers, and comments while it has no events. Proxies and clients drop silent connections.
+"""Answers a request with a stream of server-sent events. While there are no events, it sends comments.
+
+Without the comments, proxies and clients would drop the silent connection.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -37,7 +39,10 @@ def on_one_line(json_text: bytes) -> bytes:
 
 
 def error_event(error: Exception) -> bytes:
-    """Why a stream ends: an event whose data is an ErrorResponse. It has no id: a client that reconnects asks for what follows the last event."""
+    """The event that says why a stream ends. Its data is an ErrorResponse.
+
+    It has no id, so a client that reconnects still asks for the events after the last one with an id.
+    """
     return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + END_OF_EVENT
 
 
@@ -47,9 +52,10 @@ def head_of_stream(headers: Mapping[str, str]) -> Response:
 
 
 class EventStream(StreamingResponse):
-    """A stream of events. `events` yields them encoded, in slices of any length. A comment follows after each `comment_seconds` without a slice.
+    """A stream of events. `events` yields them encoded, in slices of any length.
 
-    If the credential of its request is refused meanwhile, an event `error` ends it, whose data is an ErrorResponse.
+    After each `comment_seconds` without a slice, a comment is sent. If the credential of the request is refused
+    meanwhile, the stream ends with an event `error`, or without it if only a part of the last event was sent.
     """
 
     body_iterator: AsyncIterator[bytes]
@@ -81,7 +87,10 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_while_admitted(self, send: Send, connection: HTTPConnection) -> None:
-        """Sends the events until the connection's credential is refused, and then why the stream ends."""
+        """Sends the events.
+
+        If the connection's credential is refused meanwhile, sends an event that says so, and ends.
+        """
         sending = asyncio.create_task(self._send_events(send))
         refused = asyncio.create_task(until_refused(connection))
         try:
@@ -114,7 +123,7 @@ class EventStream(StreamingResponse):
         with suppress(OSError):  # the client has gone, which `stream_response` notices too
             while True:
                 await asyncio.sleep(max(0.0, self._sent_at + self._comment_seconds - time.monotonic()))
-                async with self._sending:  # a slice is not interrupted
+                async with self._sending:  # waits for the end of a slice that is being sent
                     if time.monotonic() - self._sent_at < self._comment_seconds:
                         continue
                     if not self._in_event:

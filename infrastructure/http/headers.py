@@ -33,11 +33,14 @@ def command_headers(appended: Appended) -> dict[str, str]:
 
 
 def if_match(headers: Headers) -> frozenset[int] | None:
-    """The versions that `If-Match` names. None if it is absent or `*`, which any existing conversation matches."""
+    """The versions that `If-Match` names. None if the header is absent or `*`.
+
+    Any existing conversation matches `*`.
+    """
     tags = _entity_tags(headers, "If-Match")
     if tags is None or tags == ["*"]:
         return None
-    # A weak tag, or one that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
+    # A weak tag, or a tag that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
     versions = (int(match[1]) for tag in tags if (match := re.fullmatch(r'"([1-9][0-9]{0,18})"', tag)))
     return frozenset(version for version in versions if version <= _MAX_VERSION)
 
@@ -49,7 +52,10 @@ def is_unmodified(headers: Headers, tag: str) -> bool:
 
 
 def _entity_tags(headers: Headers, name: str) -> list[str] | None:
-    """The entity tags in a header; `["*"]` for any; None if the header is absent. Raises ApiError (400)."""
+    """The entity tags in a header; `["*"]` for `*`; None if the header is absent.
+
+    Raises ApiError (400) if it is malformed.
+    """
     lines = headers.getlist(name)
     text = ", ".join(lines).strip(" \t")
     if not lines or text == "*":
@@ -72,14 +78,15 @@ def single_header(headers: Headers, name: str) -> str | None:
 
 
 def idempotency_key(connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
-    """The request's key, with a fingerprint of its method, path and body. None when it has no key. A message on a WebSocket has that of its handshake.
+    """The request's key, with a fingerprint of its method, path and body. None if it has no key.
 
-    A key may have any bytes except control characters, so UTF-8 too. Keys are compared byte by byte, without Unicode normalization.
+    A message on a WebSocket has the key of the handshake. A key may have any bytes except control characters, so it
+    may be UTF-8. Keys are compared byte by byte, without Unicode normalization.
     """
     key = single_header(connection.headers, "Idempotency-Key")
     if key is None:
         return None
-    sent = key.encode("latin-1")  # as Starlette decoded it
+    sent = key.encode("latin-1")  # Starlette decoded it as Latin-1
     if not 0 < len(sent) <= MAX_KEY_BYTES or any(byte < 0x20 or byte == 0x7F for byte in sent):
         message = f"`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")

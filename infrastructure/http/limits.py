@@ -1,4 +1,4 @@
-"""Applies the limits to requests. Each request gets an Allowance, and its answer says what is left."""
+"""Applies the limits to requests. Each request gets an Allowance, and the answer says what is left of the limits."""
 
 from collections.abc import Mapping
 
@@ -57,7 +57,7 @@ def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
 
 
 def body_size(scope: Scope) -> int | None:
-    """The size of the request's body that its `Content-Length` names. None without a valid one."""
+    """The size of the request's body, from `Content-Length`. None if that header is absent or is not a number."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
@@ -65,7 +65,7 @@ def body_size(scope: Scope) -> int | None:
 
 
 async def count_request(connection: HTTPConnection) -> Allowance:
-    """Counts a request. Raises OverLimit."""
+    """Counts a request against its sender's limits. Raises OverLimit."""
     allowance = allowance_of(connection)
     await allowance.request((body_size(connection.scope) or 0) if allowance.counts_bytes else 0)
     return allowance

@@ -1,6 +1,6 @@
-"""A small app with `/metrics` on a port of its own, which needs no credential. It is served on the process's event loop.
+"""Serves `/metrics` on a port of its own, on the process's event loop. A request needs no credential.
 
-For a process without an API it also has `/health`.
+For a process without an API, it also serves `/health`.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ async def serve_metrics(
 ) -> AsyncIterator[int]:
     """Serves `/metrics` until the block ends; with `checks`, also `/health/ready` and `/health/live`. Yields the port.
 
-    `port` 0 takes a free one. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port is taken.
+    `port` 0 takes a free port. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port
+    is taken.
     """
     config = uvicorn.Config(
         metrics_app(metrics, checks),

@@ -1,4 +1,4 @@
-"""The OpenAPI documents: of the routes of one API, and of both APIs as one.
+"""Makes the OpenAPI document of one API's routes, and combines the documents of both APIs into one.
 
 The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
 """
@@ -26,7 +26,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescribedRoute(APIRoute):
-    """A route with its Operation, and the scope that it needs (None: it is open to all). FastAPI describes it; it never serves it, see `app.py`."""
+    """A route with its Operation, and the scope that it needs. None: the route is open to all.
+
+    FastAPI describes the route, but never serves it: see `app.py`.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Combines documents into one. A path that is in several of them gets the methods of all."""
+    """Combines documents into one. A path that is in several documents gets the methods of all of them."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:

@@ -1,7 +1,8 @@
-"""What the OpenAPI document says of one route: parameters, body, answers, errors, and headers. The routes themselves validate and answer.
+"""What the OpenAPI document says about one route: parameters, body, answers, errors, and headers.
 
-Schemas come from the types in the code: pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other
-answers). An operation names them; `components` has them all, once for a document.
+Nothing here validates a request or makes an answer: the routes do that. The schemas come from the types in the code:
+pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other answers). An
+operation refers to a schema by name; `components` makes all schemas of a document, each once.
 """
 
 import inspect
@@ -120,13 +121,13 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     @property
     def models(self) -> set[type]:
-        """The types whose schemas the operation names."""
+        """The types whose schemas the operation refers to."""
         return {
             model for model in (self.answer, self.events, self.body, *self.error_bodies.values()) if model is not None
         }
 
     def described(self) -> Schema:
-        """The operation as the document has it."""
+        """The operation in the form of the OpenAPI document."""
         operation: Schema = {"parameters": list(self.parameters), "responses": self._responses()}
         if self.body is not None:
             content = {"schema": reference(self.body)}
@@ -185,7 +186,10 @@ def _path_schema(pattern: str | None) -> Schema:
 
 
 def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
-    """A parameter for each field of a query model. A field that is null by default can be absent; it cannot be sent as null."""
+    """A parameter for each field of a query model.
+
+    A field whose default is null may be absent, but it cannot be sent as null.
+    """
     schema = query.model_json_schema()
     for name, field in schema.get("properties", {}).items():
         described = _without_null(field)
@@ -203,7 +207,7 @@ def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
 
 
 def _without_null(field: Schema) -> Schema:
-    """The schema of the values that a parameter may have. Null is not one: the parameter is left out instead."""
+    """The schema of the values that a parameter may have, without null: a client leaves the parameter out instead."""
     described = {name: value for name, value in field.items() if value is not None and name != "title"}
     options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
     return described | options[0] if options else described
@@ -237,9 +241,11 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 
 
 def _plain(schema: Any) -> Any:
-    """The schema without the titles that pydantic makes from names, and without defaults: code generators require a field that has a default.
+    """The schema without the titles that pydantic makes from names, and without defaults.
 
-    The `object` of msgspec's structs becomes a constant. A property of the name `title` or `default` stays: its value is a schema.
+    Defaults are removed because code generators make a field that has a default a required field. An enum of one
+    string, such as the `object` of msgspec's structs, becomes a constant. A property that is named `title` or
+    `default` stays: its value is a schema.
     """
     match schema:
         case {"enum": [str(constant)]} if len(schema) == 1:
@@ -257,7 +263,7 @@ def _plain(schema: Any) -> Any:
 
 
 def _error(status: int, body: type | None = None) -> Schema:
-    """An error. `body`: a type that it may have instead of ErrorResponse."""
+    """The answer with an error. `body`: the type that its body may have instead of ErrorResponse."""
     names = ("X-Request-ID", "X-Should-Retry", *LIMIT_HEADERS, *_ERROR_HEADERS.get(status, ()))
     error = reference(ErrorResponse)
     schema = error if body is None else {"anyOf": [reference(body), error]}

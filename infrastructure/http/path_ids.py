@@ -1,4 +1,7 @@
-"""Ids in a path, in a body or in a parameter: a malformed one is a 400, before anything is looked up."""
+"""Checks ids in a path, in a body or in a parameter.
+
+A malformed id is answered with 400, before anything is looked up.
+"""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +31,10 @@ def id_pattern(name: str) -> str | None:
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
-    """The ids of these names in the request's path. Raises ApiError (400) for the first that is malformed."""
+    """The ids of these names in the request's path. Raises ApiError (400) for the first id that is malformed.
+
+    Raises HTTPException (405) if the request's path is another path that serves only other methods.
+    """
     try:
         return [_path_id(request.path_params[name], name) for name in names]
     except ApiError:
@@ -43,7 +49,7 @@ def _path_id(text: str, name: str) -> str:
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:
-    """Returns the id unchanged. Raises ApiError (400), which names `param`, if it is malformed."""
+    """Returns the id unchanged. If it is malformed, raises ApiError (400) that names `param`."""
     if not is_id(text, prefix):
         example = f"{prefix or 'msg'}_ followed by 32 hexadecimal digits"
         raise ApiError(

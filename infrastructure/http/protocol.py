@@ -1,7 +1,8 @@
-"""HTTP/1.1 with limits: uvicorn's protocol, which also closes connections whose clients keep it waiting (`connections.py`).
+"""HTTP/1.1 with limits: uvicorn's protocol, extended. A connection whose client keeps it waiting is closed.
 
-A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A request that asks for another upgrade, such as
-`Upgrade: h2c`, is served as if it did not ask: RFC 9110, 7.8 allows that.
+`connections.py` has the limits. A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A
+request that asks for another upgrade, such as `Upgrade: h2c`, is served as if it did not ask. RFC 9110, 7.8 allows
+that.
 """
 
 import asyncio
@@ -38,10 +39,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _waits_for: Literal["request", "head", "body"] = "request"
     _deadline = math.inf
-    """When the client must have sent what the connection waits for, in the loop's time."""
+    """The latest time, on the event loop's clock, at which the client may send what the connection waits for."""
 
     _head_bytes = 0
-    """Bytes of the current head, without those of the chunk in which it began."""
+    """The bytes of the current head, not counting the chunk in which the head began."""
 
     _head_began_in_chunk = False
     _read_watch: ReadWatch
@@ -117,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait_for("request")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers bytes that are not an HTTP request, or are refused, and closes the connection."""
+        """Answers a request that is refused, or bytes that are not an HTTP request. Then closes the connection."""
         self._refuse(self._refused or Refused(400, msg, "malformed_request"))
 
     # Called by `_Parser`
@@ -150,7 +151,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._head([header for header in self.headers if header[0] != b"upgrade"])
 
     def note_invalid_method(self, start: bytes) -> None:
-        """`start`: the bytes that the parser does not accept as a method. If they look like one, the answer will be 501."""
+        """`start`: the bytes that the parser does not accept as a method.
+
+        If they have the form of a method, the answer will be 501.
+        """
         if _METHOD.match(start):
             self._refusal(Refused(501, "This server does not know the method.", "method_not_implemented"))
 
@@ -178,9 +182,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._deadline = math.inf
                 self.transport.close()
             case "head" if is_answering:
-                self._wait_for("head")  # a pipelined request: closing would cut off the answer to the one before it
+                self._wait_for("head")  # a pipelined request: closing would cut off the answer to the request before it
             case "body" if self.flow.read_paused:
-                self._wait_for("body")  # it is the application that does not read
+                self._wait_for("body")  # the application does not read, so the client cannot send
             case part:
                 log.info("connection_closed", reason=f"{part}_not_received")
                 self._refuse(Refused(408, f"The request's {part} did not arrive in time.", "request_timeout"))
@@ -192,7 +196,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + seconds
 
     def _refusal(self, refused: Refused) -> Refused:
-        """Stores the error for `send_400_response`, which does not receive it: the parser replaces what a callback raises with its own error."""
+        """Stores the error for `send_400_response`, and returns it.
+
+        The parser replaces an error that a callback raises with its own error. So `send_400_response` does not receive
+        ours.
+        """
         self._refused = refused
         return refused
 
@@ -216,7 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"OPTIONS":
                 return self.url
             raise self._refusal(Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
-        # Then the URL also says which host is meant, and not the header (RFC 9112, 3.2.2).
+        # The host in an absolute URL replaces the one in the header `Host` (RFC 9112, 3.2.2).
         authority = _AUTHORITY_END.split(self.url.partition(b"://")[2], maxsplit=1)[0]
         self.headers[:] = [*(header for header in self.headers if header[0] != b"host"), (b"host", authority)]
         parts = httptools.parse_url(self.url)
@@ -224,9 +232,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Parser:
-    """httptools' parser, which here also reads requests that ask for another upgrade than WebSocket. httptools itself stops after their heads.
+    """httptools' parser, extended for requests that ask for an upgrade to something other than WebSocket.
 
-    So a new parser gets the same head without `Upgrade`, and then reads the body like that of any other request.
+    httptools itself stops after the head of such a request. So a new parser gets the same head without `Upgrade`, and
+    then reads the body as usual.
     """
 
     def __init__(self, protocol: BoundedProtocol) -> None:
@@ -234,13 +243,13 @@ class _Parser:
         self._parser = _new_parser(protocol)
 
     def feed_data(self, data: bytes) -> None:
-        """Raises HttpParserError."""
+        """Parses the next bytes of the connection. Raises HttpParserError."""
         rest = memoryview(data)
         while True:
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
-                rest = rest[upgrade.args[0] :]  # documented: the offset of the data that is not HTTP
+                rest = rest[upgrade.args[0] :]  # as documented, the offset of the data that is not HTTP
                 if self._protocol.asks_for_websocket():
                     self._protocol.become_websocket(bytes(rest))
                     return
@@ -267,7 +276,10 @@ class _Parser:
 
 
 def _limit_unsent(transport: asyncio.Transport) -> None:
-    """Limits what the kernel holds unsent. If it held megabytes, this process would see only late that a slow client has read something."""
+    """Limits how much data the kernel holds unsent.
+
+    If it held megabytes, this process would notice too late that a slow client has read something.
+    """
     connected = transport.get_extra_info("socket")
     if sys.platform == "linux" and connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
         connected.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
@@ -281,7 +293,7 @@ def _new_parser(protocol: BoundedProtocol) -> httptools.HttpRequestParser:
 
 
 def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
-    """The protocol of a server with these connections, as `uvicorn.Config(http=…)` wants it."""
+    """The protocol of a server with these connections, as `uvicorn.Config(http=…)` takes it."""
     return type("BoundedProtocol", (BoundedProtocol,), {"server_connections": connections})
 
 

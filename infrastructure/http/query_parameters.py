@@ -1,4 +1,4 @@
-"""The query of a URL. A name that is not served is a 400: a mistyped `as_of` must not be answered with the newest items."""
+"""Reads the query of a URL. An unknown name is answered with 400: a mistyped `as_of` must not get the newest items."""
 
 from collections.abc import Callable
 from typing import Self
@@ -13,7 +13,7 @@ ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
 
 
 def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> None:
-    """Raises ApiError (400) that names the first parameter that is neither served nor accepted everywhere."""
+    """Raises ApiError (400) for the first parameter that is neither served nor in ACCEPTED_EVERYWHERE."""
     for name in request.query_params:
         if name not in ACCEPTED_EVERYWHERE and not is_served(name):
             raise ApiError(400, f"Unknown query parameter: `{name[:64]}`.", code="unknown_parameter", param=name[:64])
@@ -31,9 +31,9 @@ class QueryParameters(BaseModel):
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for an unknown name and for an invalid value.
+        """The parameters of this request. Raises ApiError (400) for an unknown name and for an invalid value.
 
-        If a parameter is repeated, its last value counts; the values of a `name[]` become a list.
+        If a parameter is repeated, its last value counts. If its name ends in `[]`, all its values become a list.
         """
         params = request.query_params
         check_names(request, cls.serves)

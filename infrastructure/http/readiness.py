@@ -1,4 +1,4 @@
-"""The answer of `/health/ready`, and the checks it is made of."""
+"""The answer of `/health/ready`, and how its checks are run."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

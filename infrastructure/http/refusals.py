@@ -1,4 +1,4 @@
-"""Requests that are refused before the application sees them: the error, and the bytes of its answer."""
+"""The error for a request that is refused before the application sees it, and the bytes of the answer."""
 
 from collections.abc import Mapping
 from http import HTTPStatus

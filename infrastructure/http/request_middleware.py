@@ -1,4 +1,7 @@
-"""The middleware around every request and every WebSocket: what web pages may do, its request id, its log line, its metrics, and the answer to an error."""
+"""The middleware around every request and every WebSocket.
+
+It checks what web pages may do, gives the request its id, answers errors, counts the request and writes its log line.
+"""
 
 import re
 import time
@@ -24,8 +27,8 @@ _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.
 class RequestMiddleware:
     """ASGI middleware. The client's `X-Request-ID` is used if it matches `_REQUEST_ID`; otherwise a new one is minted.
 
-    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner middleware may put further
-    headers of the answer into `request.state.answer_headers`.
+    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner
+    middleware may put further headers of the answer into `request.state.answer_headers`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, web_pages: WebPages) -> None:
@@ -56,7 +59,7 @@ class RequestMiddleware:
             self._web_pages.check(scope)
             await (self._web_pages.preflight(scope) or self._app)(scope, receive, send_with_headers)
         except Exception as error:
-            if status:  # The status line is already sent: only a broken connection can still report the error.
+            if status:  # The status line is already sent, so only a broken connection tells the client of the error.
                 log.exception("request_failed", path=loggable_path(scope["path"]))
                 raise
             response = await answer_error(HTTPConnection(scope), error)

@@ -1,4 +1,7 @@
-"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT. Its metrics are on METRICS_PORT."""
+"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT.
+
+The API's metrics are served on METRICS_PORT.
+"""
 
 import gc
 import math
@@ -39,9 +42,10 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
 
-    Also stops when the app sets `shutdown`. If no signal has arrived, the process then exits with status 1.
+    Also stops when the app sets `shutdown`. If no signal has arrived, the process exits with status 1.
     """
-    # Imported modules live as long as the process. Once frozen, their half a million objects are not scanned by the garbage collector.
+    # Imported modules live as long as the process. After `gc.freeze`, the garbage collector does not scan their
+    # half a million objects.
     gc.collect()
     gc.freeze()
     allow_open_files()
@@ -71,7 +75,10 @@ def serve(
 
 
 def allow_open_files() -> None:
-    """Raises the process's soft limit of open files, if the hard limit allows it: each client of a stream needs one."""
+    """Raises the process's soft limit of open files to OPEN_FILES, or to the hard limit.
+
+    Each client of a stream needs an open file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -79,7 +86,10 @@ def allow_open_files() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Sets `shutdown` at the signal, before it waits for running requests: streams would not end by themselves."""
+    """Sets `shutdown` when a signal arrives, before uvicorn waits for running requests.
+
+    Streams would not end by themselves.
+    """
 
     def __init__(self, config: uvicorn.Config, settings: Settings, metrics: Metrics, shutdown: threading.Event) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Every path that the two APIs serve, with its methods, and what a 404 says of a path that neither serves.
+"""Every path that the two APIs serve, with its methods, and the message of the 404 for any other path.
 
 Clients reach both APIs at one address. So each app answers for both: `Allow` names the methods of both, and a 404 names paths of both.
 A test compares this table with the routes of the apps.
@@ -97,18 +97,21 @@ _MAX_LOGGED_STEPS = 12
 
 
 def loggable_path(path: str) -> str:
-    """The path with `*` for each step that is neither a word of the API nor an id: a client may have put a text or a key there."""
+    """The path with `*` for each step that is neither a word of the API nor an id.
+
+    Such a step may be a text or a key.
+    """
     steps = path.split("/", _MAX_LOGGED_STEPS)
     return "/".join([step if step in _WORDS or is_id(step) else "*" for step in steps])
 
 
 def template_of(path: str) -> str | None:
-    """The served path that this one is an instance of."""
+    """The template of a served path, such as `/v1/responses/{response_id}`. None if the path is not served."""
     return next((template for template, pattern in _PATTERNS if pattern.match(path)), None)
 
 
 def allowed_methods(path: str) -> str:
-    """The value of `Allow` for a path; empty if the path is not served. `*` is the whole server."""
+    """The value of `Allow` for a path; empty if the path is not served. The path `*` means the whole server."""
     template = template_of(path)
     served = " ".join(SERVED.values()) if path == "*" else SERVED.get(template or "", "")
     methods = {*served.split()}
@@ -118,13 +121,16 @@ def allowed_methods(path: str) -> str:
 
 
 def not_served(path: str) -> str:
-    """The message of a 404: what to use instead, or what is served nearby. It never contains the path itself."""
+    """The message of a 404: what to use instead, or which similar paths are served.
+
+    It never contains the path that was sent.
+    """
     steps = [step for step in path.split("/", _MAX_STEPS) if step][:_MAX_STEPS]
     return f"{_NOT_SERVED} {_use_instead(steps) or _meant(steps) or _subpaths(steps) or _similar(steps) or _START}"
 
 
 def _use_instead(steps: Sequence[str]) -> str | None:
-    if steps[-2:] == ["chat", "completions"]:  # also below the paths that Azure's client uses
+    if steps[-2:] == ["chat", "completions"]:  # also at the end of the longer paths that Azure's client uses
         return _ELSEWHERE["chat"]
     [name, *_] = [step for step in steps if step not in ("v1", "openai", "api")] or [""]
     return _ELSEWHERE.get(name)
@@ -140,7 +146,7 @@ def _meant(steps: Sequence[str]) -> str | None:
 
 
 def _subpaths(steps: Sequence[str]) -> str | None:
-    """What is served below the served path that this path begins with."""
+    """The message that lists what is served below the longest served path that this path begins with."""
     for end in range(len(steps) - 1, 1, -1):
         template = template_of("/".join(["", *steps[:end]]))
         subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []

@@ -1,4 +1,4 @@
-"""JSON that both APIs answer with: a conversation, and lists that are joined from JSON texts."""
+"""The JSON that both APIs answer with: conversations, and lists that are joined from JSON texts."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A share of a conversation, as both APIs answer with it: `{object:"share", with:{subject}|{tenant:true}, role}`."""
+"""The JSON of a share, which both APIs answer with: `{object:"share", with:{subject}|{tenant:true}, role}`."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -37,7 +37,7 @@ class ShareWithdrawn(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 
 
 def shared_with(subject: str | None) -> SharedWith:
-    """`subject` None: everyone of the tenant."""
+    """Whom a share is for, as clients get it. `subject` None: everyone in the tenant."""
     return SharedWith(tenant=True) if subject is None else SharedWith(subject=subject)
 
 

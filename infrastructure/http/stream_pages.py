@@ -1,8 +1,8 @@
-"""The pages that streams are sending. What a process keeps in memory for clients that read slowly, or not at all, is bounded.
+"""Keeps the pages that streams are sending, and limits the memory used for clients that read slowly or not at all.
 
 A stream sends a page in slices. It does not hold the page while its client reads a slice: a page larger than a slice is kept here.
 All pages kept here have at most MAX_KEPT_BYTES together; a single page may be larger. The least recently used page is dropped first.
-A stream whose page was dropped reads it again.
+If the page of a stream was dropped, the stream reads it again.
 """
 
 import asyncio
@@ -30,16 +30,19 @@ class Page(Struct, frozen=True):
 
     @property
     def kept_bytes(self) -> int:
-        """0 for a page that fits in one slice: it is not kept."""
+        """The size of the page. 0 if the page fits in one slice: such a page is not kept."""
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
     def slice_end(self, start: int) -> int:
-        """Where the slice ends that begins at `start`."""
+        """The end of the slice that begins at `start`."""
         return start + SLICE_BYTES
 
 
 class StreamPosition(Struct):
-    """What a client was sent: every event up to the number `after`, and `offset` bytes of what follows."""
+    """How much of a stream was sent to a client.
+
+    The client got every event up to the number `after`, and `offset` bytes of the events after that one.
+    """
 
     after: int
     offset: int = 0
@@ -54,7 +57,7 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """What can be kept. `kept_bytes`: the memory it takes; 0: do not keep it."""
+    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes. A value that takes 0 is not kept."""
 
     @property
     def kept_bytes(self) -> int: ...
@@ -73,7 +76,7 @@ class StreamPages:
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:
-        """What is kept under this key, or what `read` returns. Raises what `read` raises."""
+        """The value that is kept under this key, or else the value that `read` returns. Raises what `read` raises."""
         if key in self._kept:
             self._kept.move_to_end(key)
             kept: K = self._kept[key]
@@ -87,7 +90,10 @@ class StreamPages:
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps what was read for `key`, and drops older pages to make room. The newest is always kept: its stream is about to use it."""
+        """Keeps the page under `key`, and drops the least recently used pages to make room.
+
+        The new page itself is not dropped, because a stream is about to use it.
+        """
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page

@@ -1,4 +1,4 @@
-"""A limited number of turns. No tenant can hold all of them."""
+"""Limits how many turns are held at once, in all and by one tenant. So no tenant can hold all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,14 +8,17 @@ from msgspec import Struct
 
 
 class _Tenant(Struct, eq=False):
-    """`users`: how many hold a turn or wait for one."""
+    """`users`: how many requests of the tenant hold a turn or wait for one."""
 
     turns: asyncio.Semaphore
     users: int = 0
 
 
 class TenantTurns:
-    """At most `total` turns at once, and at most `per_tenant` of one tenant. The requests of a tenant get turns in the order in which they came."""
+    """At most `total` turns at once, and at most `per_tenant` of them for one tenant.
+
+    The requests of a tenant get turns in the order in which they came.
+    """
 
     def __init__(self, total: int, per_tenant: int) -> None:
         self._turns = asyncio.Semaphore(total)

@@ -1,20 +1,23 @@
-"""What web pages may do with the store: which `Host` and which `Origin` are served, CORS, and the headers that protect an answer in a browser.
+"""What web pages may do with the store: the `Host` and `Origin` that are served, CORS, and headers for browsers.
 
-Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Any web page in a user's browser could too, if requests were
-not checked. So without a login
+Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Without the following checks, any
+web page in a user's browser could do so too. So without a login
 
-- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding: a page whose own name points to the store's address sends
-  its own name as the `Host`
+- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding, in which the name of a web page
+  points to the store's address: the page sends its own name as the `Host`
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). Only a link to one of the store's
-  pages may be on any site
+- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There is one
+  exception: any site may have a link to one of the store's pages
 
-With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by themselves. Then only the
-`Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any site.
+With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by
+themselves. Then only the `Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any
+site.
 
-`/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no content.
+`/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no
+content.
 
-CORS: a page of an origin in CORS_ORIGINS may send any method and header. It may read every answer and header, errors included. No other page may.
+CORS: a page of an origin in CORS_ORIGINS may send any method and header, and may read every answer and header, errors
+included. Pages of other origins may not.
 """
 
 import re
@@ -64,7 +67,7 @@ HEADER_NAMES: Final = frozenset({*_API_HEADERS, "access-control-allow-origin", "
 
 
 class WebPages:
-    """The rules of one process. `allowed_hosts` and `cors_origins` are the settings of these names."""
+    """The rules of one process. `allowed_hosts` and `cors_origins` are the settings with these names."""
 
     def __init__(self, *, has_login: bool, allowed_hosts: Iterable[str] = (), cors_origins: Iterable[str] = ()) -> None:
         self._has_login = has_login
@@ -80,7 +83,7 @@ class WebPages:
         return cls(has_login=has_login, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
 
     def check(self, scope: Scope) -> None:
-        """Raises ApiError (400 or 403) if a request or a WebSocket is refused because of its `Host` or of the page that sends it."""
+        """Raises ApiError (400 or 403) for a wrong `Host`, or if a page that may not use the store sends the request."""
         if self._has_login and scope["type"] == "http":
             return
         headers: RawHeaders = scope["headers"]
@@ -98,14 +101,17 @@ class WebPages:
                 raise ApiError(403, message, code="origin_not_allowed", param="Sec-Fetch-Site")
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a preflight: a browser asks what a page of another origin may send. None for any other request. Call `check` first."""
+        """The answer to a preflight, in which a browser asks what a page of another origin may send.
+
+        None if the request is not a preflight. Call `check` first.
+        """
         if scope["type"] != "http" or scope["method"] != "OPTIONS" or self._cors_origin(scope["headers"]) is None:
             return None
         requested = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
         if b"access-control-request-method" not in requested:
             return None
         answer = {"access-control-allow-methods": allowed_methods("*"), "access-control-max-age": _PREFLIGHT_SECONDS}
-        # Any header may be sent, also headers of clients that this store does not know.
+        # Any header may be sent: a client may have headers that this store does not know.
         names = requested.get(b"access-control-request-headers", b"")
         if _HEADER_NAMES.fullmatch(names):
             answer["access-control-allow-headers"] = names.decode()
@@ -129,7 +135,7 @@ class WebPages:
             raise ApiError(403, message, code="host_not_allowed", param="Host")
 
     def _cors_origin(self, headers: RawHeaders) -> bytes | None:
-        """The request's `Origin` if it is in CORS_ORIGINS."""
+        """The request's `Origin` if it is in CORS_ORIGINS, otherwise None."""
         if not self._cors_origins:
             return None
         origins = [value for name, value in headers if name == b"origin"]

@@ -1,4 +1,4 @@
-"""WebSockets with limits: uvicorn's protocol for them. Its errors are JSON, and it is closed when its client keeps it waiting.
+"""WebSockets with limits: uvicorn's protocol, extended. Its errors are JSON.
 
 A socket is closed when its client
 
@@ -92,7 +92,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         if not all(key.isascii() for key in event.headers.get_all("Sec-WebSocket-Key")):
-            self.handshake_initiated = True  # the library would take this for an error of its own
+            self.handshake_initiated = True  # without this check, the library would answer with a server error
             self._refuse(Refused(400, "Invalid `Sec-WebSocket-Key`.", "invalid_handshake"))
             return
         if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
@@ -109,7 +109,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def handle_parser_exception(self) -> None:
-        """Says why, and closes. What the client still sends is read and dropped: if it were not, the client might not get the reason."""
+        """Tells the client the reason, and closes the socket.
+
+        What the client still sends is read and dropped. Otherwise the client might not receive the reason.
+        """
         sent = self.conn.close_sent
         if self.close_sent:
             return
@@ -132,7 +135,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by the application
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Raises ClientDisconnected also while the socket is closing: otherwise an application that sends without end would never stop."""
+        """Also raises ClientDisconnected while the socket is closing.
+
+        Otherwise an application that sends without end would never stop.
+        """
         await self.writable.wait()
         if self._has_failed or self.transport.is_closing():
             if message["type"] in _HANDSHAKE_ANSWERS:
@@ -141,12 +147,15 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # it is refused. Otherwise uvicorn would log an error
+            self.handshake_complete = True  # the handshake was refused. Without this, uvicorn would log an error
 
     # Called by uvicorn's server
 
     def shutdown(self) -> None:
-        """The application closes an accepted socket, once its last answer has ended."""
+        """Ends a socket whose handshake is not complete.
+
+        The application itself closes an accepted socket, after its last answer.
+        """
         if not self.handshake_complete:
             super().shutdown()
 
@@ -181,7 +190,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class _Frames(ServerProtocol):
-    """The library's parser. It refuses a handshake with our JSON error, and says whether the last bytes ended a frame, and whether they ended only pings and pongs."""
+    """The library's parser, extended. It refuses a handshake with our JSON error.
+
+    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: the frames that they ended were all pings or
+    pongs.
+    """
 
     ended_a_frame = True
     only_control_frames = False
@@ -204,7 +217,7 @@ class _Frames(ServerProtocol):
 
 
 def bounded_websocket(connections: Connections) -> type[BoundedWebSocket]:
-    """The protocol of a server with these connections, as `uvicorn.Config(ws=…)` wants it."""
+    """The protocol of a server with these connections, as `uvicorn.Config(ws=…)` takes it."""
     return type("BoundedWebSocket", (BoundedWebSocket,), {"server_connections": connections})
 
 

@@ -1,14 +1,14 @@
-"""Logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
+"""Writes logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
 
     log = structlog.get_logger(__name__)
     log.info("item_appended", conversation_id=conversation_id, version=version)
 
-becomes a line with `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and the fields bound
-with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any other name
-becomes `labels.<name>`. Each process calls `configure_logging` once, and gives uvicorn `log_config=None`.
+becomes a line with `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and the fields
+bound with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any
+other name becomes `labels.<name>`. Each process calls `configure_logging` once, and gives uvicorn `log_config=None`.
 
-Content and secrets are not logged: see `redaction.py`. Of libraries, only records from WARNING up are logged, each with the first
-line of its message and without its extra fields.
+Content and secrets are not logged: see `redaction.py`. A library's record is logged only from WARNING up, with the
+first line of its message and without its extra fields.
 """
 
 import contextlib
@@ -66,10 +66,12 @@ def configure_logging(
     format: Literal["ecs", "console"],  # noqa: A002 - the setting's name
     secrets: Iterable[str] = (),
 ) -> None:
-    """Sends all logs of this process to stdout, one line each: ours from `level` up, those of libraries from WARNING up.
+    """Sends all logs of this process to stdout, one line each.
 
-    `service` becomes `service.name`. `secrets` are never written, wherever they are. Crashes of the process and of threads are logged too. Call it before anything logs: a
-    logger keeps the configuration of its first use.
+    Our logs are written from `level` up; libraries' logs from WARNING up, or from `level` up if that is higher.
+    `service` becomes the field `service.name`. `secrets` are masked in every value. Crashes of the process and of
+    threads are logged too. Call this function before anything logs, because a logger keeps the configuration of its
+    first use.
     """
     lock = threading.RLock()  # reentrant: a signal handler may log while its thread writes a line
     processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact, SecretMask(secrets)]
@@ -151,7 +153,10 @@ class _EcsRenderer(StructlogFormatter):
         self._service = service
 
     def __call__(self, logger: Any, name: str, event_dict: dict[str, Any]) -> bytes:  # type: ignore[override]
-        """Unlike the parent's, it returns bytes and does not nest dotted names: nesting took three quarters of the time."""
+        """Returns bytes and does not nest dotted names, unlike the parent's method.
+
+        Nesting took three quarters of the time.
+        """
         fields: dict[str, Any] = {"log.level": name, "message": event_dict.pop("event")}
         for key, value in event_dict.items():
             wrong_type = key in NUMBERS and not isinstance(value, int)
@@ -179,7 +184,10 @@ def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _escape_controls(_logger: Any, _method: str, event: Event) -> Event:
-    """Escapes control characters in every value. A stack trace keeps its lines, indented so that none looks like a log line."""
+    """Escapes control characters in every value.
+
+    The lines of a stack trace are indented, so that none looks like a log line.
+    """
     for key, value in event.items():
         if key == "exception":
             event[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))

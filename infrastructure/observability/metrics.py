@@ -32,7 +32,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class Metrics:
-    """All metrics of one process, in their own registry, with those of memory, CPU and garbage collection."""
+    """All metrics of one process, in a registry of their own. They include memory, CPU and garbage collection."""
 
     def __init__(self) -> None:
         # Nobody reads the `_created` series of counters and histograms.
@@ -148,7 +148,7 @@ class Metrics:
     def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Counts and times one request. `route` is the path's template; None when no route matched.
 
-        Labels have few values: a raw path or an unknown method never becomes one.
+        Each label has few values: a raw path or an unknown method never becomes a label's value.
         """
         key = (method if method in _METHODS else "other", route or "unmatched", status)
         children = self._request_children.get(key)

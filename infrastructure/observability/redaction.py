@@ -1,8 +1,10 @@
 """Keeps content and secrets out of the logs.
 
-Values under a key in `REFUSED` are dropped, and so are values that are not scalars or lists of scalars. The field `refused` lists
-their keys. Of an exception, the type and the frames are logged, without local variables. Its message is logged only if the exception
-is ours or a connection error: messages of libraries may quote their input.
+A value is dropped if its key is in `REFUSED` or ends in one of `_REFUSED_SUFFIXES`. It is also dropped if it is
+neither a scalar nor a list of scalars. The field `refused` lists the keys of the dropped values.
+
+The log line of an exception has the exception's type and its frames, without local variables. It has the message only
+if the exception is ours or a connection error: a library's message may quote the library's input.
 """
 
 import math
@@ -46,7 +48,7 @@ _SHAPES: Final = (r"cs_[0-9a-f]{32}_[0-9a-f]{16,}", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[
 _MIN_SECRET_LENGTH = 6
 """A shorter secret may be an ordinary word of a log line."""
 
-_MAX_VALUE_LENGTH = 1_024  # characters: Elasticsearch indexes no more of a keyword
+_MAX_VALUE_LENGTH = 1_024  # characters: with the mappings of ECS, Elasticsearch does not index a longer keyword
 _MAX_TRACE_LENGTH = 32_768
 _MAX_TRACE_DEPTH = 50  # frames
 
@@ -55,7 +57,10 @@ _DROPPED: Final = object()
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """A structlog processor: removes what must not be logged from the event, and turns its exception into text."""
+    """A structlog processor.
+
+    It removes what must not be logged from the event, and turns the event's exception into text.
+    """
     kept: dict[str, Any] = {"event": _clean(str(event.pop("event")))}
     error = event.pop("exc_info", None)
     refused = []
@@ -75,7 +80,10 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
 
 
 class SecretMask:
-    """A structlog processor, after `redact`: replaces these secrets, and whatever looks like a key or a token, in every value."""
+    """A structlog processor that runs after `redact`.
+
+    In every value it replaces these secrets, and any text that looks like a key or a token.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         written = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
@@ -132,7 +140,10 @@ def _clean(text: str) -> str:
 
 
 def _exception(error: Any) -> BaseException | None:
-    """The exception of an `exc_info`: an exception, the usual triple, or True for the exception being handled."""
+    """The exception that `exc_info` names.
+
+    `exc_info` is the exception itself, the usual tuple of three, or True for the exception that is being handled.
+    """
     if isinstance(error, BaseException):
         return error
     exception = error[1] if isinstance(error, tuple) else sys.exc_info()[1]
@@ -158,7 +169,7 @@ def _message(error: BaseException) -> str:
 
 
 def _stack_trace(error: BaseException) -> str:
-    """The frames of an exception and of its causes, oldest first, without local variables."""
+    """The frames of an exception and of its causes, without local variables. The oldest exception comes first."""
     lines: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

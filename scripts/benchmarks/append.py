@@ -27,7 +27,10 @@ _INSERT = (
 
 
 class Append(Benchmark):
-    """The rate at half load is half of what the first store reached in its first turn. Every later turn and the other store get it too."""
+    """Half load is half the rate that the first store reached in its first turn.
+
+    Every later turn of both stores uses the same rate.
+    """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -64,7 +67,10 @@ class Append(Benchmark):
         }
 
     def _scores(self, url: str, store: BenchStore) -> tuple[Score, Score, Score]:
-        """The scores with one connection, with many, and with many at half load. `url`: the store's, or that of its floor."""
+        """The scores with one connection, with many, and with many at half load.
+
+        `url`: the URL of the store or of its floor.
+        """
 
         def score(connections: int, rate: float = 0.0) -> Score:
             paths, seconds = self._paths[store], self.sizes.seconds
@@ -72,7 +78,7 @@ class Append(Benchmark):
 
         one, many = score(1), score(CONNECTIONS)
         self._half_load = self._half_load or many.per_second / 2
-        uvloop.run(wait_for_views(store.base_url))  # else the projector still works off the appends of the full load
+        uvloop.run(wait_for_views(store.base_url))  # otherwise the projector is still busy with the full load
         return one, many, score(CONNECTIONS, self._half_load)
 
 

@@ -44,7 +44,7 @@ class DidNotStart(Exception):
 
 @dataclass(frozen=True, eq=False)
 class BenchStore:
-    """A running store of the checkout, with its data directory and the variables of its `run/env`."""
+    """A running store. `checkout`: its code. `data`: its data directory. `env`: the variables in its `run/env`."""
 
     checkout: Path
     data: Path
@@ -60,16 +60,19 @@ class BenchStore:
 
     @contextmanager
     def mongodb(self) -> Iterator[Database[dict[str, Any]]]:
-        """The database of its views."""
+        """The MongoDB database of the store's views."""
         with MongoClient[dict[str, Any]](self.env["MONGODB_URL"]) as client:
             yield client.get_default_database()
 
     def api_process(self) -> psutil.Process:
-        """Its api process."""
+        """The store's api process."""
         return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
 
     def url_with_key(self, tenant: str, subject: str) -> str:
-        """Its URL with a new API key, which may do what benchmarks do. Raises subprocess.CalledProcessError."""
+        """The store's URL with a new API key, which may read, write and request replies.
+
+        Raises subprocess.CalledProcessError.
+        """
         options = ("create", "--tenant", tenant, "--subject", subject, "--scopes", "read,write,reply")
         command = self.script("scripts.keys", *options)
         done = subprocess.run(command, env=self.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
@@ -77,7 +80,7 @@ class BenchStore:
         return f"{scheme}://{msgspec.json.decode(done.stdout)['secret']}@{address.rpartition('@')[2]}"
 
     def script(self, name: str, *arguments: str) -> list[str]:
-        """The command that runs a script of this checkout on this store."""
+        """The command that runs a script of the store's checkout on this store."""
         return [
             str(self.checkout / ".venv/bin/python"),
             "-P",
@@ -100,7 +103,7 @@ def bench_store(
 ) -> Iterator[BenchStore]:
     """Starts a store that uses this model provider and these settings. Stops and removes it at the end. Raises DidNotStart.
 
-    With `AUTH_MODE=keys`, the user in its `base_url` is an API key.
+    With `AUTH_MODE=keys`, the user name in the store's `base_url` is an API key.
     """
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as directory:
         data, log = Path(directory) / "data", Path(directory) / "up.log"
@@ -155,7 +158,7 @@ def machine() -> dict[str, Any]:
 
 
 def durability(store: BenchStore) -> dict[str, Any]:
-    """The settings of the servers that decide what survives a power cut."""
+    """The database settings that decide which data survives a power cut."""
     settings: dict[str, Any] = {}
     with psycopg.connect(store.postgres_url) as connection:
         for name in _POSTGRES_SETTINGS:

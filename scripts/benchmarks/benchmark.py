@@ -1,8 +1,10 @@
-"""The base class of benchmarks, and how two sides are measured in turn: a store and its floors, or the stores of two checkouts.
+"""The base class of benchmarks, and how two sides are measured in turn.
 
-The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right after the other, so
-their ratio says more than either figure. Both stores run all the time, but only one is under load: a turn ends when its projector
-has caught up.
+The two sides are a store and its floors, the stores of two checkouts, or a store with and one without keys and limits.
+
+The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right
+after the other, so their ratio says more than either figure. Both stores run all the time, but only one is under load:
+a turn ends when the projector of its store has caught up.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +48,10 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is measured. `seconds`: the length of each load. `reply_seconds`: that of a streamed reply. The others are counts."""
+    """How much is measured. `seconds`: the length of each load. `reply_seconds`: the length of a streamed reply.
+
+    The others are counts.
+    """
 
     seconds: float = 4.0
     conversations: int = 1_000
@@ -59,10 +64,13 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Benchmark(ABC):
-    """Measures one or two stores. What must be the same for both, such as a request rate, is taken from the first one."""
+    """Measures one or two stores.
+
+    A value that must be the same for both, such as a request rate, is taken from the first store.
+    """
 
     measured_once: ClassVar[bool] = False
-    """Whether one turn of each side is enough."""
+    """Whether each side is measured only once."""
 
     settings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The settings of the store that is compared with floors."""
@@ -125,7 +133,10 @@ def compare_with_checkout(
 def compare_with_plain(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Measures this checkout with KEYS_AND_LIMITS and without. `inspect` and `turn_done` are called as in `compare_with_floors`."""
+    """Measures this checkout with and without KEYS_AND_LIMITS.
+
+    `inspect` and `turn_done` are called as in `compare_with_floors`.
+    """
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url, KEYS_AND_LIMITS) as ours,
@@ -144,7 +155,7 @@ def _compare(
     their_name: str,
     turn_done: Callable[[], None],
 ) -> list[Figure]:
-    """Measures two stores in turn."""
+    """Measures two stores in turn, and compares them."""
     measured: Pairs = defaultdict(list)
     benchmark.prepare(ours)
     benchmark.prepare(theirs)

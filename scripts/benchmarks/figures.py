@@ -1,4 +1,4 @@
-"""The results of a run. Each figure is a comparison: with its floor, or with another checkout, measured in the same run."""
+"""The results of a run. Each figure compares a value with a floor or another store, measured in the same run."""
 
 import sys
 from statistics import median
@@ -22,7 +22,10 @@ class Measurement(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """Several pairs, compared. `value`, `other`: the median of each side. `ratios`: value / other of each pair. `ratio`: their median."""
+    """The comparison of several pairs. `value`, `other`: the median of each side. `ratios`: value / other of each pair.
+
+    `ratio`: the median of `ratios`.
+    """
 
     name: str
     unit: str

@@ -1,11 +1,12 @@
-"""The floors of the HTTP figures: the same framework and servers as the store, with only the work that no store can avoid.
+"""The floors of the HTTP figures: the store's framework and servers, with only the work that no store can avoid.
 
     POST /v1/conversations/{id}/items   reads and validates the body
-    PUT  /floor/{key}                   saves the body, which is an answer of the store, for the two GETs
+    PUT  /floor/{key}                   saves the body (an answer of the store) for the two GETs
     GET  /floor/{key}/page              one Postgres look-up by key and one MongoDB find of the answer's items
     GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET of the complete answer
 
-`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The environment names its databases.
+`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The URLs of its
+databases are in the environment.
 """
 
 import os

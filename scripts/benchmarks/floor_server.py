@@ -1,4 +1,4 @@
-"""Starts the servers that the store is compared with, each in its own process, and serves them as the store is served."""
+"""Starts the servers that the store is compared with, each in its own process. They run in uvicorn, like the store."""
 
 import gc
 import os
@@ -37,7 +37,7 @@ def floor_server(name: str, environment: Mapping[str, str]) -> Iterator[FloorSer
 
 
 def serve(app: ASGIApp, descriptor: int) -> None:
-    """Serves until SIGTERM, with the settings of `infrastructure/http/serve.py`."""
+    """Serves until SIGTERM, with uvicorn and uvloop as in `infrastructure/http/serve.py`, but without its limits."""
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(

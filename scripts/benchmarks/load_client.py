@@ -1,7 +1,8 @@
 """Sends a load of appends from its own process: reads a Load from stdin and prints a Score, both as JSON.
 
-Each of `connections` keep-alive connections sends its next request as soon as it has the answer, or all of them together send `rate`
-requests a second. With a rate, the time of a request counts from the moment it was due, so a stall of the server is measured too.
+Without a rate, each of `connections` keep-alive connections sends its next request as soon as it has the last answer.
+With a rate, all of them together send `rate` requests a second. Then the time of a request counts from the moment when
+it was due, so a stall of the server is measured too.
 """
 
 import asyncio
@@ -22,7 +23,10 @@ from scripts.http_connection import Connection
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What to send, and for how long. `rate` 0: as fast as possible. Requests of the first `warm_seconds` do not count."""
+    """What to send, and for how long. `rate` 0: as fast as possible.
+
+    The requests of the first `warm_seconds` do not count.
+    """
 
     base_url: str
     paths: list[str]

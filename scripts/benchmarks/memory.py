@@ -1,4 +1,4 @@
-"""The memory of the api process: after many active conversations, then after a few that are very long.
+"""The memory of the api process: after many active conversations, then after a few very long ones.
 
 PSS divides each shared page among the processes that share it. The peak of the resident memory (RSS) since the process started is
 `VmHWM` in Linux's `/proc/PID/status`: https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
@@ -28,7 +28,7 @@ READS = ("", "/items?limit=100&order=asc", "/items?limit=100&order=desc", "/cont
 
 
 class Memory(Benchmark):
-    """Measured once: a second turn would include the memory of the first, and memory varies less than speed."""
+    """Is measured once: memory varies less than speed, and a second turn would include the memory of the first."""
 
     measured_once = True
 
@@ -63,7 +63,7 @@ class Memory(Benchmark):
         await _send_all(base_url, APPEND_CONNECTIONS, appends * ROUNDS)
 
     async def _use_long(self, base_url: str) -> None:
-        """Imports a few long conversations. Then appends to each and reads all of READS of it, ROUNDS times."""
+        """Imports a few long conversations. Then, ROUNDS times, appends to each of them and sends each of READS."""
         conversation_ids = [
             await import_conversation(base_url, self.sizes.large_items) for _ in range(LONG_CONVERSATIONS)
         ]

@@ -90,7 +90,7 @@ def _send(quiet: Quiet) -> dict[str, float]:
 
 @contextmanager
 def _worst(worst: Worst) -> Iterator[None]:
-    """Runs the client of the other tenant. Its load is running when this yields."""
+    """Runs the client of the other tenant until the block ends. Yields when its load is running."""
     with subprocess.Popen(  # noqa: S603 - our own command
         _command("worst_client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
     ) as process:

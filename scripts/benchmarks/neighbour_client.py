@@ -25,7 +25,7 @@ The time of an append counts from the moment when its round was due. The time of
 
 
 class Quiet(Struct, frozen=True, kw_only=True):
-    """The users' URLs, each with its key, and the path of a conversation of each."""
+    """The URL of each user, with the user's key, and the path of a conversation of each user."""
 
     base_urls: list[str]
     paths: list[str]
@@ -37,7 +37,7 @@ class QuietScore(Struct, frozen=True):
 
 
 async def run(quiet: Quiet) -> QuietScore:
-    """Raises RequestFailed."""
+    """Sends the requests of all users. Raises RequestFailed."""
     milliseconds: defaultdict[str, list[float]] = defaultdict(list)
     users = len(quiet.base_urls)
     started = time.perf_counter() + 0.1

@@ -1,9 +1,9 @@
 """A model provider that answers at once and streams at a constant rate: `/chat/completions`.
 
-A direct request to it is the floor of a reply's first word.
+The time of a direct request to this provider is a floor: no reply of the store can have its first word sooner.
 
-`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes REPLY_SECONDS, a variable
-of its environment.
+`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes as
+long as the environment variable REPLY_SECONDS says.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""The time and the memory of a rebuild of all views by two processes, as an operator runs it, on a part of the chitchat dataset.
+"""The time and the memory of a rebuild of all views by two processes, as an operator runs it.
 
-The floor of its time is the work that no rebuild can avoid: decoding every event, in one process, and inserting the same documents into
-collections with the same indexes, a thousand at a time, by one client.
+The store has a part of the chitchat dataset. The floor of the time is the work that no rebuild can avoid. One process
+decodes every event. Then one client inserts the same documents into collections with the same indexes, a thousand at a
+time.
 """
 
 import subprocess
@@ -84,7 +85,7 @@ def _note_memory(pid: int, peaks: defaultdict[int, int]) -> None:
 
 
 def _decode_seconds(store: BenchStore) -> float:
-    """How long decoding every event takes, without reading the rows."""
+    """How long decoding every event takes. Reading the rows does not count."""
     seconds = 0.0
     with psycopg.connect(store.postgres_url) as connection, connection.cursor(name="events", binary=True) as cursor:
         cursor.execute("SELECT topic, state FROM events ORDER BY notification_id")
@@ -97,7 +98,7 @@ def _decode_seconds(store: BenchStore) -> float:
 
 
 def _insert_seconds(store: BenchStore) -> float:
-    """How long inserting the documents of all views takes, without reading them and creating the collections."""
+    """How long inserting the documents of all views takes. Reading them and creating the collections does not count."""
     seconds = 0.0
     with store.mongodb() as database:
         for view in ("conversations", "items", "responses", "usage"):

@@ -24,7 +24,10 @@ class RequestFailed(Exception):
 async def request(
     connection: Connection, method: str, path: str, body: bytes = b"", *, retry_busy: bool = False
 ) -> Answer:
-    """Sends a request. `retry_busy`: retries while the store answers 503. Raises RequestFailed if the status is not 200, and OSError."""
+    """Sends a request. `retry_busy`: retries while the store answers 503.
+
+    Raises OSError, and RequestFailed if the status is not 200.
+    """
     deadline = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
     answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
     while retry_busy and answer.status == 503 and connection.is_open and time.monotonic() < deadline:
@@ -78,7 +81,10 @@ async def wait_for_views(base_url: str) -> None:
 async def timed_floors(
     base_url: str, floor_url: str, paths: Mapping[str, str], kind: str, seconds: float
 ) -> dict[str, float]:
-    """`timed_gets` of the floor app, after it has saved the store's answer to each path. `kind`: `page` or `context`."""
+    """Saves the store's answer to each path in the floor app. Then returns `timed_gets` of the floor app.
+
+    `kind`: `page` or `context`.
+    """
     store, floor = await Connection.open(base_url), await Connection.open(floor_url)
     floors = {}
     for number, (name, path) in enumerate(paths.items()):
@@ -90,7 +96,10 @@ async def timed_floors(
 
 
 async def timed_gets(base_url: str, paths: Mapping[str, str], seconds: float) -> dict[str, float]:
-    """The median milliseconds of each named GET. Sends one request at a time, to each path in turn, on average `seconds` for each path."""
+    """The median time of a GET of each path, in milliseconds, by name.
+
+    Sends one request at a time, to each path in turn, for `seconds` times the number of paths.
+    """
     connection = await Connection.open(base_url)
     for path in list(paths.values()) * _WARM_UPS:
         await request(connection, "GET", path)

@@ -1,6 +1,6 @@
-"""How soon the first word of a reply arrives while many conversations stream, compared with direct requests to the same provider.
+"""How soon the first word of a reply arrives while many conversations stream.
 
-Also compared with the same replies over WebSockets.
+This is compared with direct requests to the same provider, and with the same replies over WebSockets.
 """
 
 import asyncio
@@ -24,7 +24,10 @@ SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a streamed answer. The answer contains `first` from its first word on, and `end` when it is complete."""
+    """A request for a streamed answer.
+
+    The answer contains `first` once its first word has arrived, and `end` once it is complete.
+    """
 
     url: str
     body: dict[str, Any]
@@ -50,7 +53,7 @@ class Stream(Benchmark):
         ]
         uvloop.run(
             _first_words(self._questions[store], self.sizes.reply_seconds, 0)
-        )  # so that nothing that is slow only the first time is measured
+        )  # a warm-up: the first requests are slower
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
@@ -75,9 +78,10 @@ class Stream(Benchmark):
 async def _first_words(
     questions: list[Question], reply_seconds: float, seconds: float, *, over_sockets: bool = False
 ) -> tuple[float, float]:
-    """p50 and p99 in milliseconds. Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`.
+    """The p50 and p99 of the time until the first word, in milliseconds.
 
-    `over_sockets`: each on a WebSocket of its own, which stays open.
+    Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`. `over_sockets`:
+    asks each question on a WebSocket of its own, which stays open.
     """
     started = time.perf_counter()
     end = started + reply_seconds + seconds
@@ -103,7 +107,7 @@ async def _first_words(
 
 
 async def _first_word(session: aiohttp.ClientSession, question: Question) -> float:
-    """The milliseconds until the first word came. Returns when the answer has ended. Raises RequestFailed."""
+    """The milliseconds until the first word arrived. Returns when the answer is complete. Raises RequestFailed."""
     started = time.perf_counter()
     first_word_at: float | None = None
     received = b""

@@ -1,7 +1,8 @@
-"""How long after its commit each append was visible in MongoDB, seen from outside the store.
+"""Measures how long after its commit each append was visible in MongoDB, from outside the store.
 
-A commit's time is when the notification arrives that Postgres sends at each commit. Its events are the rows with the same `xmin`, the
-id of the transaction that wrote them. The view positions are read every two milliseconds; that delay counts as lag.
+Postgres sends a notification at each commit of events. The arrival of this notification is the time of the commit. The
+events of a commit are the rows with the same `xmin`, the id of the transaction that wrote them. The view positions are
+read every two milliseconds; that delay counts as lag.
 """
 
 import threading
@@ -79,7 +80,7 @@ class VisibilityProbe:
                     self._committed_at.append(time.perf_counter())
 
     def _record_positions(self) -> None:
-        """Returns when, after `stop`, everything is visible."""
+        """Records positions. Ends when everything is visible after `stop`, or VISIBLE_TIMEOUT_SECONDS after `stop`."""
         last = deadline = None
         with self._store.mongodb() as database:
             while last is None or not self._visible_at or self._visible_at[-1][0] < last:
@@ -110,7 +111,7 @@ class VisibilityProbe:
 
 @contextmanager
 def probing_visibility(store: BenchStore) -> Iterator[VisibilityProbe]:
-    """Runs a probe. At the end waits until everything that was committed meanwhile is visible."""
+    """Runs a probe during the block. At the end, waits until everything that was committed meanwhile is visible."""
     probe = VisibilityProbe(store)
     probe.start()
     try:

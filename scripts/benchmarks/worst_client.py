@@ -36,13 +36,13 @@ REPLY = msgspec.json.encode({"input": "Go on.", "background": True})
 
 
 class Worst(Struct, frozen=True):
-    """The URLs of the tenant's users, each with its key."""
+    """The URL of each of the tenant's users, with the user's key."""
 
     base_urls: list[str]
 
 
 class Client:
-    """One connection of a user, opened again when it is lost."""
+    """One connection of a user. If it is lost, the next request opens it again."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
@@ -80,7 +80,7 @@ async def run(worst: Worst) -> None:
 
 
 async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) -> None:
-    """Unknown ids, refused commands, large lists and large instructions, at RATE."""
+    """Sends requests at RATE: with unknown ids, commands that are refused, large lists and large instructions."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for number in range(SENDERS):
         free.put_nowait(Client(base_urls[number % len(base_urls)]))
@@ -121,7 +121,7 @@ async def _follow(base_urls: Sequence[str], path: str) -> None:
 
 
 async def _ask(users: Sequence[Client]) -> None:
-    """Asks for replies in the background."""
+    """Requests replies that run in the background."""
     for _ in range(0, REPLIES, len(users)):
         await asyncio.gather(*(user.send("POST", "/v1/responses", REPLY) for user in users))
 

@@ -1,1 +1,5 @@
-"""The parts of `scripts.load`: `sources` reads, `loader` sends, `progress_file` remembers what was stored, `checksums` compares."""
+"""The parts of `scripts.load`.
+
+`sources` reads conversations. `loader` sends them with `retrying_client`. `progress_file` remembers what was stored.
+`checksums` compares the source with the stores.
+"""

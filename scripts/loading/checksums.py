@@ -1,7 +1,11 @@
-"""Checksums of what a load stored: of the source, of the log and of MongoDB. Equal checksums mean the same messages in the same order.
+"""Checksums of what a load stored: of the source, of the log and of MongoDB.
 
-The digest of a conversation is SHA-256 over the role and the text of each message, each after its length (4 bytes). The checksum
-is SHA-256 over the key, message count and digest of every conversation, sorted. Memory grows with conversations, not messages.
+Equal checksums mean the same messages in the same order.
+
+The digest of a conversation is the SHA-256 of the roles and texts of its messages. The length of each role and text
+comes before it, in 4 bytes. The checksum is the SHA-256 of the sorted lines of all conversations. A line has the
+conversation's key, its number of messages and its digest. The memory used grows with the number of conversations, not
+with the number of messages.
 """
 
 import asyncio
@@ -63,7 +67,7 @@ class ConversationDigest:
 
 
 def combine(digests: Iterable[ConversationDigest]) -> Checksum:
-    """The checksum of these conversations. One that was stored twice counts twice."""
+    """The checksum of these conversations. A conversation that was stored twice counts twice."""
     listed = list(digests)
     lines = sorted(digest.line() for digest in listed)
     sha256 = hashlib.sha256("".join(lines).encode())

@@ -16,7 +16,7 @@ from scripts.progress import Report
 
 
 class LoadCounts(Struct):
-    """`conversations` and `messages` were stored by this run; those `already_stored` were in the store before it."""
+    """This run stored `conversations` and `messages`. Those counted as `already_stored` were in the store before it."""
 
     conversations: int = 0
     messages: int = 0
@@ -27,7 +27,10 @@ class LoadCounts(Struct):
 
 
 class Loader:
-    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped; without `skip_bad` the first problem ends the run."""
+    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped.
+
+    Without `skip_bad`, the first problem ends the run.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,10 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted. What was stored before the error is in the progress file."""
+        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted.
+
+        The progress file has what was stored before the error.
+        """
         await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
@@ -70,7 +76,8 @@ class Loader:
     async def _check_progress_file(self) -> None:
         """Clears the progress file if it belongs to another store.
 
-        To find out, sends its last conversation again: only the store that has it replays the answer, with the same id.
+        To find out, sends the file's last conversation again. Only the store that has it replays the answer, with the
+        same id.
         """
         order = {key: index for index, key in enumerate(self._progress_file.by_key)}
         stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
@@ -157,7 +164,7 @@ class Loader:
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
     """Splits items into requests, in order: at most MAX_ITEMS items and MAX_ITEM_BYTES bytes in each.
 
-    The first has room for `first_bytes` bytes only, and may be empty.
+    The first request has room for `first_bytes` bytes only, and may be empty.
     """
     parts: list[list[bytes]] = [[]]
     room = first_bytes

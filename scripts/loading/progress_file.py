@@ -1,7 +1,7 @@
 """The progress file of a load: DIR/load/<source>.jsonl, one line for each conversation that the store has in full.
 
-It only saves time. Without it a load sends everything again, and the store answers as it did the first time. `Loader` checks
-that the file belongs to this store: it sends the last conversation of the file again.
+It only saves time. Without it, a load sends everything again, and the store answers as it did the first time. `Loader`
+checks that the file belongs to this store: it sends the last conversation of the file again.
 """
 
 from pathlib import Path

@@ -32,7 +32,7 @@ class RequestRejected(Exception):
 
 
 class NotLetIn(Exception):
-    """The store wants an API key, or one that may write."""
+    """The store requires an API key, or the key that was sent may not write."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class NotLetIn(Exception):
 
 
 class RetryBudget:
-    """How long a load continues without a successful request. All clients of a load share one."""
+    """How long a load continues without a successful request. All clients of a load share one budget."""
 
     def __init__(self, seconds: float = RETRY_TIMEOUT_SECONDS) -> None:
         self._seconds = seconds
@@ -108,7 +108,7 @@ class RetryingClient:
 
 
 def _is_retryable(answer: Answer) -> bool:
-    """Whether a retry may succeed. The header `x-should-retry` decides; without it, the status."""
+    """Whether a retry may succeed. The header `x-should-retry` decides. If it is absent, the status decides."""
     should_retry = answer.headers.get("x-should-retry")
     if should_retry is not None:
         return should_retry == "true"

@@ -1,7 +1,7 @@
 """Sources of conversations: the chitchat dataset, and files of JSON lines. A file is read line by line.
 
-A conversation has the same `key` in every run; the idempotency keys of its requests are made from it. The key of a line is a
-digest of its text, so correcting one line does not load the others again.
+A conversation has the same `key` in every run, and the idempotency keys of its requests are made from this key. The
+key of a line is a digest of its text. So if one line is corrected, the other lines are not loaded again.
 """
 
 import hashlib
@@ -27,7 +27,10 @@ MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
 
 
 class Conversation(Struct, frozen=True):
-    """`fields`: the create request without its items. `origin`: where it was read, for error messages."""
+    """A conversation to load. `fields`: the create request without its items.
+
+    `origin`: where it was read, for error messages.
+    """
 
     key: str
     fields: dict[str, Any]
@@ -47,7 +50,10 @@ class SourceNotFound(Exception):
 
 
 class Source(Protocol):
-    """`name` is part of every idempotency key, so a load of the same name resumes an earlier one. `total`: how many conversations."""
+    """`name` is part of every idempotency key, so a load resumes an earlier load of a source with this name.
+
+    `total`: the number of conversations.
+    """
 
     name: str
     total: int
@@ -112,9 +118,9 @@ def _from_dialogue(key: str, dialogue: _Dialogue) -> Conversation:
 
 
 class JsonLines:
-    """Lines of `{"metadata": {}, "title": …, "instructions": …, "items": […]}`; every field is optional, blank lines are skipped.
+    """Lines of `{"metadata": {}, "title": …, "instructions": …, "items": […]}`; every field is optional.
 
-    Each line is checked against the rules of the API before it is sent.
+    Blank lines are skipped. Each line is checked against the rules of the API before it is sent.
     """
 
     def __init__(self, path: Path) -> None:

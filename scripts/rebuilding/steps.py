@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 
 
 class Action(Enum):
-    """What to do with the second builds of views."""
+    """What to do with the builds of views beside the live ones."""
 
     REBUILD = auto()
     COMPARE = auto()
@@ -32,7 +32,10 @@ class Action(Enum):
 
 
 async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Empties these views, and waits until they show the log up to its current end. Returns that position."""
+    """Empties these views, and waits until they show the log up to its current end. Returns that position.
+
+    If no projector is running, this process runs one.
+    """
     head = await stores.reader.last_position()
     positions = ViewPositions(stores.database)
     for view in views:
@@ -63,7 +66,10 @@ async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report)
 async def rebuild_online(
     stores: Stores, views: Sequence[MongoView], action: Action, workers: int, report: PhaseReport
 ) -> RebuildResult | list[MongoView] | None:
-    """Rebuilds the views while they are read, or rolls back, or cancels. None if there is nothing to roll back to."""
+    """Rebuilds the views while users read them, or compares, rolls back or cancels.
+
+    None if there is nothing to roll back to.
+    """
     rebuild = Rebuild(
         views,
         settings=stores.settings,
@@ -83,7 +89,10 @@ async def rebuild_online(
 
 
 async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
-    """Repairs a conversation in the views that have it parked; if none has, in all views. Empty if the log does not have it."""
+    """Repairs a conversation in the views where it is parked. If it is not parked in any view, repairs it in all views.
+
+    The result is empty if the log does not have the conversation.
+    """
     head = await stores.reader.head(conversation_id)
     if head is None:
         return []

@@ -1,4 +1,4 @@
-"""The differences that verification reports. They hold no content: of content only the hash and the length."""
+"""The differences that verification reports. Instead of content, they show its hash and its length."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
 
 
 def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """(expected, found) by name, without content."""
+    """(expected, found) of each field that differs, by name. Content is shown as its hash and length."""
     return {
         name: (_shown(name, expected.get(name, _ABSENT)), _shown(name, found.get(name, _ABSENT)))
         for name in sorted(expected.keys() | found.keys())

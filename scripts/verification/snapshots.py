@@ -1,4 +1,7 @@
-"""Compares the context snapshots in Redis with the log. A missing snapshot is not a difference: the store makes it when it needs it."""
+"""Compares the context snapshots in Redis with the log.
+
+A missing snapshot is not a difference: the store makes it when it is needed.
+"""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -33,7 +36,10 @@ _PAGE_EVENTS = 1_000
 
 
 class Snapshots:
-    """Compares the snapshots of one page of conversations after another. At the end, finds snapshots of conversations that are not in the log."""
+    """Compares the snapshots of one page of conversations after another.
+
+    At the end, finds the snapshots of conversations that are not in the log.
+    """
 
     def __init__(self, redis: Redis, reader: EventReader) -> None:
         self._redis = redis
@@ -45,7 +51,7 @@ class Snapshots:
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """The differences of these conversations. Parked conversations are not compared.
 
-        Open `at` before the call: a snapshot that is older than `at` is then a difference.
+        Open `at` before the call. Then a snapshot that is older than `at` is a difference.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
@@ -105,7 +111,11 @@ class Snapshots:
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     def _unused(self) -> list[Difference]:
-        """No difference: the log moved back after the snapshot was made. Readers ignore such a snapshot, and the next event replaces it."""
+        """Counts the snapshot as absent, and returns no differences.
+
+        The snapshot is from events that the log no longer has, for example after a restore. Readers ignore such a
+        snapshot, and the next event replaces it.
+        """
         self.compared -= 1
         self.absent += 1
         return []
@@ -131,7 +141,10 @@ def _has_other_format(packed: bytes | RedisError) -> bool:
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
-    """What two snapshots of the same version must agree on. Items are compared from the depth `first` on."""
+    """The values that must be equal in two snapshots of the same version.
+
+    Items are compared from the depth `first` on.
+    """
     for name in (
         "version",
         "deleted",
@@ -154,7 +167,8 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
     """The field `first`, if the snapshot starts at the wrong item.
 
-    It may start later than a snapshot that is made now, but only if it was full once: then its oldest items were removed. It must never start earlier.
+    A snapshot may start later than one that is made now, but only if it was full at some time: its oldest items were
+    removed then. It must never start earlier.
     """
     if found.deleted or found.first == expected.first:
         return {}
@@ -169,6 +183,6 @@ def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -
 
 
 def _not_as_written(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Fields of the hash that disagree with its own items and pins: counts, bytes, tokens, blocks, pinned items."""
+    """Fields of the hash that disagree with the items and pins in the hash: counts, bytes, tokens, blocks, pinned items."""
     written = {name: str(value) for name, value in to_fields(from_fields(fields)).items()}
     return fields_that_differ(written, fields)

@@ -1,4 +1,7 @@
-"""Reads the log row by row, by conversation. Checks hash chain, versions and times, and decodes the events."""
+"""Reads the rows of the log, one conversation after another.
+
+Checks hash chains, versions and times, and decodes the events.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -48,7 +51,10 @@ class Row(Struct, frozen=True):
 
 
 class Stream:
-    """One conversation's rows: the differences found in them, and its events up to the first that cannot be decoded."""
+    """The rows of one conversation: the differences found in them, and their events.
+
+    `events` ends before the first event that cannot be decoded.
+    """
 
     def __init__(self, first: Row) -> None:
         self.conversation_id = conversation_id(first.originator_id)

@@ -1,8 +1,7 @@
-"""Compares the tables that Postgres keeps beside the log with the log: snapshots of streams, `responses`,
-`idempotency_keys` and `tenant_positions`.
+"""Compares the log with the tables beside it: `snapshots`, `responses`, `idempotency_keys` and `tenant_positions`.
 
-A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees its event, even while
-appends go on. A row whose event the log does not have shows that the log has lost something.
+A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
+row's event, even while appends go on. If the log does not have the event of a row, the log has lost something.
 """
 
 from collections import defaultdict
@@ -72,7 +71,10 @@ _TOPICS = {
 
 
 class Tables:
-    """Compares page after page of conversations, and at the end each table (or its rows of `only` one conversation)."""
+    """Compares one page of conversations after another.
+
+    At the end, compares each table, or its rows of the conversation `only`.
+    """
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
@@ -82,7 +84,10 @@ class Tables:
         self.compared: dict[str, int] = dict.fromkeys(("snapshots", "responses", "idempotency_keys"), 0)
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
-        """The snapshots of these conversations, compared with a fold of their events; and their replies that `responses` lacks."""
+        """The differences of these conversations.
+
+        Compares their snapshots with a fold of their events. Also finds their replies that are missing in `responses`.
+        """
         by_id = {uuid_of(stream.conversation_id): stream for stream in streams}
         for stream in streams:
             if stream.events:
@@ -117,7 +122,10 @@ class Tables:
                     yield Difference(RESPONSES, "different", conversation_id, response_id, fields=fields)
 
     async def behind(self) -> AsyncIterator[Difference]:
-        """Tenants whose position is before one of their events. Their lists may not show that event. Call it when all streams were compared."""
+        """Tenants whose stored position is before one of their events. Their lists may not show that event.
+
+        Call this when all streams were compared.
+        """
         statement = sql.SQL("SELECT tenant_id, position FROM tenant_positions WHERE tenant_id = ANY(%(tenants)s)")
         found = dict(await self._rows(statement, {"tenants": list(self._newest)}))
         for tenant, newest in self._newest.items():
@@ -127,7 +135,7 @@ class Tables:
                 )
 
     async def not_in_log(self) -> AsyncIterator[Difference]:
-        """Rows that the log does not explain: it has lost their events, or somebody changed them."""
+        """Rows that do not match the log: the log has lost their events, or somebody changed the rows."""
         async for stream_id, version, is_in_log in self._pages(_SNAPSHOT_PAGE, "snapshots", UUID(int=0)):
             if not is_in_log:
                 note = "the log does not have this version"
@@ -179,18 +187,18 @@ class Tables:
 
 
 def _snapshot_differences(stream: Stream, version: int, state: bytes) -> Iterator[Difference]:
-    """The whole snapshot, compared with a fold of the events up to its version."""
+    """The differences between a snapshot and a fold of the events up to its version."""
     found = from_snapshot(state)
     if found is None:
         if state.startswith(SNAPSHOT_FORMAT_BYTE):
             yield Difference(SNAPSHOTS, "unreadable", stream.conversation_id, version=version)
-        return  # another version of the code made it, and this one ignores it
+        return  # another version of the code made the snapshot, and this version ignores it
     events = [recorded for recorded in stream.events if recorded.version <= found.state.version]
     if not events or events[-1].version != found.state.version:
         if found.state.version != version:
             fields = {"version": (str(version), str(found.state.version))}
             yield Difference(SNAPSHOTS, "different", stream.conversation_id, version=version, fields=fields)
-        return  # the log does not have this version (`not_in_log` reports that), or has an event before it that cannot be read
+        return  # the log does not have this version (`not_in_log` reports that), or an earlier event cannot be read
     try:
         folded = fold(recorded.event for recorded in events)
     except ValueError:

@@ -23,7 +23,10 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """A session that reads MongoDB as of one moment, and the view positions at that moment, by `position_key`."""
+    """A session in which all reads of MongoDB see the same moment.
+
+    `view_positions`: the view positions at that moment, by `position_key`.
+    """
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
@@ -34,7 +37,7 @@ class Moment(Struct, frozen=True):
         return view_position.position if view_position else 0
 
     def collection(self, view: str) -> str:
-        """The view's collection."""
+        """The name of the view's collection."""
         view_position = self.view_positions.get(position_key(view, 0))
         return view_position.collection if view_position else view
 
@@ -53,7 +56,10 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
 
 
 class Totals:
-    """Compares the view `usage` at the moment `at` with the totals of all conversations, which are added one by one."""
+    """Compares the view `usage` at the moment `at` with the totals of all conversations.
+
+    Add the conversations one by one, then call `differences`.
+    """
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
@@ -61,7 +67,10 @@ class Totals:
         self._folded = Fold()
 
     def add(self, stream: Stream) -> None:
-        """Adds a conversation's totals, up to the view's position or to where the conversation was parked."""
+        """Adds a conversation's totals up to the view's position.
+
+        If the view has parked the conversation, only the events before the parked one count.
+        """
         parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
@@ -72,7 +81,10 @@ class Totals:
                         self._folded.write(write)
 
     def differences(self) -> Iterator[Difference]:
-        """The differences, once all are added. The position of a total is not compared: conversations are not added in the log's order."""
+        """The differences, once all conversations are added.
+
+        The position of a total is not compared, because conversations are not added in the log's order.
+        """
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
 
@@ -82,7 +94,10 @@ class Totals:
 
 
 class Views:
-    """Compares page after page of conversations, and at the end finds documents of conversations that are not in the log."""
+    """Compares one page of conversations after another.
+
+    At the end, finds documents of conversations that are not in the log.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -90,7 +105,10 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations. One that a view has parked is reported, and not compared there."""
+        """The differences of these conversations.
+
+        A conversation that a view has parked is reported, and not compared in that view.
+        """
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
@@ -119,7 +137,7 @@ class Views:
                 yield difference
 
     async def totals(self) -> Totals:
-        """The totals at this moment, to be compared."""
+        """The view's totals as of now, to compare them with the log."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
