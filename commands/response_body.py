@@ -143,7 +143,7 @@ class CreateResponse(OptionsBody, Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """Those parameters that the client set and that are stored. `mode` is added to allowed tools: clients may leave it out, providers need it."""
+        """Those parameters that the client set and that are stored. If `mode` of allowed tools is missing, adds it: providers need it."""
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
             parameters["tool_choice"] = {"mode": "auto", **self.tool_choice}
