@@ -1,4 +1,4 @@
-"""A client that disconnects, or may no longer read the conversation, stops the reply it waits for, unless the reply is to keep running."""
+"""Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable

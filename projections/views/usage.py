@@ -1,6 +1,6 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
 
-The subject is the one that asked for the reply or the summary, even if another one owns the conversation.
+The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
     subject = logged.subject
-    # With the length, no other subject and model have the same text.
+    # The length makes the key unique, because a subject and a model's name may contain colons.
     key = document_key(logged.tenant, f"{date}:{partition}:{len(subject)}:{subject}:{event.model}")
     document = {
         "_id": key,
