@@ -21,7 +21,9 @@ GivenItem = NewItem | ItemReference
 
 
 def given_items(input_items: Sequence[Any]) -> tuple[GivenItem, ...]:
-    """The input's items with new ids, and its references. Raises ApiError (400, 413) that names the first item that cannot be accepted."""
+    """The input's items with new ids, and its references. Raises ApiError (400, 413), which names the first item that
+    cannot be accepted.
+    """
     return tuple(_given_item(item, f"input[{index}]") for index, item in enumerate(input_items))
 
 

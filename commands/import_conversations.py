@@ -219,7 +219,7 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
 
 
 async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
-    """The lines that are not blank, with their numbers from 1. For a line that is too long, None is yielded at once."""
+    """The lines that are not blank, with their numbers from 1. A line that is too long is yielded as None, as soon as it exceeds the limit."""
     number = 1
     line = bytearray()
     is_too_long = False

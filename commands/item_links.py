@@ -84,9 +84,10 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 
 
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
-    """The links whose target must be looked up on the path, by the index of the item with the link. No earlier one of `items` is their target.
+    """The links whose target must be looked up on the path, by the index of the item with the link.
 
-    An output's `call_id` is looked up only if it has the form of our ids. Any other `call_id` already is the one of the call.
+    None of the items before it is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
+    `call_id` already is the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}

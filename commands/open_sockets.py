@@ -1,4 +1,4 @@
-"""The open WebSockets of a process. One task ends each socket that was open or unused for too long, and all when the process stops."""
+"""The open WebSockets of a process. One task ends each socket that was open or unused for too long, and all sockets when the process stops."""
 
 import asyncio
 import threading

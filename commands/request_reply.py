@@ -85,9 +85,8 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests the reply. With If-Match, tries only once.
-
-    Tries again if the conversation changed after the input was compared with it, or if items were deleted after the context was read.
+    """Requests the reply. Tries again if the conversation changed after the input was compared with it, or if items were deleted after
+    the context was read. With If-Match, it does not try again.
     """
     for _ in range(MAX_COMPARISONS):
         try:
@@ -214,7 +213,7 @@ def make_reply_request(
 ) -> ReplyRequest:
     """The ReplyRequest that the context is assembled for.
 
-    Raises ApiError: 400 if the provider's API has no form for an item or a parameter, 413 if the input is too large.
+    Raises ApiError: 400 if the provider's API cannot express an item or a parameter, 413 if the input is too large.
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
@@ -233,7 +232,7 @@ def make_reply_request(
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """Replaces the index in `param`: it counts only the taken items, and the client expects the index in the request's `input`."""
+    """The `param` for the client. The index in `param` counts only the taken items. It becomes the item's index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 

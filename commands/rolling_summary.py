@@ -1,7 +1,7 @@
 """Rolling summaries: a model summarizes the older items of a conversation, and a ContextCompacted event records it. The items stay readable.
 
-The newest turns are not summarized, as many as fit in half the budget. The summary gets at most a quarter of the budget. The rest stays
-free, so that the next turns need no new summary.
+The newest turns that fit in half the budget are not summarized. The summary gets at most a quarter of the budget. The rest stays free,
+so that the next turns need no new summary.
 """
 
 from collections.abc import Mapping
@@ -48,8 +48,8 @@ async def context_with_summary(
     reply_request: ReplyRequest,
     snapshot: RecentItems | UnsetType | None = UNSET,
 ) -> tuple[int, Context]:
-    """The context of a conversation at its head. If it is too large, makes a summary first, provided that the
-    conversation's policy or the request asks for summaries.
+    """The context of a conversation at its head. If it is too large, and the conversation's policy or the
+    request asks for summaries, makes a summary first.
 
     Returns (version, context). A new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
     conversation's snapshot, if it was read already. Raises what Contexts.assemble and CommandContext.append raise.

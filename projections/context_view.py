@@ -1,8 +1,9 @@
-"""The view `context`: applies each batch of events to the context snapshots in Redis. Its positions are in MongoDB, like those of other views.
+"""The view `context`: applies each batch of events to the context snapshots in Redis.
 
-Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot is made
-from the log if it is missing, if it does not have the version before the batch, or if its key holds another type of value. An error
-that is not about one key (out of memory, read-only …) is raised. Then the batch is applied again, until Redis accepts it.
+Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied twice. The second
+time it changes nothing. A snapshot is made from the log if it is missing, if it does not have the version before the batch, or if its
+key holds another type of value. An error that is not about one key (out of memory, read-only …) is raised. Then the batch is applied
+again, until Redis accepts it.
 """
 
 import asyncio

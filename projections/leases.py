@@ -65,8 +65,8 @@ class Leases:
     async def renew(self, superseded: Mapping[int, int] | None = None) -> HeldPartitions:
         """Raises this projector's beat, and takes or releases partitions until it holds its share.
 
-        `superseded`: for each partition whose lease in MongoDB is newer than the one held here, that newer lease. This happens after
-        Postgres was restored from an older backup. If this projector still holds such a partition, it takes a lease above the newer one.
+        `superseded`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
+        holds such a partition, Postgres was restored from an older backup. Then the projector takes a lease above the newer one.
         """
         try:
             return await self._renew(superseded or {})

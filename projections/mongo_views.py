@@ -88,7 +88,7 @@ class MongoViews:
                 view, collection, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
-        # Another projector may have started the view over since: drop only what existed before, and is not used now.
+        # Another projector may have started the view over since: drop only collections that existed before, and that are not used now.
         for name in set(occupied) - await self._used_collections(view):
             await self._database.drop_collection(name)
 

@@ -1,9 +1,10 @@
 """Updates the views of one store until it is stopped. Waits while a store is unavailable, and retries events that fail.
 
 A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
-batch. A position may be behind the others, after a rebuild or when its partition was just taken over. Then the two take turns: the one
-that is behind advances at most to the next position ahead, and joins it there. If a batch fails although the stores answer, each of its
-positions is advanced alone, and `retry_policy.py` decides what happens to the position that fails. A view leaves out an event only if the event's conversation is parked.
+batch. A position may be behind the others, after a rebuild or when its partition was just taken over. Then it takes turns with the
+others. It advances at most to the next position ahead of it, and from there on both advance together. If a batch fails although the
+stores answer, each of its positions is advanced alone, and `retry_policy.py` decides what happens to the position that fails. A view
+leaves out an event only if the event's conversation is parked.
 """
 
 import asyncio

@@ -102,7 +102,7 @@ class ActiveReplies:
             reply.stop("cancelled")
 
     async def _keep_seeing(self) -> None:
-        """Tells each reply the last event of its conversation: it may have been deleted, or its shares may have changed."""
+        """Tells each reply the last event of its conversation. The conversation may have been deleted, or its shares may have changed."""
         while True:
             await asyncio.sleep(SEE_SECONDS)
             replies = [reply for reply in self._seen if reply.conversation_id and not reply.is_cut_off]

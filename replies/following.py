@@ -138,7 +138,8 @@ class ReplyStreams:
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether Redis has the reply's end and the log does not. Then the log has moved back, and the reply will be marked interrupted.
 
-        The end is written into the log first, then into Redis. So if the log still has the end, the conversation has a later version than `client.head`.
+        The end is written into the log first, then into Redis. So if the log still has the end, the conversation has a later version than
+        `client.head`.
         """
         if client.head is None:
             return False

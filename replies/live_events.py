@@ -58,8 +58,8 @@ for n, stream in ipairs(KEYS) do
 end
 """
 # One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
-# refuses the entries that the first try has written, because their ids are not new. A key of another type is replaced. Any other error (out of memory,
-# read-only …) would be the same for all streams, so it ends the call.
+# refuses the entries that the first try has written, because their ids are not new. A key of another type is replaced. Any other error
+# (out of memory, read-only …) would be the same for all streams, so it ends the call.
 
 OnWritten = Callable[[int], None]
 """Called with the sequence number of the newest event that Redis has."""

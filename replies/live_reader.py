@@ -1,4 +1,5 @@
-"""Reads the live events of all running replies that clients of this process follow. At short intervals, one XREAD reads a hundred replies.
+"""Reads the live events of all running replies that clients of this process follow. At short intervals, one XREAD
+reads the streams of up to a hundred replies.
 
 The newest events of each reply are kept for its clients. A client that is further behind gets pages that are read from Redis at its own
 position. So no client waits for another one, and each client gets every event once.

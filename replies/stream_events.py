@@ -157,7 +157,7 @@ def part_added(position: PartPosition) -> Iterator[StreamEvent]:
 
 
 def delta(position: PartPosition, text: str) -> StreamEvent:
-    """The next piece of the part's text."""
+    """Has the next text of a part."""
     event = {"type": f"{_KINDS[position.kind].events}.delta", **position.fields(), "delta": text}
     if position.kind == "output_text":
         event["logprobs"] = []

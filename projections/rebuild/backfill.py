@@ -57,12 +57,12 @@ class PageSizes(Struct, frozen=True):
     part_bytes: int = 16 * 1024 * 1024
 
     def __str__(self) -> str:
-        """As stored with a build. A build with other sizes is started again."""
+        """The sizes, as they are stored with a build. A build with other sizes is started again."""
         return f"{self.positions} positions, {self.part_bytes} bytes"
 
 
 class BackfillTask(Struct, frozen=True, kw_only=True):
-    """What one process fills: each view's collection, with the conversations of `partitions`, from `after` up to `target`.
+    """The task of one process: to fill each view's collection with the events of `partitions`, from position `after` to `target`.
 
     Conversations that are `parked` are left out. `incarnation`: the incarnation of the log that the task reads.
     """
@@ -82,7 +82,7 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 
 
 class BackfillProgress(Struct, frozen=True):
-    """The position that the task of this number has reached, and which conversations it parked or released since the last report.
+    """The position that task `number` has reached, and the conversations that it parked or released since the last report.
 
     A parked conversation is released by its deletion.
     """

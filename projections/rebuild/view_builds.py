@@ -1,8 +1,8 @@
-"""The second build of a view: a new collection beside the live one. The new one will replace it.
+"""The second builds of views. A second build is a new collection that will replace the view's live collection.
 
 The build of `items` has view positions like the live view's, under the name `items+`. Their `state` is
 
-    filling     backfill processes fill the collection up to `target`, each its partitions (`backfill.py`)
+    filling     backfill processes fill the collection up to `target`, each its own partitions (`backfill.py`)
     rebuilding  projectors advance it like any view, until it is `live`
     live        projectors still advance it like any view
     kept        it was live until the last swap. Projectors do not advance it. A rollback makes it `rebuilding` again, marked `back`
@@ -159,7 +159,7 @@ class ViewBuilds:
         await self._positions.bulk_write(updates)
 
     async def finish_backfill(self, views: Sequence[MongoView]) -> None:
-        """From now on projectors advance the builds, from the backfill's target."""
+        """Lets projectors advance the builds from now on, starting at the backfill's target."""
         change: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
             {"$unset": ["share", "pages"]},

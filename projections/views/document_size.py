@@ -1,7 +1,8 @@
 """Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
 
 In a shortened object, a long text ends with the number of characters that were left out. Long lists and objects end early.
-`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they are never shortened.
+`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they
+are never shortened.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
     subject = logged.subject
-    # The length makes the key unique, because a subject and a model's name may contain colons.
+    # Without the length, two keys could be equal: a subject and a model's name may contain colons.
     key = document_key(logged.tenant, f"{date}:{partition}:{len(subject)}:{subject}:{event.model}")
     document = {
         "_id": key,

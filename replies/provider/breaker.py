@@ -65,7 +65,8 @@ class CircuitBreaker:
 
     OPEN_SECONDS later it lets one request through as a probe. While the probe has no result, it lets another probe through every
     PROBE_SECONDS. The first request that is answered closes it. If the newest probe fails, it stays open for OPEN_SECONDS more. The
-    failures of all other requests change nothing while it is open. `on_change` is called when it opens (with True) and when it closes (with False).
+    failures of all other requests change nothing while it is open. `on_change` is called when it opens (with True) and when it closes
+    (with False).
     """
 
     def __init__(

@@ -85,7 +85,7 @@ class _StartedCall(Struct):
     arguments: list[str] = []
 
     def is_followed_by(self, function: _FunctionDelta) -> bool:
-        """Whether the delta starts another call. Needed where calls have no id and share an index, as Gemini's do."""
+        """Whether the delta starts another call. This is needed if calls have no id and share an index, as Gemini's do."""
         if function.name != self.name:
             return True
         return bool((function.arguments or "").strip()) and _is_object("".join(self.arguments))
@@ -251,7 +251,7 @@ class ChatAnswer:
         return None
 
     def _call_id(self, provider_id: str | None) -> str:
-        """The provider's id of a call. If the provider sent none, or used it for an earlier call, a new id."""
+        """The provider's id of a call. A new id if the provider sent none, or has used it for an earlier call."""
         call_id = clean(provider_id or "")
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid.uuid4().hex}"

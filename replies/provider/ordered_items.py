@@ -155,7 +155,9 @@ class OrderedItems:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """Records that an item is complete. `complete`: all its parts, field after field. Their text that was not added before is added now."""
+        """Records that an item is complete. `complete`: all its parts, field after field. Text of them that was not
+        added before is added now.
+        """
         open_item = self._items[key]
         for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
             in_field = [part for part in complete if field_of(part[0]) == field]

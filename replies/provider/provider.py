@@ -93,7 +93,9 @@ class ModelProvider:
         return str(models[0]["id"])
 
     async def has_model(self, model: str) -> bool:
-        """Whether the provider lists the model or a setting names it. Also true if the provider has no list, or it cannot be fetched."""
+        """Whether the provider lists the model or a setting names it. Also true without a provider, or if its list is
+        empty or cannot be fetched.
+        """
         settings = self._settings
         if model in (*settings.models, settings.default_model, *settings.default_models.values()):
             return True
@@ -113,7 +115,7 @@ class ModelProvider:
         """The parts of the answer to a request body of `Models.renderer`. The request is retried until the response begins,
         but not after that.
 
-        Raises ModelFailed only. Closing the iterator, or cancelling its reader, closes the connection to the provider.
+        Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """
         if self._client is None:
             raise _not_configured()
