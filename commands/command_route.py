@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # only for types: the provider client is slow to import, and 
 
 
 class SharedDependencies(Struct, frozen=True, kw_only=True):
-    """What the handlers of a process share."""
+    """The dependencies that all handlers of a process share."""
 
     log: EventLog
     provider: "ModelProvider"
@@ -69,7 +69,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What the handler of one request uses. `reader` reads what the request's principal may read."""
+    """The dependencies of the handler of one request. `reader` reads what the request's principal may read."""
 
     reader: PrincipalReader
 
@@ -80,7 +80,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
+    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
 
     reader: EventReader
 
@@ -138,7 +138,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
-        """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
+        """Appends the command. Answers with the body that `answer` renders, or with the first answer if this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:

@@ -80,7 +80,7 @@ class Projector:
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, through any outage. Then finishes the batches it has begun, and releases its partitions."""
+        """Runs until `stop`, and continues through any outage. Then finishes the batches it has begun, and releases its partitions."""
         leases = Leases(self._pool, self._mongo_views.session_id)
         async with asyncio.TaskGroup() as group:
             background = [
@@ -104,7 +104,7 @@ class Projector:
             await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows the log up to `until`, by default its current end. Raises psycopg.Error."""
+        """Runs until every view is live and shows the log up to `until`. Default: the log's current end. Raises psycopg.Error."""
         end = await self._feed.end()
         target = end.position if until is None else until
         stop = asyncio.Event()
@@ -118,7 +118,7 @@ class Projector:
             await running
 
     async def _caught_up(self, target: int, incarnation: str) -> None:
-        """Returns when every view is live and shows this log up to `target`, whichever projector advanced it."""
+        """Returns when every view is live and shows this log up to `target`. Other projectors may have advanced it."""
         while True:
             with suppress(PyMongoError):
                 positions = await self._positions.load(self._views)

@@ -1,4 +1,4 @@
-"""What a batch of events changes in the context snapshots: the argument of `change_snapshot.lua`."""
+"""The changes that a batch of events makes to the context snapshots, as arguments of `change_snapshot.lua`."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ def change_script_sha1() -> str:
 
 
 class SnapshotChange(Struct):
-    """What a batch changes in one conversation's snapshot.
+    """The changes that a batch makes to one conversation's snapshot.
 
     `needs_refill`: the snapshot must be made from the log, because the batch alone does not say how the snapshot changes.
     """

@@ -33,7 +33,7 @@ async def create_indexes(database: Database, view: str, collection: str) -> None
 
 
 async def check_indexes(database: Database) -> None:
-    """Corrects the indexes of the collections that the views use now, through any outage."""
+    """Corrects the indexes of the collections that the views use now. Continues through any outage."""
     positions = ViewPositions(database)
     pause = _FIRST_PAUSE
     while True:

@@ -1,4 +1,4 @@
-"""What a view updater needs from the store whose views it updates."""
+"""The interface of a store of views, as view updaters use it."""
 
 from collections.abc import Sequence
 from typing import Protocol

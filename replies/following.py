@@ -83,7 +83,7 @@ class ReplyStreams:
     ) -> AsyncGenerator[bytes, None]:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
-        `record` is what `read` returned last, and the principal may read it. Clients share reads, so `read` must not depend on the principal.
+        `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
         If the reply is deleted meanwhile, or the principal may no longer read its conversation, an `error` event ends the stream.
         """
         client = _Client(
@@ -91,7 +91,7 @@ class ReplyStreams:
         )
         if record.end is not None:
             self._use(client, RecordedStream(record))
-        del record  # it may be large, and clients may be many
+        del record  # it may be large, and there may be many clients
         try:
             while not (client.finished or self._shutdown.is_set()):
                 events = self._live_events(client) if client.recorded is None else self._recorded_events(client)

@@ -45,7 +45,7 @@ class MissingEntries(Exception):
 
 
 class FollowedReply:
-    """A running reply that clients follow: its newest events."""
+    """The newest events of a running reply that clients follow."""
 
     def __init__(self) -> None:
         self.clients = 0

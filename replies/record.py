@@ -145,7 +145,7 @@ async def refreshed(reader: Reader, record: Record) -> Record:
 async def _read_output(
     reader: Reader, conversation_id: str, end: ReplyEnd
 ) -> tuple[tuple[InputItem, ...], frozenset[str]]:
-    """The output, and the ids of those of its items that were retracted."""
+    """The output items, and the ids of those that were retracted."""
     if not isinstance(end, ReplyCompleted):
         return partial_output(end), frozenset()
     events = [recorded.event for recorded in await reader.items(conversation_id, end.output_ids)]

@@ -67,7 +67,7 @@ def _log_delay(command: EndReply, error: Exception) -> None:
 
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:
-    """Whether the end in the record is this command's: it has the same output items."""
+    """Whether this command made the end in the record. If so, both have the same output items."""
     return record.end is not None and [stored.item_id for stored in record.output] == [
         stored.item_id for stored in command.output
     ]

@@ -1,7 +1,7 @@
 """A reply while it runs. The provider's stream becomes the reply's own stream of events, and the reply's end is appended to the log.
 
 Clients read the events at their own pace; the provider never waits for them. The event that ends the stream is sent after the
-end is committed. However a reply ends, the output that had arrived is kept.
+end is committed. The output that had arrived is kept, even if the reply fails or is stopped.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
-    """What every running reply of a process uses; `main.py` makes it."""
+    """The services that all running replies of a process use. `main.py` makes them."""
 
     log: EventLog
     reader: EventReader

@@ -125,7 +125,7 @@ class ViewBuilds:
         return _view_build(view, documents)
 
     async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
-        """Deletes the build's positions, and returns its collections. Once this commits, nobody uses them."""
+        """Deletes the build's positions. Returns its collections: after the commit nobody uses them."""
         where = {"view": _build_of(view)}
         collections = {document["collection"] async for document in self._positions.find(where, session=session)}
         await self._positions.delete_many(where, session=session)

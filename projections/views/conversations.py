@@ -28,7 +28,7 @@ WITH_TENANT: Final = "tenant"
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes. Every event updates the conversation's `version`, `position` and `updated_at`."""
+    """The writes of one event. Every event updates the conversation's `version`, `position` and `updated_at`."""
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)

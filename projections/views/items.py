@@ -33,7 +33,7 @@ def items_on(tenant: str, segment: PathSegment) -> Document:
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes."""
+    """The writes of one event."""
     event = logged.event
     match event:
         case ItemAppended():

@@ -30,7 +30,7 @@ from replies.response_from_events import error_of, partial_output, status_of
 
 
 def response_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes."""
+    """The writes of one event."""
     event = logged.event
     match event:
         case ReplyRequested():

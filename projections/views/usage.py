@@ -16,7 +16,7 @@ USAGE_EVENTS = (ReplyCompleted, ContextCompacted)
 
 
 def usage_writes(logged: Logged) -> Iterator[Write]:
-    """What one event adds to the totals."""
+    """The increments that one event makes to the totals."""
     event = logged.event
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return

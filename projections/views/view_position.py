@@ -26,7 +26,7 @@ BUILD_SUFFIX = "+"
 
 
 class Parked(Struct, frozen=True, kw_only=True):
-    """Why a view leaves a conversation out: the event that could not be applied, and the error. It holds no content.
+    """Why a view leaves a conversation out: the event that could not be applied, and the error. It never holds what people wrote.
 
     The view shows the conversation's events before `position`. `at`: when it was parked, in microseconds since 1970 (UTC). `repair`: the
     id of the repair that has claimed the conversation, if any. `done`: the version that this repair has reached.
@@ -88,7 +88,7 @@ class ViewPosition(Struct, frozen=True):
 
     @property
     def base_view(self) -> str:
-        """The view, or for a second build the view that it is a build of."""
+        """The view's name without BUILD_SUFFIX. For a second build, this is the view that it belongs to."""
         return self.view.removesuffix(BUILD_SUFFIX)
 
     @property
@@ -124,7 +124,7 @@ class ViewStatus(Struct, frozen=True):
 
 
 def position_from(document: Mapping[str, Any]) -> ViewPosition:
-    """The position in a document of `projections`. Queries leave out `target`, `epoch` and `lease`."""
+    """The position in a document of `projections`. Queries do not read `target`, `epoch` and `lease`."""
     parked = document.get("parked")
     return ViewPosition(
         view=document["view"],
