@@ -1,6 +1,6 @@
 """Loads the view positions that this process may advance: those in the partitions whose lease it holds.
 
-The log may have moved back, after a restore. A load also finds the views that show events that were lost, and starts these views over.
+The log may have moved back, after a restore. So a load also finds views that show lost events, and starts these views over.
 """
 
 from collections.abc import Collection, Sequence
@@ -114,7 +114,7 @@ class PositionLoader:
         return True
 
     async def _start_over(self, position: ViewPosition, last: int) -> None:
-        """Starts a view over that shows events that the log does not have. If it is a second build, removes its positions instead."""
+        """Starts over a view whose events are missing from the log. If the view is a second build, removes its positions instead."""
         log.error("projection_started_over", projection=position.view, position=position.position, log_ends_at=last)
         self._metrics.projection_restarts.labels(position.base_view).inc()
         if position.view == position.base_view:

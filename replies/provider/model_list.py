@@ -44,7 +44,7 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """The listed model of this name. If it is not in the list, the list is fetched again. None if it is still not there. Raises ModelFailed."""
+        """The listed model of this name. If it is not listed, fetches the list again. None if it is still not listed. Raises ModelFailed."""
         models = await self.models()
         found = _find(name, models)
         if found is None and models:
