@@ -1,4 +1,7 @@
-"""What the caller may do with a conversation. The log checks each command again when it is appended. A check here only saves work before that."""
+"""Checks what the caller may do with a conversation.
+
+A handler that has much to do before its command checks this first. The log checks each command again when it is appended.
+"""
 
 from commands.command_route import CommandContext
 from domain.errors import ConversationNotFound, NotAllowed

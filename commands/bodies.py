@@ -53,8 +53,9 @@ class Policy(Body):
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:
-    """The items with new ids. Links among the items are changed to the new ids. Raises ApiError (400, 413) that names the first item that
-    cannot be stored.
+    """The items with new ids. Links among the items are changed to the new ids.
+
+    Raises ApiError (400, 413), which names the first item that cannot be stored.
     """
     new = tuple(new_item(item, f"items[{index}]") for index, item in enumerate(items))
     return linked(new) if any(type_of(item) in LINKING for item in items) else new

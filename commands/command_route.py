@@ -1,4 +1,4 @@
-"""How a command is served: a route makes a CommandContext from the request, checks ids and body, and calls the handler with them.
+"""Routes of commands. A route makes a CommandContext from the request, checks the ids and the body, and passes all three to the handler.
 
 The handler makes a command, appends it through the context, and returns the Response.
 """
@@ -45,12 +45,12 @@ from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
 from replies.running_reply import ReplyServices
 
-if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
+if TYPE_CHECKING:  # only for types: the provider client is slow to import, and some scripts need only the bodies
     from replies.provider.provider import ModelProvider
 
 
 class SharedDependencies(Struct, frozen=True, kw_only=True):
-    """What the handlers of a process share."""
+    """The dependencies that all handlers of a process share."""
 
     log: EventLog
     provider: "ModelProvider"
@@ -69,23 +69,23 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What the handler of one request uses. `reader` reads what the request's principal may read."""
+    """The dependencies of the handler of one request. `reader` reads what the request's principal may read."""
 
     reader: PrincipalReader
 
     @property
     def contexts(self) -> Contexts:
-        """The contexts of what `reader` reads."""
+        """The model contexts, made from what `reader` may read."""
         return self.shared_contexts.of(self.reader)
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
+    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
 
     reader: EventReader
 
     def of(self, principal: Principal) -> Dependencies:
-        """What a request of this principal uses."""
+        """The dependencies of a request from this principal."""
         shared = {name: getattr(self, name) for name in SharedDependencies.__struct_fields__}
         return Dependencies(**shared, reader=self.reader.of(principal))
 
@@ -112,8 +112,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         *,
         only_at: int | None = None,
     ) -> Appended:
-        """Appends the events of the command, and returns when they are durable. `answer` renders the body that is stored for a repeat of the request.
-        `only_at`: the only version at which the command may be appended, if there is no If-Match.
+        """Appends the events of the command, and returns when they are durable.
+
+        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: without If-Match,
+        the command is appended only if the conversation is at this version.
 
         Raises what EventLog.append raises. With If-Match, or with an idempotency key and `answer`, LogUnavailable has `outcome_unknown=False`: the
         client can repeat the request safely.
@@ -136,7 +138,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
-        """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
+        """Appends the command. Answers with the body that `answer` renders, or with the first answer if this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:
@@ -144,9 +146,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """The answer to the first request with this idempotency key, without what was deleted since; None if there was none.
+        """The answer to the first request with this idempotency key, without what was deleted since. None if there was no such request.
 
-        Raises KeyReused if that request differed, ConversationNotFound if its conversation was deleted, or is no longer shared with the caller.
+        Raises KeyReused if that request differed. Raises ConversationNotFound if its conversation was deleted, or if the caller can
+        no longer read it.
         """
         if self.idempotency is None:
             return None
@@ -169,7 +172,11 @@ def command_context(
     *,
     allowance: Allowance,
 ) -> CommandContext:
-    """The context of a request, or of a message on a WebSocket. `scope`: what it needs. `allowance`: what it may use. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
+    """The context of a request, or of a message on a WebSocket.
+
+    `scope`: the scope that the request needs. `allowance`: how much its sender may still use. `body`: the bytes of the request's
+    body, or of the message. Raises ApiError.
+    """
     principal = principal_with(connection, scope)
     dependencies: ProcessDependencies = connection.app.state.dependencies
     return CommandContext(
@@ -216,11 +223,12 @@ def command_route(
     errors: tuple[int, ...] = (),
     error_bodies: Mapping[int, type] = MappingProxyType({}),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a command, which needs `scope`. The arguments from `body_media` on are for the OpenAPI document, see Operation.
+    """Registers the handler of a command. The caller needs `scope`.
 
     The handler is called with the CommandContext, each id in the path, and the body or the query parameters if the route has them. With
-    `body_required=False`, an empty body is passed as None. With `streamed`, the body is an iterator over its chunks; `body` only describes it.
-    `errors`: those besides ERRORS.
+    `body_required=False`, an empty body is passed as None. With `streamed`, the handler gets an iterator over the body's chunks; then
+    `body` is only used in the OpenAPI document. `errors`: the status codes besides ERRORS. The arguments from `body_media` on are only
+    for the OpenAPI document, see Operation.
     """
     names = id_names(path)
 
@@ -232,7 +240,7 @@ def command_route(
                 check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
-            # A request with another query is another request: it may not have the same idempotency key.
+            # The query belongs to the request: the same idempotency key with another query is refused.
             sent = raw if query is None else request.scope["query_string"]
             context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
             if query is not None:

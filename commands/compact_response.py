@@ -46,7 +46,9 @@ MAX_SUMMARY_TOKENS = 1_024
 
 
 class CompactResponse(Body):
-    """`model` writes the summary; `instructions` are added to its prompt. The last five are sent with the requests for the summary."""
+    """`model` writes the summary; `instructions` are added to its prompt. The last five fields are sent to the model with each request
+    for the summary.
+    """
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
     model_config = examples({"model": "gpt-5-mini", "input": "Hello!"})
@@ -62,7 +64,7 @@ class CompactResponse(Body):
     service_tier: ServiceTier | None = None
 
     def request(self) -> CreateResponse:
-        """These fields as a request for a reply, so that the same code checks them and finds the earlier items. Raises ApiError (400)."""
+        """A request for a reply with these fields. The same code can check it and find the earlier items. Raises ApiError (400)."""
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"instructions"}}
         return validate(CreateResponse, fields)
 
@@ -119,7 +121,10 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
 async def _summarize(
     context: CommandContext, model: str, items: list[Item], instructions: str | None, parameters: Mapping[str, Any]
 ) -> WrittenSummary:
-    """A summary of all the items. Raises ApiError: 400 if they are too long for MAX_MODEL_CALLS, 502 if the model did not summarize all of them."""
+    """A summary of all the items.
+
+    Raises ApiError: 400 if the items need more than MAX_MODEL_CALLS calls, 502 if the model did not summarize all of them.
+    """
     provider, models = context.dependencies.provider, context.dependencies.models
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"

@@ -62,7 +62,10 @@ class ConversationCompaction(Struct, frozen=True, kw_only=True, tag_field="objec
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
-    """Has a model summarize the older turns. The newest turns, as many as fit in half the budget, are not summarized. Every item stays readable. Answers with the compaction."""
+    """Has a model summarize the older turns. The newest turns that fit in half the budget are left as they are.
+
+    Every item stays readable. Answers with the compaction.
+    """
     dependencies = context.dependencies
     head = await readable_conversation(context, conversation_id)
     check_may_write(context, conversation_id, head)

@@ -33,7 +33,7 @@ router = APIRouter()
 
 
 class CreateConversation(Body):
-    """All fields may be left out. `items` are the first ones."""
+    """All fields are optional. `items`: the first items of the conversation."""
 
     OTHER_NAMES: ClassVar = OTHER_NAMES_OF_CONVERSATIONS
     model_config = examples(
@@ -113,14 +113,16 @@ class EndConversation(Body):
     router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False, answer=Conversation
 )
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
-    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
+    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation. If the conversation has already ended,
+    nothing changes.
+    """
     command = commands.EndConversation(reason=body.reason if body else None)
     return await context.execute(conversation_id, command, conversation_answer)
 
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/reopen", answer=Conversation)
 async def reopen_conversation(context: CommandContext, conversation_id: str) -> Response:
-    """Makes an ended conversation active again. Answers with the Conversation. Reopening an active one changes nothing."""
+    """Makes an ended conversation active again. Answers with the Conversation. If it is already active, nothing changes."""
     return await context.execute(conversation_id, commands.ReopenConversation(), conversation_answer)
 
 

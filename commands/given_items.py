@@ -11,7 +11,7 @@ from infrastructure.http.errors import ApiError
 
 
 class ItemReference(Struct, frozen=True):
-    """An item of the input that only names another one. `param`: where it is."""
+    """An item of the input that only refers to another item. `param`: where it stands in the request."""
 
     item_id: str
     param: str
@@ -21,7 +21,9 @@ GivenItem = NewItem | ItemReference
 
 
 def given_items(input_items: Sequence[Any]) -> tuple[GivenItem, ...]:
-    """The input's items with new ids, and its references. Raises ApiError (400, 413) that names the first item that cannot be accepted."""
+    """The input's items with new ids, and its references. Raises ApiError (400, 413), which names the first item that
+    cannot be accepted.
+    """
     return tuple(_given_item(item, f"input[{index}]") for index, item in enumerate(input_items))
 
 
@@ -36,9 +38,10 @@ def _given_item(item: Any, param: str) -> GivenItem:
 
 
 def _is_reference(item: Any) -> bool:
-    """Whether the item only names another one: an `item_reference` (its type may be missing), or an image generation call without its result.
+    """Whether the item only refers to another item.
 
-    Such a call tells the API to use an earlier image.
+    This is true for an `item_reference` (its type may be missing) and for an image generation call with nothing but its id. Clients
+    send such a call so that the model continues with an earlier image.
     """
     if not isinstance(item, dict):
         return False

@@ -1,9 +1,9 @@
 """POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
-they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. If no line could be
-imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. When the client
-disconnects, no further line is begun.
+they arrive, and only a limited number of them is imported at the same time. A refused line is reported, and the import continues. If no
+line could be imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. After
+the client has disconnected, no further line is imported.
 """
 
 import asyncio
@@ -55,14 +55,14 @@ class ImportedConversation(Body):
 
 
 class LineError(Struct, frozen=True):
-    """A line that was not imported, counted from 1, and why."""
+    """A line that was not imported, and why. `line`: its number, from 1."""
 
     line: int
     error: ErrorDetail
 
 
 class ImportReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="import"):
-    """How many conversations and items were imported, and how many lines were not. `errors`: the first of these, at most 100."""
+    """How many conversations and items were imported, and how many lines failed. `errors`: the first 100 errors."""
 
     conversations: int
     items: int
@@ -71,14 +71,16 @@ class ImportReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="i
 
 
 class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", tag="import"):
-    """No line was imported, and why."""
+    """The answer if no line was imported. `error` says why."""
 
     error: ErrorDetail
 
 
 class Progress(Struct):
-    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all. `failure` decides the status if no line was
-    imported: the most severe failure of this store, or else the status of all refusals; 400 if they differ.
+    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all of them.
+
+    `failure` decides the status of the answer if no line was imported. It is the most severe failure of this store. If the store did not
+    fail, it has the status of the refusals, or 400 if their statuses differ.
     """
 
     conversations: int = 0
@@ -111,7 +113,7 @@ class Progress(Struct):
 
 
 def _severity(error: ApiError) -> int:
-    """Which error decides the status: an unknown outcome, else a failure of this store, else a refusal."""
+    """2 for an unknown outcome, 1 for another failure of this store, 0 for a refusal. The most severe error decides the status."""
     return 0 if error.status < 500 else 1 if error.retry else 2
 
 
@@ -129,7 +131,8 @@ def _severity(error: ApiError) -> int:
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
     """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`.
 
-    If no line could be imported, the answer is a 4xx with the same fields beside `error`; if that was a failure of this store, a 5xx.
+    If no line could be imported, the answer is an error, with the same fields beside `error`: a 5xx if this store failed, otherwise
+    a 4xx.
     """
     report = Progress()
     importing: dict[asyncio.Task[None], int] = {}
@@ -163,7 +166,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
 
 
 def _is_full(importing: Collection[int], size: int) -> bool:
-    """Whether a line of this size has to wait for others. It never waits when no other line is being imported."""
+    """Whether a line of this size has to wait until others are imported. A line never waits when no other is being imported."""
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 

@@ -1,11 +1,13 @@
-"""Links between items: an item may name another one by its id. When the store gives items new ids, it changes the links to match. Pure.
+"""Links between items: a field of one item holds the id of another item, the target. Pure.
+
+When the store gives items new ids, it changes the links to match. These items have links, in this field:
 
     mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
     outputs of calls                   `call_id`: the call's `call_id`; a client may send the call's `id` instead
     local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
 
-A stored link holds our id of the item, or the `call_id` of the call. A request may also hold the id that the client gave to the item:
-it is found, because a stored item keeps that id.
+A stored link holds our id of the target, or the `call_id` of the call. A link in a request may also hold the id that the client gave to
+the target. The target is found by that id too, because a stored item keeps it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,14 +30,14 @@ LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
 
 
 class Link(Struct, frozen=True):
-    """The item's field `field` names an item of type `target_type`. `given`: the id or call id that it holds."""
+    """The item's field `field` names an item of type `target_type`. `given`: the id or call id in that field."""
 
     field: str
     target_type: str
     given: str
 
     def leads_to(self, item_id: str, item: Item) -> bool:
-        """Whether the link means the item with this id."""
+        """Whether the link leads to this item."""
         return type_of(item) == self.target_type and self.given in _names(item_id, item)
 
     def changed(self, item: Item, target_id: str, target: Item) -> Item:
@@ -59,7 +61,7 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items. A link from one of them to an earlier one is changed to the new id of that item."""
+    """The items. A link from one of them to an earlier one is changed to the new id, or the `call_id`, of the earlier one."""
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
@@ -82,9 +84,10 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 
 
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
-    """The links that must be looked up on the path, by the index of their item: those that lead to none of the items before it.
+    """The links whose target must be looked up on the path, by the index of the item with the link.
 
-    An output's `call_id` is looked up only if it has the form of our ids. Otherwise it already is the `call_id` of the call.
+    None of the items before it is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
+    `call_id` already is the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}
@@ -97,7 +100,10 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The items that links may lead to. If several have the same name, the last one is found. An item with that `call_id` comes before one with that id."""
+    """The items that links may lead to, by `call_id` and by id.
+
+    An item with the right `call_id` is preferred to one with the right id. If several have the same one, the last item is found.
+    """
 
     def __init__(self) -> None:
         self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}
@@ -117,7 +123,7 @@ class _Targets:
 
 
 def _names(item_id: str, item: Item) -> Iterator[str]:
-    """What a link to this item may hold."""
+    """The ids that a link to this item may hold."""
     yield item_id
     for name in (given_id(item), item.get(_CALL_FIELD)):
         if isinstance(name, str):
@@ -125,7 +131,7 @@ def _names(item_id: str, item: Item) -> Iterator[str]:
 
 
 def _with_call_id(item: Item) -> Item:
-    """A call without a `call_id` gets the client's id as its own, so that its output can name it."""
+    """The item. A call without a `call_id` gets the client's id as its `call_id`, so that its output can name it."""
     if type_of(item) in CALLS and not item.get(_CALL_FIELD) and (item_id := given_id(item)) is not None:
         return {**item, _CALL_FIELD: item_id}
     return item

@@ -65,7 +65,7 @@ async def create_key(context: CommandContext, body: CreateKey) -> Response:
     router, "DELETE", "/v1/keys/{key_id}", scope="admin", answer=ApiKey, answer_headers=(), request_headers={}
 )
 async def revoke_key(context: CommandContext, key_id: str) -> Response:
-    """Revokes an API key of the tenant. Every process refuses it within 5 s. A key that is revoked already stays as it is."""
+    """Revokes an API key of the tenant. Every process refuses it within 5 s. If it is revoked already, it stays as it is."""
     key = await context.dependencies.api_keys.revoke(key_id, context.principal.tenant)
     if key is None:
         raise ApiError(404, f"There is no API key {key_id}.", code="key_not_found", param="key_id")

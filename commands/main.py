@@ -1,4 +1,4 @@
-"""The command API: every route but the GETs. `create_app` puts it together; `python -m commands.main` serves it alone."""
+"""The command API: all routes except GET routes. `create_app` puts the app together; `python -m commands.main` serves it alone."""
 
 import asyncio
 import threading
@@ -79,12 +79,13 @@ def create_app(
     socket_limits: SocketLimits | None = None,
     authenticator: Authenticator | None = None,
 ) -> Starlette:
-    """The app. Its lifespan opens and closes what it needs.
+    """The app. Its lifespan opens and closes the connections and tasks that the app needs.
 
-    The app also starts while Postgres is down: until Postgres is up, it answers writes with 503.
+    The app also starts while Postgres is down. It answers writes with 503 until Postgres is up.
 
-    `authenticator`: the one of another app in this process, to share it. If it is None, the app makes its own. When `shutdown` is set, the
-    streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
+    `authenticator`: pass the authenticator of another app in this process to share it. With None, the app makes its own. When `shutdown`
+    is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this
+    code.
     """
     checks: dict[str, Check] = {}
     limiter = Limiter(settings, metrics, counts_tokens=True)
@@ -93,7 +94,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
-        # Leases have their own pool: they must be renewed in time, however many requests wait for a connection.
+        # Leases have their own pool: they must be renewed in time, even when many requests wait for a connection.
         lease_pool = make_pool(settings.postgres_url, max_size=2, read_only=False)
         await lease_pool.open(wait=False)
         key_pool = make_pool(settings.postgres_url, max_size=1, read_only=False)

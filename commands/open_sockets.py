@@ -1,4 +1,4 @@
-"""The open WebSockets of a process: one task ends those that have been open or unused for too long, and all when the process stops."""
+"""The open WebSockets of a process. One task ends each socket that was open or unused for too long, and all sockets when the process stops."""
 
 import asyncio
 import threading
@@ -48,7 +48,7 @@ class OpenSocket:
 
 
 class OpenSockets:
-    """All open sockets of this process, and what they remember. Open it when the app starts."""
+    """All open sockets of this process, and the unstored replies that they remember. Call `open` when the app starts."""
 
     def __init__(self, metrics: Metrics, shutdown: threading.Event, limits: SocketLimits | None = None) -> None:
         self._limits = limits or SocketLimits()

@@ -1,4 +1,4 @@
-"""The names that other APIs give to parameters of ours. If a client sends such a name, the error says what to send instead."""
+"""Parameter names of other APIs, and our names for them. If a client sends such a name, the error says what to send instead."""
 
 from types import MappingProxyType
 

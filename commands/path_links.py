@@ -1,4 +1,4 @@
-"""Links of new items to earlier items of their conversation (`item_links.py` has the links among the new items)."""
+"""Changes the links of new items to earlier items of their conversation. Links among the new items are in `item_links.py`."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ async def linked_to_conversation(
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """Each (id, item), with its links changed to the ids of the items that they lead to, among these items or on the path."""
+    """The items, as (id, item), with their links changed to the ids of their targets. A target is one of these items, or is on the path."""
     linked = link(items)
     for index, item_link in open_links(linked).items():
         if (target := await history.find(item_link.leads_to)) is not None:

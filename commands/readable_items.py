@@ -1,4 +1,4 @@
-"""Finds items by their ids in all conversations. For items that `input` names, only this module decides which ones the caller may read."""
+"""Finds items by their ids, in all conversations of the caller's tenant, and says which of them the caller may read."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,10 +14,10 @@ from infrastructure.http.errors import ApiError
 
 
 class FoundItems(Struct, frozen=True):
-    """The recorded ItemAppended of each item of the caller's tenant, by item id.
+    """Items of the caller's tenant: the recorded ItemAppended of each, by item id.
 
-    `existing`: items that are not deleted; whether the caller may read them depends on where they are: on the caller's own path they may.
-    `readable`: those of them in conversations that the caller may read. `deleted`: items that are deleted by now.
+    `existing`: the items that are not deleted. The caller may read such an item only if it is also in `readable`, or on the caller's path.
+    `readable`: those of `existing` that are in conversations that the caller may read. `deleted`: the items that were deleted.
     """
 
     existing: Mapping[str, Recorded]
@@ -54,7 +54,7 @@ def _copy_of(appended: Recorded) -> str | None:
 
 
 async def _readable(context: CommandContext, conversations: list[str]) -> set[str]:
-    """The conversations among these that the caller may read and that were not deleted."""
+    """Those of `conversations` that the caller may read. A deleted conversation is not among them."""
     reader = context.dependencies.reader
     found: set[str] = set()
     for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):

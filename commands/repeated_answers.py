@@ -1,7 +1,7 @@
 """The first answer to an idempotency key, without what was deleted since then.
 
-A repeated request gets its first answer again. Items that were retracted since then are shown without content. A summary that was withdrawn is
-empty. If the conversation was deleted, the repeat is answered with 404.
+A repeated request gets its first answer again. Items that were retracted since then are shown without content. A
+withdrawn summary is shown as an empty text. If the conversation was deleted, the repeat is answered with 404.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,12 @@
-"""Finds which items of a request's `input` are taken. References become items, items that the history has are left out, links get our ids.
+"""Decides which items of a request's `input` are taken, that is, shown to the model and stored.
 
-- A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
+References are replaced by items, items that the history already has are left out, and links are changed to our ids:
+
+- A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path anyway.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
 - An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
 - It is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
-- Items that `context/repeated_history.py` finds are left out too.
+- Items that repeat the history are left out too, even without such an id: `context/repeated_history.py` finds them.
 """
 
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ from infrastructure.ids import is_id, mint
 
 
 class TakenItem(Struct, frozen=True):
-    """An item that is taken, as it is stored and decoded. `position`: its index in the request's `input`."""
+    """An item that is taken. `new`: as it is stored. `item`: decoded. `position`: its index in the request's `input`."""
 
     new: NewItem
     item: Item
@@ -39,7 +41,7 @@ class TakenItem(Struct, frozen=True):
 
 
 class TakenInput(Struct, frozen=True):
-    """The items that are taken. `is_compared`: they depend on the path. If the path has changed, the input must be compared again."""
+    """The items that are taken. `is_compared`: the input was compared with the path. If the path changes, it must be compared again."""
 
     items: list[TakenItem]
     is_compared: bool
@@ -48,8 +50,8 @@ class TakenInput(Struct, frozen=True):
 async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> TakenInput:
     """The items to show and to store.
 
-    Raises ApiError: 404 for a reference to an item that does not exist or that the caller may not read, 413 if the items that the
-    references name are too large, 400 if all of `given` is left out and `target` carries no items over.
+    Raises ApiError. 404: a reference names an item that does not exist, or that the caller may not read. 413: the input is too large with
+    the items that it refers to. 400: all of `given` is left out, and `target` carries no items over.
     """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
@@ -105,7 +107,7 @@ async def _without_known_ids(
     on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}
     deleted = {item_id for item_id, appended in found.deleted.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
-    # Output items of replies that were not stored have no given id.
+    # Output items of replies that were not stored have no id from a client, so their own ids are compared.
     on_path |= {item_id for item_id, _ in history.newer}
     taken: list[TakenItem] = []
     for position, entry in enumerate(entries):

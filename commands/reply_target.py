@@ -1,8 +1,9 @@
-"""Where a reply goes: into the conversation that its request names, after the previous response, or into a new unlisted conversation.
+"""Finds the target of a reply: the conversation that the reply is appended to.
 
-A request that names neither gets a new unlisted conversation. Continuing from the last response of an unlisted conversation appends to it.
-Continuing from an earlier response creates a fork. So does continuing from a response in a listed conversation, or in one that the caller may
-only read. The fork shares the items, instructions and policy up to that response. It shares neither pins nor summaries.
+A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
+the last response of an unlisted conversation appends to it. Continuing from an earlier response creates a fork. So does continuing
+from a response in a listed conversation, or in one that the caller may only read. The fork shares the items, instructions and policy up
+to that response. It shares neither pins nor summaries.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -40,7 +41,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
     fallback       is used as `start` if another request has moved the head of `source`, or runs a reply there
-    expected_head  the id that the last item of `source` must have when the request is appended; None: no items; UNSET: not checked
+    expected_head  the id that the last item of `source` must have when the request is appended; None: it must have no items; UNSET: not checked
     carried_items  items of previous replies that did not complete or were not stored. They are sent before the input
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
@@ -75,7 +76,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
 
 async def find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
-    """The target of the reply that `body` requests. Its `carried_items` have no deleted items.
+    """The target of the reply that `body` requests. Deleted items are not in its `carried_items`.
 
     `writes`: whether the reply will be appended to its target. If not, the right to read the conversation is enough.
 
@@ -105,9 +106,9 @@ async def _find_target(context: CommandContext, body: CreateResponse, *, writes:
 
 
 async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> ReplyTarget:
-    """The target after an unstored reply: the target after the stored response before it, or a new conversation if there is none.
+    """The target of a reply that continues from an unstored reply. The items of the unstored replies are sent before the input.
 
-    The items of the unstored replies are sent before the input.
+    If a stored response comes before the unstored replies, it decides the target. Otherwise the target is a new conversation.
     """
     if reply.after is None:
         return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context), carried_items=reply.items)
@@ -140,9 +141,10 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 
 
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
-    """Appends to the response's conversation if it is unlisted, nothing follows the response, and the caller may write; forks it otherwise.
+    """The target of a reply that continues from a stored response.
 
-    The right to read a conversation is enough to fork it, because the fork belongs to the caller.
+    The target is the response's conversation if that is unlisted, no item follows the response, and the caller may write. Otherwise it
+    is a fork. The right to read a conversation is enough to fork it, because the fork belongs to the caller.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)
@@ -193,7 +195,7 @@ async def _after_empty_start(
     at: StreamVersion,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
-    """The target after a response that has no items before it: there is no item to fork from."""
+    """The target of a reply that continues from a response with no items before it, so that there is no item to fork from."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     new_conversation = _unlisted_conversation(context)
     head = await reader.head(conversation_id)
@@ -235,7 +237,7 @@ async def _last_item(reader: PrincipalReader, conversation_id: str, version: int
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
     """The input and the usable output of a reply that did not complete, as new items.
 
-    Each has a new id, and keeps its old id in `id`, like an id that a client gave. So a client can still refer to it by the old id.
+    Each item gets a new id. Its old id is kept in its `id`, like an id from a client, so a client can still refer to the item by it.
     """
     carried = [(stored, from_stored(stored.item)) for stored in record.requested.input]
     carried += [(stored, item) for stored in record.output if is_usable(item := from_stored(stored.item))]

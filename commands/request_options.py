@@ -1,4 +1,4 @@
-"""Parameters of a request for a reply that are objects: their fields, and which values are refused because they cannot be honoured."""
+"""Those parameters of a request for a reply that are objects: their fields, and the check for values that the store does not support."""
 
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,7 @@ class Text(_OpenBody):
 
 
 class StreamOptions(Body):
-    """`include_usage` is of the Chat Completions API: the usage always comes with the last event."""
+    """`include_usage` comes from the Chat Completions API. It is accepted, but the last event always has the usage."""
 
     include_obfuscation: bool | None = None
     include_usage: bool | None = None
@@ -45,7 +45,7 @@ class PromptCacheOptions(Body):
 
 
 class BackgroundOptions(Body):
-    """`continuation_id` is only recorded: the store runs the reply itself, and asks the provider for an ordinary one."""
+    """`continuation_id` is only recorded: the store runs the reply itself, and sends the provider an ordinary request."""
 
     completion_window: Literal["soonest", "2h", "8h"] | None = None
     continuation_id: ShortText | None = None
@@ -74,7 +74,7 @@ class ImageOptions(Body):
 
 
 class OptionsBody(Body):
-    """The parameters that are objects. `generate: false` asks for no answer, as `prompt_cache_options.prewarm` does."""
+    """The parameters that are objects. `generate: false` and `prompt_cache_options.prewarm` ask for no answer, so they are refused."""
 
     reasoning: Reasoning | None = None
     text: Text | None = None
@@ -88,7 +88,7 @@ class OptionsBody(Body):
     generate: bool | None = None
 
     def check_options(self) -> None:
-        """Raises ApiError (400) that names the first value that cannot be honoured."""
+        """Raises ApiError (400), which names the first value that is not supported."""
         for is_asked, param, problem in (
             (self.generate is False, "generate", "every request gets an answer"),
             (

@@ -1,4 +1,4 @@
-"""Requests a reply: finds where it goes, assembles its context, appends the request to the log and starts the reply."""
+"""Requests a reply: finds its target, assembles its context, appends the request to the log, and starts the reply."""
 
 import asyncio
 import re
@@ -40,7 +40,10 @@ def check_body(body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Starts a reply, or finds the reply that the first request with this idempotency key started. A refused request records nothing."""
+    """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started.
+
+    A refused request records nothing.
+    """
     if (recorded := await _first_reply(context, body)) is not None:
         await context.allowance.follow()
         return recorded
@@ -74,7 +77,7 @@ async def _first_reply(context: CommandContext, body: CreateResponse) -> Recorde
 
 
 def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
-    """`answer`: what is stored with the idempotency key."""
+    """The reply that a repeated request gets. `answer`: the ReplyReference that is stored with the idempotency key, as JSON text."""
     reference = msgspec.json.decode(answer, type=ReplyReference)
     dependencies = context.dependencies
     shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)
@@ -82,8 +85,8 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests the reply. If the input was compared with a conversation that has changed since, compares it again. If items were deleted
-    since the context was read, reads it again.
+    """Requests the reply. Tries again if the conversation changed after the input was compared with it, or if items were deleted after
+    the context was read. With If-Match, it does not try again.
     """
     for _ in range(MAX_COMPARISONS):
         try:
@@ -96,7 +99,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Runni
 
 
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests the reply at its target. If another request was faster, requests it at the target's fallback."""
+    """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback."""
     given = body.items()
     model = await resolve_model(context, body)
     target, snapshot = await asyncio.gather(
@@ -115,7 +118,9 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
-    """The snapshot of the conversation that the request names; UNSET if it names none. Read while the target is looked up, to save time."""
+    """The snapshot of the conversation that the request names; UNSET if it names none. To save time, it is read
+    while the target is looked up.
+    """
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET
@@ -149,7 +154,7 @@ async def _request_at(
         if context.if_match is not None:
             context = replace(
                 context, if_match=frozenset({version})
-            )  # only the new summary came after the version in If-Match
+            )  # since the version in If-Match, only the new summary was appended
         elif taken.is_compared and target.expected_head is UNSET:
             if version > target.version + 1:  # more than a new summary
                 raise VersionMismatch(version)
@@ -206,7 +211,10 @@ def _start(
 def make_reply_request(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
 ) -> ReplyRequest:
-    """The ReplyRequest that the context is assembled for. Raises ApiError: 400 for what the provider's API cannot express, 413 for too much input."""
+    """The ReplyRequest that the context is assembled for.
+
+    Raises ApiError: 400 if the provider's API cannot express an item or a parameter, 413 if the input is too large.
+    """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
         message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
@@ -224,12 +232,12 @@ def make_reply_request(
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """Turns a `param` whose index counts the taken items into the `param` with the index in the request's `input`."""
+    """The `param` for the client. The index in `param` counts only the taken items. It becomes the item's index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 
 async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
-    """What the model is sent, without a new summary. Raises ContextTooLong."""
+    """The context of the reply: what the model is sent. Never makes a new summary. Raises ContextTooLong."""
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)

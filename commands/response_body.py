@@ -95,7 +95,7 @@ class Compaction(Body):
 
 
 class CreateResponse(OptionsBody, Body):
-    """The parameters that are accepted. An error names a parameter that is unknown or not supported. `docs/clients.md` says what becomes of each."""
+    """The parameters of a reply. An unknown or unsupported one is refused. `docs/clients.md` says what the store does with each."""
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
 
@@ -143,7 +143,7 @@ class CreateResponse(OptionsBody, Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters that the client set and that are stored. Providers need the `mode` of allowed tools, which clients may leave out."""
+        """Those parameters that the client set and that are stored. If `mode` of allowed tools is missing, adds it: providers need it."""
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
             parameters["tool_choice"] = {"mode": "auto", **self.tool_choice}
@@ -170,7 +170,9 @@ class CreateResponse(OptionsBody, Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400) if parameters contradict each other or are not supported. Does not check the schemas: see `schemas`."""
+        """Raises ApiError (400) if parameters contradict each other or are not supported. The schemas are checked
+        separately, see `schemas`.
+        """
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
@@ -239,7 +241,7 @@ class CreateResponse(OptionsBody, Body):
 
 
 def _check_shape(value: dict[str, Any], nested: str, param: str) -> None:
-    """Refuses the shape of the Chat Completions API, which has another object inside."""
+    """Raises ApiError (400) if the value has the form of the Chat Completions API, with its fields in an inner object `nested`."""
     if isinstance(value.get(nested), dict):
         raise _invalid(f"{param}.{nested}", f"put its fields directly into `{param}`")
 

@@ -19,7 +19,7 @@ _META_SCHEMA = jsonschema_rs.Draft202012Validator(
 
 
 class RequestSchema(Struct, frozen=True):
-    """A JSON Schema in a request, and how to report what is wrong with it. `name`: the name of its tool or format."""
+    """A JSON Schema in a request, with the `param` and `code` of an error about it. `name`: the name of its tool or format."""
 
     schema: Any
     param: str
@@ -28,7 +28,7 @@ class RequestSchema(Struct, frozen=True):
 
 
 def check_schemas(schemas: Iterable[RequestSchema]) -> None:
-    """Raises ApiError (400) if one is not a JSON Schema of an object, or all together are too large."""
+    """Raises ApiError (400) if a schema is not a JSON Schema of an object, or if all schemas together are too large."""
     size = 0
     for request_schema in schemas:
         size += len(msgspec.json.encode(request_schema.schema))

@@ -1,7 +1,7 @@
 """Responses over a WebSocket, as Open Responses specifies it: each message `response.create` is answered with the events of its reply.
 
-A message is served by the code that serves a POST. What differs: one reply at a time, and a reply with `store: false` is remembered
-until the next one, so that `previous_response_id` can name it. An error is a message too; the socket stays open.
+A message is served by the code that serves a POST, with two differences. A socket runs one reply at a time. It remembers a reply with
+`store: false` until the next reply, so that `previous_response_id` can name it. An error is sent as a message, and the socket stays open.
 The credential is checked again for each message. If it is not valid any more, the socket is closed after that error.
 """
 
@@ -143,7 +143,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # If this reply fails, the next one cannot continue from the remembered one either: Open Responses requires this.
+            # Forgotten at once: Open Responses requires that nothing can continue from it if this reply fails.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
@@ -156,7 +156,7 @@ class _ResponseSocket:
     async def _send_events(
         self, context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
     ) -> str:
-        """Sends the reply's events. Returns the last one's type."""
+        """Sends the reply's events. Returns the type of the last event."""
         stream, _ = await stream_of(context, body, reply)
         kind = ""
         async with aclosing(event_data(stream)) as events:
@@ -197,7 +197,9 @@ class _ResponseSocket:
             await self._websocket.close(code, text)
 
     async def _stop_answering(self) -> None:
-        """The client has gone. A request that is being appended is not cut off: its reply is stopped when its first event is sent."""
+        """Stops the answer when the socket ends. Before its first event, the task is not cancelled, because it may be appending the
+        request. Sending the first event fails, and this stops the reply.
+        """
         if self._answering is not None:
             if self._is_streaming:
                 self._answering.cancel()

@@ -54,7 +54,10 @@ router = APIRouter()
     errors=(404, 502, 504),
 )
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Requests a reply. Answers with the Response when the reply has ended. With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response."""
+    """Requests a reply. Answers with the Response when the reply has ended.
+
+    With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response.
+    """
     check_body(body)
     reply = await request_reply(context, body)
     if body.stream:
@@ -72,7 +75,7 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
 
 
 class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_tokens"):
-    """What a request would send, in tokens."""
+    """How many tokens a request for a reply would send to the model."""
 
     input_tokens: int
 
@@ -89,7 +92,10 @@ class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_t
     errors=(404, 502, 504),
 )
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
-    """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
+    """Counts the tokens that a request for a reply would send, context included. Stores nothing.
+
+    Answers `{object: "response.input_tokens", input_tokens}`.
+    """
     check_body(body)
     target = await find_target(context, body, writes=False)
     model = await resolve_model(context, body)
@@ -102,9 +108,10 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 
 @command_route(router, "POST", "/v1/responses/{response_id}/cancel", scope="reply", answer=ResponseObject)
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
-    """Stops a running reply in whichever process it runs; its partial output stays with the Response.
+    """Stops a running reply, in any process. Its partial output stays in the Response.
 
-    Waits up to 10 s for the reply to end, then answers with the Response. 400 if the reply has already ended in another way. Cancelling a cancelled reply changes nothing.
+    Waits up to 10 s for the reply to end, then answers with the Response. If the reply has already ended in another way, the answer is
+    400. Cancelling a cancelled reply changes nothing.
     """
     reader = context.dependencies.reader
     record = await find_record(reader, response_id)
@@ -129,8 +136,8 @@ class ResponseDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag
 async def delete_response(context: CommandContext, response_id: str) -> Response:
     """Deletes the Response: every later request for it is answered with 404. A running reply is stopped first.
 
-    In a conversation that a client created, the items that the reply added stay. The conversation that the store made for a chain of
-    responses loses them; it is deleted with its last response. Answers with a receipt.
+    If a client created the conversation, the items that the reply added to it stay. If the store made the conversation for a chain of
+    responses, these items are deleted, and the conversation is deleted with its last response. Answers with a receipt.
     """
     conversation_id = await context.dependencies.reader.conversation_of(response_id)
     if conversation_id is None:
@@ -158,7 +165,7 @@ async def _delete(
 
 
 async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
-    """The items that a reply added to its conversation; none unless it has completed."""
+    """The ids of the items that a reply added to its conversation. Empty if the reply did not complete."""
     for recorded in await reader.items(conversation_id, [response_id]):
         if isinstance(end := recorded.event, ReplyCompleted):
             return (*end.input_ids, *end.output_ids)

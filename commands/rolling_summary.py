@@ -1,6 +1,7 @@
 """Rolling summaries: a model summarizes the older items of a conversation, and a ContextCompacted event records it. The items stay readable.
 
-To avoid a summary at every turn, the newest turns then fill only half the budget, and the summary at most a quarter.
+The newest turns that fit in half the budget are not summarized. The summary gets at most a quarter of the budget. The rest stays free,
+so that the next turns need no new summary.
 """
 
 from collections.abc import Mapping
@@ -47,10 +48,11 @@ async def context_with_summary(
     reply_request: ReplyRequest,
     snapshot: RecentItems | UnsetType | None = UNSET,
 ) -> tuple[int, Context]:
-    """The context of a conversation at its head. Makes a summary first if the conversation's policy or the request asks for one.
+    """The context of a conversation at its head. If it is too large, and the conversation's policy or the
+    request asks for summaries, makes a summary first.
 
-    Returns (version, context); a new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
-    conversation's, if the caller has read it. Raises what Contexts.assemble and CommandContext.append raise.
+    Returns (version, context). A new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
+    conversation's snapshot, if it was read already. Raises what Contexts.assemble and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
     # Without `truncation`: what does not fit is summarized, not refused.
@@ -82,7 +84,9 @@ async def context_with_summary(
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
-    """The limit in tokens that the context exceeds. None if it exceeds none, or neither the policy nor the request wants a summary."""
+    """The limit in tokens that the context exceeds. None if it exceeds no limit, or if neither the
+    policy nor the request asks for a summary.
+    """
     thresholds = [
         entry["compact_threshold"]
         for entry in parameters.get("context_management") or ()
@@ -109,7 +113,8 @@ async def summarize(
     """The command that records a new summary. It covers the previous summary and the items after it, but not the newest turns that fit in
     half of `limit` tokens.
 
-    None if there is nothing to summarize, no room for a summary, or the model wrote nothing. Raises ModelFailed.
+    None if there is nothing to summarize, if there is no room for a summary, or if the model wrote nothing. Raises ModelFailed. Raises
+    SummaryHasChanged if the previous summary was just withdrawn or replaced.
     """
     dependencies = context.dependencies
     contexts, models = dependencies.contexts, dependencies.models

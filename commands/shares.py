@@ -1,4 +1,7 @@
-"""POST and DELETE of shares: share a conversation with a subject or with everyone of its tenant, and withdraw a share. `queries/shares.py` lists them."""
+"""Shares of a conversation: create (POST) and withdraw (DELETE). A share is with one subject or with everyone of the tenant.
+
+`queries/shares.py` lists the shares.
+"""
 
 from typing import Annotated, Literal
 
@@ -23,14 +26,14 @@ PATH = "/v1/conversations/{conversation_id}/shares"
 
 
 def _subject(name: str) -> str:
-    """The name. Raises ValueError if no subject can have it."""
+    """Returns the name. Raises ValueError if no subject can have it."""
     if not is_subject(name):
         raise ValueError(f"a subject has 1 to {MAX_SUBJECT_BYTES} bytes without control characters")
     return name
 
 
 def _everyone(value: object) -> object:
-    """The value. Raises ValueError if it is neither true nor null. The type alone would accept 1, which equals True."""
+    """Returns the value. Raises ValueError unless it is true or null. The type alone would accept 1, because 1 equals True."""
     if value is not None and value is not True:
         raise ValueError("it must be true: a conversation is shared inside its own tenant only")
     return value
@@ -41,14 +44,14 @@ Everyone = Annotated[Literal[True], BeforeValidator(_everyone)]
 
 
 class Whom(Body):
-    """Send one of the two. `subject`: a subject of the conversation's tenant. `tenant: true`: everyone of the tenant."""
+    """Send one of the two fields. `subject`: a subject of the conversation's tenant. `tenant: true`: everyone of the tenant."""
 
     subject: Subject | None = None
     tenant: Everyone | None = None
 
 
 class CreateShare(Body):
-    """The whole share. There is at most one with each subject and one with the tenant."""
+    """A new share. It replaces an earlier share with the same subject, or the earlier one with the tenant."""
 
     model_config = examples(
         {"with": {"subject": "ben"}, "role": "writer"}, {"with": {"tenant": True}, "role": "reader"}
@@ -60,9 +63,10 @@ class CreateShare(Body):
 
 @command_route(router, "POST", PATH, CreateShare, answer=ConversationShare)
 async def share_conversation(context: CommandContext, conversation_id: str, body: CreateShare) -> Response:
-    """Shares the conversation, or gives a share another role. Only its owner and an admin may. The same share again changes nothing.
+    """Shares the conversation, or changes the role of a share. Only the conversation's owner and an admin may do this.
 
-    Effective on the next request. Answers with the share; 409 with more than 100 shares.
+    Takes effect with the next request. A share that exists already changes nothing. Answers with the share. If the conversation would
+    have more than 100 shares, the answer is 409.
     """
     subject = _named(body.shared_with.subject, body.shared_with.tenant, "with")
     share = Share(subject=subject, role=body.role)
@@ -74,7 +78,7 @@ async def share_conversation(context: CommandContext, conversation_id: str, body
 
 
 class ShareQuery(QueryParameters):
-    """One of the two must be sent."""
+    """The share to withdraw. Exactly one of the two parameters must be sent."""
 
     subject: str | None = Field(None, description="The subject whose share is withdrawn.")
     tenant: bool | None = Field(None, description="`true`: the share with everyone of the tenant is withdrawn.")
@@ -82,9 +86,10 @@ class ShareQuery(QueryParameters):
 
 @command_route(router, "DELETE", PATH, query=ShareQuery, answer=ShareWithdrawn)
 async def unshare_conversation(context: CommandContext, conversation_id: str, query: ShareQuery) -> Response:
-    """Withdraws one share. `subject` names whose share it is; `tenant=true` means the share with everyone of the tenant. Only the owner and an admin may.
+    """Withdraws one share: the share with `subject`, or with `tenant=true` the share with everyone of the tenant.
 
-    Effective on the next request; streams that are open end within 5 seconds. Answers with a receipt; 404 if there is no such share.
+    Only the conversation's owner and an admin may do this. Takes effect with the next request. Open streams end within 5 seconds. Answers
+    with a receipt, or with 404 if there is no such share.
     """
     subject = _named(query.subject, query.tenant, "subject")
 

@@ -1,4 +1,4 @@
-"""What a client may send on a WebSocket: `response.create`, with the parameters of a POST."""
+"""Reads the messages that a client sends on a WebSocket: `response.create`, with the parameters of a POST."""
 
 from typing import Any
 

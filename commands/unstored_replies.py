@@ -1,6 +1,7 @@
 """The replies with `store: false` that sockets remember. Each socket remembers its last one: the next reply on the socket may continue from it.
 
-They are only in this process's memory. Together they have at most `max_bytes`: the reply that was used least recently is forgotten first.
+They are only in this process's memory. Together they have at most `max_bytes`. When they have more, the least recently used reply is
+forgotten first.
 """
 
 from collections import OrderedDict
@@ -14,8 +15,8 @@ from domain.commands import NewItem
 class UnstoredReply(Struct, frozen=True, kw_only=True):
     """A reply that is not in the log.
 
-    `after`: the stored response that its chain continues from; None if there is none. `items`: what came after that response: the input
-    and the output of this reply and of the unstored ones before it.
+    `after`: the stored response that its chain continues from; None if there is none. `items`: the input and the
+    output of this reply, and of the unstored replies between `after` and this one.
     """
 
     response_id: str
@@ -24,12 +25,12 @@ class UnstoredReply(Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """The bytes of its items."""
+        """The size of the items, in bytes of JSON text."""
         return sum(len(new.item) for new in self.items)
 
 
 class UnstoredReplies:
-    """What the sockets of a process remember, by socket."""
+    """The last unstored reply of each socket of this process."""
 
     def __init__(self, max_bytes: int, max_bytes_each: int) -> None:
         self._max_bytes = max_bytes
@@ -38,7 +39,10 @@ class UnstoredReplies:
         self._bytes = 0
 
     def keep(self, socket: Hashable, reply: UnstoredReply) -> None:
-        """Remembers the reply in place of the socket's last one. A reply larger than `max_bytes_each` is not kept: its items would exceed the limit of a next request."""
+        """Remembers the reply in place of the socket's last one.
+
+        A reply larger than `max_bytes_each` is not kept: its items alone would exceed the limit for the input of the next request.
+        """
         self.forget(socket)
         if reply.size > self._max_bytes_each:
             return
@@ -48,7 +52,7 @@ class UnstoredReplies:
             self.forget(next(iter(self._replies)))
 
     def get(self, socket: Hashable) -> UnstoredReply | None:
-        """The socket's last reply; None if it was stored, failed, or is forgotten."""
+        """The socket's last reply. None if that reply was stored, or failed, or was forgotten."""
         if socket in self._replies:
             self._replies.move_to_end(socket)
         return self._replies.get(socket)

@@ -80,7 +80,7 @@ def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
 
 
 def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged]) -> list[tuple[str, str, ViewBatch]]:
-    """(view, collection, merged writes) for each collection of these positions, parked conversations left out.
+    """(view, collection, merged writes) for each collection of these positions. Events of parked conversations are left out.
 
     Raises UnreadableEvent.
     """

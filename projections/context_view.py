@@ -1,8 +1,9 @@
-"""The view `context`: applies each batch of events to the context snapshots in Redis. Its position is in MongoDB like any view's.
+"""The view `context`: applies each batch of events to the context snapshots in Redis.
 
-Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot is made
-from the log if it is missing, if it does not have the version before the batch, or if its key holds something else. An error that is not
-about one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
+Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied twice. The second
+time it changes nothing. A snapshot is made from the log if it is missing, if it does not have the version before the batch, or if its
+key holds another type of value. An error that is not about one key (out of memory, read-only …) is raised. Then the batch is applied
+again, until Redis accepts it.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ class ContextView:
         self._written_at = 0.0
 
     async def prepare(self) -> None:
-        """Creates the collection of positions, and loads the vocabulary for counting tokens, so that the first event need not wait for it."""
+        """Creates the collection of positions, and loads the vocabulary for counting tokens, so that the first event does not wait for it."""
         await self._positions.prepare()
         await count_off_loop([""])
 
@@ -124,7 +125,8 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead of this one. If Redis lost what that one wrote, the older snapshots written here would stay.
+            # Another projector may be ahead of this one. If Redis lost its newer snapshots, the older ones from here would stay. So
+            # they are removed.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])

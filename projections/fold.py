@@ -1,4 +1,4 @@
-"""The views computed in memory by folding the log. `verify` and the tests compare the stored views with it. Pure."""
+"""Computes the views in memory, from the events of the log. `verify` and the tests compare the stored views with the result. Pure."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,10 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Fold:
-    """Documents by view and `_id`, after all events so far. Raises ValueError if a document to insert exists, or one to update does not."""
+    """The documents after all events so far, by view and `_id`.
+
+    Raises ValueError if a document to insert exists already, or if a document to update does not exist.
+    """
 
     def __init__(self) -> None:
         self.documents: dict[MongoView, dict[str, Document]] = {view: {} for view in MONGO_VIEWS}

@@ -1,9 +1,9 @@
 """Divides the partitions among the running projectors, with leases in Postgres.
 
-Every projector raises its `beat` twice a second. Another one counts it as dead when it has seen the beat unchanged for 2.5 s
+Every projector raises its `beat` twice a second. The others count it as dead when they have seen the same beat for 2.5 s
 (`heartbeats.py`). A projector owns an equal share of the partitions: it takes partitions that are free or whose holder is dead, and
 releases what exceeds its share when another projector starts. A lease is a number that only grows. MongoDB stores the newest lease of
-each partition (`view_positions.py`), so a projector that froze, was replaced and wakes up cannot write.
+each partition (`view_positions.py`), so a projector that froze and was replaced cannot write when it wakes up.
 """
 
 import time
@@ -31,8 +31,8 @@ _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_time
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
-# A new lease is at least the clock's milliseconds, so leases usually still grow after Postgres was restored from an older backup. If they do not,
-# because the clock is wrong, the holder finds the newer lease in MongoDB and takes a higher one (`superseded`).
+# A new lease is at least the current time in milliseconds, so leases usually still grow after Postgres was restored from an older backup.
+# If the clock is wrong and they do not grow, the holder finds the newer lease in MongoDB and takes a higher one (`superseded`).
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
     SELECT unnest(%s::smallint[]), %s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -43,9 +43,9 @@ _RAISE = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE buc
 
 
 class HeldPartitions(Struct, frozen=True):
-    """The partitions that a projector holds, each with its lease, and the dead projectors it took some of them from.
+    """The partitions that a projector holds, each with its lease.
 
-    `share`: how many partitions it should hold.
+    `dead_holders`: the dead projectors that it took partitions from. `share`: how many partitions it should hold.
     """
 
     leases: Mapping[int, int]
@@ -65,8 +65,8 @@ class Leases:
     async def renew(self, superseded: Mapping[int, int] | None = None) -> HeldPartitions:
         """Raises this projector's beat, and takes or releases partitions until it holds its share.
 
-        `superseded`: newer leases that MongoDB has for partitions held here, by partition. If Postgres still says that this projector
-        holds them (Postgres was restored from an older backup), it takes a lease above those.
+        `superseded`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
+        holds such a partition, Postgres was restored from an older backup. Then the projector takes a lease above the newer one.
         """
         try:
             return await self._renew(superseded or {})
@@ -101,7 +101,7 @@ class Leases:
             return HeldPartitions(dict(leases), dead_holders, share)
 
     async def _alive(self, connection: AsyncConnection[Any]) -> list[UUID]:
-        """Raises this projector's beat, and deletes the rows of dead projectors. Returns those that are alive, in order."""
+        """Raises this projector's beat, and deletes the rows of dead projectors. Returns the ids of those that are alive, sorted."""
         self._beat += 1
         await connection.execute(_RENEW, (self._holder, self._beat))
         beats: dict[UUID, int] = dict(await _rows(connection, "SELECT id, beat FROM projectors"))
@@ -123,5 +123,5 @@ async def _rows(connection: AsyncConnection[Any], query: LiteralString, *paramet
 
 
 def _share_size(rank: int, count: int) -> int:
-    """How many partitions the projector of this rank holds, of `count` that are alive."""
+    """How many partitions a projector should hold. `rank`: its index among the `count` projectors that are alive."""
     return PARTITIONS // count + (rank < PARTITIONS % count)

@@ -24,7 +24,10 @@ class Statement(Struct, frozen=True):
     changes: int | None = None
 
     def check(self, read: Callable[[], Document]) -> None:
-        """Checks the answer. Raises ViewDiverged if documents are missing or exist already, and any other error of `read`."""
+        """Checks the answer, which `read` returns.
+
+        Raises ViewDiverged if a document to change is missing, or if one to insert exists already. Raises the other errors of `read`.
+        """
         try:
             answer = read()
         except BulkWriteError as error:

@@ -88,7 +88,7 @@ class MongoViews:
                 view, collection, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
-        # Another projector may have started the view over since: drop only what existed before, and is not used now.
+        # Another projector may have started the view over since: drop only collections that existed before, and that are not used now.
         for name in set(occupied) - await self._used_collections(view):
             await self._database.drop_collection(name)
 
@@ -99,10 +99,11 @@ class MongoViews:
         """Does nothing: each transaction writes the positions too."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, which are all at the same event. Advances them to its end, and returns them.
+        """Writes the batch into the views of these positions, and advances the positions to its end. Returns the new positions.
 
-        All or nothing, except for a large deletion: the events before it are committed first, and it is done in steps. Raises
-        PositionMoved when a position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
+        All positions must be at the same event. Everything is one transaction, unless the batch has a large deletion. Then the events
+        before the deletion are committed first, and its documents are removed in steps. Raises UnreadableEvent, ViewDiverged and
+        PyMongoError. Raises PositionMoved if a position has moved, or may have moved because the answer to the commit was lost.
         """
         partitions = {view_position.partition for view_position in view_positions}
         events = [logged for logged in batch.events if partition_of(logged.conversation_id) in partitions]
@@ -114,7 +115,7 @@ class MongoViews:
         return await self._commit(view_positions, batch.events[-1].log_position, events)
 
     async def _large_deletion(self, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
-        """The index of the deletion that makes the batch remove more than MAX_REMOVED documents, if any."""
+        """The index of the deletion with which the batch would remove more than MAX_REMOVED documents. None if there is none."""
         count = 0
         for index, logged in enumerate(batch):
             if is_deletion(logged):
@@ -128,7 +129,7 @@ class MongoViews:
     async def _remove_in_steps(self, view_positions: Sequence[ViewPosition], deletion: Logged) -> None:
         """Removes a conversation's documents, MAX_REMOVED per transaction.
 
-        All events before the deletion have been written. So if this is interrupted, none of them still needs the removed documents.
+        All events before the deletion are already written. So no event still needs the removed documents, even if this is interrupted.
         """
         for view_position in _large_views_of(deletion, view_positions):
             while keys := await self.some_keys(view_position.collection, _documents_of(deletion), MAX_REMOVED):
@@ -204,7 +205,7 @@ def unused_name(view: str, collections: Iterable[str]) -> str:
 def _by_release(
     view_positions: Sequence[ViewPosition], deleted: Collection[str]
 ) -> list[tuple[list[ViewPosition], Collection[str]]]:
-    """The positions in groups, each with the parked conversations that it releases because they were deleted.
+    """The positions in groups, each group with the deleted conversations that it no longer parks.
 
     Positions of `usage` release none: what the conversation used before its deletion still has to be counted.
     """

@@ -1,7 +1,7 @@
 """Parked conversations: when an event cannot be applied, the view leaves its conversation out and continues with the others.
 
-A view ignores the events of a parked conversation, except its deletion: that is applied at once and ends the parking (not in
-`usage`). Reads of a parked conversation get an error, and `rebuild/repair.py` rebuilds it from the log.
+A view ignores the events of a parked conversation, except its deletion. The deletion is applied at once, and ends the parking (but not
+in `usage`). Reads of a parked conversation get an error, and `rebuild/repair.py` rebuilds it from the log.
 """
 
 import time
@@ -53,10 +53,10 @@ def parked_for(logged: Logged, error: Exception) -> Parked:
 
 
 def is_caused_by_event(error: Exception) -> bool:
-    """Whether the cause is the event, or what the view holds of its conversation, so that other events may succeed.
+    """Whether the cause is the event or the documents of its conversation. Then other events may still succeed.
 
-    False for a store that refuses every write (full, read-only, access denied), and for any error of Redis: if only one snapshot's key
-    cannot be changed, the context view makes that snapshot again, and there is no error.
+    False if the store refuses every write (full, read-only, access denied). Also False for every error of Redis: an error about a single
+    snapshot's key is not raised, because the context view makes that snapshot again.
     """
     match error:
         case UnreadableEvent() | ViewDiverged():

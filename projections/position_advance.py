@@ -13,7 +13,7 @@ from projections.views.view_position import ViewPosition
 class PositionMoved(Exception):
     """A view is no longer at the position that was read: another projector advanced it, or it started over. Nothing was written.
 
-    Also raised when the answer to a commit was lost. Then it may have been written. In every case, load the positions again.
+    Also raised when the answer to a commit was lost. Then the batch may have been written. In both cases, load the positions again.
     """
 
     def __init__(self, views: Iterable[str], position: int) -> None:
@@ -36,7 +36,10 @@ class Advance(Struct, frozen=True):
 
 
 def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released: Collection[str] = ()) -> list[Advance]:
-    """The updates that move these positions, all at the same event, to `new`. The `released` conversations are no longer parked."""
+    """The updates that advance these positions to `new`, and that end the parking of the `released` conversations.
+
+    All positions must be at the same event.
+    """
     by_becomes_live: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
     for before in view_positions:
         after = before.advanced(new, released)
@@ -52,7 +55,7 @@ def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released:
 
 
 def fields_of(log_position: LogPosition) -> Document:
-    """The fields of a position's document that say where the view is in the log, and in which log."""
+    """The fields of a position's document that store a log position."""
     return {
         "position": log_position.position,
         "chain_hash": log_position.chain_hash,

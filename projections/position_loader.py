@@ -1,6 +1,6 @@
 """Loads the view positions that this process may advance: those in the partitions whose lease it holds.
 
-A load also finds views that show events which the log no longer has, because it moved back, and starts them over.
+The log may have moved back, after a restore. So a load also finds views that show lost events, and starts these views over.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts a view that has none. Starts a view over if it lacks some or shows another log."""
+    """Loads the positions of one store's views. Starts a view that has no positions.
+
+    Starts a view over if some of its positions are missing, or if it shows another log.
+    """
 
     def __init__(
         self, store: ViewStore, views: Collection[str], *, positions: ViewPositions, feed: Feed, metrics: Metrics
@@ -59,9 +62,9 @@ class PositionLoader:
         return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
     async def _load_and_start(self) -> Sequence[ViewPosition]:
-        """The positions of all views. Starts a view that has none, and starts a view over if it lacks some.
+        """The positions of all views. Starts a view that has no positions, and starts a view over if some are missing.
 
-        A build that lacks some is left alone: it can never be swapped, and the next rebuild makes another one.
+        A build with missing positions is left as it is: it can never be swapped, and the next rebuild makes another one.
         """
         loaded = await self._positions.load_to_advance(self._views)
         lost = [(view, partition) for view, partition in missing_positions(loaded) if view in self._views]
@@ -86,9 +89,10 @@ class PositionLoader:
         )
 
     async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
-        """Checks the positions from another incarnation of the log, or with a target after its end. Returns whether there were any.
+        """Checks each position that is from another incarnation of the log, or whose target is after the log's end.
 
-        If the log up to such a position is still the same, the position is kept. If not, its view starts over.
+        Returns whether there were such positions. If the log is still the same up to the position, the position is
+        kept. If not, its view starts over.
         """
         end = await self._feed.end()
         unchecked = [
@@ -110,7 +114,7 @@ class PositionLoader:
         return True
 
     async def _start_over(self, position: ViewPosition, last: int) -> None:
-        """The view shows events that the log does not have: starts it over. If it is a second build, removes its positions instead."""
+        """Starts over a view whose events are missing from the log. If the view is a second build, removes its positions instead."""
         log.error("projection_started_over", projection=position.view, position=position.position, log_ends_at=last)
         self._metrics.projection_restarts.labels(position.base_view).inc()
         if position.view == position.base_view:

@@ -66,7 +66,7 @@ class Projector:
         """The checks of `/health/ready`.
 
         views            it reaches all its stores, and no view is stuck
-        partitions_held  it holds partitions, unless there are enough other projectors for all of them
+        partitions_held  it holds partitions, or it should hold none because the other projectors are enough
         """
         partitions = self._held_partitions
         return {
@@ -80,7 +80,7 @@ class Projector:
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, through any outage. Then finishes the batches it has begun, and releases its partitions."""
+        """Runs until `stop`, and continues through any outage. Then finishes the batches it has begun, and releases its partitions."""
         leases = Leases(self._pool, self._mongo_views.session_id)
         async with asyncio.TaskGroup() as group:
             background = [
@@ -104,7 +104,7 @@ class Projector:
             await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows the log up to `until`, by default its current end. Raises psycopg.Error."""
+        """Runs until every view is live and shows the log up to `until`. Default: the log's current end. Raises psycopg.Error."""
         end = await self._feed.end()
         target = end.position if until is None else until
         stop = asyncio.Event()
@@ -118,7 +118,7 @@ class Projector:
             await running
 
     async def _caught_up(self, target: int, incarnation: str) -> None:
-        """Returns when every view is live and shows this log up to `target`, whichever projector advanced it."""
+        """Returns when every view is live and shows this log up to `target`. Other projectors may have advanced it."""
         while True:
             with suppress(PyMongoError):
                 positions = await self._positions.load(self._views)
@@ -130,7 +130,10 @@ class Projector:
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
     async def _renew_leases(self, leases: Leases) -> None:
-        """Keeps this projector's share of the partitions. If a renewal fails, keeps those it has: without Postgres it cannot read events either."""
+        """Keeps this projector's share of the partitions. If a renewal fails, it keeps the partitions that it has.
+
+        This does no harm: without Postgres it cannot read events either.
+        """
         while True:
             superseded = {
                 partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()
@@ -154,7 +157,7 @@ class Projector:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:
-        """Updates two metrics: the log's end, with which the views' positions are compared, and the number of parked conversations."""
+        """Keeps two metrics up to date: the position of the log's end, and the number of parked conversations."""
         while True:
             parked = set().union(*(position.parked for position in self.view_positions.values()))
             self._metrics.projection_parked.set(len(parked))
@@ -174,7 +177,7 @@ def build_projector(
     metrics: Metrics,
     views: Collection[str] = ALL_VIEWS,
 ) -> Projector:
-    """A projector on these connections, which the caller closes. For `main.py`, the rebuild script and tests.
+    """A projector that uses these connections. The caller closes them. For `main.py`, the rebuild script and tests.
 
     It listens for appends on a connection of its own to `postgres_url`.
     """

@@ -1,8 +1,8 @@
-"""What happens when a batch fails although the stores answer.
+"""Decides what happens when a batch fails although the stores answer.
 
 The batch is halved until it has only the failing event. If that event fails three times, which takes about two seconds, its
 conversation is parked, and batches grow again. If parking would not help (the store refuses every write, or too many conversations are
-parked), the view stays at the event: that is logged, the projector is not ready, and it retries with growing pauses.
+parked), the view stays at the event, and the event is retried with growing pauses. This is logged, and the projector is not ready.
 """
 
 import time
@@ -64,7 +64,7 @@ class RetryPolicy:
         return state is not None and state.retry_at > time.monotonic()
 
     def record_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> Verdict:
-        """A batch for this position alone failed. The batch is empty if it could not be read."""
+        """Records that a batch for this single position failed, and decides what to do. The batch is empty if it could not be read."""
         state = self._states.setdefault(view_position.key, RetryState(BATCH_EVENTS))
         if len(batch.events) > 1:
             state.limit = len(batch.events) // 2
@@ -100,12 +100,13 @@ class RetryPolicy:
         return "wait"
 
     def record_parked(self, key: str) -> None:
-        """The failing event's conversation was parked."""
+        """Records that the failing event's conversation was parked."""
         self._states[key] = RetryState(limit=1)
 
     def record_success(self, key: str, batch: Batch) -> None:
-        """A batch was written. The next may be twice as large. Forgets the state when batches may have their usual size again, or when this batch
-        had fewer events than its limit: then there were no more.
+        """Records that a batch was written. The next one may be twice as large.
+
+        Forgets the state when batches have their usual size again, or when this batch reached the end of the events.
         """
         state = self._states.get(key)
         if state is None:

@@ -1,4 +1,4 @@
-"""What a batch of events changes in the context snapshots: the argument of `change_snapshot.lua`."""
+"""The changes that a batch of events makes to the context snapshots, as arguments of `change_snapshot.lua`."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,10 @@ def change_script_sha1() -> str:
 
 
 class SnapshotChange(Struct):
-    """What a batch changes in one conversation's snapshot. `needs_refill`: the batch does not say enough: the snapshot must be made from the log."""
+    """The changes that a batch makes to one conversation's snapshot.
+
+    `needs_refill`: the snapshot must be made from the log, because the batch alone does not say how the snapshot changes.
+    """
 
     tenant: str
     conversation_id: str
@@ -112,7 +115,7 @@ class SnapshotChange(Struct):
             self.fields[name] = value
 
     async def script_argument(self, items: Iterable[SnapshotItem]) -> bytes:
-        """The argument of `change_snapshot.lua`. `items`: those of `appended`, in order, with their tokens counted."""
+        """The argument of `change_snapshot.lua`. `items`: the items of `appended`, in order, with their token counts."""
         fields = {**self.fields, "made": SNAPSHOT_FORMAT}
         if (summary := await counted_summary(self.compaction)) is not None:
             fields["summary"] = msgspec.json.encode(summary).decode()

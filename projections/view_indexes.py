@@ -1,7 +1,7 @@
 """The indexes of the views in MongoDB: made with a new collection, and checked when a projector starts.
 
-The check runs beside the projector's work. MongoDB builds an index while the collection is read and written, but on a large collection
-that takes long, and neither the views nor their readers may wait for it.
+The check runs in the background, because building an index on a large collection takes long. Meanwhile MongoDB still lets the views be
+read and written.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def create_indexes(database: Database, view: str, collection: str) -> None
 
 
 async def check_indexes(database: Database) -> None:
-    """Corrects the indexes of the collections that the views use now, through any outage."""
+    """Corrects the indexes of the collections that the views use now. Continues through any outage."""
     positions = ViewPositions(database)
     pause = _FIRST_PAUSE
     while True:
@@ -49,7 +49,9 @@ async def check_indexes(database: Database) -> None:
 
 
 async def correct_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that are missing. First drops one of the same name that has other keys or options. Raises PyMongoError."""
+    """Creates the view's indexes that are missing. If an index with the name of a missing one has other keys or
+    options, it is dropped first. Raises PyMongoError.
+    """
     found = await database[collection].index_information()
     missing = [keys for keys in INDEXES[view] if not any(_is_plain(index, keys) for index in found.values())]
     for keys in missing:

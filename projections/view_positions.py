@@ -1,8 +1,8 @@
 """Reads and changes the view positions in MongoDB (`views/view_position.py` describes the document).
 
-The transaction that writes a batch into a view also advances the view's position, and fails unless {epoch, position} are still as the
-writer read them. So if two projectors write the same batch, one fails and writes nothing. Changes that a writer must know of (start
-over, swap, park, unpark) raise `epoch`, so that it loads the position again. `lease` is the newest lease of the partition
+The transaction that writes a batch into a view also advances the view's position, and fails unless `epoch` and `position` are still as
+the writer read them. So if two projectors write the same batch, one fails and writes nothing. Changes that a writer must know of (start
+over, swap, park, unpark) raise `epoch`, so that the writer loads the position again. `lease` is the newest lease of the partition
 (`leases.py`); storing a newer one raises the epoch as well, so the former holder can no longer write.
 """
 
@@ -71,7 +71,7 @@ class ViewPositions:
         return [position_from(document) async for document in self._collection.find({"view": {"$in": list(views)}})]
 
     async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
-        """The status of each of these views that has positions: `absent` if one of its positions is missing."""
+        """The status of each of these views that has positions. It is `absent` if one of the view's positions is missing."""
         loaded = await self.load(views)
         missing = [no_position(view, partition) for view, partition in missing_positions(loaded)]
         return view_statuses([*loaded, *missing])
@@ -98,14 +98,16 @@ class ViewPositions:
         await self._collection.bulk_write(updates, ordered=False)
 
     async def remove(self, view_position: ViewPosition) -> None:
-        """Removes the build's positions that have the incarnation of this one: the log that they show is gone."""
+        """Removes the positions of a second build that show a log that is gone: all with the same incarnation as this position."""
         incarnations = (
             [view_position.incarnation] if view_position.incarnation else ["", None]
         )  # None: older code did not write the field
         await self._collection.delete_many({"view": view_position.view, "incarnation": {"$in": incarnations}})
 
     async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:
-        """Records that the view shows the log of this check up to its position. Does nothing if the position has changed since it was read.
+        """Records that the view shows the log that `check` read, up to the view's position.
+
+        Does nothing if the position has changed since it was read.
 
         `last`: the log's last position. A target after it becomes `last`.
         """
@@ -128,8 +130,10 @@ class ViewPositions:
     ) -> bool:
         """Moves the view to before the first event, with this collection and nothing parked, in the session's transaction.
 
-        Makes the positions that it does not have, and removes those of its second build. Changes nothing and returns False if it has all
-        its positions and `only_incomplete` is set, or if the position `only_from` has changed since it was read.
+        Creates the view's missing positions, and removes the positions of its second build. Returns True.
+
+        `only_incomplete`: if no position is missing, changes nothing and returns False. `only_from`: if this position has changed since
+        it was read, changes nothing and returns False.
         """
         existing = [position_from(each) async for each in self._collection.find({"view": view}, session=session)]
         if only_incomplete and len(existing) == PARTITIONS:
@@ -164,9 +168,9 @@ class ViewPositions:
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[ViewPosition]:
-        """Advances these positions, which are all at the same event, to `new`, and returns them.
+        """Advances these positions to `new`. Returns the new positions. All positions must be at the same event.
 
-        The `released` conversations are no longer parked: they were deleted. Raises PositionMoved. With a session, the advance is part
+        The `released` conversations were deleted, so they are no longer parked. Raises PositionMoved. With a session, the advance is part
         of its transaction. Without one, the advance can be lost when MongoDB fails over.
         """
         collection = self._collection if session else self._unjournaled

@@ -1,4 +1,4 @@
-"""What a view updater needs from the store whose views it updates."""
+"""The interface of a store of views, as view updaters use it."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ class ViewStore(Protocol):
 
     views: tuple[str, ...]
     min_batch_seconds: float
-    """The least time from one batch's start to the next. A store that answers at once would otherwise get the events one by one, at
+    """The least time from the start of one batch to the start of the next. Without it, a fast store would get the events one by one, at
     many times the cost."""
 
     async def prepare(self) -> None:
@@ -30,12 +30,12 @@ class ViewStore(Protocol):
         """
 
     async def end_sessions(self, holders: Sequence[UUID]) -> None:
-        """Aborts the transactions that these projectors, which are dead, left open."""
+        """Aborts the transactions that these dead projectors left open."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, which are all at its start, and advances them to its end.
+        """Writes the batch into the views of these positions, and advances the positions to its end.
 
-        Returns the new positions. Raises PositionMoved if one of them has moved.
+        All positions must be at the batch's start. Returns the new positions. Raises PositionMoved if one of them has moved.
         """
 
     async def flush(self) -> None:

@@ -1,9 +1,10 @@
 """Updates the views of one store until it is stopped. Waits while a store is unavailable, and retries events that fail.
 
 A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
-batch. One that is behind (a rebuild, a partition just taken over) alternates with the others, and advances at most to the next position
-ahead, where it joins them. If a batch fails although the stores answer, each of its positions is advanced alone, and `retry_policy.py`
-says what happens to the one that fails. A view leaves out an event only if the event's conversation is parked.
+batch. A position may be behind the others, after a rebuild or when its partition was just taken over. Then it takes turns with the
+others. It advances at most to the next position ahead of it, and from there on both advance together. If a batch fails although the
+stores answer, each of its positions is advanced alone, and `retry_policy.py` decides what happens to the position that fails. A view
+leaves out an event only if the event's conversation is parked.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class PositionGroup(Struct, frozen=True):
 
 
 class ViewUpdater:
-    """The views of one store, in one process."""
+    """Updates the views of one store, in one process."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class ViewUpdater:
             self._must_load = True
 
     async def _advance_all(self) -> bool:
-        """One batch for each group of positions. Returns whether more events may be waiting."""
+        """Advances each group of positions by one batch. Returns whether more events may be waiting."""
         if not self._prepared:
             await self._store.prepare()
             self._prepared = True
@@ -162,7 +163,10 @@ class ViewUpdater:
         report_loaded(before, self.view_positions)
 
     def _groups(self) -> list[PositionGroup]:
-        """The positions to advance together, those furthest behind first. A position that failed has its own group, or none while it waits."""
+        """The groups of positions to advance together. The group that is furthest behind comes first.
+
+        A position that failed has a group of its own. While it waits for its retry, it has no group.
+        """
         by_position: defaultdict[int, list[ViewPosition]] = defaultdict(list)
         alone: list[ViewPosition] = []
         for key, view_position in self.view_positions.items():
@@ -176,7 +180,7 @@ class ViewUpdater:
         return together + [PositionGroup([view_position]) for view_position in alone]
 
     async def _advance(self, group: PositionGroup) -> bool:
-        """One batch for a group. Returns whether more events may be waiting."""
+        """Advances a group by one batch. Returns whether more events may be waiting."""
         view_positions, start = group.view_positions, group.view_positions[0].position
         limit = BATCH_EVENTS if group.until is None else BEHIND_EVENTS
         limit = min([limit, *(self._retries.limit(view_position.key) for view_position in view_positions)])
@@ -203,7 +207,7 @@ class ViewUpdater:
         return True
 
     async def _handle_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> bool:
-        """A batch of one position failed. Returns whether to continue with this position without a pause."""
+        """Handles the failure of a batch of one position. Returns whether to continue with this position without a pause."""
         verdict = self._retries.record_failure(view_position, batch, error)
         if verdict != "park":
             return verdict == "retry_smaller"

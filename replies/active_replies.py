@@ -1,4 +1,4 @@
-"""Starts and cancels the replies that run in this process, and stops them when the process stops. One task renews the process's lease.
+"""Starts and cancels the replies that run in this process. Stops them when the process stops. One task renews the process's lease.
 
 `leases.py` reads and writes the lease in Postgres. `orphaned_replies.py` ends the replies of processes that died.
 """
@@ -87,19 +87,22 @@ class ActiveReplies:
         return task
 
     async def cancel(self, tenant: str, response_id: str) -> None:
-        """Cancels a reply in whichever process it runs: at once here, within about RENEW_SECONDS elsewhere. Raises psycopg.Error."""
+        """Cancels a reply in any process. In this process it stops at once, in another one within about RENEW_SECONDS. Raises psycopg.Error."""
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
         else:
             await self._leases.request_cancel(tenant, response_id)
 
     def stop_deleted(self, response_id: str) -> None:
-        """Stops a reply that was deleted, if it runs here. Another process stops it once the log has refused it, or its lease shows that it ended."""
+        """Stops a reply that was deleted, if it runs here.
+
+        If it runs in another process, that process stops it itself, at the latest when the log refuses the reply's end.
+        """
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
 
     async def _keep_seeing(self) -> None:
-        """Tells the replies how their conversations end now: one may have been deleted, or its shares may have changed."""
+        """Tells each reply the last event of its conversation. The conversation may have been deleted, or its shares may have changed."""
         while True:
             await asyncio.sleep(SEE_SECONDS)
             replies = [reply for reply in self._seen if reply.conversation_id and not reply.is_cut_off]
@@ -126,7 +129,7 @@ class ActiveReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Renews the lease, cancels what others asked to cancel, and starts a task that ends orphaned replies."""
+        """Renews the lease, cancels the replies that other processes asked to cancel, and starts a task that ends orphaned replies."""
         requested_at = time.monotonic()
         renewed = await self._leases.renew()
         self._renewed_at = time.monotonic()
@@ -138,5 +141,5 @@ class ActiveReplies:
                 reply.stop("cancelled")  # its conversation was deleted, or another process ended it
         lost = self._not_running.unchanged(dict.fromkeys(renewed.own.keys() - self._replies.keys()))
         if (renewed.dead or lost) and (self._ending_orphans is None or self._ending_orphans.done()):
-            # In a task of its own: the lease must be renewed in time, however slow Redis and the log are.
+            # In a task of its own: the lease must be renewed in time, even when Redis or the log is slow.
             self._ending_orphans = asyncio.create_task(self._orphaned.end_some(renewed.dead, lost))

@@ -1,4 +1,4 @@
-"""A client that disconnects, or may no longer read the conversation, stops the reply it waits for, unless the reply is to keep running."""
+"""Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -9,7 +9,7 @@ from replies.running_reply import RunningReply
 async def response_for_client(
     reply: RunningReply, disconnected: Callable[[], Awaitable[object]], *, keep_running: bool
 ) -> tuple[bytes, dict[str, str]]:
-    """What `reply.response` returns or raises. `disconnected` returns when the client has gone."""
+    """Returns or raises the same as `reply.response`. `disconnected` returns when the client has disconnected."""
     response = asyncio.ensure_future(reply.response())
     gone = asyncio.ensure_future(disconnected())
     try:
@@ -25,7 +25,7 @@ async def response_for_client(
 
 
 async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncGenerator[bytes, None]:
-    """What `reply.stream` yields. The server closes this generator when the client has gone."""
+    """Yields the same as `reply.stream`. The server closes this generator when the client has disconnected."""
     complete = False
     try:
         async for events in reply.stream():

@@ -1,4 +1,4 @@
-"""The parameters of a request as its Response repeats them: with the value that was in effect where the client set none. Pure."""
+"""The parameters that a Response repeats from its request. One that the client did not set has the value that was in effect. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -38,7 +38,10 @@ _PROMPT_CACHE: Final[Mapping[str, Any]] = {"mode": "implicit", "ttl": "30m"}
 
 
 def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) -> dict[str, Any]:
-    """`parameters`: as they were recorded. `renderer`: of the request to the provider; None: not known."""
+    """The parameters of a Response.
+
+    `parameters`: as they were recorded. `renderer`: the version of the renderer that made the request to the provider; None: unknown.
+    """
     effective = _with_defaults(_DEFAULTS, parameters)
     effective |= {name: parameters[name] for name in _ONLY_IF_SET if parameters.get(name) is not None}
     if (image := parameters.get("image")) is not None and image.get("context_compression") in ("enabled", "disabled"):
@@ -52,7 +55,7 @@ def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) ->
 
 
 def effective_tier(parameters: Mapping[str, Any], reported: str | None, *, finished: bool) -> str:
-    """The tier that the provider reports. Otherwise the requested one; `auto` is `default` once the provider has finished."""
+    """The tier that the provider reported, or else the requested one. `auto` becomes `default` once the provider has finished."""
     tier = reported or parameters.get("service_tier") or "auto"
     return "default" if finished and tier == "auto" else str(tier)
 

@@ -27,23 +27,23 @@ class EventBuffer:
         return sequence, encoded
 
     def make_readable(self, sequence: int) -> None:
-        """Clients may read the events up to this one."""
+        """Lets clients read the events up to this one."""
         self._readable = max(self._readable, sequence + 1)
         self._notify()
 
     def end(self) -> None:
-        """No event follows."""
+        """Ends the streams. No event follows."""
         self.ended = True
         self._notify()
 
     def end_with_error(self, error: StreamEvent) -> None:
         """Ends the streams with an `error` event, which is not one of the reply's own."""
-        # It repeats the last event's number: a client that resumes after it gets the events that follow.
+        # It has the same number as the last event. So a client that resumes after this number misses no event.
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()
 
     def cut_off(self, error: StreamEvent) -> None:
-        """Ends the streams with an `error` event at once: what was not sent yet is not sent any more."""
+        """Ends the streams with an `error` event at once. Events that were not sent yet are not sent."""
         self._cut_off.set()
         self.end_with_error(error)
 

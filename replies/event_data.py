@@ -9,7 +9,7 @@ SEPARATOR = b"\n\n"
 async def event_data(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[tuple[str, bytes], None]:
     """The type and the JSON text of each event. Comments, and data without a type such as `[DONE]`, are left out.
 
-    `stream`: the chunks of a stream that `stream_events.py` has encoded. It is closed when this one ends.
+    `stream`: the chunks of a stream that `stream_events.py` has encoded. It is closed when this generator ends.
     """
     unread = bytearray()
     async with aclosing(stream):

@@ -55,7 +55,7 @@ class _Client(Struct):
         return RecordedStream(await self.read())
 
     def see(self, head: Head | None) -> None:
-        """Notes the conversation's last event. Raises ResponseNotFound if the client may no longer read the conversation."""
+        """Takes note of the conversation's last event. Raises ResponseNotFound if the client may no longer read the conversation."""
         if head is None or head.deleted or head.role(self.principal) is None:
             raise ResponseNotFound(self.response_id)
         self.head = head
@@ -83,7 +83,7 @@ class ReplyStreams:
     ) -> AsyncGenerator[bytes, None]:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
-        `record` is what `read` returned last, and the principal may read it. Clients share reads, so `read` must not depend on the principal.
+        `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
         If the reply is deleted meanwhile, or the principal may no longer read its conversation, an `error` event ends the stream.
         """
         client = _Client(
@@ -91,7 +91,7 @@ class ReplyStreams:
         )
         if record.end is not None:
             self._use(client, RecordedStream(record))
-        del record  # it may be large, and clients may be many
+        del record  # it may be large, and there may be many clients
         try:
             while not (client.finished or self._shutdown.is_set()):
                 events = self._live_events(client) if client.recorded is None else self._recorded_events(client)
@@ -107,7 +107,7 @@ class ReplyStreams:
                 yield _error_event(error, client.position.after)
 
     async def _live_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """What Redis has, until the reply's conversation changes: then the record may have the reply's end."""
+        """The events that Redis has, until the reply's conversation changes. Then the record may have the reply's end."""
         with (
             self._live.follow(client.response_id) as live,
             self._watch.change(client.conversation_id, client.head) as change,
@@ -136,9 +136,10 @@ class ReplyStreams:
             _see_change(client, change)
 
     async def _end_is_lost(self, client: _Client) -> bool:
-        """Whether Redis has the reply's end and the log does not: the log moved back, and the reply will be marked interrupted.
+        """Whether Redis has the reply's end and the log does not. Then the log has moved back, and the reply will be marked interrupted.
 
-        The end goes into the log first, then into Redis. So if the log still has it, the conversation has a later version than `client.head`.
+        The end is written into the log first, then into Redis. So if the log still has the end, the conversation has a later version than
+        `client.head`.
         """
         if client.head is None:
             return False
@@ -175,14 +176,14 @@ class ReplyStreams:
                     await self._check_still_there(client)
 
     async def _check_still_there(self, client: _Client) -> None:
-        """Raises NotFound if the reply that is being sent was deleted, or a part of it."""
+        """Raises NotFound if the reply that is being sent, or a part of it, was deleted."""
         key = ("reply", client.response_id, client.head)
         with suppress(psycopg.OperationalError, LogBusy):
             if (await self._pages.get(key, client.read_stream)).key != client.recorded:
                 raise ResponseNotFound(client.response_id)
 
     async def _has_ended(self, client: _Client) -> bool:
-        """Reads the record again, and says whether it has the reply's end. Clients of the same reply share the read.
+        """Reads the record again, and returns whether it has the reply's end. Clients of the same reply share the read.
 
         Raises NotFound when the reply was deleted.
         """
@@ -202,7 +203,7 @@ class ReplyStreams:
 
 
 def _see_change(client: _Client, change: Change) -> None:
-    """Notes a change of the conversation, if there is one."""
+    """Takes note of a change of the conversation, if there is one."""
     if change.done() and not change.cancelled():
         client.see(change.result())
 
@@ -219,5 +220,5 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 
 def _error_event(error: NotFound, after: int) -> bytes:
-    """An `error` event, which is not one of the reply's own. It repeats the last event's number."""
+    """An `error` event, which is not one of the reply's own. It has the same number as the last event."""
     return stream_events.encode(stream_events.failed(as_api_error(error)), max(0, after))

@@ -1,7 +1,7 @@
-"""Which replies run in which process, in Postgres. With this, any process can cancel a reply, and find the replies whose process died.
+"""Records in Postgres which replies run in which process. So any process can cancel a reply, and find the replies whose process died.
 
-A process raises its `beat` again and again. Others count it as dead when they have seen the beat unchanged for ALIVE_SECONDS
-(`heartbeats.py`). Tables: `api_processes`, and `responses`, whose rows the appends write.
+A process raises its `beat` every RENEW_SECONDS. The others count it as dead when they have seen the same beat for ALIVE_SECONDS
+(`heartbeats.py`). Beats are in the table `api_processes`. The replies are in the table `responses`; the appends write its rows.
 """
 
 import time
@@ -46,7 +46,7 @@ _ORPHANS = """
 class RenewedLease(Struct, frozen=True):
     """What a process learns when it renews its lease.
 
-    `own`: the replies that Postgres says run in this process, by id, and whether another process asked to cancel each.
+    `own`: for each reply that runs in this process according to Postgres, by id: whether another process asked to cancel it.
     `dead`: the processes that are dead, whether they own replies or not.
     """
 
@@ -116,8 +116,8 @@ class ReplyLeases:
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""
-        # One statement and no BEGIN before it: a process that froze in between would hold the row's lock. The reply's end, and all appends
-        # after it, would wait.
+        # A single statement, without BEGIN. A process that froze inside a transaction would hold the row's lock. Then the reply's end, and all
+        # appends after it, would wait.
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET cancelling = true WHERE tenant_id = %s AND response_id = %s AND running",
@@ -125,7 +125,7 @@ class ReplyLeases:
             )
 
     async def forget(self, orphan: Orphan) -> None:
-        """Marks the reply as not running. For a reply whose end the log refuses, for example because somebody removed its events."""
+        """Marks the reply as not running. This is for a reply whose end the log refuses, for example because somebody removed its events."""
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",

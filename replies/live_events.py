@@ -3,7 +3,7 @@
     stream:{response_id}   STREAM, one entry per event of the reply's stream: its id is `1-{sequence_number}`, its field `d` the
                            encoded event
 
-The process that runs the reply writes the stream; it expires some time after the reply's end. Redis may lose entries at any time.
+The process that runs the reply writes the stream. The stream expires some time after the reply's end. Redis may lose entries at any time.
 `live_reader.py` reads the streams that clients follow. A client whose next entry is missing waits for the reply's record instead.
 """
 
@@ -58,8 +58,8 @@ for n, stream in ipairs(KEYS) do
 end
 """
 # One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
-# refuses the entries that the first try has written, by their ids. A key of another type is replaced. Any other error (out of memory,
-# read-only …) would be the same for all streams, so it ends the call.
+# refuses the entries that the first try has written, because their ids are not new. A key of another type is replaced. Any other error
+# (out of memory, read-only …) would be the same for all streams, so it ends the call.
 
 OnWritten = Callable[[int], None]
 """Called with the sequence number of the newest event that Redis has."""
@@ -75,8 +75,8 @@ def stream_key(response_id: str) -> str:
 class LiveWriter:
     """Writes the events of this process's replies over one connection. Events that wait share a round trip. `write` never raises or waits.
 
-    The reply is notified when Redis has an event, and only then shows it to clients: so a client has seen nothing that is lost if
-    this process dies. While Redis is unavailable the reply is notified at once.
+    When Redis has an event, `on_written` is called, and only then do clients see the event. So if this process dies, no event is lost
+    that a client has seen. While Redis is unavailable, `on_written` is called at once.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -116,7 +116,10 @@ class LiveWriter:
         self._ready.set()
 
     async def remove(self, response_id: str) -> None:
-        """Removes the events of a deleted reply. Nobody is shown them, even if Redis is unavailable: a stream begins with the reply's record."""
+        """Removes the events of a deleted reply.
+
+        If Redis is unavailable, they stay, but nobody is shown them: a client's stream starts only after the reply's record was read.
+        """
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
                 await self._redis.unlink(stream_key(response_id))

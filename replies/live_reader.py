@@ -1,7 +1,8 @@
-"""Reads the live events of all running replies that clients of this process follow: with one XREAD for each hundred of them, at short intervals.
+"""Reads the live events of all running replies that clients of this process follow. At short intervals, one XREAD
+reads the streams of up to a hundred replies.
 
-The newest events of each reply are kept for its clients. For a client that is further behind, pages are read from Redis at its position:
-no client waits for another one, none misses an event, and none is sent one twice.
+The newest events of each reply are kept for its clients. A client that is further behind gets pages that are read from Redis at its own
+position. So no client waits for another one, and each client gets every event once.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ class MissingEntries(Exception):
 
 
 class FollowedReply:
-    """A running reply that clients follow: its newest events."""
+    """The newest events of a running reply that clients follow."""
 
     def __init__(self) -> None:
         self.clients = 0
@@ -93,7 +94,7 @@ class FollowedReply:
 
 
 class LiveReader:
-    """One per API. While Redis is unavailable no new events arrive; only `page` may raise an error for that."""
+    """Reads the live events for one API. While Redis is unavailable, no new events arrive, and only `page` may raise an error."""
 
     def __init__(self, redis: Redis, pages: StreamPages) -> None:
         self._redis = redis
@@ -104,7 +105,7 @@ class LiveReader:
 
     @contextmanager
     def follow(self, response_id: str) -> Iterator[FollowedReply]:
-        """The reply, whose new events are read inside the block."""
+        """The followed reply. Its new events are read until the block ends."""
         reply = self._followed.setdefault(response_id, FollowedReply())
         reply.clients += 1
         if self._task is None:
@@ -152,7 +153,7 @@ class LiveReader:
             self._task = None
 
     async def _read_round(self) -> None:
-        """Reads what is new of all followed replies."""
+        """Reads the new events of all followed replies."""
         started = {response_id: reply for response_id, reply in self._followed.items() if reply.last is not None}
         now = time.monotonic()
         await self._look_up_ends(
@@ -173,7 +174,7 @@ class LiveReader:
                 batch[key].add(entries)
 
     async def _look_up_ends(self, response_ids: list[str]) -> None:
-        """Finds the newest event of each. Clients read the events up to it themselves."""
+        """Finds the newest event of each reply. Each client reads the events up to it with `page`."""
         for first in range(0, len(response_ids), BATCH_REPLIES):
             batch = response_ids[first : first + BATCH_REPLIES]
             async with self._redis.pipeline(transaction=False) as pipeline:

@@ -29,7 +29,7 @@ SUBJECT = "conversation-store"
 
 
 class OrphanedReplies:
-    """Finds orphaned replies and ends them. `redis` is the client that the live events are read with."""
+    """Finds orphaned replies and ends them. Reads their live events through `redis`."""
 
     def __init__(
         self, leases: ReplyLeases, events_log: EventLog, redis: Redis, *, max_orphans: int = MAX_ORPHANS
@@ -43,7 +43,8 @@ class OrphanedReplies:
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
         """Ends at most `max_orphans` replies: those of the `dead` processes, and those in `lost`. Deletes the leases of the dead.
 
-        Each call goes on where the last one stopped, and begins again after the last orphan. So orphans that cannot be ended do not block others.
+        Each call continues where the last one stopped. After the last orphan, the next call starts at the first one again. So orphans that
+        cannot be ended do not block others.
         """
         try:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)

@@ -27,7 +27,10 @@ class _StreamedPart(Struct):
 
 
 class _PartialItem(Struct):
-    """An output item that is not complete. `parts` have text; the last of them may get more. `next_kind`: the kind of the part that starts with the next delta."""
+    """An output item that is not complete.
+
+    Each of its `parts` has text, and the last one may get more. `next_kind`: the kind of the part that starts with the next delta.
+    """
 
     item_id: str
     item: Item
@@ -61,7 +64,7 @@ class Output:
         return "".join(stream_events.text_of_output(item) for _, item in self._items(CUT_OFF))
 
     def add(self, part: StreamPart) -> Iterator[StreamEvent]:
-        """Adds a stream part; yields the events it leads to."""
+        """Adds a stream part; yields the stream events that it causes."""
         match part:
             case ItemStarted():
                 yield from self._close("completed")
@@ -118,7 +121,7 @@ class Output:
         yield stream_events.delta(part.position, text)
 
     def _start_part(self, partial: _PartialItem, kind: str) -> Iterator[StreamEvent]:
-        """Ends the part before, and starts one. A part without text is never started: a record would not have it either."""
+        """Ends the previous part, and starts a new one for its first text. A part without text is only sent when its item is complete."""
         if partial.parts:
             before = partial.parts[-1]
             yield from stream_events.part_done(before.position, stream_events.new_part(*before.text()))

@@ -1,4 +1,4 @@
-"""A reply as the log has it: its request and its end. From these its Response is made, and the events of its stream (recorded_stream.py)."""
+"""A reply as the log has it: its request and its end. The Response is made from them. So is the stream (`recorded_stream.py`)."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from replies.response_shape import Status
 
 
 class Reader(Protocol):
-    """What a record is read with: PrincipalReader, or PrincipalLog of the query side, whose look-ups time out sooner."""
+    """The reader that a record is read with: PrincipalReader, or on the query side PrincipalLog. Look-ups of PrincipalLog time out sooner."""
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None when it was never started."""
@@ -98,7 +98,7 @@ class ResponseReader(Reader, Protocol):
     """A Reader that also finds responses by their ids."""
 
     async def conversation_of(self, response_id: str) -> str | None:
-        """The conversation a response belongs to."""
+        """The conversation that a response belongs to; None if there is no such response."""
 
 
 async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
@@ -110,7 +110,7 @@ async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> boo
 
 
 async def find_record(reader: ResponseReader, response_id: str) -> Record:
-    """The record of a reply. Raises ResponseNotFound, also when it or its conversation is deleted, or may not be read."""
+    """The record of a reply. Raises ResponseNotFound, also if it or its conversation is deleted, or if the caller may not read it."""
     conversation_id = await reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
@@ -118,7 +118,7 @@ async def find_record(reader: ResponseReader, response_id: str) -> Record:
 
 
 async def read_record(reader: Reader, conversation_id: str, response_id: str) -> Record:
-    """The record of a reply in this conversation. Who may read the conversation may read its replies. Raises ResponseNotFound."""
+    """The record of a reply in this conversation. The right to read the conversation is enough. Raises ResponseNotFound."""
     head = await reader.readable_head(conversation_id)
     if head is None:
         raise ResponseNotFound(response_id)
@@ -145,7 +145,7 @@ async def refreshed(reader: Reader, record: Record) -> Record:
 async def _read_output(
     reader: Reader, conversation_id: str, end: ReplyEnd
 ) -> tuple[tuple[InputItem, ...], frozenset[str]]:
-    """The output, and the ids of those of its items that were retracted."""
+    """The output items, and the ids of those that were retracted."""
     if not isinstance(end, ReplyCompleted):
         return partial_output(end), frozenset()
     events = [recorded.event for recorded in await reader.items(conversation_id, end.output_ids)]

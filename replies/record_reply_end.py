@@ -26,10 +26,11 @@ async def record_reply_end(
     request: AppendRequest,
     on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
-    """Appends a request whose command is an EndReply. Returns a Record if an earlier try, whose outcome was unknown, has appended it.
+    """Appends a request whose command is an EndReply. Returns a Record if an earlier try had an unknown outcome, and
+    has in fact appended it.
 
     Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused, or ReplyLost if the
-    log does not have the reply's request any more.
+    log no longer has the reply's request.
     """
     command = request.command
     assert isinstance(command, EndReply)
@@ -66,7 +67,7 @@ def _log_delay(command: EndReply, error: Exception) -> None:
 
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:
-    """Whether the end in the record is this command's: it has the same output items."""
+    """Whether this command made the end in the record. If so, both have the same output items."""
     return record.end is not None and [stored.item_id for stored in record.output] == [
         stored.item_id for stored in command.output
     ]

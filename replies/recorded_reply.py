@@ -1,4 +1,4 @@
-"""The reply that a repeated request gets: the one of the first request, as a Response or as the same stream of events."""
+"""The reply that a repeated request gets: the reply of the first request, as a Response or as the same stream of events."""
 
 from collections.abc import AsyncGenerator
 
@@ -28,7 +28,7 @@ class RecordedReply:
     def __init__(
         self, reader: Reader, shared: Reader, streams: ReplyStreams, reference: ReplyReference, principal: Principal
     ) -> None:
-        """`reader`: the principal's. `shared`: reads the same without looking at roles, for followers who share reads."""
+        """`reader`: reads what the principal may read. `shared`: reads without checking roles, because several followers share a read."""
         self._reader = reader
         self._shared = shared
         self._streams = streams
@@ -36,7 +36,7 @@ class RecordedReply:
         self._principal = principal
 
     async def record(self) -> Record:
-        """Its record as it is now."""
+        """The reply's record as it is now."""
         return await read_record(self._reader, self._reference.conversation_id, self._reference.response_id)
 
     async def current_response(self) -> tuple[bytes, dict[str, str]]:
@@ -45,7 +45,10 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises the ApiError that the first request got, or one with status 503 after a timeout."""
+        """The Response once it has ended, and its headers.
+
+        Raises the ApiError that the first request got. Raises ApiError (503) if the reply has not ended in time.
+        """
         record = await until_ended(self._reader, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:
             message = "The first request with this key is still running."
@@ -57,7 +60,9 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-        """The events of the first request, in the same deltas, and their headers. While the reply runs, events follow as they come."""
+        """The events of the first request, in the same deltas, and their headers. While the reply runs, its new events
+        are sent as they come.
+        """
         record = await self.record()
 
         async def read_again() -> Record:

@@ -1,6 +1,6 @@
 """The stream of a reply, made again from its record: the same events as the live ones, byte for byte, from any event on.
 
-A stream of 200,000 deltas is not made at once. It is made in pages, and none needs the events before it.
+A long stream (there may be 200,000 deltas) is made in pages. No page needs the events before it.
 """
 
 from array import array
@@ -34,7 +34,7 @@ class _Deltas(Struct, frozen=True):
 
 
 class RecordedStream:
-    """The events of one reply. Of a running one only the first ones are known."""
+    """The events of one reply. Of a running reply, only the first events are known."""
 
     def __init__(self, record: Record) -> None:
         self.key = (record.response_id, record.last.chain_hash, record.retracted)
@@ -68,7 +68,8 @@ class RecordedStream:
     def page(self, after: int) -> Page:
         """The encoded events after number `after`: at most SLICE_BYTES of them, or one larger event. The last page may be empty."""
         if after + 1 >= self.count:
-            # A client may have got more events than are recorded, if another process recorded the end. Its stream ends with a higher number.
+            # A client may have got more events than are recorded, if another process recorded the end. Then its stream ends
+            # with a higher number.
             if self._can_be_longer and self.has_ended:
                 return Page(after + 1, stream_events.encode(self._ended, after + 1), ends=True)
             return Page(after, b"", ends=True)
@@ -88,7 +89,9 @@ class RecordedStream:
         self.count += segment.count if isinstance(segment, _Deltas) else len(segment)
 
     def _add_output(self, items: Sequence[tuple[str, Item]], retracted: Collection[str]) -> None:
-        """Adds the events of the items that were not retracted. The deltas are recorded with those of retracted items."""
+        """Adds the events of the items that were not retracted. The recorded deltas include those of
+        retracted items.
+        """
         parts = [parts_of(item) for _, item in items]
         without_summaries = sum(len(part.text) for part in chain(*parts) if part.kind != "summary_text")
         # Earlier versions of the store did not stream summaries, so their deltas are not in the record.
@@ -99,7 +102,7 @@ class RecordedStream:
                 start += sum(len(part.text) for part in item_parts if part.kind != "summary_text" or has_summary_deltas)
                 continue
             is_last = item_id == items[-1][0]
-            # An item that was cut off has no closing events, nor a part that had no text yet.
+            # For an item that was cut off, the closing events are left out, and so are parts without text.
             is_cut_off = self._can_be_longer and is_last and is_streamed(item) and item.get("status") == CUT_OFF
             streamed = [part for part in item_parts if part.text or not is_cut_off]
             last_with_text = max((number for number, part in enumerate(streamed) if part.text), default=-1)

@@ -1,4 +1,4 @@
-"""How a reply can end: the command that records it, and what its Response then shows. Pure."""
+"""The ways in which a reply can end: the command that records the end, and the values for the Response. Pure."""
 
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ def completed(
     service_tier: str | None,
     timing: Timing,
 ) -> ReplyEnd:
-    """The provider finished its answer."""
+    """The end of a reply whose answer the provider finished."""
     command = CompleteReply(
         response_id=request.response_id,
         model=model,
@@ -68,7 +68,7 @@ def completed(
 
 
 def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
-    """The provider, or this process, failed."""
+    """The end of a reply that failed, in the provider or in this process."""
     command = FailReply(
         response_id=response_id,
         code=failure.code,
@@ -80,7 +80,7 @@ def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
 
 
 def stopped(response_id: str, output: Output, reason: StopReason) -> ReplyEnd:
-    """It was cancelled, or interrupted for another reason."""
+    """The end of a reply that was cancelled, or interrupted for another reason."""
     items, lengths = output.items(), output.delta_lengths
     if reason == "cancelled":
         cancel = CancelReply(response_id=response_id, output=items, delta_lengths=lengths)

@@ -47,11 +47,16 @@ def response_object(
     cost: int | None = None,
     shortened_from: int | None = None,
 ) -> bytes:
-    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, inserted unchanged.
+    """The JSON text of a Response. Times are in seconds since 1970.
 
-    `parameters`: those of the request. `renderer`: of the request to the provider; None: not known. `finish_reason`, `service_tier`: as the
-    provider reported them. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`, with ours in `type`. `completed_at`:
-    when it ended. `cost`: billionths of a US dollar. `shortened_from`: the original size of the parameters in bytes, if they were too large for the view and are shortened.
+    output          the JSON texts of the output items; they are inserted unchanged
+    parameters      the parameters of the request
+    renderer        the version of the renderer that made the request to the provider; None: unknown
+    finish_reason   as the provider reported it, like `service_tier`
+    error           `{code, message}`. A code that the SDK does not know becomes `server_error`, and `type` has the original code
+    completed_at    when the reply ended
+    cost            in billionths of a US dollar
+    shortened_from  the original size of the parameters in bytes, if the view has them only in shortened form
     """
     is_completed = status == "completed"
     response = ResponseObject(

@@ -1,6 +1,7 @@
 """The fields of a Response and of the events of its stream, typed. Pure.
 
-Shape: `openai/types/responses/response.py` of the official SDK, and `ResponseResource` of the Open Responses specification. A field that is UNSET is left out.
+Shape: `openai/types/responses/response.py` of the official SDK, and `ResponseResource` of the Open Responses
+specification. A field that is UNSET is left out.
 """
 
 from typing import Any, Literal
@@ -100,9 +101,9 @@ class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 
 
 class ResponseEvent(Struct, frozen=True, kw_only=True):
-    """An event of a Response's stream, for the OpenAPI document; `stream_events.py` makes them. `type` says which of the other fields it has.
+    """An event of a Response's stream, as the OpenAPI document shows it. `type` decides which of the other fields the event has.
 
-    As in the OpenAI API, some types have further fields. `error` has `code`, `message` and `param`,
+    As in the OpenAI API, some types have more fields. `stream_events.py` makes the events. `error` has `code`, `message` and `param`,
     and `response_id` if the response is on record.
     """
 

@@ -1,7 +1,7 @@
-"""A reply while it runs: the provider's stream becomes the reply's own stream of events, and its end is appended to the log.
+"""A reply while it runs. The provider's stream becomes the reply's own stream of events, and the reply's end is appended to the log.
 
 Clients read the events at their own pace; the provider never waits for them. The event that ends the stream is sent after the
-end is committed. However a reply ends, the output that had arrived is kept.
+end is committed. The output that had arrived is kept, even if the reply fails or is stopped.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
-    """What every running reply of a process uses; `main.py` makes it."""
+    """The services that all running replies of a process use. `main.py` makes them."""
 
     log: EventLog
     reader: EventReader
@@ -107,12 +107,12 @@ class RunningReply:
 
     @property
     def input(self) -> tuple[InputItem, ...]:
-        """Its input, with the items that were carried over from earlier replies."""
+        """The reply's input, with the items that were carried over from earlier replies."""
         return self._command.input
 
     @property
     def output(self) -> tuple[InputItem, ...]:
-        """Its output so far."""
+        """The reply's output so far."""
         return self._output.items()
 
     @property
@@ -139,9 +139,10 @@ class RunningReply:
         return self._conversation_id
 
     def see(self, head: Head | None) -> None:
-        """Ends what its client is sent, if the client may no longer read the conversation. `head`: the conversation's last event now.
+        """Ends the client's stream if the client may no longer read the conversation. `head`: the conversation's last event now.
 
-        If the conversation is deleted, the reply is stopped too: nothing of it can be stored. Otherwise it goes on: it was allowed when it was requested.
+        If the conversation is deleted, the reply is also stopped, because nothing of it can be stored. Otherwise the reply goes on,
+        because it was allowed when it was requested.
         """
         if head is None or self._conversation_id is None or self.is_cut_off:
             return
@@ -179,7 +180,7 @@ class RunningReply:
             self._events.end()
 
     async def _answer(self) -> None:
-        """Sends the first events, reads the provider, and appends the end, whichever it is."""
+        """Sends the first events, reads the provider's answer, and appends the end. The end is also appended if the reply fails or is stopped."""
         try:
             for event in opening_events(self._requested, self._conversation_id):
                 self._emit(event)
@@ -216,7 +217,7 @@ class RunningReply:
         """Adds the event to the stream, here and in Redis, where other processes read it."""
         sequence, encoded = self._events.append(event)
         if self.stored:
-            # Readable once Redis has it, or is unavailable.
+            # Clients may read it once Redis has it, or at once if Redis is unavailable.
             self._services.live.write(self.response_id, sequence, encoded, self._events.make_readable)
         else:
             self._events.make_readable(sequence)
@@ -255,7 +256,7 @@ class RunningReply:
         await self._end(failed(self.response_id, self._output, failure))
 
     async def _end(self, end: ReplyEnd) -> None:
-        """Appends the end, however long that takes, and then sends the event that ends the stream."""
+        """Appends the end, even if that takes long. Then sends the event that ends the stream."""
         services = self._services
         services.metrics.replies.labels(end.status).inc()
         services.metrics.reply_seconds.observe(self.seconds)
@@ -271,7 +272,7 @@ class RunningReply:
             size=command_bytes(end.command),
         )
         try:
-            # Not as the principal: the end is recorded, whatever happened to the conversation's shares.
+            # Not with the principal's rights: the end is recorded even if the principal may no longer read the conversation.
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
@@ -300,7 +301,9 @@ class RunningReply:
         self._emit(stream_events.ended(end.status, response))
 
     def _end_with_error(self, error: Exception) -> None:
-        """Ends the streams of this process's clients with an `error` event. Followers of the record see the end recorded there."""
+        """Ends the streams of this process's clients with an `error` event. Clients that follow the
+        reply's record get the end that is recorded there.
+        """
         self._failure = self._failure or error
         self._events.end_with_error(stream_events.failed(self._error(error)))
 
@@ -309,12 +312,12 @@ class RunningReply:
         return api_error.on_record_as(self.response_id) if self._on_record else api_error
 
     async def _spend_on_what_arrived(self) -> None:
-        """A provider says what a reply took only at its end. For one that was cut off, our own count stands in."""
+        """Spends the tokens of a reply that did not complete. They are counted here: a provider reports them only at the end of an answer."""
         if self._first_part_at is not None:
             usage = await self._count_usage()
             self._spend(usage.input_tokens + usage.output_tokens)
 
     async def _count_usage(self) -> Usage:
-        """Our own count, for a provider that reports none."""
+        """The usage by our own count, for an answer without a usage report."""
         [output] = await count_off_loop([self._output.text])
         return Usage(input_tokens=self._command.shown.tokens, output_tokens=output)

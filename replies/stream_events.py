@@ -1,16 +1,16 @@
 """The events of a reply's stream, as the Responses API names and orders them, and their form as server-sent events. Pure.
 
 Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode` adds the `sequence_number`, which counts from 0.
-The events of an item depend only on the item and the lengths of its deltas: so the same events can be made again from the log.
+The events of an item depend only on the item and the lengths of its deltas, so the same events can be made again from the log.
 
     response.output_item.added
         response.content_part.added              for each part of a message's or reasoning's content
         response.output_text.delta …             or refusal, reasoning_text
         response.output_text.done
         response.content_part.done
-        response.reasoning_summary_part.added    for each part of a reasoning's summary, the same with reasoning_summary_text
+        response.reasoning_summary_part.added    for each part of a reasoning's summary, then reasoning_summary_text.delta …
         …
-        response.function_call_arguments.delta … for a call; custom_tool_call_input for one of a custom tool
+        response.function_call_arguments.delta … for a function call; custom_tool_call_input.delta for a call of a custom tool
     response.output_item.done
 """
 
@@ -35,11 +35,11 @@ _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINA
 class _PartKind(Struct, frozen=True):
     """How parts of one kind are streamed.
 
-    events        what the names of the events of their text begin with
+    events        the beginning of the names of the events with the text
     text          the field of the part that has the text
-    field         the field of the item that holds the parts; "" where the item has the text itself
-    part_events   what the names of the events around the text begin with; "" where there are none
-    index         the field of the events that says which part they are about
+    field         the field of the item that holds the parts; "" if the item has the text itself
+    part_events   the beginning of the names of the events before and after the text; "" if there are none
+    index         the field of an event that has the part's index
     """
 
     events: str
@@ -69,7 +69,7 @@ _KINDS_OF_TYPES = {
 
 
 class PartPosition(Struct, frozen=True):
-    """Which part an event is about: part `index` of the `content`, or of the `summary`, of output item `output_index`."""
+    """The part that an event is about. It is part `index` of the `content` or `summary` of output item `output_index`."""
 
     item_id: str
     output_index: int
@@ -84,7 +84,7 @@ class PartPosition(Struct, frozen=True):
 
 
 class ItemPart(Struct, frozen=True):
-    """A part of an output item: its kind, its index in the item's field, its text, and the part as the item has it."""
+    """A part of an output item: its kind, its index in the item's field, its text, and the JSON object in the item."""
 
     kind: str
     index: int
@@ -116,7 +116,10 @@ def decode(encoded: bytes) -> StreamEvent:
 
 
 def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
-    """The reply has started. `response`: the JSON text of the Response in progress; `queued`: that of the queued one, with `background`."""
+    """The events that a stream starts with. `response`: the JSON text of the Response in progress.
+
+    `queued`: the JSON text of the queued Response, if the request had `background`.
+    """
     in_progress = msgspec.Raw(response)
     created: list[StreamEvent] = [{"type": "response.created", "response": in_progress}]
     if queued is not None:
@@ -129,7 +132,7 @@ def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
 
 
 def added(item_id: str, index: int, item: Item) -> StreamEvent:
-    """The output item `index` has started; it has no text yet."""
+    """Says that the output item `index` has started. It has no text yet."""
     started: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
     match type_of(item):
         case "message":
@@ -148,13 +151,13 @@ def added(item_id: str, index: int, item: Item) -> StreamEvent:
 
 
 def part_added(position: PartPosition) -> Iterator[StreamEvent]:
-    """The part has started; it has no text yet."""
+    """Says that a part has started. It has no text yet."""
     if events := _KINDS[position.kind].part_events:
         yield {"type": f"{events}.added", **position.fields(), "part": new_part(position.kind, "")}
 
 
 def delta(position: PartPosition, text: str) -> StreamEvent:
-    """The next piece of the part's text."""
+    """Has the next text of a part."""
     event = {"type": f"{_KINDS[position.kind].events}.delta", **position.fields(), "delta": text}
     if position.kind == "output_text":
         event["logprobs"] = []
@@ -162,7 +165,7 @@ def delta(position: PartPosition, text: str) -> StreamEvent:
 
 
 def part_done(position: PartPosition, part: Item) -> Iterator[StreamEvent]:
-    """The part is complete. `part`: as in ItemPart."""
+    """Says that a part is complete. `part`: as in ItemPart."""
     kind = _KINDS[position.kind]
     fields = position.fields()
     event = {"type": f"{kind.events}.done", **fields, kind.text: part[kind.text]}
@@ -178,18 +181,18 @@ def part_done(position: PartPosition, part: Item) -> Iterator[StreamEvent]:
 
 
 def done(item_id: str, index: int, item: Item) -> StreamEvent:
-    """The item is complete."""
+    """Says that an item is complete."""
     return {"type": "response.output_item.done", "output_index": index, "item": {"id": item_id, **item}}
 
 
 def ended(status: str, response: bytes) -> StreamEvent:
-    """The reply has ended; `status` is that of the Response."""
+    """Says that the reply has ended. `status`: the status of the Response."""
     kind = status if status in TERMINAL else "incomplete"
     return {"type": f"response.{kind}", "response": msgspec.Raw(response)}
 
 
 def failed(error: ApiError) -> StreamEvent:
-    """The stream cannot go on. This is not one of the reply's own events."""
+    """Says that the stream cannot go on. This event is not one of the reply's own events."""
     event: StreamEvent = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
     return event if error.response_id is msgspec.UNSET else {**event, "response_id": error.response_id}
 
@@ -200,7 +203,7 @@ def is_streamed(item: Item) -> bool:
 
 
 def usual_kind(item: Item) -> str:
-    """The kind of the item's text where nothing else is said. The item's type must be one that is streamed."""
+    """The kind that a part of this item has unless another kind is named. The item's type must be one that is streamed."""
     return _KINDS_OF_TYPES[type_of(item)][0]
 
 
@@ -226,7 +229,10 @@ def new_part(kind: str, text: str) -> Item:
 
 
 def parts_of(item: Item) -> list[ItemPart]:
-    """The parts of an output item that are streamed, in the order of streaming: field after field, as the item has them, and part after part."""
+    """The parts of an output item that are streamed, in the order in which they are streamed.
+
+    The fields come in the item's order, and the parts in the order of their field.
+    """
     kinds = _KINDS_OF_TYPES.get(type_of(item), ())
     if kinds and not _KINDS[kinds[0]].field:
         return [ItemPart(kinds[0], 0, str(item.get(kinds[0]) or ""), item)]
@@ -271,6 +277,6 @@ def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
         content = [part.part for part in streamed]
     else:
         content = [new_part(kind, text) for kind, text in parts]
-    # Parts of other kinds are not streamed. They come last, so that the others have the indexes that their events had.
+    # Parts of other kinds are not streamed. They come last, so that the streamed parts keep the indexes from their events.
     other = [part for part in message.get("content") or () if part.get("type") not in _KINDS_OF_TYPES["message"]]
     return [*(content or [new_part("output_text", "")]), *other]

@@ -28,7 +28,7 @@ MIN_PORTION_TOKENS = 64
 
 
 class SummaryInput:
-    """The items to summarize, oldest first: the text of each that the model is given, and its tokens."""
+    """The items to summarize, oldest first. `texts`: the text of each item, as the model gets it. `sizes`: its tokens."""
 
     def __init__(self, encoding: str, portion_tokens: int) -> None:
         self.items: list[Item] = []
@@ -70,7 +70,7 @@ class WrittenSummary(Struct, frozen=True):
 
 
 async def portion_tokens(models: Models, model: str, prompt: str, max_tokens: int) -> int:
-    """The tokens of items that one call can hold, besides the prompt, the summary so far and a new one of `max_tokens`."""
+    """How many tokens of items fit in one call, beside the prompt, the summary so far and a new summary of `max_tokens`."""
     [prompt_tokens] = await count_off_loop([prompt], models.encoding(model))
     return models.room(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
 
@@ -87,9 +87,11 @@ async def write_summary(
     spend: Callable[[int], None],
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> WrittenSummary | None:
-    """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
+    """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens` tokens.
 
-    `parameters` are sent with each call; `spend` is called with the tokens that it took. None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
+    Covers as many whole turns as fit in MAX_MODEL_CALLS calls. `parameters` are sent with each call. `spend` is called with the tokens of
+    each call. Returns None if the model wrote nothing, or if no turn can be covered. Raises ModelFailed if the model failed before there
+    was a summary.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None

@@ -1,11 +1,11 @@
 """One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
 
-Nobody reads the collections yet, so it needs no transactions. Instead, writing a page twice has the same result as writing it once:
-documents that exist stay, and a change that has a position applies only to a document that is at an earlier one. Other changes only
-assign values. A conversation with an event that cannot be decoded is parked.
+Nobody reads the collections yet, so it needs no transactions. Writing a page twice has the same result as writing it once. Documents
+that exist already are not inserted again. A change with a position is applied only to a document with an earlier position. Other changes
+only assign values. A conversation with an event that cannot be decoded is parked.
 
-Run as `python -m projections.rebuild.backfill` it reads a BackfillTask from stdin and prints a BackfillProgress after each page
-(`backfill_workers.py`). It ends when the reader of its output has ended.
+`backfill_workers.py` runs it as `python -m projections.rebuild.backfill`. It reads a BackfillTask from stdin and prints a
+BackfillProgress after each page. It ends when the process that reads its output has ended.
 """
 
 import gc
@@ -47,7 +47,7 @@ _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
 class PageSizes(Struct, frozen=True):
-    """How the log is divided. A page that is written again, after a crash, must have the same limits, or totals are added twice.
+    """How the log is divided. A page that is written again after a crash must have the same limits. Otherwise totals are added twice.
 
     A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state, since a process
     holds several copies of a part in memory. If `decoded_size` changes, change these sizes too: then unfinished builds start again.
@@ -57,14 +57,14 @@ class PageSizes(Struct, frozen=True):
     part_bytes: int = 16 * 1024 * 1024
 
     def __str__(self) -> str:
-        """As stored with a build. A build with other sizes is started again."""
+        """The sizes, as they are stored with a build. A build with other sizes is started again."""
         return f"{self.positions} positions, {self.part_bytes} bytes"
 
 
 class BackfillTask(Struct, frozen=True, kw_only=True):
-    """What one process fills: each view's collection, with the conversations of `partitions`, from `after` up to `target`.
+    """The task of one process: to fill each view's collection with the events of `partitions`, from position `after` to `target`.
 
-    Conversations that are `parked` are left out. `incarnation`: of the log that is to be read.
+    Conversations that are `parked` are left out. `incarnation`: the incarnation of the log that the task reads.
     """
 
     postgres_url: str
@@ -82,7 +82,7 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 
 
 class BackfillProgress(Struct, frozen=True):
-    """The position that the task of this number has reached, and which conversations it parked or released since the last report.
+    """The position that task `number` has reached, and the conversations that it parked or released since the last report.
 
     A parked conversation is released by its deletion.
     """
@@ -94,9 +94,9 @@ class BackfillProgress(Struct, frozen=True):
 
 
 def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
-    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError: then resume from the last position.
+    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError. After these, resume from the last position.
 
-    Raises LogMoved if the log has another incarnation after a page was written: then start again.
+    Raises LogMoved if the log has another incarnation after a page was written. After this, start again.
     """
     # The recorded progress must not be ahead of what MongoDB still has after a crash, so each write waits for the journal.
     client: MongoClient[Document] = MongoClient(task.mongodb_url, w="majority", journal=True)
@@ -129,7 +129,7 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
 
 
 def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
-    """The conversations to park: those with an event that cannot be decoded, except a deletion."""
+    """The conversations to park: those with an event that cannot be decoded. An event that is a deletion does not count."""
     to_park: dict[str, Parked] = {}
     for logged in part:
         if isinstance(logged, UnreadableRecord) and not is_deletion(logged):
@@ -139,7 +139,10 @@ def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 
 
 def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
-    """Whether to apply an event: a deletion always, another event only if it comes before the one that parked its conversation."""
+    """Whether to apply an event.
+
+    A deletion is always applied. Another event of a parked conversation is applied only if it comes before the one that parked it.
+    """
     conversation_id = logged.conversation_id
     if conversation_id not in parked or is_deletion(logged):
         return True
@@ -180,7 +183,7 @@ def _write(collection: synchronous.Collection[Document], view: MongoView, batch:
 
 @contextmanager
 def _ignoring_duplicates() -> Iterator[None]:
-    """A document that exists already was written by an earlier attempt."""
+    """Ignores errors about documents that exist already: an earlier attempt wrote them."""
     try:
         yield
     except BulkWriteError as error:
@@ -189,7 +192,8 @@ def _ignoring_duplicates() -> Iterator[None]:
 
 
 def _upsert(key: str, increment: Increment) -> UpdateOne:
-    # If an earlier attempt added this, the document has its position, is not matched, and the upsert fails as a duplicate.
+    # If an earlier attempt added these numbers, the document already has this position. Then the filter does not match it, and the upsert
+    # fails with a duplicate key, which is ignored.
     where = {"_id": key, "position": {"$lt": increment.position}}
     first = {name: value for name, value in increment.document.items() if name != "_id"}
     change = {"$setOnInsert": first, "$inc": increment.add, "$max": {"position": increment.position}}

@@ -18,7 +18,7 @@ class BackfillFailed(Exception):
 
 
 async def run_backfill(tasks: Sequence[BackfillTask]) -> AsyncIterator[BackfillProgress]:
-    """Runs the tasks, and yields their progress. Raises BackfillFailed. Kills the processes when it is closed."""
+    """Runs the tasks, and yields their progress. Raises BackfillFailed. Kills the processes when the iterator is closed."""
     command = (sys.executable, "-P", "-m", "projections.rebuild.backfill")
     pipe = asyncio.subprocess.PIPE
     reports: asyncio.Queue[BackfillProgress | None] = asyncio.Queue()

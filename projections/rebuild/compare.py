@@ -25,8 +25,8 @@ class Comparison(Struct, kw_only=True):
     """The result of a comparison at `position`.
 
     `listed`: the `_id`s of the first documents that differ. A digest is the SHA-256 over the documents in order of `_id`, as JSON with
-    sorted keys. Documents of parked conversations are left out. Totals cannot be compared while a conversation is parked: they have no
-    digest then.
+    sorted keys. Documents of parked conversations are left out. The view `usage` cannot be compared while a conversation is parked: then
+    its digests are empty.
     """
 
     view: MongoView
@@ -62,7 +62,7 @@ async def compare(database: Database, view: MongoView) -> Comparison:
 async def _compare_documents(
     comparison: Comparison, live: AsyncIterator[Document], build: AsyncIterator[Document]
 ) -> None:
-    """Reads both in order of `_id`, and adds to the comparison what differs."""
+    """Reads both collections in order of `_id`, and counts the documents that differ."""
     live_digest, build_digest = sha256(), sha256()
     next_live, next_build = await anext(live, None), await anext(build, None)
     while next_live is not None or next_build is not None:

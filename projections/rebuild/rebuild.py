@@ -53,9 +53,9 @@ class AnotherRebuild(Exception):
 
 
 class Rebuild:
-    """The rebuild of some views. `make_projector` is called if no other projector advances the builds.
+    """The rebuild of some views. If no other projector advances the builds, it runs one from `make_projector`.
 
-    Raises AnotherRebuild; and PyMongoError, psycopg.Error, BackfillFailed and BuildGone, after which another run resumes.
+    Raises AnotherRebuild. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone. After these, another run resumes.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Rebuild:
             return await self._swapped(result, lock)
 
     async def roll_back(self) -> RebuildResult | None:
-        """Swaps back to the collections that were kept by the last swap. None if there are none."""
+        """Swaps back to the collections that the last swap kept. Returns None if none were kept."""
         async with self._locked() as lock:
             self._views = await self._builds.resume_kept(self._views)
             if not self._views:
@@ -106,7 +106,7 @@ class Rebuild:
             return await self._swapped(result, lock)
 
     async def cancel(self) -> list[MongoView]:
-        """Drops unfinished builds and kept collections. Returns the views that had one."""
+        """Drops unfinished builds and kept collections. Returns the views of those that were dropped."""
         async with self._locked():
             return await self._drop()
 
@@ -115,7 +115,7 @@ class Rebuild:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
-        """The connection that holds the lock."""
+        """Holds the lock for the block, and yields the connection that holds it. Raises AnotherRebuild."""
         connection = await psycopg.AsyncConnection.connect(self._settings.postgres_url, autocommit=True)
         async with connection:
             [(locked,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
@@ -128,7 +128,7 @@ class Rebuild:
                     await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
     async def backfill(self, builds: Sequence[ViewBuild]) -> None:
-        """Fills builds that have the same progress, from one reading of the log."""
+        """Fills builds that have the same progress. The log is read once for all of them."""
         views = [build.view for build in builds]
         target, reached = builds[0].target, dict(builds[0].reached)
         tasks = [
@@ -192,7 +192,7 @@ class Rebuild:
 
 
 def _same_progress(builds: Collection[ViewBuild]) -> list[list[ViewBuild]]:
-    """The builds, grouped by their progress: one reading of the log is enough for a group."""
+    """The builds, grouped by their progress. For each group, the log is read only once."""
     groups: list[list[ViewBuild]] = []
     for build in builds:
         for group in groups:

@@ -1,10 +1,10 @@
 """Repairs one conversation in the views: removes its documents, and writes them again from the log.
 
-Meanwhile the conversation stays parked, claimed by the repair (`repair_claims.py`), so projectors ignore it. Every step is a
+Meanwhile the conversation is parked, and the repair has a claim on it (`repair_claims.py`), so projectors ignore it. Every step is a
 transaction that locks the claim and records its progress, so no step is done twice, even if its answer was lost. The last step writes
 what is missing up to the view's position, and ends the parking. An interrupted repair leaves the conversation parked, and the next
-repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage` nothing is removed: a repair adds the
-events that were left out since the parking.
+repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage` nothing is removed: a repair
+counts the events that were left out since the parking.
 """
 
 import time
@@ -68,7 +68,7 @@ class _ClaimLost(Exception):
 
 
 class Repair:
-    """The repair of one conversation, whose last event is `head`. `progress` receives the number of versions done."""
+    """The repair of one conversation. `head`: its last event. `progress` is called with the version that the repair has reached."""
 
     def __init__(
         self,
@@ -92,7 +92,10 @@ class Repair:
         self._claims = RepairClaims(database, conversation_id, self._repair_id)
 
     async def run(self) -> list[Repaired]:
-        """Repairs the views in which it is parked, or all views if it is parked in none. Raises PyMongoError, RedisError and psycopg.Error."""
+        """Repairs the views in which the conversation is parked, or all views if it is parked in none.
+
+        Raises PyMongoError, RedisError and psycopg.Error.
+        """
         statuses = await self._positions.statuses(ALL_VIEWS)
         parked_in = [view for view, status in statuses.items() if self._conversation_id in status.parked]
         return [await self._repair(view) for view in ALL_VIEWS if view in (parked_in or ALL_VIEWS)]
@@ -154,7 +157,7 @@ class Repair:
                 return None
 
     async def _remove_some(self, view: MongoView) -> bool:
-        """Removes some of its documents. Returns whether there were any."""
+        """Removes some of the conversation's documents. Returns whether there were any."""
         tenant = self._head.tenant
         where: Document = {"tenant": tenant, "conversation_id": self._conversation_id}
         if view == "conversations":
@@ -166,13 +169,16 @@ class Repair:
         return bool(keys)
 
     async def _write_page(self, view: MongoView, page: Sequence[Logged], version: int) -> tuple[bool, int]:
-        """Writes the events after `version`. Returns whether the view shows all up to its position now, and the version it has reached."""
+        """Writes a page of events, those after `version`.
+
+        Returns (whether the view now shows all events up to its position, the version that the repair has reached).
+        """
         async with self._step(view) as (session, view_position):
             parked = view_position.parked[self._conversation_id]
             if parked.done != version:
                 return False, parked.done  # this step was done before, and its answer was lost
             shown = [logged for logged in page if logged.position <= view_position.position]
-            # Totals already count what came before the parking.
+            # `usage` already counts the events before the parking.
             to_write = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
             writes = (write for logged in to_write for write in event_writes(logged) if write.view == view)
             for batch in coalesce(writes).values():
@@ -231,7 +237,7 @@ class Repair:
 
     @asynccontextmanager
     async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
-        """A transaction that locks the claim and the view's position. Raises _ClaimLost; and PositionMoved: then retry it."""
+        """A transaction that locks the claim and the view's position. Raises _ClaimLost. After PositionMoved, retry it."""
         async with self._mongo_views.transaction((view,), 0) as session:
             view_position = await self._claims.hold(view, session)
             if view_position is None:
@@ -239,5 +245,7 @@ class Repair:
             yield session, view_position
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
-        """The result of a step. Retries it while it conflicts with projectors. Then sleeps as long as the step took, to leave them time."""
+        """The result of a step. Retries it while it conflicts with projectors. Then sleeps as long as the step took, to leave
+        the projectors time.
+        """
         return await retry_while_moved(step, first_pause=0.005, max_pause=0.2, leaves_time=True)

@@ -42,7 +42,7 @@ class RepairClaims:
     async def record_progress(
         self, view: str, session: AsyncClientSession, *, done: int, counted: int | None = None
     ) -> None:
-        """Records that the repair has reached the version `done`, and that totals count the events up to position `counted`."""
+        """Records that the repair has reached the version `done`, and that `usage` counts the events up to position `counted`."""
         change: Document = {"$set": {f"{self._field}.done": done}}
         if counted is not None:
             change["$set"][f"{self._field}.position"] = counted + 1

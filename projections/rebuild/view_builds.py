@@ -1,8 +1,8 @@
-"""The second build of a view: another collection, beside the live one, that is to take its place.
+"""The second builds of views. A second build is a new collection that will replace the view's live collection.
 
 The build of `items` has view positions like the live view's, under the name `items+`. Their `state` is
 
-    filling     backfill processes fill the collection up to `target`, each its partitions (`backfill.py`)
+    filling     backfill processes fill the collection up to `target`, each its own partitions (`backfill.py`)
     rebuilding  projectors advance it like any view, until it is `live`
     live        projectors still advance it like any view
     kept        it was live until the last swap. Projectors do not advance it. A rollback makes it `rebuilding` again, marked `back`
@@ -69,7 +69,7 @@ class ViewBuilds:
         self._pages = str(pages)
 
     async def outdated(self) -> list[MongoView]:
-        """The views that were built by code in which their version was lower."""
+        """The views that older code built, with a lower version."""
         documents = self._positions.find({"view": {"$in": MONGO_VIEWS}})
         versions = {document["view"]: document["version"] async for document in documents}
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
@@ -118,14 +118,14 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Drop them only after the commit. A read that began before the last swap may still use such a collection: it accepts what it has read
-        # if a position still names the collection.
+        # Drop them only after the commit. A read that began before the last swap may still read such a collection. Afterwards the read checks
+        # that a position still names the collection, so it does not accept a result from a collection that was being dropped.
         for name in unused:
             await self._database.drop_collection(name)
         return _view_build(view, documents)
 
     async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
-        """Deletes the build's positions, and returns its collections. Once this commits, nobody uses them."""
+        """Deletes the build's positions. Returns its collections: after the commit nobody uses them."""
         where = {"view": _build_of(view)}
         collections = {document["collection"] async for document in self._positions.find(where, session=session)}
         await self._positions.delete_many(where, session=session)
@@ -147,7 +147,7 @@ class ViewBuilds:
             )
             for conversation, parked in progress.parked.items()
         ]
-        # In totals a deleted conversation stays parked: what it used before its deletion still has to be counted.
+        # In `usage` a deleted conversation stays parked: its usage before the deletion still has to be counted.
         releasing = {**where, "view": {"$in": [_build_of(view) for view in views if view != USAGE]}}
         updates += [
             UpdateMany(releasing, {"$unset": {parked_field(conversation): ""}}) for conversation in progress.released
@@ -159,7 +159,7 @@ class ViewBuilds:
         await self._positions.bulk_write(updates)
 
     async def finish_backfill(self, views: Sequence[MongoView]) -> None:
-        """From now on projectors advance the builds, from the backfill's target."""
+        """Lets projectors advance the builds from now on, starting at the backfill's target."""
         change: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
             {"$unset": ["share", "pages"]},
@@ -176,7 +176,7 @@ class ViewBuilds:
         return resumed
 
     async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
-        """(build's position, live view's position) of each view where the two differ in a partition, or show different logs.
+        """(build's position, live view's position) of each view whose build is not at the live view's position in some partition.
 
         Raises BuildGone.
         """
@@ -211,7 +211,7 @@ class ViewBuilds:
             await self._positions.bulk_write(changes, session=session)
 
     async def drop(self, views: Sequence[MongoView]) -> list[MongoView]:
-        """Drops the builds, in whatever state they are. Returns the views that had one. Raises PositionMoved."""
+        """Drops the builds, whatever their state is. Returns the views that had a build. Raises PositionMoved."""
         dropped: list[MongoView] = []
         for view in views:
             async with self._mongo_views.transaction((view,), 0) as session:

@@ -1,6 +1,6 @@
 """The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
 
-`shared_with`: a text for each share, which no other share equals: `tenant`, or `subject:` and the subject.
+`shared_with` has one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ WITH_TENANT: Final = "tenant"
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes. Every event updates the conversation's `version`, `position` and `updated_at`."""
+    """The writes of one event. Every event updates the conversation's `version`, `position` and `updated_at`."""
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)
@@ -84,7 +84,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 
 
 def shared_with_subject(subject: str) -> list[str]:
-    """What `shared_with` has if the conversation is shared with this subject: at least one of these."""
+    """If a conversation is shared with this subject, its `shared_with` has at least one of these texts."""
     return [WITH_TENANT, _with(subject)]
 
 
@@ -97,5 +97,5 @@ def _with(subject: str) -> str:
 
 
 def _metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
-    """Metadata as [name, value] pairs: a client's name must not become a field name, where `$ref`, `$id` or a dot has a meaning."""
+    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots mean something there."""
     return [[name, value] for name, value in metadata.items()]

@@ -1,7 +1,8 @@
 """Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
 
-In a shortened object long texts end with how much is left out, long lists and objects end early, and `shortened_from` says how many
-bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they are never shortened.
+In a shortened object, a long text ends with the number of characters that were left out. Long lists and objects end early.
+`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they
+are never shortened.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,9 @@ _MAXIMA = (_Maximum(65_536, 4_096), _Maximum(4_096, 256), _Maximum(256, 32))
 
 
 def shortened(text: bytes, max_bytes: int) -> bytes:
-    """The JSON object as it is, or shortened to at most `max_bytes`. If even its shortest form is larger, only the fields that identify it."""
+    """The JSON object as it is, or shortened to at most `max_bytes`. If even its
+    shortest form is larger, only the fields that identify it are returned.
+    """
     if len(text) <= max_bytes:
         return text
     full: dict[str, Any] = msgspec.json.decode(text)
@@ -53,9 +56,9 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 
 
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """The JSON objects as they are; or, if a list of them would be larger than `max_bytes`, each shortened to its share of that.
+    """The JSON objects. If together they are larger than `max_bytes`, each of them is shortened to an equal share of `max_bytes`.
 
-    If they still do not all fit, some at the end are left out, and the last one in the list stands for these.
+    If even then they do not all fit, some at the end are left out, and one short object at the end of the list stands for these.
     """
     if _size(texts) <= max_bytes:
         return [*texts]

@@ -1,4 +1,4 @@
-"""What one event writes into all MongoDB views."""
+"""The writes of one event into all MongoDB views."""
 
 from collections.abc import Iterator
 

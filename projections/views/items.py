@@ -17,7 +17,7 @@ from projections.views.writes import Document, Insert, Update, Write, document_k
 
 
 def items_on(tenant: str, segment: PathSegment) -> Document:
-    """Matches the items on this part of a path, retracted or not."""
+    """The filter for the items on this part of a path, retracted or not."""
     where: Document = {
         "tenant": tenant,
         "conversation_id": segment.conversation_id,
@@ -33,7 +33,7 @@ def items_on(tenant: str, segment: PathSegment) -> Document:
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes."""
+    """The writes of one event."""
     event = logged.event
     match event:
         case ItemAppended():

@@ -1,6 +1,6 @@
-"""The view `responses`: one document per reply, from its request on. What would make it too large for MongoDB is shortened.
+"""The view `responses`: one document per reply, from its request on. Values that would make it too large for MongoDB are shortened.
 
-`copies`: (item, original) for each input item that is a copy of another item; absent if there are none.
+`copies`: the ids [item, original] of each input item that is a copy of another item. Absent if there are none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from replies.response_from_events import error_of, partial_output, status_of
 
 
 def response_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes."""
+    """The writes of one event."""
     event = logged.event
     match event:
         case ReplyRequested():

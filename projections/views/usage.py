@@ -1,6 +1,6 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
 
-The subject is the one that asked for the reply or the summary, even if another one owns the conversation.
+The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ USAGE_EVENTS = (ReplyCompleted, ContextCompacted)
 
 
 def usage_writes(logged: Logged) -> Iterator[Write]:
-    """What one event adds to the totals."""
+    """The increments that one event makes to the totals."""
     event = logged.event
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
     subject = logged.subject
-    # With the length, no other subject and model have the same text.
+    # Without the length, two keys could be equal: a subject and a model's name may contain colons.
     key = document_key(logged.tenant, f"{date}:{partition}:{len(subject)}:{subject}:{event.model}")
     document = {
         "_id": key,

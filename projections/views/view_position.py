@@ -4,10 +4,10 @@
      repairs, held, parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
 `bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` identify the log
-that these were read from (`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the
-end of the log when the rebuild started; then it is `live`. Transactions increment `held` to lock the document.
-`projections/view_positions.py` explains `lease` and `epoch`, and `projections/rebuild/view_builds.py` the positions of a second
-build, whose view is named `items+`.
+that these events were read from (`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the
+end of the log when the rebuild started. After that it is `live`. Transactions increment `held` to lock the document.
+`projections/view_positions.py` explains `lease` and `epoch`. `projections/rebuild/view_builds.py` explains the positions of a second
+build. Its view is named `items+`.
 """
 
 from collections import defaultdict
@@ -26,10 +26,10 @@ BUILD_SUFFIX = "+"
 
 
 class Parked(Struct, frozen=True, kw_only=True):
-    """Why a view leaves a conversation out: the event that could not be applied, and the error. It holds no content.
+    """Why a view leaves a conversation out: the event that could not be applied, and the error. It never holds what people wrote.
 
-    The view shows the conversation's events before `position`. `at`: since when, in microseconds since 1970 (UTC). `repair`: the id
-    of the repair that has claimed the conversation, if any, and `done`: the version that repair has reached.
+    The view shows the conversation's events before `position`. `at`: when it was parked, in microseconds since 1970 (UTC). `repair`: the
+    id of the repair that has claimed the conversation, if any. `done`: the version that this repair has reached.
     """
 
     tenant: str
@@ -47,7 +47,7 @@ class ViewPosition(Struct, frozen=True):
     """How far one view has come in one partition, and which conversations it leaves out.
 
     `repairs` counts the parked conversations that were repaired. `collection` holds the documents. `version`: the view's version
-    (`catalog.py`) in the code that built them.
+    (`catalog.py`) in the code that built the documents.
     """
 
     view: str
@@ -83,12 +83,12 @@ class ViewPosition(Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Its `_id`."""
+        """The `_id` of the position's document."""
         return position_key(self.view, self.partition)
 
     @property
     def base_view(self) -> str:
-        """The view, or for a second build the view that it is a build of."""
+        """The view's name without BUILD_SUFFIX. For a second build, this is the view that it belongs to."""
         return self.view.removesuffix(BUILD_SUFFIX)
 
     @property
@@ -124,7 +124,7 @@ class ViewStatus(Struct, frozen=True):
 
 
 def position_from(document: Mapping[str, Any]) -> ViewPosition:
-    """The position in a document of `projections`. Queries leave out `target`, `epoch` and `lease`."""
+    """The position in a document of `projections`. Queries do not read `target`, `epoch` and `lease`."""
     parked = document.get("parked")
     return ViewPosition(
         view=document["view"],
@@ -149,7 +149,7 @@ def no_position(view: str, partition: int) -> ViewPosition:
 
 
 def missing_positions(positions: Iterable[ViewPosition]) -> list[tuple[str, int]]:
-    """(view, partition) of each position that is missing from a view which has at least one."""
+    """(view, partition) of each missing position of a view. A view without any position does not count."""
     partitions: defaultdict[str, set[int]] = defaultdict(set)
     for position in positions:
         partitions[position.view].add(position.partition)

@@ -1,9 +1,9 @@
 """Circuit breakers: while a model is down, requests to it fail at once instead of after their retries and timeouts.
 
-Each model has its own, since a provider may serve one model and fail with another.
+Each model has its own breaker, because a provider may serve one model and fail with another.
 
-No library is used: those for asyncio wrap one awaited call, but here a stream counts as answered at its first part. And none of
-them lets a single probe through.
+No library is used. Those for asyncio wrap one awaited call, but here a stream counts as answered at its first part. Also, none of
+them lets only one probe through.
 """
 
 import time
@@ -44,7 +44,7 @@ class CircuitBreakers:
         return len(self._breakers)
 
     def begin_attempt(self, model: str) -> "Attempt":
-        """Call before each request. Raises ModelFailed (`model_unavailable`) while none may be made to this model."""
+        """Call before each request. Raises ModelFailed (`model_unavailable`) while no request may be sent to this model."""
         breaker = self._breakers.pop(model, None) or CircuitBreaker(partial(self._changed, model), self._clock)
         self._breakers[model] = breaker
         if len(self._breakers) > MAX_MODELS:
@@ -63,9 +63,10 @@ class CircuitBreakers:
 class CircuitBreaker:
     """Opens after MAX_FAILURES in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
 
-    OPEN_SECONDS later it lets one request through as a probe, and while that has no result, another one every PROBE_SECONDS. The first
-    request that is answered closes it. If the newest probe fails, it stays open for OPEN_SECONDS more. Other requests that fail while
-    it is open change nothing: they were sent before. `on_change` is called when it opens (with True) and when it closes (with False).
+    OPEN_SECONDS later it lets one request through as a probe. While the probe has no result, it lets another probe through every
+    PROBE_SECONDS. The first request that is answered closes it. If the newest probe fails, it stays open for OPEN_SECONDS more. The
+    failures of all other requests change nothing while it is open. `on_change` is called when it opens (with True) and when it closes
+    (with False).
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class CircuitBreaker:
         return self._is_open
 
     def begin_attempt(self) -> "Attempt":
-        """Call before each request. Raises ModelFailed (`model_unavailable`) while none may be made."""
+        """Call before each request. Raises ModelFailed (`model_unavailable`) while no request may be sent."""
         attempt = Attempt(self)
         if self._is_open:
             wait = self._next_probe_at - self._clock()
@@ -116,7 +117,7 @@ class CircuitBreaker:
             self._set_open(is_open=True)
 
     def abandon(self, attempt: "Attempt") -> None:
-        """The attempt ended without a result. If it was the newest probe, the next request becomes a probe."""
+        """Records that the attempt ended without a result. If it was the newest probe, the next request becomes a probe."""
         if attempt is self._probe:
             self._probe, self._next_probe_at = None, self._clock()
 
@@ -127,26 +128,26 @@ class CircuitBreaker:
 
 
 class Attempt:
-    """One request. Its first result counts; call `abandoned` at the end in any case."""
+    """One request. Only its first result counts. Always call `abandoned` at the end."""
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
         self._ended = False
 
     def answered(self) -> None:
-        """The model answered. A refusal counts too: the provider is up."""
+        """Records that the model answered. A refusal counts as an answer: it shows that the provider is up."""
         if not self._ended:
             self._ended = True
             self._breaker.record_success()
 
     def failed(self) -> None:
-        """The provider was not reached, or did not answer."""
+        """Records that the provider was not reached, or did not answer."""
         if not self._ended:
             self._ended = True
             self._breaker.record_failure(self)
 
     def abandoned(self) -> None:
-        """The caller left before there was a result."""
+        """Records that the caller stopped before there was a result. Does nothing after a result."""
         if not self._ended:
             self._ended = True
             self._breaker.abandon(self)

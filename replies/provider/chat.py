@@ -85,7 +85,7 @@ class _StartedCall(Struct):
     arguments: list[str] = []
 
     def is_followed_by(self, function: _FunctionDelta) -> bool:
-        """Whether the delta starts another call. Needed where calls have no id and share an index, as Gemini's do."""
+        """Whether the delta starts another call. This is needed if calls have no id and share an index, as Gemini's do."""
         if function.name != self.name:
             return True
         return bool((function.arguments or "").strip()) and _is_object("".join(self.arguments))
@@ -101,7 +101,7 @@ def _is_object(text: str) -> bool:
 
 
 def _first_count(usage: Any, paths: Sequence[tuple[str, ...]]) -> int:
-    """The first of these counts that is not 0."""
+    """The first of these counts that is not 0. 0 if there is none."""
     return next((count for path in paths if (count := token_count(usage, *path))), 0)
 
 
@@ -186,7 +186,10 @@ class ChatAnswer:
         return [*self._items.take_parts(), Finished(reason, usage, model, self._service_tier)]
 
     def _add_text(self, item_type: str, kind: str, text: str | None) -> None:
-        """Adds text of a message or of reasoning. Consecutive texts of the same type make one item. In an item, consecutive texts of the same kind make one part."""
+        """Adds text of a message or of reasoning.
+
+        Consecutive texts of the same type make one item. In an item, consecutive texts of the same kind make one part.
+        """
         if not text:
             return
         if self._open_text is None or self._open_text[0] != item_type:
@@ -248,7 +251,7 @@ class ChatAnswer:
         return None
 
     def _call_id(self, provider_id: str | None) -> str:
-        """The provider's id of a call, or a new one where it sent none or one that it used before."""
+        """The provider's id of a call. A new id if the provider sent none, or has used it for an earlier call."""
         call_id = clean(provider_id or "")
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid.uuid4().hex}"

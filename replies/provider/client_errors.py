@@ -64,7 +64,7 @@ def _has_no_connection(error: BaseException | None) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where neither is valid."""
+    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None if neither is valid."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) / unit

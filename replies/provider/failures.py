@@ -30,7 +30,7 @@ def rate_limited(retry_after: float | None) -> ModelFailed:
 
 
 def reported_failure(error: Any) -> ModelFailed:
-    """An error that the provider sends in its stream: `{message, code, type}`, or anything else."""
+    """The failure for an error that the provider sends in its stream. `error`: `{message, code, type}`, or any other value."""
     code, error_type, message = error_fields(error)
     if is_context_too_long(code, error_type, message):
         return context_too_long()
@@ -40,7 +40,7 @@ def reported_failure(error: Any) -> ModelFailed:
 
 
 def error_fields(error: Any) -> tuple[str, str, str]:
-    """The code, type and message of an error object; "" for each that it lacks."""
+    """The code, type and message of an error object; "" for each that is missing."""
     fields = error if isinstance(error, dict) else {}
     fields = fields["error"] if isinstance(fields.get("error"), dict) else fields
     code, error_type, message = (str(fields.get(name) or "")[:1000] for name in ("code", "type", "message"))

@@ -1,4 +1,8 @@
-"""JSON and text of providers. Some cut a character in two: a chunk then ends with the first half of a surrogate pair, and the next begins with the second."""
+"""Decodes and cleans the JSON and the text of providers.
+
+Some providers cut a character in two. Then a chunk ends with the first half of a surrogate pair, and the next chunk begins with the
+second half.
+"""
 
 import json
 import re
@@ -13,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """What the decoder makes of the JSON text. Its strings may have halves of surrogate pairs. Raises ValueError."""
+    """The decoded JSON text. Halves of surrogate pairs in strings are accepted. Raises ValueError."""
     try:
         return decoder.decode(data)
     except ValueError:

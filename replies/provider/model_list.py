@@ -44,7 +44,7 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """The listed model of this name. The list is fetched again if it does not have it. Raises ModelFailed."""
+        """The listed model of this name. If it is not listed, fetches the list again. None if it is still not listed. Raises ModelFailed."""
         models = await self.models()
         found = _find(name, models)
         if found is None and models:
@@ -52,7 +52,7 @@ class ModelList:
         return found
 
     async def has(self, name: str) -> bool:
-        """Whether the provider lists the model. Also true where its list is empty or cannot be fetched."""
+        """Whether the provider lists the model. Also true if its list is empty or cannot be fetched."""
         if _find(name, self._models) is not None:  # without the lock: does not wait while another caller fetches
             return True
         try:

@@ -1,4 +1,7 @@
-"""Puts output items in sequence: a provider may stream several at the same time, but their parts are passed on item by item, and part by part."""
+"""Puts output items in order. A provider may stream several items at the same time, but here they are passed on one after the other.
+
+The parts of an item are passed on one after the other, too.
+"""
 
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -18,9 +21,10 @@ PartText = tuple[str, str]
 
 
 class _OpenPart(Struct, eq=False):
-    """A part of an item; `kind` is None for the item's usual one.
+    """A part of an item. `kind`: None for the usual kind of the item.
 
-    `waiting`: the text that is not passed on yet. `length`: of all its text. `half`: the first half of a surrogate pair at its end.
+    `waiting`: the text that is not passed on yet. `length`: the length of the whole text so far. `half`: the first half of a surrogate
+    pair at the end of the text.
     """
 
     kind: str | None
@@ -47,7 +51,10 @@ class _OpenPart(Struct, eq=False):
 
 
 class _OpenItem(Struct):
-    """`item` is None until its type is known. `started`: its ItemStarted was made. `parts`: all; `open`: those of which something may still be passed on."""
+    """An item that was not passed on completely. `item` is None until its type is known.
+
+    `started`: whether its ItemStarted was made. `parts`: all its parts. `open`: the parts that are not passed on completely.
+    """
 
     item: Item | None
     parts: list[_OpenPart] = []
@@ -58,7 +65,7 @@ class _OpenItem(Struct):
     ended: bool = False
 
     def part(self, key: Hashable, kind: str | None) -> _OpenPart:
-        """The part with this key. One that has ended is not continued: another one starts."""
+        """The part with this key. If that part has ended, a new one starts."""
         part = self.by_key.get(key)
         if part is None or part.ended:
             part = self.by_key[key] = _OpenPart(kind, is_first=not self.parts)
@@ -94,7 +101,7 @@ class _OpenItem(Struct):
 
 
 class OrderedItems:
-    """Makes the parts of the oldest item that has not ended. The text of the others waits until it is their turn.
+    """Makes the stream parts of the oldest item that has not ended. The text of the other items waits until it is their turn.
 
     Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call.
     """
@@ -124,14 +131,14 @@ class OrderedItems:
         return self._items[key].item is not None
 
     def add_text(self, key: Hashable, text: str, part: Hashable = 0, kind: str | None = None) -> None:
-        """Adds text to a part of an item. `kind`: of the part; None for the usual kind of the item. Raises ModelFailed, as `add_length` does."""
+        """Adds text to a part of an item. `kind`: the part's kind; None for the usual kind of the item. Raises ModelFailed."""
         self.add_length(len(text))
         if text:
             self._items[key].part(part, kind).add(text)
             self._make_parts()
 
     def end_part(self, key: Hashable, part: Hashable, kind: str | None = None, text: str = "") -> None:
-        """The part is complete. `text`: all its text; what was not added before is added now."""
+        """Records that a part is complete. `text`: the whole text. What was not added before is added now."""
         open_item = self._items[key]
         open_part = open_item.by_key.get(part)
         if open_part is None and text:
@@ -148,7 +155,9 @@ class OrderedItems:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """The item is complete. `complete`: its parts, field after field; text of them that was not added before is added now."""
+        """Records that an item is complete. `complete`: all its parts, field after field. Text of them that was not
+        added before is added now.
+        """
         open_item = self._items[key]
         for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
             in_field = [part for part in complete if field_of(part[0]) == field]
@@ -170,7 +179,7 @@ class OrderedItems:
         return parts
 
     def _add_rest(self, part: _OpenPart, complete_text: str) -> None:
-        """Adds what the part lacks of its complete text."""
+        """Adds the rest of the complete text, after the text that the part already has."""
         if rest := complete_text[part.length :]:
             part.half = ""
             self.add_length(len(rest))

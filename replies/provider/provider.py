@@ -25,13 +25,13 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer of one of the two APIs: `parse` takes each event, `finish` is called once, after the last."""
+    """A streamed answer of one of the two APIs. `parse` is called for each event, and `finish` once, after the last event."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
 
     @property
     def progress(self) -> object:
-        """A value that changes with each event that brought something. Events that only keep the connection alive do not change it."""
+        """A value that changes with each event that has content. Events that only keep the connection alive do not change it."""
 
     @property
     def is_complete(self) -> bool: ...
@@ -93,7 +93,9 @@ class ModelProvider:
         return str(models[0]["id"])
 
     async def has_model(self, model: str) -> bool:
-        """Whether the provider lists the model or a setting names it. Also true where the provider cannot say."""
+        """Whether the provider lists the model or a setting names it. Also true without a provider, or if its list is
+        empty or cannot be fetched.
+        """
         settings = self._settings
         if model in (*settings.models, settings.default_model, *settings.default_models.values()):
             return True
@@ -110,9 +112,10 @@ class ModelProvider:
         return None if self._list is None else await self._list.find(name)
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to a request body of `Models.renderer`. Retried until the response begins, never after.
+        """The parts of the answer to a request body of `Models.renderer`. The request is retried until the response begins,
+        but not after that.
 
-        Raises ModelFailed only. Closing the iterator, or cancelling its reader, closes the connection to the provider.
+        Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """
         if self._client is None:
             raise _not_configured()
@@ -149,7 +152,7 @@ class ModelProvider:
                 await response.aclose()
 
     async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
-        """The raw response, once its headers are there: reading it through the client takes four times as long."""
+        """The raw response, as soon as its headers have arrived. Reading it through the client would take four times as long."""
         path = "/responses" if self._uses_responses_api else "/chat/completions"
         response = await client.post(
             path, body=dict(body), cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
@@ -157,7 +160,7 @@ class ModelProvider:
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
     async def complete_text(self, body: Mapping[str, Any]) -> AnswerText:
-        """The text of the answer's messages; "" where the model refused or a content filter cut it off. Raises ModelFailed."""
+        """The text of the answer's messages. "" if the model refused, or if a content filter cut the answer off. Raises ModelFailed."""
         text: list[str] = []
         in_message = refused = False
         finished = Finished("stop")

@@ -1,4 +1,4 @@
-"""The output items of `/responses`: which fields an item has when it starts, and which its complete form adds."""
+"""The output items of `/responses`: the fields that an item has when it starts, and those that are added when it is complete."""
 
 import uuid
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from replies.stream_events import may_have, new_part, parts_of, text_field
 
 
 def storable_item(provider_item: Any) -> Item:
-    """The item without its id and without what cannot be stored (`clean`). Raises ModelFailed, or ValueError."""
+    """The item without its id, with its texts cleaned so that they can be stored (`clean`). Raises ModelFailed, or ValueError."""
     if not isinstance(provider_item, dict):
         raise invalid_answer()
     item: Item = clean_value({name: value for name, value in provider_item.items() if name != "id"})
@@ -43,7 +43,7 @@ def encoded_size(item: Item) -> int:
 
 
 def at_start(item: Item) -> Item:
-    """The item in its ItemStarted: without what is streamed later. Raises ModelFailed."""
+    """The item for its ItemStarted, without the text that is streamed later. Raises ModelFailed."""
     item_type = type_of(item)
     match item_type:
         case "message":
@@ -71,7 +71,7 @@ def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
 
 
 def _message(item: Item) -> Item:
-    """`content` only where it is more than a plain text: several parts, annotations, or a refusal."""
+    """The field `content`, but only if it is more than a plain text: several parts, annotations, or a refusal."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) for part in parts):
@@ -89,7 +89,7 @@ def _function_call(item: Item) -> Item:
 
 
 def _reasoning(item: Item) -> Item:
-    """Where it is not empty, `encrypted_content`."""
+    """The fields besides the text. `encrypted_content` is left out if it is empty."""
     empty = () if item.get("encrypted_content") else ("encrypted_content",)
     return _without(item, "content", "summary", "status", *empty)
 

@@ -1,7 +1,7 @@
 """`/responses`: turns the events of an answer into stream parts.
 
 Shapes: `openai/types/responses/response_*_event.py` of the official SDK. The text of messages, of function calls' arguments and
-of reasoning is passed on as it arrives. An item of any other type has a part when it starts and one when it is complete.
+of reasoning is passed on as it arrives. An item of any other type makes one stream part when it starts, and another when it is complete.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 class _Event(Struct):
-    """An event. Only those of the kinds that are read need fields of the right types."""
+    """An event. The types of its fields are not checked here: only the fields that are used need the right type."""
 
     type: str = ""
     item_id: Any = None
@@ -66,7 +66,10 @@ _Key = str | int
 
 
 class ResponsesAnswer:
-    """One answer of `/responses`. Some providers send no item ids, or a different id with each event: then the index identifies the item."""
+    """One answer of `/responses`.
+
+    Some providers send no item ids, or a different id with each event. Then the index identifies the item.
+    """
 
     def __init__(self) -> None:
         self._items = OrderedItems()
@@ -106,7 +109,7 @@ class ResponsesAnswer:
     def progress(self) -> object:
         """A value that changes with each event that starts an item, ends an item or the answer, or has a non-empty delta of any type.
 
-        Some deltas, such as those of a web search's query, make no part: their text comes again with the end of the item.
+        Some deltas, such as those of a web search's query, make no stream part, because their text comes again with the end of the item.
         """
         return len(self._started), len(self._ended), self._deltas, self._response is not None
 
@@ -132,7 +135,7 @@ class ResponsesAnswer:
         return [*self._items.take_parts(), finished]
 
     def _add_unstreamed(self, output: list[Any]) -> None:
-        """Adds from the final response what was not streamed: some providers leave out items, ends of items, or everything."""
+        """Adds what only the final response has: some providers do not stream all items, or all ends of items, or anything."""
         started = list(self._started)
         for index, provider_item in enumerate(output):
             item_id = id_of(provider_item)
@@ -185,7 +188,10 @@ class ResponsesAnswer:
             self._items.add_text(key, event.delta, _part_key(kind, event), kind)
 
     def _end_part(self, kind: str, event: _Event) -> None:
-        """The part is complete: clients are told before its item is complete. An event that does not fit is ignored: the end of the item has all texts."""
+        """Ends a part, so that clients see it complete before its item is complete.
+
+        An event that fits no part is ignored, because the end of the item has all texts.
+        """
         text = event.refusal if kind == "refusal" else event.text
         if not self._started or not isinstance(text, str):
             return

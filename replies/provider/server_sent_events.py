@@ -29,10 +29,10 @@ async def read_events(
     is_complete: Callable[[], bool],
     progress: Callable[[], object],
 ) -> AsyncGenerator[bytes, None]:
-    """The data of each event, up to `[DONE]`, the event after which `is_complete` is true, or the end of the response.
+    """The data of each event. Ends at `[DONE]`, after the event with which `is_complete` becomes true, or at the end of the response.
 
-    The value of `progress` changes when an event brought something. Raises TimeoutError when none does for `timeout` seconds, even
-    if comments and empty events come; httpx2.HTTPError; ModelFailed.
+    The value of `progress` changes when an event has content. Raises TimeoutError if it does not change for `timeout` seconds, even if
+    comments and empty events arrive. Also raises httpx2.HTTPError and ModelFailed.
     """
     data: list[bytes] = []
     lines = _Lines()
@@ -97,7 +97,7 @@ class _Lines:
         return [line.removeprefix(_BYTE_ORDER_MARK) for line in lines]
 
     def rest(self) -> bytes:
-        """The last line, without an end."""
+        """The last line, which has no line end."""
         return b"".join(self._rest)
 
 

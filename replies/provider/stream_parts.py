@@ -1,4 +1,4 @@
-"""The parts of a provider's streamed answer, whichever API it speaks: output items, one after the other, each with its start and its text."""
+"""The parts of a provider's streamed answer, the same for both APIs. Output items come one after the other, each with its start and text."""
 
 from typing import Any
 
@@ -22,9 +22,10 @@ class ItemStarted(Struct, frozen=True):
 
 
 class PartStarted(Struct, frozen=True):
-    """A part of the item that started last begins, and the one before it is complete. `kind`: `output_text`, `refusal`, `reasoning_text` or `summary_text`.
+    """A part of the item that started last begins, and the part before it is complete.
 
-    Left out where an item begins with what it usually consists of: a message with `output_text`, reasoning with `reasoning_text`.
+    `kind`: `output_text`, `refusal`, `reasoning_text` or `summary_text`. Not sent for the first part of an item if it has the usual
+    kind: `output_text` in a message, `reasoning_text` in reasoning.
     """
 
     kind: str
@@ -45,7 +46,7 @@ class ItemDone(Struct, frozen=True):
 class Finished(Struct, frozen=True):
     """The last part of every complete answer. `finish_reason`: `stop`, `length`, `tool_calls` or `content_filter`.
 
-    `usage`, `model` and `service_tier` are None where the provider did not send them.
+    `usage`, `model` and `service_tier` are None if the provider did not send them.
     """
 
     finish_reason: str
@@ -58,19 +59,19 @@ StreamPart = ItemStarted | PartStarted | ItemDelta | ItemDone | Finished
 
 
 class AnswerText(Struct, frozen=True):
-    """The text of a complete answer. `usage` is None where the provider did not send it."""
+    """The text of a complete answer. `usage` is None if the provider did not send it."""
 
     text: str
     usage: Usage | None
 
 
 def token_count(usage: Any, *path: str) -> int:
-    """The number of tokens at `path` in a provider's usage object; 0 where there is no valid number."""
+    """The number of tokens at `path` in a provider's usage object; 0 if there is no valid number."""
     for name in path:
         usage = usage.get(name) if isinstance(usage, dict) else None
     return usage if type(usage) is int and 0 <= usage < 2**53 else 0
 
 
 def known_tier(tier: Any) -> str | None:
-    """The `service_tier` that a provider reports; None where it is not a short text."""
+    """The `service_tier` that a provider reports; None if it is not a short text."""
     return tier if isinstance(tier, str) and 0 < len(tier) <= MAX_TIER_LENGTH and clean(tier) == tier else None
