@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Holder = Literal["tenant", "subject", "key"]
-"""Whose use a limit counts. Subjects of the same name in different tenants are counted apart."""
+"""Whose use a limit counts. Subjects with the same name in different tenants have separate counts."""
 
 HOLDERS: Final[tuple[Holder, ...]] = ("tenant", "subject", "key")
 
@@ -86,4 +86,4 @@ RECOMMENDED: Final = RateLimits(
     subject=Limits(requests=600, requests_a_second=25, tokens=400_000, replies=10, background=5, followers=50),
     key=Limits(requests=3_000, requests_a_second=50, tokens=2_000_000, replies=40, background=20, followers=500),
 )
-"""What `RATE_LIMITS=recommended` stands for. `docs/operations.md` says why."""
+"""The limits of `RATE_LIMITS=recommended`. `docs/operations.md` gives the reasons."""

@@ -53,7 +53,7 @@ _PROBLEMS = (
     *(DidNotStart, RequestFailed, OSError, subprocess.CalledProcessError),
     *(psycopg.Error, PyMongoError, psutil.Error),
 )
-"""The errors that end one benchmark only: the others are still run."""
+"""Errors that end only one benchmark. The others are still run."""
 
 
 class What(StrEnum):

@@ -17,16 +17,16 @@ from starlette.requests import ClientDisconnect, Request
 from infrastructure.http.errors import ApiError, invalid
 
 MAX_BODY_BYTES = 1_500_000
-"""The maximum of an ordinary request. A larger one is answered with 413."""
+"""The most bytes of an ordinary body. A larger body is answered with 413."""
 
 MAX_ITEMS_BODY_BYTES = 8 * 1024 * 1024
-"""The maximum of a request with items, and of one line of an import."""
+"""The most bytes of a body with items, and of one line of an import."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""How much of a body that is too large is read before the connection is closed."""
+"""If a body is too large, this much of it is read before the connection is closed."""
 
 MAX_DEPTH = 64
-"""Levels of nested objects and lists."""
+"""The most levels of nested objects and lists."""
 
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")

@@ -21,7 +21,7 @@ from infrastructure.http.connections import Connections
 MIN_BYTES: Final = 8 * 1024
 LEVEL: Final = 1
 MIN_THREAD_BYTES: Final = 32 * 1024
-"""A larger answer takes more than half a millisecond, so it is compressed in a thread: zlib lets the event loop run meanwhile."""
+"""A larger answer is compressed in a thread, because that takes more than half a millisecond. zlib lets the event loop run meanwhile."""
 
 _GZIP_WINDOW = 31
 """zlib's number for a window of 32 KB and gzip's header."""

@@ -67,7 +67,7 @@ class EventStream(StreamingResponse):
         self._in_event = False
         self._sending = asyncio.Lock()
         self._connection: HTTPConnection | None = None
-        """Of the request, if its credential may be refused while it is answered."""
+        """The connection of the request, if its credential may be refused while the stream runs."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if may_be_refused(connection := HTTPConnection(scope)):

@@ -85,7 +85,7 @@ class ItemList(BaseModel):
 
 
 ItemJson = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Item"})]
-"""An item as JSON text, in an answer that is a struct."""
+"""An item as JSON text, for a field of a msgspec struct."""
 
 
 class InputMessage(OpenModel):

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection, Request
 from infrastructure.http.errors import ApiError, invalid
 
 ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
-"""What official clients send with requests of any kind. Every answer is complete without `include`; Azure's client sends `api-version`."""
+"""Parameters that official clients may send with any request. An answer is complete without `include`. Azure's client sends `api-version`."""
 
 
 def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> None:

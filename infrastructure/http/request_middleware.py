@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NOT_LOGGED = "/health"
 _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-"""The messages that begin an answer. The last refuses a WebSocket with an answer like that of a request."""
+"""The messages that begin an answer. The last one begins an HTTP answer that refuses a WebSocket."""
 
 
 class RequestMiddleware:

@@ -82,7 +82,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         _PROVIDER,
     ),
 }
-"""What is not served here, most of it parts of the OpenAI API, and what to use instead."""
+"""By the first step of a path that is not served here: what to use instead. Most of these are parts of the OpenAI API."""
 
 _START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
 _NOT_SERVED = "Nothing is served at this path."

@@ -43,10 +43,10 @@ _CONNECTION_ERRORS: Final = frozenset(
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _SHAPES: Final = (r"cs_[0-9a-f]{32}_[0-9a-f]{16,}", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", r"\bsk-[\w-]{16,}")
-"""What keys of this store, tokens of a user service and keys of providers look like."""
+"""The forms of this store's API keys, of a user service's tokens, and of providers' keys."""
 
 _MIN_SECRET_LENGTH = 6
-"""A shorter secret may be an ordinary word of a log line."""
+"""A shorter secret is not masked: it may be an ordinary word of a log line."""
 
 _MAX_VALUE_LENGTH = 1_024  # characters: with the mappings of ECS, Elasticsearch does not index a longer keyword
 _MAX_TRACE_LENGTH = 32_768

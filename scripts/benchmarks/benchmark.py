@@ -44,7 +44,7 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
         ).decode(),
     }
 )
-"""Settings with a login and with limits that no load reaches."""
+"""The settings of a store with API keys, and with limits that no load reaches."""
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Benchmark(ABC):
 
 
 Pairs = defaultdict[tuple[str, str], list[tuple[Measurement, float]]]
-"""(a measurement, the value it is compared with), by (the measurement's name, the name of what it is compared with)."""
+"""Lists of (a measurement, the value of the other side). A key is (the measurement's name, the name of the other side)."""
 
 
 def compare_with_floors(

@@ -13,7 +13,7 @@ from scripts.benchmarks.requests import import_conversation, timed_floors, timed
 SHORT = 20
 FULL_SNAPSHOT = 512
 MODEL = "gpt-4o"
-"""Its window has room for several thousand short items."""
+"""The context window of this model has room for several thousand short items."""
 
 FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 

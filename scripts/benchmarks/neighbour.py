@@ -25,7 +25,7 @@ from scripts.http_connection import Connection
 
 ALONE = "the same while nobody else uses the store"
 USERS = 6
-"""The users of each tenant. Each user of the quiet tenant stays below its own limits."""
+"""How many users each tenant has. Each user of the quiet tenant stays below its own limits."""
 
 
 class Neighbour(Benchmark):

@@ -21,7 +21,7 @@ CHANNEL = "events"
 """The channel of the notification that Postgres sends at each commit of events."""
 
 POSITIONS = "projections"
-"""The collection of view positions."""
+"""The MongoDB collection of the view positions."""
 
 VIEWS = ("conversations", "items", "responses", "usage")
 VISIBLE_TIMEOUT_SECONDS = 60.0

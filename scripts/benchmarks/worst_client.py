@@ -20,7 +20,7 @@ from scripts.benchmarks.requests import APPEND
 from scripts.http_connection import Connection
 
 RATE = 150.0
-"""Requests a second, without followers and replies: three times the tenant's recommended limit of requests in a minute."""
+"""Requests a second, besides those of followers and replies. Over a minute, this is three times the recommended limit of a tenant."""
 
 SENDERS = 48
 FOLLOWERS = 2_000

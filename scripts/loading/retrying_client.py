@@ -67,7 +67,7 @@ class RetryingClient:
         self._budget = budget
         self._connection: Connection | None = None
         self.may_have_stored = False
-        """Whether the last `post` may have stored its request. If a retry gets a replayed answer, the first attempt may have stored it."""
+        """Whether the last `post` may have stored its request. After a retry it is always true: an earlier attempt may have stored it."""
 
     def close(self) -> None:
         if self._connection is not None:

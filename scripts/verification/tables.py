@@ -80,7 +80,7 @@ class Tables:
         self._pool = pool
         self._only = uuid_of(only) if only else None
         self._newest: dict[str, int] = {}
-        """The position of each tenant's newest event, as far as streams were compared."""
+        """The position of each tenant's newest event, among the streams that were compared so far."""
         self.compared: dict[str, int] = dict.fromkeys(("snapshots", "responses", "idempotency_keys"), 0)
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
