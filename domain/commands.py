@@ -5,7 +5,7 @@ The handlers in `commands/` and the replies in `replies/` make them. `decide` tu
 
 from msgspec import UNSET, Struct, UnsetType
 
-from domain.events import ContextPolicy, Fork, InputItem, Share, Shown, Timing, Usage
+from domain.events import ContextPolicy, Fork, InputItem, Share, Shown, Timing, Transcript, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
@@ -14,6 +14,27 @@ class NewItem(Struct, frozen=True, kw_only=True):
     item_id: str
     item: bytes
     copy_of: str | None = None
+
+
+class Prefix(Struct, frozen=True, kw_only=True):
+    """The beginning of a transcript, up to an item that the command appends. The log's table `transcript_prefixes` maps it to this item.
+
+    item_id      the item that the prefix ends with
+    hash         of the normalized items of the prefix (`context/transcripts/prefix_hashes.py`)
+    answered     whether one of its items is an answer of this store
+    is_turn      the hash covers only an answer and the item before it
+    response_id  the request with which the item came
+    messages     how many messages that request's transcript has up to the end of this prefix; 0 if the prefix ends within a message
+    exact        the hash of exactly these messages, if there are any
+    """
+
+    item_id: str
+    hash: bytes
+    answered: bool
+    is_turn: bool = False
+    response_id: str | None = None
+    messages: int = 0
+    exact: bytes = b""
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -51,6 +72,7 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
 class AppendItems(Command, frozen=True, kw_only=True):
     items: tuple[NewItem, ...]
     author: str
+    prefixes: tuple[Prefix, ...] = ()
 
 
 class RetractItem(Command, frozen=True, kw_only=True):
@@ -78,7 +100,10 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is not this item; UNSET: any."""
+    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is not this item; UNSET: any.
+
+    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on.
+    """
 
     response_id: str
     model: str
@@ -87,6 +112,8 @@ class RequestReply(Command, frozen=True, kw_only=True):
     shown: Shown
     start: StartConversation | None = None
     expected_head: str | None | UnsetType = UNSET
+    transcript: Transcript | None = None
+    lists: bool = False
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
@@ -103,6 +130,7 @@ class CompleteReply(Command, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
     cost: int | None = None
     service_tier: str | None = None
+    prefixes: tuple[Prefix, ...] = ()
 
 
 class FailReply(Command, frozen=True, kw_only=True):
@@ -124,6 +152,15 @@ class InterruptReply(Command, frozen=True, kw_only=True):
     code: str
     output: tuple[InputItem, ...] = ()
     delta_lengths: tuple[int, ...] = ()
+
+
+class DescribeReply(Command, frozen=True, kw_only=True):
+    response_id: str
+    metadata: dict[str, str]
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return (self.response_id,)
 
 
 class DeleteReply(Command, frozen=True, kw_only=True):

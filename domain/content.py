@@ -25,6 +25,7 @@ from domain.events import (
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
@@ -45,7 +46,8 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ConversationDescribed: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
     ConversationEnded: {"reason": "conversation"},
     ItemAppended: {"item": "item"},
-    ReplyRequested: {"parameters": "response", "input": "items"},
+    ReplyRequested: {"parameters": "response", "input": "items", "transcript": "response"},
+    ReplyDescribed: {"metadata": "response"},
     ReplyFailed: {"partial_output": "response", "output": "items"},
     ReplyCancelled: {"output": "items"},
     ReplyInterrupted: {"output": "items"},
@@ -57,7 +59,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationStarted: frozenset(
         {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from"}
     ),
-    ConversationDescribed: frozenset({"context_policy"}),
+    ConversationDescribed: frozenset({"context_policy", "listed"}),
     ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),
     ItemRetracted: frozenset({"item_id", "branch", "depth"}),
     ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
@@ -73,6 +75,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ReplyCancelled: frozenset({"response_id", "delta_lengths"}),
     ReplyInterrupted: frozenset({"response_id", "code", "delta_lengths"}),
     ReplyDeleted: frozenset({"response_id"}),
+    ReplyDescribed: frozenset({"response_id"}),
     ContextCompacted: frozenset(
         {
             *("compaction_id", "first", "last", "depth", "count", "tokens_before", "tokens_after"),

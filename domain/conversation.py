@@ -123,7 +123,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ConversationDescribed():
             changes = {
                 name: value
-                for name in ("title", "instructions", "metadata", "context_policy")
+                for name in ("title", "instructions", "metadata", "context_policy", "listed")
                 if (value := getattr(event, name)) is not UNSET
             }
             return replace(state, version=version, **changes)

@@ -13,6 +13,7 @@ from domain.commands import (
     DeleteConversation,
     DeleteReply,
     DescribeConversation,
+    DescribeReply,
     EndConversation,
     FailReply,
     InterruptReply,
@@ -67,6 +68,7 @@ from domain.events import (
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
@@ -103,9 +105,12 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return _describe(state, command)
         case RequestReply():
             _check_reply_allowed(state, command)
-            return (_reply_requested(command),)
+            listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
+            return (*listed, _reply_requested(command))
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return _end_reply(state, command)
+        case DescribeReply():
+            return _describe_reply(command, known_items.get(command.response_id))
         case DeleteReply():
             return _delete_reply(state, command, known_items)
         case CompactContext() | UndoCompaction() | RedoCompaction():
@@ -204,6 +209,7 @@ def _reply_requested(command: RequestReply) -> ReplyRequested:
         parameters=command.parameters,
         input=command.input,
         shown=command.shown,
+        transcript=command.transcript,
     )
 
 
@@ -310,6 +316,12 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         service_tier=command.service_tier,
     )
     return (*appended, completed)
+
+
+def _describe_reply(command: DescribeReply, reply: KnownItem | None) -> tuple[Event, ...]:
+    if reply is None or reply.retracted:
+        raise ResponseNotFound(command.response_id)
+    return (ReplyDescribed(response_id=command.response_id, metadata=command.metadata),)
 
 
 def _delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:

@@ -80,6 +80,40 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     left_out: tuple[LeftOut, ...] = ()
 
 
+class TranscriptBase(Struct, frozen=True, kw_only=True):
+    """The first `count` messages of the transcript of an earlier request, `response_id` in `conversation_id`."""
+
+    conversation_id: str
+    response_id: str
+    count: int
+
+
+class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One or more messages of a transcript. Either `items` or `message` is set.
+
+    items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
+    changes  how each of these messages differs from what is made of its items, as JSON text. None: not at all
+    message  one message as JSON text, as it was sent. No item is like it
+    """
+
+    items: tuple[str, ...] = ()
+    changes: bytes | None = None
+    message: bytes | None = None
+
+
+class Transcript(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The messages of a Chat Completions request, in order: enough to render them again exactly.
+
+    instructions  the leading system and developer messages, as JSON texts. They are not items
+    base          what the messages after these begin with; None: nothing of an earlier request
+    parts         what follows
+    """
+
+    instructions: tuple[bytes, ...] = ()
+    base: TranscriptBase | None = None
+    parts: tuple[TranscriptPart, ...] = ()
+
+
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input, `reasoning_tokens` of the output."""
 
@@ -168,6 +202,7 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     instructions: str | None | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
     context_policy: ContextPolicy | UnsetType = UNSET
+    listed: bool | UnsetType = UNSET
 
     @property
     def row_key(self) -> str | None:
@@ -243,7 +278,10 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyRequested(Event, frozen=True, kw_only=True):
-    """`parameters`: the JSON text of what the client set. The items of `input` are not in the conversation yet."""
+    """`parameters`: the JSON text of what the client set. The items of `input` are not in the conversation yet.
+
+    `transcript`: the messages of a Chat Completions request. None: it was another request.
+    """
 
     topic = "reply.requested"
 
@@ -252,6 +290,7 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
     parameters: bytes
     input: tuple[InputItem, ...]
     shown: Shown
+    transcript: Transcript | None = None
 
     @property
     def row_key(self) -> str:
@@ -326,6 +365,19 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
     code: str
     output: tuple[InputItem, ...] = ()
     delta_lengths: tuple[int, ...] = ()
+
+    @property
+    def row_key(self) -> str:
+        return self.response_id
+
+
+class ReplyDescribed(Event, frozen=True, kw_only=True):
+    """The Response has other metadata from now on."""
+
+    topic = "reply.described"
+
+    response_id: str
+    metadata: dict[str, str]
 
     @property
     def row_key(self) -> str:
@@ -452,6 +504,7 @@ EVENTS: tuple[type[Event], ...] = (
     ReplyCancelled,
     ReplyInterrupted,
     ReplyDeleted,
+    ReplyDescribed,
     ContextCompacted,
     CompactionUndone,
     CompactionRedone,
