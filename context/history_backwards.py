@@ -30,7 +30,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
     lie before `items`, except those that the summary replaces. `pins`: the pinned items before `items`, oldest first. `pinned`: the ids of all
     pinned items, in `pins` or in `items`. `lost`: in a fork, the inherited items that are gone, because a conversation that it comes from was
-    deleted. `is_inherited`: some of the items, or of the lost ones, come from such a conversation.
+    deleted. `is_inherited`: some of the items in `items` or `lost` are inherited from another conversation.
     """
 
     version: int

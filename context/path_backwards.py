@@ -39,7 +39,7 @@ async def path_backwards(
 ) -> AsyncIterator[PathPage]:
     """The items of the path whose newest segment is `end`, newest first, page by page. After a fork's first item it continues in the origin.
 
-    `is_past`: the conversation may have later events than `end`. They may have retracted items, so this is checked. `first_page`: the page
+    `is_past`: the conversation may have later events than `end`. They may have retracted items of the path, so deletions are looked up. `first_page`: the page
     that ends at the version of `end`, if it was read already.
     """
     segment: PathSegment | None = end

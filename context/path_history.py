@@ -19,7 +19,7 @@ MAX_READ_BYTES = 16 * 1024 * 1024
 class PathHistory:
     """The path that ends at `end`. Without `end`, it has no items yet. `recent`: its newest items, if a snapshot has them.
 
-    `is_past`: the conversation may have gone on after `end`. `newer`: items that will be appended after the path. They are searched too.
+    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path. They are searched too.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ MAX_INLINE_CHARACTERS: Final = 4_096
 """If the texts together are no longer than this, they are counted on the event loop. That takes about 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
-    r"(?<=\S)(?=[ \t\xa0\u3000])"  # between a word and a space: the space joins the next word. Not before a newline: it joins punctuation
+    r"(?<=\S)(?=[ \t\xa0\u3000])"  # between a word and a space, which joins the next word. Not before a newline: it joins punctuation before it
     r"|(?<=\n)(?=[^\s/])"  # after a newline. Not before a slash: it joins the punctuation before the newline
     r"|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
     r"|(?<=[^\W_])(?=[.,;:!?\u3001\u3002\uff01\uff0c\uff1f])"
@@ -41,7 +41,7 @@ EXACT_CUT: Final = re.compile(
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
     """How many tokens `text` is. Special tokens count as plain text.
 
-    Takes any string, also one with lone surrogates. The time is linear, about 2 MB a second: on the event loop, count only short texts.
+    Takes any string, also one with lone surrogates. It takes linear time, about 2 MB a second. So count only short texts on the event loop.
     The module's docstring says how exact the count is. Raises ValueError for an unknown encoding.
     """
     encode = _encodings().get(encoding).encode_ordinary

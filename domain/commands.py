@@ -129,7 +129,7 @@ class InterruptReply(Command, frozen=True, kw_only=True):
 class DeleteReply(Command, frozen=True, kw_only=True):
     """`item_ids`: the items that the reply added to its conversation, in order.
 
-    The command is refused if the reply has added other items: then it ended after they were read.
+    The command is refused if the reply has added other items. Then the reply ended after its items were read.
     """
 
     response_id: str

@@ -1,4 +1,4 @@
-"""Says which fields of events hold content (what people or models wrote), and with what this content is deleted. Pure.
+"""Says which fields of events hold content (what people or models wrote), and which deletions remove it. Pure.
 
 A test fails if a field of an event is in neither of the two tables below. So nobody can add a field with content that a deletion misses.
 """

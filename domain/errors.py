@@ -23,7 +23,7 @@
     ├── SharedWithOwner
     └── ContextTooLong
 
-    ReplyLost                      (the event store was restored while it ran)
+    ReplyLost                      (the event store was restored while the reply ran)
     ModelFailed                    (the provider did not answer as it should)
 
 `infrastructure/http/errors.py` has the table of their HTTP statuses.

@@ -81,7 +81,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input, `reasoning_tokens` of the output."""
+    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input tokens, `reasoning_tokens` is a part of the output tokens."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -334,7 +334,7 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
     """The response can no longer be read. In a listed conversation the items that joined it stay. In an unlisted one they are
-    retracted in the same append. If nothing else is in it, the conversation is deleted instead.
+    retracted in the same append. If the conversation holds nothing else, it is deleted instead.
     """
 
     topic = "reply.deleted"

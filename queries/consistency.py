@@ -104,7 +104,7 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. Only this conversation matters if it is parked. `log`: the log as the caller may read it."""
+    """A read of one conversation at its `version`. It does not matter if other conversations are parked. `log`: the log as the caller may read it."""
 
     log: PrincipalLog
     conversation_id: str

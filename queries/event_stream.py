@@ -5,7 +5,7 @@ connection while it waits. All streams of a process share one look-up of what ha
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
 when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
 
-Even a client that reads slowly soon stops seeing what it may no longer see. While events are sent, the conversation's end and its shares are
+Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's end and its shares are
 looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
 """
 

@@ -1,7 +1,7 @@
 """`If-None-Match`: a read is answered with 304 if the client already has the answer.
 
 The tag is the conversation's version. Three kinds of answers are never a 304: answers that were not compared with the log (`X-Consistency`),
-streams, and answers with NO_STORE. The latter show items of other conversations, which may be deleted while this version stays the same.
+streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, which may be deleted while this version stays the same.
 """
 
 from collections.abc import Mapping

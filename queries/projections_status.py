@@ -47,7 +47,7 @@ async def list_projections(context: QueryContext) -> Response:
 
 
 async def _visible(context: QueryContext, parked: Sequence[str]) -> frozenset[str]:
-    """Those of these parked conversations that the caller may see. An admin sees all of them, deleted ones included."""
+    """Those parked conversations that the caller may see. An admin sees all of them, deleted ones included."""
     if context.principal.may("admin"):
         return frozenset(parked)
     log = context.dependencies.log

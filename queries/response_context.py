@@ -23,7 +23,7 @@ router = APIRouter(tags=["responses"])
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
     """What a model was sent for a reply. `request`: the body of the request, rendered again.
 
-    `blanked`: the names of the fields without their content, because it is deleted now. Then `request_sha256_matches` is null, since the
+    `blanked`: the names of the fields whose content is left out, because it is deleted now. Then `request_sha256_matches` is null, because the
     request is not shown in full.
     """
 
