@@ -4,9 +4,11 @@ assembly                          `Contexts`: finds the newest items, chooses th
 choice, selection                 counts and budget; which items are shown (pure)
 recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
-path_history, repeated_history    items read as far as a request is compared with them; items that a request only repeats
+path_backwards, forks             a path read page by page, through its forks
+path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat them
 conversation_settings             instructions, policy, pins and summary at a version
-snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape, reading and writing, making them
+snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape; reading and writing; making a snapshot
+deleted_content, withdrawn_summaries, copies   what is deleted now; summaries of deleted items; every place that holds content
 models, tokens, encodings, item_tokens, item_counts   windows and prices; counting tokens
 summaries                         what is summarized, in which portions
 rendering, rerender               requests to providers; recorded requests rendered again

@@ -1,7 +1,7 @@
 """Assembles what a model is shown: finds the newest items, chooses those that fit the token budget, renders the request.
 
 The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
-budget is full. They never come from the read models. Commands send these contexts, queries show them.
+budget is full. They never come from the views. Commands send these contexts, queries show them.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""How many contexts are read from the log at the same time. One of 128,000 tokens of short messages takes about 17 MB of memory."""
+"""How many contexts are read from the log at the same time. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
-"""How long a context waits while MAX_LOG_READS others are read from the log. It is the time limit of one SQL statement."""
+"""How long a context waits while MAX_LOG_READS others are read from the log. The same as the time limit of one SQL statement."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """The body of the request to the provider, what is recorded of it, and the ids of the items in it."""
+    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in it."""
 
     body: dict[str, Any]
     shown: Shown
@@ -44,14 +44,14 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, room in tokens) -> the newest items of the snapshot, whatever its version: those that fit, and one more.
+"""(tenant, conversation_id, room in tokens) -> the newest items of the snapshot, which may have any version: those that fit, and one more.
 
 None when there is no usable snapshot or Redis is unavailable.
 """
 
 
 class SharedContexts:
-    """What all contexts of a process share: token counts, and a limit of concurrent reads of the log. A request gets `of` its own reader."""
+    """What all contexts of a process share: token counts, and a limit of concurrent reads of the log. `of` makes the contexts for one request."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class SharedContexts:
 
     @asynccontextmanager
     async def log_read(self) -> AsyncIterator[None]:
-        """Waits until fewer than MAX_LOG_READS run. Raises psycopg.OperationalError when that takes too long."""
+        """Waits until fewer than MAX_LOG_READS reads of the log are running. Raises psycopg.OperationalError when that takes too long."""
         try:
             async with asyncio.timeout(self._log_read_wait_timeout):
                 await self._log_reads.acquire()
@@ -99,11 +99,11 @@ class Contexts:
     async def assemble(
         self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        """The context of a conversation at a version. `conversation_id` or `at` is None: a conversation that has no items yet."""
+        """The context of a conversation at a version. If `conversation_id` or `at` is None, the conversation has no items yet."""
         return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
-        """The context of a fork that `start` is about to begin."""
+        """The context of a fork that is about to be created by `start`."""
         room = self._models.room(reply_request.model)
         recent = await recent_items_of_fork(self._reader, start, room, self._counts)
         context = self.render(reply_request, await self._chooser.choose(recent, None, reply_request))
@@ -130,7 +130,7 @@ class Contexts:
         reply_request: ReplyRequest,
         snapshot: RecentItems | None,
     ) -> ContextChoice:
-        """As `choose`, with a snapshot that was looked up before. Reads the log if there is none, or it has another version or too few items.
+        """As `choose`, with a snapshot that was looked up before. Reads the log if there is no snapshot, or if it has another version or too few items.
 
         Raises LogMoved if the log may have moved back since `at` was read.
         """
@@ -177,7 +177,10 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
-        """As much of the conversation's snapshot, of any version, as this model has room for. None if it has copies of items that are deleted by now."""
+        """The newest items of the conversation's snapshot, of any version, as many as this model has room for.
+
+        None if there is no usable snapshot, or if it has copies of items that are deleted by now.
+        """
         assert self._reader.tenant is not None
         recent = await self._shared.find_snapshot(self._reader.tenant, conversation_id, self._models.room(model))
         if recent is None:
@@ -187,7 +190,7 @@ class Contexts:
         return None if await deleted_items(self._reader, copies) else recent
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
-        """The items of the path at `version`, oldest first, without those deleted by now: all, or those after the item `after`."""
+        """The items of the path at `version`, oldest first, without those deleted by now: all, or only those after item `after`."""
         return path(self._reader, conversation_id, version, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:

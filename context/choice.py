@@ -1,4 +1,4 @@
-"""Chooses which of a conversation's newest items the model is shown for a reply: counts them, sets the budget, and selects."""
+"""Chooses which of a conversation's newest items the model is shown for a reply: counts their tokens, sets the budget, and selects."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +25,7 @@ DEFAULT_ANSWER_TOKENS = 1_024
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
-    """A request for a reply: `parameters` as the client sent them, `input` the new items with the ids minted for them.
+    """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
     `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
     """
@@ -64,8 +64,8 @@ class ContextChooser:
     async def choose(
         self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """Which items of `recent` are shown. `conversation_id`: where the outputs of pinned calls, and the calls of pinned outputs, are looked
-        up; None for a new conversation.
+        """Chooses which items of `recent` are shown. `conversation_id`: the conversation in which the outputs of pinned calls, and the calls of
+        pinned outputs, are looked up; None for a new one.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -117,7 +117,7 @@ class ContextChooser:
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int]:
-        """The tokens of instructions, tools and answer format, which are always sent; and those of the summary."""
+        """(the tokens of instructions, tools and answer format, which are always sent; the tokens of the summary)."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
@@ -131,7 +131,7 @@ class ContextChooser:
     async def _in_encoding(
         self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
     ) -> Sequence[ContextItem]:
-        """The items with their tokens in this encoding, the pinned ones marked. `items` have their tokens in DEFAULT_ENCODING."""
+        """Returns `items` with their tokens in this encoding, and marks the pinned ones. The tokens passed in are in DEFAULT_ENCODING."""
         if encoding != DEFAULT_ENCODING:
             counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
             items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]

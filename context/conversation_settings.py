@@ -1,6 +1,6 @@
 """A conversation's settings at a version: instructions, policy, pins and summary.
 
-They are read from a few events, which the log finds with an index. `Reader` is all that contexts need of the log.
+The settings are read from a few events, which the log finds with an index. `Reader` lists everything that contexts need of the log.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -29,15 +29,14 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 
 SUMMARY_TOKENS = 32
-"""What a summary costs besides its text: its message, and the words that introduce it."""
+"""The tokens of a summary besides those of its text: its message, and the words that introduce it."""
 
 
 class Summary(Struct, frozen=True, kw_only=True):
     """A summary that replaces the path's `count` items up to `depth`, from item `first` to item `last`.
 
-    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces, of which some
-    are copies of items of other conversations (`has_copies`).
-    Snapshots keep it as JSON.
+    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces.
+    `has_copies`: some of these items are copies of other items. Snapshots keep a Summary as JSON.
     """
 
     version: int
@@ -53,7 +52,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What a context needs of the log: a ConversationReader, or PrincipalLog of the query side, which limits how long a query may take."""
+    """What a context needs of the log. ConversationReader has these methods, and on the query side PrincipalLog, which limits how long a query takes."""
 
     @property
     def tenant(self) -> str | None:
@@ -77,7 +76,7 @@ class Reader(Protocol):
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that say what the instructions, the policy, the pins and the summary are at `until`."""
+        """The events that decide which instructions, policy, pins and summary the conversation has at version `until`."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event after position `after` that deletes an item, a response, or one of these conversations."""
@@ -108,7 +107,7 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 
 
 async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """The conversation's settings at `version`. A summary that covers an item that was deleted, then or later, is left out."""
+    """The conversation's settings at `version`. A summary that covers a deleted item is left out, even if the item was deleted after `version`."""
     pinned: tuple[str, ...] = ()
     active = 0
     by_version: dict[int, Recorded] = {}
@@ -180,7 +179,7 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
 async def unretracted(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]
 ) -> dict[str, Recorded]:
-    """The ItemAppended of each of these items that is not retracted at `version`, by item id."""
+    """The ItemAppended of each of these items, by item id, without items that are retracted at `version`."""
     appended: dict[str, Recorded] = {}
     for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():
         match recorded.event:

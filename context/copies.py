@@ -1,8 +1,8 @@
-"""Every place that holds content of a conversation, what removes or hides it there after a deletion, and the test that shows it.
+"""Lists every place that holds content of a conversation, what removes or hides the content there after a deletion, and which test proves it.
 
-Content is what people and models wrote. `domain/content.py` lists the fields of events that hold it. The tables here list the places that it
-is copied to. A test checks the tables: it fails if a view or a snapshot has a field with content that is not listed, or if a test that is
-named here does not exist.
+Content is what people and models wrote. `domain/content.py` lists the fields of events that hold it. The tables here list the places that the
+content is copied to. A test checks the tables. It fails if a view or a snapshot has a field with content that is not listed, or if a test
+that is named here does not exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Copy(Struct, frozen=True):
-    """One place. `where`: what holds the content. `gone_by`: what removes or hides it after a deletion. `shown_by`: the test that shows it."""
+    """One place. `where`: what holds the content. `gone_by`: what removes or hides the content after a deletion. `shown_by`: the test that proves it."""
 
     where: str
     gone_by: str

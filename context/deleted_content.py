@@ -1,4 +1,4 @@
-"""Which items are deleted now. Every reader that shows items asks here, unless it reads the item's own conversation up to its end.
+"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item.
 """
@@ -15,9 +15,9 @@ class Reader(Protocol):
 
 
 async def deleted_items(reader: Reader, items: Mapping[str, str | None]) -> frozenset[str]:
-    """Which of these items are deleted. `items`: the id of each item, with the id of its original if it is a copy; else with None.
+    """Which of these items are deleted. `items`: for each item id, the id of its original if it is a copy, else None.
 
-    An id that the log does not have is not deleted. Takes one look-up, or none if there are no items.
+    An id that the log does not have counts as not deleted. Takes one look-up, or none if there are no items.
     """
     if not items:
         return frozenset()

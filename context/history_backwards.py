@@ -21,16 +21,16 @@ from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
 
 COUNT_BATCH_ITEMS = 32
-"""Items counted at a time. Few, because the newest items of a page may already fill the budget."""
+"""How many items are counted at a time. Few, because the newest items of a page may already fill the budget."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
     `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
-    lie before them, except what the summary replaces. `pins`: the pinned items before them, oldest first. `pinned`: the ids of all pinned items,
-    also of those among `items`. `lost`: what a fork no longer has, because a conversation that it comes from was deleted. `is_inherited`: some
-    of the items, or what was lost, come from there.
+    lie before `items`, except those that the summary replaces. `pins`: the pinned items before `items`, oldest first. `pinned`: the ids of all
+    pinned items, in `pins` or in `items`. `lost`: in a fork, the inherited items that are gone, because a conversation that it comes from was
+    deleted. `is_inherited`: some of the items in `items` or `lost` are inherited from another conversation.
     """
 
     version: int
@@ -47,7 +47,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     is_inherited: bool = False
 
     def is_at(self, at: StreamVersion) -> bool:
-        """Whether these are the items of that version. A log that moved back has other events at the same versions."""
+        """Whether these are the items at that version. The hash is compared too: a log that moved back may have other events at the same versions."""
         return (self.version, self.chain_hash) == (at.version, at.chain_hash)
 
     @property
@@ -55,7 +55,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
         return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
     def suffices(self, room: int) -> bool:
-        """Whether these items fill `room` tokens or the policy's budget, or are all there are."""
+        """Whether these items exceed `room` tokens or the policy's budget, or are all that there are."""
         return self.reaches_start or sum(item.tokens for item in self.items) > token_limit(self.policy, room)
 
 
@@ -68,15 +68,15 @@ def token_limit(policy: ContextPolicy, room: int) -> int:
 
 
 def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
-    """Whether these items, oldest first, start with the path's first."""
+    """Whether these items, oldest first, start with the path's first item."""
     return bool(items) and items[0].depth == 1
 
 
 async def recent_items_from_log(
     reader: Reader, conversation_id: str, version: int, room: int, counts: ItemCounts | None = None
 ) -> RecentItems:
-    """The newest items at `version`: those that fit in `room` tokens and in the policy's budget, and one more; or all that the summary does not
-    replace. In a fork, reading continues in its origin.
+    """The newest items at `version`: those that fit in `room` tokens and in the policy's budget, and one more. If that reaches the items that
+    the summary replaces, reading stops there. In a fork, reading continues in its origin.
     """
     counts = counts or ItemCounts()
     settings, newest_page = await asyncio.gather(
@@ -105,7 +105,7 @@ async def recent_items_from_log(
 
 
 async def recent_items_of_fork(reader: Reader, start: StartConversation, room: int, counts: ItemCounts) -> RecentItems:
-    """The newest items of a fork that `start` is about to begin: those of its origin, up to where it forks."""
+    """The newest items of a fork that is about to be created by `start`: those of its origin, up to the item where it forks."""
     fork = start.forked_from
     assert fork is not None
     backwards = _BackwardRead(token_limit(start.context_policy, room), 0, counts)
@@ -123,7 +123,7 @@ async def recent_items_of_fork(reader: Reader, start: StartConversation, room: i
 
 
 class _BackwardRead:
-    """Collects a path's newest items: more than `limit` tokens of them, or all that are deeper than `above_depth`."""
+    """Collects a path's newest items, until they have more than `limit` tokens, or until an item is not deeper than `above_depth`."""
 
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
         self.newest_first: list[ContextItem] = []
@@ -171,7 +171,7 @@ async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
 async def _items_by_id(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """These items of the conversation without the deleted ones, by depth."""
+    """The items with these ids, ordered by depth, without deleted ones."""
     rows = [*(await unretracted(reader, conversation_id, version, item_ids)).values()]
     appended = [recorded.event for recorded in rows if isinstance(recorded.event, ItemAppended)]
     copies = {event.item_id: event.copy_of for event in appended if event.copy_of is not None}
@@ -183,7 +183,10 @@ async def _items_by_id(
 async def partners_of_pins(
     reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The outputs of pinned calls, and the calls of pinned outputs, that are not among the recent items but within PAGE_EVENTS of the pin."""
+    """The outputs of pinned calls, and the calls of pinned outputs, if they are not among the recent items.
+
+    They are looked for within PAGE_EVENTS events of the pin.
+    """
     if not recent.pinned:
         return ()
     items = [*recent.pins, *recent.items]

@@ -1,4 +1,4 @@
-"""Reads a path forwards from the log: from its first item or any other, through a fork's origin into the fork."""
+"""Reads a path forwards from the log, from its first item or from any other. For a fork, it reads the origin first and then the fork."""
 
 from collections.abc import AsyncIterator
 
@@ -20,9 +20,10 @@ async def path(
     first: str | None = None,
     as_recorded: bool = False,
 ) -> AsyncIterator[ItemAppended]:
-    """The items of the path at `version`, oldest first: all, those from `first` on, or those after `after`.
+    """The items of the path at `version`, oldest first: all of them, those from item `first` on, or those after item `after`.
 
-    Items that are deleted now are left out. `as_recorded`: only those that were retracted at `version`, or before the fork, are left out.
+    Items that are deleted now are left out. `as_recorded`: leave out only items that were already retracted at `version`, or in an origin
+    when it was forked.
     """
     segments = [*(await read_path(reader, PathSegment(conversation_id, version))).segments]
     row: Recorded | None = None

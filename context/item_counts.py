@@ -8,11 +8,11 @@ from context.tokens import count_off_loop
 from domain.items import Item
 
 MAX_COUNTS = 50_000
-"""Counts that are kept: about 20 MB."""
+"""How many counts are kept. They take about 20 MB."""
 
 
 class ItemCounts:
-    """The tokens that items add to a request, by item id and encoding: the `max_counts` used last."""
+    """The tokens that items add to a request, by item id and encoding. The `max_counts` counts used last are kept."""
 
     def __init__(self, max_counts: int = MAX_COUNTS) -> None:
         self._max_counts = max_counts

@@ -1,4 +1,4 @@
-"""What counts as tokens of an item and of a request's parameters: the text that is counted, and fixed amounts for what is not text. Pure.
+"""Says what is counted as tokens of an item and of a request's parameters: which text, and a fixed amount for what is not text. Pure.
 
 `tokens.py` counts the text; `item_counts.py` keeps the counts.
 """
@@ -21,17 +21,17 @@ PER_FILE_TOKENS = 2_000
 """Tokens of a file: a few pages, since only the provider knows its length. For a text file, the length of the text is added."""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
-"""A token is about 4 characters of text, or 5 of base64. Encrypted text is not shorter than the text."""
+"""A token is about 4 characters of text, or 5 of base64. Encrypted text is at least as long as the text itself."""
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
-"""Types of parts that `fixed_tokens` counts. A part that is neither of these nor text may be sent unchanged, so its JSON is counted."""
+"""Types of parts that `fixed_tokens` counts. Any other part that is not text may be sent unchanged, so its JSON is counted."""
 
 _IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
 
 
 def counted_text(item: Item) -> str:
-    """The text of an item that a model reads, to count its tokens. `fixed_tokens` counts what is not text: images, files, encrypted text."""
+    """The text of an item whose tokens are counted: the text that a model reads. `fixed_tokens` counts images, files and encrypted text."""
     match type_of(item):
         case "message":
             return "\n".join(map(_part_text, content_parts(item)))
@@ -55,7 +55,7 @@ def counted_text(item: Item) -> str:
 
 
 def fixed_tokens(item: Item) -> int:
-    """The tokens of an item besides its text."""
+    """The tokens that an item has in addition to those of its text."""
     match type_of(item):
         case "message":
             return PER_MESSAGE_TOKENS + sum(map(_part_tokens, content_parts(item)))
@@ -73,7 +73,7 @@ def fixed_tokens(item: Item) -> int:
 
 
 def _part_text(part: Any) -> str:
-    """All text of a part that may be sent."""
+    """All text of a part that may be sent to a model."""
     text = text_of_part(part)
     kind = str(part.get("type")) if isinstance(part, dict) else ""
     if kind in _TEXT_PARTS and text is not None:
@@ -98,8 +98,8 @@ def _part_tokens(part: Any) -> int:
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
-    """The text of a request's parameters that a model reads, to count its tokens: tools and answer format."""
+    """The text of a request's parameters whose tokens are counted: tools and answer format, which a model reads."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
-    if "tools" in read:  # nested as in the Chat Completions API, which is longer
+    if "tools" in read:  # nested as in the Chat Completions API: that form is longer
         read["tools"] = [{"function": tool} for tool in read["tools"]]
     return msgspec.json.encode(read).decode() if read else ""

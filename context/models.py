@@ -1,6 +1,6 @@
 """Windows, tokenizers and prices of models, by their names, from the providers' pages of October 2026.
 
-Where a page is unclear, the smaller window is listed, and no price. The setting MODELS overrides all of it.
+Where a page is unclear, the smaller window is listed, and no price. The setting MODELS overrides every value.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ ESTIMATED_SAFETY = 0.8
 """`safety` of models whose tokenizer is not in tiktoken. Their tokens are estimated, and the estimate may be too low."""
 
 MAX_CACHED_MODELS = 256
-"""Models whose facts are cached: a reply looks its model up some ten times."""
+"""How many models' facts are cached. A reply looks up its model about ten times."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
-    """`window` in tokens, counted in `encoding`. `safety`: the part of the window that may be filled, 0 to 1.
+    """What is known of a model. `window`: in tokens, counted in `encoding`. `safety`: the part of the window that may be filled, 0 to 1.
 
     Prices in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price.
     """
@@ -68,7 +68,7 @@ _OPENAI: tuple[tuple[str, int, Price | None], ...] = (
     ("o4-mini", 200_000, (1.1, 0.275, 4.4)),
     ("o4", 200_000, None),
 )
-"""(prefix of the name, window, price): the first match counts. tiktoken has the tokenizers of these models."""
+"""(prefix of the name, window, price). The first prefix that matches is used. tiktoken has the tokenizers of these models."""
 
 _OTHERS: tuple[tuple[str, int, Price | None], ...] = (
     ("claude-opus-4-5", 200_000, (5, 0.5, 25)),
@@ -109,7 +109,7 @@ _DEFAULT_WINDOW = 4_096
 
 
 class Models:
-    """The facts of any model. The setting MODELS overrides MODEL_WINDOW, and both override what is listed here."""
+    """The facts of any model. The setting MODELS overrides MODEL_WINDOW, and both override the tables of this module."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -138,7 +138,7 @@ class Models:
         return self.facts(name).encoding
 
     def room(self, name: str, *, reserved: int = 0) -> int:
-        """Tokens a request may have if `reserved` tokens are kept for the answer: the rest of the window times `safety`."""
+        """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`."""
         facts = self.facts(name)
         return int((facts.window - reserved) * facts.safety)
 

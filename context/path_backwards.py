@@ -1,4 +1,4 @@
-"""Reads a path backwards from the log: from its last item to its first, and through a fork into its origin. Deleted items are left out."""
+"""Reads a path backwards from the log, from its last item to its first. For a fork, it goes on in the origin. Deleted items are left out."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -19,7 +19,7 @@ PAGE_EVENTS = 200
 class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
-    before_gap    ids of the items that a deleted item followed on the path
+    before_gap    ids of the items whose next item on the path is deleted
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
     """
@@ -39,7 +39,7 @@ async def path_backwards(
 ) -> AsyncIterator[PathPage]:
     """The items of the path whose newest segment is `end`, newest first, page by page. After a fork's first item it continues in the origin.
 
-    `is_past`: the conversation may have later events than `end`. They may have retracted items, so this is checked. `first_page`: the page
+    `is_past`: the conversation may have later events than `end`. They may have retracted items of the path, so deletions are looked up. `first_page`: the page
     that ends at the version of `end`, if it was read already.
     """
     segment: PathSegment | None = end
@@ -66,7 +66,7 @@ async def path_backwards(
 
 
 class _Page(Struct, frozen=True):
-    """A page of one conversation, newest first. `appended`: its items that are on the path, without those that the path itself retracted."""
+    """A page of one conversation, newest first. `appended`: its items on the path, without those retracted up to the segment's version."""
 
     events: Sequence[Recorded]
     appended: list[ItemAppended]
@@ -100,10 +100,10 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 async def _undeleted(
     reader: Reader, page: _Page, gap: bool, *, has_later_events: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """(the page's items that are not deleted, the ids of those that a deleted item followed, `gap` for the next page).
+    """(the page's items that are not deleted, the ids of those whose next item is deleted, `gap` for the next page).
 
-    `gap`: whether the path's item just after the page is deleted. `has_later_events`: the conversation has events after the path, which may have
-    retracted any item. Without them, only a copy can be deleted: with its original.
+    `gap`: whether the path's item just after the page is deleted. `has_later_events`: the conversation has events after the path. They may have
+    retracted any item. If there are none, only a copy can be deleted, because its original is.
     """
     may_be_deleted = {
         event.item_id: event.copy_of for event in page.appended if has_later_events or event.copy_of is not None

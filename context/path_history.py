@@ -1,4 +1,4 @@
-"""The items of a path, newest first, read from the snapshot and then from the log as far as they are needed."""
+"""Reads the items of a path, newest first: from the snapshot, and then from the log, only as far back as needed."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -13,13 +13,13 @@ from infrastructure.event_log.recorded import Recorded
 
 MAX_READ_ITEMS = 2_000
 MAX_READ_BYTES = 16 * 1024 * 1024
-"""How far back in the log a request is compared with its conversation. Older items count as missing."""
+"""How much of the log is read to compare a request with its conversation. Older items count as missing."""
 
 
 class PathHistory:
     """The path that ends at `end`. Without `end`, it has no items yet. `recent`: its newest items, if a snapshot has them.
 
-    `is_past`: the conversation may have gone on after `end`. `newer`: items that will be appended after the path. They are searched too.
+    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path. They are searched too.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PathHistory:
         return True
 
     async def find(self, matches: Callable[[str, Item], bool]) -> tuple[str, Item] | None:
-        """The last (id, item) that matches. None if no item matches as far back as `read_older` reads."""
+        """The newest (id, item) that matches. None if none of the items that `read_older` reads matches."""
         index = 0
         while True:
             while index < len(self.newest_first):
@@ -79,7 +79,7 @@ class PathHistory:
                 return None
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
-        """The last (id, item) to which a client gave this id, or which is a copy of the item with this id."""
+        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id."""
         while True:
             for entry in self.newest_first[self._indexed :]:
                 if (name := given_id(entry[1])) is not None:
@@ -98,7 +98,7 @@ class PathHistory:
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
     async def _path_through(self, conversation_id: str) -> Path | None:
-        """The path, as far back as an item of this conversation may be on it. Its older segments are read only if they are needed."""
+        """The path, or only its newest segment if that is the segment of this conversation. Older segments are read only if they are needed."""
         if self._end is None:
             return None
         if conversation_id == self._end.conversation_id:

@@ -11,8 +11,8 @@ from domain.events import LeftOut, ShownRange
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
     """One range for each pinned item of older turns, and one for the window.
 
-    A range must not lead over a deleted item: the recorded version of the path still has that item. So the window is split at each item with
-    `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
+    A range must not span a deleted item, because the path at the recorded version still has that item. So the window is split after each item
+    with `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
     """
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
@@ -30,7 +30,7 @@ def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
 
 
 def recorded_left_out(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
-    """Returns `left_out`. If it has more than `max_ranges` ranges, they are merged into one range for each reason."""
+    """Returns `left_out`. If it has more than `max_ranges` ranges, those with the same reason are merged into one."""
     if len(left_out) <= max_ranges:
         return tuple(left_out)
     merged: dict[str, LeftOut] = {}

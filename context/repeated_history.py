@@ -1,13 +1,13 @@
-"""Finds the items of a request's input that only repeat the history: some clients send earlier items again, although they name a conversation. Pure.
+"""Finds the items of a request's input that only repeat the history. Some clients send earlier items again, although they name a conversation. Pure.
 
 Only these items are left out:
 
-- An output whose call already has an output on the path. If the input has the call too, the two calls must be equal, and the two outputs as
-  well: some models use one call id again and again.
+- An output whose call already has an output on the path. If the input has the call too, the two calls must be equal, and so must the two
+  outputs, because some models use one call id again and again.
 - All but the last of several outputs of one call.
-- Items before such an output that the path has too. Starting at that output, the input and the path are compared from newer to older items.
-  The path may have calls, outputs, answers and reasoning that the input lacks, because clients do not send all of them. But the first message
-  of the path that differs, and is not the assistant's, ends the comparison.
+- Items of the input before such an output, if the path has them too. Starting at that output, the input and the path are compared from newer
+  to older items. The path may have calls, outputs, answers and reasoning that the input lacks, because clients do not send all of them. But the
+  comparison ends at the first message of the path that differs and is not the assistant's.
 
 A message that merely equals an earlier one is new: a user may say "yes" twice.
 """
@@ -50,9 +50,9 @@ def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[i
 
 
 def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bool:
-    """Whether items of the path before these are needed: an output's call was not found, or more of the input may be repeated.
+    """Whether older items of the path are needed: an output's call was not found, or more of the input may be repeated.
 
-    No older items are read to find out whether a call in the input is on the path already: most calls that the input has are new.
+    Older items are not read just to find a call of the input on the path, because most calls in the input are new.
     """
     if not newest_first:
         return has_outputs(input_items)
@@ -67,12 +67,15 @@ def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bo
 
 
 def has_outputs(input_items: Sequence[Item]) -> bool:
-    """Whether there is an output, so that some of the items may be repeated."""
+    """Whether the input has an output. Without one, no item of the input is left out."""
     return any(map(_is_output, input_items))
 
 
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """(index in the input, index in the path) of each output whose call is answered on the path; (index, -1) if a later output of the input answers it."""
+    """(index in the input, index in the path) of each output whose call has an output on the path.
+
+    (index in the input, -1) if a later output of the input answers the same call.
+    """
     ends = _ends_of_calls(newest_first)
     new_calls: set[_CallKey] = set()
     equal_calls: set[_CallKey] = set()
@@ -97,7 +100,7 @@ def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iter
 
 
 def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None]:
-    """For the last call with each key: the position of its output, None if it has none."""
+    """By call key: the position of the output of the last call with that key; None if that call has no output."""
     ends: dict[_CallKey, int | None] = {}
     for index, item in enumerate(newest_first):
         key = call_key(item)
@@ -126,7 +129,7 @@ def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item)
 
 
 def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
-    """Where the path, read backwards from `start`, has an equal item. None if a message that differs, and is not the assistant's, comes first."""
+    """Where the path, read backwards from `start`, has an equal item. None if a differing message that is not the assistant's comes first."""
     compared = _compared(item)
     for position in range(start, len(newest_first)):
         if _compared(newest_first[position]) == compared:
@@ -145,7 +148,7 @@ def _is_output(item: Item) -> bool:
 
 
 def _compared(item: Item) -> dict[str, Any]:
-    """What two items must have in common to be equal."""
+    """The fields of an item that are compared. Two items are equal if these are equal."""
     compared = {name: value for name, value in item.items() if name not in _NOT_COMPARED and value is not None}
     if isinstance(arguments := item.get("arguments"), str):
         compared["arguments"] = _compared_json(arguments)
@@ -155,7 +158,7 @@ def _compared(item: Item) -> dict[str, Any]:
 
 
 def _compared_json(text: str) -> bytes | str:
-    """The same for texts that differ only in spaces and in the order of names: some clients decode a call's arguments and encode them again."""
+    """JSON text in one standard form. Some clients decode a call's arguments and encode them again, so spaces and the order of names may differ."""
     try:
         return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
     except (msgspec.DecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Renders the body of a recorded request again from the log, whatever happened to the conversation since.
+"""Renders the body of a recorded request again from the log. Later changes of the conversation do not change the result.
 
 `Shown`, in the ReplyRequested event, names the version, the ranges, the summary and the renderer. The texts of items, instructions and the
-summary come from other events of the log; the model, the parameters and the input from ReplyRequested itself.
+summary come from other events of the log. The model, the parameters and the input come from ReplyRequested itself.
 """
 
 from typing import Any
@@ -31,9 +31,9 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
-    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the item that it is a copy of.
+    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the original, if it is a copy.
 
-    `is_blanked`: it is deleted now, and those who asked do not see what is deleted.
+    `is_blanked`: the item is deleted now, and the caller is not shown deleted content.
     """
 
     item_id: str
@@ -44,9 +44,10 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 
 
 class Rerendered(Struct, frozen=True, kw_only=True):
-    """`matches`: the body has the recorded SHA-256; None if something in it is blanked. `items`: those that were sent, the request's own input last.
+    """A body that was rendered again. `matches`: it has the recorded SHA-256; None if something in it is blanked.
 
-    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: it covers a deleted item, so its text is left out.
+    `items`: the items that were sent, the request's own input last.
+    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: the summary covers a deleted item, so its text is left out.
     """
 
     body: dict[str, Any]
@@ -62,7 +63,7 @@ async def rerender(
 ) -> Rerendered:
     """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error and UnreadableEvent.
 
-    Without `with_deleted`, what is deleted now is blanked: the items and the summary keep their places in the body, without content.
+    Without `with_deleted`, deleted items, and a summary that covers one, are blanked: they keep their places in the body, without content.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)

@@ -2,7 +2,7 @@
 
 A turn starts with a user's message and runs to the next one. The newest whole turns that fit are shown: a turn is never cut, and a
 call is never separated from its output. Pinned items of older turns are shown too: a pinned call with its output, and a
-pinned output with its call. What the renderer cannot send is not counted, and is named in `left_out`.
+pinned output with its call. Items that the renderer cannot send are not counted. `left_out` names them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from domain.items import Item, type_of
 BUDGET = "budget"
 SUMMARIZED = "summarized"
 DELETED = "deleted"
-"""The conversation that they were in was deleted. They were on the path of a fork of it."""
+"""The reason of items that a fork inherited from a conversation that was deleted."""
 
 Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 """Which of the items are not sent, by index, and why."""
@@ -31,7 +31,7 @@ def _all_sendable(_: Sequence[Item]) -> Mapping[int, str]:
 class ContextItem(Struct, frozen=True, kw_only=True):
     """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
 
-    `copy_of`: the id of the item that it is a copy of. `before_gap`: the path has an item after it that is deleted by now.
+    `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
     """
 
     item_id: str
@@ -52,7 +52,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
     summarized     what the summary replaces
-    lost           what a fork no longer has, because a conversation that it comes from was deleted
+    lost           in a fork: the inherited items that are gone, because a conversation that it comes from was deleted
     input_unknown  there is no input yet, so the window may be empty
     """
 
@@ -70,7 +70,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     """What is shown: `pins` of older turns, then `window`, the end of the path.
 
     `sent`: the items of `pins`, `window` and the input, without those that cannot be sent. `left_out`: what is not sent, and why.
-    `tokens`: those of `sent`, and `base_tokens`.
+    `tokens`: the tokens of `sent`, plus `base_tokens`.
     """
 
     pins: tuple[ContextItem, ...]
@@ -147,10 +147,10 @@ def _window_starts(
     calls: Sequence[tuple[int, int]],
     always_sent: Collection[int],
 ) -> Iterator[int]:
-    """The indices in `items` at which the window may start, ascending. Lazy: `select` mostly takes one of the first few."""
+    """The indices in `items` at which the window may start, ascending. An iterator, because `select` mostly needs only the first few."""
     first = len(context_input.pins)
     end = first + len(context_input.path)
-    # splits[start]: how many pairs a window that starts at `start` would split: the call is left out, the output is sent.
+    # splits[start]: how many pairs a window that starts at `start` would split. Then the call is left out and the output is sent.
     changes = [0] * (end + 2)
     for call, output in calls:
         if call not in always_sent and call < end:
@@ -212,7 +212,7 @@ def _selection(
 
 
 def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[ContextItem, str]]) -> list[LeftOut]:
-    """One range for neighbours that are left out for the same reason. Items without a reason are not left out."""
+    """The items that are left out, as ranges: neighbours with the same reason form one range. An item without a reason is not left out."""
     ranges: list[LeftOut] = []
     for reason, group in groupby(reasons, key=lambda item_and_reason: item_and_reason[1]):
         if reason is not None:

@@ -1,4 +1,4 @@
-"""Makes a context snapshot from a conversation's events. They are read from the log, or the caller has them."""
+"""Makes a context snapshot from a conversation's events. The events are read from the log, or passed by the caller."""
 
 from collections.abc import Sequence
 
@@ -37,9 +37,9 @@ _PAGE_EVENTS = 128
 
 
 async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot | None:
-    """Makes the snapshot at `version` from the log, writes it unless there is a newer one, and returns it.
+    """Makes the snapshot at `version` from the log, writes it unless Redis has a newer one, and returns it.
 
-    Removes it, and returns None, if the log does not have the conversation. `tenant`: the conversation's tenant; it is not checked.
+    If the log does not have the conversation, removes the snapshot in Redis and returns None. `tenant`: the conversation's tenant; not checked.
     Raises psycopg.Error and redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version)
@@ -63,7 +63,7 @@ async def snapshot_items(appended: Sequence[ItemAppended]) -> list[SnapshotItem]
 
 
 async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot | None:
-    """The snapshot at `version`, or at the last version if there are fewer; None if the log does not have the conversation.
+    """The snapshot at `version`, or at the conversation's last version if that is lower; None if the log does not have the conversation.
 
     Reads backwards, only as far as the snapshot reaches. Raises psycopg.Error when Postgres is unavailable.
     """
@@ -174,7 +174,7 @@ async def _snapshot(
 class _NewestItems(Struct):
     """Collects the items of a snapshot from events that come newest first. `complete`: no older event is needed.
 
-    The items of a snapshot are all of one branch: a context that needs older ones is read from the log.
+    All items of a snapshot are of one branch. A context that needs older items is read from the log.
     """
 
     head: ItemAppended | None = None

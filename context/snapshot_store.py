@@ -3,7 +3,7 @@
 A new snapshot replaces the stored one if its version is higher, if the stored one has the same version in another format, or if the
 stored one was made from another incarnation of the log.
 
-A snapshot may be missing at any time: then the log is read instead, and `refill` can make the snapshot again.
+A snapshot may be missing at any time. Then the log is read instead, and `refill` (`snapshot_from_log.py`) can make the snapshot again.
 """
 
 import functools
@@ -37,7 +37,7 @@ from context.snapshots import (
 log = structlog.get_logger(__name__)
 
 READ_HASH = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
-"""A script that returns a hash in one string: the client takes ten milliseconds to parse the thousand strings of a large hash."""
+"""A script that returns a hash as one string. A large hash has a thousand strings, and the client takes ten milliseconds to parse so many."""
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def lua_script(name: str) -> str:
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
-    """Writes a snapshot or a tombstone if it may replace the stored one (see the module). Returns whether it was written."""
+    """Writes a snapshot or a tombstone if it may replace the stored one (see the module's docstring). Returns whether it was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
     argument = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
     script, key = lua_script("put_snapshot.lua"), snapshot_key(tenant, conversation_id)
@@ -86,7 +86,7 @@ _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-    """The newest items of the snapshot, whatever its version: those that fit in `room` tokens and in the policy's budget, and one more.
+    """The newest items of the snapshot, which may have any version: those that fit in `room` tokens and in the policy's budget, and one more.
 
     None if there is no readable snapshot, or if all its items fit and the conversation has older ones. Raises redis.exceptions.RedisError.
     """
@@ -107,7 +107,7 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, roo
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
-    """Looks snapshots up for `Contexts`. While Redis is unavailable there are none."""
+    """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none."""
 
     async def find_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
         try:

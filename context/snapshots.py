@@ -1,4 +1,4 @@
-"""The shape of context snapshots: a conversation's newest items, counted, so that its next reply need not read the log.
+"""The shape of context snapshots. A snapshot has a conversation's newest items and their token counts, so its next reply need not read the log.
 
     context:{tenant}:{conversation_id}   HASH
         version            of the conversation; every event changes it
@@ -11,19 +11,19 @@
         count bytes        number of items, and bytes of their JSON
         i:{branch}:{block} the items of BLOCK_DEPTHS depths, from depth block * BLOCK_DEPTHS on. The first line is "{count} {tokens}",
                            their number and the sum of their tokens. A line for each item follows, by depth: JSON {"tokens", "depth",
-                           "item_id", "item"}, in this order, and "copy_of" if it is a copy. `item`: as stored. `tokens`: those of its `counted_text` in o200k_base,
-                           plus its `fixed_tokens`
+                           "item_id", "item"}, in this order, and "copy_of" if it is a copy. `item`: as stored. `tokens`: the tokens of
+                           its `counted_text` in o200k_base, plus its `fixed_tokens`
         made               SNAPSHOT_FORMAT; a snapshot with another value is ignored
         heavy              "1" if the pinned items are too large for the snapshot: then contexts are read from the log
         pins               JSON of the ids of the pinned items; absent if there are none
         pin:{id}           the JSON of a pinned item, as above, even if it is in a block too
         summary            JSON of the active Summary; absent if there is none
         fork               "1" in a fork. If it has a summary, contexts are read from the log, because the summary also covers items of
-                           other conversations, where they may have been deleted. The same holds for a summary of copies
-        deleted            "1" on a tombstone, which has only this, version and incarnation, and expires after a day
+                           other conversations, and these may be deleted now. The same holds for a summary of copies
+        deleted            "1" on a tombstone. It has only this field, version and incarnation, and expires after a day
 
-A snapshot has the newest items: at most 512, and at most 1 MB of them. It has at most 1 MB of pinned items. Items are grouped in blocks
-because many small fields take Redis longer. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
+A snapshot has at most 512 items, of at most 1 MB together. It has at most 1 MB of pinned items. Items are grouped in blocks, because Redis
+takes longer for many small fields. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ from domain.items import from_stored
 MAX_ITEMS = 512
 MAX_BYTES = 1_000_000
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
-"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation. Every event writes it."""
+"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation. Every event of the conversation writes it."""
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
@@ -49,7 +49,7 @@ BLOCK_DEPTHS = 16
 """Depths in one block. An append rewrites its block. Smaller blocks would mean more fields to read."""
 
 SNAPSHOT_FORMAT = "7"
-"""Raise it when the content of snapshots changes, or how tokens are counted."""
+"""Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
 KEY_PREFIX = "context:"
 ITEM_PREFIX = "i:"
@@ -93,7 +93,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     is_fork: bool = False
 
     def recent_items(self) -> RecentItems:
-        """All items of the snapshot that the summary does not replace, to choose a context from."""
+        """All items of the snapshot that the summary does not replace. A context is chosen from them."""
         summarized_depth = self.summary.depth if self.summary else 0
         items = [item.context_item() for item in self.items if item.depth > summarized_depth]
         return make_recent_items(self, items, reaches_start=self.first <= summarized_depth + 1)

@@ -1,7 +1,7 @@
-"""What a model is asked to summarize, and in which portions. Pure: token counts come from outside.
+"""Decides what a model is asked to summarize, and in which portions. Pure: token counts come from outside.
 
-A summary replaces the path's items from the first to the end of a turn. What does not fit in one request is summarized in
-portions, each together with the summary of everything before it.
+A summary replaces the path's items from the first one to the end of a turn. If they do not fit in one request, they are summarized in
+portions. Each portion is sent together with the summary of everything before it.
 """
 
 import re
@@ -34,7 +34,7 @@ def transcript(item: Item) -> str:
 
 
 def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, unsendable: Unsendable) -> int | None:
-    """The depth of the first item that is not summarized: the newest turns are kept, as many as fit in `room` tokens.
+    """The depth of the first item that is not summarized. As many of the newest turns are kept as fit in `room` tokens.
 
     At least the newest turn is kept. `base_tokens`: as in `context_input`, but without the old summary. None if no turn starts in
     `context_input`.
@@ -78,9 +78,9 @@ def can_end_at(items: Sequence[Item], end: int) -> bool:
 
 
 def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text, or its beginning of at most `max_tokens`.
+    """The text if it has at most `max_tokens`; otherwise only its beginning.
 
-    The beginning is cut at its last sentence end, or else at its last space, if more than half of it remains; else anywhere.
+    The beginning ends with a whole sentence, or else with a whole word, if more than half of it remains. Otherwise it is cut anywhere.
     """
     text = text.strip()
     if count(text) <= max_tokens:
@@ -101,7 +101,7 @@ def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
 
 
 def omit_middle(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text, or its beginning and its end if it has more than `max_tokens`, so that one item cannot fill a whole portion."""
+    """The text; if it has more than `max_tokens`, only its beginning and its end. So one item cannot fill a whole portion."""
     if count(text) <= max_tokens:
         return text
     half = max(1, max_tokens // 2 - 4)

@@ -1,7 +1,7 @@
-"""Whether a summary is withdrawn. It is when an item that it covers was deleted after it was written.
+"""Finds out whether a summary is withdrawn. A summary is withdrawn when an item that it covers is deleted after it was read for the summary.
 
-When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summary that covers it. But a summary in a
-fork, or of copies, also covers items of other conversations. Whether those are deleted is looked up when the summary is read.
+When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summaries that cover it. But a summary in a
+fork, or of copies, also covers items of other conversations. Whether these items are deleted is looked up when the summary is read.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 
 async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -> bool:
-    """Whether an item that a summary covers was deleted after the items were read.
+    """Whether an item that a summary covers was deleted after it was read for the summary.
 
     `compacted`: the ContextCompacted of the summary. `fork`: what its conversation was forked from; None if it is no fork.
     """
@@ -37,7 +37,8 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
     assert isinstance(summary, ContextCompacted)
     own = PathSegment(compacted.conversation_id, compacted.version).up_to(summary.depth)
     path = Path((*(await read_path(reader, own.origin(fork))).segments, own)) if fork else Path((own,))
-    # While the summary was written, items of other conversations may have been deleted. (If one of its own conversation is, the summary is refused.)
+    # While the summary was written, items of other conversations may have been deleted, so this looks for deletions after `read_position`.
+    # (If an item of the summary's own conversation is deleted in that time, `decide` refuses the summary.)
     read_position = min(compacted.position, summary.read_position or compacted.position)
     conversations = [segment.conversation_id for segment in path.segments]
     for deletion in await reader.deletions(conversations, after=read_position):
@@ -48,7 +49,7 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
 
 
 def _deletes_on(path: Path, deletion: Recorded) -> bool:
-    """Whether the event deletes an item of the path, or one of its conversations."""
+    """Whether the event deletes an item of the path, or a conversation of the path."""
     match event := deletion.event:
         case ItemRetracted():
             return path.contains(deletion.conversation_id, event.branch, event.depth, version=0)

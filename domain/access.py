@@ -1,4 +1,4 @@
-"""Who may do what with one conversation. Pure: the actor comes with the command, the owner and the shares are in the conversation's events."""
+"""Who may do what with one conversation. Pure. The actor comes with the command. The owner and the shares are in the conversation's events."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -23,7 +23,10 @@ Role = Literal["owner", "writer", "reader"]
 
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
 _REPLY_ENDS = (CompleteReply, FailReply, CancelReply, InterruptReply)
-"""The store itself sends these: the end of a reply is always recorded, even if a share was withdrawn while it ran. The route `cancel` checks the role."""
+"""The store itself sends these commands. No role is needed: the end of a reply is recorded even if a share was withdrawn while the reply ran.
+
+The route `cancel` checks the role before it sends CancelReply.
+"""
 
 
 class Actor(Struct, frozen=True):

@@ -100,7 +100,7 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is not this item; UNSET: any.
+    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is another item; UNSET: accept any head.
 
     `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on.
     """
@@ -164,7 +164,10 @@ class DescribeReply(Command, frozen=True, kw_only=True):
 
 
 class DeleteReply(Command, frozen=True, kw_only=True):
-    """`item_ids`: the items that the reply added to its conversation, in order. Refuse if these are others: it has ended meanwhile."""
+    """`item_ids`: the items that the reply added to its conversation, in order.
+
+    The command is refused if the reply has added other items. Then the reply ended after its items were read.
+    """
 
     response_id: str
     item_ids: tuple[str, ...] = ()
@@ -175,10 +178,10 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another is active.
+    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another summary is active.
 
-    `withdrawn`: the versions of summaries that tell of something deleted in a conversation that this one was forked from. The new one replaces
-    them without including them. `read_version`: the conversation's version when the items were read. Refuse if an item was retracted after it.
+    `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of a fork. The new summary
+    replaces them without including them. `read_version`: the conversation's version when the items were read. Refuse if an item was retracted after it.
     """
 
     compaction_id: str

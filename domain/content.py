@@ -1,6 +1,6 @@
-"""Which fields of events hold content (what people or models wrote), and what must be deleted to delete it. Pure.
+"""Says which fields of events hold content (what people or models wrote), and which deletions remove it. Pure.
 
-A test fails if a field of an event is in neither of the two tables below. So nobody can add content that deletions miss.
+A test fails if a field of an event is in neither of the two tables below. So nobody can add a field with content that a deletion misses.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ Part = Literal["conversation", "item", "items", "response", "summary"]
 
 conversation   only the whole conversation
 item           the item `item_id` of the event
-items          each item of the field, an InputItem, by its own id; and all of them, with the response `response_id` of the event
+items          the field holds InputItems: each belongs to the item with its id, and all belong to the response `response_id` of the event
 response       the response `response_id` of the event
 summary        the summary that the event records
 """

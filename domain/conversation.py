@@ -1,7 +1,7 @@
 """The state that commands are decided on, and how each event changes it.
 
-It holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` applies no
-rule: a rule that becomes stricter later does not make an old conversation unreadable.
+The state holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` checks no
+rules, so a rule that becomes stricter later does not make an old conversation unreadable.
 """
 
 from collections.abc import Iterable
@@ -48,9 +48,10 @@ class KnownSummary(Struct, frozen=True, gc=False):
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
 
-    `running`: ids of responses in progress. `summaries`: those that can be undone; the last is active, and each includes the one
-    before. `undone`: those that can be redone; RedoCompaction takes the first, which includes the active one. `items`: how many items of
-    its own are not retracted. `replies`: how many responses are not deleted. `retracted_at`: the version of the last retraction, 0 for none.
+    `running`: ids of responses in progress. `summaries`: the summaries that can be undone. The last one is active, and each includes the one
+    before. `undone`: the summaries that can be redone. RedoCompaction takes the first one, which includes the active summary. `items`: how many
+    of the conversation's own items are not retracted. `replies`: how many responses are not deleted. `retracted_at`: the version of the last
+    retraction, 0 for none.
     """
 
     id: str

@@ -325,7 +325,10 @@ def _describe_reply(command: DescribeReply, reply: KnownItem | None) -> tuple[Ev
 
 
 def _delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Cancels a running reply first. An unlisted conversation loses the items of the reply. If nothing else is left in it, it is deleted."""
+    """A running reply is cancelled first. In an unlisted conversation the reply's items are retracted too.
+
+    If an unlisted conversation holds nothing else, the conversation is deleted instead.
+    """
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)
@@ -358,7 +361,7 @@ def _change_summary(
                 raise HistoryLost(state.id)
             if command.read_version < state.retracted_at:
                 raise SummaryHasChanged(state.id)
-            # The state remembers the last few summaries. If all of these were withdrawn, an older one may be active.
+            # The state keeps only the last few summaries. When none of them is left, `state.summary` is 0, but an older one may be active.
             replaceable = (0, *command.withdrawn) if command.withdrawn else ()
             if command.replaces != state.summary and state.summary not in replaceable:
                 raise SummaryHasChanged(state.id)

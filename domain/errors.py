@@ -23,7 +23,7 @@
     ├── SharedWithOwner
     └── ContextTooLong
 
-    ReplyLost                      (the event store was restored while it ran)
+    ReplyLost                      (the event store was restored while the reply ran)
     ModelFailed                    (the provider did not answer as it should)
 
 `infrastructure/http/errors.py` has the table of their HTTP statuses.
@@ -115,7 +115,7 @@ class HistoryLost(Conflict):
 
 
 class ItemsDeleted(Conflict):
-    """A retry shows the model what is left."""
+    """On a retry, the model is shown the items that are left."""
 
     code = "conversation_changed"
 
@@ -183,8 +183,8 @@ class SharedWithOwner(Refused):
 class ContextTooLong(Refused):
     """The request needs at least `tokens`, but only `budget` are allowed.
 
-    `tokens` counts what is always sent (instructions, tools, summary, pinned items) and the newest turn; if the request disables
-    truncation, the whole conversation.
+    `tokens` counts what is always sent (instructions, tools, summary, pinned items) and the newest turn. If the request disables
+    truncation, it counts the whole conversation.
     """
 
     code = "context_length_exceeded"
@@ -198,7 +198,7 @@ class ContextTooLong(Refused):
 
 
 class ReplyLost(Exception):
-    """The log has lost the request of a reply that runs. Nothing of the reply is stored."""
+    """The log has lost the request of a running reply. Nothing of the reply is stored."""
 
     code = "response_lost"
 
@@ -211,14 +211,14 @@ class ReplyLost(Exception):
 class ModelFailed(Exception):
     """The model provider did not answer as it should. `message` holds no content, neither the provider's nor the user's. `code`:
 
-    model_error              it refused, could not be reached, stopped early, or sent something we do not understand
-    model_timeout            it was too slow (`timed_out`)
-    model_rate_limited       it answered 429; `retry_after`: seconds, when the provider names them
+    model_error              the provider refused, could not be reached, stopped early, or sent something we do not understand
+    model_timeout            the provider was too slow (`timed_out`)
+    model_rate_limited       the provider answered 429; `retry_after`: seconds, if the provider names them
     model_unavailable        the circuit breaker of the model is open: no request was sent; `retry_after`: seconds
-    model_not_found          it does not have the model
-    context_length_exceeded  it refused the request as longer than the model's context window
+    model_not_found          the provider does not have the model
+    context_length_exceeded  the provider refused the request because it is longer than the model's context window
 
-    `unreachable`: it was not reached, did not answer in time, or answered 5xx. The circuit breaker counts these.
+    `unreachable`: the provider was not reached, did not answer in time, or answered 5xx. The circuit breaker counts these failures.
     """
 
     def __init__(

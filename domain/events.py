@@ -1,7 +1,7 @@
 """Every event of a conversation, in one file. Topics and field names are frozen: a test compares stored bytes.
 
-An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold an item as it was
-sent, as JSON text in UTF-8. Its `id` there is the client's; `item_id` is ours. Older events do not hold the client's id.
+An event's version, its time and who caused it are columns of the stored row, not fields. A field `item` holds an item as it was
+sent, as JSON text in UTF-8. The `id` inside this text is the client's; `item_id` is ours. Older events do not hold the client's id.
 """
 
 from typing import ClassVar, Literal
@@ -23,7 +23,7 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
 
-    `version`: that of the origin when it was forked. `depth`: that of the item.
+    `version`: the origin's version when it was forked. `depth`: the item's depth.
     """
 
     conversation_id: str
@@ -52,8 +52,8 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Items of the path that a model was not shown, and why.
 
-    If the path was not read to its start, the range of those that did not fit (`reason` "budget") has no `first` and no `count`, and no
-    `last` if none of its items was read.
+    If the path was not read to its start, the range of the items that did not fit (`reason` "budget") has no `first` and no `count`.
+    If none of these items was read, it has no `last` either.
     """
 
     reason: str
@@ -115,7 +115,7 @@ class Transcript(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input, `reasoning_tokens` of the output."""
+    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input tokens, `reasoning_tokens` is a part of the output tokens."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -157,23 +157,23 @@ DESCRIPTION = "description"
 INSTRUCTIONS = "instructions"
 POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
-"""Changes of the instructions, of the policy, or of both. The last row that changes a value holds the current one.
+"""These three are keys of changes: of the instructions, of the policy, and of both. The last row that changes a value holds the current value.
 
-Changes of only the title or the metadata have no key.
+Rows that change only the title or the metadata have no key.
 """
 
 PINS = "pins"
 """Changes of the pinned items. The last row holds all of them; some of them may have been retracted after it."""
 
 SUMMARY = "summary"
-"""Changes of the active summary. The last row says which it is."""
+"""Changes of the active summary. The last row says which summary is active."""
 
 SHARES = "shares"
 """Changes of the shares. The last row holds all of them."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
-    """`listed`: lists of conversations include it. `family`: the conversation that its chain of forks began with, or itself."""
+    """`listed`: lists of conversations include it. `family`: the id of the first conversation in its chain of forks; its own id if it is no fork."""
 
     topic = "conversation.started"
 
@@ -214,8 +214,8 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
-    `branch` is always 0 and `revises` always None: no command sets them yet. `copy_of`: the id of the item that a request referred to, and
-    that this is a copy of. A copy of a copy names the first item. It is deleted when that item is deleted.
+    `branch` is always 0 and `revises` always None: no command sets them yet. `copy_of`: the id of the original, if
+    this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted.
     """
 
     topic = "item.appended"
@@ -236,7 +236,7 @@ class ItemAppended(Event, frozen=True, kw_only=True):
 
 
 class ItemRetracted(Event, frozen=True, kw_only=True):
-    """The item is deleted, and with it every summary that covers it: these are withdrawn for good."""
+    """The item is deleted. Every summary that covers it is withdrawn for good."""
 
     topic = "item.retracted"
 
@@ -343,7 +343,7 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 
 
 class ReplyCancelled(Event, frozen=True, kw_only=True):
-    """A client cancelled it. No item joins the conversation. `output`: what had arrived."""
+    """A client cancelled the reply. No item joins the conversation. `output`: what had arrived."""
 
     topic = "reply.cancelled"
 
@@ -357,7 +357,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """The process that ran it ended, or its client disconnected. `output`: what is known to have arrived."""
+    """The process that ran the reply ended, or the reply's client disconnected. `output`: what is known to have arrived."""
 
     topic = "reply.interrupted"
 
@@ -386,7 +386,7 @@ class ReplyDescribed(Event, frozen=True, kw_only=True):
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
     """The response can no longer be read. In a listed conversation the items that joined it stay. In an unlisted one they are
-    retracted in the same append; or the conversation is deleted, if nothing else is in it.
+    retracted in the same append. If the conversation holds nothing else, it is deleted instead.
     """
 
     topic = "reply.deleted"
@@ -401,10 +401,10 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
 class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
-    `first`: the path's first unretracted item. `depth`: that of `last`. `replaces`: the version of the summary that this one includes, 0 for
-    none. `tokens_before` and `tokens_after`: of those items, and of the summary. `usage` and `cost`: of all calls to the model,
-    the cost in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest position of the conversations that it
-    inherits from, when their items were read; 0 elsewhere. `originals`: what those of the items are copies of that are copies.
+    `first`: the path's first unretracted item. `depth`: the depth of `last`. `replaces`: the version of the summary that this one includes, 0
+    for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: of all calls to the model.
+    The cost is in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest log position of the conversations
+    that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy.
     """
 
     topic = "context.compacted"

@@ -40,7 +40,7 @@ ID_PREFIXES = {
 OTHER_ID_PREFIX = "item"
 
 MAX_GIVEN_ID_LENGTH = 256
-"""A longer id of a client is not kept."""
+"""An id from a client that is longer than this is not kept."""
 
 _TEXT_PARTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
 _REQUIRED_STRINGS = {
@@ -73,7 +73,7 @@ def type_of(item: Mapping[str, Any]) -> str:
 
 
 def id_prefix(item: Mapping[str, Any]) -> str:
-    """The prefix of the id to mint for this item."""
+    """The prefix of the new id that this item gets."""
     return ID_PREFIXES.get(type_of(item), OTHER_ID_PREFIX)
 
 
@@ -123,7 +123,7 @@ def _check_message(item: Item) -> None:
 
 
 def as_stored(item: Item) -> bytes:
-    """The JSON text that an event holds: the item as sent. The client's `id` is kept in it if it is a text of usual length."""
+    """The JSON text that an event holds: the item as sent. The client's `id` stays in it if `given_id` accepts the id."""
     if "id" in item and given_id(item) is None:
         item = {name: value for name, value in item.items() if name != "id"}
     return msgspec.json.encode(item)
@@ -162,7 +162,7 @@ def output_item(item_id: str, item: Item) -> Item:
 
 
 def without_content(item: Item) -> Item:
-    """A deleted item, as an answer shows it that must name it: its id and type. A message also has its role, and no content."""
+    """A deleted item for an answer that must name it: only its id and type. A message also keeps its role, and its content is empty."""
     blank: Item = {"id": item["id"], "type": type_of(item)}
     if blank["type"] != "message":
         return blank
@@ -179,7 +179,7 @@ def emptied(item: Item) -> Item:
 
 
 def output_item_json(item_id: str, item: Item) -> str:
-    """`output_item` as JSON text. It is fast for messages whose content is a string: a context has hundreds of them."""
+    """`output_item` as JSON text. Faster for messages whose content is a string, because a context has hundreds of them."""
     content = item.get("content")
     if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
         return msgspec.json.encode(output_item(item_id, item)).decode()

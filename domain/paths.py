@@ -1,4 +1,4 @@
-"""Which items a conversation has, or had at a version, through all its branches and forks. Pure.
+"""Says which items a conversation has, or had at a version: through its branches, and through the conversations that a fork comes from. Pure.
 
 The place of an item is its conversation, its branch and its depth. A path leads from a first item to a last one. It goes through branches of
 a conversation. In a fork, it first goes through the conversations that the fork comes from. Each item of a path is one deeper than the one
@@ -30,7 +30,7 @@ class PathSegment(Struct, frozen=True):
         return self.branches[-1][1]
 
     def contains(self, branch: int, depth: int, version: int) -> bool:
-        """Whether an item of the conversation is on the path. `version`: the version at which it was appended."""
+        """Whether an item of the conversation is in this segment. `version`: the version at which the item was appended."""
         if version > self.version:
             return False
         for taken, last in self.branches:
@@ -39,14 +39,14 @@ class PathSegment(Struct, frozen=True):
         return False
 
     def up_to(self, depth: int) -> "PathSegment":
-        """The segment without the items that lie deeper."""
+        """The segment without the items that are deeper than `depth`."""
         for index, (branch, last) in enumerate(self.branches):
             if last is None or last >= depth:
                 return replace(self, branches=(*self.branches[:index], (branch, depth)))
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":
-        """The segment before this one. `fork`: what the conversation of this one was forked from."""
+        """The segment before this one. `fork`: where this segment's conversation was forked."""
         before = origin_of(fork)
         return before if self.last_depth is None else before.up_to(self.last_depth)
 
@@ -57,7 +57,7 @@ def origin_of(fork: Fork) -> PathSegment:
 
 
 class Path(Struct, frozen=True):
-    """`segments`: oldest first. A conversation that is no fork has one."""
+    """The segments of a path, oldest first. The path of a conversation that is no fork has one segment."""
 
     segments: tuple[PathSegment, ...]
 
@@ -67,12 +67,12 @@ class Path(Struct, frozen=True):
         return self.segments[-1]
 
     def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
-        """Whether an item is on the path. `version`: the version of its conversation at which it was appended."""
+        """Whether an item is on the path. `version`: the version at which the item was appended to its conversation."""
         return any(
             segment.conversation_id == conversation_id and segment.contains(branch, depth, version)
             for segment in self.segments
         )
 
     def after_origin(self, fork: Fork) -> "Path":
-        """The path with one more segment before it. `fork`: what the conversation of its first segment was forked from."""
+        """The path with one more segment at its start. `fork`: where the conversation of the first segment so far was forked."""
         return Path((self.segments[0].origin(fork), *self.segments))

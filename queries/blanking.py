@@ -1,6 +1,6 @@
-"""Deleted content in the audit trail. Only callers with the scope `audit` see it. Others see the same events with the deleted content blanked.
+"""Blanks deleted content in the audit trail. Only callers with the scope `audit` see it. Others see the same events with the deleted content blanked.
 
-A blanked field is null, and `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` lists the fields that hold content.
+A blanked field is null, and the list `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` lists the fields that hold content.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from queries.principal_log import PrincipalLog
 class Deleted(Struct, frozen=True):
     """Which content of some events of one conversation is deleted now.
 
-    conversation  whether the whole conversation is
+    conversation  whether the whole conversation is deleted
     ids           the ids of deleted items and responses
     summaries     withdrawn summaries: the versions of their ContextCompacted events
     """
@@ -33,7 +33,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items`: whether all of them are, with their response."""
+        """Whether this part of the event is deleted. For `items`: whether all items are deleted, because their response is."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -54,7 +54,8 @@ NOTHING = Deleted()
 async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
 
-    Whoever may read the conversation may read its events. If it is deleted, its owner and an admin may, and only with a login and the scope `audit`.
+    A caller who may read the conversation may read its events. The events of a deleted conversation can be read only by its owner and an
+    admin, and they need a login and the scope `audit`.
     """
     head = await log.head(conversation_id)
     role = None if head is None else head.role(log.principal)
@@ -76,7 +77,7 @@ async def deleted_or_not(log: PrincipalLog, response_id: str) -> Recorded | None
 
 
 async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
-    """Which content of these events is deleted now. They must be of one conversation, and at least one."""
+    """Which content of these events is deleted now. There must be at least one event, and all must be of one conversation."""
     conversation_id = events[0].conversation_id
     head = await log.head(conversation_id)
     if head is None or head.deleted:
@@ -115,14 +116,17 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _Holds(Struct):
-    """What some events hold. `items`: by id, the id of the original if the item is a copy. `responses`: ids. `summaries`: ContextCompacted events."""
+    """The content that some events hold. `items`: by item id, the id of the original, or None if the item is no copy. `responses`: their ids.
+
+    `summaries`: the ContextCompacted events.
+    """
 
     items: dict[str, str | None] = field(default_factory=dict)
     responses: set[str] = field(default_factory=set)
     summaries: list[Recorded] = field(default_factory=list)
 
     def add(self, recorded: Recorded) -> None:
-        """Adds what the event holds."""
+        """Adds the content that the event holds."""
         event: Any = recorded.event
         for name, part in CONTENT.get(type(event), {}).items():
             match part:

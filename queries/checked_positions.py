@@ -1,8 +1,8 @@
-"""Which view positions belong to the log as it is: `infrastructure/event_log/incarnation.py` explains why a position alone is not enough.
+"""Checks which view positions belong to the current log. `infrastructure/event_log/incarnation.py` explains why a position alone is not enough.
 
-A projector records the log's incarnation with each position, so usually a comparison of two strings is enough. After a restart or a
-fail-over of Postgres the incarnation is another one. Then positions are compared with the log, until a projector has compared them
-itself and recorded the new incarnation.
+A projector records the log's incarnation with each position, so usually a comparison of two strings is enough. A restart or a
+fail-over of Postgres changes the incarnation. Then positions are compared with the log, until a projector has compared them itself
+and recorded the new incarnation.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ class CheckedPositions:
         self._results: dict[LogPosition, bool] = {}
 
     async def are_of(self, incarnation: str, view_positions: Iterable[ViewPosition]) -> bool:
-        """Whether the log of this incarnation has all that these views show. False while Postgres is unavailable.
+        """Whether the log of this incarnation has all events that these views show. False while Postgres is unavailable.
 
         Raises LogMoved if the log has another incarnation now.
         """

@@ -1,8 +1,8 @@
-"""Read-your-writes: an answer shows everything that was committed when its request arrived, or says that it may not.
+"""Read-your-writes: an answer shows everything that was committed when its request arrived, or says that something may be missing.
 
 Views lag behind the log. So a read has four steps:
 
-1. Look up in Postgres the last position of the conversation, or for a list that of the tenant, and the log's incarnation.
+1. Look up in Postgres the last position of the conversation (for a list: of the tenant) and the log's incarnation.
 2. Wait until the views that the read needs have reached that position in this log (`checked_positions.py`).
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
@@ -10,8 +10,8 @@ Views lag behind the log. So a read has four steps:
 What can go wrong:
 
 - Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
-  A conversation that they do not have is a 503: it may have been committed. So is one that the caller does not own, unless they are an admin:
-  an owner never changes, but a share may have been withdrawn.
+  The answer is 503 for a conversation that the views do not have, because it may have been committed. It is also 503 if the caller is neither
+  the owner nor an admin, because a share may have been withdrawn. (The owner never changes.)
 - A view does not catch up in time: 503 `read_models_behind`.
 - The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
@@ -51,7 +51,7 @@ class Read(Struct, kw_only=True):
     collections  each view's collection when the read started
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
-    repaired     whether a repair ended during the read: a document may have been missing for a while
+    repaired     whether a repair ended during the read. Then a document may have been missing for a while
     """
 
     tenant: str
@@ -104,7 +104,7 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. Other parked conversations do not matter to it. `log`: the caller's."""
+    """A read of one conversation at its `version`. It does not matter if other conversations are parked. `log`: the log as the caller may read it."""
 
     log: PrincipalLog
     conversation_id: str
@@ -142,7 +142,7 @@ class Consistency:
     ) -> ConversationRead:
         """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound (never started, deleted, not the caller's to see), PostgresUnavailable, and ApiError 503.
+        Raises ConversationNotFound if it was never started, is deleted, or the caller may not see it. Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         head, positions = await asyncio.gather(_head(log, conversation_id), self.positions.read())
@@ -177,7 +177,7 @@ class Consistency:
         return read
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 if a view was reset since the read started, or if the read's one conversation was parked.
+        """Raises ApiError 503 if a view was reset since the read started, or if the read is of one conversation and this was parked.
 
         `positions` must have been read after the documents. Without `positions` they are read now.
         """
@@ -187,7 +187,7 @@ class Consistency:
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound if the conversation was deleted since the read started: items may be missing."""
+        """Raises ConversationNotFound if the conversation was deleted since the read started, because items may be missing then."""
         if not read.verified:
             return
         try:
@@ -233,10 +233,10 @@ class Consistency:
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _version_in_view(self, read: ConversationRead) -> int:
-        """The conversation's version in the view `conversations`. Raises PostgresUnavailable if the view does not have the conversation, or
-        the caller does not own it.
+        """The conversation's version in the view `conversations`.
 
-        Only Postgres knows whether the conversation exists, and with whom it is shared: the view may not show it yet.
+        Raises PostgresUnavailable if the view does not have the conversation, or if the caller is neither its owner nor an admin. Only Postgres
+        knows whether the conversation exists and with whom it is shared, because the view may not show it yet.
         """
         views = TenantViews(self._database, read.tenant)
         fields = [{"$project": {"version": 1, "owner": 1}}]

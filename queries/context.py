@@ -40,7 +40,7 @@ class SentItem(Struct, frozen=True):
 
 
 class LeftOutItems(Struct, frozen=True):
-    """The items from `from` to `to`, which a model is not sent, and why. Fields are null where the items were not read."""
+    """The items from `from` to `to`, which a model is not sent, and the reason. A field is null if its items were not read."""
 
     first: str | None = field(name="from")
     to: str | None
@@ -111,13 +111,16 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
 
 
 async def _may_inherit(context: QueryContext, conversation_id: str) -> bool:
-    """Whether the conversation is a fork: what it inherits may be deleted although its version stays. Looked up only for a conditional request."""
+    """Whether the conversation is a fork. The items that a fork inherits may be deleted while its version stays the same.
+
+    It is looked up only for a conditional request.
+    """
     if HEADER not in context.request.headers:
         return False
     try:
         page = await context.dependencies.log.conversation(conversation_id, limit=1)
     except PostgresUnavailable:
-        return True  # then nothing is compared
+        return True  # without Postgres, the version cannot be compared either
     return bool(page) and isinstance(page[0].event, ConversationStarted) and page[0].event.forked_from is not None
 
 
@@ -145,7 +148,7 @@ def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
 
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
-    """The version to assemble at, and the answer's headers. While Postgres is unavailable, the version of the snapshot."""
+    """The version at which the context is assembled, and the answer's headers. While Postgres is unavailable, it is the snapshot's version."""
     try:
         head = await context.dependencies.log.existing_head(conversation_id)
     except PostgresUnavailable:
@@ -160,7 +163,7 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """Raises ApiError 503 if the conversation is parked: its snapshot may be old. Without MongoDB, that is not checked."""
+    """Raises ApiError 503 if the conversation is parked, because its snapshot may be old. Without MongoDB, this cannot be checked."""
     try:
         positions = await context.dependencies.consistency.positions.read()
     except PyMongoError:

@@ -1,7 +1,7 @@
-"""GET /v1/conversations/{id}/responses: every reply of a conversation, in whatever state it is, with what was asked.
+"""GET /v1/conversations/{id}/responses: every reply of a conversation, running or ended, with its input.
 
-An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. The order is that of the requests. A
-response that was deleted is left out, and so are items that are deleted by now. A response of a fork belongs to the fork.
+An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. The order is that in which the
+replies were requested. Deleted responses and deleted items are left out. A response of a fork belongs to the fork.
 """
 
 from collections.abc import Collection, Mapping
@@ -83,7 +83,7 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
 async def _requested(
     context: QueryContext, read: ConversationRead, query: PageQuery
 ) -> tuple[Document, list[Document]]:
-    """The filter and the stages for the page's documents, and one more. Ordered by the version at which each reply was requested."""
+    """The filter and the stages that read the page's documents and one more document, ordered by the version at which each reply was requested."""
     after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
     bounds: Document = {}
     if query.after is not None:
@@ -111,7 +111,7 @@ async def _version_of(context: QueryContext, read: ConversationRead, param: Curs
 async def _small_page(
     context: QueryContext, read: ConversationRead, selection: Document, stages: list[Document], limit: int
 ) -> Page | None:
-    """The page, read in two steps; None if it is not small."""
+    """The page, if it is small; else None. It is read in two steps: the responses, then their output items."""
     documents = await context.aggregate(read, "responses", selection, [*stages, WITHOUT_LARGE])
     if any(map(is_large, documents)):
         return None
@@ -132,7 +132,7 @@ async def _small_page(
 async def _small_items(
     context: QueryContext, read: ConversationRead, documents: list[Document]
 ) -> Mapping[str, str] | None:
-    """By id, the output items of these responses, "" for a retracted one; None if they are not small."""
+    """The output items of these responses by id; "" for a retracted item. None if they are too large for a small page."""
     items: dict[str, str] = {}
     size = 0
 
@@ -153,7 +153,7 @@ async def _small_items(
 async def _large_page(
     context: QueryContext, read: ConversationRead, selection: Document, stages: list[Document], limit: int
 ) -> Page:
-    """The page, which ends at MAX_PAGE_BYTES. The output of one response is read at a time."""
+    """The page, which ends at MAX_PAGE_BYTES. The output items are read for one response at a time."""
     page = Page(limit=limit, max_bytes=MAX_PAGE_BYTES)
     async with await context.documents(read, "responses", selection, stages, BATCH_DOCUMENTS) as documents:
         async for document in documents:

@@ -75,7 +75,10 @@ def metadata_filter(query: QueryParams) -> Mapping[str, str]:
 
 @query_route(router, "/v1/conversations", ConversationsQuery, parameters=(METADATA,), answer=shapes.ConversationList)
 async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
-    """A page of the listed conversations, newest first: the caller's own and those shared with them; for an admin, the tenant's. Filters: `status`, `owner` and any number of `metadata[key]=value`."""
+    """A page of the listed conversations, newest first. A caller gets their own and those shared with them. An admin gets those of the whole tenant.
+
+    Filters: `status`, `owner` and any number of `metadata[key]=value`.
+    """
     metadata = metadata_filter(context.request.query_params)
     read = await context.read_tenant("conversations")
     await _check_cursor(context, "after", query.after)
@@ -121,7 +124,7 @@ def _filter(query: ConversationsQuery, metadata: Mapping[str, str]) -> Document:
 
 
 def visible_to(subject: str, *, with_shares: bool) -> Document:
-    """Matches the subject's own conversations and, `with_shares`, those shared with them. Each alternative has an index in the list's order."""
+    """Matches the subject's own conversations and, if `with_shares`, those shared with them. For each alternative, MongoDB has an index in the list's order."""
     own: Document = {"owner": subject}
     if not with_shares:
         return {"$or": [own]}
@@ -129,7 +132,8 @@ def visible_to(subject: str, *, with_shares: bool) -> Document:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is a conversation that the caller may see. It may be deleted: the order is that of the ids.
+    """Raises ApiError (400) unless the cursor is a conversation that the caller may see. A deleted one is
+    accepted too, because the list is ordered by id.
 
     While Postgres is unavailable, any conversation id is accepted.
     """

@@ -1,7 +1,7 @@
-"""Which copies in an answer are deleted because their originals, in other conversations, are deleted. The view `items` does not know this.
+"""Finds the copies in an answer whose originals, in other conversations, are deleted. The view `items` does not know this.
 
-Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. It may also change while the
-conversation's version stays the same (`NO_STORE`).
+Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. Such an answer may also
+change while the conversation's version stays the same, so it is sent with `NO_STORE`.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 
 
 async def deleted_copies(context: QueryContext, read: Read, copies: Mapping[str, str]) -> frozenset[str]:
-    """The copies whose originals are deleted. If Postgres is unavailable and the read is not compared with the log: none, so all are shown."""
+    """The copies whose originals are deleted. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown."""
     try:
         return await deleted_items(context.dependencies.log, copies)
     except PostgresUnavailable:

@@ -5,8 +5,8 @@ connection while it waits. All streams of a process share one look-up of what ha
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
 when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
 
-A client that reads slowly sees nothing for long that it may no longer see: the conversation's end, with its shares, is looked up again at
-least every LOOK_UP_SECONDS while events are sent, and a page is made again after MAX_PAGE_SECONDS, without what was deleted meanwhile.
+Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's end and its shares are
+looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from queries.principal_log import PrincipalLog
 RETRY_SECONDS: Final = 1.0
 """The pause after a read that failed because Postgres was unavailable.
 
-The stream must not end then: its client would reconnect, get a 503, and not try again.
+The stream must not end then, because its client would reconnect, get a 503, and not try again.
 """
 
 LOOK_UP_SECONDS: Final = 1.0
@@ -43,17 +43,17 @@ MAX_PAGE_SECONDS: Final = 2.0
 PAGE_EVENTS: Final = 100
 
 Render = Callable[[PrincipalLog, Sequence[Recorded], bool], Awaitable[list[bytes]]]
-"""The events of one conversation as JSON: for those who see deleted content, or for all others."""
+"""(log, events of one conversation, whether the client sees deleted content) -> each event as JSON."""
 
 
 class _EventPage(Page, frozen=True):
-    """`event_ends`: where each of its events ends in `body`. `end`: where its last event is in the log."""
+    """A page of events. `event_ends`: where each event ends in `body`. `end`: where the page's last event is in the log."""
 
     event_ends: tuple[int, ...] = ()
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """A slice ends with an event, unless that one is larger than a slice."""
+        """A slice ends where an event ends, unless the event is larger than a slice."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0
@@ -61,7 +61,7 @@ class _EventPage(Page, frozen=True):
 
 
 class _PageKey(Struct, frozen=True):
-    """What decides a page. Streams of the same page share it. `period`: a new one begins every MAX_PAGE_SECONDS."""
+    """What identifies a page. Streams that need the same page share it. `period`: a new period begins every MAX_PAGE_SECONDS."""
 
     conversation_id: str
     after: int
@@ -82,10 +82,10 @@ class _Client(Struct):
     """A client of a stream, and what it was sent.
 
     log       the log, as the client may read it
-    end       the conversation's end, when it was looked up last: at `looked_up_at`
+    end       the conversation's end, as it was when it was last looked up, at `looked_up_at`
     position  what was sent. Its `after` is the last version before the page that is being sent
     sent      where the last event before that page is in the log
-    page      the page that is being sent; None: the next one is not begun
+    page      the page that is being sent; None if the next page has not been begun
     complete  the version of the last event that was sent in full
     in_event  whether a part of the next event was sent too
     """
@@ -102,7 +102,7 @@ class _Client(Struct):
     finished: bool = False
 
     def see(self, head: Head | None) -> None:
-        """Notes the conversation's end; None: the log has lost the conversation, and the stream ends.
+        """Notes the conversation's end. If it is None, the log has lost the conversation, and the stream ends.
 
         Raises ConversationNotFound if the client may no longer read it.
         """
@@ -119,7 +119,7 @@ class _Client(Struct):
         return time.monotonic() - self.looked_up_at > seconds
 
     def restart(self) -> None:
-        """The next page begins after the last event that was sent in full."""
+        """Makes the next page begin after the last event that was sent in full."""
         if self.position.offset:
             self.position = StreamPosition(self.complete)
             self.sent = LogPosition(-1, "", self.sent.incarnation)
@@ -151,7 +151,7 @@ class _Client(Struct):
 
 
 class EventStreams:
-    """The streams of events of this process. `log` is for them alone: however many there are, other reads still get connections."""
+    """The streams of events of this process. `log`: the log with connections for streams alone."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class EventStreams:
     ) -> AsyncGenerator[bytes, None]:
         """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
 
-        `log`: the client's. `head`: the conversation's end, looked up before, which the client may read.
+        `log`: the log as the client may read it. `head`: the end of the conversation, which the client may read, from an earlier look-up.
         """
         client = _Client(
             log, conversation_id, head, time.monotonic(), StreamPosition(after), _log_position(head, after), after
@@ -198,7 +198,7 @@ class EventStreams:
                 yield chunk
 
     async def _next(self, client: _Client) -> bytes | None:
-        """What the client is sent next, empty if it must wait. None: the stream ends.
+        """What the client is sent next: empty if there is nothing to send yet, None if the stream ends.
 
         Raises ConversationNotFound if the client may no longer read the conversation.
         """
@@ -238,7 +238,7 @@ class EventStreams:
             return b""
         if begun is not None and begun.body_hash != hash(page.body):  # something in it was deleted meanwhile
             if client.in_event:
-                return None  # the client resumes before the event that it got in part
+                return None  # the client will resume after the last event that it got in full
             client.restart()
             return b""
         return client.take(key, page)

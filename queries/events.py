@@ -3,7 +3,7 @@
 `{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
 ascending. `after`, `first_id` and `last_id` are versions; on an empty page the last two are null. `type` is the event's topic,
 `actor` the subject who caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a
-live stream: `id:` is the version, `event:` the topic. Without the scope `audit`, what is deleted now is null, and `blanked` names it.
+live stream: `id:` is the version, `event:` the topic. Without the scope `audit`, fields whose content is deleted are null, and `blanked` names them.
 """
 
 import re
@@ -40,7 +40,7 @@ router = APIRouter(tags=["events"])
 MAX_LIMIT = 1000
 _CHUNK_EVENTS = 100
 _CHUNK_BYTES = 1024 * 1024
-"""What is read from the log at a time, in bytes of decompressed states."""
+"""How much is read from the log at a time, in bytes of decompressed events."""
 
 _HASHES = frozenset({"request_sha256"})
 
@@ -48,7 +48,7 @@ _HASHES = frozenset({"request_sha256"})
 class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event"):
     """An event of the audit trail. `type`: its topic. `actor`: the subject who caused it. `data`: its fields, with items as JSON.
 
-    `blanked`: the names of what is null in `data` because it is deleted now, such as `item` and `input[0].item`.
+    `blanked`: the names of the fields of `data` that are null because their content is deleted now, such as `item` and `input[0].item`.
     """
 
     version: int
@@ -84,9 +84,10 @@ class EventsQuery(QueryParameters):
     answer_headers=("ETag",),
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
-    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream. Only the scope `audit` sees deleted content, and with a login also deleted conversations.
+    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream.
 
-    A stream whose client may no longer read the conversation ends with an event `error`, whose data is an ErrorResponse.
+    To see deleted content, a caller needs the scope `audit`. To see deleted conversations, they also need a login.
+    A stream ends with an event `error` when its client may no longer read the conversation. The data of this event is an ErrorResponse.
     """
     dependencies = context.dependencies
     log = dependencies.log
@@ -129,9 +130,9 @@ async def read_page(
     sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
-    """The body of a page: at most `limit` events with `after` < version <= `until`; and whether `max_bytes` ended it early.
+    """(the body of a page, whether `max_bytes` was too small for it). The page has at most `limit` events with `after` < version <= `until`.
 
-    One event always fits. Raises LogMoved if the log moved back since `until` was read.
+    It has at least one event, however large. Raises LogMoved if the log moved back since `until` was read.
     """
     bodies: list[bytes] = []
     last, size, is_cut = after, 0, False
@@ -152,7 +153,7 @@ async def read_page(
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """The body of a page that ends at version `last`. Versions have no gaps, so its first version need not be passed."""
+    """The body of a page that ends at version `last`. Versions have no gaps, so the page's first version can be computed."""
     ends = {
         "first_id": last - len(bodies) + 1 if bodies else None,
         "last_id": last if bodies else None,
@@ -184,13 +185,16 @@ def _last_event_id(request: Request) -> int | None:
 
 
 async def events_json(log: PrincipalLog, events: Sequence[Recorded], sees_deleted: bool) -> list[bytes]:
-    """Events of one conversation as JSON, at least one. What is deleted now is blanked, except for those who see it."""
+    """Each of these events as JSON. There must be at least one, and all must be of one conversation.
+
+    Content that is deleted now is blanked, unless `sees_deleted`.
+    """
     deleted = NOTHING if sees_deleted else await deleted_in(log, events)
     return [event_json(recorded, deleted) for recorded in events]
 
 
 def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
-    """One event of the audit trail as JSON, without what is deleted."""
+    """One event of the audit trail as JSON, with deleted content blanked."""
     data = _fields(recorded.event)
     blanked = blank(data, recorded, deleted)
     return msgspec.json.encode(

@@ -66,7 +66,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 
 
 class _Found(Struct):
-    """The items of a page: what the copies among them are copies of, and which were retracted later."""
+    """What is found out about the items of a page. `copies`: the original of each copy, by id. `retracted`: the items that were retracted later."""
 
     copies: dict[str, str] = field(default_factory=dict)
     retracted: set[str] = field(default_factory=set)
@@ -96,7 +96,7 @@ async def _page(
 ) -> Page:
     """The page, without items that are deleted. If it has copies of deleted items, it is read again without them.
 
-    With `as_of` it has what is deleted now: blanked, except for those with `audit`.
+    With `as_of`, it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
     """
     where = items_on(read.tenant, segment) | {"retracted_version": {"$not": {"$lte": segment.version}}}
     deleted: set[str] = set()
@@ -164,7 +164,7 @@ def _is_unretracted(document: Document, version: int) -> bool:
 
 
 async def _depths_in_view(context: QueryContext, conversation_id: str, page: PageQuery) -> dict[str, int]:
-    """By item id, the depths of those cursors that the view already shows."""
+    """The depths of those cursors that the view already shows, by item id."""
     cursors = [cursor for cursor in (page.after, page.before) if cursor is not None]
     if not cursors:
         return {}

@@ -26,7 +26,7 @@ class ApiKeyList(Struct, frozen=True, kw_only=True, tag_field="object", tag="lis
 
 @query_route(router, "/v1/keys", PageQuery, scope="admin", answer=ApiKeyList, answer_headers=())
 async def list_keys(context: QueryContext, query: PageQuery) -> Response:
-    """A page of the tenant's API keys, newest first: also those that have expired or were revoked."""
+    """A page of the tenant's API keys, newest first, including keys that have expired or were revoked."""
     keys, tenant = context.dependencies.api_keys, context.principal.tenant
     await _check_cursor(context, "after", query.after)
     await _check_cursor(context, "before", query.before)

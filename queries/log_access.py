@@ -1,12 +1,12 @@
-"""Everything that queries read from the event log instead of from a view.
+"""Reads the event log for queries: everything that they do not read from a view.
 
 No other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
 
 Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
-audit trail; the items and settings of a context; replies that are still running. What a request reads is in `principal_log.py`.
+audit trail; the items and settings of a context; replies that are still running. A request reads the log through `principal_log.py`.
 
-Reads continue without Postgres. So a lookup fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres is known to be
-unavailable. A background task notices when Postgres answers again.
+Reads of views continue without Postgres, so a lookup must not wait for it. It fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres
+is known to be unavailable. A background task notices when Postgres answers again.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ QUEUE_TIMEOUT_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 0.5
 LATE_TURNS = 20
 LATE_TURN_SECONDS = 0.002
-"""After its timeout, a lookup gets LATE_TURNS more turns of the event loop. If the loop is behind, an answer may have come but not been read."""
+"""After its timeout, a lookup gets LATE_TURNS more turns of the event loop. If the loop is behind, the answer may have arrived but not been read yet."""
 
 PROBE_INTERVAL_SECONDS = 0.25
 CLOSE_TIMEOUT_SECONDS = 0.5
@@ -113,7 +113,8 @@ class LogAccess:
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
         """The result of a lookup, which may consist of several statements. Raises LogBusy if too many others wait before it.
 
-        `tenant`: whose turn it takes; empty for what the process itself asks. No more lookups run at once than the pool has connections. So none waits for a connection while its timeout runs.
+        `tenant`: the tenant whose turn it takes; empty for the process's own lookups. At most as many lookups run at once as the pool has
+        connections. So no lookup waits for a connection while its timeout runs.
         """
         if self.is_unavailable:
             raise PostgresUnavailable
@@ -126,7 +127,7 @@ class LogAccess:
             return await self.look_up_version(lookup)
 
     async def look_up_version(self, lookup: Lookup[T]) -> T:
-        """As `look_up`, for a lookup of versions alone: it needs no connection of the pool, and waits for no other."""
+        """As `look_up`, for a lookup of versions alone. Such a lookup needs no connection of the pool, so it does not wait for a turn."""
         if self.is_unavailable:
             raise PostgresUnavailable
         try:
@@ -151,7 +152,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait until it ends: a frozen server delays that."""
+        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait for its end, because a frozen server delays that."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)

@@ -79,7 +79,7 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 async def open_dependencies(
     settings: Settings, shutdown: threading.Event, connections: Connections | None = None
 ) -> AsyncIterator[ProcessDependencies]:
-    """What the queries share. It connects to each store at the first use, so no store has to be up yet."""
+    """Opens what the queries share, and closes it at the end. Each store is connected to at its first use, so no store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
@@ -89,7 +89,7 @@ async def open_dependencies(
         stack.push_async_callback(write_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
-        # Streams have a few connections of their own: however many streams there are, other reads still get connections.
+        # Streams have a few connections of their own, so other reads still get connections however many streams there are.
         stream_pool = make_pool(settings.postgres_url, max_size=STREAM_CONNECTIONS)
         await stream_pool.open(wait=False)
         stack.push_async_callback(stream_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
@@ -141,10 +141,10 @@ def create_app(
     *,
     authenticator: Authenticator | None = None,
 ) -> Starlette:
-    """The app. Its lifespan opens and closes what the queries share; no store has to be up.
+    """The app. Its lifespan opens and closes what the queries share. No store has to be up.
 
-    When `shutdown` is set, the streams end; the app sets it if the data is newer than this code. `connections`: those of the server,
-    if there is one. `authenticator`: one that is shared with another app of the process; None makes one.
+    When `shutdown` is set, the streams end. The app sets it if the data is newer than this code. `connections`: the server's connections,
+    if there is a server. `authenticator`: the one that another app of the process uses too; None makes a new one.
     """
     checks = dict[str, Check]()
     limiter = Limiter(settings, metrics)

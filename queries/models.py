@@ -16,7 +16,7 @@ from queries.query_route import query_route
 router = APIRouter(tags=["models"])
 
 MAX_NAME_LENGTH = 256
-"""How much of an unknown model's name its error repeats."""
+"""How many characters of an unknown model's name the error repeats."""
 
 
 class ModelPrice(Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class ModelPrice(Struct, frozen=True, kw_only=True):
 
 
 class Model(Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
-    """A model of the provider. `window`: its tokens, which `encoding` counts. `price` is null if it is not known."""
+    """A model of the provider. `window`: the size of its context window, in tokens of `encoding`. `price` is null if it is not known."""
 
     id: str
     created: int
@@ -54,7 +54,7 @@ async def list_models(context: QueryContext) -> Response:
 
 @query_route(router, "/v1/models/{model_id:path}", answer=Model, answer_headers=(), errors=(502, 504))
 async def get_model(context: QueryContext, model_id: str) -> Response:
-    """The model. Its id may have slashes, and may leave out a path before the name if it is listed with one."""
+    """The model. The id may contain slashes. If the provider lists the model with a path before its name, the path may be left out."""
     model = await context.dependencies.provider.find_model(model_id)
     if model is None:
         message = f"There is no model `{model_id[:MAX_NAME_LENGTH]}`. `GET /v1/models` lists those that exist."

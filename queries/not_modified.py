@@ -1,7 +1,7 @@
-"""`If-None-Match`: a read whose answer the client already has is a 304.
+"""`If-None-Match`: a read is answered with 304 if the client already has the answer.
 
-The tag is the conversation's version. An answer that was not compared with the log (`X-Consistency`) is never a 304, nor is a stream, nor an
-answer that has NO_STORE: it shows items of other conversations, which may be deleted while this version stays.
+The tag is the conversation's version. Three kinds of answers are never a 304: answers that were not compared with the log (`X-Consistency`),
+streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, which may be deleted while this version stays the same.
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ class NotModified(Exception):
 
 
 def not_modified(tag: str) -> Response:
-    """A 304. It has the headers of the 200 from which a cache finds the answer that it stored."""
+    """A 304. It has those headers of the 200 that a cache needs to find the answer that it stored."""
     return Response(status_code=304, headers={"etag": tag, "vary": "Accept-Encoding"})
 
 
 def check_header(request: Request) -> None:
-    """Raises ApiError (400) if the header is malformed, also where the answer has no tag."""
+    """Raises ApiError (400) if the header is malformed, even if the answer has no tag."""
     if HEADER in request.headers:
         is_unmodified(request.headers, "")
 
 
 def unless_unmodified(request: Request, response: Response) -> Response:
-    """The response, or a 304 if the client has it."""
+    """The response, or a 304 if the client already has this response."""
     headers = response.headers
     if (
         HEADER not in request.headers

@@ -2,7 +2,7 @@
 
 A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
 just before that cursor, still in the requested order. A page may end early, so that it is not too large. `has_more` says whether the
-list continues after the page; with `before` alone, whether it has entries before the page.
+list continues after the page. With `before` alone, it says whether the list has entries before the page.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -80,7 +80,7 @@ def unknown_cursor(param: CursorParam, what: str) -> ApiError:
 class Page(Struct, kw_only=True):
     """A page that is being made: its entries as JSON texts, their ids, and whether there is more.
 
-    `has_copies`: it has copies of items of other conversations, or would have if those were not deleted.
+    `has_copies`: the page has copies of items of other conversations, or would have them if they were not deleted.
     """
 
     limit: int
@@ -169,7 +169,9 @@ async def fetch_page(
 def page_of(
     entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str, *, left_out: Collection[str] = ()
 ) -> Page:
-    """One page, of at most MAX_PAGE_BYTES, of a list in memory, which is in ascending order. Entries in `left_out` are only cursors.
+    """One page of a list in memory, which is in ascending order. It has at most MAX_PAGE_BYTES.
+
+    Entries in `left_out` are not shown, but may be used as cursors.
 
     Raises ApiError (400).
     """

@@ -16,11 +16,11 @@ from queries.log_access import LogAccess
 
 INTERVAL_SECONDS: Final = 1.0
 DEAD_AFTER_SECONDS: Final = 3.0
-"""Another projector takes a dead one's partitions after 2.5 s (`projections/leases.py`), usually before this reports anything."""
+"""Another projector takes over the partitions of a dead one after 2.5 s (`projections/leases.py`), usually before this watch reports anything."""
 
 
 class PartitionWatch:
-    """Reads the projectors' beats once a second, because a dead projector is only noticed by looking several times."""
+    """Reads the projectors' heartbeats once a second, because it takes several reads to notice that a projector is dead."""
 
     def __init__(self, log: LogAccess, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -35,7 +35,7 @@ class PartitionWatch:
             self._watching.cancel()
 
     async def are_all_held(self) -> bool:
-        """Looks once. Raises PostgresUnavailable and LogBusy."""
+        """Reads the heartbeats once. Returns whether a living projector holds each partition. Raises PostgresUnavailable and LogBusy."""
         try:
             holders = await self._log.partition_holders()
         except (psycopg.Error, LogBusy):

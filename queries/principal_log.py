@@ -1,7 +1,7 @@
 """The log as one request reads it: only the conversations of the caller's tenant.
 
-Whether the caller may see a conversation is checked by `readable_head`, `existing_head` and `reply_requested`, and by nothing else here. A path
-may go through conversations that the caller may not see.
+Only `readable_head`, `existing_head` and `reply_requested` check whether the caller may see a conversation. The other methods do not, because
+a path may go through conversations that the caller may not see.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -28,7 +28,7 @@ class PrincipalLog:
         self.tenant = principal.tenant
 
     def shared(self) -> "PrincipalLog":
-        """The log as an admin of the tenant reads it. It is for reads whose result several callers share. Check each caller that gets the result."""
+        """The log as an admin of the tenant reads it, for a result that several callers share. Check for each caller whether they may see it."""
         return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
 
     async def head(self, conversation_id: str) -> Head | None:
@@ -111,7 +111,7 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_ever(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response of the tenant, even if it was deleted. It is not checked whether the caller may see it."""
+        """The ReplyRequested of a response of the tenant, even if it was deleted. This does not check whether the caller may see it."""
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return events[0] if events else None
 

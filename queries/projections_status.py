@@ -1,18 +1,18 @@
-"""GET /v1/projections: how far each view has come and how far it is behind. For dashboards.
+"""GET /v1/projections: the position of each view, and how far it is behind the log. For dashboards.
 
 `{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
 version, position, type, error, message, at}]}]}`:
 
-state        `live`, `rebuilding`, `absent` before a projector has started the view, or `stale`: the log moved back, so the view
-             shows events that the log no longer has. It will be rebuilt
+state        `live`, `rebuilding`, `absent` (no projector has started the view yet), or `stale` (the log moved back, so the view
+             shows events that the log no longer has; it will be rebuilt)
 position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
 head         the log's last position
 lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all
-parked       the conversations that the view leaves out, of those that the caller may see, with the event that could not be applied.
-             `scripts.rebuild --conversation` repairs one.
+parked       the conversations that the view leaves out, each with the event that could not be applied. Only those that the caller may
+             see are listed. `scripts.rebuild --conversation` repairs one
 
-While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer has `X-Consistency: unverified`. Only an admin is then shown
-parked conversations: who may see them cannot be looked up.
+While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer has `X-Consistency: unverified`. Then only an
+admin is shown parked conversations, because it cannot be looked up who else may see them.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ async def list_projections(context: QueryContext) -> Response:
 
 
 async def _visible(context: QueryContext, parked: Sequence[str]) -> frozenset[str]:
-    """Those of the tenant's conversations that the caller may see. An admin sees all of them, deleted ones included."""
+    """Those parked conversations that the caller may see. An admin sees all of them, deleted ones included."""
     if context.principal.may("admin"):
         return frozenset(parked)
     log = context.dependencies.log

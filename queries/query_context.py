@@ -92,7 +92,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes. Much of it reads the data of all tenants, so no query gets it. `write_pool` is for the readiness check alone."""
+    """What `main.py` makes for the process. Much of it reads the data of all tenants, so no query gets it. `write_pool` is for the readiness check alone."""
 
     log: LogAccess
     stream_log: LogAccess
@@ -133,9 +133,9 @@ class QueryContext(Struct, frozen=True):
         )
 
     async def check_modified(self, conversation_id: str) -> None:
-        """Raises NotModified if the client has the conversation's version. For answers that the version and the URL decide alone.
+        """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL.
 
-        No view is read for it. Raises ConversationNotFound. Does nothing while Postgres is unavailable.
+        Reads no view. Raises ConversationNotFound. Does nothing while Postgres is unavailable.
         """
         if HEADER not in self.request.headers or self.min_position:
             return
@@ -155,17 +155,17 @@ class QueryContext(Struct, frozen=True):
         stages: Sequence[Document] = (),
         batch_size: int | None = None,
     ) -> AsyncCommandCursor[Document]:
-        """What the stages make of the tenant's selected documents, from the view's collection when the read started.
+        """Runs the stages on the tenant's selected documents, in the collection that the view had when the read started.
 
-        It stays complete for this read, even if a rebuilt one replaces it. When it is dropped, `Consistency.check` raises: call that after
-        the last document.
+        The collection stays complete for this read, even if a rebuilt one replaces it. If it is dropped, `Consistency.check` raises an error,
+        so call `check` after the last document.
         """
         return await self.dependencies.views.aggregate(read.collections[view], selection, stages, batch_size)
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
         """The tenant's document with this id, or only these `fields` of it.
 
-        A large one waits for its turn before it is read (`Connections.large_answer`). Raises as `Consistency.check` does, and
+        A large document waits for its turn before it is read (`Connections.large_answer`). Raises as `Consistency.check` does, and
         ApiError (503) when a large document gets no turn.
         """
         selection = Ids([document_id])
@@ -184,9 +184,9 @@ class QueryContext(Struct, frozen=True):
         stages: Sequence[Document],
         take: Callable[[Document], bool],
     ) -> bool:
-        """Calls `take` with each document that the stages make of the tenant's selected ones, until it returns False.
+        """Runs the stages on the tenant's selected documents. Calls `take` with each resulting document, until `take` returns False.
 
-        Returns True if `take` accepted all of them. At most BATCH_DOCUMENTS are read after the one that it refused. Raises as
+        Returns True if `take` accepted all of them. At most BATCH_DOCUMENTS more are read after the one that `take` refused. Raises as
         `Consistency.check` does.
         """
         all_stages = [*stages, with_positions(read.position_keys)]
@@ -197,7 +197,7 @@ class QueryContext(Struct, frozen=True):
                     if "_id" in document:
                         position_documents.append(document)
                     elif not take(document):
-                        await self.dependencies.consistency.check(read)  # which reads the positions after this document
+                        await self.dependencies.consistency.check(read)  # reads the positions again
                         return False
         await self.dependencies.consistency.check(read, positions_from(position_documents))
         return True
@@ -205,7 +205,7 @@ class QueryContext(Struct, frozen=True):
     async def aggregate(
         self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]
     ) -> list[Document]:
-        """What the stages make of the tenant's selected documents: documents without `_id`. Raises as `Consistency.check` does."""
+        """Runs the stages on the tenant's selected documents. Returns the resulting documents, which have no `_id`. Raises as `Consistency.check` does."""
         cursor = await self.documents(read, view, selection, [*stages, with_positions(read.position_keys)])
         documents = await cursor.to_list()
         positions = positions_from(document for document in documents if "_id" in document)

@@ -1,4 +1,4 @@
-"""Registers a query's route: each request becomes a QueryContext, ids and parameters, which are checked and passed to the handler."""
+"""Registers a query's route. It checks the ids and parameters of each request, and passes them to the handler with a QueryContext."""
 
 import inspect
 import re
@@ -48,10 +48,10 @@ def query_route(
     answer_headers: tuple[str, ...] = ("X-Consistency",),
     errors: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a GET, which also serves HEAD. It needs `scope`. `headers`: descriptions of the headers that it reads itself.
+    """Registers the handler of a GET, which also serves HEAD. The caller needs the scope `scope`.
 
-    The arguments from `headers` on are for the OpenAPI document, see Operation. `parameters`: those that are no field of `query`. `errors`:
-    those besides ERRORS.
+    The arguments from `headers` on are for the OpenAPI document, see Operation. `headers`: descriptions of the headers that the handler reads
+    itself. `parameters`: query parameters that are not fields of `query`. `errors`: statuses that are not in ERRORS.
 
     The handler is called with the QueryContext, each id in the path, and the query parameters if it declares any.
     """

@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context: what the model was sent for a reply, rendered again from the log at any later time."""
+"""GET /v1/responses/{id}/context: what the model was sent for a reply. It is rendered again from the log."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,8 @@ router = APIRouter(tags=["responses"])
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
     """What a model was sent for a reply. `request`: the body of the request, rendered again.
 
-    `blanked`: the names of what has no content, because it is deleted now. `request_sha256_matches` is null then: the whole request is not shown.
+    `blanked`: the names of the fields whose content is left out, because it is deleted now. Then `request_sha256_matches` is null, because the
+    request is not shown in full.
     """
 
     version: int
@@ -42,7 +43,7 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
 async def get_response_context(context: QueryContext, response_id: str) -> Response:
     """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log.
 
-    Only the scope `audit` sees what is deleted now, and with a login also deleted responses.
+    To see content that is deleted now, a caller needs the scope `audit`. To see deleted responses, they also need a login.
     """
     sees_deleted = context.principal.may("audit")
     finds_deleted = context.principal.finds_deleted

@@ -109,8 +109,9 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
 
 
 async def _read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """The response's document, once it is current. Who may read its conversation may read it. Raises ResponseNotFound, also when its
-    conversation was deleted.
+    """Returns the response's document, once the view is current. A caller who may read the conversation may read its responses.
+
+    Raises ResponseNotFound, also if the conversation was deleted.
     """
     try:
         conversation_id = await context.dependencies.log.conversation_of(response_id)
@@ -126,7 +127,7 @@ async def _read_response(context: QueryContext, response_id: str) -> tuple[Read,
 
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Without Postgres the response's conversation is unknown, so the read is one of all the tenant's conversations."""
+    """Without Postgres the response's conversation is unknown, so this is a read of all conversations of the tenant."""
     read = await context.read_tenant("responses", "items", "conversations")
     try:
         document = await _document(context, read, response_id)
@@ -134,7 +135,7 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
     except ResponseNotFound:
         if read.parked:
             raise conversation_parked() from None  # the response may belong to a parked conversation
-        raise PostgresUnavailable from None  # only Postgres knows whether it exists: the view may not show it yet
+        raise PostgresUnavailable from None  # only Postgres knows whether it exists, because the view may not show it yet
     if document["conversation_id"] in read.parked:
         raise conversation_parked()
     return read, document
@@ -157,7 +158,7 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
     """The JSON of a reply's output items, in order: its partial output, or else items of its conversation, from the view `items`.
 
-    Without those that were retracted.
+    Retracted items are left out.
     """
     if document["output"]:
         return [item.encode() for item in document["output"]]
@@ -186,7 +187,7 @@ def response_json(document: Document, output: Sequence[bytes]) -> bytes:
         usage=None if usage is None else msgspec.convert(usage, Usage),
         error=document["error"],
         finish_reason=document["finish_reason"],
-        service_tier=document.get("service_tier"),  # older versions of the view do not have it, nor the renderer
+        service_tier=document.get("service_tier"),  # older versions of the view have neither this nor the renderer
         renderer=document.get("renderer"),
         completed_at=None if completed_at is None else completed_at / _MICROSECONDS,
         cost=document["cost"],

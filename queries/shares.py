@@ -16,7 +16,7 @@ router = APIRouter(tags=["conversations"])
     router, "/v1/conversations/{conversation_id}/shares", answer=ConversationShareList, answer_headers=("ETag",)
 )
 async def list_shares(context: QueryContext, conversation_id: str) -> Response:
-    """The shares. The owner and an admin see all of them, a reader or writer only those that they have their role from."""
+    """The shares. The owner and an admin see all of them. A reader or a writer sees only the shares that give them access."""
     principal = context.principal
     head = await context.dependencies.log.existing_head(conversation_id)
     shares = head.shares

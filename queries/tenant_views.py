@@ -1,4 +1,4 @@
-"""Reads the documents of one tenant in the views. Every read has the tenant: in the `_id`s, or added to the filter."""
+"""Reads the documents of one tenant in the views. Every read names the tenant, either in the `_id`s or in the filter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class Ids(Struct, frozen=True):
 
 
 Selection = Ids | Document
-"""Which documents: those with some ids, or those that match a filter."""
+"""Which documents are read: those with these ids, or those that match a filter."""
 
 
 class TenantViews:

@@ -14,7 +14,7 @@ from projections.views.view_position import ViewPosition, no_position, position_
 READ_TIMEOUT_SECONDS: Final = 2.0
 
 Positions = Mapping[str, ViewPosition]
-"""By their `_id`: `items/3`."""
+"""View positions by their `_id`, such as `items/3`."""
 
 
 def position_at(positions: Positions, key: str) -> ViewPosition:
@@ -69,7 +69,7 @@ def positions_from(documents: Iterable[Document]) -> Positions:
 
 
 def with_positions(keys: Sequence[str]) -> Document:
-    """The last stage of a pipeline: the positions of these `_id`s, read after the pipeline's documents in the same request."""
+    """The last stage of a pipeline. It adds the positions with these `_id`s, which are read after the documents, in the same request."""
     return {"$unionWith": {"coll": POSITIONS_COLLECTION, "pipeline": [{"$match": {"_id": {"$in": keys}}}]}}
 
 

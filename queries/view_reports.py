@@ -1,4 +1,4 @@
-"""The position of each view, and how far it is behind the log. `projections_status.py` serves the reports, and `health.py` checks them."""
+"""Reports the position of each view, and how far the view is behind the log. `projections_status.py` serves the reports, and `health.py` checks them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from queries.log_access import LogAccess, PostgresUnavailable
 from queries.view_positions import positions_of
 
 MAX_HEALTHY_LAG_SECONDS: Final = 10.0
-"""A view that is further behind is not healthy."""
+"""A view that is further behind the log is not healthy."""
 
 
 class PartitionReport(Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class ViewReport(Struct, frozen=True, kw_only=True):
 
 
 class ViewReports:
-    """Makes the reports. They name only those parked conversations that the caller passes in `shown`."""
+    """Makes the reports. Of the parked conversations, a report names only those in `shown`."""
 
     def __init__(self, log: LogAccess, consistency: Consistency) -> None:
         self._log = log
@@ -68,7 +68,7 @@ class ViewReports:
         return sorted({conversation for position in positions for conversation in position.parked_of(tenant)})
 
     async def read(self, shown: frozenset[str] = frozenset()) -> Sequence[ViewReport]:
-        """A report of each view. It has the parked conversations that are in `shown`. Raises PyMongoError."""
+        """A report of each view, with those of its parked conversations that are in `shown`. Raises PyMongoError."""
         positions = {view: positions_of(await self._consistency.positions.read(), view) for view in ALL_VIEWS}
         reports = {view: _report(of_view, shown) for view, of_view in positions.items()}
         try:

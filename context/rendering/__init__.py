@@ -45,7 +45,7 @@ def render(
     parameters: Mapping[str, Any],
     item_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: those of `items`.
+    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: the ids of `items`.
 
     Raises ValueError for an unknown renderer.
     """

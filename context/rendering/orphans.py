@@ -1,4 +1,4 @@
-"""Finds which calls and outputs belong together, so that no provider is sent half of a pair. Pure."""
+"""Finds which calls and outputs belong together, so that a request never has one without the other. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _OUTPUT = "_output"
 
 
 def non_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """(index, item) of the items whose `type` is not "message". They are few, so what checks only them is fast."""
+    """(index, item) of the items whose `type` is not "message". They are few, so it is fast to check only these."""
     return [(index, item) for index, item in enumerate(items) if item.get("type") != "message"]
 
 
@@ -39,8 +39,8 @@ def is_output(item: Mapping[str, Any]) -> bool:
 def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
     """The indices (call, output) that belong together, in the order of the outputs.
 
-    An output belongs to the last call before it that has the same id. Of two calls with one id and no output between them, the first has no
-    output; of two outputs after one call, the second has no call.
+    An output belongs to the last call before it that has the same id. If two calls have the same id and no output is between them, the first
+    one has no output. If two outputs follow one call, the second one has no call.
     """
     open_calls: dict[tuple[str, str], int] = {}
     paired: list[tuple[int, int]] = []

@@ -1,4 +1,7 @@
-"""Shared by renderers: the text of parts, the summary in a compaction item, options of the prompt cache. Never change this: a renderer's output must not change."""
+"""Functions that several renderers share: the text of parts, the summary in a compaction item, options of the prompt cache.
+
+Never change what they return, because a renderer's output must not change.
+"""
 
 import base64
 import binascii

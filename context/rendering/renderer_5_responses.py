@@ -1,7 +1,9 @@
-"""Renderer 5: `/responses` as in renderer 3, with the parameters that it lacks, with breakpoints of the prompt cache, and with the ids of items that other items name or that the API demands.
+"""Renderer 5: `/responses` as in renderer 3, and also with the parameters that renderer 3 lacks, breakpoints of the prompt cache, and ids of items.
 
-Shapes: `openai/types/responses/response_create_params.py` of the official SDK. It lacks `client_metadata`, which Codex sends to the API, and
-the penalties, which the Open Responses specification has.
+It sends the ids of those items that the API accepts only with an id, or that other items name.
+
+Shapes: `openai/types/responses/response_create_params.py` of the official SDK. That file lacks `client_metadata`, which Codex sends
+to the API, and the penalties, which the Open Responses specification has.
 """
 
 from collections.abc import Mapping, Sequence

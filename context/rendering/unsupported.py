@@ -1,4 +1,4 @@
-"""Finds what a request asks for that the provider's API cannot do, so that the refusal can name it."""
+"""Finds the parts of a request that the provider's API does not support. The refusal of the request names the first one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
