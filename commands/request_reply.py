@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,21 +14,19 @@ from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.response_schemas import check_schemas
 from commands.rolling_summary import context_with_summary
+from commands.start_reply import Reply, append_and_start, request_once, start_reply
 from context.assembly import Context
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
 from domain.commands import RequestReply
-from domain.errors import ConversationLocked, HeadHasMoved, ItemsDeleted, Refused
+from domain.errors import ConversationLocked, HeadHasMoved, ItemsDeleted
 from domain.events import InputItem
 from domain.items import as_output, from_stored
-from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.event_log.append_request import VersionMismatch
+from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
-from replies.client_disconnect import stream_for_client
-from replies.recorded_reply import RecordedReply, ReplyReference
-from replies.running_reply import RunningReply
 
 MAX_COMPARISONS = 10
 
@@ -39,22 +37,14 @@ def check_body(body: CreateResponse) -> None:
     check_schemas(body.schemas())
 
 
-async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
     """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started.
 
     A refused request records nothing.
     """
-    if (recorded := await _first_reply(context, body)) is not None:
-        await context.allowance.follow()
-        return recorded
-    await context.allowance.reply(background=bool(body.background))
-    try:
-        return await _request_reply(context, body)
-    except (ApiError, Refused, VersionMismatch):
-        # This request may be refused because the first one was recorded in the meantime.
-        if (recorded := await _first_reply(context, body)) is None:
-            raise
-        return recorded
+    return await request_once(
+        context, lambda: _request_reply(context, body), stored=body.stored, background=bool(body.background)
+    )
 
 
 def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
@@ -62,29 +52,7 @@ def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
     return bool(body.background) or (context.idempotency is not None and body.stored)
 
 
-async def stream_of(
-    context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
-) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-    """The reply's server-sent events as they come, and the headers of their stream."""
-    if isinstance(reply, RecordedReply):
-        return await reply.stream()
-    return stream_for_client(reply, keep_running=keeps_running(context, body)), reply.headers
-
-
-async def _first_reply(context: CommandContext, body: CreateResponse) -> RecordedReply | None:
-    first_answer = await context.first_answer() if body.stored else None
-    return None if first_answer is None else _recorded_reply(context, first_answer.answer)
-
-
-def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
-    """The reply that a repeated request gets. `answer`: the ReplyReference that is stored with the idempotency key, as JSON text."""
-    reference = msgspec.json.decode(answer, type=ReplyReference)
-    dependencies = context.dependencies
-    shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)
-    return RecordedReply(dependencies.reader, shared, dependencies.reply_streams, reference, context.principal)
-
-
-async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply. Tries again if the conversation changed after the input was compared with it, or if items were deleted after
     the context was read. With If-Match, it does not try again.
     """
@@ -98,7 +66,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Runni
     raise ApiError(409, message, code="conversation_changed", retry=True)
 
 
-async def _request_at_target(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback."""
     given = body.items()
     model = await resolve_model(context, body)
@@ -140,7 +108,7 @@ async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
 
 async def _request_at(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
-) -> RunningReply | RecordedReply:
+) -> Reply:
     reply_request = make_reply_request(context, body, target, model, taken.items)
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
@@ -173,39 +141,8 @@ async def _request_at(
         expected_head=target.expected_head,
     )
     if not body.stored:
-        return _start(context, command, model_context)
-    reference = msgspec.json.encode(ReplyReference(target.conversation_id, command.response_id))
-    try:
-        requested = await context.append(target.conversation_id, command, lambda _: reference, only_at=only_at)
-    except LogUnavailable as error:
-        if not error.outcome_unknown:
-            raise
-        raise as_api_error(error).on_record_as(command.response_id, is_certain=False) from error
-    if requested.replayed:
-        assert requested.answer is not None
-        return _recorded_reply(context, requested.answer)
-    return _start(context, command, model_context, target.conversation_id, requested)
-
-
-def _start(
-    context: CommandContext,
-    command: RequestReply,
-    model_context: Context,
-    conversation_id: str | None = None,
-    requested: Appended | None = None,
-) -> RunningReply:
-    reply = RunningReply(
-        context.dependencies.reply_services,
-        principal=context.principal,
-        request_id=context.request_id,
-        command=command,
-        body=model_context.body,
-        conversation_id=conversation_id,
-        requested=requested,
-        spend=context.allowance.spend,
-    )
-    context.allowance.end_with(context.dependencies.active_replies.start(reply))
-    return reply
+        return start_reply(context, command, model_context)
+    return await append_and_start(context, command, model_context, target.conversation_id, only_at=only_at)
 
 
 def make_reply_request(

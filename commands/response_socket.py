@@ -16,9 +16,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from commands.command_route import CommandContext, ProcessDependencies, command_context
 from commands.open_sockets import EndReason, OpenSocket
 from commands.reply_target import is_usable
-from commands.request_reply import check_body, request_reply, stream_of
+from commands.request_reply import check_body, keeps_running, request_reply
 from commands.response_body import CreateResponse
 from commands.socket_messages import create_parameters, parse_message
+from commands.start_reply import stream_of
 from commands.unstored_replies import UnstoredReply
 from domain.commands import NewItem
 from domain.items import from_stored
@@ -157,7 +158,7 @@ class _ResponseSocket:
         self, context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
     ) -> str:
         """Sends the reply's events. Returns the type of the last event."""
-        stream, _ = await stream_of(context, body, reply)
+        stream, _ = await stream_of(reply, keep_running=keeps_running(context, body))
         kind = ""
         async with aclosing(event_data(stream)) as events:
             async for kind, data in events:

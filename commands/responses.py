@@ -18,9 +18,9 @@ from commands.request_reply import (
     make_reply_request,
     request_reply,
     resolve_model,
-    stream_of,
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
+from commands.start_reply import stream_of
 from domain.commands import DeleteReply
 from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyCancelled, ReplyCompleted
@@ -61,7 +61,7 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
     check_body(body)
     reply = await request_reply(context, body)
     if body.stream:
-        events, headers = await stream_of(context, body, reply)
+        events, headers = await stream_of(reply, keep_running=keeps_running(context, body))
         return EventStream(events, headers, context.dependencies.comment_seconds)
     if isinstance(reply, RecordedReply):
         response, headers = await (reply.current_response() if body.background else reply.response())

@@ -1,19 +1,23 @@
 """The ways in which a reply can end: the command that records the end, and the values for the Response. Pure."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
+from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, Prefix, RequestReply
 from domain.errors import ModelFailed
 from domain.events import Timing, Usage
-from domain.items import as_output
+from domain.items import Item, as_output, from_stored
 from replies.output import Output
 from replies.response_from_events import INTERRUPTIONS
 from replies.response_object import INCOMPLETE_REASONS
 from replies.response_shape import Status
 
 StopReason = Literal["client_closed", "server_stopped", "cancelled"]
+
+PrefixesOf = Callable[[Sequence[tuple[str, Item]]], tuple[Prefix, ...]]
+"""The prefixes that are recorded when a reply completes, from the (id, item) of each output item."""
 
 EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
@@ -42,20 +46,23 @@ def completed(
     finish_reason: str,
     service_tier: str | None,
     timing: Timing,
+    prefixes: PrefixesOf | None = None,
 ) -> ReplyEnd:
     """The end of a reply whose answer the provider finished."""
+    items = output.items()
     command = CompleteReply(
         response_id=request.response_id,
         model=model,
         author=author,
         input=request.input,
-        output=tuple(NewItem(item_id=stored.item_id, item=stored.item) for stored in output.items()),
+        output=tuple(NewItem(item_id=stored.item_id, item=stored.item) for stored in items),
         usage=usage,
         finish_reason=finish_reason,
         timing=timing,
         delta_lengths=output.delta_lengths,
         cost=cost,
         service_tier=service_tier,
+        prefixes=prefixes([(stored.item_id, from_stored(stored.item)) for stored in items]) if prefixes else (),
     )
     facts = {
         "model": model,

@@ -34,7 +34,7 @@ from replies.output import Output
 from replies.provider.stream_parts import Finished
 from replies.record import Record
 from replies.record_reply_end import record_reply_end
-from replies.reply_end import ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
+from replies.reply_end import PrefixesOf, ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
 from replies.response_from_events import opening_events, response_of
 
 if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
@@ -58,7 +58,8 @@ class RunningReply:
     """A requested reply. Call `start` once. Any number of clients may call `response` and `stream`, at any time.
 
     `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
-    it goes into the log, and it has no conversation. `spend` is called with the tokens that it took.
+    it goes into the log, and it has no conversation. `spend` is called with the tokens that it took. `prefixes` makes the prefixes that are
+    recorded when the reply completes.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RunningReply:
         conversation_id: str | None = None,
         requested: Appended | None = None,
         spend: Callable[[int], None],
+        prefixes: PrefixesOf | None = None,
     ) -> None:
         self.response_id = command.response_id
         self.stored = requested is not None
@@ -91,6 +93,7 @@ class RunningReply:
         )
         self._body = body
         self._spend = spend
+        self._prefixes = prefixes
         self._output = Output()
         self._started_at = time.perf_counter()
         self._first_part_at: float | None = None
@@ -242,6 +245,7 @@ class RunningReply:
                 first_ms=round(((self._first_part_at or ended_at) - self._started_at) * 1000),
                 total_ms=round((ended_at - self._started_at) * 1000),
             ),
+            prefixes=self._prefixes,
         )
         await self._end(end)
         metrics = self._services.metrics

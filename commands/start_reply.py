@@ -1,0 +1,112 @@
+"""Appends the request for a reply to the log and starts the reply; or finds the reply that the first request with the same key started.
+
+The routes of the Responses API and of Chat Completions both end here.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import msgspec
+
+from commands.command_route import CommandContext
+from context.assembly import Context
+from domain.commands import RequestReply
+from domain.errors import Refused
+from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
+from infrastructure.http.errors import ApiError, as_api_error
+from replies.client_disconnect import stream_for_client
+from replies.recorded_reply import RecordedReply, ReplyReference
+from replies.reply_end import PrefixesOf
+from replies.running_reply import RunningReply
+
+Reply = RunningReply | RecordedReply
+
+
+async def request_once(
+    context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
+) -> Reply:
+    """What `request` returns. If this is a repeat, returns the reply that the first request with the idempotency key started.
+
+    A refused request records nothing.
+    """
+    if (recorded := await _first_reply(context, stored=stored)) is not None:
+        await context.allowance.follow()
+        return recorded
+    await context.allowance.reply(background=background)
+    try:
+        return await request()
+    except (ApiError, Refused, VersionMismatch):
+        # This request may be refused because the first one was recorded in the meantime.
+        if (recorded := await _first_reply(context, stored=stored)) is None:
+            raise
+        return recorded
+
+
+async def append_and_start(
+    context: CommandContext,
+    command: RequestReply,
+    model_context: Context,
+    conversation_id: str,
+    *,
+    only_at: int | None = None,
+    prefixes: PrefixesOf | None = None,
+) -> Reply:
+    """Appends the request to the conversation, and then starts the reply. Raises what `CommandContext.append` raises.
+
+    `only_at`: as for `CommandContext.append`. `prefixes`: as for RunningReply.
+    """
+    reference = msgspec.json.encode(ReplyReference(conversation_id, command.response_id))
+    try:
+        requested = await context.append(conversation_id, command, lambda _: reference, only_at=only_at)
+    except LogUnavailable as error:
+        if not error.outcome_unknown:
+            raise
+        raise as_api_error(error).on_record_as(command.response_id, is_certain=False) from error
+    if requested.replayed:
+        assert requested.answer is not None
+        return _recorded_reply(context, requested.answer)
+    return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes)
+
+
+def start_reply(
+    context: CommandContext,
+    command: RequestReply,
+    model_context: Context,
+    conversation_id: str | None = None,
+    requested: Appended | None = None,
+    *,
+    prefixes: PrefixesOf | None = None,
+) -> RunningReply:
+    """Starts a reply. `requested`: the result of its request's append. Without `requested`, the reply is not stored."""
+    reply = RunningReply(
+        context.dependencies.reply_services,
+        principal=context.principal,
+        request_id=context.request_id,
+        command=command,
+        body=model_context.body,
+        conversation_id=conversation_id,
+        requested=requested,
+        spend=context.allowance.spend,
+        prefixes=prefixes,
+    )
+    context.allowance.end_with(context.dependencies.active_replies.start(reply))
+    return reply
+
+
+async def stream_of(reply: Reply, *, keep_running: bool) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
+    """The reply's server-sent events as they come, and the headers of their stream."""
+    if isinstance(reply, RecordedReply):
+        return await reply.stream()
+    return stream_for_client(reply, keep_running=keep_running), reply.headers
+
+
+async def _first_reply(context: CommandContext, *, stored: bool) -> RecordedReply | None:
+    first_answer = await context.first_answer() if stored else None
+    return None if first_answer is None else _recorded_reply(context, first_answer.answer)
+
+
+def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
+    """The reply that a repeated request gets. `answer`: the ReplyReference that is stored with the idempotency key, as JSON text."""
+    reference = msgspec.json.decode(answer, type=ReplyReference)
+    dependencies = context.dependencies
+    shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)
+    return RecordedReply(dependencies.reader, shared, dependencies.reply_streams, reference, context.principal)
