@@ -12,26 +12,21 @@ from msgspec.structs import replace
 from commands.access import check_may_write, may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.item_links import linked
+from commands.new_conversations import fork_at, last_item, start_of, unlisted_conversation
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
-from context.conversation_settings import settings_at
 from context.deleted_content import deleted_items
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
-from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
+from domain.events import ConversationStarted, Fork, ReplyCompleted
 from domain.items import Item, as_stored, from_stored, id_prefix, type_of
-from domain.paths import PathSegment
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
-from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
-from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_in_partition_of
+from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
 from replies.output import CUT_OFF
 from replies.record import Record, find_record
-
-PAGE_EVENTS = 50
-"""Events read at a time to find the last item."""
 
 
 class ReplyTarget(Struct, frozen=True, kw_only=True):
@@ -97,7 +92,7 @@ async def _find_target(context: CommandContext, body: CreateResponse, *, writes:
     if body.previous_response_id is not None:
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
-        return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context))
+        return ReplyTarget(source=None, at=None, start=unlisted_conversation(context))
     conversation_id = check_id(body.conversation_id, CONVERSATION, "conversation")
     head = await readable_conversation(context, conversation_id)
     if writes:
@@ -111,7 +106,7 @@ async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> Repl
     If a stored response comes before the unstored replies, it decides the target. Otherwise the target is a new conversation.
     """
     if reply.after is None:
-        return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context), carried_items=reply.items)
+        return ReplyTarget(source=None, at=None, start=unlisted_conversation(context), carried_items=reply.items)
     target = await _after_response(context, await _previous_reply(context, reply.after))
     return replace(target, carried_items=reply.items)
 
@@ -151,31 +146,19 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     carried_items = () if completed else _carried_items(record)
     at = (record.last if completed else record.request_event).stream_version
     version = at.version
-    last_item = await _last_item(reader, conversation_id, version)
-    first_page = await reader.conversation(conversation_id, limit=1)
-    if not first_page or not isinstance(started := first_page[0].event, ConversationStarted):
-        raise LogMoved(f"the log no longer has the start of {conversation_id}")
-    if last_item is not None:
-        origin = Fork(
-            conversation_id=conversation_id, item_id=last_item.item_id, version=version, depth=last_item.depth
-        )
+    last = await last_item(reader, conversation_id, version)
+    started = await start_of(reader, conversation_id)
+    if last is not None:
+        origin = Fork(conversation_id=conversation_id, item_id=last.item_id, version=version, depth=last.depth)
     elif started.forked_from is not None:
         origin = started.forked_from
     else:
         return await _after_empty_start(context, record, started, at, carried_items)
-    settings = await settings_at(reader, conversation_id, version)
-    fork = replace(
-        _unlisted_conversation(context),
-        conversation_id=mint_in_partition_of(started.family),
-        forked_from=origin,
-        family=started.family,
-        instructions=settings.instructions,
-        context_policy=settings.policy,
-    )
+    fork = await fork_at(context, origin, started.family)
     head = await reader.head(conversation_id)
     if head is None:
         raise LogMoved(f"the log no longer has {conversation_id}")
-    newest_item = last_item if head.version == version else await _last_item(reader, conversation_id, head.version)
+    newest_item = last if head.version == version else await last_item(reader, conversation_id, head.version)
     is_last = newest_item is None or newest_item.item_id == origin.item_id
     if not is_last or started.listed or not may_write(context, record.head):
         return ReplyTarget(source=conversation_id, at=at, start=fork, carried_items=carried_items)
@@ -197,9 +180,9 @@ async def _after_empty_start(
 ) -> ReplyTarget:
     """The target of a reply that continues from a response with no items before it, so that there is no item to fork from."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
-    new_conversation = _unlisted_conversation(context)
+    new_conversation = unlisted_conversation(context)
     head = await reader.head(conversation_id)
-    is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
+    is_empty = head is not None and await last_item(reader, conversation_id, head.version) is None
     if started.listed or not is_empty or not may_write(context, record.head):
         return ReplyTarget(source=None, at=None, start=new_conversation, carried_items=carried_items)
     return ReplyTarget(
@@ -209,29 +192,6 @@ async def _after_empty_start(
         expected_head=None,
         carried_items=carried_items,
     )
-
-
-def _unlisted_conversation(context: CommandContext) -> StartConversation:
-    return StartConversation(
-        conversation_id=mint(CONVERSATION),
-        tenant=context.principal.tenant,
-        owner=context.principal.subject,
-        listed=False,
-    )
-
-
-async def _last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version; None if it had none. Items that a fork inherited do not count."""
-    path = PathSegment(conversation_id, version)
-    until = version
-    while until > 0:
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
-        for recorded in page:
-            event = recorded.event
-            if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
-                return event
-        until = page[-1].version - 1 if page else 0
-    return None
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:

@@ -1,0 +1,63 @@
+"""The conversations that the store starts for replies: unlisted ones, and forks."""
+
+from msgspec.structs import replace
+
+from commands.command_route import CommandContext
+from context.conversation_settings import settings_at
+from domain.commands import StartConversation
+from domain.events import ConversationStarted, Fork, ItemAppended
+from domain.paths import PathSegment
+from infrastructure.event_log.incarnation import LogMoved
+from infrastructure.event_log.reader import PrincipalReader
+from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
+
+PAGE_EVENTS = 50
+"""Events read at a time to find the last item."""
+
+
+def unlisted_conversation(context: CommandContext) -> StartConversation:
+    """Starts a new conversation of the caller. Lists do not include it."""
+    return StartConversation(
+        conversation_id=mint(CONVERSATION),
+        tenant=context.principal.tenant,
+        owner=context.principal.subject,
+        listed=False,
+    )
+
+
+async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
+    """Starts an unlisted fork, which belongs to the caller. It has the instructions and the policy that its origin had at `origin.version`.
+
+    `family`: that of the origin.
+    """
+    settings = await settings_at(context.dependencies.reader, origin.conversation_id, origin.version)
+    return replace(
+        unlisted_conversation(context),
+        conversation_id=mint_in_partition_of(family),
+        forked_from=origin,
+        family=family,
+        instructions=settings.instructions,
+        context_policy=settings.policy,
+    )
+
+
+async def start_of(reader: PrincipalReader, conversation_id: str) -> ConversationStarted:
+    """The first event of a conversation that exists. Raises LogMoved if it is not in the log."""
+    first_page = await reader.conversation(conversation_id, limit=1)
+    if not first_page or not isinstance(started := first_page[0].event, ConversationStarted):
+        raise LogMoved(f"the log no longer has the start of {conversation_id}")
+    return started
+
+
+async def last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
+    """The last item of the conversation at this version; None if it had none. Items that a fork inherited do not count."""
+    path = PathSegment(conversation_id, version)
+    until = version
+    while until > 0:
+        page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
+        for recorded in page:
+            event = recorded.event
+            if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
+                return event
+        until = page[-1].version - 1 if page else 0
+    return None
