@@ -1,0 +1,265 @@
+"""The hashes by which a transcript is recognised. Pure.
+
+A chain covers the items of a prefix, normalized: what clients change without meaning to does not change the hash. These are the order of keys,
+nulls and empty fields, a string instead of one text part, the name of a text part's type, outer white space, the id and the status of an
+item, and how the arguments of a call are written as JSON. In an answer also `<think>` blocks, and how its text is divided into parts.
+
+Reasoning and calls that the provider runs itself are left out, because chat messages have none. So is an empty answer before a call.
+
+An exact hash covers whole messages as JSON values: only the order of keys does not matter.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.commands import Prefix
+from domain.items import Item, type_of
+
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+_NOT_HASHED = frozenset(
+    {*("id", "status", "annotations", "logprobs", "cache_control"), *("refusal", "audio", "function_call", "phase")}
+)
+"""Fields of items and parts that clients add or drop. A refusal that has text is a part of its own."""
+
+_NO_PART_OF_CHATS = frozenset(
+    {
+        *("reasoning", "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"),
+        *("mcp_list_tools", "mcp_call"),
+    }
+)
+"""Types of items that are not hashed."""
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def _number(text: str) -> float:
+    """A number in the arguments of a call: 1.0 equals 1."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode_arguments = msgspec.json.Decoder(float_hook=_number).decode
+
+
+class Chain(Struct, frozen=True):
+    """The hashes after some items of a transcript.
+
+    hash          of all these items
+    answered      whether one of them is an answer of this store
+    last          the hash of the last item alone; empty if there is none
+    before_last   the hash of the item before it; empty if there is none
+    seed          whose transcript it is, hashed
+    before_empty  the chain before the last item, if that is an answer without text: a call that follows continues from there
+    """
+
+    hash: bytes
+    answered: bool
+    last: bytes
+    before_last: bytes
+    seed: bytes
+    before_empty: "Chain | None" = None
+
+
+class TranscriptEnd(Struct, frozen=True):
+    """The end of a request's transcript: the chain of its items, the number of its messages and their exact hash, and the response's id."""
+
+    chain: Chain
+    messages: int
+    exact: bytes
+    response_id: str
+
+
+def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
+    """The chain before the first item. `user`: `safety_identifier` or `user` of the request."""
+    seed = _hash("transcript", tenant.encode(), subject.encode(), (user or "").encode())
+    return Chain(seed, False, b"", b"", seed)
+
+
+def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
+    """The chain after one more item. The same chain if the item is not hashed. `is_ours`: the item is an answer of this store."""
+    if (normalized := _normalized(item)) is None:
+        return chain
+    before = chain
+    if chain.before_empty is not None and normalized[0].endswith("_call"):
+        before = chain.before_empty
+    last = hashlib.sha256(_encode(normalized)).digest()
+    return Chain(
+        hashlib.sha256(before.hash + last).digest(),
+        chain.answered or is_ours,
+        last,
+        before.last,
+        chain.seed,
+        replace(before, before_empty=None) if _is_empty_answer(normalized) else None,
+    )
+
+
+def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
+    """The chain after each of these items."""
+    chains: list[Chain] = []
+    for item in items:
+        chain = next_chain(chain, item, is_ours=False)
+        chains.append(chain)
+    return chains
+
+
+def item_hash(item: Item) -> bytes | None:
+    """The hash of one normalized item; None if it is not hashed."""
+    normalized = _normalized(item)
+    return None if normalized is None else hashlib.sha256(_encode(normalized)).digest()
+
+
+def turn_hash(chain: Chain) -> bytes:
+    """The hash of the last item and the one before it."""
+    return _hash("turn", chain.seed, chain.before_last, chain.last)
+
+
+def lone_answer_hash(chain: Chain) -> bytes:
+    """The hash of the last item, for an answer that a transcript begins with."""
+    return _hash("turn", chain.seed, b"", chain.last)
+
+
+def name_hash(tenant: str, subject: str, name: str) -> bytes:
+    """The hash of a name that a client gave to a conversation."""
+    return _hash("name", tenant.encode(), subject.encode(), name.encode())
+
+
+def next_exact(exact: bytes, message: dict[str, Any]) -> bytes:
+    """The exact hash after one more message. `exact`: the hash of the messages before it; empty for the first."""
+    return hashlib.sha256(exact + hashlib.sha256(_encode(message)).digest()).digest()
+
+
+def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
+    """The prefixes that end with the items of a reply's output, as (id, item)."""
+    prefixes: list[Prefix] = []
+    chain = end.chain
+    for item_id, item in output:
+        after = next_chain(chain, item, is_ours=True)
+        if after is chain:
+            continue
+        is_first = after.before_last == end.chain.last and after.before_empty is None
+        prefix = Prefix(
+            item_id=item_id,
+            hash=after.hash,
+            answered=True,
+            response_id=end.response_id,
+            messages=end.messages,
+            exact=end.exact,
+        )
+        turns = dict.fromkeys((turn_hash(after), lone_answer_hash(after)) if is_first else (turn_hash(after),))
+        prefixes += [prefix, *(replace(prefix, hash=turn, is_turn=True, messages=0, exact=b"") for turn in turns)]
+        chain = after
+    return tuple(prefixes)
+
+
+def _hash(domain: str, *values: bytes) -> bytes:
+    """The SHA-256 of values, each with its length, so that no two lists of values give the same."""
+    digest = hashlib.sha256(domain.encode())
+    for value in values:
+        digest.update(len(value).to_bytes(8))
+        digest.update(value)
+    return digest.digest()
+
+
+def _normalized(item: Item) -> list[Any] | None:
+    """What of an item is hashed, beginning with its type; None if it is not hashed."""
+    match kind := type_of(item):
+        case "message":
+            parts = _answer_parts if item.get("role") == "assistant" else _parts
+            return [kind, item.get("role"), parts(item.get("content"))]
+        case "function_call":
+            return [kind, item.get("call_id"), item.get("name"), _arguments(item.get("arguments"))]
+        case "function_call_output" | "custom_tool_call_output":
+            return [kind, item.get("call_id"), _parts(item.get("output"))]
+        case _:
+            return None if kind in _NO_PART_OF_CHATS else [kind, _fields(item)]
+
+
+def _is_empty_answer(normalized: list[Any]) -> bool:
+    return normalized[0] == "message" and normalized[1] == "assistant" and not normalized[2]
+
+
+def _parts(content: Any) -> list[Any]:
+    """The parts of a message or an output: a text as a string, another part as it is, without empty fields. Texts without words are left out."""
+    if content is None or isinstance(content, str):
+        return [text] if (text := (content or "").strip()) else []
+    parts = (_part(part) for part in content)
+    return [part for part in parts if part]
+
+
+def _part(part: Any) -> Any:
+    if (text := _text_of(part)) is not None:
+        return text.strip()
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "refusal":
+        return ["refusal", str(part.get("refusal") or "").strip()]
+    fields = _fields(part)
+    if fields.get("detail") == "auto":
+        del fields["detail"]
+    return fields
+
+
+def _text_of(part: Any) -> str | None:
+    """The text of a text part; None for another part."""
+    text = part.get("text") if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else None
+    return text if isinstance(text, str) else None
+
+
+def _answer_parts(content: Any) -> list[Any]:
+    """The parts of an answer, without `<think>` blocks. Its texts are one: clients join them."""
+    texts, others = [], []
+    for part in [content or ""] if content is None or isinstance(content, str) else content:
+        text = part if isinstance(part, str) else _text_of(part)
+        if text is None:
+            others.append(_part(part))
+        else:
+            texts.append(text)
+    joined = _without_thoughts("".join(texts)).strip()
+    return [*([joined] if joined else []), *others]
+
+
+def _without_thoughts(text: str) -> str:
+    """The text without its `<think>…</think>` blocks. A loop over `find`: a pattern could take quadratic time."""
+    start = text.find(_OPEN)
+    if start < 0:
+        return text
+    kept: list[str] = []
+    position = 0
+    while start >= 0 and (end := text.find(_CLOSE, start)) >= 0:
+        kept.append(text[position:start])
+        position = end + len(_CLOSE)
+        start = text.find(_OPEN, position)
+    return "".join((*kept, text[position:]))
+
+
+def _arguments(arguments: Any) -> Any:
+    """The arguments of a call, so that it does not matter how their JSON is written. Arguments that are not JSON stay text."""
+    if not isinstance(arguments, str):
+        return arguments
+    if not arguments.strip():
+        return [{}]
+    try:
+        return [_decode_arguments(arguments)]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return arguments
+
+
+def _fields(value: Item) -> Item:
+    """The fields of an item or a part that are hashed."""
+    return {name: field for name, field in _without_empty(value).items() if name not in _NOT_HASHED}
+
+
+def _without_empty(value: Any) -> Any:
+    """The value without null and empty fields."""
+    if isinstance(value, dict):
+        fields = {name: _without_empty(field) for name, field in value.items()}
+        return {name: field for name, field in fields.items() if field is not None and field not in ("", [], {})}
+    if isinstance(value, list):
+        return [_without_empty(entry) for entry in value]
+    return value
