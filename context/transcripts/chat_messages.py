@@ -1,0 +1,248 @@
+"""Messages of the Chat Completions API as items, and items as messages. Pure.
+
+    user, system, developer    a message
+    assistant                  a message, if it has content, a refusal or audio; then its calls
+    tool, function             the output of a call
+
+Items keep what both APIs know. Fields that only a message has, such as `name`, are left out: `message_changes.py` keeps them.
+Items of other types, such as reasoning or a web search, are part of no message.
+
+Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from domain.items import Item, content_parts, type_of
+
+Json = dict[str, Any]
+
+LEGACY_CALL_ID = "function_call_"
+"""The `function_call` of a message has no id: the API is older than ids. The call's item gets this and the function's name, and so does its output."""
+
+_BREAKPOINT = "prompt_cache_breakpoint"
+_CALLS = ("function_call", "custom_tool_call")
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class MadeMessage(Struct, frozen=True):
+    """A message, and how many items it was made of.
+
+    Items that are part of no message count for the message after them, and the last ones for the last message.
+    """
+
+    message: Json
+    count: int
+
+
+def is_in_transcripts(item: Item) -> bool:
+    """Whether items of this type are part of a message."""
+    kind = type_of(item)
+    return kind == "message" or kind in _CALLS or kind in _OUTPUTS
+
+
+def custom_calls(messages: Iterable[Json]) -> frozenset[str]:
+    """The ids of the calls of custom tools in these messages."""
+    return frozenset(
+        call["id"]
+        for message in messages
+        if message["role"] == "assistant"
+        for call in message.get("tool_calls") or ()
+        if call.get("type") == "custom"
+    )
+
+
+def items_of(message: Json, custom_calls: Collection[str] = frozenset()) -> list[Item]:
+    """The items that are stored for a message: at least one, without ids. `custom_calls`: those of the whole transcript."""
+    match message["role"]:
+        case "assistant":
+            content, calls = _assistant_content(message), _calls(message)
+            return calls if calls and not content else [_message("assistant", content), *calls]
+        case "tool":
+            call_id = message["tool_call_id"]
+            kind = "custom_tool_call_output" if call_id in custom_calls else "function_call_output"
+            return [{"type": kind, "call_id": call_id, "output": _input(message["content"])}]
+        case "function":
+            call_id = LEGACY_CALL_ID + message["name"]
+            return [{"type": "function_call_output", "call_id": call_id, "output": message.get("content") or ""}]
+        case role:
+            return [_message(role, _input(message["content"]))]
+
+
+def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
+    """The messages that these items are, in the form that most clients send: a field without a value is absent, and content
+    that is a single text is a string.
+    """
+    groups: list[tuple[list[Item], int]] = []
+    count = 0
+    for item in items:
+        count += 1
+        if not is_in_transcripts(item):
+            continue
+        if groups and type_of(item) in _CALLS and _takes_call(groups[-1][0], item):
+            group, before = groups.pop()
+            groups.append(([*group, item], before + count))
+        else:
+            groups.append(([item], count))
+        count = 0
+    if groups and count:
+        group, before = groups.pop()
+        groups.append((group, before + count))
+    return [MadeMessage(_plain_message(group), count) for group, count in groups]
+
+
+def answer_message(items: Iterable[Item]) -> Json:
+    """An answer as the one message that the client gets of it, without null fields. `items`: all output items of the reply."""
+    in_message = [item for item in items if is_in_transcripts(item)]
+    return _assistant_message(in_message or [_message("assistant", "")])
+
+
+def _message(role: str, content: Any) -> Item:
+    return {"type": "message", "role": role, "content": content}
+
+
+def _input(content: Any) -> str | list[Item]:
+    return content if isinstance(content, str) else [_input_part(part) for part in content]
+
+
+def _input_part(part: Json) -> Item:
+    """A part of a message as a part of an item. A part of an unknown type stays as it is."""
+    match part["type"]:
+        case "text":
+            plain = {"type": "input_text", "text": part["text"]}
+        case "image_url":
+            image = part["image_url"]
+            plain = {"type": "input_image", "image_url": image["url"], **_those_set(image, "detail")}
+        case "file":
+            plain = {"type": "input_file", **_those_set(part["file"], "file_data", "file_id", "filename")}
+        case "input_audio":
+            plain = {"type": "input_audio", "input_audio": _those_set(part["input_audio"], "data", "format")}
+        case _:
+            return part
+    return plain | _those_set(part, _BREAKPOINT)
+
+
+def _assistant_content(message: Json) -> str | list[Item]:
+    """The content of an assistant's message, with its refusal and its audio."""
+    content, refusal, audio = message.get("content") or "", message.get("refusal"), message.get("audio")
+    if isinstance(content, str) and not refusal and not audio:
+        return content
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    parts = [
+        {"type": "output_text", "text": part["text"], **_those_set(part, _BREAKPOINT)}
+        if part["type"] == "text"
+        else part
+        for part in content
+    ]
+    if refusal:
+        parts.append({"type": "refusal", "refusal": refusal})
+    if audio:
+        parts.append({"type": "output_audio", **_those_set(audio, "id")})
+    return parts
+
+
+def _calls(message: Json) -> list[Item]:
+    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    if legacy := message.get("function_call"):
+        calls.append(
+            {
+                "type": "function_call",
+                "call_id": LEGACY_CALL_ID + legacy["name"],
+                **_those_set(legacy, "name", "arguments"),
+            }
+        )
+    return calls
+
+
+def _call(call: Json) -> Item:
+    if call.get("type") == "custom":
+        return {"type": "custom_tool_call", "call_id": call["id"], **_those_set(call["custom"], "name", "input")}
+    return {"type": "function_call", "call_id": call["id"], **_those_set(call["function"], "name", "arguments")}
+
+
+def _takes_call(group: Sequence[Item], call: Item) -> bool:
+    """Whether a call belongs to the message of these items."""
+    first = group[0]
+    is_assistants = type_of(first) in _CALLS or (type_of(first) == "message" and first["role"] == "assistant")
+    return is_assistants and not _is_legacy(group[-1]) and (len(group) == 1 or not _is_legacy(call))
+
+
+def _plain_message(group: Sequence[Item]) -> Json:
+    first = group[0]
+    if type_of(first) in _OUTPUTS:
+        content = _content_of_parts(first["output"])
+        if _is_legacy(first):
+            return {"role": "function", "name": first["call_id"].removeprefix(LEGACY_CALL_ID), "content": content}
+        return {"role": "tool", "tool_call_id": first["call_id"], "content": content}
+    if type_of(first) == "message" and first["role"] != "assistant":
+        return {"role": first["role"], "content": _content_of_parts(first["content"])}
+    return _assistant_message(group)
+
+
+def _assistant_message(items: Sequence[Item]) -> Json:
+    parts = [part for item in items if type_of(item) == "message" for part in content_parts(item)]
+    plain: Json = {"role": "assistant"}
+    text = "".join(part["text"] for part in parts if part["type"] in _TEXT_PARTS)
+    refusal = "".join(str(part.get("refusal") or "") for part in parts if part["type"] == "refusal")
+    audio = [part for part in parts if part["type"] == "output_audio"]
+    calls = [item for item in items if type_of(item) in _CALLS]
+    content = [_message_part(part) for part in parts if part["type"] not in ("refusal", "output_audio")]
+    if any(part["type"] != "text" for part in content):
+        plain["content"] = content
+    elif text or not (refusal or audio or calls):
+        plain["content"] = text
+    if refusal:
+        plain["refusal"] = refusal
+    if audio:
+        plain["audio"] = _those_set(audio[0], "id")
+    if calls and _is_legacy(calls[0]):
+        plain["function_call"] = _those_set(calls[0], "name", "arguments")
+    elif calls:
+        plain["tool_calls"] = [_tool_call(call) for call in calls]
+    return plain
+
+
+def _is_legacy(item: Item) -> bool:
+    """Whether this is the item of a `function_call`, or of the message that answers it."""
+    call_id = str(item.get("call_id"))
+    return call_id == LEGACY_CALL_ID + item["name"] if "name" in item else call_id.startswith(LEGACY_CALL_ID)
+
+
+def _tool_call(call: Item) -> Json:
+    if type_of(call) == "custom_tool_call":
+        return {"id": call["call_id"], "type": "custom", "custom": _those_set(call, "name", "input")}
+    return {"id": call["call_id"], "type": "function", "function": _those_set(call, "name", "arguments")}
+
+
+def _content_of_parts(content: Any) -> Any:
+    if isinstance(content, str):
+        return content
+    parts = [_message_part(part) for part in content]
+    return parts[0]["text"] if len(parts) == 1 and parts[0].keys() == {"type", "text"} else parts
+
+
+def _message_part(part: Any) -> Any:
+    """A part of an item as a part of a message. A part that messages do not have stays as it is."""
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("type")
+    if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+        plain: Json = {"type": "text", "text": part["text"]}
+    elif kind == "input_image" and isinstance(part.get("image_url"), str):
+        plain = {"type": "image_url", "image_url": {"url": part["image_url"], **_those_set(part, "detail")}}
+    elif kind == "input_file" and ("file_data" in part or "file_id" in part):
+        plain = {"type": "file", "file": _those_set(part, "file_data", "file_id", "filename")}
+    elif kind == "input_audio" and "input_audio" in part:
+        plain = {"type": "input_audio", "input_audio": part["input_audio"]}
+    else:
+        return part
+    return plain | _those_set(part, _BREAKPOINT)
+
+
+def _those_set(fields: Json, *names: str) -> Json:
+    """Those of these fields that have a value."""
+    return {name: fields[name] for name in names if fields.get(name) is not None}
