@@ -1,0 +1,300 @@
+"""The hashes of a transcript's prefixes: what clients change without meaning to keeps them, and what changes the meaning changes them."""
+
+import json
+import time
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
+from context.transcripts.prefix_hashes import (
+    answer_prefixes,
+    chains_of,
+    first_chain,
+    item_hash,
+    lone_answer_hash,
+    name_hash,
+    next_chain,
+    next_exact,
+    turn_hash,
+)
+
+Json = dict[str, Any]
+
+FIRST = first_chain("tenant", "subject", None)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0<"), max_size=20)
+numbers = st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6)
+arguments = st.dictionaries(
+    texts, st.none() | st.booleans() | numbers | texts | st.lists(texts, max_size=2), max_size=3
+)
+
+
+@st.composite
+def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
+    """A chat message, and the same message as another client, or the same one later, might write it."""
+    space = st.sampled_from(["", " ", "\n", "\r\n\t "])
+
+    def content(text: str) -> Any:
+        padded = draw(space) + text + draw(space)
+        return padded if draw(st.booleans()) else [{"type": "text", "text": padded}]
+
+    def dressed(message: Json, *names: str) -> Json:
+        nulls: Json = {name: draw(st.sampled_from([None, [], ""])) for name in names if draw(st.booleans())}
+        fields = list({**nulls, **message}.items())
+        return dict(draw(st.permutations(fields)))
+
+    text = draw(texts)
+    match draw(st.sampled_from(["user", "assistant", "calls", "tool"])):
+        case "user":
+            return {"role": "user", "content": text}, dressed({"role": "user", "content": content(text)}, "name")
+        case "assistant":
+            thought = draw(st.sampled_from(["", "<think>well</think>\n", "<think>\n\n</think>"]))
+            one = {"role": "assistant", "content": text}
+            return one, dressed(
+                {"role": "assistant", "content": content(thought + text)},
+                *("refusal", "tool_calls", "annotations", "audio", "function_call"),
+            )
+        case "calls":
+            given_arguments = draw(arguments)
+            calls = [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": json.dumps(given_arguments)}}
+            ]
+            again = json.dumps(given_arguments, indent=draw(st.sampled_from([None, 2])), sort_keys=draw(st.booleans()))
+            call = {"function": {"arguments": again, "name": "f"}, "type": "function", "id": "a"}
+            return (
+                {"role": "assistant", "content": None, "tool_calls": calls},
+                dressed({"role": "assistant", "tool_calls": [call]}, "content", "refusal", "audio"),
+            )
+        case _:
+            return (
+                {"role": "tool", "tool_call_id": "a", "content": text},
+                dressed({"role": "tool", "tool_call_id": "a", "content": content(text)}),
+            )
+
+
+def of(messages: list[Json], user: str | None = None) -> ParsedTranscript:
+    return parsed(messages, tenant="tenant", subject="subject", user=user)
+
+
+def last_hash(*messages: Json) -> bytes:
+    return of([OUTPUT, *messages]).chains[-1].hash
+
+
+@settings(max_examples=100)
+@given(st.lists(messages_and_the_same_again(), min_size=1, max_size=6))
+def test_what_clients_change_without_meaning_to_keeps_every_hash(pairs: list[tuple[Json, Json]]) -> None:
+    one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
+
+    assert [chain.hash for chain in one.chains] == [chain.hash for chain in other.chains]
+    assert list(map(turn_hash, one.chains)) == list(map(turn_hash, other.chains))
+
+
+USER, ANSWER = {"role": "user", "content": "a  b"}, {"role": "assistant", "content": "a  b"}
+CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}],
+}
+OUTPUT = {"role": "tool", "tool_call_id": "a", "content": "a"}
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}
+
+
+def changed(message: Json, change: Callable[[Any], object]) -> Json:
+    copy: Json = msgspec.json.decode(msgspec.json.encode(message))
+    change(copy)
+    return copy
+
+
+DIFFERENT: list[Json] = [
+    *(USER, ANSWER, CALL, OUTPUT, IMAGE),
+    {**USER, "content": "a b"},
+    {**USER, "content": "A  b"},
+    {**USER, "content": "a  b<think>x</think>"},
+    {**USER, "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    {**USER, "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "a"}]},
+    {**USER, "role": "system"},
+    {**USER, "content": ""},
+    {**ANSWER, "content": "a  b</think>"},
+    {**ANSWER, "content": "<think>a  b"},
+    {**ANSWER, "content": None, "refusal": "a  b"},
+    changed(CALL, lambda call: call["tool_calls"][0].update(id="b")),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(name="g")),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(arguments='{"x": 2}')),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(arguments='{"x": "1"}')),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(arguments="{'x': 1}")),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(arguments="[" * 100_000)),
+    changed(CALL, lambda call: call["tool_calls"][0]["function"].update(arguments="")),
+    changed(CALL, lambda call: call.update(content="a")),
+    {**OUTPUT, "tool_call_id": "b"},
+    {**OUTPUT, "content": "b"},
+    changed(IMAGE, lambda image: image["content"][0]["image_url"].update(url="data:image/png;base64,AAAB")),
+    changed(IMAGE, lambda image: image["content"][0]["image_url"].update(detail="low")),
+]
+
+
+def test_what_means_something_else_has_another_hash() -> None:
+    hashes = [last_hash(message) for message in DIFFERENT]
+
+    assert len(set(hashes)) == len(DIFFERENT)
+    assert last_hash(USER, ANSWER) != last_hash(ANSWER, USER)
+    assert last_hash(USER, ANSWER) != last_hash(ANSWER)
+    assert last_hash(USER, USER) != last_hash(USER)
+
+
+def test_parts_of_both_apis_ids_and_marks_for_caches_give_the_same_hash() -> None:
+    def item(**part: Any) -> bytes | None:
+        return item_hash({"type": "message", "role": "user", "content": [part]})
+
+    assert (
+        item(type="text", text="a") == item(type="input_text", text="a") == item(type="input_text", text=" a", id="x")
+    )
+    assert item(type="input_text", text="a") == item(type="text", text="a", cache_control={"type": "ephemeral"})
+    assert item(type="input_image", image_url="u") == item(
+        type="input_image", image_url="u", detail="auto", file_id=None
+    )
+    answer = {"role": "assistant", "content": "ab"}
+    parts = [
+        {"type": "output_text", "text": "a", "annotations": []},
+        {"type": "output_text", "text": "b", "logprobs": []},
+    ]
+    assert item_hash(answer) == item_hash({**answer, "content": parts, "id": "msg_1", "status": "completed"})
+    call = {"type": "custom_tool_call", "call_id": "a", "name": "n", "input": "i"}
+    assert item_hash(call) == item_hash({**call, "id": "ctc_1", "status": "completed", "namespace": None})
+    assert item_hash(call) != item_hash({**call, "input": "j"})
+
+
+def test_numbers_in_arguments_are_compared_by_their_value() -> None:
+    def call(text: str) -> bytes | None:
+        return item_hash({"type": "function_call", "call_id": "a", "name": "f", "arguments": text})
+
+    assert call('{"x": 1.0}') == call('{"x":1}') == call('{"x":1e0}')
+    assert call('{"x": 1.5}') != call('{"x": 1}')
+    assert call("") == call("{}") == call(" { } ")
+    assert call('{"x": 1e999}') == call('{"x": 1e999}')
+
+
+def test_no_two_tenants_subjects_or_users_share_a_hash() -> None:
+    words = ["", "a", "ab", "b", "1", "\x00", "a\x00"]
+    seeds = [first_chain(tenant, subject, user) for tenant, subject, user in product(words, words, words)]
+    item = {"type": "message", "role": "user", "content": "hi"}
+    after = [next_chain(seed, item, is_ours=True) for seed in seeds]
+
+    assert len({chain.hash for chain in after}) == len(words) ** 3
+    assert len({turn_hash(chain) for chain in after} | {chain.hash for chain in after}) == 2 * len(words) ** 3
+    assert len({name_hash(tenant, subject, "n") for tenant, subject in product(words, words)}) == len(words) ** 2
+    assert first_chain("a", "b", None) == first_chain("a", "b", "")
+
+
+def test_reasoning_and_calls_that_the_provider_runs_change_nothing() -> None:
+    chain = next_chain(FIRST, {"role": "user", "content": "hi"}, is_ours=False)
+
+    for kind in ("reasoning", "web_search_call", "mcp_call"):
+        assert next_chain(chain, {"type": kind, "summary": []}, is_ours=True) is chain
+
+
+@pytest.mark.parametrize("content", ["", " \n", "<think>first I …</think>\n\n", []])
+def test_an_answer_without_text_before_a_call_is_left_out(content: Any) -> None:
+    user = {"type": "message", "role": "user", "content": "hi"}
+    said = {"type": "message", "role": "assistant", "content": content}
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "1"}
+
+    with_it, without = chains_of(FIRST, [user, said, call, output]), chains_of(FIRST, [user, call, output])
+
+    assert [chain.hash for chain in with_it[2:]] == [chain.hash for chain in without[1:]]
+    assert turn_hash(with_it[2]) == turn_hash(without[1])
+    alone = chains_of(FIRST, [user, said])
+    assert alone[1].hash != alone[0].hash
+    assert chains_of(FIRST, [user, said, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
+
+
+def test_an_answer_of_ours_is_known_to_all_prefixes_after_it() -> None:
+    chain = next_chain(FIRST, {"role": "user", "content": "hi"}, is_ours=False)
+    assert not chain.answered
+    answered = next_chain(chain, {"role": "assistant", "content": "ho"}, is_ours=True)
+    assert answered.answered
+    assert next_chain(answered, {"role": "user", "content": "hi"}, is_ours=False).answered
+
+
+def test_the_exact_hash_changes_with_everything_but_the_order_of_keys() -> None:
+    exact = next_exact(b"", {"role": "user", "content": "a"})
+
+    assert exact == next_exact(b"", {"content": "a", "role": "user"})
+    for other in (
+        {"role": "user", "content": "a "},
+        {"role": "user", "content": "a", "name": None},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+    ):
+        assert exact != next_exact(b"", other)
+    assert next_exact(exact, USER) != next_exact(b"", USER)
+
+
+def test_leading_instructions_are_not_hashed_and_later_ones_are() -> None:
+    system, developer = {"role": "system", "content": "It is Monday."}, {"role": "developer", "content": "Be brief."}
+
+    with_instructions = of([system, developer, USER, system, ANSWER])
+
+    assert [msgspec.json.decode(text) for text in with_instructions.instructions] == [system, developer]
+    assert with_instructions.messages == [USER, system, ANSWER]
+    assert list(with_instructions.ends) == [1, 2, 3]
+    assert with_instructions.chains == of([USER, system, ANSWER]).chains
+    assert with_instructions.chains[-1] != of([USER, ANSWER]).chains[-1]
+    assert not of([system]).chains
+    assert not of([system]).exact
+
+
+def test_prefixes_are_written_for_new_items_and_for_the_answer() -> None:
+    two_calls = changed(CALL, lambda call: call["tool_calls"].append({**call["tool_calls"][0], "id": "b"}))
+    transcript = of([USER, {**two_calls, "content": "Look:"}, OUTPUT])
+    chains, exact = transcript.chains, transcript.exact
+
+    prefixes = input_prefixes(transcript, 1, ["m", "x", "y", "z"], "resp_1", answered=True)
+
+    assert [prefix.item_id for prefix in prefixes] == ["m", "x", "y", "z"]
+    assert [prefix.hash for prefix in prefixes] == [chain.hash for chain in chains[1:]]
+    assert [(prefix.messages, prefix.exact) for prefix in prefixes] == [
+        (0, b""),
+        (0, b""),
+        (2, exact[1]),
+        (3, exact[2]),
+    ]
+    assert all(prefix.answered and prefix.response_id == "resp_1" and not prefix.is_turn for prefix in prefixes)
+    (chunk,) = input_prefixes(transcript, 0, ["u"], None, answered=False)
+    assert (chunk.hash, chunk.answered, chunk.messages, chunk.exact) == (chains[0].hash, False, 0, b"")
+
+    end = transcript_end(transcript, "resp_1", answered=False)
+    answer: list[tuple[str, Json]] = [
+        ("r", {"type": "reasoning", "summary": []}),
+        ("a", {"role": "assistant", "content": "x"}),
+    ]
+    next_transcript = of([*transcript.messages, {"role": "assistant", "content": " x "}])
+    chained, turn, lone = answer_prefixes(end, answer)
+    assert {prefix.item_id for prefix in (chained, turn, lone)} == {"a"}
+    assert (chained.hash, chained.messages, chained.exact) == (next_transcript.chains[-1].hash, 3, exact[2])
+    assert (turn.hash, lone.hash) == (
+        turn_hash(next_transcript.chains[-1]),
+        lone_answer_hash(next_transcript.chains[-1]),
+    )
+    assert all(prefix.answered for prefix in (chained, turn, lone))
+    assert [prefix.is_turn for prefix in (chained, turn, lone)] == [False, True, True]
+    assert lone.hash == turn_hash(of([{"role": "assistant", "content": "x"}]).chains[-1])
+
+
+def test_only_the_first_item_of_an_answer_is_found_alone() -> None:
+    end = transcript_end(of([USER]), "resp_1", answered=False)
+    calls = [(name, {"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"}) for name in "ab"]
+
+    for empty in ([], [("e", {"role": "assistant", "content": ""})]):
+        prefixes = answer_prefixes(end, [*empty, *calls])
+        assert [prefix.item_id for prefix in prefixes if prefix.is_turn][len(empty) :] == ["a", "a", "b"]
+
+
+def test_many_unclosed_thoughts_take_no_quadratic_time() -> None:
+    start = time.perf_counter()
+    last_hash({"role": "assistant", "content": "<think>" * 300_000})
+    last_hash({"role": "assistant", "content": "<think></think>" * 100_000})
+    assert time.perf_counter() - start < 2
