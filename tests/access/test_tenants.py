@@ -224,7 +224,7 @@ def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
 
 
 def test_statements_are_found() -> None:
-    found = [place for file, function, _ in _statements() for place in (file, f"{file} {function}")]
+    found = [name for file, function, _ in _statements() for name in (file, f"{file} {function}")]
     assert found.count("infrastructure/event_log/reader.py") >= 5
     assert found.count("infrastructure/event_log/conversation_reader.py") >= 3
     assert found.count("infrastructure/event_log/recorder.py") >= 9

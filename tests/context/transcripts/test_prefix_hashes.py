@@ -64,8 +64,10 @@ def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
             calls = [
                 {"id": "a", "type": "function", "function": {"name": "f", "arguments": json.dumps(given_arguments)}}
             ]
-            again = json.dumps(given_arguments, indent=draw(st.sampled_from([None, 2])), sort_keys=draw(st.booleans()))
-            call = {"function": {"arguments": again, "name": "f"}, "type": "function", "id": "a"}
+            rewritten = json.dumps(
+                given_arguments, indent=draw(st.sampled_from([None, 2])), sort_keys=draw(st.booleans())
+            )
+            call = {"function": {"arguments": rewritten, "name": "f"}, "type": "function", "id": "a"}
             return (
                 {"role": "assistant", "content": None, "tool_calls": calls},
                 dressed({"role": "assistant", "tool_calls": [call]}, "content", "refusal", "audio"),
@@ -199,17 +201,17 @@ def test_reasoning_and_calls_that_the_provider_runs_change_nothing() -> None:
 @pytest.mark.parametrize("content", ["", " \n", "<think>first I …</think>\n\n", []])
 def test_an_answer_without_text_before_a_call_is_left_out(content: Any) -> None:
     user = {"type": "message", "role": "user", "content": "hi"}
-    said = {"type": "message", "role": "assistant", "content": content}
+    empty = {"type": "message", "role": "assistant", "content": content}
     call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
     output = {"type": "function_call_output", "call_id": "a", "output": "1"}
 
-    with_it, without = chains_of(FIRST, [user, said, call, output]), chains_of(FIRST, [user, call, output])
+    with_it, without = chains_of(FIRST, [user, empty, call, output]), chains_of(FIRST, [user, call, output])
 
     assert [chain.hash for chain in with_it[2:]] == [chain.hash for chain in without[1:]]
     assert turn_hash(with_it[2]) == turn_hash(without[1])
-    alone = chains_of(FIRST, [user, said])
+    alone = chains_of(FIRST, [user, empty])
     assert alone[1].hash != alone[0].hash
-    assert chains_of(FIRST, [user, said, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
+    assert chains_of(FIRST, [user, empty, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
 
 
 def test_an_answer_of_ours_is_known_to_all_prefixes_after_it() -> None:
