@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from context.rendering import CHAT, RESPONSES
+from context.rendering import CHAT, RESPONSES, TRANSCRIPT_CHAT, TRANSCRIPT_RESPONSES
 from context.tokens import encoding_for
 from domain.events import Usage
 from infrastructure.settings import Settings
@@ -119,6 +119,11 @@ class Models:
     def renderer(self) -> int:
         """The renderer for requests to the provider, which depends on MODEL_API."""
         return RESPONSES if self._settings.model_api == "responses" else CHAT
+
+    @property
+    def transcript_renderer(self) -> int:
+        """The renderer for Chat Completions requests, whose messages are sent as they came."""
+        return TRANSCRIPT_RESPONSES if self._settings.model_api == "responses" else TRANSCRIPT_CHAT
 
     def facts(self, name: str) -> ModelFacts:
         """The window, encoding, safety and prices of a model."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from context.rendering import uses_responses_api
+from context.rendering import renders_transcripts, uses_responses_api
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "access_programs": None,
@@ -72,8 +72,8 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, renderer: int | None) -> Any:
-    """A function is strict by default in the Responses API, and not strict in the Chat Completions API."""
+    """A function is strict by default in the Responses API, and not strict in the Chat Completions API, also if the request is sent to the other."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         return tool
-    strict = renderer is not None and uses_responses_api(renderer)
+    strict = renderer is not None and uses_responses_api(renderer) and not renders_transcripts(renderer)
     return {**tool, **_with_defaults({"description": None, "parameters": None, "strict": strict}, tool)}

@@ -5,7 +5,10 @@
     3  renderer_3_responses    `/responses`; the base of 5
     4  renderer_4_chat         `/chat/completions`
     5  renderer_5_responses    `/responses`
+    6  renderer_6_transcript_chat        `/chat/completions`, for a Chat Completions request
+    7  renderer_7_transcript_responses   `/responses`, for a Chat Completions request
 
+Renderers 1 to 5 render items that were chosen from a conversation (`render`), 6 and 7 the messages of a request (`render_transcript`).
 A renderer's output never changes: recorded requests must render to the same bytes, and golden tests check that. `unsendable` names
 the items that a renderer leaves out.
 """
@@ -22,17 +25,26 @@ from context.rendering import (
     renderer_3_responses,
     renderer_4_chat,
     renderer_5_responses,
+    renderer_6_transcript_chat,
+    renderer_7_transcript_responses,
 )
 from domain.items import Item, type_of
 
 CHAT = 4
 RESPONSES = 5
+TRANSCRIPT_CHAT = 6
+TRANSCRIPT_RESPONSES = 7
 """The renderers of new requests."""
 
 
 def uses_responses_api(renderer: int) -> bool:
     """Whether the renderer makes requests to `/responses`."""
-    return renderer in (3, 5)
+    return renderer in (3, 5, 7)
+
+
+def renders_transcripts(renderer: int) -> bool:
+    """Whether the renderer sends exactly the messages of a Chat Completions request."""
+    return renderer in (6, 7)
 
 
 def render(
@@ -47,7 +59,7 @@ def render(
 ) -> dict[str, Any]:
     """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: the ids of `items`.
 
-    Raises ValueError for an unknown renderer.
+    Raises ValueError for a renderer of transcripts, and for an unknown one.
     """
     match renderer:
         case 1:
@@ -60,11 +72,26 @@ def render(
             return renderer_4_chat.render(model, instructions, summary, items, parameters)
         case 5:
             return renderer_5_responses.render(model, instructions, summary, items, parameters, item_ids=item_ids)
-    raise ValueError(f"No renderer {renderer}")
+    raise ValueError(f"No renderer {renderer} of items")
+
+
+def render_transcript(
+    renderer: int, *, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The body of the request for these messages, all of which are sent. It always asks for a streamed answer.
+
+    Raises ValueError for any other renderer than those of transcripts.
+    """
+    match renderer:
+        case 6:
+            return renderer_6_transcript_chat.render(model, messages, parameters)
+        case 7:
+            return renderer_7_transcript_responses.render(model, messages, parameters)
+    raise ValueError(f"No renderer {renderer} of transcripts")
 
 
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
-    """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`.
+    """Which of `items` are not sent by a renderer of items, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`.
 
     `not_expressible`: the provider's API cannot take the item. These words are stored in events: do not change them.
     """
@@ -76,7 +103,7 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
             return renderer_2_chat.unsendable(items)
         case 3 | 5:
             return renderer_3_responses.unsendable(items)
-    raise ValueError(f"No renderer {renderer}")
+    raise ValueError(f"No renderer {renderer} of items")
 
 
 def request_sha256(body: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from context.item_tokens import counted_text, fixed_tokens
-from context.rendering import CHAT, RESPONSES, render, request_sha256, unsendable
+from context.rendering import CHAT, RESPONSES, render, render_transcript, request_sha256, unsendable
 from context.rendering.orphans import orphans
 
 OUR_SUMMARY = "eyJzdW1tYXJ5IjoiVGhleSBtZXQuIn0="
@@ -299,10 +299,12 @@ def test_a_penalty_of_zero_is_not_sent() -> None:
 
 
 def test_an_unknown_renderer_is_an_error() -> None:
-    with pytest.raises(ValueError, match="No renderer 6"):
+    with pytest.raises(ValueError, match="No renderer 6 of items"):
         rendered(6)
-    with pytest.raises(ValueError, match="No renderer 6"):
+    with pytest.raises(ValueError, match="No renderer 6 of items"):
         unsendable(6, [])
+    with pytest.raises(ValueError, match="No renderer 5 of transcripts"):
+        render_transcript(5, model="m", messages=[], parameters={})
 
 
 def test_what_is_not_sent_is_named_with_its_reason() -> None:

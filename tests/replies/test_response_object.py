@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from openai.types.responses import Response
 
-from context.rendering import CHAT, RESPONSES
+from context.rendering import CHAT, RESPONSES, TRANSCRIPT_RESPONSES
 from domain.events import Usage
 from domain.items import as_output
 from replies.response_object import response_object
@@ -166,6 +166,7 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
         (None, RESPONSES, True),
         (True, CHAT, True),
         (False, RESPONSES, False),
+        (None, TRANSCRIPT_RESPONSES, False),
     ):
         [tool] = body(parameters={"tools": [{"type": "function", "name": "f", "strict": strict}]}, renderer=renderer)[
             "tools"
