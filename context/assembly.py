@@ -5,7 +5,7 @@ budget is full. They never come from the views. Commands send these contexts, qu
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,10 +18,14 @@ from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
 from context.item_counts import ItemCounts
+from context.item_tokens import counted_parameters
+from context.message_counts import MessageCounts
 from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
-from context.rendering import render, request_sha256, unsendable
+from context.rendering import render, render_transcript, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
+from context.tokens import count_off_loop
+from context.transcripts.chat_messages import Json
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
@@ -62,6 +66,7 @@ class SharedContexts:
         self.models = models
         self.find_snapshot = find_snapshot
         self.counts = ItemCounts()
+        self.message_counts = MessageCounts()
         self._log_read_wait_timeout = log_read_wait_timeout
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
@@ -171,6 +176,29 @@ class Contexts:
             left_out=recorded_left_out(choice.selection.left_out),
         )
         return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
+
+    async def assemble_transcript(
+        self, *, model: str, parameters: Mapping[str, Any], messages: Sequence[Json], version: int = 0
+    ) -> Context:
+        """The context of a Chat Completions request: all of `messages`, however many tokens they are. `version`: that of the conversation it continues.
+
+        The provider decides whether they fit. So the recorded budget is the whole window of the model.
+        """
+        renderer = self._models.transcript_renderer
+        body = render_transcript(renderer, model=model, messages=messages, parameters=parameters)
+        encoding = self._models.encoding(model)
+        tokens = await self._shared.message_counts.of(messages, encoding)
+        [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
+        shown = Shown(
+            version=version,
+            ranges=(),
+            budget=self._models.window(model),
+            tokens=sum(tokens) + parameter_tokens,
+            encoding=encoding,
+            renderer=renderer,
+            request_sha256=request_sha256(body),
+        )
+        return Context(body=body, shown=shown)
 
     async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
         """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
