@@ -144,7 +144,8 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)
     carried_items = () if completed else _carried_items(record)
-    at = (record.last if completed else record.request_event).stream_version
+    joined_at = record.end_event if completed else None
+    at = (joined_at or record.request_event).stream_version
     version = at.version
     last = await last_item(reader, conversation_id, version)
     started = await start_of(reader, conversation_id)

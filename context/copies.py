@@ -85,7 +85,7 @@ COPIES: Final[Sequence[Copy]] = (
 VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "conversations": frozenset({"title", "instructions", "metadata"}),
     "items": frozenset({"item"}),
-    "responses": frozenset({"parameters", "input", "output"}),
+    "responses": frozenset({"parameters", "metadata", "input", "output"}),
     "usage": frozenset(),
 }
 """The fields of each view's documents that hold content."""

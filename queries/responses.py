@@ -174,6 +174,8 @@ async def output_of(context: QueryContext, read: Read, document: Document) -> li
 def response_json(document: Document, output: Sequence[bytes]) -> bytes:
     """The Response of a document, with these items as its output."""
     parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
+    if "metadata" in document:  # older versions of the view do not have it
+        parameters["metadata"] = dict(document["metadata"])
     completed_at: int | None = document["completed_at"]
     usage = document["usage"]
     return response_object(

@@ -14,6 +14,7 @@ from domain.events import (
     ItemRetracted,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyEnd,
     ReplyRequested,
 )
@@ -41,7 +42,8 @@ class Reader(Protocol):
 class Record(Struct, frozen=True, kw_only=True):
     """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded.
 
-    `retracted`: the ids of output items that were retracted since. They are in `output`, but not in the Response.
+    `described_event`: the newest change of the Response's metadata. `retracted`: the ids of output items that were retracted since. They are
+    in `output`, but not in the Response.
     """
 
     conversation_id: str
@@ -51,6 +53,7 @@ class Record(Struct, frozen=True, kw_only=True):
     requested: ReplyRequested
     end_event: Recorded | None = None
     end: ReplyEnd | None = None
+    described_event: Recorded | None = None
     output: tuple[InputItem, ...] = ()
     retracted: frozenset[str] = frozenset()
 
@@ -61,7 +64,14 @@ class Record(Struct, frozen=True, kw_only=True):
     @property
     def last(self) -> Recorded:
         """The newest of its events."""
-        return self.end_event or self.request_event
+        events = (self.request_event, self.end_event, self.described_event)
+        return max((event for event in events if event is not None), key=lambda event: event.version)
+
+    @property
+    def metadata(self) -> dict[str, str] | None:
+        """The Response's metadata, if it was changed after the request; else None."""
+        event = None if self.described_event is None else self.described_event.event
+        return event.metadata if isinstance(event, ReplyDescribed) else None
 
     @property
     def status(self) -> Status:
@@ -87,6 +97,7 @@ class Record(Struct, frozen=True, kw_only=True):
             self.requested,
             self.conversation_id,
             self.status,
+            metadata=self.metadata,
             output=[
                 as_output(stored.item_id, stored.item) for stored in self.output if stored.item_id not in self.retracted
             ],
@@ -125,14 +136,21 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     rows = await reader.items(conversation_id, [response_id])
     if not rows or isinstance(rows[-1].event, ReplyDeleted):
         raise ResponseNotFound(response_id)
-    requested, last = rows[0].event, rows[-1].event
+    requested = rows[0].event
     if not isinstance(requested, ReplyRequested):
         raise ResponseNotFound(response_id)  # its row was removed by hand
-    record = Record(conversation_id=conversation_id, head=head, request_event=rows[0], requested=requested)
-    if not isinstance(last, REPLY_ENDS):
-        return record
-    output, retracted = await _read_output(reader, conversation_id, last)
-    return msgspec.structs.replace(record, end_event=rows[-1], end=last, output=output, retracted=retracted)
+    record = Record(
+        conversation_id=conversation_id,
+        head=head,
+        request_event=rows[0],
+        requested=requested,
+        described_event=next((row for row in reversed(rows) if isinstance(row.event, ReplyDescribed)), None),
+    )
+    for row in rows:
+        if isinstance(end := row.event, REPLY_ENDS):
+            output, retracted = await _read_output(reader, conversation_id, end)
+            return msgspec.structs.replace(record, end_event=row, end=end, output=output, retracted=retracted)
+    return record
 
 
 async def refreshed(reader: Reader, record: Record) -> Record:

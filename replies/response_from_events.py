@@ -29,8 +29,18 @@ INTERRUPTIONS: Mapping[str, str] = {
 """Why a reply was interrupted -> the message of its Response. The views hold these texts: a change needs a rebuild."""
 
 
-def response_of(requested: ReplyRequested, conversation_id: str | None, status: Status, **facts: Any) -> bytes:
-    """The Response to a request. `facts`: arguments of `response_object` that are known by now."""
+def response_of(
+    requested: ReplyRequested,
+    conversation_id: str | None,
+    status: Status,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> bytes:
+    """The Response to a request. `facts`: arguments of `response_object` that are known by now. `metadata`: instead of the request's."""
+    parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
+    if metadata is not None:
+        parameters["metadata"] = metadata
     arguments: dict[str, Any] = {
         "model": requested.model,
         "output": [],
@@ -43,7 +53,7 @@ def response_of(requested: ReplyRequested, conversation_id: str | None, status: 
         conversation_id=conversation_id,
         created_at=minted_seconds(requested.response_id),
         status=status,
-        parameters=msgspec.json.decode(requested.parameters),
+        parameters=parameters,
         renderer=requested.shown.renderer,
         **arguments,
     )

@@ -19,7 +19,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 4, "usage": 5}
+VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 5, "usage": 5}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -34,7 +34,13 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
-    "responses": ((("tenant", 1), ("conversation_id", 1), ("version", 1)),),
+    "responses": (
+        (("tenant", 1), ("conversation_id", 1), ("version", 1)),
+        (("tenant", 1), ("chat", 1), ("status", 1), ("id", 1)),
+        (("tenant", 1), ("chat", 1), ("subject", 1), ("status", 1), ("id", 1)),
+        (("tenant", 1), ("chat", 1), ("model", 1), ("status", 1), ("id", 1)),
+        (("tenant", 1), ("chat", 1), ("metadata", 1), ("status", 1), ("id", 1)),
+    ),
     "usage": (
         (("tenant", 1), ("date", 1), ("model", 1)),
         (("tenant", 1), ("subject", 1), ("date", 1), ("model", 1)),

@@ -3,7 +3,7 @@
 `shared_with` has one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from domain.events import (
     Share,
 )
 from infrastructure.event_log.recorded import Logged
-from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+from projections.views.writes import Document, Insert, Update, Write, document_key, metadata_pairs, microseconds
 
 WITH_TENANT: Final = "tenant"
 """In `shared_with`: the share with everyone of the tenant."""
@@ -49,7 +49,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "status": "active",
                     "title": event.title,
                     "instructions": event.instructions,
-                    "metadata": _metadata_pairs(event.metadata),
+                    "metadata": metadata_pairs(event.metadata),
                     "context_policy": msgspec.to_builtins(event.context_policy),
                     "created_at": recorded_at,
                     "branch": 0,
@@ -61,12 +61,12 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                 },
             )
         case ConversationDescribed():
-            names = ("title", "instructions", "context_policy")
+            names = ("title", "instructions", "context_policy", "listed")
             changes = {
                 name: msgspec.to_builtins(value) for name in names if (value := getattr(event, name)) is not UNSET
             }
             if event.metadata is not UNSET:
-                changes["metadata"] = _metadata_pairs(event.metadata)
+                changes["metadata"] = metadata_pairs(event.metadata)
             yield Update("conversations", key, {**changes, **progress})
         case ItemAppended():
             head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
@@ -94,8 +94,3 @@ def _shared_with(shares: Iterable[Share]) -> list[str]:
 
 def _with(subject: str) -> str:
     return f"subject:{subject}"
-
-
-def _metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
-    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots mean something there."""
-    return [[name, value] for name, value in metadata.items()]

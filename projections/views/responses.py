@@ -1,17 +1,22 @@
 """The view `responses`: one document per reply, from its request on. Values that would make it too large for MongoDB are shortened.
 
-`copies`: the ids [item, original] of each input item that is a copy of another item. Absent if there are none.
+chat      whether it is a chat completion that is not deleted: then it is in the list of chat completions, once it has an answer
+subject   who requested it
+metadata  [name, value] pairs. They are also in `parameters`, as the client sent them; these here may be newer
+copies    the ids [item, original] of each input item that is a copy of another item. Absent if there are none
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from domain.events import (
     InputItem,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
@@ -25,8 +30,15 @@ from projections.views.document_size import (
     shortened,
     shortened_list,
 )
-from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+from projections.views.writes import Document, Insert, Update, Write, document_key, metadata_pairs, microseconds
 from replies.response_from_events import error_of, partial_output, status_of
+
+
+class _Parameters(Struct):
+    metadata: Mapping[str, str] | None = None
+
+
+_parameters_decoder = msgspec.json.Decoder(_Parameters)
 
 
 def response_writes(logged: Logged) -> Iterator[Write]:
@@ -45,10 +57,13 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "conversation_id": logged.conversation_id,
                     "id": event.response_id,
                     "version": logged.version,
+                    "chat": event.transcript is not None,
+                    "subject": logged.subject,
                     "status": "in_progress",
                     "model": event.model,
                     "renderer": event.shown.renderer,
                     "parameters": shortened(event.parameters, MAX_PARAMETERS_BYTES).decode(),
+                    "metadata": metadata_pairs(_parameters_decoder.decode(event.parameters).metadata or {}),
                     "input": _items(event.input, MAX_INPUT_BYTES),
                     "output_ids": [],
                     "created_at": microseconds(logged.recorded_at),
@@ -89,9 +104,13 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "output": _items(partial_output(event), MAX_OUTPUT_BYTES),
                 },
             )
+        case ReplyDescribed():
+            metadata = {"metadata": metadata_pairs(event.metadata)}
+            yield Update("responses", document_key(logged.tenant, event.response_id), metadata)
         case ReplyDeleted():
-            emptied: Document = {"deleted": True, "parameters": "{}", "input": [], "output": [], "output_ids": []}
-            yield Update("responses", document_key(logged.tenant, event.response_id), emptied)
+            emptied: Document = {"parameters": "{}", "metadata": [], "input": [], "output": [], "output_ids": []}
+            gone = {"deleted": True, "chat": False, **emptied}
+            yield Update("responses", document_key(logged.tenant, event.response_id), gone)
         case _:
             return
 

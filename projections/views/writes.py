@@ -1,5 +1,6 @@
 """The four writes that an event can make to a view, and the values that documents share."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -56,3 +57,8 @@ def document_key(tenant: str, object_id: str) -> str:
 def microseconds(moment: datetime) -> int:
     """A time as documents hold it: microseconds since 1970, UTC."""
     return round(moment.timestamp() * 1_000_000)
+
+
+def metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
+    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots mean something there."""
+    return [[name, value] for name, value in metadata.items()]

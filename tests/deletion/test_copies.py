@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from context.copies import COPIES, SNAPSHOT_FIELDS, VIEW_FIELDS
 from context.snapshot_from_log import snapshot_of
 from context.snapshots import to_fields
 from domain.content import CONTENT
-from domain.events import Event, InputItem, ItemAppended, ItemPinned, ReplyDeleted
+from domain.events import Event, InputItem, ItemAppended, ItemPinned, ReplyDeleted, Transcript, TranscriptPart
 from infrastructure.event_log.recorded import Recorded
 from projections.views.event_writes import event_writes
 from projections.views.writes import Insert, Update
@@ -38,8 +39,10 @@ def value_of(name: str, value: Any) -> Any:
             return {"k": WORD}
         case tuple():
             return (InputItem(item_id=f"msg_{1:032x}", item=ITEM),)
+        case UnsetType():
+            return value
         case _:
-            return WORD
+            return Transcript(parts=(TranscriptPart(message=ITEM),)) if name == "transcript" else WORD
 
 
 def recorded(event: Event, version: int = 2) -> Recorded:
@@ -77,6 +80,7 @@ def test_a_deleted_response_leaves_no_content_in_its_view() -> None:
     [emptied] = [write for write in writes if isinstance(write, Update) and write.view == "responses"]
     assert {name: emptied.set[name] for name in VIEW_FIELDS["responses"]} == {
         "parameters": "{}",
+        "metadata": [],
         "input": [],
         "output": [],
     }

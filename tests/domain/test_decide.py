@@ -13,6 +13,7 @@ from domain.commands import (
     DeleteConversation,
     DeleteReply,
     DescribeConversation,
+    DescribeReply,
     EndConversation,
     FailReply,
     InterruptReply,
@@ -63,12 +64,14 @@ from domain.events import (
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
     Shown,
     ShownRange,
     Timing,
+    Transcript,
     Usage,
 )
 from tests.domain.specification import CONVERSATION, appended, given, started
@@ -251,6 +254,28 @@ def test_a_response_is_deleted_once_and_its_items_stay_in_a_listed_conversation(
     given(started(), *JOINED).when(DELETE).then(DELETED)
     given(started(), *JOINED, DELETED).when(DELETE).refused(ResponseNotFound)
     given(started()).when(DELETE).refused(ResponseNotFound)
+
+
+def test_the_metadata_of_a_response_changes_as_long_as_it_is_not_deleted() -> None:
+    command = DescribeReply(response_id="resp_1", metadata={"k": "v"})
+    described = ReplyDescribed(response_id="resp_1", metadata={"k": "v"})
+    for events in ((REQUESTED,), JOINED, (REQUESTED, ReplyFailed(response_id="resp_1", code="c", message="m"))):
+        given(started(), *events).when(command).then(described)
+        given(started(), *events, described).when(command).then(described)
+    given(started(), *JOINED, ConversationEnded()).when(command).then(described)
+    given(started(), *JOINED, described, DELETED).when(command).refused(ResponseNotFound)
+    given(started()).when(command).refused(ResponseNotFound)
+    given(started(), *JOINED, described).when(DELETE).then(DELETED)
+
+
+def test_a_chat_completion_is_requested_with_its_transcript_and_may_list_its_conversation_once() -> None:
+    transcript = Transcript(instructions=(b'{"role":"system","content":"s"}',))
+    command = msgspec.structs.replace(REQUEST, transcript=transcript, lists=True)
+    requested = msgspec.structs.replace(REQUESTED, transcript=transcript)
+    listed = ConversationDescribed(listed=True)
+    given(UNLISTED).when(command).then(listed, requested)
+    given(UNLISTED, listed).when(command).then(requested)
+    given(started()).when(command).then(requested)
 
 
 def test_a_running_response_is_cancelled_and_deleted_and_cannot_complete() -> None:

@@ -27,6 +27,7 @@ from domain.events import (
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
@@ -34,6 +35,9 @@ from domain.events import (
     Shown,
     ShownRange,
     Timing,
+    Transcript,
+    TranscriptBase,
+    TranscriptPart,
     Usage,
 )
 from infrastructure.event_log.codec import UnreadableEvent, decode, encode
@@ -97,6 +101,7 @@ EXAMPLES: tuple[Event, ...] = (
         response_id="resp_1", code="c", output=(InputItem(item_id="msg_1", item=b"{}"),), delta_lengths=(1, 2)
     ),
     ReplyDeleted(response_id="resp_1"),
+    ReplyDescribed(response_id="resp_1", metadata={"k": "v"}),
     ContextCompacted(
         compaction_id="cmp_1",
         summary="s",
@@ -185,6 +190,22 @@ EXTENDED: tuple[Event, ...] = (
         read_position=5,
         originals=("msg_0",),
     ),
+    ConversationDescribed(listed=True),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=b"{}",
+        input=(),
+        shown=Shown(version=4, ranges=(), budget=100, tokens=12, encoding="e", renderer=6, request_sha256=b"\x01"),
+        transcript=Transcript(
+            instructions=(b'{"role":"system"}',),
+            base=TranscriptBase(conversation_id="conv_0", response_id="resp_0", count=2),
+            parts=(
+                TranscriptPart(items=("msg_1", "fc_1"), changes=b"{}"),
+                TranscriptPart(message=b'{"role":"user"}'),
+            ),
+        ),
+    ),
 )
 """Events with fields that were added after the first version."""
 
@@ -201,6 +222,7 @@ FROZEN: dict[str, str] = {
     "reply.cancelled": "0183ab726573706f6e73655f6964a6726573705f31a66f75747075749182a76974656d5f6964a56d73675f31a46974656dc4027b7dad64656c74615f6c656e67746873920102",
     "reply.interrupted": "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a66f75747075749182a76974656d5f6964a56d73675f31a46974656dc4027b7dad64656c74615f6c656e67746873920102",
     "reply.deleted": "0181ab726573706f6e73655f6964a6726573705f31",
+    "reply.described": "0182ab726573706f6e73655f6964a6726573705f31a86d6574616461746181a16ba176",
     "context.compacted": "018aad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16da87265706c6163657303",
     "context.compaction_undone": "0181a661637469766503",
     "context.compaction_redone": "0181a661637469766504",
@@ -242,6 +264,11 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "context.compacted",
         "018bad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16dad726561645f706f736974696f6e05a96f726967696e616c7391a56d73675f30",
+    ),
+    ("conversation.described", "0181a66c6973746564c3"),
+    (
+        "reply.requested",
+        "0186ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e87a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67a165a872656e646572657206ae726571756573745f736861323536c40101aa7472616e73637269707483ac696e737472756374696f6e7391c4117b22726f6c65223a2273797374656d227da46261736583af636f6e766572736174696f6e5f6964a6636f6e765f30ab726573706f6e73655f6964a6726573705f30a5636f756e7402a570617274739282a56974656d7392a56d73675f31a466635f31a76368616e676573c4027b7d81a76d657373616765c40f7b22726f6c65223a2275736572227d",
     ),
 )
 """The first version wrote `FROZEN`, on 2026-11-22.

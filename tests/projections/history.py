@@ -2,6 +2,7 @@
 
 from domain.commands import (
     DescribeConversation,
+    DescribeReply,
     EndConversation,
     PinItem,
     RedoCompaction,
@@ -11,7 +12,7 @@ from domain.commands import (
     UnpinItem,
     UnshareConversation,
 )
-from domain.events import ContextPolicy, Fork, Share
+from domain.events import ContextPolicy, Fork, Share, Transcript
 from tests.queries.writer import Writer
 
 
@@ -36,6 +37,11 @@ async def write_everything(write: Writer) -> dict[str, str]:
     failed, _ = await write.request_reply(answered, "Again?")
     await write.fail_reply(answered, failed)
     await write.request_reply(answered, "And now?")
+    chat = await write.start(listed=False)
+    completion, question = await write.request_reply(chat, "hi", transcript=Transcript(), metadata={"a.b": "1"})
+    await write.complete_reply(chat, completion, question, "hello")
+    await write.execute(chat, DescribeReply(response_id=completion, metadata={"$c": "2"}))
+    await write.request_reply(chat, "Still there?", transcript=Transcript(), lists=True)
     ended = await write.start("bye")
     await write.execute(ended, EndConversation(reason="done"))
     await write.execute(ended, ReopenConversation())
@@ -70,6 +76,7 @@ async def write_everything(write: Writer) -> dict[str, str]:
         "described": described,
         "retracted": retracted,
         "answered": answered,
+        "chat": chat,
         "ended": ended,
         "deleted": deleted,
         "pinned": pinned,

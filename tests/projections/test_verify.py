@@ -45,8 +45,8 @@ async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, worl
     verified = await _verify(world)
     assert verified.differences == []
     assert verified.ok
-    assert (verified.events, verified.conversations) == (await world.reader.last_position(), 33)
-    assert (verified.snapshots, verified.snapshots_absent) == (33, 0)
+    assert (verified.events, verified.conversations) == (await world.reader.last_position(), 36)
+    assert (verified.snapshots, verified.snapshots_absent) == (36, 0)
     assert verified.documents == {view: len(documents) for view, documents in (await world.documents()).items()}
 
 
@@ -56,7 +56,7 @@ async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: Wor
     await world.redis.flushdb()
     verified = await _verify(world)
     assert verified.ok
-    assert (verified.snapshots, verified.snapshots_absent) == (0, 11)
+    assert (verified.snapshots, verified.snapshots_absent) == (0, 12)
 
 
 async def test_given_events_appended_during_the_verification_then_nothing_differs(write: Writer, live: World) -> None:

@@ -1,10 +1,20 @@
 """GET of a response and of its input items. The official SDK's type parses each Response."""
 
+import json
+import re
 from typing import Any
 
 import httpx
+import pytest
 from openai.types.responses import Response
 
+from domain.commands import DeleteReply, DescribeReply
+from domain.errors import ResponseNotFound
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.reader import EventReader
+from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
+from replies.record import read_record
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.writer import Writer
 
@@ -38,6 +48,36 @@ async def test_a_response_is_in_progress_until_its_reply_completes(
     assert (done.usage.total_tokens, done.usage.input_tokens_details.cached_tokens) == (12, 2)
     assert done.completed_at is not None
     assert done.completed_at >= done.created_at
+
+
+async def test_a_response_has_its_newest_metadata_whether_it_runs_has_ended_or_is_streamed_again(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector, settings: Settings
+) -> None:
+    conversation_id = await write.start()
+    response_id, input_items = await write.request_reply(conversation_id, "hello", metadata={"a": "1"})
+    pool = make_pool(settings.postgres_url)
+    reader = EventReader(pool).of(Principal("default", "someone", SCOPES))
+
+    async def described(metadata: dict[str, str]) -> Response:
+        change = await write.execute(conversation_id, DescribeReply(response_id=response_id, metadata=metadata))
+        record = await read_record(reader, conversation_id, response_id)
+        assert (record.last.version, record.last.position) == (change.version, change.position)
+        response = await response_of(api, response_id)
+        assert Response.model_validate_json(record.response()) == response
+        assert response.metadata == metadata
+        return response
+
+    async with pool:
+        assert (await described({"a": "2", "$b.c": ""})).status == "in_progress"
+        await write.complete_reply(conversation_id, response_id, input_items, "hi")
+        assert (await described({"a": "3"})).output_text == "hi"
+        assert (await described({})).output_text == "hi"
+        streamed = await api.get(f"/v1/responses/{response_id}", params={"stream": "true"})
+        first, *_, last = [json.loads(data) for data in re.findall(r"(?m)^data: (.+)$", streamed.text)]
+        assert (first["response"]["metadata"], last["response"]["metadata"]) == ({"a": "1"}, {})
+        await write.execute(conversation_id, DeleteReply(response_id=response_id))
+        with pytest.raises(ResponseNotFound):
+            await read_record(reader, conversation_id, response_id)
 
 
 async def test_a_failed_response_has_its_error(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:

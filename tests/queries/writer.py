@@ -19,7 +19,7 @@ from domain.commands import (
     RetractItem,
     StartConversation,
 )
-from domain.events import InputItem, Shown, Timing, Usage
+from domain.events import InputItem, Shown, Timing, Transcript, Usage
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
@@ -103,9 +103,14 @@ class Writer:
         return await self.execute(conversation_id, DeleteConversation())
 
     async def request_reply(
-        self, conversation_id: str, *texts: str, **parameters: Any
+        self,
+        conversation_id: str,
+        *texts: str,
+        transcript: Transcript | None = None,
+        lists: bool = False,
+        **parameters: Any,
     ) -> tuple[str, tuple[InputItem, ...]]:
-        """Requests a reply to these messages. Returns the id of the response, and the messages."""
+        """Requests a reply to these messages. Returns the id of the response, and the messages. `transcript`: for a chat completion."""
         response_id = mint("resp")
         input_items = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(
@@ -114,6 +119,8 @@ class Writer:
             parameters=msgspec.json.encode(parameters),
             input=input_items,
             shown=SHOWN,
+            transcript=transcript,
+            lists=lists,
         )
         await self.execute(conversation_id, request)
         return response_id, input_items
