@@ -83,7 +83,7 @@ def validate(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise invalid(error, getattr(model, "OTHER_NAMES", {})) from error
+        raise invalid(error, value, getattr(model, "OTHER_NAMES", {})) from error
 
 
 def parse_json(body: bytes) -> Any:

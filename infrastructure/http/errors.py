@@ -11,7 +11,7 @@ If the response of a failed reply is on record, or may be, the error also has `r
 from collections.abc import Mapping
 from math import ceil
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from eventsourcing.persistence import PersistenceError
@@ -19,6 +19,7 @@ from msgspec import UNSET, Struct, UnsetType, json, to_builtins
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
@@ -229,14 +230,18 @@ def _challenge(error: InvalidCredential) -> str:
     return "Bearer" if error.code == "missing_credential" else 'Bearer error="invalid_token"'
 
 
-def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
+def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
     """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
 
-    `other_names` maps the name of a parameter in another API to what to send here instead.
+    `sent`: that value. `other_names` maps the name of a parameter in another API to what to send here instead.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
-    path = list(first_error["loc"])
+    path = _path_of(first_error, sent)
+    # A value that fits no type of a union has an error for each type. The one deepest inside is of the type that was meant.
+    for other_error in errors:
+        if len(other_path := _path_of(other_error, sent)) > len(path) and other_path[: len(path)] == path:
+            first_error, path = other_error, other_path
     if path[:1] == ["metadata"]:
         path = path[:1]  # the keys of metadata are content
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
@@ -246,6 +251,19 @@ def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProx
     problem = str(first_error["msg"]).removeprefix("Value error, ")
     message = f"Invalid `{param or 'body'}`: {problem}.".replace("..", ".")
     return ApiError(400, message, code="invalid_value", param=param or None)
+
+
+def _path_of(error: ErrorDetails, sent: Any) -> list[int | str]:
+    """The path of the wrong field. Pydantic's own path also names the types of a union that it tried: these are left out."""
+    path: list[int | str] = []
+    for step in error["loc"]:
+        in_list = isinstance(sent, list) and isinstance(step, int) and step < len(sent)
+        if in_list or (isinstance(sent, dict) and step in sent):
+            sent = sent[step]
+        elif error["type"] != "missing" or step != error["loc"][-1]:
+            continue
+        path.append(step)
+    return path
 
 
 def reported(error: Exception) -> ApiError:

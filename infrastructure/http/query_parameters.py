@@ -37,9 +37,8 @@ class QueryParameters(BaseModel):
         """
         params = request.query_params
         check_names(request, cls.serves)
+        sent = {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
         try:
-            return cls.model_validate(
-                {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
-            )
+            return cls.model_validate(sent)
         except ValidationError as error:
-            raise invalid(error) from error
+            raise invalid(error, sent) from error

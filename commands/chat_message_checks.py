@@ -1,0 +1,131 @@
+"""Checks the messages of a Chat Completions request. Plain loops: models of each message would take ten times as long for long transcripts.
+
+Fields and types of parts that the store does not know are accepted: they are kept, and sent to the provider.
+Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from commands.bodies import MAX_ITEM_BYTES
+from infrastructure.http.errors import ApiError
+
+MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
+"""Bytes of an assistant's message. A client must be able to send back our own answers, which may have a million characters."""
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_CONTENT = "it must be a string or a list of parts"
+_PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
+"""By the type of a part: what the object of the same name must have, as strings."""
+
+_FILE_FIELDS = ("file_data", "file_id", "filename")
+_CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
+
+
+def check_messages(messages: Sequence[Any]) -> None:
+    """Raises ApiError (400, 413), which names the first message or field that is wrong.
+
+    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and each call has one answer.
+    """
+    calls: dict[str, bool] = {}  # by id: whether it is answered
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        if not isinstance(message, dict):
+            _refuse(path, "it must be an object")
+        role = message.get("role")
+        if role not in _ROLES:
+            _refuse(f"{path}.role", f"it must be one of {', '.join(_ROLES)}")
+        if role == "assistant":
+            _check_assistant(message, path)
+            calls.update((call["id"], False) for call in message.get("tool_calls") or ())
+        elif role == "function":
+            _check_strings(message, path, "name")
+            if not isinstance(message.get("content"), str | None):
+                _refuse(f"{path}.content", "it must be a string or null")
+        else:
+            _check_content(message.get("content"), f"{path}.content")
+            if role == "tool":
+                _check_answers_call(message, calls, path)
+        _check_size(message, path)
+
+
+def _check_answers_call(message: dict[str, Any], calls: dict[str, bool], path: str) -> None:
+    _check_strings(message, path, "tool_call_id")
+    call_id = message["tool_call_id"]
+    if call_id not in calls:
+        _refuse(f"{path}.tool_call_id", "no earlier message of the assistant has a call with this id")
+    if calls[call_id]:
+        _refuse(f"{path}.tool_call_id", "an earlier message already answers the call with this id")
+    calls[call_id] = True
+
+
+def _check_assistant(message: dict[str, Any], path: str) -> None:
+    if message.get("content") is not None:
+        _check_content(message["content"], f"{path}.content")
+    if not isinstance(message.get("refusal"), str | None):
+        _refuse(f"{path}.refusal", "it must be a string or null")
+    if (audio := message.get("audio")) is not None:
+        _check_object(audio, f"{path}.audio", "id")
+    if (call := message.get("function_call")) is not None:
+        _check_object(call, f"{path}.function_call", "name", "arguments")
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | None):
+        _refuse(f"{path}.tool_calls", "it must be a list")
+    ids = set()
+    for index, call in enumerate(calls or ()):
+        call_path = f"{path}.tool_calls[{index}]"
+        _check_object(call, call_path, "id")
+        kind = call.get("type") or "function"
+        if not isinstance(kind, str) or kind not in _CALL_FIELDS:
+            _refuse(f"{call_path}.type", "it must be function or custom")
+        _check_object(call.get(kind), f"{call_path}.{kind}", *_CALL_FIELDS[kind])
+        if not call["id"] or call["id"] in ids:
+            _refuse(f"{call_path}.id", "each call needs an id of its own")
+        ids.add(call["id"])
+
+
+def _check_content(content: Any, path: str) -> None:
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        _refuse(path, _CONTENT)
+    for index, part in enumerate(content):
+        _check_part(part, f"{path}[{index}]")
+
+
+def _check_part(part: Any, path: str) -> None:
+    _check_object(part, path, "type")
+    kind = part["type"]
+    if kind in ("text", "refusal"):
+        _check_strings(part, path, kind)
+    elif kind in _PART_FIELDS:
+        _check_object(part.get(kind), f"{path}.{kind}", *_PART_FIELDS[kind])
+    if kind == "file":
+        for name in _FILE_FIELDS:
+            if not isinstance(part["file"].get(name), str | None):
+                _refuse(f"{path}.file.{name}", "it must be a string")
+
+
+def _check_object(value: Any, path: str, *names: str) -> None:
+    """Raises ApiError (400) if the value is not an object that has these strings."""
+    if not isinstance(value, dict):
+        _refuse(path, "it must be an object")
+    _check_strings(value, path, *names)
+
+
+def _check_strings(value: dict[str, Any], path: str, *names: str) -> None:
+    for name in names:
+        if not isinstance(value.get(name), str):
+            _refuse(f"{path}.{name}", "it must be a string")
+
+
+def _check_size(message: dict[str, Any], path: str) -> None:
+    limit = MAX_ANSWER_BYTES if message["role"] == "assistant" else MAX_ITEM_BYTES
+    if len(msgspec.json.encode(message)) > limit:
+        raise ApiError(413, f"`{path}` is larger than {limit} bytes.", code="item_too_large", param=path)
+
+
+def _refuse(param: str, problem: str) -> NoReturn:
+    raise ApiError(400, f"Invalid `{param}`: {problem}.", code="invalid_value", param=param)
