@@ -1,4 +1,7 @@
-"""The command API: all routes except GET routes. `create_app` puts the app together; `python -m commands.main` serves it alone."""
+"""The command API: every route that writes, and the WebSocket. Like the query API, it also serves its health checks and documentation.
+
+`create_app` puts the app together; `python -m commands.main` serves it alone.
+"""
 
 import asyncio
 import threading

@@ -3,7 +3,8 @@
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
 the last response of an unlisted conversation appends to it. Continuing from an earlier response creates a fork. So does continuing
 from a response in a listed conversation, or in one that the caller may only read. The fork shares the items, instructions and policy up
-to that response. It shares neither pins nor summaries.
+to that response. It shares neither pins nor summaries. If no item
+precedes the response, a new conversation is created instead of a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -32,7 +33,7 @@ from replies.record import Record, find_record
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    source         the conversation whose context the model is sent; None if there is no earlier conversation
+    source         the conversation whose context the model is sent; None if no conversation has items to share
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
     fallback       is used as `start` if another request has moved the head of `source`, or runs a reply there
@@ -139,7 +140,8 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     """The target of a reply that continues from a stored response.
 
     The target is the response's conversation if that is unlisted, no item follows the response, and the caller may write. Otherwise it
-    is a fork. The right to read a conversation is enough to fork it, because the fork belongs to the caller.
+    is a fork, or a new conversation if there is no item to fork from. The right to read a conversation is enough to fork it, because the
+    fork belongs to the caller.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)

@@ -38,14 +38,16 @@ def create_parameters(message: dict[str, Any]) -> CreateResponse:
     """The parameters of a `response.create`. Raises ApiError (400)."""
     for name, advice in _REFUSED.items():
         if message.get(name) is not None:
-            raise _unsupported(name, advice)
+            raise _unsupported_parameter(name, f"`{name}` is not supported on a WebSocket. {advice}")
     if message.get("generate") not in (None, True):
-        raise _unsupported("generate", "Only `true` is: a reply is always generated.")
+        raise _unsupported_parameter(
+            "generate",
+            "`generate` can only be `true` on a WebSocket, because a reply is always generated. Leave it out.",
+        )
     return validate(
         CreateResponse, {name: value for name, value in message.items() if name not in ("type", "generate")}
     )
 
 
-def _unsupported(name: str, advice: str) -> ApiError:
-    message = f"`{name}` is not supported on a WebSocket. {advice}"
+def _unsupported_parameter(name: str, message: str) -> ApiError:
     return ApiError(400, message, code="unsupported_parameter", param=name)

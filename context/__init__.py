@@ -4,7 +4,7 @@ assembly                          `Contexts`: finds the newest items, chooses th
 choice, selection                 counts and budget; which items are shown (pure)
 recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
-path_backwards, forks             a path read page by page, through its forks
+path_backwards, forks             a path read page by page; from a fork it goes on in the origin
 path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat them
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape; reading and writing; making a snapshot

@@ -1,5 +1,6 @@
-"""Says what is counted as tokens of an item and of a request's parameters: which text, and a fixed amount for what is not text. Pure.
+"""Says how the tokens of an item and of a request's parameters are estimated. Pure.
 
+Text is returned, so that it can be counted. Images, files and encrypted text get an estimate.
 `tokens.py` counts the text; `item_counts.py` keeps the counts.
 """
 
@@ -12,16 +13,22 @@ from context.rendering.parts import SUMMARY, summary_of, text_of_part
 from domain.items import Item, content_parts, type_of
 
 PER_MESSAGE_TOKENS = 4
-"""Tokens of a message besides its text: its role and delimiters."""
+"""Tokens of an item besides its text, such as its role and delimiters."""
 
 PER_IMAGE_TOKENS = 1_105
 """Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail, 765, and a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""Tokens of a file: a few pages, since only the provider knows its length. For a text file, the length of the text is added."""
+"""Tokens of a file: a few pages, since only the provider knows its length.
+
+For a text file, an estimate of the tokens of its text is added.
+"""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
-"""A token is about 4 characters of text, or 5 of base64. Encrypted text is at least as long as the text itself."""
+"""A token is about 4 characters of text, so about 5 of that text in base64.
+
+Encrypted text is never shorter than the text in it, so this estimate is not too low.
+"""
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})

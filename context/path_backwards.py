@@ -19,7 +19,7 @@ PAGE_EVENTS = 200
 class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
-    before_gap    ids of the items whose next item on the path is deleted
+    before_gap    ids of the items whose following, newer item was on the path at the segment's version and has been deleted since
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
     """
@@ -100,10 +100,10 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 async def _undeleted(
     reader: Reader, page: _Page, gap: bool, *, has_later_events: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """(the page's items that are not deleted, the ids of those whose next item is deleted, `gap` for the next page).
+    """(the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
 
-    `gap`: whether the path's item just after the page is deleted. `has_later_events`: the conversation has events after the path. They may have
-    retracted any item. If there are none, only a copy can be deleted, because its original is.
+    `gap`: whether the path's next newer item, which is on the page before, has been deleted since the segment's version. `has_later_events`: the conversation has events after the path. They may have
+    retracted any item. Without later events, the only items that can be deleted are copies whose original was deleted.
     """
     may_be_deleted = {
         event.item_id: event.copy_of for event in page.appended if has_later_events or event.copy_of is not None

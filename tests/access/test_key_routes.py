@@ -154,7 +154,9 @@ async def test_a_key_with_a_wrong_field_is_a_400_that_names_it(
     assert len(Log(settings.postgres_url).rows("SELECT FROM api_keys")) == 1
 
 
-async def test_making_a_key_cannot_be_repeated_and_its_id_must_be_one(apis: KeyedApis, admin: CreatedApiKey) -> None:
+async def test_creating_a_key_takes_no_idempotency_key_and_a_malformed_key_id_is_a_400(
+    apis: KeyedApis, admin: CreatedApiKey
+) -> None:
     body = {"subject": "ada", "scopes": ["read"]}
     answer = await apis.send(admin, "POST", "/v1/keys", json=body, headers={"idempotency-key": "k"})
     assert error_of(answer) == (400, "invalid_header", "Idempotency-Key")

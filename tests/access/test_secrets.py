@@ -36,7 +36,7 @@ def provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-def test_nothing_planted_is_in_a_log_a_metric_an_error_or_a_process_list(
+def test_no_log_metric_error_or_process_list_contains_a_planted_secret(
     system: Callable[..., System], provider: ScriptedProvider
 ) -> None:
     environment = {
@@ -198,7 +198,7 @@ def open_to_others(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("module", ["scripts.api", "projections.main"])
-def test_a_process_that_its_stores_refuse_names_no_password(settings: Settings, module: str, tmp_path: Path) -> None:
+def test_a_process_whose_stores_refuse_it_logs_no_password(settings: Settings, module: str, tmp_path: Path) -> None:
     def refused(url: str) -> str:
         parts = urlsplit(url)
         user = "" if url.startswith("redis") else "planted0user"
@@ -245,7 +245,7 @@ def run_for_a_while(module: str, environment: Mapping[str, str], url: str, log: 
     return log.read_text()
 
 
-def test_settings_that_are_not_valid_are_named_and_not_printed() -> None:
+def test_invalid_settings_are_named_but_their_values_are_not_printed() -> None:
     wrong = {
         "POSTGRES_URL": "postgresql://u:plan/ted0password@127.0.0.1:9/x",
         "MONGODB_URL": "mongodb://u:plan?ted0password@127.0.0.1:9/x",

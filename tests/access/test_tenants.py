@@ -1,6 +1,6 @@
 """No tenant reaches the data of another tenant, even if our own code asks for this data.
 
-The tests call the readers and the append directly.
+Some tests call the readers and the append directly. The others search the source code for statements without a tenant.
 """
 
 import ast
@@ -25,6 +25,7 @@ from infrastructure.event_log.write import Write
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
+from tests.access.tenant_sql import NAMES_TENANT, TENANT_TABLE
 from tests.event_log.appending import append_texts, open_log, request, with_key
 from tests.log import Log
 from tests.queries.conftest import write
@@ -163,11 +164,8 @@ async def test_given_two_tenants_that_name_one_conversation_in_one_batch_then_on
     log = Log(settings.postgres_url)
     before = log.count()
     async with open_log(settings.postgres_url) as events:
-        for start_of_pair in (
-            OTHER,
-            OWN,
-        ):  # the stream is not cached for the first of each pair, or is cached for the other tenant
-            pair = (start_of_pair, OWN if start_of_pair is OTHER else OTHER)
+        # In the first round neither tenant has the stream in the cache. In the second round only the owner has.
+        for pair in ((OTHER, OWN), (OWN, OTHER)):
             results = await asyncio.gather(
                 *(events.append(request(conversation_id, append_texts("x"), principal=user)) for user in pair),
                 return_exceptions=True,
@@ -198,17 +196,18 @@ def _row(previous: bytes, stream: object, version: int, tenant: str) -> Row:
     )
 
 
-_TABLES = r"(FROM|JOIN|INTO|UPDATE)\s+(events|responses|idempotency_keys|snapshots)\b|originator_id = "
 SERVING = ("commands", "queries", "context", "replies", "infrastructure")
 
 NOT_OF_ONE_REQUEST = {
+    "infrastructure/access/api_keys.py _CHANGES": "each process reads the keys of all tenants. A request uses a key only with its secret",
+    "infrastructure/access/key_store.py _RECORD_USE": "records when keys of all tenants were last used",
     "infrastructure/event_log/feed.py": "projectors read the whole log in commit order; queries read only its positions and hashes",
     "infrastructure/event_log/log_rows.py": "a template without a condition. The statements made from it are checked",
     "infrastructure/event_log/recorder.py delete_keys": "removes old idempotency keys of all tenants",
     "infrastructure/event_log/recorder.py date_future_keys": "mends the times of idempotency keys of all tenants",
     "replies/leases.py": "which process runs which reply",
 }
-"""Files and functions whose statements do not belong to one request, with the reason.
+"""Files, functions and variables whose statements do not belong to one request, with the reason.
 
 A statement elsewhere must name the tenant.
 """
@@ -216,45 +215,66 @@ A statement elsewhere must name the tenant.
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
     without = [
-        f"{file} {function}: {' '.join(sql.split())[:120]}"
-        for file, function, sql in _statements()
-        if "tenant_id = " not in sql and NOT_OF_ONE_REQUEST.keys().isdisjoint((file, f"{file} {function}"))
+        f"{file} {name}: {' '.join(sql.split())[:120]}"
+        for file, name, sql in _statements()
+        if not re.search(NAMES_TENANT, sql) and NOT_OF_ONE_REQUEST.keys().isdisjoint((file, f"{file} {name}"))
     ]
     assert not without, "name the tenant in these:\n" + "\n".join(without)
 
 
 def test_statements_are_found() -> None:
-    found = [name for file, function, _ in _statements() for name in (file, f"{file} {function}")]
+    found = [key for file, name, _ in _statements() for key in (file, f"{file} {name}")]
     assert found.count("infrastructure/event_log/reader.py") >= 5
     assert found.count("infrastructure/event_log/conversation_reader.py") >= 3
     assert found.count("infrastructure/event_log/recorder.py") >= 9
+    assert found.count("infrastructure/access/key_store.py") >= 6
+    assert found.count("infrastructure/limits/month.py") >= 2
     assert set(NOT_OF_ONE_REQUEST) <= set(found)
 
 
 def _statements() -> Iterator[tuple[str, str, str]]:
-    """(file, function, SQL) of each Python statement that uses a table with tenants' data.
+    """(file, name, SQL) of each Python statement that uses a table with tenants' data.
 
-    The SQL is all string literals of the statement, joined.
+    The name is that of the function, or of the variable outside of functions. The SQL is all string literals of the statement, joined. For a
+    statement with a body, such as `with`, only its head is searched.
     """
     for file, tree in syntax_trees(*SERVING):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         for statement in ast.walk(tree):
-            if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr | ast.Return | ast.Assert):
+            if not isinstance(statement, ast.stmt):
                 continue
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                 continue  # a docstring
             texts = [
                 node.value
-                for node in ast.walk(statement)
+                for node in _nodes_without_body(statement)
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
             ]
-            if re.search(_TABLES, text := " ".join(texts)):
+            if re.search(rf"{TENANT_TABLE}|originator_id = ", text := " ".join(texts)):
                 around = [f.name for f in functions if f.lineno <= statement.lineno <= (f.end_lineno or 0)]
-                yield str(file), around[-1] if around else "", text
+                yield str(file), around[-1] if around else _assigned_name(statement), text
+
+
+def _assigned_name(statement: ast.stmt) -> str:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+        case _:
+            return ""
+
+
+def _nodes_without_body(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.stmt):
+            yield child
+            yield from _nodes_without_body(child)
 
 
 def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
-    """Only the files in `allowed` call MongoDB's own methods. They add the tenant to each query."""
+    """Only the files in `allowed` call MongoDB's own methods.
+
+    They are TenantViews, which adds the tenant, and the reader of view positions, which hold no tenant's data.
+    """
     methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
     allowed = {"queries/tenant_views.py", "queries/view_positions.py"}
     calls = {
@@ -268,6 +288,9 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the method is one of QueryContext or TenantViews, which add the tenant, or reads API keys in Postgres."""
+    """Whether the receiver of the call is a QueryContext or TenantViews, which add the tenant, or the store of API keys.
+
+    Compares the receiver's source text.
+    """
     bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}

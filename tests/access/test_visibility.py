@@ -139,7 +139,7 @@ async def test_a_conversation_that_a_user_may_not_see_is_answered_like_one_that_
     assert (await apis.get(BOB, paths[0])).status_code == 404
 
 
-async def test_what_one_may_not_see_cannot_be_named_in_a_request_for_a_reply(
+async def test_a_request_for_a_reply_cannot_name_content_that_the_user_may_not_see(
     apis: Apis, log: EventLog, provider: ScriptedProvider
 ) -> None:
     conversation = await apis.create(ANN, "secret")
@@ -316,7 +316,7 @@ async def test_parked_conversations_are_shown_to_those_who_may_see_them(apis: Ap
         assert found == [conversation] * shown, principal
 
 
-async def test_a_list_of_one_among_many_conversations_of_others_reads_only_its_own(apis: Apis) -> None:
+async def test_a_users_list_does_not_read_the_conversations_of_others(apis: Apis) -> None:
     await apis.projector.catch_up()
     views = apis.projector.views
     now = datetime.now(UTC)

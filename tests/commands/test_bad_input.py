@@ -291,9 +291,7 @@ async def test_an_invalid_request_id_is_replaced_and_a_valid_one_is_returned(api
         rb'{"input": "\ud83d\ude42", "metadata": {"\ud83d\ud83d": "x"}}',
     ],
 )
-async def test_half_of_a_surrogate_pair_in_a_request_is_named_as_what_is_wrong(
-    api: httpx.AsyncClient, log: Log, body: bytes
-) -> None:
+async def test_the_error_for_a_lone_surrogate_says_so(api: httpx.AsyncClient, log: Log, body: bytes) -> None:
     answer = await api.post("/v1/responses", content=body)
     assert_openai_error(answer, 400)
     assert "half of a surrogate pair" in answer.json()["error"]["message"]
@@ -328,7 +326,7 @@ async def send_as(api: httpx.AsyncClient, path: str, content: bytes, *content_ty
 
 
 @pytest.mark.parametrize("content_type", OTHER_TYPES)
-async def test_a_body_that_is_not_said_to_be_json_is_a_415(
+async def test_a_body_without_a_json_content_type_is_a_415(
     api: httpx.AsyncClient, log: Log, content_type: str | None
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -1,6 +1,6 @@
 """POST /v1/import: many conversations in one request, one per line.
 
-A line is refused as other commands are, and the other lines are imported.
+An invalid line is refused with the error that a single request would get. The valid lines are imported.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ async def test_if_no_line_can_be_imported_then_the_answer_is_a_4xx_with_each_lin
         ([ApiError(413, "a"), ApiError(400, "b"), ApiError(413, "c")], 400, "nothing_imported", "false"),
     ],
 )
-def test_if_nothing_was_imported_then_the_status_is_that_of_a_store_failure_or_that_of_all_lines_or_400(
+def test_if_nothing_was_imported_then_the_errors_of_the_lines_decide_the_status(
     errors: list[Exception], status: int, code: str, retry: str
 ) -> None:
     report = Progress()

@@ -236,7 +236,7 @@ async def test_an_invalid_answer_of_the_provider_never_becomes_an_unreadable_eve
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_an_input_that_becomes_too_large_as_the_views_hold_it_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_input_that_grows_too_large_in_the_views_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024

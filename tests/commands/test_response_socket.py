@@ -167,7 +167,7 @@ async def test_a_chain_may_be_stored_in_parts(served: ServedApi, provider: Scrip
     assert len(items) == 10  # five questions and five answers, each once
 
 
-async def test_what_a_socket_remembers_is_continued_without_what_was_deleted_meanwhile(
+async def test_a_socket_continues_its_chain_without_items_deleted_meanwhile(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(served.http)
@@ -285,7 +285,7 @@ async def test_a_refusal_is_part_of_a_chain_that_is_not_stored(served: ServedApi
     assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
 
 
-async def test_a_reply_stops_when_its_client_goes_away_unless_a_repeat_could_ask_for_it(
+async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempotency_key(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()
@@ -433,7 +433,7 @@ async def test_each_message_is_counted_and_logged(served: ServedApi) -> None:
     assert 'http_requests_total{method="WEBSOCKET",route="/v1/responses",status="400"} 1.0' in page
 
 
-async def test_the_official_client_speaks_it(served: ServedApi, provider: ScriptedProvider) -> None:
+async def test_the_official_client_works_over_a_websocket(served: ServedApi, provider: ScriptedProvider) -> None:
     async with (
         AsyncOpenAI(base_url=f"{served.base_url}/v1", api_key="any") as openai,
         openai.responses.connect() as connection,

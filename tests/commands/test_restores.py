@@ -97,7 +97,7 @@ async def test_given_a_reply_whose_conversation_is_deleted_then_it_is_not_called
     assert (await answering).status_code == 404
 
 
-async def test_given_a_restore_under_commands_then_each_is_answered_with_200_or_503(
+async def test_commands_during_a_restore_are_answered_with_200_or_503(
     api: httpx.AsyncClient, settings: Settings, log: Log, tmp_path: Path
 ) -> None:
     conversation_ids = [await create_conversation(api) for _ in range(3)]

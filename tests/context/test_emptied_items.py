@@ -53,7 +53,7 @@ def test_given_emptied_items_then_each_renderer_renders_the_rest_as_before(rende
         assert "stays" in text
 
 
-def test_an_emptied_item_keeps_what_pairs_calls_with_outputs() -> None:
+def test_an_emptied_item_keeps_its_call_id() -> None:
     assert emptied(ITEMS[3]) == {"type": "function_call", "call_id": "c1", "name": "", "arguments": ""}
     assert emptied(ITEMS[4]) == {"type": "function_call_output", "call_id": "c1", "output": ""}
     assert emptied(ITEMS[0]) == {"type": "message", "role": "user", "content": ""}

@@ -307,7 +307,7 @@ def test_an_unknown_renderer_is_an_error() -> None:
         render_transcript(5, model="m", messages=[], parameters={})
 
 
-def test_what_is_not_sent_is_named_with_its_reason() -> None:
+def test_items_that_are_not_sent_are_listed_with_their_reasons() -> None:
     orphaned = {12: "orphaned_call", 13: "orphaned_output"}
     not_expressible = {15: "not_expressible", 19: "not_expressible"}
     no_reasoning = {2: "reasoning", 5: "reasoning"}

@@ -207,7 +207,7 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
 
 
 @pytest.mark.parametrize("path", ["/_commands_ready", "/_malformed"])
-def test_what_the_gateway_does_not_serve_itself_is_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
+def test_internal_paths_of_the_gateway_are_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
     status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
     assert status == 404
     assert body["error"] | {"message": ""} == msgspec.to_builtins(ApiError(404, "", code="unknown_url").body().error)
@@ -363,7 +363,7 @@ def test_the_access_log_has_every_path_that_is_served() -> None:
     ],
     ids=["connect", "options *", "nul in path", "nul in header", "long header", "long path"],
 )
-def test_what_nginx_refuses_itself_has_the_shape_of_our_errors(
+def test_errors_of_nginx_itself_have_our_error_shape(
     gateway: Gateway, request_head: bytes, status: int, code: str
 ) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:

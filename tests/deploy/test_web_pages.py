@@ -49,7 +49,7 @@ async def test_a_listed_origin_gets_each_header_once(server: str, tmp_path: Path
                     assert answer.headers["access-control-allow-headers"] == "authorization"
 
 
-async def test_what_nginx_answers_itself_is_not_guessed_to_be_another_type(tmp_path: Path) -> None:
+async def test_answers_of_nginx_itself_have_nosniff(tmp_path: Path) -> None:
     async with client_of("nginx", tmp_path) as client:
         for path in ("/openapi.json", "/health/live", "/metrics"):
             assert (await client.get(path)).headers.get_list("x-content-type-options") == ["nosniff"], path

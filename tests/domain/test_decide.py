@@ -378,7 +378,7 @@ def test_a_summary_of_items_that_were_read_before_one_of_them_was_retracted_is_r
     given(*events, retracted).when(msgspec.structs.replace(compact(), read_version=4)).then(compaction())
 
 
-def test_a_summary_replaces_one_that_tells_of_something_deleted_elsewhere() -> None:
+def test_a_summary_replaces_a_withdrawn_summary() -> None:
     events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"), compaction())
     instead = msgspec.structs.replace(compact(), read_version=4)
     given(*events).when(instead).refused(SummaryHasChanged)
@@ -406,7 +406,7 @@ def test_the_state_of_a_deleted_conversation_keeps_no_content() -> None:
     assert (state.title, state.instructions, state.metadata) == (None, None, {})
 
 
-def test_what_was_made_from_events_that_the_log_has_lost_is_refused() -> None:
+def test_a_summary_or_reply_made_from_lost_events_is_refused() -> None:
     given(started(), appended("msg_1", 1, None)).when(compact()).refused(HistoryLost)
     later = msgspec.structs.replace(REQUEST, shown=msgspec.structs.replace(SHOWN, version=2))
     given(started()).when(later).refused(HistoryLost)

@@ -58,9 +58,7 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
     assert after != before
 
 
-def test_given_what_newer_migrations_have_made_when_they_run_again_then_they_succeed(
-    settings: Settings, log: Log
-) -> None:
+def test_given_tables_of_newer_migrations_when_these_run_again_then_they_succeed(settings: Settings, log: Log) -> None:
     # After `pg_restore --clean` of an older dump, tables that are not in the dump still exist. The rows of the
     # migrations that made them are gone.
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:

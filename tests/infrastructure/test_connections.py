@@ -222,7 +222,7 @@ async def test_a_head_that_does_not_end_in_time_is_a_408_even_if_bytes_go_on_arr
         sending.cancel()
 
 
-async def test_a_body_that_falls_silent_is_a_408_and_the_application_learns_of_it(server: Server) -> None:
+async def test_a_body_that_stops_arriving_is_a_408_and_the_app_sees_a_disconnect(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345")
         assert_error(await client.answer(), 408, "request_timeout")
@@ -432,7 +432,7 @@ async def test_the_host_of_an_absolute_target_takes_the_place_of_the_header(
         (b"PRI * HTTP/2.0\r\n\r\nSM", 400, "malformed_request"),
     ],
 )
-async def test_what_is_no_request_is_refused_in_the_shape_of_our_errors(
+async def test_a_malformed_request_is_refused_with_a_json_error(
     server: Server, request_line: bytes, status: int, code: str
 ) -> None:
     async with client_of(server) as client:

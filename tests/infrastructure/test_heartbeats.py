@@ -25,13 +25,13 @@ def looks_until_dead(watch: HeartbeatWatch[str], clock: ManualClock, beat: int |
     return looks
 
 
-def test_a_beat_that_stays_the_same_for_long_enough_is_that_of_a_dead_process() -> None:
+def test_a_process_whose_beat_stays_the_same_for_long_enough_is_dead() -> None:
     clock = ManualClock()
     assert looks_until_dead(watch(clock), clock, 7, INTERVAL) == 1 + DEAD_AFTER / INTERVAL
     assert clock.seconds == DEAD_AFTER
 
 
-def test_a_beat_that_changes_is_that_of_a_living_process_whatever_its_number() -> None:
+def test_a_process_whose_beat_changes_is_alive_even_if_the_number_gets_smaller() -> None:
     clock = ManualClock()
     watching = watch(clock)
     for beat in (1, 2, 9, 3, 4, 5, 1) * 3:  # a restored Postgres can have a smaller number

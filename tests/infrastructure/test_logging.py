@@ -372,7 +372,7 @@ SECRET = "hunter2/with@signs"
         "Incorrect API key provided: sk-proj-hunter2hunter2hunter2",
     ],
 )
-def test_secrets_and_what_looks_like_one_are_masked_wherever_they_are(
+def test_secrets_and_texts_that_look_like_secrets_are_masked_everywhere(
     restored: None, capsysbinary: pytest.CaptureFixture[bytes], text: str
 ) -> None:
     configure_logging("command-api", "INFO", "ecs", [SECRET, "none"])

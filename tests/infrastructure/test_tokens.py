@@ -150,7 +150,7 @@ async def test_a_very_long_token_is_refused_before_it_is_read() -> None:
     assert await refusal(token(more="a" * 13_000)) == "The token is longer than 16384 bytes."
 
 
-async def test_a_payload_that_is_no_object_or_nested_without_end_is_refused() -> None:
+async def test_a_payload_that_is_not_an_object_or_is_nested_too_deeply_is_refused() -> None:
     for payload in (
         b"[]",
         b"7",
@@ -161,7 +161,7 @@ async def test_a_payload_that_is_no_object_or_nested_without_end_is_refused() ->
         assert await refusal(jwt.api_jws.encode(payload, SECRET, "HS256")) == "The token is not valid."
 
 
-async def test_the_algorithms_are_those_that_the_secret_is_long_enough_for() -> None:
+async def test_an_algorithm_is_accepted_only_if_the_secret_is_long_enough_for_it() -> None:
     for length, accepted in ((32, ["HS256"]), (48, ["HS256", "HS384"]), (64, ["HS256", "HS384", "HS512"])):
         secret = SECRET[:length]
         for algorithm in ("HS256", "HS384", "HS512"):

@@ -230,7 +230,7 @@ async def test_a_message_that_is_too_large_is_an_error_and_close_code_1009(serve
     ],
     ids=["not UTF-8", "compressed", "continues nothing", "not masked", "unknown opcode"],
 )
-async def test_what_breaks_the_protocol_closes_the_socket_with_a_reason(
+async def test_a_frame_that_breaks_the_protocol_closes_the_socket_with_a_reason(
     server: Server, frame: bytes, code: int
 ) -> None:
     async with connect(f"{server.url}/echo") as client:

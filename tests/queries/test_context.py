@@ -50,7 +50,7 @@ async def context(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any
     return body
 
 
-async def test_the_unretracted_items_before_those_sent_are_left_out(
+async def test_unretracted_items_before_the_sent_items_are_left_out(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()

@@ -35,7 +35,7 @@ def texts_of(items: Sequence[dict[str, Any]]) -> list[str]:
     return [item["content"][0]["text"] for item in items]
 
 
-async def test_every_reply_is_listed_with_what_was_asked_in_whatever_state_it_is(
+async def test_every_reply_is_listed_with_its_input_in_any_state(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")

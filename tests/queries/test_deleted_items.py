@@ -221,7 +221,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
 
 
-async def test_what_a_deleted_response_added_to_a_chain_is_gone_from_the_chain_and_from_forks_of_it(
+async def test_the_items_of_a_deleted_response_are_gone_from_its_chain_and_from_forks(
     store: Store,
 ) -> None:
     first = await create_response(store.commands, f"the {SECRET}")
@@ -249,9 +249,7 @@ async def test_what_a_deleted_response_added_to_a_chain_is_gone_from_the_chain_a
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_when_an_item_is_deleted_then_the_copies_that_references_made_of_it_are_gone(
-    store: Store, deletion: str
-) -> None:
+async def test_when_an_item_is_deleted_then_copies_of_it_are_gone(store: Store, deletion: str) -> None:
     original = await create_conversation(store.commands)
     [secret] = await store.add(original, f"the {SECRET}")
     conversation_id = await create_conversation(store.commands)
@@ -310,7 +308,7 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     assert SECRET in json.dumps(store.provider.requests[-1])
 
 
-async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_whatever_was_deleted_between(
+async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_after_deletions(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

@@ -48,7 +48,7 @@ async def ids_until(lines: AsyncIterator[str], last: int) -> list[int]:
     return ids
 
 
-async def test_sixty_streams_miss_nothing_and_reads_beside_them_are_verified(
+async def test_sixty_streams_miss_nothing_and_other_reads_stay_verified(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_ids = [await write.start("a") for _ in range(20)]

@@ -18,7 +18,7 @@ def limited(settings: Settings, **limits: object) -> Settings:
     return settings.model_copy(update={"rate_limits": RateLimits.model_validate(limits)})
 
 
-async def test_reads_count_as_requests_and_say_what_is_left(
+async def test_reads_count_as_requests_and_answers_have_the_remaining_number(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

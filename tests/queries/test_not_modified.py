@@ -94,9 +94,7 @@ async def test_a_header_may_have_several_tags_and_a_malformed_one_is_a_400(
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "If-None-Match"), sent
 
 
-async def test_what_does_not_exist_is_a_404_and_what_is_wrong_a_400_whatever_the_client_has(
-    api: httpx.AsyncClient, write: Writer, read: Read
-) -> None:
+async def test_if_none_match_does_not_hide_a_404_or_a_400(api: httpx.AsyncClient, write: Writer, read: Read) -> None:
     tag = (await get(api, read.conversation)).headers["etag"]
     gone = await write.start("hello")
     await write.delete(gone)

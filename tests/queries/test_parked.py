@@ -63,7 +63,7 @@ async def test_a_read_is_refused_where_a_view_that_it_needs_has_parked_the_conve
     assert code(await api.get(f"/v1/conversations/{other}/items")) == (200, None)
 
 
-async def test_a_list_says_that_a_conversation_of_its_own_tenant_is_parked_and_nothing_about_other_tenants(
+async def test_a_list_reports_parked_conversations_of_its_own_tenant_only(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

@@ -28,7 +28,7 @@ async def partitions_held(api: httpx.AsyncClient) -> str:
     return state
 
 
-async def test_it_is_degraded_before_a_projector_starts_and_after_it_has_stopped(
+async def test_readiness_is_degraded_while_no_projector_runs(
     api: httpx.AsyncClient, projector: ManualProjector
 ) -> None:
     assert await partitions_held(api) == "failed"
@@ -78,7 +78,7 @@ async def test_a_projector_that_died_without_releasing_its_partitions_holds_none
     assert await watch.are_all_held()
 
 
-async def test_while_postgres_is_read_only_it_is_degraded(settings: Settings, api: httpx.AsyncClient) -> None:
+async def test_readiness_is_degraded_while_postgres_is_read_only(settings: Settings, api: httpx.AsyncClient) -> None:
     assert (await api.get("/health/ready")).json()["checks"]["log_writable"] == "ok"
     with read_only(settings):
         async with open_api(settings) as other_api:

@@ -63,7 +63,7 @@ async def events_of(client: httpx.AsyncClient, response_id: str, **query: Any) -
         return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
 
 
-async def test_sixty_clients_of_replies_that_end_elsewhere_get_all_events_and_reads_beside_them_are_verified(
+async def test_sixty_clients_get_all_events_of_replies_of_another_process_and_other_reads_stay_verified(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_ids = [await write.start() for _ in range(12)]

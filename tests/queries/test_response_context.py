@@ -264,7 +264,7 @@ async def api_with_principals(settings: Settings) -> AsyncIterator[httpx.AsyncCl
         yield client
 
 
-async def test_what_is_deleted_now_is_blanked_for_all_but_audit(
+async def test_deleted_content_is_blanked_for_callers_without_audit(
     store: httpx.AsyncClient, api_with_principals: httpx.AsyncClient, write: Writer
 ) -> None:
     api = api_with_principals

@@ -48,7 +48,7 @@ def output(call_id: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": "rain"}
 
 
-async def test_lists_show_what_was_taken_with_links_to_the_listed_items_and_requests_render_to_the_same_bytes(
+async def test_lists_show_the_stored_input_with_links_to_its_items_and_requests_are_rendered_again_exactly(
     store: httpx.AsyncClient, api: httpx.AsyncClient, projector: ManualProjector, provider: ScriptedProvider
 ) -> None:
     text_item = {

@@ -132,7 +132,7 @@ def test_absent_parameters_have_the_apis_defaults() -> None:
     assert {name: response[name] for name in DEFAULTS} == DEFAULTS
 
 
-def test_what_a_parameter_leaves_open_has_its_default() -> None:
+def test_fields_that_a_parameter_does_not_set_have_their_defaults() -> None:
     response = body(
         parameters={
             "reasoning": {"effort": "low"},

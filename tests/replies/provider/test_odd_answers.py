@@ -104,7 +104,7 @@ async def test_halves_of_surrogate_pairs_are_joined_and_lone_ones_replaced(
         assert text_of(await parts_of(responses)) == expected
 
 
-async def test_halves_of_surrogate_pairs_are_replaced_in_names_ids_and_whatever_else_an_answer_has(
+async def test_halves_of_surrogate_pairs_are_replaced_in_all_other_fields(
     chat: ModelProvider, responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     call = {"index": 0, "id": "c" + HIGH, "function": {"name": LOW + "f", "arguments": "{}"}}
@@ -216,7 +216,7 @@ async def test_parts_of_an_item_come_one_after_the_other(responses: ModelProvide
     ]
 
 
-async def test_the_field_of_a_reasoning_that_starts_first_is_passed_on_first(
+async def test_of_a_reasoning_item_the_text_or_summary_that_starts_first_comes_first(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def summary_done(index: int, text: str) -> tuple[str, dict[str, Any]]:
