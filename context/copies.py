@@ -61,6 +61,11 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/commands/test_repeated_answers.py",
     ),
     Copy(
+        "hashes of transcripts (table transcript_prefixes)",
+        "removed in the transaction that deletes the conversation or retracts the item (migrations/0020)",
+        "tests/event_log/test_transcript_prefixes.py",
+    ),
+    Copy(
         "live events of replies (Redis, stream:{response_id})",
         "removed with the response; never read without the reply's record, and expired an hour after the last event",
         "tests/commands/test_deleted_responses.py",

@@ -11,9 +11,10 @@ from uuid import UUID
 from psycopg import Cursor
 
 from domain.access import check_allowed
+from domain.commands import AppendItems, CompleteReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
+from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, ReplyRequested
 from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
@@ -23,11 +24,12 @@ from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
 from infrastructure.event_log.stream_loader import BatchStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
-from infrastructure.event_log.write import Write
+from infrastructure.event_log.write import PrefixRow, Write
 from infrastructure.ids import uuid_of
 
 _REPLY_STARTS = frozenset({ReplyRequested.topic})
 _REPLY_ENDS = frozenset(end.topic for end in REPLY_ENDS)
+_WITH_PREFIXES = (AppendItems, CompleteReply)
 
 
 class BatchDecider:
@@ -55,6 +57,7 @@ class BatchDecider:
         self._after: dict[StreamName, Stream] = {}
         """The streams that the batch changes, after it."""
         self._rows: list[Row] = []
+        self._prefixes: list[PrefixRow] = []
         self._last_rows: dict[StreamName, int] = {}
         """The index in `_rows` of each stream's last row."""
         self._touched: set[tuple[StreamName, str]] = set()
@@ -178,6 +181,8 @@ class BatchDecider:
                 if event.row_key is not None:
                     self._evolve_item(name, event.row_key, event)
         # Last, so that a command that fails adds no rows.
+        if isinstance(request.command, _WITH_PREFIXES) and request.command.prefixes:
+            self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1)
         self._rows += rows
         self._last_rows[name] = len(self._rows) - 1
         self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
@@ -203,6 +208,7 @@ class BatchDecider:
             else [],
             idempotency=[outcome.idempotency_record() for outcome in outcomes if outcome.stores_key],
             keys_valid_since=self._keys_valid_since,
+            prefixes=self._prefixes,
         )
         return BatchPlan(outcomes, write, self._after, self._last_rows, races)
 
@@ -213,6 +219,16 @@ class BatchDecider:
     def _expected_ends(self) -> dict[UUID, StreamEnd]:
         """For each stream that the batch appends to: its end before the batch."""
         return {uuid_of(name[1]): stream.end if (stream := self._before.get(name)) else NO_ROWS for name in self._after}
+
+
+def _prefix_rows(command: AppendItems | CompleteReply, events: Sequence[Event], first_row: int) -> list[PrefixRow]:
+    """The command's prefixes that end with an item which the events append. `first_row`: the number of the first event's row."""
+    appended = {
+        event.item_id: (row, event.depth)
+        for row, event in enumerate(events, first_row)
+        if isinstance(event, ItemAppended)
+    }
+    return [PrefixRow(*appended[prefix.item_id], prefix) for prefix in command.prefixes if prefix.item_id in appended]
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:

@@ -22,6 +22,8 @@ from domain.events import InputItem
 _ROW_BYTES = 400
 """About how many bytes an event's row takes, without the item in it."""
 
+_PREFIX_BYTES = 250
+"""About how many bytes a row of `transcript_prefixes` takes."""
 
 _SHARES_BYTES = 10_000
 """An event that shares a conversation holds all its shares. This is enough for a hundred shares of usual length."""
@@ -31,7 +33,7 @@ def command_bytes(command: Command) -> int:
     """The estimate for one command."""
     match command:
         case AppendItems():
-            return _items_bytes(command.items)
+            return _items_bytes(command.items) + _PREFIX_BYTES * len(command.prefixes)
         case StartConversation():
             return _items_bytes(command.items) + 4 * len(command.instructions or "")
         case DescribeConversation():
@@ -39,7 +41,8 @@ def command_bytes(command: Command) -> int:
         case RequestReply():
             return _items_bytes(command.input) + len(command.parameters)
         case CompleteReply():
-            return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths)
+            prefixes = _PREFIX_BYTES * len(command.prefixes)
+            return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes
         case FailReply() | CancelReply() | InterruptReply():
             return _items_bytes(command.output) + 5 * len(command.delta_lengths)
         case CompactContext():

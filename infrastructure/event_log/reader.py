@@ -14,7 +14,7 @@ from infrastructure.event_log.conversation_reader import ConversationReader
 from infrastructure.event_log.feed import OrderedReader
 from infrastructure.event_log.log_rows import COLUMNS_SQL, PAGE_COLUMNS_SQL
 from infrastructure.event_log.recorded import Recorded, recorded_of
-from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
+from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, MAX_BATCH_LOOKUPS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
@@ -32,7 +32,27 @@ _FIRST_ANSWER = sql.SQL(
     " WHERE e.originator_id = k.conversation_id AND e.originator_version = k.version AND e.command_id = k.command_id"
     " AND e.tenant_id = k.tenant_id)"
 )
+# LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
+_PREFIXES = sql.SQL(
+    "SELECT h.number, p.conversation_id, p.item_id, p.version, p.depth, p.answered, p.response_id, p.messages, p.exact"
+    " FROM unnest(%s::bytea[]) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (SELECT * FROM transcript_prefixes AS k"
+    " WHERE k.tenant_id = %s AND k.hash = h.hash ORDER BY k.tenant_id DESC, k.hash DESC, k.conversation_id DESC, k.version DESC LIMIT %s) AS p"
+    " CROSS JOIN LATERAL (SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version"
+    " AND e.tenant_id = p.tenant_id AND e.item_id = p.item_id ORDER BY e.originator_version LIMIT 1) AS appended"
+    " LEFT JOIN LATERAL (SELECT true AS retracted FROM events AS e WHERE e.item_id = p.item_id AND e.originator_id = p.conversation_id"
+    " AND e.tenant_id = p.tenant_id AND e.topic = 'item.retracted' ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1)"
+    " AS retraction ON true WHERE retraction.retracted IS NULL"
+    " ORDER BY h.number, p.conversation_id DESC, p.version DESC"
+)
+_FOLLOWED = sql.SQL(
+    "SELECT later.item_id IS NOT NULL FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY AS i (stream, version, number)"
+    " LEFT JOIN LATERAL (SELECT e.item_id FROM events AS e WHERE e.originator_id = i.stream AND e.originator_version > i.version"
+    " AND e.tenant_id = %s AND e.topic = 'item.appended' ORDER BY e.originator_version LIMIT 1) AS later ON true ORDER BY i.number"
+)
 _PARTITION_HOLDERS = sql.SQL("SELECT bucket, id, beat FROM projection_leases JOIN projectors ON id = holder")
+
+MAX_PREFIXES = 32
+"""How many prefixes with one hash are looked at. Many have the same hash if one subject begins many conversations with the same words."""
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
@@ -42,6 +62,23 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
     answer: bytes
     version: int
     position: int
+
+
+class FoundPrefix(Struct, frozen=True, kw_only=True):
+    """The beginning of a transcript that the log has: it ends with this item. `version`: of the event that appended the item.
+
+    `number`: which of the hashes that were looked up it has, from 0. The other fields: as in Prefix.
+    """
+
+    number: int
+    conversation_id: str
+    item_id: str
+    version: int
+    depth: int
+    answered: bool
+    response_id: str | None
+    messages: int
+    exact: bytes
 
 
 class PartitionHolder(Struct, frozen=True):
@@ -110,6 +147,43 @@ class PrincipalReader(ConversationReader):
             raise KeyReused
         conversation_id = conversation_id_of(stream_id)
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
+
+    async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
+        """The prefixes with these hashes: of each hash those in the newest conversations, newest first, at most MAX_PREFIXES.
+
+        Only those of conversations in which the principal may write, and whose item is still there.
+        """
+        rows = await self._rows(_PREFIXES, (list(hashes), self.tenant, MAX_PREFIXES))
+        conversations = list(dict.fromkeys(row[1] for row in rows))
+        writable: set[UUID] = set()
+        for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):
+            some = conversations[start : start + MAX_BATCH_LOOKUPS]
+            found = await self.head_of_each([conversation_id_of(stream) for stream in some])
+            writable.update(stream for stream, head in zip(some, found, strict=True) if self._may_write(head))
+        return [
+            FoundPrefix(
+                number=number - 1,
+                conversation_id=conversation_id_of(stream),
+                item_id=item_id,
+                version=version,
+                depth=depth,
+                answered=answered,
+                response_id=response_id,
+                messages=messages or 0,
+                exact=exact or b"",
+            )
+            for number, stream, item_id, version, depth, answered, response_id, messages, exact in rows
+            if stream in writable
+        ]
+
+    async def are_followed(self, prefixes: Sequence[FoundPrefix]) -> list[bool]:
+        """For each prefix, whether its conversation has a later item than its last one."""
+        streams = [uuid_of(prefix.conversation_id) for prefix in prefixes]
+        rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
+        return [followed for (followed,) in rows]
+
+    def _may_write(self, head: Head | None) -> bool:
+        return head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer")
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
         """Every event of the tenant whose row key is one of these ids, ascending within a conversation.

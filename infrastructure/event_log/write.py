@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0016)."""
+"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0020)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from domain.commands import Prefix
 from infrastructure.event_log.rows import Row, StreamEnd
 
 
@@ -19,8 +20,16 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
     answer: bytes
 
 
+class PrefixRow(Struct, frozen=True, gc=False):
+    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1. `depth`: of that item."""
+
+    row: int
+    depth: int
+    prefix: Prefix
+
+
 class Write(Struct, frozen=True):
-    """The rows of one transaction, and what it changes in the tables of replies and idempotency keys.
+    """The rows of one transaction, and what it changes in the tables of replies, idempotency keys and prefixes of transcripts.
 
     `expected_ends`: for each stream, the end that its rows were decided on. `started_replies` and `ended_replies`: the replies that these
     rows start or end, as (row number counted from 1, response id). `owner`: the process that runs the started replies. `deleted_streams`: the
@@ -35,6 +44,7 @@ class Write(Struct, frozen=True):
     deleted_streams: Sequence[UUID] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
     keys_valid_since: datetime = datetime(2000, 1, 1, tzinfo=UTC)
+    prefixes: Sequence[PrefixRow] = ()
 
 
 PARAMETER_TYPES = (
@@ -42,11 +52,12 @@ PARAMETER_TYPES = (
     "append_row[]",
     *("integer[]", "text[]", "uuid[]", "integer[]", "text[]", "uuid[]"),  # replies
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
+    *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
 )
 
 
 def parameters(write: Write) -> list[Any]:
-    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. Empty arrays for replies and keys are sent as NULL."""
+    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. Empty arrays for replies, keys and prefixes are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),
@@ -64,4 +75,21 @@ def parameters(write: Write) -> list[Any]:
         [record.fingerprint for record in records] or None,
         [record.answer for record in records] or None,
         write.keys_valid_since,
+        *(_prefix_parameters(write.prefixes) if write.prefixes else _NO_PREFIXES),
+    ]
+
+
+_NO_PREFIXES = (None,) * 7
+
+
+def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
+    prefixes = [row.prefix for row in rows]
+    return [
+        [row.row for row in rows],
+        [prefix.hash for prefix in prefixes],
+        [row.depth for row in rows],
+        [prefix.answered for prefix in prefixes],
+        [prefix.response_id for prefix in prefixes],
+        [prefix.messages or None for prefix in prefixes],
+        [prefix.exact or None for prefix in prefixes],
     ]

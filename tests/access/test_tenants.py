@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from eventsourcing.persistence import IntegrityError
+from msgspec.structs import replace
 
-from domain.commands import DeleteConversation, DeleteReply
+from domain.commands import DeleteConversation, DeleteReply, Prefix
 from domain.errors import ConversationNotFound
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import IdempotencyKey
@@ -59,6 +60,11 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
     response_id, _ = await write.request_reply(conversation_id, "?")
     async with open_log(settings.postgres_url) as events:
         await events.append(request(conversation_id, append_texts("x"), principal=OWN, **with_key("k")))
+        command = append_texts("recognised", "later")
+        prefix = Prefix(item_id=command.items[0].item_id, hash=b"hash", answered=True)
+        await events.append(request(conversation_id, replace(command, prefixes=(prefix,)), principal=OWN))
+
+    prefixes = await reader.of(OWN).prefixes_with([b"hash"])
 
     for principal, found in ((OWN, True), (OTHER, False)):
         own = reader.of(principal)
@@ -82,6 +88,8 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
             await own.is_locked(conversation_id),
             await own.first_answer(IdempotencyKey("k", b"f"), EPOCH),
             await own.items_of_tenant([item_id], 10_000),
+            await own.prefixes_with([b"hash"]),
+            any(await own.are_followed(prefixes)),
         ]
         assert [bool(answer) for answer in answers] == [found] * len(answers)
     methods = {name for name in dir(reader.of(OWN)) if not name.startswith("_")}
@@ -107,6 +115,8 @@ TRIED = [
     "is_locked",
     "first_answer",
     "items_of_tenant",
+    "prefixes_with",
+    "are_followed",
 ]
 
 

@@ -1,0 +1,259 @@
+"""The table `transcript_prefixes`: written and removed in the transactions of the log, and looked up for a principal."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+
+from domain.commands import (
+    AppendItems,
+    CompleteReply,
+    DeleteConversation,
+    DeleteReply,
+    NewItem,
+    Prefix,
+    RequestReply,
+    RetractItem,
+    ShareConversation,
+    StartConversation,
+)
+from domain.events import InputItem, Share, Shown, Timing, Usage
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.migrate import migrate
+from infrastructure.event_log.reader import MAX_PREFIXES, EventReader
+from infrastructure.ids import mint, uuid_of
+from infrastructure.settings import Settings
+from tests.event_log.appending import ANN, append_texts, request, start
+from tests.log import Log
+
+BOB = Principal("acme", "bob", frozenset({"read", "write", "reply"}))
+ADA = Principal("acme", "ada", BOB.scopes)
+
+
+def prefix(item_id: str, hashed: str, **fields: Any) -> Prefix:
+    return Prefix(item_id=item_id, hash=hashed.encode(), answered=True, **fields)
+
+
+def append(*hashes: str) -> AppendItems:
+    """An item for each hash."""
+    items = [NewItem(item_id=mint("msg"), item=b"{}") for _ in hashes]
+    prefixes = tuple(prefix(item.item_id, hashed) for item, hashed in zip(items, hashes, strict=True))
+    return AppendItems(items=tuple(items), author="ann", prefixes=prefixes)
+
+
+async def reply(events: EventLog, conversation_id: str, *hashes: str, start_unlisted: bool = False) -> CompleteReply:
+    """A reply with one input item, and an output item for each hash."""
+    response_id = mint("resp")
+    shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")
+    given = InputItem(item_id=mint("msg"), item=b'{"role": "user", "content": "?"}')
+    begin = (
+        StartConversation(conversation_id=conversation_id, tenant="acme", owner="ann", listed=False)
+        if start_unlisted
+        else None
+    )
+    requested = RequestReply(
+        response_id=response_id, model="m", parameters=b"{}", input=(given,), shown=shown, start=begin
+    )
+    await events.append(request(conversation_id, requested))
+    output = [NewItem(item_id=mint("msg"), item=b"{}") for _ in hashes]
+    complete = CompleteReply(
+        response_id=response_id,
+        model="m",
+        author="m",
+        input=(given,),
+        output=tuple(output),
+        usage=Usage(),
+        finish_reason="stop",
+        timing=Timing(first_ms=1, total_ms=1),
+        prefixes=tuple(
+            prefix(item.item_id, hashed, response_id=response_id, messages=3, exact=b"exact")
+            for item, hashed in zip(output, hashes, strict=True)
+        ),
+    )
+    await events.append(request(conversation_id, complete))
+    return complete
+
+
+def hashes_in(log: Log) -> list[str]:
+    return [hashed.decode() for (hashed,) in log.rows("SELECT hash FROM transcript_prefixes ORDER BY hash")]
+
+
+@pytest.fixture
+def log(settings: Settings) -> Log:
+    log = Log(settings.postgres_url)
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("TRUNCATE transcript_prefixes")
+    return log
+
+
+async def found(reader: EventReader, *hashes: str, principal: Principal = ANN) -> list[tuple[str, str]]:
+    prefixes = await reader.of(principal).prefixes_with([hashed.encode() for hashed in hashes])
+    return [(hashes[one.number], one.item_id) for one in prefixes]
+
+
+async def test_an_append_writes_its_prefixes_and_a_look_up_finds_them(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
+    conversation_id = await start(events)
+    appended = append("a", "b")
+    await events.append(request(conversation_id, appended))
+    completed = await reply(events, conversation_id, "c")
+
+    a, b, c = await reader.of(ANN).prefixes_with([b"a", b"?", b"b", b"c"])
+
+    assert [(one.number, one.item_id, one.version, one.depth) for one in (a, b, c)] == [
+        (0, appended.items[0].item_id, 2, 1),
+        (2, appended.items[1].item_id, 3, 2),
+        (3, completed.output[0].item_id, 6, 4),
+    ]
+    assert all(one.conversation_id == conversation_id and one.answered for one in (a, b, c))
+    assert (a.response_id, a.messages, a.exact) == (None, 0, b"")
+    assert (c.response_id, c.messages, c.exact) == (completed.response_id, 3, b"exact")
+    assert await reader.of(ANN).are_followed([a, b, c]) == [True, True, False]
+
+
+async def test_a_command_that_appends_nothing_writes_no_prefix(events: EventLog, log: Log) -> None:
+    conversation_id = await start(events)
+    completed = await reply(events, conversation_id, "a")
+    with pytest.raises(Exception, match=completed.response_id):
+        await events.append(request(conversation_id, completed))
+    unknown = AppendItems(items=append_texts("x").items, author="ann", prefixes=(prefix("msg_other", "b"),))
+    await events.append(request(conversation_id, unknown))
+
+    assert hashes_in(log) == ["a"]
+
+
+async def test_given_a_deleted_conversation_then_no_row_of_it_is_left(events: EventLog, log: Log) -> None:
+    kept, deleted = await start(events), await start(events)
+    await events.append(request(kept, append("kept")))
+    await events.append(request(deleted, append("a", "b")))
+    await reply(events, deleted, "c")
+
+    await events.append(request(deleted, DeleteConversation()))
+
+    assert hashes_in(log) == ["kept"]
+
+
+async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_gone(events: EventLog, log: Log) -> None:
+    other, conversation_id = await start(events), await start(events)
+    await events.append(request(other, append("other", "other 2")))
+    await events.append(request(conversation_id, append("a")))
+    without_prefix = append_texts("x")
+    await events.append(request(conversation_id, without_prefix))
+    await events.append(request(conversation_id, append("c")))
+
+    await events.append(request(conversation_id, RetractItem(item_id=without_prefix.items[0].item_id)))
+
+    assert hashes_in(log) == ["a", "other", "other 2"]
+
+
+async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefixes_of_its_items_are_gone(
+    events: EventLog, log: Log
+) -> None:
+    conversation_id = mint("conv")
+    await reply(events, conversation_id, "a", start_unlisted=True)
+    second = await reply(events, conversation_id, "b")
+
+    ids = (second.input[0].item_id, second.output[0].item_id)
+    await events.append(request(conversation_id, DeleteReply(response_id=second.response_id, item_ids=ids)))
+
+    assert hashes_in(log) == ["a"]
+
+
+async def test_given_an_append_and_a_deletion_in_one_transaction_then_no_row_is_left(
+    events: EventLog, log: Log
+) -> None:
+    conversations = [await start(events) for _ in range(5)]
+    requests = [
+        request(conversation_id, command)
+        for conversation_id in conversations
+        for command in (append("a"), DeleteConversation())
+    ]
+    before = log.count()
+
+    await asyncio.gather(*map(events.append, requests))
+
+    assert log.count() == before + 10
+    assert hashes_in(log) == []
+
+
+async def test_only_who_may_write_in_a_conversation_finds_its_prefixes(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
+    conversation_id = await start(events)
+    appended = append("a")
+    await events.append(request(conversation_id, appended))
+    own = [("a", appended.items[0].item_id)]
+    for role, subject in (("writer", "bob"), ("reader", "ada")):
+        share = ShareConversation(share=Share(role=role, subject=subject))  # type: ignore[arg-type] # one of the two
+        await events.append(request(conversation_id, share))
+
+    seen = {
+        name: await found(reader, "a", principal=principal)
+        for name, principal in {
+            "owner": ANN,
+            "writer": BOB,
+            "reader": ADA,
+            "nobody": Principal("acme", "eve", BOB.scopes),
+            "other tenant": Principal("other", "ann", SCOPES),
+        }.items()
+    }
+
+    assert seen == {"owner": own, "writer": own, "reader": [], "nobody": [], "other tenant": []}
+
+
+async def test_a_row_whose_item_is_gone_is_not_found(
+    events: EventLog, reader: EventReader, log: Log, settings: Settings
+) -> None:
+    """Such rows are left after rows of the log were removed by hand, or while the triggers are off."""
+    deleted, retracted, lost, moved = [await start(events) for _ in range(4)]
+    commands = {
+        deleted: append("deleted"),
+        retracted: append("retracted"),
+        lost: append("lost"),
+        moved: append("moved"),
+    }
+    for conversation_id, command in commands.items():
+        await events.append(request(conversation_id, command))
+    assert len(await found(reader, *hashes_in(log))) == 4
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE events DISABLE TRIGGER remove_transcript_prefixes")
+        await events.append(request(deleted, DeleteConversation()))
+        await events.append(request(retracted, RetractItem(item_id=commands[retracted].items[0].item_id)))
+        connection.execute("ALTER TABLE events ENABLE TRIGGER remove_transcript_prefixes")
+        connection.execute("DELETE FROM events WHERE originator_id = %s", [uuid_of(lost)])
+        connection.execute("UPDATE transcript_prefixes SET version = 1 WHERE hash = 'moved'")
+
+    assert len(hashes_in(log)) == 4
+    assert await found(reader, *hashes_in(log)) == []
+
+
+async def test_of_many_prefixes_with_one_hash_the_newest_are_found(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
+    appended = [append("a") for _ in range(MAX_PREFIXES + 2)]
+    for command in appended:
+        await events.append(request(await start(events), command))
+
+    items = [item_id for _, item_id in await found(reader, "a")]
+
+    assert items == [command.items[0].item_id for command in reversed(appended)][:MAX_PREFIXES]
+
+
+async def test_given_an_older_dump_restored_over_the_tables_then_the_migration_removes_what_the_log_has_lost(
+    events: EventLog, log: Log, settings: Settings
+) -> None:
+    kept, lost = await start(events), await start(events)
+    await events.append(request(kept, append("kept")))
+    await events.append(request(lost, append("lost")))
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM events WHERE originator_id = %s", [uuid_of(lost)])
+        connection.execute("DELETE FROM migrations WHERE name >= '0020'")
+
+    assert "0020_transcript_prefixes.sql" in migrate(settings.postgres_url)
+
+    assert hashes_in(log) == ["kept"]
+    await events.append(request(kept, DeleteConversation()))
+    assert hashes_in(log) == []
