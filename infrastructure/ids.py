@@ -9,8 +9,10 @@ from uuid_utils import compat
 
 CONVERSATION = "conv"
 RESPONSE = "resp"
+COMPLETION = "chatcmpl"
 KEY = "key"
 _FORM = re.compile(r"[a-z]{1,12}_[0-9a-f]{32}")
+_REPLY_FORM = re.compile(rf"(?:{RESPONSE}_|{COMPLETION}-)([0-9a-f]{{32}})")
 
 
 def mint(prefix: str) -> str:
@@ -35,6 +37,17 @@ def mint_uuid() -> UUID:
 def is_id(text: str, prefix: str | None = None) -> bool:
     """Whether `text` has the form of an id of this store, with that prefix if one is given."""
     return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(f"{prefix}_"))
+
+
+def completion_id(response_id: str) -> str:
+    """The id that a chat completion has in the Chat Completions API. The Responses API names the same record `response_id`."""
+    return f"{COMPLETION}-{response_id.rpartition('_')[2]}"
+
+
+def response_id_of(text: str) -> str | None:
+    """The id of a response, given it or the same record's id as a chat completion. None if `text` is neither."""
+    match = _REPLY_FORM.fullmatch(text)
+    return None if match is None else f"{RESPONSE}_{match[1]}"
 
 
 @lru_cache(16_384)

@@ -95,8 +95,11 @@ def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
 
 
 def answer_message(items: Iterable[Item]) -> Json:
-    """An answer as the one message that the client gets of it, without null fields. `items`: all output items of the reply."""
-    in_message = [item for item in items if is_in_transcripts(item)]
+    """An answer as the one message that the client gets of it, without null fields. `items`: all output items of the reply.
+
+    Calls without content, because they were deleted, are left out.
+    """
+    in_message = [item for item in items if is_in_transcripts(item) and (type_of(item) == "message" or "name" in item)]
     return _assistant_message(in_message or [_message("assistant", "")])
 
 
@@ -168,14 +171,14 @@ def _takes_call(group: Sequence[Item], call: Item) -> bool:
     """Whether a call belongs to the message of these items."""
     first = group[0]
     is_assistants = type_of(first) in _CALLS or (type_of(first) == "message" and first["role"] == "assistant")
-    return is_assistants and not _is_legacy(group[-1]) and (len(group) == 1 or not _is_legacy(call))
+    return is_assistants and not is_legacy_call(group[-1]) and (len(group) == 1 or not is_legacy_call(call))
 
 
 def _plain_message(group: Sequence[Item]) -> Json:
     first = group[0]
     if type_of(first) in _OUTPUTS:
         content = _content_of_parts(first["output"])
-        if _is_legacy(first):
+        if is_legacy_call(first):
             return {"role": "function", "name": first["call_id"].removeprefix(LEGACY_CALL_ID), "content": content}
         return {"role": "tool", "tool_call_id": first["call_id"], "content": content}
     if type_of(first) == "message" and first["role"] != "assistant":
@@ -199,14 +202,14 @@ def _assistant_message(items: Sequence[Item]) -> Json:
         plain["refusal"] = refusal
     if audio:
         plain["audio"] = _those_set(audio[0], "id")
-    if calls and _is_legacy(calls[0]):
+    if calls and is_legacy_call(calls[0]):
         plain["function_call"] = _those_set(calls[0], "name", "arguments")
     elif calls:
         plain["tool_calls"] = [_tool_call(call) for call in calls]
     return plain
 
 
-def _is_legacy(item: Item) -> bool:
+def is_legacy_call(item: Item) -> bool:
     """Whether this is the item of a `function_call`, or of the message that answers it."""
     call_id = str(item.get("call_id"))
     return call_id == LEGACY_CALL_ID + item["name"] if "name" in item else call_id.startswith(LEGACY_CALL_ID)

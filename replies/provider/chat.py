@@ -1,7 +1,7 @@
 """`/chat/completions`: turns the chunks of an answer into stream parts.
 
 Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and the variants of other providers: reasoning in
-`reasoning_content` or `reasoning`, calls without an id or an index.
+`reasoning_content` or `reasoning`, calls without an id or an index, the old `function_call`.
 """
 
 import uuid
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from context.transcripts.chat_messages import LEGACY_CALL_ID
 from domain.events import Usage
 from replies.provider.failures import incomplete_answer, invalid_answer, reported_failure
 from replies.provider.json_text import clean, decode_json
@@ -52,6 +53,7 @@ class _Delta(Struct):
     reasoning_content: Any = None
     reasoning: Any = None
     tool_calls: list[_CallDelta] | None = None
+    function_call: _FunctionDelta | None = None
 
 
 class _Choice(Struct):
@@ -143,6 +145,8 @@ class ChatAnswer:
         self._add_text("message", "refusal", delta.refusal)
         for call in delta.tool_calls or ():
             self._add_call(call)
+        if (old_call := delta.function_call) is not None:
+            self._add_call(_CallDelta(0, LEGACY_CALL_ID + clean(old_call.name) if old_call.name else None, old_call))
         self._finish_reason = choice.finish_reason or self._finish_reason
         return self._items.take_parts()
 
