@@ -195,7 +195,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 REQUEST_HEADERS = {
     "If-Match": "Entity tags of conversation versions, or `*`. If the conversation has another version, the answer is 412.",
-    "Idempotency-Key": "A repeat with the same key is answered with the first answer.",
+    "Idempotency-Key": "A repeated request with the same key gets the first answer.",
 }
 APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
 """The headers of the answer to a command that was appended."""

@@ -53,9 +53,7 @@ async def create_key(context: CommandContext, body: CreateKey) -> Response:
     except InvalidField as error:
         raise ApiError(400, str(error), code="invalid_value", param=error.param) from error
     if lacking := [scope for scope in key.scopes if not principal.may(scope)]:
-        message = (
-            f"A key can have only scopes that its maker has. You do not have {', '.join(map('`{}`'.format, lacking))}."
-        )
+        message = f"You cannot give a key scopes that you do not have: {', '.join(map('`{}`'.format, lacking))}."
         raise ApiError(403, message, code="missing_scope", param="scopes")
     await context.dependencies.api_keys.add(key)
     return shapes.json_response(key)

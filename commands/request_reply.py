@@ -62,7 +62,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
         except (VersionMismatch, ItemsDeleted):
             if context.if_match is not None:
                 raise
-    message = "The conversation changed again and again while the request was compared with it. Try again."
+    message = "The conversation kept changing while the request was compared with it. Try again."
     raise ApiError(409, message, code="conversation_changed", retry=True)
 
 
@@ -191,5 +191,5 @@ def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")
     if reply_request.input and not model_context.sent_ids:
-        message = "Nothing of `input` can be shown to the model by itself: a call needs its output, and a reasoning item needs the item after it."
+        message = "No item of `input` can be sent to the model alone: a call needs its output, and a reasoning item needs the item after it."
         raise ApiError(400, message, code="invalid_value", param="input")

@@ -43,7 +43,7 @@ Subject = Annotated[str, AfterValidator(_subject)]
 Everyone = Annotated[Literal[True], BeforeValidator(_everyone)]
 
 
-class Whom(Body):
+class ShareTarget(Body):
     """Send one of the two fields. `subject`: a subject of the conversation's tenant. `tenant: true`: everyone of the tenant."""
 
     subject: Subject | None = None
@@ -57,7 +57,7 @@ class CreateShare(Body):
         {"with": {"subject": "ben"}, "role": "writer"}, {"with": {"tenant": True}, "role": "reader"}
     )
 
-    shared_with: Whom = Field(alias="with")
+    shared_with: ShareTarget = Field(alias="with")
     role: Literal["reader", "writer"]
 
 
@@ -102,6 +102,8 @@ async def unshare_conversation(context: CommandContext, conversation_id: str, qu
 def _named(subject: str | None, tenant: bool | None, param: str) -> str | None:
     """The subject of a share; None for everyone of the tenant. Raises ApiError (400) if neither or both are named."""
     if (subject is None) == (tenant is None) or tenant is False:
-        message = "Name either `subject`, one subject of the conversation's tenant, or `tenant`: true, everyone of it."
+        message = (
+            "Send either `subject` (a subject of the conversation's tenant) or `tenant: true` (everyone of the tenant)."
+        )
         raise ApiError(400, message, code="invalid_value", param=param)
     return subject

@@ -32,17 +32,17 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "context snapshots (Redis)",
-        "a tombstone; a retracted item's line is removed, and a withdrawn summary (`projections/snapshot_change.py`)",
+        "a deleted conversation gets a tombstone; the lines of retracted items and withdrawn summaries are removed (`projections/snapshot_change.py`)",
         "tests/projections/test_context_snapshots.py",
     ),
     Copy(
         "summaries (ContextCompacted)",
-        "withdrawn with an item that they cover (`domain/conversation.py`), in forks when they are read (`context/withdrawn_summaries.py`)",
+        "withdrawn when an item that they cover is deleted (`domain/conversation.py`); in forks this is checked when they are read (`context/withdrawn_summaries.py`)",
         "tests/commands/test_withdrawn_summaries.py",
     ),
     Copy(
         "forks, and chains of responses",
-        "they read the origin as of now (`context/path_backwards.py`, `context/history_forwards.py`)",
+        "readers leave out items of the origin that are deleted now (`context/path_backwards.py`, `context/history_forwards.py`)",
         "tests/context/test_deleted_from_paths.py",
     ),
     Copy(

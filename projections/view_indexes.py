@@ -20,7 +20,7 @@ from projections.views.catalog import INDEXES, MONGO_VIEWS
 BUILD_TIMEOUT_SECONDS = 24 * 3600.0
 """How long building an index may take. With the client's usual timeout, each attempt to build a large index would be aborted."""
 
-_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 60.0
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 60.0
 _PLAIN = frozenset({"key", "v"})
 """The fields that MongoDB returns for an index without options."""
 
@@ -35,7 +35,7 @@ async def create_indexes(database: Database, view: str, collection: str) -> None
 async def check_indexes(database: Database) -> None:
     """Corrects the indexes of the collections that the views use now. Continues through any outage."""
     positions = ViewPositions(database)
-    pause = _FIRST_PAUSE
+    pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
             for view, collection in await _collections(positions):

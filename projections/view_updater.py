@@ -38,8 +38,8 @@ IDLE_SECONDS = 0.02
 BEHIND_EVENTS = 400
 """The largest batch of a view that is behind, so that the views that keep up do not wait long for it."""
 
-_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
-_FIRST_MOVED_PAUSE, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
+_FIRST_MOVED_PAUSE_SECONDS, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
 _UNAVAILABLE = (
     ConnectionFailure,
     psycopg.OperationalError,
@@ -104,7 +104,7 @@ class ViewUpdater:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Updates the views until `stop`. Finishes a batch that it has begun."""
-        pause, moved_pause = _FIRST_PAUSE, _FIRST_MOVED_PAUSE
+        pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
         while not stop.is_set():
             notified, started = self._notifications.count, time.monotonic()
             try:
@@ -123,7 +123,7 @@ class ViewUpdater:
                 pause = min(_MAX_PAUSE_SECONDS, pause * 2)
             else:
                 self._report_resumed()
-                pause, moved_pause = _FIRST_PAUSE, _FIRST_MOVED_PAUSE
+                pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
                 remaining = self._store.min_batch_seconds - (time.monotonic() - started)
                 if advanced and remaining > 0:
                     await _pause(stop, remaining)

@@ -51,7 +51,7 @@ class Deleted(Struct, frozen=True):
 NOTHING = Deleted()
 
 
-async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
+async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
 
     A caller who may read the conversation may read its events. The events of a deleted conversation can be read only by its owner and an
@@ -64,13 +64,13 @@ async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     return head
 
 
-async def deleted_or_not(log: PrincipalLog, response_id: str) -> Recorded | None:
+async def requested_even_if_deleted(log: PrincipalLog, response_id: str) -> Recorded | None:
     """The ReplyRequested of a response, deleted or not. None if there is no such response, or the caller may not read the events of its conversation."""
-    requested = await log.requested_ever(response_id)
+    requested = await log.requested_even_if_deleted(response_id)
     if requested is None:
         return None
     try:
-        await trail_head(log, requested.conversation_id)
+        await audit_trail_head(log, requested.conversation_id)
     except ConversationNotFound:
         return None
     return requested
@@ -82,13 +82,13 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
     head = await log.head(conversation_id)
     if head is None or head.deleted:
         return Deleted(conversation=True)
-    holds = _Holds()
+    content = _EventContent()
     for recorded in events:
-        holds.add(recorded)
-    items = await deleted_items(log, holds.items)
-    responses = await log.deleted_responses(conversation_id, sorted(holds.responses)) if holds.responses else ()
-    fork = await fork_of(log, conversation_id) if holds.summaries else None
-    summaries = {recorded.version for recorded in holds.summaries if await is_withdrawn(log, recorded, fork)}
+        content.add(recorded)
+    items = await deleted_items(log, content.items)
+    responses = await log.deleted_responses(conversation_id, sorted(content.responses)) if content.responses else ()
+    fork = await fork_of(log, conversation_id) if content.summaries else None
+    summaries = {recorded.version for recorded in content.summaries if await is_withdrawn(log, recorded, fork)}
     return Deleted(ids=items.union(responses), summaries=frozenset(summaries))
 
 
@@ -115,7 +115,7 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
     return blanked
 
 
-class _Holds(Struct):
+class _EventContent(Struct):
     """The content that some events hold. `items`: by item id, the id of the original, or None if the item is no copy. `responses`: their ids.
 
     `summaries`: the ContextCompacted events.

@@ -71,7 +71,7 @@ class _PageKey(Struct, frozen=True):
     period: int
 
 
-class _BegunPage(Struct, frozen=True):
+class _PartlySentPage(Struct, frozen=True):
     """A page of which a part was sent."""
 
     key: _PageKey
@@ -97,11 +97,11 @@ class _Client(Struct):
     position: StreamPosition
     sent: LogPosition
     complete: int
-    page: _BegunPage | None = None
+    page: _PartlySentPage | None = None
     in_event: bool = False
     finished: bool = False
 
-    def see(self, head: Head | None) -> None:
+    def update_head(self, head: Head | None) -> None:
         """Notes the conversation's end. If it is None, the log has lost the conversation, and the stream ends.
 
         Raises ConversationNotFound if the client may no longer read it.
@@ -143,7 +143,7 @@ class _Client(Struct):
         whole_events = bisect_right(page.event_ends, self.position.offset)
         self.complete = page.last if is_sent else start + whole_events
         self.in_event = not is_sent and self.position.offset not in page.event_ends
-        self.page = None if is_sent else _BegunPage(key, hash(page.body))
+        self.page = None if is_sent else _PartlySentPage(key, hash(page.body))
         if is_sent:
             self.sent = page.end
             self.finished = page.ends
@@ -207,12 +207,12 @@ class EventStreams:
             if client.position.offset or not _has(check, client.sent):
                 return None
             client.sent = replace(client.sent, incarnation=check.incarnation)
-            client.see(await client.log.head(client.conversation_id))
+            client.update_head(await client.log.head(client.conversation_id))
         elif client.position.after == client.end.version:
             await self._wait_for_change(client)
         else:
             if client.position.after > client.end.version or client.is_due(self._look_up_seconds):
-                client.see(await client.log.head(client.conversation_id))
+                client.update_head(await client.log.head(client.conversation_id))
             is_readable = client.end.incarnation == client.sent.incarnation and not client.finished
             if is_readable and client.position.after < client.end.version:
                 return await self._next_slice(client)
@@ -223,7 +223,7 @@ class EventStreams:
         with self._watch.change(client.conversation_id, client.end) as change:
             await asyncio.wait({change})
             if not change.cancelled():
-                client.see(change.result())
+                client.update_head(change.result())
 
     async def _next_slice(self, client: _Client) -> bytes | None:
         """The next slice of the page that is being sent, or the first one of the next page."""

@@ -29,7 +29,7 @@ from infrastructure.http.headers import etag, single_header
 from infrastructure.http.limits import allowance_of
 from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_array, json_response
-from queries.blanking import NOTHING, Deleted, blank, deleted_in, trail_head
+from queries.blanking import NOTHING, Deleted, audit_trail_head, blank, deleted_in
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
 from queries.principal_log import PrincipalLog
 from queries.query_context import MAX_POSITION, QueryContext
@@ -91,7 +91,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     """
     dependencies = context.dependencies
     log = dependencies.log
-    head = await trail_head(log, conversation_id)
+    head = await audit_trail_head(log, conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
     last_event_id = _last_event_id(request)

@@ -32,7 +32,7 @@ class ItemsQuery(IncludeQuery, PageQuery):
     as_of: int | None = Field(
         None,
         ge=1,
-        description="The version to read at. Default: the newest. Items that were deleted since then have no content, and `blanked: true`; only the scope `audit` sees them.",
+        description="The version to read at. Default: the newest. Items that were deleted since then are shown without content and with `blanked: true`. A caller with the scope `audit` sees their content.",
     )
 
 

@@ -110,7 +110,7 @@ class PrincipalLog:
 
         return await self._look_up(lookup)
 
-    async def requested_ever(self, response_id: str) -> Recorded | None:
+    async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
         """The ReplyRequested of a response of the tenant, even if it was deleted. This does not check whether the caller may see it."""
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return events[0] if events else None

@@ -24,7 +24,7 @@ from queries.query_context import MAX_POSITION, ProcessDependencies, QueryContex
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-REQUEST_HEADERS = {"X-Min-Position": "A position of the log that the answer must show at least."}
+REQUEST_HEADERS = {"X-Min-Position": "The answer must show at least this position of the log."}
 IF_NONE_MATCH = {
     "If-None-Match": "Entity tags of answers that the client has, or `*`. If the answer has one of them, it is a 304 without a body.",
 }

@@ -12,7 +12,7 @@ from domain.errors import ResponseNotFound
 from domain.events import ReplyRequested
 from domain.items import output_item, output_item_json
 from infrastructure.http.shapes import json_response
-from queries.blanking import blanked_item_json, deleted_or_not
+from queries.blanking import blanked_item_json, requested_even_if_deleted
 from queries.context import LeftOutItems, SentItem, SentSummary, left_out_shape, summary_shape
 from queries.query_context import QueryContext
 from queries.query_route import query_route
@@ -48,7 +48,9 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
     sees_deleted = context.principal.may("audit")
     finds_deleted = context.principal.finds_deleted
     log = context.dependencies.log
-    requested = await (deleted_or_not(log, response_id) if finds_deleted else log.reply_requested(response_id))
+    requested = await (
+        requested_even_if_deleted(log, response_id) if finds_deleted else log.reply_requested(response_id)
+    )
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
     rerendered = await context.dependencies.contexts.rerender(

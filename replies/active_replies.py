@@ -20,7 +20,7 @@ from replies.running_reply import RunningReply
 
 log = structlog.get_logger(__name__)
 
-SEE_SECONDS = 1.0
+HEAD_CHECK_SECONDS = 1.0
 """How often the conversations of the running replies are looked up. A reply that ends sooner causes no look-up."""
 
 GRACE_SECONDS = 45.0
@@ -38,12 +38,12 @@ class ActiveReplies:
         self._orphaned = orphaned
         self._look_up = look_up
         self._replies: dict[str, RunningReply] = {}
-        self._seen: WeakSet[RunningReply] = WeakSet()
+        self._replies_to_check: WeakSet[RunningReply] = WeakSet()
         """The running replies, and the ended replies that are still being sent to clients."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None
-        self._seeing: asyncio.Task[None] | None = None
+        self._checking_heads: asyncio.Task[None] | None = None
         self._renewed_at: float | None = None
         self._not_running = HeartbeatWatch[str](grace_seconds, RENEW_SECONDS)
 
@@ -54,7 +54,7 @@ class ActiveReplies:
 
     def open(self) -> None:
         self._renewing = asyncio.create_task(self._keep_renewing())
-        self._seeing = asyncio.create_task(self._keep_seeing())
+        self._checking_heads = asyncio.create_task(self._keep_checking_heads())
 
     async def close(self) -> None:
         """Stops the running replies and waits until the end of each is in the log, at most ALIVE_SECONDS."""
@@ -62,7 +62,7 @@ class ActiveReplies:
             reply.stop("server_stopped")
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ALIVE_SECONDS)
-        for task in (self._renewing, self._ending_orphans, self._seeing):
+        for task in (self._renewing, self._ending_orphans, self._checking_heads):
             if task is not None:
                 task.cancel()
         try:
@@ -73,7 +73,7 @@ class ActiveReplies:
     def start(self, reply: RunningReply) -> "asyncio.Task[None]":
         """Runs a reply in a task, until its end is in the log."""
         self._replies[reply.response_id] = reply
-        self._seen.add(reply)
+        self._replies_to_check.add(reply)
         task = reply.start()
         self._tasks.add(task)
 
@@ -101,17 +101,17 @@ class ActiveReplies:
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
 
-    async def _keep_seeing(self) -> None:
+    async def _keep_checking_heads(self) -> None:
         """Tells each reply the last event of its conversation. The conversation may have been deleted, or its shares may have changed."""
         while True:
-            await asyncio.sleep(SEE_SECONDS)
-            replies = [reply for reply in self._seen if reply.conversation_id and not reply.is_cut_off]
+            await asyncio.sleep(HEAD_CHECK_SECONDS)
+            replies = [reply for reply in self._replies_to_check if reply.conversation_id and not reply.is_cut_off]
             try:
                 for start in range(0, len(replies), BATCH_CONVERSATIONS):
                     batch = replies[start : start + BATCH_CONVERSATIONS]
                     ends = await self._look_up([reply.conversation_id or "" for reply in batch])
                     for reply, end in zip(batch, ends, strict=True):
-                        reply.see(end)
+                        reply.update_head(end)
             except (psycopg.Error, LogBusy) as error:
                 log.debug("conversations_not_looked_up", error_type=type(error).__name__)
             except Exception:

@@ -54,7 +54,7 @@ class _Client(Struct):
     async def read_stream(self) -> RecordedStream:
         return RecordedStream(await self.read())
 
-    def see(self, head: Head | None) -> None:
+    def update_head(self, head: Head | None) -> None:
         """Takes note of the conversation's last event. Raises ResponseNotFound if the client may no longer read the conversation."""
         if head is None or head.deleted or head.role(self.principal) is None:
             raise ResponseNotFound(self.response_id)
@@ -114,7 +114,7 @@ class ReplyStreams:
         ):
             # A large event may be sent in part. Then the record is not needed before the rest is sent.
             while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
-                _see_change(client, change)
+                _update_head_from(client, change)
                 waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
                 seconds: float | None = None
                 try:
@@ -133,7 +133,7 @@ class ReplyStreams:
                 if change.done():
                     break
                 await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            _see_change(client, change)
+            _update_head_from(client, change)
 
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether Redis has the reply's end and the log does not. Then the log has moved back, and the reply will be marked interrupted.
@@ -172,7 +172,7 @@ class ReplyStreams:
                     if chunk:
                         yield chunk
                 if change.done() and not (client.finished or change.cancelled()):
-                    client.see(change.result())
+                    client.update_head(change.result())
                     await self._check_still_there(client)
 
     async def _check_still_there(self, client: _Client) -> None:
@@ -192,7 +192,7 @@ class ReplyStreams:
         except (psycopg.OperationalError, LogBusy):
             client.head = None  # the record is read again soon
             return False
-        client.see(stream.head)
+        client.update_head(stream.head)
         if stream.has_ended:
             self._use(client, stream)
         return stream.has_ended
@@ -202,10 +202,10 @@ class ReplyStreams:
         self._pages.keep(stream.key, stream)
 
 
-def _see_change(client: _Client, change: Change) -> None:
+def _update_head_from(client: _Client, change: Change) -> None:
     """Takes note of a change of the conversation, if there is one."""
     if change.done() and not change.cancelled():
-        client.see(change.result())
+        client.update_head(change.result())
 
 
 async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:

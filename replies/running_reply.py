@@ -141,7 +141,7 @@ class RunningReply:
         """The conversation that it belongs to; None if it is not stored."""
         return self._conversation_id
 
-    def see(self, head: Head | None) -> None:
+    def update_head(self, head: Head | None) -> None:
         """Ends the client's stream if the client may no longer read the conversation. `head`: the conversation's last event now.
 
         If the conversation is deleted, the reply is also stopped, because nothing of it can be stored. Otherwise the reply goes on,

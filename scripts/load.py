@@ -38,7 +38,7 @@ from scripts import store_location
 from scripts.loading.checksums import Checksum, ViewsBehind, log_checksum, mongodb_checksum, source_checksum
 from scripts.loading.loader import LoadCounts, Loader
 from scripts.loading.progress_file import ProgressFile
-from scripts.loading.retrying_client import NotLetIn, RetriesExhausted
+from scripts.loading.retrying_client import CredentialRefused, RetriesExhausted
 from scripts.loading.sources import BadLine, Chitchat, Conversation, Source, SourceNotFound, open_source
 from scripts.progress import progress
 from scripts.stores import DEFAULT_DATA, INTERRUPTED, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption
@@ -73,7 +73,7 @@ class Result(Struct):
 async def load(source: Source, options: Options) -> Result:
     """Loads, then checks. SIGINT and SIGTERM cancel it.
 
-    Raises BadLine, NotLetIn and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
+    Raises BadLine, CredentialRefused and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -158,7 +158,7 @@ def main(
             check_stores=store_location.settings(data) if checks else None,
         )
         result = uvloop.run(load(opened_source, options))
-    except (SourceNotFound, NotLetIn, store_location.NotRunning) as problem:
+    except (SourceNotFound, CredentialRefused, store_location.NotRunning) as problem:
         _stop(str(problem), USAGE_ERROR)
     except BadLine as problem:
         _stop(

@@ -67,7 +67,7 @@ def new_key(
     if name is not None and (not 0 < len(name) <= MAX_NAME_LENGTH or _CONTROL.search(name)):
         raise InvalidField("name", f"A name is 1 to {MAX_NAME_LENGTH} characters without control characters.")
     if expires_at is not None and not now.timestamp() < expires_at <= MAX_EXPIRES_AT:
-        raise InvalidField("expires_at", "A key expires in the future, before the year 10000.")
+        raise InvalidField("expires_at", "`expires_at` must be in the future and before the year 10000.")
     key_id = mint(KEY)
     return CreatedApiKey(
         id=key_id,

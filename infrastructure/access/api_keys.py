@@ -99,7 +99,7 @@ class ApiKeys:
         """When all keys were last read, by the monotonic clock. None: not yet."""
         self._waiting: list[asyncio.Future[None]] = []
         """The futures of requests that wait. Each is done when the next read of the changes has ended."""
-        self._is_wanted = asyncio.Event()
+        self._read_requested = asyncio.Event()
         self._used: dict[str, float] = {}
         """When each key was last used, by id. A time that is stored is removed."""
         self._users = 0
@@ -154,7 +154,7 @@ class ApiKeys:
         """Waits until every change that was committed before this call was read. Raises CannotCheckCredential."""
         read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(read)
-        self._is_wanted.set()
+        self._read_requested.set()
         try:
             async with asyncio.timeout(UNKNOWN_KEY_TIMEOUT_SECONDS):
                 await read
@@ -165,7 +165,7 @@ class ApiKeys:
         is_failing = False
         while True:
             waiting, self._waiting = self._waiting, []
-            self._is_wanted.clear()
+            self._read_requested.clear()
             try:
                 await self._read_changes()
             except Exception as error:  # the task must not end: this process would not learn of revoked keys
@@ -180,22 +180,22 @@ class ApiKeys:
             await asyncio.sleep(MIN_PAUSE_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
-                    await self._is_wanted.wait()
+                    await self._read_requested.wait()
 
     async def _read_changes(self) -> None:
         now = time.monotonic()
         if self._loaded_at is not None and now - self._loaded_at < self._reload_seconds:
             page = await self._page(self._last_change)
             if page.last >= self._last_change:
-                self._last_change = await self._take(page, self._keys, self._last_change)
+                self._last_change = await self._add_pages(page, self._keys, self._last_change)
                 return
             # The table has lost changes that this process has seen: a backup was restored.
         keys: dict[str, _KnownKey] = {}
-        self._last_change = await self._take(await self._page(0), keys, 0)
+        self._last_change = await self._add_pages(await self._page(0), keys, 0)
         self._keys = keys
         self._loaded_at = now
 
-    async def _take(self, page: _Page, keys: dict[str, _KnownKey], last_change: int) -> int:
+    async def _add_pages(self, page: _Page, keys: dict[str, _KnownKey], last_change: int) -> int:
         """Puts the keys of the page, and of the pages after it, into `keys`. Returns the number of the last change in them."""
         while page.rows:
             for row in page.rows:

@@ -21,7 +21,7 @@ from infrastructure.event_log.recorder import CHANNEL
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
 _KEPT_BATCHES = 4
-_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -218,12 +218,12 @@ class AppendNotifications(Signal):
 
     async def listen(self) -> None:
         """Listens until cancelled, on its own connection. Reconnects whenever the connection is lost."""
-        pause = _FIRST_PAUSE
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 async with await self._connect() as connection:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-                    self.listening, pause = True, _FIRST_PAUSE
+                    self.listening, pause = True, _FIRST_PAUSE_SECONDS
                     log.info("append_listener_connected")
                     self.notify()  # for events appended before the LISTEN
                     async for _ in connection.notifies():

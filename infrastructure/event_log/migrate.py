@@ -30,8 +30,8 @@ class DataIsNewer(Exception):
 
     def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
         super().__init__(
-            f"The data is newer than this version of the store: {what} {newest_found} was found, and {newest_known} is the newest known here."
-            " Start a version that knows it."
+            f"The data is newer than this version of the store: it contains {what} {newest_found};"
+            f" this version knows none newer than {newest_known}. Start a newer version."
         )
         self.newest_known = newest_known
         self.newest_found = newest_found

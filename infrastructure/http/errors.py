@@ -68,7 +68,7 @@ _RETRY_MAY_HELP = {408, 429, 500, 503}
 class ErrorDetail(Struct, frozen=True):
     """What is wrong. `param`: the wrong field, such as `items[3].role`. `code`: for programs, such as `conversation_not_found`.
 
-    `response_id`: the response that is on record, or may be, although the request for it failed.
+    `response_id`: set if the request failed but its response is on record, or may be.
     """
 
     message: str
@@ -189,7 +189,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             message = "The conversation contains an event that this version of the store cannot read."
             return ApiError(503, message, code="conversation_unreadable", retry=False)
         case PyMongoError():
-            return ApiError(503, "The read models are unavailable.", code="read_models_unavailable")
+            return ApiError(503, "The views are unavailable.", code="read_models_unavailable")
         case RedisError():
             return ApiError(503, "The snapshots are unavailable.", code="snapshots_unavailable")
         case ModelFailed(code="model_not_found"):

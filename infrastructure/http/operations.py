@@ -36,7 +36,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     409: ("Conflict", "The state does not allow it."),
     412: (
         "PreconditionFailed",
-        "The conversation has another version than `If-Match` names. The `ETag` has the current one.",
+        "The conversation does not have a version that `If-Match` names. The `ETag` has the current one.",
     ),
     413: ("ContentTooLarge", "The body, or an item, is too large."),
     415: ("UnsupportedMediaType", "The `Content-Type` of the body is not that of JSON."),
@@ -44,7 +44,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
     500: ("ServerError", "An error of the store. The logs have it under the answer's `x-request-id`."),
     502: ("ModelFailed", "The provider of the model failed."),
-    503: ("Unavailable", "A store is unavailable, or the read models are behind."),
+    503: ("Unavailable", "A store is unavailable, or the views are behind."),
     504: ("ModelTimedOut", "The provider of the model did not answer in time."),
 }
 """By status: the name of the answer in the document, and its description."""
@@ -53,7 +53,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Request-ID": "The request's id, which is also in the logs. A client may send its own.",
     "X-Position": "The position of the log that the answer shows.",
     "ETag": "The conversation's version, as an entity tag.",
-    "Idempotent-Replayed": "`true` if this is the first answer to the `Idempotency-Key` again.",
+    "Idempotent-Replayed": "`true` if the request is a repeat and this is the answer to the first request with its `Idempotency-Key`.",
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",

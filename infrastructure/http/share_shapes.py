@@ -9,7 +9,7 @@ from domain.events import Share
 
 
 class SharedWith(Struct, frozen=True):
-    """One subject of the conversation's tenant, or `tenant: true`: everyone of it."""
+    """One subject of the conversation's tenant. `tenant: true`: everybody in the tenant."""
 
     subject: str | UnsetType = UNSET
     tenant: bool | UnsetType = UNSET

@@ -9,8 +9,8 @@ from typing import Final
 
 from infrastructure.limits.shared_counts import Script
 
-SAY_AGAIN_SECONDS: Final = 1.0
-NONE_SECONDS: Final = 0.2
+REPORT_INTERVAL_SECONDS: Final = 1.0
+ASK_AGAIN_SECONDS: Final = 0.2
 """How long a process waits before it asks Redis again, if no place was free."""
 
 RETRY_SECONDS: Final = 1.0
@@ -30,14 +30,14 @@ class ConcurrentCount:
         self._allowed = 0
         """How many places Redis lets this process use. For a short time this can be more than the process uses."""
         self._requested = 0
-        self._none_until = 0.0
-        self._said_at = 0.0
+        self._ask_again_at = 0.0
+        self._reported_at = 0.0
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether a place is free. None: Redis must be asked."""
         if self._used < self._allowed:
             return True
-        if now < self._none_until:
+        if now < self._ask_again_at:
             return False
         return None if is_shared else self._used < self.limit
 
@@ -52,20 +52,20 @@ class ConcurrentCount:
         return RETRY_SECONDS
 
     def question(self, now: float) -> Sequence[int]:
-        self._said_at = now
+        self._reported_at = now
         self._requested = self._used + self.waiting
         return (self.limit, self._used, self._requested)
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
         self._allowed, _ = answer
-        self._none_until = now + NONE_SECONDS if self._allowed < self._requested else 0.0
+        self._ask_again_at = now + ASK_AGAIN_SECONDS if self._allowed < self._requested else 0.0
 
     def failed(self) -> None:
         """From now on, this process decides by itself."""
         self._allowed = 0
 
     def tick(self, now: float) -> bool:
-        return (self._used > 0 or self._allowed > 0) and now - self._said_at >= SAY_AGAIN_SECONDS
+        return (self._used > 0 or self._allowed > 0) and now - self._reported_at >= REPORT_INTERVAL_SECONDS
 
     def close(self) -> bool:
         return self._used > 0 or self._allowed > 0

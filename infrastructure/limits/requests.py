@@ -21,7 +21,7 @@ USED_UP_SECONDS: Final = (1.0, 4.0)
 If a portion lasts longer than the second time, the next portion is half as large.
 """
 
-NONE_SECONDS: Final = 0.5
+ASK_AGAIN_SECONDS: Final = 0.5
 """How long a process waits before it asks Redis again, if nothing was left. Meanwhile it refuses requests without asking."""
 
 
@@ -35,46 +35,46 @@ class RequestCount:
         self.limit = limit
         self.waiting = 0
         """How many requests wait for Redis."""
-        self._own = Window(limit)
+        self._local_window = Window(limit)
         self._portion = 0
         self._portion_size = 1
         self._taken_at = 0
         """When the portion was taken: a second of Redis's clock."""
         self._portion_since = 0.0
-        self._owed = 0
+        self._uncounted = 0
         """Requests that were allowed without a portion, and are not counted in Redis yet."""
         self._left: int | None = None
-        self._none_until = 0.0
+        self._ask_again_at = 0.0
         self._free_at = 0.0
-        self._requested = self._requested_for_owed = 0
+        self._requested = self._requested_for_uncounted = 0
         self._is_closing = False
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether another request is allowed. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
         if self._portion > 0:
             return True
-        if now < self._none_until:
+        if now < self._ask_again_at:
             return False
-        return None if is_shared else self._own.left(now) > 0
+        return None if is_shared else self._local_window.left(now) > 0
 
     def take(self, now: float) -> bool:
         """Counts a request. Returns whether Redis should be asked for the next portion."""
-        self._own.add(now, 1)
+        self._local_window.add(now, 1)
         if self._portion == 0:
-            self._owed += 1
+            self._uncounted += 1
             return True
         self._portion -= 1
-        return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._none_until
+        return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._ask_again_at
 
     def left(self, now: float, *, is_shared: bool) -> int:
         """How many more requests are allowed, as far as this process knows."""
         if is_shared and self._left is not None:
             return max(0, self._left + self._portion)
-        return max(0, self._own.left(now))
+        return max(0, self._local_window.left(now))
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
         """Seconds until another request is allowed, as far as this process knows."""
-        return max(0.0, self._free_at - now) if is_shared and self._free_at else self._own.free_in(now)
+        return max(0.0, self._free_at - now) if is_shared and self._free_at else self._local_window.free_in(now)
 
     def question(self, now: float) -> Sequence[int]:
         unused = 0
@@ -83,35 +83,35 @@ class RequestCount:
         elif self._portion <= self._portion_size // 2:
             self._resize(now - self._portion_since)
         wanted = 0 if unused or self._is_closing else max(self.waiting, self._portion_size - self._portion)
-        self._requested_for_owed = self._owed
-        self._requested = self._owed + wanted
+        self._requested_for_uncounted = self._uncounted
+        self._requested = self._uncounted + wanted
         return (self.limit, self._requested, 0, unused, self._taken_at, 1)
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
         taken, self._left, second, free_in = answer
-        paid = min(taken, self._owed)  # `_owed` includes requests that were allowed since Redis was asked
-        # Redis had no room for the rest of the owed requests. They were allowed already, and are never counted.
-        self._owed -= max(paid, self._requested_for_owed)
+        paid = min(taken, self._uncounted)  # `_uncounted` includes requests that were allowed since Redis was asked
+        # Redis had no room for the rest of the uncounted requests. They were allowed already, and are never counted.
+        self._uncounted -= max(paid, self._requested_for_uncounted)
         if taken > paid:
             self._portion += taken - paid
             self._taken_at, self._portion_since = second, now
         self._free_at = now + min(free_in, WINDOW_SECONDS) if free_in else 0.0
         if taken < self._requested:
-            self._none_until = now + NONE_SECONDS
+            self._ask_again_at = now + ASK_AGAIN_SECONDS
 
     def failed(self) -> None:
         """The next question asks again. Requests that this question gave back are lost: Redis counts them as used for a minute."""
 
     def tick(self, now: float) -> bool:
-        return self._owed > 0 or self._is_unused(now)
+        return self._uncounted > 0 or self._is_unused(now)
 
     def close(self) -> bool:
         self._is_closing = True
-        return self._portion > 0 or self._owed > 0
+        return self._portion > 0 or self._uncounted > 0
 
     def is_idle(self, now: float) -> bool:
         """Whether the process may forget this count."""
-        return not (self._portion or self.waiting) and self._own.left(now) == self.limit
+        return not (self._portion or self.waiting) and self._local_window.left(now) == self.limit
 
     def _is_unused(self, now: float) -> bool:
         return self._portion > 0 and not self.waiting and now - self._portion_since > UNUSED_SECONDS

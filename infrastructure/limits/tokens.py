@@ -22,7 +22,7 @@ class TokenCount:
         self.key = key
         self.limit = limit
         self.waiting = 0
-        self._own = Window(limit)
+        self._local_window = Window(limit)
         self._left: int | None = None
         self._free_at = 0.0
         self._known_at = 0.0
@@ -32,23 +32,27 @@ class TokenCount:
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether anything is left. None: Redis must be asked."""
         if not is_shared:
-            return self._own.left(now) > 0
+            return self._local_window.left(now) > 0
         if self._left is None or now - self._known_at > KNOWN_SECONDS:
             return None
         return self._left > self._pending
 
     def spend(self, now: float, tokens: int) -> None:
         """Counts the tokens of a reply."""
-        self._own.add(now, tokens)
+        self._local_window.add(now, tokens)
         self._pending += tokens
 
     def left(self, now: float, *, is_shared: bool) -> int:
         """How many tokens are left, as far as this process knows."""
-        return max(0, self._left - self._pending if is_shared and self._left is not None else self._own.left(now))
+        return max(
+            0, self._left - self._pending if is_shared and self._left is not None else self._local_window.left(now)
+        )
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
         """Seconds until something is left, as far as this process knows."""
-        return max(0.0, self._free_at - now) if is_shared and self._left is not None else self._own.free_in(now)
+        return (
+            max(0.0, self._free_at - now) if is_shared and self._left is not None else self._local_window.free_in(now)
+        )
 
     def question(self, _: float) -> Sequence[int]:
         self._sent = self._pending
@@ -70,4 +74,4 @@ class TokenCount:
 
     def is_idle(self, now: float) -> bool:
         """Whether the process may forget this count."""
-        return not (self._pending or self.waiting) and self._own.left(now) == self.limit
+        return not (self._pending or self.waiting) and self._local_window.left(now) == self.limit

@@ -46,7 +46,7 @@ async def compare(database: Database, view: MongoView) -> Comparison:
         if not by_key.keys() >= {*live_keys, *build_keys}:
             raise BuildGone(view)
         live, build = [by_key[key] for key in live_keys], [by_key[key] for key in build_keys]
-        if not all(map(ViewPosition.is_where, map(position_from, live), map(position_from, build))):
+        if not all(map(ViewPosition.shows_same_log_part, map(position_from, live), map(position_from, build))):
             raise PositionMoved((view,), live[0]["position"])
         parked = {conversation for document in (*live, *build) for conversation in document.get("parked", {})}
         comparison = Comparison(view=view, position=max(document["position"] for document in live), listed=[])

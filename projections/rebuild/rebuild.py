@@ -161,11 +161,11 @@ class Rebuild:
         stop = asyncio.Event()
         last, moved_at = None, time.monotonic()
         try:
-            while apart := await self._builds.apart(self._views):
-                build, live = min(apart.values())
+            while differing := await self._builds.differing_positions(self._views):
+                build, live = min(differing.values())
                 self._report("catching up", build, max(build, live))
-                if apart != last:
-                    last, moved_at = apart, time.monotonic()
+                if differing != last:
+                    last, moved_at = differing, time.monotonic()
                 elif running is None and time.monotonic() - moved_at > STALLED_SECONDS:
                     running = asyncio.create_task(self._make_projector().run(stop))
                 if running is not None and running.done():

@@ -175,7 +175,7 @@ class ViewBuilds:
         await self._positions.update_many({"view": {"$in": list(map(_build_of, resumed))}, "state": "kept"}, change)
         return resumed
 
-    async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
+    async def differing_positions(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """(build's position, live view's position) of each view whose build is not at the live view's position in some partition.
 
         Raises BuildGone.
@@ -184,20 +184,20 @@ class ViewBuilds:
         positions = {document["_id"]: position_from(document) async for document in documents}
         if gone := [view for view in views if not positions.keys() >= {*position_keys([view, _build_of(view)])}]:
             raise BuildGone(", ".join(gone))
-        apart: dict[MongoView, tuple[int, int]] = {}
+        result: dict[MongoView, tuple[int, int]] = {}
         for view in views:
             pairs = zip(position_keys([_build_of(view)]), position_keys([view]), strict=True)
             differing = [
                 (positions[build].position, positions[live].position)
                 for build, live in pairs
-                if not positions[build].is_where(positions[live])
+                if not positions[build].shows_same_log_part(positions[live])
             ]
             if differing:
-                apart[view] = min(differing)
-        return apart
+                result[view] = min(differing)
+        return result
 
     async def swap(self, views: Sequence[MongoView]) -> None:
-        """Exchanges the collections of all of these views at once. Raises PositionMoved if a build and its view are apart."""
+        """Exchanges the collections of all of these views at once. Raises PositionMoved if the positions of a build and its view differ."""
         async with self._mongo_views.transaction(views, 0) as session:
             both = {"view": {"$in": [*views, *map(_build_of, views)]}}
             # Changing every document locks it, so projectors wait for the commit.
@@ -242,10 +242,10 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
 
 
 def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
-    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if they are apart."""
+    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if their positions differ."""
     if live is None or build is None or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
-    if not position_from(live).is_where(position_from(build)):
+    if not position_from(live).shows_same_log_part(position_from(build)):
         raise PositionMoved((view,), live["position"])
     new = {name: build.get(name) for name in ("collection", "parked", "version")}
     old = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}

@@ -73,7 +73,7 @@ class ViewPosition(Struct, frozen=True):
         """Whether the view was built from the log of this incarnation, or is empty."""
         return self.position <= 0 or self.incarnation == incarnation
 
-    def is_where(self, other: "ViewPosition") -> bool:
+    def shows_same_log_part(self, other: "ViewPosition") -> bool:
         """Whether both show the same part of the same log."""
         return self.position == other.position and (self.position <= 0 or self.log_position == other.log_position)
 

@@ -18,9 +18,9 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
-from scripts.benchmarks.neighbour_client import KINDS, Quiet, QuietScore
+from scripts.benchmarks.neighbour_client import KINDS, QuietLoad, QuietScore
 from scripts.benchmarks.requests import RequestFailed, request
-from scripts.benchmarks.worst_client import Worst
+from scripts.benchmarks.worst_client import WorstLoad
 from scripts.http_connection import Connection
 
 ALONE = "the same while nobody else uses the store"
@@ -45,9 +45,9 @@ class Neighbour(Benchmark):
         self._paths = [uvloop.run(_new_conversation(url)) for url in self._users["quiet"]]
 
     def measure(self, store: BenchStore) -> list[Measurement]:  # noqa: ARG002 - the URLs are those of the users
-        quiet = Quiet(base_urls=self._users["quiet"], paths=self._paths, seconds=5 * self.sizes.seconds)
+        quiet = QuietLoad(base_urls=self._users["quiet"], paths=self._paths, seconds=5 * self.sizes.seconds)
         self._alone = _send(quiet)
-        with _worst(Worst(self._users["worst"])):
+        with _worst(WorstLoad(self._users["worst"])):
             beside = _send(quiet)
         return [
             Measurement(f"{kind} beside a tenant that does its worst, p99", beside[kind], "ms", (f"{ALONE}: {kind}",))
@@ -74,7 +74,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def _send(quiet: Quiet) -> dict[str, float]:
+def _send(quiet: QuietLoad) -> dict[str, float]:
     """The p99 of each kind of request, in ms. Raises RequestFailed if a request failed, or a read was stale."""
     done = subprocess.run(  # noqa: S603 - our own command
         _command("neighbour_client"),
@@ -89,7 +89,7 @@ def _send(quiet: Quiet) -> dict[str, float]:
 
 
 @contextmanager
-def _worst(worst: Worst) -> Iterator[None]:
+def _worst(worst: WorstLoad) -> Iterator[None]:
     """Runs the client of the other tenant until the block ends. Yields when its load is running."""
     with subprocess.Popen(  # noqa: S603 - our own command
         _command("worst_client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()

@@ -1,4 +1,4 @@
-"""Sends the requests of a quiet tenant from its own process: reads a Quiet from stdin and prints a QuietScore, both as JSON.
+"""Sends the requests of a quiet tenant from its own process: reads a QuietLoad from stdin and prints a QuietScore, both as JSON.
 
 Exit status 1 if a request failed, or if a read did not show the append before it.
 """
@@ -24,7 +24,7 @@ The time of an append counts from the moment when its round was due. The time of
 """
 
 
-class Quiet(Struct, frozen=True, kw_only=True):
+class QuietLoad(Struct, frozen=True, kw_only=True):
     """The URL of each user, with the user's key, and the path of a conversation of each user."""
 
     base_urls: list[str]
@@ -36,7 +36,7 @@ class QuietScore(Struct, frozen=True):
     p99_ms: dict[str, float]
 
 
-async def run(quiet: Quiet) -> QuietScore:
+async def run(quiet: QuietLoad) -> QuietScore:
     """Sends the requests of all users. Raises RequestFailed."""
     milliseconds: defaultdict[str, list[float]] = defaultdict(list)
     users = len(quiet.base_urls)
@@ -65,5 +65,5 @@ async def run(quiet: Quiet) -> QuietScore:
 
 
 if __name__ == "__main__":
-    score = uvloop.run(run(msgspec.json.decode(sys.stdin.buffer.read(), type=Quiet)))
+    score = uvloop.run(run(msgspec.json.decode(sys.stdin.buffer.read(), type=QuietLoad)))
     sys.stdout.buffer.write(msgspec.json.encode(score))

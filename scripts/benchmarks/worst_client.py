@@ -1,4 +1,4 @@
-"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a Worst from stdin, and prints `ready` when the load is running.
+"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a WorstLoad from stdin, and prints `ready` when the load is running.
 
 The limits refuse most of its requests. It does not slow down.
 """
@@ -35,7 +35,7 @@ LARGE_INSTRUCTIONS = msgspec.json.encode({"instructions": MEGABYTE})
 REPLY = msgspec.json.encode({"input": "Go on.", "background": True})
 
 
-class Worst(Struct, frozen=True):
+class WorstLoad(Struct, frozen=True):
     """The URL of each of the tenant's users, with the user's key."""
 
     base_urls: list[str]
@@ -65,7 +65,7 @@ class Client:
         return f"/v1/conversations/{msgspec.json.decode(body)['id']}"
 
 
-async def run(worst: Worst) -> None:
+async def run(worst: WorstLoad) -> None:
     users = [Client(url) for url in worst.base_urls]
     large, ended, other = [await user.new_conversation() for user in users[:3]]
     for _ in range(LARGE_ITEMS):
@@ -127,4 +127,4 @@ async def _ask(users: Sequence[Client]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(run(msgspec.json.decode(sys.stdin.buffer.read(), type=Worst)))
+    uvloop.run(run(msgspec.json.decode(sys.stdin.buffer.read(), type=WorstLoad)))

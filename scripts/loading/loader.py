@@ -56,7 +56,7 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted.
+        """Loads the source. Raises BadLine, CredentialRefused and RetriesExhausted.
 
         The progress file has what was stored before the error.
         """

@@ -31,7 +31,7 @@ class RequestRejected(Exception):
         self.status = answer.status
 
 
-class NotLetIn(Exception):
+class CredentialRefused(Exception):
     """The store requires an API key, or the key that was sent may not write."""
 
     def __init__(self, answer: Answer) -> None:
@@ -74,7 +74,7 @@ class RetryingClient:
             self._connection.close()
 
     async def post(self, path: str, body: bytes, idempotency_key: str) -> Answer:
-        """The store's answer of status 2xx. Raises RequestRejected, NotLetIn, RetriesExhausted."""
+        """The store's answer of status 2xx. Raises RequestRejected, CredentialRefused, RetriesExhausted."""
         pause = _FIRST_PAUSE_SECONDS
         self.may_have_stored = False
         while True:
@@ -89,7 +89,7 @@ class RetryingClient:
                     self.may_have_stored |= answer.headers.get("idempotent-replayed") != "true"
                     return answer
                 if answer.status in {401, 403}:
-                    raise NotLetIn(answer)
+                    raise CredentialRefused(answer)
                 if not _is_retryable(answer):
                     raise RequestRejected(answer)
                 reason = f"{answer.status}: {_error_message(answer)}"

@@ -173,7 +173,7 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     await write.delete(conversation)
 
     async def has_caught_up() -> bool:
-        return not await builds.apart(["items"]) and await live.caught_up()
+        return not await builds.differing_positions(["items"]) and await live.caught_up()
 
     await live.until(has_caught_up)
     await builds.swap(["items"])

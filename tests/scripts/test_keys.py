@@ -66,7 +66,7 @@ def test_a_wrong_command_gets_a_message_and_nothing_is_stored(settings: Settings
         ((*CREATE, "--name", "x" * 10_000), 2, "--name: A name is"),
         ((*CREATE, "--expires", "0d"), 2, "--expires: It must be a number and one of m, h, d and w"),
         ((*CREATE, "--expires", "-1d"), 2, "--expires"),
-        ((*CREATE, "--expires", "999999w"), 2, "--expires: A key expires in the future"),
+        ((*CREATE, "--expires", "999999w"), 2, "--expires: `expires_at` must be in the future"),
         (("revoke", a_key.id), 1, f"There is no key {a_key.id}."),
         (("revoke", a_key.secret), 2, "This is not the id of a key."),
     ]

@@ -70,7 +70,10 @@ def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_ha
     add_migration(store)
     running.kill("api")
     assert running.wait() == 1
-    assert f"{FOUND} was found, and {NEWEST} is the newest known here" in running.output()
+    assert (
+        f"it contains migration {FOUND}; this version knows none newer than {NEWEST}. Start a newer version."
+        in running.output()
+    )
     running.wait_gone()
 
     second = System(running.data, environment=urls(store))
@@ -78,6 +81,7 @@ def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_ha
     assert second.wait() == 1
     # The line begins with the name of the process that started first: an API or the projector.
     assert (
-        f" cannot be prepared: The data is newer than this version of the store: migration {FOUND}" in second.output()
+        f" cannot be prepared: The data is newer than this version of the store: it contains migration {FOUND}"
+        in second.output()
     )
     second.wait_gone()
