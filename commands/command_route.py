@@ -287,7 +287,7 @@ def command_route(
 
 
 def _tag(path: str) -> str:
-    return next((tag for tag in ("items", "responses", "keys") if f"/{tag}" in path), "conversations")
+    return next((tag for tag in ("items", "responses", "chat", "keys") if f"/{tag}" in path), "conversations")
 
 
 async def _disconnected(request: Request) -> None:

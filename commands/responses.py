@@ -1,13 +1,12 @@
 """Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
-from collections.abc import Callable
-
 from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
 
 from commands.access import check_may_write
 from commands.command_route import CommandContext, command_route
+from commands.delete_reply import delete_reply
 from commands.reply_input import take_input
 from commands.reply_target import find_target
 from commands.request_reply import (
@@ -21,11 +20,7 @@ from commands.request_reply import (
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from commands.start_reply import stream_of
-from domain.commands import DeleteReply
-from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
-from domain.events import ReplyCancelled, ReplyCompleted
-from infrastructure.event_log.append_request import Appended
-from infrastructure.event_log.reader import PrincipalReader
+from domain.events import ReplyCancelled
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EventStream
@@ -139,34 +134,4 @@ async def delete_response(context: CommandContext, response_id: str) -> Response
     If a client created the conversation, the items that the reply added to it stay. If the store made the conversation for a chain of
     responses, these items are deleted, and the conversation is deleted with its last response. Answers with a receipt.
     """
-    conversation_id = await context.dependencies.reader.conversation_of(response_id)
-    if conversation_id is None:
-        raise ResponseNotFound(response_id)
-
-    def receipt(_: Appended) -> bytes:
-        return shapes.encode(ResponseDeleted(id=response_id, deleted=True))
-
-    try:
-        answer = await _delete(context, conversation_id, response_id, receipt)
-    except ReplyIsOver:  # it has completed since its items were read
-        answer = await _delete(context, conversation_id, response_id, receipt)
-    except ConversationNotFound as error:
-        raise ResponseNotFound(response_id) from error
-    context.dependencies.active_replies.stop_deleted(response_id)
-    await context.dependencies.reply_services.live.remove(response_id)
-    return answer
-
-
-async def _delete(
-    context: CommandContext, conversation_id: str, response_id: str, receipt: Callable[[Appended], bytes]
-) -> Response:
-    item_ids = await _items_of(context.dependencies.reader, conversation_id, response_id)
-    return await context.execute(conversation_id, DeleteReply(response_id=response_id, item_ids=item_ids), receipt)
-
-
-async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
-    """The ids of the items that a reply added to its conversation. Empty if the reply did not complete."""
-    for recorded in await reader.items(conversation_id, [response_id]):
-        if isinstance(end := recorded.event, ReplyCompleted):
-            return (*end.input_ids, *end.output_ids)
-    return ()
+    return await delete_reply(context, response_id, shapes.encode(ResponseDeleted(id=response_id, deleted=True)))

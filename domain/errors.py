@@ -55,6 +55,11 @@ class ResponseNotFound(NotFound):
         super().__init__(f"There is no response {response_id}.")
 
 
+class CompletionNotFound(NotFound):
+    def __init__(self, completion_id: str) -> None:
+        super().__init__(f"There is no chat completion {completion_id}.")
+
+
 class ShareNotFound(NotFound):
     code = "share_not_found"
 

@@ -1,38 +1,26 @@
 """GET /v1/conversations and /v1/conversations/{id}, from the view `conversations`."""
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
 from fastapi import APIRouter
-from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from domain.errors import ConversationNotFound
 from infrastructure.http import shapes
-from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION
 from projections.views.conversations import shared_with_subject
 from projections.views.writes import Document
 from queries.log_access import PostgresUnavailable
+from queries.metadata_filter import is_metadata_parameter, metadata_filter, metadata_parameter, with_metadata
 from queries.paging import CursorParam, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["conversations"])
 
-MAX_METADATA_KEYS = 16
-_METADATA_PARAMETER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
-METADATA = {
-    "name": "metadata",
-    "in": "query",
-    "style": "deepObject",
-    "explode": True,
-    "description": "`metadata[key]=value`, any number of them: only conversations whose metadata has all these pairs.",
-    "schema": {"type": "object", "maxProperties": MAX_METADATA_KEYS, "additionalProperties": {"type": "string"}},
-}
 _FIELDS = ("id", "metadata", "status", "title", "instructions", "version")
 
 
@@ -56,24 +44,16 @@ class ConversationsQuery(PageQuery):
 
     @classmethod
     def serves(cls, name: str) -> bool:
-        return super().serves(name) or _METADATA_PARAMETER.fullmatch(name) is not None
+        return super().serves(name) or is_metadata_parameter(name)
 
 
-def metadata_filter(query: QueryParams) -> Mapping[str, str]:
-    """The pairs of all `metadata[key]=value`. Raises ApiError (400)."""
-    pairs: dict[str, str] = {}
-    for name, value in query.multi_items():
-        if (match := _METADATA_PARAMETER.fullmatch(name)) is not None:
-            pairs[match[1]] = value
-    for name in pairs:
-        if "\0" in name:
-            raise ApiError(400, "A key of `metadata` contains a NUL character.", code="invalid_value", param="metadata")
-    if len(pairs) > MAX_METADATA_KEYS:
-        raise ApiError(400, f"`metadata` has at most {MAX_METADATA_KEYS} keys.", code="invalid_value", param="metadata")
-    return pairs
-
-
-@query_route(router, "/v1/conversations", ConversationsQuery, parameters=(METADATA,), answer=shapes.ConversationList)
+@query_route(
+    router,
+    "/v1/conversations",
+    ConversationsQuery,
+    parameters=(metadata_parameter("conversations"),),
+    answer=shapes.ConversationList,
+)
 async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
     """A page of the listed conversations, newest first. A caller gets their own and those shared with them. An admin gets those of the whole tenant.
 
@@ -118,9 +98,7 @@ def _filter(query: ConversationsQuery, metadata: Mapping[str, str]) -> Document:
         where["status"] = query.status
     if query.owner is not None:
         where["owner"] = query.owner
-    if metadata:
-        where["$and"] = [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in metadata.items()]
-    return where
+    return where | with_metadata(metadata)
 
 
 def visible_to(subject: str, *, with_shares: bool) -> Document:

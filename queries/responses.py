@@ -57,7 +57,7 @@ async def get_response(context: QueryContext, response_id: str, query: ResponseQ
         return await _stream(context, response_id, -1 if query.starting_after is None else query.starting_after)
     if query.starting_after is not None:
         raise ApiError(400, "`starting_after` requires `stream`.", code="invalid_value", param="starting_after")
-    read, document = await _read_response(context, response_id)
+    read, document = await read_response(context, response_id)
     output = await output_of(context, read, document)
     return shapes.json_response(response_json(document, output), headers=read.headers)
 
@@ -100,7 +100,7 @@ class InputItemsQuery(IncludeQuery, PageQuery):
 )
 async def list_input_items(context: QueryContext, response_id: str, query: InputItemsQuery) -> Response:
     """A page of the response's input items, newest first, without deleted ones. Any of them may be a cursor."""
-    read, document = await _read_response(context, response_id)
+    read, document = await read_response(context, response_id)
     deleted = await deleted_input(context, read, [document])
     items = [item.encode() for item in document["input"]]
     page = page_of(items, input_ids(document), query, "an input item of this response", left_out=deleted)
@@ -108,7 +108,7 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
-async def _read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
+async def read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
     """Returns the response's document, once the view is current. A caller who may read the conversation may read its responses.
 
     Raises ResponseNotFound, also if the conversation was deleted.

@@ -11,10 +11,13 @@ from starlette.requests import Request
 
 from infrastructure.http.errors import ApiError
 from infrastructure.http.served_paths import template_of
-from infrastructure.ids import CONVERSATION, KEY, RESPONSE, is_id
+from infrastructure.ids import CONVERSATION, KEY, is_id, response_id_of
 
-_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE, "key_id": KEY}
+_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY}
 """The id prefix for each path parameter. None: an item's prefix depends on its type."""
+
+_REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
+"""Path parameters that name a reply, and how such an id begins. Either form is accepted for both, because both name the same record."""
 
 _NAMES = frozenset({"model_id"})
 """Path parameters that may have any text: they are not ids of this store."""
@@ -27,11 +30,15 @@ def id_names(path: str) -> list[str]:
 
 def id_pattern(name: str) -> str | None:
     """The form of this path parameter, as a regular expression; None if it may have any text."""
+    if name in _REPLIES:
+        return f"^({'|'.join(_REPLIES.values())})[0-9a-f]{{32}}$"
     return None if name in _NAMES else f"^{_PREFIXES[name] or '[a-z]{1,12}'}_[0-9a-f]{{32}}$"
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
-    """The ids of these names in the request's path. Raises ApiError (400) for the first id that is malformed.
+    """The ids of these names in the request's path. A chat completion's id becomes that of the response.
+
+    Raises ApiError (400) for the first id that is malformed.
 
     Raises HTTPException (405) if the request's path is another path that serves only other methods.
     """
@@ -45,14 +52,28 @@ def path_ids(request: Request, names: Sequence[str]) -> list[str]:
 
 
 def _path_id(text: str, name: str) -> str:
+    if name in _REPLIES:
+        return check_reply_id(text, name)
     return text if name in _NAMES else check_id(text, _PREFIXES[name], name)
+
+
+def check_reply_id(text: str, param: str) -> str:
+    """The id of the response that `text` names, as a response or as a chat completion. If it is malformed, raises ApiError (400) that names `param`."""
+    response_id = response_id_of(text)
+    if response_id is None:
+        raise _malformed(param, _REPLIES.get(param, _REPLIES["completion_id"]))
+    return response_id
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:
     """Returns the id unchanged. If it is malformed, raises ApiError (400) that names `param`."""
     if not is_id(text, prefix):
-        example = f"{prefix or 'msg'}_ followed by 32 hexadecimal digits"
-        raise ApiError(
-            400, f"`{param}` does not have the form of an id, such as {example}.", code="invalid_id", param=param
-        )
+        raise _malformed(param, f"{prefix or 'msg'}_")
     return text
+
+
+def _malformed(param: str, beginning: str) -> ApiError:
+    example = f"{beginning} followed by 32 hexadecimal digits"
+    return ApiError(
+        400, f"`{param}` does not have the form of an id, such as {example}.", code="invalid_id", param=param
+    )

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.routing import compile_path
 
-from infrastructure.ids import is_id
+from infrastructure.ids import is_id, response_id_of
 
 _CONVERSATION = "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
@@ -102,7 +102,7 @@ def loggable_path(path: str) -> str:
     Such a step may be a text or a key.
     """
     steps = path.split("/", _MAX_LOGGED_STEPS)
-    return "/".join([step if step in _WORDS or is_id(step) else "*" for step in steps])
+    return "/".join([step if step in _WORDS or is_id(step) or response_id_of(step) else "*" for step in steps])
 
 
 def template_of(path: str) -> str | None:

@@ -79,7 +79,8 @@ def test_a_404_says_what_to_use_instead_and_never_repeats_the_path(path: str, hi
     [
         (f"/v1/conversations/conv_{'0' * 32}/items", f"/v1/conversations/conv_{'0' * 32}/items"),
         ("/health/ready", "/health/ready"),
-        ("/v1/chat/completions", "/v1/chat/completions"),
+        (f"/v1/chat/completions/chatcmpl-{'0' * 32}", f"/v1/chat/completions/chatcmpl-{'0' * 32}"),
+        ("/v1/chat/completions/chatcmpl-secret", "/v1/chat/completions/*"),
         ("/v1/conversations/", "/v1/conversations/"),
         ("/v1/models/openai/gpt-5", "/v1/models/*/*"),
         ("/v1/conversations/my secret/items", "/v1/conversations/*/items"),

@@ -39,18 +39,22 @@ def new_items(texts: Sequence[str], role: str = "user") -> tuple[NewItem, ...]:
 
 
 class Writer:
-    """Appends to the event log, on behalf of one tenant."""
+    """Appends to the event log, on behalf of one subject of a tenant."""
 
-    def __init__(self, log: EventLog, tenant: str = "default") -> None:
+    def __init__(self, log: EventLog, tenant: str = "default", subject: str = "someone") -> None:
         self._log = log
         self._tenant = tenant
+        self._subject = subject
 
     def for_tenant(self, tenant: str) -> "Writer":
         return Writer(self._log, tenant)
 
+    def for_subject(self, subject: str) -> "Writer":
+        return Writer(self._log, self._tenant, subject)
+
     async def execute(self, conversation_id: str, command: Command) -> Appended:
         request = AppendRequest(
-            principal=Principal(self._tenant, "someone", SCOPES),
+            principal=Principal(self._tenant, self._subject, SCOPES),
             conversation_id=conversation_id,
             command=command,
             command_id=mint_uuid(),
@@ -61,7 +65,7 @@ class Writer:
     async def start(self, *texts: str, **fields: Any) -> str:
         """Starts a conversation with these messages. Returns its id."""
         conversation_id = mint("conv")
-        start = {"owner": "someone", "items": new_items(texts), **fields}
+        start = {"owner": self._subject, "items": new_items(texts), **fields}
         await self.execute(
             conversation_id, StartConversation(conversation_id=conversation_id, tenant=self._tenant, **start)
         )
@@ -132,13 +136,14 @@ class Writer:
         input_items: tuple[InputItem, ...],
         *texts: str,
         finish: str = "stop",
+        model: str = "smol-1",
     ) -> tuple[NewItem, ...]:
         """Completes the reply with these messages. Returns them."""
         output = new_items(texts, "assistant")
         completed = CompleteReply(
             response_id=response_id,
-            model="smol-1",
-            author="smol-1",
+            model=model,
+            author=model,
             input=input_items,
             output=output,
             usage=Usage(input_tokens=7, output_tokens=5, cached_tokens=2),
@@ -147,6 +152,15 @@ class Writer:
         )
         await self.execute(conversation_id, completed)
         return output
+
+    async def complete_chat(self, conversation_id: str, question: str, answer: str, **parameters: Any) -> str:
+        """Asks a question as a chat completion, and completes it. Returns the id of its response."""
+        transcript = Transcript()
+        response_id, questions = await self.request_reply(
+            conversation_id, question, transcript=transcript, **parameters
+        )
+        await self.complete_reply(conversation_id, response_id, questions, answer)
+        return response_id
 
     async def reply(self, conversation_id: str) -> None:
         """Appends a question and its answer."""

@@ -1,0 +1,51 @@
+"""The filter `metadata[key]=value` of a list. The view's documents have their metadata as [name, value] pairs, with an index."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from infrastructure.http.errors import ApiError
+from projections.views.writes import Document
+
+MAX_METADATA_KEYS = 16
+_PARAMETER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
+
+
+def metadata_parameter(things: str) -> dict[str, Any]:
+    """The parameter's description for the OpenAPI document. `things`: what the list has."""
+    return {
+        "name": "metadata",
+        "in": "query",
+        "style": "deepObject",
+        "explode": True,
+        "description": f"`metadata[key]=value`, any number of them: only {things} whose metadata has all these pairs.",
+        "schema": {"type": "object", "maxProperties": MAX_METADATA_KEYS, "additionalProperties": {"type": "string"}},
+    }
+
+
+def is_metadata_parameter(name: str) -> bool:
+    """Whether a query parameter of this name is part of the filter."""
+    return _PARAMETER.fullmatch(name) is not None
+
+
+def metadata_filter(query: QueryParams) -> Mapping[str, str]:
+    """The pairs of all `metadata[key]=value`. Raises ApiError (400)."""
+    pairs: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if (match := _PARAMETER.fullmatch(name)) is not None:
+            pairs[match[1]] = value
+    for name in pairs:
+        if "\0" in name:
+            raise ApiError(400, "A key of `metadata` contains a NUL character.", code="invalid_value", param="metadata")
+    if len(pairs) > MAX_METADATA_KEYS:
+        raise ApiError(400, f"`metadata` has at most {MAX_METADATA_KEYS} keys.", code="invalid_value", param="metadata")
+    return pairs
+
+
+def with_metadata(pairs: Mapping[str, str]) -> Document:
+    """Matches the documents whose metadata has all these pairs."""
+    if not pairs:
+        return {}
+    return {"$and": [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in pairs.items()]}
