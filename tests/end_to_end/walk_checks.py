@@ -1,0 +1,282 @@
+"""Checks what the log records of a random walk against the model, event after event."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+from msgspec import Struct
+
+from domain.events import (
+    REPLY_ENDS,
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationStarted,
+    Event,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyRequested,
+)
+from domain.items import from_stored
+from infrastructure.event_log.codec import decode
+from infrastructure.ids import conversation_id as conversation_id_of
+from tests.end_to_end.walk_messages import meaning_of_item, meanings
+from tests.end_to_end.walk_model import Owner, SentTranscript, StoredItem, StoreModel
+from tests.end_to_end.walk_plan import PlannedRequest
+
+
+class LogTail:
+    """The events of the log, each once, in the order of the log."""
+
+    def __init__(self, postgres_url: str) -> None:
+        self._connection = psycopg.connect(postgres_url, autocommit=True)
+        self._position = 0
+        for _ in self.new():
+            pass
+
+    def new(self) -> Iterator[tuple[str, Event]]:
+        """(conversation id, event) of each event since the last call."""
+        rows = self._connection.execute(
+            "SELECT notification_id, originator_id, topic, state FROM events WHERE notification_id > %s ORDER BY notification_id",
+            (self._position,),
+        )
+        for position, stream_id, topic, state in rows.fetchall():
+            self._position = position
+            yield conversation_id_of(stream_id), decode(topic, state)
+
+    def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class RecordedRequest(Struct):
+    """A request that the log has. `after`: the item that it goes on from. `joined`: its items, in order, once the reply has completed.
+
+    `since`: how many events were seen before its round. `ended`: how many were seen when its reply ended.
+    """
+
+    request: PlannedRequest
+    transcript: SentTranscript
+    conversation_id: str
+    response_id: str
+    after: str | None
+    new_input: tuple[str, ...]
+    since: int
+    ended: int | None = None
+    joined: tuple[str, ...] = ()
+
+
+class WalkChecks:
+    """`requests`: the planned requests by the number that they have in the store. `subjects`: the subjects of the store by those of the plan.
+
+    `observe` takes the events of one round. `counts`: how often each way to go on was seen.
+    """
+
+    def __init__(self, requests: Mapping[int, PlannedRequest], subjects: Mapping[str, str]) -> None:
+        self.model = StoreModel()
+        self.recorded: dict[int, RecordedRequest] = {}
+        self.listed: dict[str, bool] = {}
+        self.origins: dict[str, str | None] = {}
+        self.counts: Counter[str] = Counter()
+        self._requests = requests
+        self._subjects = subjects
+        self._by_response: dict[str, RecordedRequest] = {}
+        self._states: list[StoreModel] = []
+        self._seen = 0
+        self._seen_before_round = 0
+        self._stored: dict[tuple[Any, ...], str] = {}
+        self._started: dict[str, ConversationStarted] = {}
+        self._appended: list[ItemAppended] = []
+
+    def observe(self, events: Iterator[tuple[str, Event]]) -> None:
+        self._states, self._seen_before_round = [self.model.copy()], self._seen
+        for conversation_id, event in events:
+            self._seen += 1
+            self._observe(conversation_id, event)
+
+    def may_be_blanked(self, recorded: RecordedRequest) -> bool:
+        """Whether something that the request has is deleted, in this conversation or elsewhere."""
+        deleted = {item.meaning for item in self.model.items.values() if self.model.is_deleted(item.item_id)}
+        return bool(deleted & set(recorded.transcript.items))
+
+    def must_be_blanked(self, recorded: RecordedRequest) -> bool:
+        """Whether an item is deleted that the request surely has: its path is its transcript."""
+        before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
+        count = len(recorded.transcript.items) - len(recorded.new_input)
+        if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
+            before = []
+        items = [*(item.item_id for item in before if item.meaning), *(recorded.new_input if recorded.joined else ())]
+        return any(self.model.is_deleted(item_id) for item_id in items)
+
+    def _observe(self, conversation_id: str, event: Event) -> None:
+        match event:
+            case ConversationStarted():
+                self._started[conversation_id] = event
+                self.listed[conversation_id] = event.listed
+            case ConversationDescribed(listed=bool(listed)):
+                self.listed[conversation_id] = listed
+            case ReplyRequested():
+                self._requested(conversation_id, event)
+            case ItemAppended():
+                self._appended.append(event)
+                return
+            case ReplyCompleted():
+                self._completed(conversation_id, event)
+            case ConversationDeleted():
+                self.model.delete(conversation_id)
+            case ItemRetracted():
+                self.model.retract(event.item_id)
+            case _ if isinstance(event, REPLY_ENDS):
+                self._ended(conversation_id, event.response_id)
+        assert not self._appended, f"items joined {conversation_id} without a reply"
+        self._states.append(self.model.copy())
+
+    def _requested(self, conversation_id: str, event: ReplyRequested) -> None:
+        number = json.loads(event.parameters)["chat"]["seed"]
+        request = self._requests[number]
+        assert number not in self.recorded, f"request {request.number} is recorded twice"
+        assert request.store is not False, f"request {request.number} is recorded in spite of `store: false`"
+        subject = self._subjects[request.subject]
+        transcript = SentTranscript(Owner(subject, request.user), request.messages, request.name)
+        after = self._after(conversation_id, subject)
+        recorded = RecordedRequest(
+            request,
+            transcript,
+            conversation_id,
+            event.response_id,
+            after,
+            tuple(item.item_id for item in event.input),
+            self._seen_before_round,
+        )
+        new = [meaning_of_item(from_stored(item.item)) for item in event.input]
+        count = len(transcript.items) - len(new)
+        assert [*transcript.items[count:]] == new, (
+            f"the new items of request {request.number} are not the end of its transcript"
+        )
+        faults = [self._fault(recorded, count, state) for state in self._states]
+        assert None in faults, f"request {request.number} ({request.kind}): {faults[-1]}"
+        if conversation_id not in self.model.conversations:
+            self.model.start(conversation_id, subject, after)
+        self.model.request(conversation_id, event.response_id)
+        self.recorded[number] = self._by_response[event.response_id] = recorded
+        requests = self.model.conversations[conversation_id].requests
+        assert self.listed[conversation_id] == (requests > 1), (
+            f"{conversation_id} is {'' if self.listed[conversation_id] else 'not '}listed at its request no. {requests}"
+        )
+
+    def _after(self, conversation_id: str, subject: str) -> str | None:
+        """The item that the reply goes on from: the head of its conversation, or the item that its fork begins at."""
+        if conversation_id in self.model.conversations:
+            assert self.model.conversations[conversation_id].subject == subject, (
+                f"{conversation_id} belongs to another subject"
+            )
+            return self.model.conversations[conversation_id].head
+        started = self._started[conversation_id]
+        assert started.owner == subject, f"{conversation_id} belongs to {started.owner} instead of {subject}"
+        self.origins[conversation_id] = started.forked_from.conversation_id if started.forked_from else None
+        return started.forked_from.item_id if started.forked_from else None
+
+    def _fault(self, recorded: RecordedRequest, count: int, state: StoreModel) -> str | None:
+        """Why the reply must not go on where it does, if the store is in this state. `count`: how many items of the transcript were recognised."""
+        transcript, after = recorded.transcript, recorded.after
+        required = state.required(transcript)
+        named = state.named(transcript)
+        is_new = recorded.conversation_id not in state.conversations
+        if after is None and not is_new and recorded.conversation_id == named:
+            return None if count == required.length == 0 else f"{required.length} items are recognised"
+        if after is None:
+            if count or not is_new:
+                return f"{count} items of the transcript are left out of a new conversation"
+            return (
+                None
+                if required.length == 0
+                else f"a new conversation begins, but {required.length} items are recognised"
+            )
+        if named is not None and count == required.length == 0:
+            return self._fault_at_end(recorded, named, state)
+        if after not in state.items or not state.is_sound(transcript, after, count):
+            return f"its first {count} items are not those before {after}"
+        if count < required.length:
+            return f"only {count} items are recognised instead of {required.length}"
+        conversation = state.conversations[state.items[after].conversation_id]
+        if is_new and conversation.head == after and not conversation.running:
+            return "it is a fork at the end of a conversation that could go on"
+        if not is_new and state.conversations[recorded.conversation_id].running:
+            return "another reply runs in its conversation"
+        return None
+
+    def _fault_at_end(self, recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
+        """The transcript has nothing in common with the conversation that the client names: it is appended at its end, or to a fork there."""
+        if recorded.after != state.conversations[named].head:
+            return f"it does not go on at the end of {named}"
+        is_running = bool(state.conversations[named].running)
+        is_fork = recorded.conversation_id != named
+        return None if is_running == is_fork else f"a reply runs in {named}: {is_running}, it is a fork: {is_fork}"
+
+    def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
+        """The items that joined must be the new messages and the planned answer, below the item that the reply goes on from."""
+        recorded = self._by_response[event.response_id]
+        appended, self._appended = self._appended, []
+        names = (*event.input_ids, *event.output_ids)
+        assert tuple(item.item_id for item in appended) == names
+        assert event.input_ids == recorded.new_input
+        assert [item.parent_id for item in appended] == [recorded.after, *names][: len(names)]
+        items = [
+            StoredItem(
+                item.item_id,
+                item.parent_id,
+                conversation_id,
+                recorded.transcript.owner,
+                meaning_of_item(from_stored(item.item)),
+                item.item_id in event.output_ids,
+                event.response_id,
+            )
+            for item in appended
+        ]
+        answer = meanings([recorded.request.answer.message()])
+        assert [item.meaning for item in items if item.is_answer and item.meaning] == answer
+        self._check_not_stored_twice(recorded, items)
+        self._count(recorded)
+        self.model.join(recorded.transcript, conversation_id, items, answer)
+        recorded.joined = names
+        self._ended(conversation_id, event.response_id)
+
+    def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
+        """Below one item, the last message of one beginning of a transcript is stored once, unless two requests that have it ran at once.
+
+        A request that names its conversation does not see what is stored in others.
+        """
+        transcript = recorded.transcript
+        count = len(transcript.items) - len(recorded.new_input)
+        for start, end in pairwise([0, *transcript.ends]):
+            if start < count or start == 0:
+                continue
+            item, last = items[start - count], items[end - count - 1]
+            key = (transcript.owner, item.parent_id, transcript.items[:end])
+            earlier = self._stored.get(key) if transcript.name is None else None
+            if earlier is not None and not self.model.is_forgotten(earlier):
+                ended = self._by_response[self.model.items[earlier].response_id].ended or 0
+                assert ended > recorded.since, f"{item.item_id} is {earlier} once more"
+            self._stored[key] = last.item_id
+
+    def _ended(self, conversation_id: str, response_id: str) -> None:
+        recorded = self._by_response[response_id]
+        assert recorded.ended is None, f"{response_id} has two ends"
+        recorded.ended = self._seen
+        self.model.end(conversation_id, response_id)
+
+    def _count(self, recorded: RecordedRequest) -> None:
+        if recorded.after is None:
+            self.counts["new conversation"] += 1
+        elif (
+            self.model.conversations[recorded.conversation_id].head == recorded.after
+            and self.origins[recorded.conversation_id] is None
+        ):
+            self.counts["appended"] += 1
+        else:
+            self.counts["fork, or in a fork"] += 1

@@ -1,0 +1,180 @@
+"""Messages of Chat Completions for random walks: what they mean, and the shapes in which clients send the same meaning. Pure.
+
+`meanings` is a second, independent statement of what the store takes for equal. The model and the checks compare meanings only.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from domain.items import Item
+
+Json = dict[str, Any]
+
+Meaning = tuple[str, ...]
+"""One item of a transcript: its kind, and what must be equal in equal items."""
+
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+def meanings(messages: Iterable[Json]) -> list[Meaning]:
+    """What the items of these messages mean, in order. A message with tool calls is several items."""
+    return [meaning for message in messages for meaning in _meanings_of(message)]
+
+
+def _meanings_of(message: Json) -> list[Meaning]:
+    role = message["role"]
+    if role == "tool":
+        return [("output", message["tool_call_id"], _text(message["content"]).strip())]
+    if role != "assistant":
+        return [("message", role, *_parts(message["content"]))]
+    text = answer_text(_text(message.get("content") or ""))
+    calls = [_call(call["id"], **call["function"]) for call in message.get("tool_calls") or ()]
+    return [*([("message", "assistant", text)] if text or not calls else []), *calls]
+
+
+def meaning_of_item(item: Item) -> Meaning | None:
+    """What a stored item means. None for reasoning, which is not part of a transcript."""
+    match item.get("type", "message"):
+        case "message" if item["role"] == "assistant":
+            return ("message", "assistant", answer_text(_text(item["content"])))
+        case "message":
+            return ("message", item["role"], *_parts(item["content"]))
+        case "function_call":
+            return _call(item["call_id"], item["name"], item["arguments"])
+        case "function_call_output":
+            return ("output", item["call_id"], _text(item["output"]).strip())
+        case "reasoning":
+            return None
+        case other:
+            raise AssertionError(f"a walk sends nothing that becomes an item of type {other}")
+
+
+def answer_text(text: str) -> str:
+    """An answer's text as it is compared: without thoughts and outer space."""
+    return _THOUGHTS.sub("", text).strip()
+
+
+def _call(call_id: str, name: str, arguments: str) -> Meaning:
+    return ("call", call_id, name, json.dumps(json.loads(arguments), sort_keys=True))
+
+
+def _text(content: str | list[Json]) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _parts(content: str | list[Json]) -> list[str]:
+    """The texts and the images of a message, each with its kind, so that a text never equals an image."""
+    if isinstance(content, str):
+        return ["text", content.strip()]
+    if len(content) == 1 and "text" in content[0]:
+        return ["text", content[0]["text"].strip()]
+    return [word for part in content for word in (("text", part["text"]) if "text" in part else ("image", _url(part)))]
+
+
+def _url(part: Json) -> str:
+    image = part["image_url"]
+    return str(image["url"] if isinstance(image, dict) else image)
+
+
+# The shapes. Each takes a message and returns another one with the same meaning.
+
+
+def with_nulls(message: Json) -> Json:
+    """As libraries send a message that they keep as an object: every field that has no value is null."""
+    empty: Json = {"name": None} if message["role"] != "tool" else {}
+    if message["role"] == "assistant":
+        empty |= {"refusal": None, "audio": None, "function_call": None, "tool_calls": None}
+    return {**empty, **message}
+
+
+def with_parts(message: Json) -> Json:
+    content = message.get("content")
+    return (
+        {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) and content else message
+    )
+
+
+def trimmed(message: Json) -> Json:
+    content = message.get("content")
+    return {**message, "content": content.strip()} if isinstance(content, str) and content.strip() else message
+
+
+def spaced(message: Json) -> Json:
+    content = message.get("content")
+    return {**message, "content": f"\n{content} "} if isinstance(content, str) and content else message
+
+
+def without_thoughts(message: Json) -> Json:
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str) or not answer_text(content):
+        return message
+    return {**message, "content": _THOUGHTS.sub("", content)}
+
+
+def with_thoughts(message: Json) -> Json:
+    """As interfaces send reasoning back that they were given in a field of its own."""
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str) or not content:
+        return message
+    return {**message, "content": f"<think>\nwell\n</think>\n\n{content}"}
+
+
+def in_another_order(message: Json) -> Json:
+    return json.loads(json.dumps(dict(reversed(message.items())))) if message else message
+
+
+def with_empty_content(message: Json) -> Json:
+    """A message that only calls tools: some clients send "", some null, and some leave `content` out."""
+    return {**message, "content": ""} if message.get("tool_calls") and not message.get("content") else message
+
+
+def without_content(message: Json) -> Json:
+    if message.get("tool_calls") and not message.get("content"):
+        return {name: value for name, value in message.items() if name != "content"}
+    return message
+
+
+def with_names_of_the_sdk(message: Json) -> Json:
+    """As the official SDK dumps an answer."""
+    return {**message, "refusal": None, "annotations": []} if message["role"] == "assistant" else message
+
+
+def with_spaced_arguments(message: Json) -> Json:
+    """As libraries send a call whose arguments they have parsed."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    written = [json.dumps(json.loads(call["function"]["arguments"]), indent=1) for call in calls]
+    functions = [{**call["function"], "arguments": text} for call, text in zip(calls, written, strict=True)]
+    return {**message, "tool_calls": [{**call, "function": f} for call, f in zip(calls, functions, strict=True)]}
+
+
+Shape = Callable[[Json], Json]
+
+SHAPES: Sequence[Shape] = (
+    with_nulls,
+    with_parts,
+    trimmed,
+    spaced,
+    without_thoughts,
+    with_thoughts,
+    in_another_order,
+    with_empty_content,
+    without_content,
+    with_names_of_the_sdk,
+    with_spaced_arguments,
+)
+
+
+def reshaped(messages: Sequence[Json], rng: random.Random) -> list[Json]:
+    """The same messages as another client would send them. Each message gets up to two shapes."""
+    return [_shaped(message, rng) for message in messages]
+
+
+def _shaped(message: Json, rng: random.Random) -> Json:
+    for shape in rng.sample(SHAPES, rng.randint(0, 2)):
+        message = shape(message)
+    return message

@@ -1,0 +1,326 @@
+"""A model in memory of what the store keeps of transcripts, and of where the next one may go on. Pure.
+
+It knows items by their meaning (`walk_messages.py`) and by their ids, which come from the log. It has two bounds for a match, and the store must be
+between them: `required` is how far a transcript must be recognised by the rules, and `is_sound` says whether it may go on after an item at all.
+
+The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it and it has an answer of
+this store. A *turn* is an answer of this store together with the item before it; a transcript whose front was cut, or whose older messages were
+rewritten, is recognised at its last turn, and at what follows this turn on the same path. A turn wins over a prefix that ends earlier if it is on
+a path with this prefix.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tests.end_to_end.walk_messages import Json, Meaning, meanings
+
+MAX_ANSWERS = 3
+"""A turn must be recognised if it is one of the last three of a transcript."""
+
+MIN_COMMON_TEXT = 16
+"""An answer that a client has cut or added to is still the same if so many characters of it are left."""
+
+
+class Owner(NamedTuple):
+    """Transcripts of one owner never match those of another one. `user`: `user` or `safety_identifier` of the requests."""
+
+    subject: str
+    user: str | None
+
+
+class SentTranscript:
+    """A transcript by its meaning. `ends[i]`: how many items the first i + 1 messages have."""
+
+    def __init__(self, owner: Owner, messages: Sequence[Json], name: str | None = None) -> None:
+        self.owner = owner
+        self.name = name
+        self.items = tuple(meanings(messages))
+        counts = [len(meanings([message])) for message in messages]
+        self.ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+        self.answers = [
+            (end - count, end)
+            for message, count, end in zip(messages, counts, self.ends, strict=True)
+            if message["role"] == "assistant" and end > count
+        ]
+
+    def turns(self) -> Iterator[tuple[Meaning, tuple[Meaning, ...], int]]:
+        """Each answer with the item before it, and its end. The last one first."""
+        for start, end in reversed(self.answers[-MAX_ANSWERS:]):
+            yield self.items[start - 1], self.items[start:end], end
+
+
+class StoredItem(Struct, frozen=True):
+    """An item in the store. `meaning` None: reasoning. `is_answer`: an answer of this store."""
+
+    item_id: str
+    parent_id: str | None
+    conversation_id: str
+    owner: Owner
+    meaning: Meaning | None
+    is_answer: bool
+    response_id: str
+
+
+class StoredConversation(Struct, frozen=True):
+    """`head`: the last item, perhaps an inherited one. `requests`: how many replies were requested in it. `running`: the replies that run."""
+
+    subject: str
+    head: str | None
+    requests: int = 0
+    running: frozenset[str] = frozenset()
+    is_deleted: bool = False
+
+
+class Recognised(NamedTuple):
+    """How many items of a transcript are recognised, and the items that they may end at."""
+
+    length: int
+    item_ids: frozenset[str]
+
+
+NOTHING = Recognised(0, frozenset())
+
+
+Prefixes = dict[tuple[Owner, tuple[Meaning, ...]], frozenset[str]]
+
+
+class StoreModel:
+    def __init__(self) -> None:
+        self.items: dict[str, StoredItem] = {}
+        self.conversations: dict[str, StoredConversation] = {}
+        self._prefixes: Prefixes = {}
+        self._unanswered: Prefixes = {}
+        self._turns: dict[tuple[Owner, Meaning, tuple[Meaning, ...]], frozenset[str]] = {}
+        self._prefixes_of: dict[str, frozenset[tuple[Meaning, ...]]] = {}
+        self._names: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._retracted: frozenset[str] = frozenset()
+        self._forgotten: frozenset[str] = frozenset()
+
+    def copy(self) -> "StoreModel":
+        """A copy that later changes of this model do not change."""
+        copied = copy(self)
+        copied.items = self.items.copy()
+        copied.conversations = self.conversations.copy()
+        copied._prefixes = self._prefixes.copy()
+        copied._unanswered = self._unanswered.copy()
+        copied._names = self._names.copy()
+        copied._turns = self._turns.copy()
+        copied._prefixes_of = self._prefixes_of.copy()
+        return copied
+
+    # What happens in the store.
+
+    def start(self, conversation_id: str, subject: str, after: str | None) -> None:
+        """A conversation begins. `after`: the item that it was forked at."""
+        assert conversation_id not in self.conversations
+        self.conversations[conversation_id] = StoredConversation(subject, after)
+
+    def request(self, conversation_id: str, response_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        running = conversation.running | {response_id}
+        self.conversations[conversation_id] = replace(conversation, requests=conversation.requests + 1, running=running)
+
+    def end(self, conversation_id: str, response_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        self.conversations[conversation_id] = replace(conversation, running=conversation.running - {response_id})
+
+    def join(
+        self, transcript: SentTranscript, conversation_id: str, items: Iterable[StoredItem], answer: Sequence[Meaning]
+    ) -> None:
+        """A reply completes. Its new input items and its answer join the conversation, in order."""
+        items = list(items)
+        for item in items:
+            self.items[item.item_id] = item
+        self.conversations[conversation_id] = replace(self.conversations[conversation_id], head=items[-1].item_id)
+        new_input = [item for item in items if not item.is_answer]
+        count = len(transcript.items) - len(new_input)
+        before = [self.items[item_id] for item_id in self.path(items[0].parent_id)]
+        before = [item for item in before if item.meaning is not None]
+        prefixes = self._prefixes if count and any(item.is_answer for item in before[-count:]) else self._unanswered
+        for n, item in enumerate(new_input):
+            self._add(prefixes, transcript.owner, transcript.items[: count + n + 1], item.item_id)
+        last = next(item.item_id for item in reversed(items) if item.meaning is not None)
+        self._add(self._prefixes, transcript.owner, (*transcript.items, *answer), last)
+        if transcript.name is not None:
+            name = (transcript.owner.subject, transcript.name)
+            self._names[name] = (*self._names.get(name, ()), items[-1].item_id)
+        turn = (transcript.owner, transcript.items[-1], tuple(answer))
+        self._turns[turn] = self._turns.get(turn, frozenset()) | {last}
+
+    def delete(self, conversation_id: str) -> None:
+        self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
+
+    def retract(self, item_id: str) -> None:
+        """The item is deleted. The prefixes and turns of its conversation that have this item are forgotten."""
+        conversation_id = self.items[item_id].conversation_id
+        later = {
+            other.item_id
+            for other in self.items.values()
+            if other.conversation_id == conversation_id and item_id in self.path(other.item_id)
+        }
+        self._retracted |= {item_id}
+        self._forgotten |= later
+
+    # Where a transcript may go on.
+
+    def named(self, transcript: SentTranscript) -> str | None:
+        """The conversation that the client names: its id, or the last one that a request with this name went to."""
+        name = transcript.name
+        if name is None or name in self.conversations:
+            return name
+        named = self._unretracted(self._names.get((transcript.owner.subject, name), ()))
+        return self.items[named[-1]].conversation_id if named else None
+
+    def required(self, transcript: SentTranscript) -> Recognised:
+        """How far the transcript must be recognised. In a conversation that it names no answer is needed, and other conversations do not count."""
+        by_prefix = self._longest_prefix(transcript)
+        for before, answer, end in transcript.turns():
+            if end <= by_prefix.length:
+                break
+            turns = self._within(transcript, self._turns.get((transcript.owner, before, answer), ()))
+            if by_prefix.length:
+                turns = [item_id for item_id in turns if by_prefix.item_ids & set(self.path(item_id))]
+            if turns:
+                return self._extended(transcript, Recognised(end, frozenset(turns)))
+        return by_prefix
+
+    def is_sound(self, transcript: SentTranscript, item_id: str, count: int) -> bool:
+        """Whether the first `count` items of the transcript may be taken for the path that ends with the item."""
+        if self.items[item_id].owner != transcript.owner or not self._unretracted([item_id]):
+            return False
+        named = self.named(transcript)
+        if named is not None and item_id not in self.path(self.conversations[named].head):
+            return False
+        prefix = (transcript.owner, transcript.items[:count])
+        if item_id in self._prefixes.get(prefix, ()) or (
+            named is not None and item_id in self._unanswered.get(prefix, ())
+        ):
+            return True
+        path = [self.items[on_path] for on_path in self.path(item_id)]
+        path = [on_path for on_path in path if on_path.meaning is not None]
+        means = tuple(on_path.meaning for on_path in path)
+        has_answer = named is not None or any(on_path.is_answer for on_path in path)
+        if (
+            means == transcript.items[:count]
+            and has_answer
+            and {on_path.owner for on_path in path} == {transcript.owner}
+        ):
+            return True
+        turns = [transcript.items[max(end - 2, 0) : count] for _, _, end in transcript.turns() if end <= count]
+        if any(sent[-len(turn) :] == turn for sent in self._prefixes_of.get(item_id, ()) for turn in turns):
+            return True
+        by_prefix = self._longest_prefix(transcript)
+        if by_prefix.length and not by_prefix.item_ids & {on_path.item_id for on_path in path}:
+            return False
+        return any(self._is_sound_turn(transcript, path, end, count) for end in transcript.ends if end <= count)
+
+    def _is_sound_turn(self, transcript: SentTranscript, path: Sequence[StoredItem], end: int, count: int) -> bool:
+        """Whether the transcript has an answer of the path that ends at `end`, and then the rest of the path. Something before it must agree."""
+        rest = count - end
+        if len(path) <= rest or [item.meaning for item in path[len(path) - rest :]] != [*transcript.items[end:count]]:
+            return False
+        *earlier, answer = path[: len(path) - rest]
+        if not answer.is_answer or not is_same_answer(answer.meaning, transcript.items[end - 1]):
+            return False
+        before = transcript.items[: end - 1]
+        if not before or set(before) & {item.meaning for item in earlier}:
+            return True
+        return bool(earlier) and contains_other(earlier[-1].meaning, before[-1])
+
+    def path(self, item_id: str | None) -> list[str]:
+        """The ids of the items from the first one to this one."""
+        path: list[str] = []
+        while item_id is not None:
+            path.append(item_id)
+            item_id = self.items[item_id].parent_id
+        return path[::-1]
+
+    def own_items(self, conversation_id: str) -> list[StoredItem]:
+        """The items that the conversation shows as its own: without deleted ones, and without those that it inherits."""
+        path = [self.items[item_id] for item_id in self.path(self.conversations[conversation_id].head)]
+        return [
+            item for item in path if item.conversation_id == conversation_id and item.item_id not in self._retracted
+        ]
+
+    def recognisable(self, conversation_id: str) -> set[str]:
+        """The conversation's own items at which a transcript may be recognised."""
+        items = [item.item_id for item in self.own_items(conversation_id) if item.meaning is not None]
+        return set(self._unretracted(items))
+
+    def is_forgotten(self, item_id: str) -> bool:
+        """Whether no transcript may be recognised at the item any more."""
+        return not self._unretracted([item_id])
+
+    def is_deleted(self, item_id: str) -> bool:
+        """Whether the item was deleted, alone or with its conversation."""
+        return item_id in self._retracted or self.conversations[self.items[item_id].conversation_id].is_deleted
+
+    def _longest_prefix(self, transcript: SentTranscript) -> Recognised:
+        for end in reversed(transcript.ends):
+            prefix = (transcript.owner, transcript.items[:end])
+            found = self._within(transcript, self._prefixes.get(prefix, ()))
+            if transcript.name is not None and self.named(transcript) is not None:
+                found += self._within(transcript, self._unanswered.get(prefix, ()))
+            if found:
+                return Recognised(end, frozenset(found))
+        return NOTHING
+
+    def _extended(self, transcript: SentTranscript, turn: Recognised) -> Recognised:
+        """The turn, and what follows it in the transcript and on the path of one of its items."""
+        for end in reversed(transcript.ends):
+            if end <= turn.length:
+                break
+            rest = transcript.items[turn.length : end]
+            found = [
+                item_id
+                for turn_id in turn.item_ids
+                for prefix in self._prefixes_of.get(turn_id, ())
+                for item_id in self._within(transcript, self._prefixes.get((transcript.owner, (*prefix, *rest)), ()))
+            ]
+            if found:
+                return Recognised(end, frozenset(found))
+        return turn
+
+    def _add(self, prefixes: Prefixes, owner: Owner, prefix: tuple[Meaning, ...], item_id: str) -> None:
+        prefixes[owner, prefix] = prefixes.get((owner, prefix), frozenset()) | {item_id}
+        self._prefixes_of[item_id] = self._prefixes_of.get(item_id, frozenset()) | {prefix}
+
+    def _within(self, transcript: SentTranscript, item_ids: Iterable[str]) -> list[str]:
+        """Those of the items that are not deleted and, if the client names a conversation, are on its path."""
+        found = self._unretracted(item_ids)
+        if (named := self.named(transcript)) is None:
+            return found
+        path = set(self.path(self.conversations[named].head))
+        return [item_id for item_id in found if item_id in path]
+
+    def _unretracted(self, item_ids: Iterable[str]) -> list[str]:
+        """Those of the items that were not deleted, and whose conversation was not."""
+        return [
+            item_id
+            for item_id in item_ids
+            if item_id not in self._forgotten and not self.conversations[self.items[item_id].conversation_id].is_deleted
+        ]
+
+
+def is_same_answer(stored: Meaning | None, sent: Meaning) -> bool:
+    """Whether a client may have made the one of the other: it is equal, one is the beginning of the other, or the text names the call."""
+    if stored == sent:
+        return True
+    if stored is None or sent[:2] != ("message", "assistant"):
+        return False
+    if stored[0] == "call":
+        return stored[1] in sent[2]
+    shorter, longer = sorted((stored[2], sent[2]), key=len)
+    return len(shorter) >= MIN_COMMON_TEXT and longer.startswith(shorter)
+
+
+def contains_other(one: Meaning | None, other: Meaning) -> bool:
+    """Whether the text of one of two messages is a part of the text of the other."""
+    if one is None or one[0] != "message" or one[:2] != other[:2]:
+        return False
+    shorter, longer = sorted((one[-1], other[-1]), key=len)
+    return shorter != "" and shorter in longer

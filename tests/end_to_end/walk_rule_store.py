@@ -1,0 +1,182 @@
+"""A store in memory that treats transcripts by the rules. The checks of random walks are tested with it. Pure."""
+
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from context.transcripts.chat_messages import items_of
+from domain.events import (
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationStarted,
+    Event,
+    Fork,
+    InputItem,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyRequested,
+    Shown,
+    Timing,
+    Usage,
+)
+from domain.items import Item
+from tests.end_to_end.walk_messages import meaning_of_item, meanings
+from tests.end_to_end.walk_model import Owner, Recognised, SentTranscript, StoredItem, StoreModel
+from tests.end_to_end.walk_plan import PlannedRequest, Round
+
+
+class RuleStore:
+    """A store in memory that follows the rules, one request after the other. `events` has the log.
+
+    `first_listed`: the request of a conversation that puts it on lists.
+    """
+
+    first_listed = 2
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Event]] = []
+        self.model = StoreModel()
+        self._conversation_of: dict[int, str] = {}
+        self._count = 0
+
+    def run(self, planned: Round) -> None:
+        for request in planned.requests:
+            if request.store is not False and not self._names_deleted(request):
+                self.answer(request)
+        if planned.deletion is not None and planned.deletion.number in self._conversation_of:
+            conversation_id = self._conversation_of[planned.deletion.number]
+            items = self.model.own_items(conversation_id)
+            if self.model.conversations[conversation_id].is_deleted or not items:
+                return
+            if planned.deletion.at is None:
+                self.delete(conversation_id)
+            else:
+                self.retract(items[int(planned.deletion.at * len(items))])
+
+    def _names_deleted(self, request: PlannedRequest) -> bool:
+        """Whether the request names a deleted conversation by its id, and is refused."""
+        conversation_id = None if request.echoes is None else self._conversation_of.get(request.echoes)
+        return conversation_id is not None and self.model.conversations[conversation_id].is_deleted
+
+    def owner(self, request: PlannedRequest) -> Owner:
+        return Owner(request.subject, request.user)
+
+    def sent(self, request: PlannedRequest) -> SentTranscript:
+        echoed = None if request.echoes is None else self._conversation_of.get(request.echoes)
+        return SentTranscript(self.owner(request), request.messages, echoed or request.name)
+
+    def recognised(self, transcript: SentTranscript) -> Recognised:
+        return self.model.required(transcript)
+
+    def answer(self, request: PlannedRequest) -> None:
+        transcript = self.sent(request)
+        recognised = self.recognised(transcript)
+        after, named = min(recognised.item_ids, default=None), self.model.named(transcript)
+        conversation_id = named if after is None and named is not None else self._target(request, after)
+        messages = [item for message in request.messages for item in items_of(message)]
+        self._reply(request, transcript, conversation_id, self.new_items(messages, recognised))
+
+    def new_items(self, items: Sequence[Item], recognised: Recognised) -> Sequence[Item]:
+        """What is stored of the transcript."""
+        return items[recognised.length :]
+
+    def _target(self, request: PlannedRequest, after: str | None) -> str:
+        """The conversation at whose end the item is, or a new one, perhaps a fork."""
+        if after is not None:
+            conversation_id = self.model.items[after].conversation_id
+            if self.model.conversations[conversation_id].head == after:
+                return conversation_id
+        fork = None
+        if after is not None:
+            fork = Fork(conversation_id=self.model.items[after].conversation_id, item_id=after, version=1)
+        conversation_id = self._id("conv")
+        self._append(
+            conversation_id,
+            ConversationStarted(
+                conversation_id=conversation_id,
+                tenant="acme",
+                owner=request.subject,
+                family=conversation_id,
+                listed=False,
+                forked_from=fork,
+            ),
+        )
+        self.model.start(conversation_id, request.subject, after)
+        return conversation_id
+
+    def _reply(
+        self,
+        request: PlannedRequest,
+        transcript: SentTranscript,
+        conversation_id: str,
+        new: Sequence[Item],
+    ) -> None:
+        response_id = self._id("resp")
+        self.model.request(conversation_id, response_id)
+        if self.model.conversations[conversation_id].requests == self.first_listed:
+            self._append(conversation_id, ConversationDescribed(listed=True))
+        self._conversation_of[request.number] = conversation_id
+        output = items_of(request.answer.message())
+        ids = [self._id("msg") for _ in (*new, *output)]
+        parents = [self.model.conversations[conversation_id].head, *ids]
+        self._append(conversation_id, _requested(request, response_id, ids, new))
+        joined = []
+        for item_id, parent_id, item in zip(ids, parents, (*new, *output), strict=False):
+            self._append(
+                conversation_id,
+                ItemAppended(
+                    item_id=item_id,
+                    parent_id=parent_id,
+                    branch=0,
+                    depth=1,
+                    item=msgspec.json.encode(item),
+                    author="ann",
+                    response_id=response_id,
+                ),
+            )
+            is_answer = item_id in ids[len(new) :]
+            means = meaning_of_item(item)
+            joined.append(
+                StoredItem(item_id, parent_id, conversation_id, transcript.owner, means, is_answer, response_id)
+            )
+        self.model.join(transcript, conversation_id, joined, meanings([request.answer.message()]))
+        self.model.end(conversation_id, response_id)
+        self._append(conversation_id, _completed(response_id, ids[: len(new)], ids[len(new) :]))
+
+    def delete(self, conversation_id: str) -> None:
+        self.model.delete(conversation_id)
+        self._append(conversation_id, ConversationDeleted())
+
+    def retract(self, item: StoredItem) -> None:
+        self.model.retract(item.item_id)
+        self._append(item.conversation_id, ItemRetracted(item_id=item.item_id, branch=0, depth=1))
+
+    def _append(self, conversation_id: str, event: Event) -> None:
+        self.events.append((conversation_id, event))
+
+    def _id(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}_{self._count:06}"
+
+
+def _requested(request: PlannedRequest, response_id: str, ids: Sequence[str], new: Sequence[Item]) -> ReplyRequested:
+    items = tuple(
+        InputItem(item_id=item_id, item=msgspec.json.encode(item)) for item_id, item in zip(ids, new, strict=False)
+    )
+    shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="", renderer=6, request_sha256=b"")
+    parameters = json.dumps({"chat": {"seed": request.number}}).encode()
+    return ReplyRequested(response_id=response_id, model="m", parameters=parameters, input=items, shown=shown)
+
+
+def _completed(response_id: str, input_ids: Sequence[str], output_ids: Sequence[str]) -> ReplyCompleted:
+    return ReplyCompleted(
+        response_id=response_id,
+        model="m",
+        input_ids=tuple(input_ids),
+        output_ids=tuple(output_ids),
+        usage=Usage(),
+        finish_reason="stop",
+        timing=Timing(first_ms=1, total_ms=1),
+    )
