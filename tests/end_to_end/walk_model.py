@@ -93,7 +93,7 @@ class StoreModel:
         self.items: dict[str, StoredItem] = {}
         self.conversations: dict[str, StoredConversation] = {}
         self._prefixes: Prefixes = {}
-        self._unanswered: Prefixes = {}
+        self._without_answer: Prefixes = {}
         self._turns: dict[tuple[Owner, Meaning, tuple[Meaning, ...]], frozenset[str]] = {}
         self._prefixes_of: dict[str, frozenset[tuple[Meaning, ...]]] = {}
         self._names: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -106,7 +106,7 @@ class StoreModel:
         copied.items = self.items.copy()
         copied.conversations = self.conversations.copy()
         copied._prefixes = self._prefixes.copy()
-        copied._unanswered = self._unanswered.copy()
+        copied._without_answer = self._without_answer.copy()
         copied._names = self._names.copy()
         copied._turns = self._turns.copy()
         copied._prefixes_of = self._prefixes_of.copy()
@@ -140,7 +140,7 @@ class StoreModel:
         count = len(transcript.items) - len(new_input)
         before = [self.items[item_id] for item_id in self.path(items[0].parent_id)]
         before = [item for item in before if item.meaning is not None]
-        prefixes = self._prefixes if count and any(item.is_answer for item in before[-count:]) else self._unanswered
+        prefixes = self._prefixes if count and any(item.is_answer for item in before[-count:]) else self._without_answer
         for n, item in enumerate(new_input):
             self._add(prefixes, transcript.owner, transcript.items[: count + n + 1], item.item_id)
         last = next(item.item_id for item in reversed(items) if item.meaning is not None)
@@ -197,7 +197,7 @@ class StoreModel:
             return False
         prefix = (transcript.owner, transcript.items[:count])
         if item_id in self._prefixes.get(prefix, ()) or (
-            named is not None and item_id in self._unanswered.get(prefix, ())
+            named is not None and item_id in self._without_answer.get(prefix, ())
         ):
             return True
         path = [self.items[on_path] for on_path in self.path(item_id)]
@@ -264,7 +264,7 @@ class StoreModel:
             prefix = (transcript.owner, transcript.items[:end])
             found = self._within(transcript, self._prefixes.get(prefix, ()))
             if transcript.name is not None and self.named(transcript) is not None:
-                found += self._within(transcript, self._unanswered.get(prefix, ()))
+                found += self._within(transcript, self._without_answer.get(prefix, ()))
             if found:
                 return Recognised(end, frozenset(found))
         return NOTHING
