@@ -1,6 +1,7 @@
 """Chat Completions: a transcript (the messages of a request) is recognised, so that its history is stored once.
 
-chat_messages   messages of the Chat Completions API to items and back; how a message differs from what is made of its items (pure)
+chat_messages   messages of the Chat Completions API to items and back (pure)
+message_changes how a message that was sent differs from the one that is made of its items (pure)
 prefix_hashes   the hashes of a transcript's prefixes and turns (pure)
 parsed          a request's messages as items, with the hash of each prefix (pure)
 matching        finds the item of the log after which a transcript goes on

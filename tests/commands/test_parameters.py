@@ -3,10 +3,7 @@
 import importlib
 import json
 import pkgutil
-import re
-import types
-import typing
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -19,12 +16,9 @@ from context.rendering import request_sha256
 from domain.events import ReplyRequested
 from infrastructure.settings import Settings
 from tests.commands.api_client import error_of, events_of, open_api, post_response
+from tests.commands.parameter_lists import APIS, fields, listed, value_at
 from tests.log import Log
 from tests.scripted_provider import Exchange, ScriptedProvider
-from tests.servers import ROOT
-
-PAGE = (ROOT / "docs" / "clients.md").read_text()
-APIS = ("responses", "chat")
 
 NOT_IN_THE_PACKAGE = {"client_metadata", "frequency_penalty", "presence_penalty", "generate"}
 CALLS = {
@@ -129,29 +123,7 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
 }
 
 
-def listed(heading: str, columns: int) -> list[list[str]]:
-    """The rows of the first table below `heading` in docs/clients.md.
-
-    Each row is a list of its cells, without backticks.
-    """
-    table = PAGE[PAGE.index(heading) :].split("\n|---", 1)[1].split("\n\n", 1)[0].split("\n")[1:]
-    rows = [[cell.strip().strip("`") for cell in re.split(r"\|", row)[1:-1]] for row in table]
-    assert all(len(row) == columns for row in rows)
-    return rows
-
-
 TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Every field of `POST /v1/responses`", 4)}
-
-
-def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of a type's fields, and of the fields of its objects: `reasoning`, `reasoning.effort` …"""
-    for name, annotation in typing.get_type_hints(parameters).items():
-        yield prefix + name
-        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        members = [member for member in typing.get_args(annotation) if member is not type(None)]
-        member = members[0] if is_union and len(members) == 1 else annotation
-        if is_typeddict(member):
-            yield from fields(member, f"{prefix}{name}.")
 
 
 def official_fields() -> dict[str, set[str]]:
@@ -210,12 +182,6 @@ def request_with(name: str) -> dict[str, Any]:
         assert following
         inner = inner.setdefault(step, {})
     inner[name.rsplit(".", 1)[-1]] = VALUES[name]
-    return body
-
-
-def value_at(body: Any, name: str) -> Any:
-    for step in name.split("."):
-        body = body[step]
     return body
 
 
