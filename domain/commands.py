@@ -20,21 +20,22 @@ class Prefix(Struct, frozen=True, kw_only=True):
     """The beginning of a transcript, up to an item that the command appends. The log's table `transcript_prefixes` maps it to this item.
 
     item_id      the item that the prefix ends with
-    hash         of the normalized items of the prefix (`context/transcripts/prefix_hashes.py`)
+    hash         of the normalized items of the prefix, of an answer alone, or of a name (`context/transcripts/prefix_hashes.py`)
     answered     whether one of its items is an answer of this store
-    is_turn      the hash covers only an answer and the item before it
     response_id  the request with which the item came
     messages     how many messages that request's transcript has up to the end of this prefix; 0 if the prefix ends within a message
     exact        the hash of exactly these messages, if there are any
+    read_version the conversation's version when the transcript was compared with it. If an item was retracted after it, the prefix may contain
+                 this item and is not recorded. None: the transcript was compared with nothing of the conversation
     """
 
     item_id: str
     hash: bytes
     answered: bool
-    is_turn: bool = False
     response_id: str | None = None
     messages: int = 0
     exact: bytes = b""
+    read_version: int | None = None
 
 
 class Command(Struct, frozen=True, kw_only=True):

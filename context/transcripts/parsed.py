@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from context.transcripts.chat_messages import custom_calls, items_of
 from context.transcripts.prefix_hashes import Chain, TranscriptEnd, chains_of, first_chain, next_exact
@@ -66,39 +67,44 @@ def parsed(messages: Sequence[Json], *, tenant: str, subject: str, user: str | N
     )
 
 
-def transcript_end(transcript: ParsedTranscript, response_id: str, *, answered: bool) -> TranscriptEnd:
+def transcript_end(
+    transcript: ParsedTranscript, response_id: str, *, answered: bool, read_version: int | None = None
+) -> TranscriptEnd:
     """The end of the whole transcript. `answered`: it has an answer of this store."""
     chain = transcript.chains[-1] if transcript.chains else transcript.first
     return TranscriptEnd(
-        msgspec.structs.replace(chain, answered=answered),
+        replace(chain, answered=answered),
         len(transcript.messages),
         transcript.exact[-1] if transcript.exact else b"",
         response_id,
+        read_version,
     )
 
 
 def input_prefixes(
-    transcript: ParsedTranscript, matched: int, new_ids: Sequence[str], response_id: str | None, *, answered: bool
+    transcript: ParsedTranscript,
+    matched: int,
+    new_ids: Sequence[str],
+    response_id: str | None,
+    *,
+    answered: bool,
+    read_version: int | None = None,
 ) -> tuple[Prefix, ...]:
-    """The prefixes that end with new items: those after the first `matched` items of the transcript, as many as there are `new_ids`.
+    """The prefixes that end with a message whose last item is new: an item after the first `matched` items of the transcript.
 
-    `response_id` None: the items are appended before the request. `answered`: the first `matched` items have an answer of this store.
+    `new_ids`: the ids of the items after these, as many as are appended. `response_id` None: they are appended before the request.
+    `answered`: the first `matched` items have an answer of this store. `read_version`: as in Prefix.
     """
-    message_ends = {} if response_id is None else {end: count for count, end in enumerate(transcript.ends, 1)}
-    prefixes: list[Prefix] = []
-    before = transcript.chains[matched - 1] if matched else transcript.first
-    for item_id, (index, chain) in zip(new_ids, enumerate(transcript.chains[matched:], matched), strict=False):
-        if chain is not before:
-            count = message_ends.get(index + 1, 0)
-            prefixes.append(
-                Prefix(
-                    item_id=item_id,
-                    hash=chain.hash,
-                    answered=answered,
-                    response_id=response_id,
-                    messages=count,
-                    exact=transcript.exact[count - 1] if count else b"",
-                )
-            )
-        before = chain
-    return tuple(prefixes)
+    return tuple(
+        Prefix(
+            item_id=new_ids[end - matched - 1],
+            hash=transcript.chains[end - 1].hash,
+            answered=answered,
+            response_id=response_id,
+            messages=0 if response_id is None else number,
+            exact=b"" if response_id is None else transcript.exact[number - 1],
+            read_version=read_version,
+        )
+        for number, end in enumerate(transcript.ends, 1)
+        if matched < end <= matched + len(new_ids)
+    )

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from context.transcripts.chat_messages import answer_message, items_of
 from domain.commands import Prefix
 from domain.items import Item, type_of
 
@@ -53,7 +54,6 @@ class Chain(Struct, frozen=True):
     hash          of all these items
     answered      whether one of them is an answer of this store
     last          the hash of the last item alone; empty if there is none
-    before_last   the hash of the item before it; empty if there is none
     seed          whose transcript it is, hashed
     before_empty  the chain before the last item, if that is an answer without text: a call that follows continues from there
     """
@@ -61,24 +61,30 @@ class Chain(Struct, frozen=True):
     hash: bytes
     answered: bool
     last: bytes
-    before_last: bytes
     seed: bytes
     before_empty: "Chain | None" = None
 
 
 class TranscriptEnd(Struct, frozen=True):
-    """The end of a request's transcript: the chain of its items, the number of its messages and their exact hash, and the response's id."""
+    """The end of a request's transcript: the chain of its items, the number of its messages and their exact hash, and the response's id.
+
+    `read_version`: as in Prefix.
+    """
 
     chain: Chain
     messages: int
     exact: bytes
     response_id: str
+    read_version: int | None = None
+
+
+_NOTHING = Chain(b"", False, b"", b"")
 
 
 def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
     """The chain before the first item. `user`: `safety_identifier` or `user` of the request."""
     seed = _hash("transcript", tenant.encode(), subject.encode(), (user or "").encode())
-    return Chain(seed, False, b"", b"", seed)
+    return Chain(seed, False, b"", seed)
 
 
 def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
@@ -93,7 +99,6 @@ def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
         hashlib.sha256(before.hash + last).digest(),
         chain.answered or is_ours,
         last,
-        before.last,
         chain.seed,
         replace(before, before_empty=None) if _is_empty_answer(normalized) else None,
     )
@@ -108,20 +113,19 @@ def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
     return chains
 
 
-def item_hash(item: Item) -> bytes | None:
-    """The hash of one normalized item; None if it is not hashed."""
-    normalized = _normalized(item)
-    return None if normalized is None else hashlib.sha256(_encode(normalized)).digest()
+def message_hash(items: Iterable[Item]) -> bytes:
+    """The hash of the items of one message, whatever is before them."""
+    return (chains_of(_NOTHING, items) or [_NOTHING])[-1].hash
 
 
-def turn_hash(chain: Chain) -> bytes:
-    """The hash of the last item and the one before it."""
-    return _hash("turn", chain.seed, chain.before_last, chain.last)
+def turn_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
+    """The hash of an answer and the item before it. `chain`: after this item."""
+    return _hash("turn", chain.seed, chain.last, message_hash(answer))
 
 
-def lone_answer_hash(chain: Chain) -> bytes:
-    """The hash of the last item, for an answer that a transcript begins with."""
-    return _hash("turn", chain.seed, b"", chain.last)
+def answer_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
+    """The hash of an answer alone, in the transcripts of the same subject."""
+    return _hash("turn", chain.seed, b"", message_hash(answer))
 
 
 def name_hash(tenant: str, subject: str, name: str) -> bytes:
@@ -134,27 +138,30 @@ def next_exact(exact: bytes, message: dict[str, Any]) -> bytes:
     return hashlib.sha256(exact + hashlib.sha256(_encode(message)).digest()).digest()
 
 
+def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
+    """What maps a name to the conversation of this item. `hashed_name`: what `name_hash` returns."""
+    return Prefix(item_id=item_id, hash=hashed_name, answered=True, response_id=response_id)
+
+
 def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
-    """The prefixes that end with the items of a reply's output, as (id, item)."""
-    prefixes: list[Prefix] = []
-    chain = end.chain
-    for item_id, item in output:
-        after = next_chain(chain, item, is_ours=True)
-        if after is chain:
-            continue
-        is_first = after.before_last == end.chain.last and after.before_empty is None
-        prefix = Prefix(
-            item_id=item_id,
-            hash=after.hash,
-            answered=True,
-            response_id=end.response_id,
-            messages=end.messages,
-            exact=end.exact,
-        )
-        turns = dict.fromkeys((turn_hash(after), lone_answer_hash(after)) if is_first else (turn_hash(after),))
-        prefixes += [prefix, *(replace(prefix, hash=turn, is_turn=True, messages=0, exact=b"") for turn in turns)]
-        chain = after
-    return tuple(prefixes)
+    """The prefix that ends with a reply's output, as (id, item), and what the answer is found by in a transcript that was changed before it.
+
+    Clients get an answer as one message, and send it back as one. So it is hashed as this message's items.
+    """
+    if not output:
+        return ()
+    answer = items_of(answer_message(item for _, item in output))
+    chained = Prefix(
+        item_id=output[-1][0],
+        hash=chains_of(end.chain, answer)[-1].hash,
+        answered=True,
+        response_id=end.response_id,
+        messages=end.messages,
+        exact=end.exact,
+        read_version=end.read_version,
+    )
+    alone = [turn_hash(end.chain, answer)] + ([answer_hash(end.chain, answer)] if not is_empty_answer(answer) else [])
+    return (chained, *(replace(chained, hash=hashed, messages=0, exact=b"") for hashed in dict.fromkeys(alone)))
 
 
 def _hash(domain: str, *values: bytes) -> bytes:
@@ -178,6 +185,11 @@ def _normalized(item: Item) -> list[Any] | None:
             return [kind, item.get("call_id"), _parts(item.get("output"))]
         case _:
             return None if kind in _NO_PART_OF_CHATS else [kind, _fields(item)]
+
+
+def is_empty_answer(answer: Sequence[Item]) -> bool:
+    """Whether an answer has neither text nor a call."""
+    return all((normalized := _normalized(item)) is None or _is_empty_answer(normalized) for item in answer)
 
 
 def _is_empty_answer(normalized: list[Any]) -> bool:

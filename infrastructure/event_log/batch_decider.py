@@ -182,7 +182,7 @@ class BatchDecider:
                     self._evolve_item(name, event.row_key, event)
         # Last, so that a command that fails adds no rows.
         if isinstance(request.command, _WITH_PREFIXES) and request.command.prefixes:
-            self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1)
+            self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1, state.retracted_at)
         self._rows += rows
         self._last_rows[name] = len(self._rows) - 1
         self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
@@ -221,14 +221,23 @@ class BatchDecider:
         return {uuid_of(name[1]): stream.end if (stream := self._before.get(name)) else NO_ROWS for name in self._after}
 
 
-def _prefix_rows(command: AppendItems | CompleteReply, events: Sequence[Event], first_row: int) -> list[PrefixRow]:
-    """The command's prefixes that end with an item which the events append. `first_row`: the number of the first event's row."""
+def _prefix_rows(
+    command: AppendItems | CompleteReply, events: Sequence[Event], first_row: int, retracted_at: int
+) -> list[PrefixRow]:
+    """The command's prefixes that end with an item which the events append, without those that may contain a retracted item.
+
+    `first_row`: the number of the first event's row. `retracted_at`: the version of the conversation's last retraction.
+    """
     appended = {
         event.item_id: (row, event.depth)
         for row, event in enumerate(events, first_row)
         if isinstance(event, ItemAppended)
     }
-    return [PrefixRow(*appended[prefix.item_id], prefix) for prefix in command.prefixes if prefix.item_id in appended]
+    return [
+        PrefixRow(*appended[prefix.item_id], prefix)
+        for prefix in command.prefixes
+        if prefix.item_id in appended and (prefix.read_version is None or prefix.read_version >= retracted_at)
+    ]
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:

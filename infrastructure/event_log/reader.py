@@ -34,16 +34,19 @@ _FIRST_ANSWER = sql.SQL(
 )
 # LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
 _PREFIXES = sql.SQL(
-    "SELECT h.number, p.conversation_id, p.item_id, p.version, p.depth, p.answered, p.response_id, p.messages, p.exact"
-    " FROM unnest(%s::bytea[]) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (SELECT * FROM transcript_prefixes AS k"
+    "SELECT h.number, h.hash, p.conversation_id, p.item_id, p.version, p.depth, p.answered,"
+    " CASE WHEN response.deleted IS NULL THEN p.response_id END, p.messages, p.exact FROM unnest(%s::bytea[]) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (SELECT * FROM transcript_prefixes AS k"
     " WHERE k.tenant_id = %s AND k.hash = h.hash ORDER BY k.tenant_id DESC, k.hash DESC, k.conversation_id DESC, k.version DESC LIMIT %s) AS p"
     " CROSS JOIN LATERAL (SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version"
     " AND e.tenant_id = p.tenant_id AND e.item_id = p.item_id ORDER BY e.originator_version LIMIT 1) AS appended"
     " LEFT JOIN LATERAL (SELECT true AS retracted FROM events AS e WHERE e.item_id = p.item_id AND e.originator_id = p.conversation_id"
     " AND e.tenant_id = p.tenant_id AND e.topic = 'item.retracted' ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1)"
-    " AS retraction ON true WHERE retraction.retracted IS NULL"
+    " AS retraction ON true LEFT JOIN LATERAL (SELECT true AS deleted FROM events AS e WHERE e.item_id = p.response_id"
+    " AND e.originator_id = p.conversation_id AND e.tenant_id = p.tenant_id AND e.topic = 'reply.deleted'"
+    " ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1) AS response ON true WHERE retraction.retracted IS NULL"
     " ORDER BY h.number, p.conversation_id DESC, p.version DESC"
 )
+_HASHES = sql.SQL("SELECT hash FROM transcript_prefixes WHERE conversation_id = %s AND version = %s AND tenant_id = %s")
 _FOLLOWED = sql.SQL(
     "SELECT later.item_id IS NOT NULL FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY AS i (stream, version, number)"
     " LEFT JOIN LATERAL (SELECT e.item_id FROM events AS e WHERE e.originator_id = i.stream AND e.originator_version > i.version"
@@ -67,10 +70,13 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 class FoundPrefix(Struct, frozen=True, kw_only=True):
     """The beginning of a transcript that the log has: it ends with this item. `version`: of the event that appended the item.
 
-    `number`: which of the hashes that were looked up it has, from 0. The other fields: as in Prefix.
+    `number`: which of the hashes that were looked up it has, from 0. `read_version`: the conversation's version. `response_id`: None if the
+    response was deleted. The other fields: as in Prefix.
     """
 
     number: int
+    hash: bytes
+    read_version: int
     conversation_id: str
     item_id: str
     version: int
@@ -154,16 +160,13 @@ class PrincipalReader(ConversationReader):
         Only those of conversations in which the principal may write, and whose item is still there.
         """
         rows = await self._rows(_PREFIXES, (list(hashes), self.tenant, MAX_PREFIXES))
-        conversations = list(dict.fromkeys(row[1] for row in rows))
-        writable: set[UUID] = set()
-        for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):
-            some = conversations[start : start + MAX_BATCH_LOOKUPS]
-            found = await self.head_of_each([conversation_id_of(stream) for stream in some])
-            writable.update(stream for stream, head in zip(some, found, strict=True) if self._may_write(head))
+        versions = await self._writable(list(dict.fromkeys(row[2] for row in rows)))
         return [
             FoundPrefix(
                 number=number - 1,
+                hash=hashed,
                 conversation_id=conversation_id_of(stream),
+                read_version=versions[stream],
                 item_id=item_id,
                 version=version,
                 depth=depth,
@@ -172,9 +175,19 @@ class PrincipalReader(ConversationReader):
                 messages=messages or 0,
                 exact=exact or b"",
             )
-            for number, stream, item_id, version, depth, answered, response_id, messages, exact in rows
-            if stream in writable
+            for number, hashed, stream, item_id, version, depth, answered, response_id, messages, exact in rows
+            if stream in versions
         ]
+
+    async def hashes_of(self, prefix: FoundPrefix) -> list[bytes]:
+        """The hashes of all prefixes that end with the item of this one."""
+        rows = await self._rows(_HASHES, (uuid_of(prefix.conversation_id), prefix.version, self.tenant))
+        return [hashed for (hashed,) in rows]
+
+    async def conversation_named(self, hashed_name: bytes) -> str | None:
+        """The conversation that got this name last, if the principal may write in it. `hashed_name`: as in `name_prefix`."""
+        named = await self.prefixes_with([hashed_name])
+        return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None
 
     async def are_followed(self, prefixes: Sequence[FoundPrefix]) -> list[bool]:
         """For each prefix, whether its conversation has a later item than its last one."""
@@ -182,8 +195,15 @@ class PrincipalReader(ConversationReader):
         rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
         return [followed for (followed,) in rows]
 
-    def _may_write(self, head: Head | None) -> bool:
-        return head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer")
+    async def _writable(self, streams: Sequence[UUID]) -> dict[UUID, int]:
+        """The versions of those of these conversations in which the principal may write."""
+        versions: dict[UUID, int] = {}
+        for start in range(0, len(streams), MAX_BATCH_LOOKUPS):
+            some = streams[start : start + MAX_BATCH_LOOKUPS]
+            for stream, head in zip(some, await self.head_of_each(list(map(conversation_id_of, some))), strict=True):
+                if head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer"):
+                    versions[stream] = head.version
+        return versions
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
         """Every event of the tenant whose row key is one of these ids, ascending within a conversation.

@@ -90,6 +90,8 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
             await own.items_of_tenant([item_id], 10_000),
             await own.prefixes_with([b"hash"]),
             any(await own.are_followed(prefixes)),
+            await own.hashes_of(prefixes[0]),
+            await own.conversation_named(b"hash"),
         ]
         assert [bool(answer) for answer in answers] == [found] * len(answers)
     methods = {name for name in dir(reader.of(OWN)) if not name.startswith("_")}
@@ -117,6 +119,8 @@ TRIED = [
     "items_of_tenant",
     "prefixes_with",
     "are_followed",
+    "hashes_of",
+    "conversation_named",
 ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from domain.commands import (
     AppendItems,
@@ -80,6 +81,21 @@ def hashes_in(log: Log) -> list[str]:
     return [hashed.decode() for (hashed,) in log.rows("SELECT hash FROM transcript_prefixes ORDER BY hash")]
 
 
+async def test_given_an_item_retracted_while_a_reply_runs_then_its_prefixes_are_not_written(
+    events: EventLog, log: Log
+) -> None:
+    conversation_id = await start(events)
+    first = append_texts("secret")
+    await events.append(request(conversation_id, first))  # version 2
+    await events.append(request(conversation_id, RetractItem(item_id=first.items[0].item_id)))  # version 3
+    for read_version, hashed in ((2, "before"), (3, "after"), (None, "unread")):
+        new = append(hashed)
+        prefixes = (replace(new.prefixes[0], read_version=read_version),)
+        await events.append(request(conversation_id, replace(new, prefixes=prefixes)))
+
+    assert hashes_in(log) == ["after", "unread"]
+
+
 @pytest.fixture
 def log(settings: Settings) -> Log:
     log = Log(settings.postgres_url)
@@ -112,6 +128,32 @@ async def test_an_append_writes_its_prefixes_and_a_look_up_finds_them(
     assert (a.response_id, a.messages, a.exact) == (None, 0, b"")
     assert (c.response_id, c.messages, c.exact) == (completed.response_id, 3, b"exact")
     assert await reader.of(ANN).are_followed([a, b, c]) == [True, True, False]
+    assert await reader.of(ANN).hashes_of(a) == [a.hash] == [b"a"]
+    assert {one.read_version for one in (a, b, c)} == {len(log.versions(conversation_id))}
+
+
+async def test_a_name_leads_to_the_conversation_that_got_it_last(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
+    older, newer = await start(events), await start(events)
+    for conversation_id in (newer, older):
+        await events.append(request(conversation_id, append("name")))
+
+    assert await reader.of(ANN).conversation_named(b"name") == older
+    await events.append(request(older, DeleteConversation()))
+    assert await reader.of(ANN).conversation_named(b"name") == newer
+    assert await reader.of(BOB).conversation_named(b"name") is None
+    assert await reader.of(ANN).conversation_named(b"other") is None
+
+
+async def test_a_deleted_response_is_not_named(events: EventLog, reader: EventReader, log: Log) -> None:
+    conversation_id = await start(events)
+    completed = await reply(events, conversation_id, "a")
+    await events.append(request(conversation_id, DeleteReply(response_id=completed.response_id)))
+
+    [one] = await reader.of(ANN).prefixes_with([b"a"])
+
+    assert one.response_id is None
 
 
 async def test_a_command_that_appends_nothing_writes_no_prefix(events: EventLog, log: Log) -> None:

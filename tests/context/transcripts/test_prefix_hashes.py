@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from context.transcripts.chat_messages import answer_message
 from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import (
+    answer_hash,
     answer_prefixes,
     chains_of,
     first_chain,
-    item_hash,
-    lone_answer_hash,
+    message_hash,
     name_hash,
+    name_prefix,
     next_chain,
     next_exact,
     turn_hash,
@@ -93,7 +95,7 @@ def test_what_clients_change_without_meaning_to_keeps_every_hash(pairs: list[tup
     one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
 
     assert [chain.hash for chain in one.chains] == [chain.hash for chain in other.chains]
-    assert list(map(turn_hash, one.chains)) == list(map(turn_hash, other.chains))
+    assert [message_hash([item]) for item in one.items] == [message_hash([item]) for item in other.items]
 
 
 USER, ANSWER = {"role": "user", "content": "a  b"}, {"role": "assistant", "content": "a  b"}
@@ -148,8 +150,8 @@ def test_what_means_something_else_has_another_hash() -> None:
 
 
 def test_parts_of_both_apis_ids_and_marks_for_caches_give_the_same_hash() -> None:
-    def item(**part: Any) -> bytes | None:
-        return item_hash({"type": "message", "role": "user", "content": [part]})
+    def item(**part: Any) -> bytes:
+        return message_hash([{"type": "message", "role": "user", "content": [part]}])
 
     assert (
         item(type="text", text="a") == item(type="input_text", text="a") == item(type="input_text", text=" a", id="x")
@@ -163,15 +165,15 @@ def test_parts_of_both_apis_ids_and_marks_for_caches_give_the_same_hash() -> Non
         {"type": "output_text", "text": "a", "annotations": []},
         {"type": "output_text", "text": "b", "logprobs": []},
     ]
-    assert item_hash(answer) == item_hash({**answer, "content": parts, "id": "msg_1", "status": "completed"})
+    assert message_hash([answer]) == message_hash([{**answer, "content": parts, "id": "msg_1", "status": "completed"}])
     call = {"type": "custom_tool_call", "call_id": "a", "name": "n", "input": "i"}
-    assert item_hash(call) == item_hash({**call, "id": "ctc_1", "status": "completed", "namespace": None})
-    assert item_hash(call) != item_hash({**call, "input": "j"})
+    assert message_hash([call]) == message_hash([{**call, "id": "ctc_1", "status": "completed", "namespace": None}])
+    assert message_hash([call]) != message_hash([{**call, "input": "j"}])
 
 
 def test_numbers_in_arguments_are_compared_by_their_value() -> None:
-    def call(text: str) -> bytes | None:
-        return item_hash({"type": "function_call", "call_id": "a", "name": "f", "arguments": text})
+    def call(text: str) -> bytes:
+        return message_hash([{"type": "function_call", "call_id": "a", "name": "f", "arguments": text}])
 
     assert call('{"x": 1.0}') == call('{"x":1}') == call('{"x":1e0}')
     assert call('{"x": 1.5}') != call('{"x": 1}')
@@ -186,7 +188,7 @@ def test_no_two_tenants_subjects_or_users_share_a_hash() -> None:
     after = [next_chain(seed, item, is_ours=True) for seed in seeds]
 
     assert len({chain.hash for chain in after}) == len(words) ** 3
-    assert len({turn_hash(chain) for chain in after} | {chain.hash for chain in after}) == 2 * len(words) ** 3
+    assert len({turn_hash(chain, [item]) for chain in after} | {chain.hash for chain in after}) == 2 * len(words) ** 3
     assert len({name_hash(tenant, subject, "n") for tenant, subject in product(words, words)}) == len(words) ** 2
     assert first_chain("a", "b", None) == first_chain("a", "b", "")
 
@@ -208,7 +210,7 @@ def test_an_answer_without_text_before_a_call_is_left_out(content: Any) -> None:
     with_it, without = chains_of(FIRST, [user, empty, call, output]), chains_of(FIRST, [user, call, output])
 
     assert [chain.hash for chain in with_it[2:]] == [chain.hash for chain in without[1:]]
-    assert turn_hash(with_it[2]) == turn_hash(without[1])
+    assert message_hash([empty, call]) == message_hash([call])
     alone = chains_of(FIRST, [user, empty])
     assert alone[1].hash != alone[0].hash
     assert chains_of(FIRST, [user, empty, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
@@ -249,50 +251,69 @@ def test_leading_instructions_are_not_hashed_and_later_ones_are() -> None:
     assert not of([system]).exact
 
 
-def test_prefixes_are_written_for_new_items_and_for_the_answer() -> None:
+def test_a_prefix_is_written_for_each_new_message() -> None:
     two_calls = changed(CALL, lambda call: call["tool_calls"].append({**call["tool_calls"][0], "id": "b"}))
     transcript = of([USER, {**two_calls, "content": "Look:"}, OUTPUT])
     chains, exact = transcript.chains, transcript.exact
 
-    prefixes = input_prefixes(transcript, 1, ["m", "x", "y", "z"], "resp_1", answered=True)
+    prefixes = input_prefixes(transcript, 1, ["m", "x", "y", "z"], "resp_1", answered=True, read_version=7)
 
-    assert [prefix.item_id for prefix in prefixes] == ["m", "x", "y", "z"]
-    assert [prefix.hash for prefix in prefixes] == [chain.hash for chain in chains[1:]]
-    assert [(prefix.messages, prefix.exact) for prefix in prefixes] == [
-        (0, b""),
-        (0, b""),
-        (2, exact[1]),
-        (3, exact[2]),
-    ]
-    assert all(prefix.answered and prefix.response_id == "resp_1" and not prefix.is_turn for prefix in prefixes)
-    (chunk,) = input_prefixes(transcript, 0, ["u"], None, answered=False)
-    assert (chunk.hash, chunk.answered, chunk.messages, chunk.exact) == (chains[0].hash, False, 0, b"")
+    assert [prefix.item_id for prefix in prefixes] == ["y", "z"]
+    assert [prefix.hash for prefix in prefixes] == [chains[3].hash, chains[4].hash]
+    assert [(prefix.messages, prefix.exact) for prefix in prefixes] == [(2, exact[1]), (3, exact[2])]
+    assert all((prefix.answered, prefix.response_id, prefix.read_version) == (True, "resp_1", 7) for prefix in prefixes)
+    (chunk,) = input_prefixes(transcript, 0, ["u", "m"], None, answered=False)
+    assert (chunk.item_id, chunk.hash, chunk.messages, chunk.exact) == ("u", chains[0].hash, 0, b"")
+    assert not chunk.answered
 
-    end = transcript_end(transcript, "resp_1", answered=False)
-    answer: list[tuple[str, Json]] = [
-        ("r", {"type": "reasoning", "summary": []}),
-        ("a", {"role": "assistant", "content": "x"}),
-    ]
-    next_transcript = of([*transcript.messages, {"role": "assistant", "content": " x "}])
-    chained, turn, lone = answer_prefixes(end, answer)
-    assert {prefix.item_id for prefix in (chained, turn, lone)} == {"a"}
-    assert (chained.hash, chained.messages, chained.exact) == (next_transcript.chains[-1].hash, 3, exact[2])
-    assert (turn.hash, lone.hash) == (
-        turn_hash(next_transcript.chains[-1]),
-        lone_answer_hash(next_transcript.chains[-1]),
+
+@pytest.mark.parametrize("shape", ["text", "calls", "call before text"])
+def test_the_prefixes_of_an_answer_are_those_of_the_message_that_clients_send_back(shape: str) -> None:
+    transcript = of([USER])
+    text = {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "x", "annotations": []}],
+    }
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    outputs: dict[str, list[Json]] = {
+        "text": [{"type": "reasoning", "summary": []}, text],
+        "calls": [text, call, {**call, "call_id": "b"}, {"type": "web_search_call", "id": "ws"}],
+        "call before text": [call, text],
+    }
+    output = outputs[shape]
+    end = transcript_end(transcript, "resp_1", answered=False, read_version=7)
+
+    chained, turn, alone = answer_prefixes(end, [(f"item_{n}", item) for n, item in enumerate(output)])
+
+    sent = {**answer_message(output), "extra": 1}
+    back = of([USER, sent, USER])
+    answer = back.items[1 : back.ends[1]]
+    assert {prefix.item_id for prefix in (chained, turn, alone)} == {f"item_{len(output) - 1}"}
+    assert (chained.hash, chained.messages, chained.exact) == (
+        back.chains[back.ends[1] - 1].hash,
+        1,
+        transcript.exact[0],
     )
-    assert all(prefix.answered for prefix in (chained, turn, lone))
-    assert [prefix.is_turn for prefix in (chained, turn, lone)] == [False, True, True]
-    assert lone.hash == turn_hash(of([{"role": "assistant", "content": "x"}]).chains[-1])
+    assert (turn.hash, alone.hash) == (turn_hash(back.chains[0], answer), answer_hash(back.first, answer))
+    assert {(prefix.messages, prefix.exact) for prefix in (turn, alone)} == {(0, b"")}
+    assert all(
+        (prefix.answered, prefix.response_id, prefix.read_version) == (True, "resp_1", 7) for prefix in (chained, turn)
+    )
 
 
-def test_only_the_first_item_of_an_answer_is_found_alone() -> None:
+def test_an_empty_answer_is_not_found_alone() -> None:
     end = transcript_end(of([USER]), "resp_1", answered=False)
-    calls = [(name, {"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"}) for name in "ab"]
+    empty = {"type": "message", "role": "assistant", "content": "<think>x</think>"}
 
-    for empty in ([], [("e", {"role": "assistant", "content": ""})]):
-        prefixes = answer_prefixes(end, [*empty, *calls])
-        assert [prefix.item_id for prefix in prefixes if prefix.is_turn][len(empty) :] == ["a", "a", "b"]
+    assert len(answer_prefixes(end, [("e", empty)])) == 2
+    assert answer_prefixes(end, []) == ()
+
+
+def test_a_name_is_mapped_to_an_item() -> None:
+    name = name_prefix(name_hash("t", "s", "n"), "msg_1", "resp_1")
+
+    assert (name.item_id, name.hash, name.answered) == ("msg_1", name_hash("t", "s", "n"), True)
 
 
 def test_many_unclosed_thoughts_take_no_quadratic_time() -> None:
