@@ -18,8 +18,10 @@ from commands.response_body import MAX_TOOLS, ConversationRef, CreateResponse, N
 from commands.response_schemas import RequestSchema, check_schemas
 from context.rendering import uses_responses_api
 from context.transcripts.chat_messages import Json, custom_calls, items_of
+from infrastructure.http.body import validate
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import DescribedAs, OpenModel
+from infrastructure.settings import ChatCompletionsStore
 
 MAX_CHAT_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 5_000
@@ -34,7 +36,6 @@ _OF_RESPONSES = ("background", "context_management", "input", "instructions", "p
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
 Logit = Annotated[float, Field(ge=-100, le=100)]
-StorePolicy = Literal["always", "requested", "never"]
 
 
 class ChatMessage(OpenModel):
@@ -130,7 +131,7 @@ class CreateChatCompletion(BaseModel):
         """Whether a chunk with the usage ends the stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def is_stored(self, policy: StorePolicy) -> bool:
+    def is_stored(self, policy: ChatCompletionsStore) -> bool:
         """Whether the request and its answer are stored. `policy`: what the setting CHAT_COMPLETIONS_STORE says."""
         if policy == "never":
             return False
@@ -140,7 +141,7 @@ class CreateChatCompletion(BaseModel):
         """What is recorded with the reply: the parameters of its Response, and in `chat` those of the provider's request as they came."""
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
-    def as_response_request(self) -> CreateResponse:
+    def as_response_request(self, *, stored: bool) -> CreateResponse:
         """The request that POST /v1/responses would get for a body with `conversation`. Raises ApiError (400) for what has no form there."""
         check_expressible(self._sent, "a request with `conversation` becomes one of the Responses API")
         leading = next(
@@ -150,15 +151,20 @@ class CreateChatCompletion(BaseModel):
         parameters = response_parameters(self._sent)
         if leading:
             parameters["instructions"] = "\n\n".join(map(_text, self.messages[:leading]))
-        return CreateResponse.model_validate(
+        request = validate(
+            CreateResponse,
             {
                 **parameters,
                 "model": self.model,
                 "conversation": self.conversation_id,
                 "stream": self.stream,
+                "store": stored,
                 "input": [item for message in given for item in items_of(message, custom)],
-            }
+            },
         )
+        request.check()
+        request.is_chat_completion = True
+        return request
 
     def check(self, renderer: int) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter
 from msgspec import Struct, structs
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
@@ -41,6 +42,7 @@ from infrastructure.http.query_parameters import QueryParameters, check_names
 from infrastructure.ids import mint_uuid
 from infrastructure.limits.allowance import Allowance
 from infrastructure.limits.limiter import Limiter
+from infrastructure.settings import ChatCompletionsStore
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
 from replies.running_reply import ReplyServices
@@ -66,6 +68,8 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
+    chat_completions_store: ChatCompletionsStore
+    """Whether Chat Completions are stored when `store` is absent."""
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
@@ -103,6 +107,8 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     """Returns when the client has disconnected. Call it only after the body was read."""
     unstored: UnstoredReply | None = None
     """The last reply of the client's socket, if it was not stored."""
+    headers: Headers = Headers()
+    """The headers of the request."""
 
     async def append(
         self,
@@ -188,6 +194,7 @@ def command_context(
         idempotency=idempotency_key(connection, body),
         disconnected=disconnected,
         unstored=unstored,
+        headers=connection.headers,
     )
 
 

@@ -98,7 +98,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
         raise ApiError(400, refusal[1], code="unsupported_parameter", param=refusal[0])
     given = request.items()
     target = await find_target(context, request, writes=False)
-    model = await resolve_model(context, request)
+    model = await resolve_model(context, request.model)
     taken = await take_input(context, target, given)
     items = [
         *await _earlier_items(context, target),

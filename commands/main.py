@@ -13,6 +13,7 @@ import structlog
 from starlette.applications import Starlette
 
 from commands import (
+    chat_completions,
     compact_response,
     compaction,
     conversations,
@@ -61,6 +62,7 @@ from replies.running_reply import ReplyServices
 log = structlog.get_logger(__name__)
 
 RESOURCES = (
+    chat_completions,
     conversations,
     items,
     pins,
@@ -138,6 +140,7 @@ def create_app(
             api_keys=KeyStore(key_pool),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,
+            chat_completions_store=settings.chat_completions_store,
         )
         checks.update(_checks(reader, events_log, active_replies, provider, limiter))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))

@@ -22,7 +22,7 @@ from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
 from domain.commands import RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, ItemsDeleted
-from domain.events import InputItem
+from domain.events import InputItem, Transcript
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.http.errors import ApiError
@@ -69,7 +69,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback."""
     given = body.items()
-    model = await resolve_model(context, body)
+    model = await resolve_model(context, body.model)
     target, snapshot = await asyncio.gather(
         find_target(context, body, writes=body.stored), _read_snapshot(context, body, model)
     )
@@ -95,15 +95,15 @@ async def _read_snapshot(context: CommandContext, body: CreateResponse, model: s
     return await context.dependencies.contexts.snapshot(conversation_id, model)
 
 
-async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
+async def resolve_model(context: CommandContext, model: str | None) -> str:
     """The model's name. Raises ApiError (400) if it does not exist, ModelFailed if the provider cannot name a default."""
     provider = context.dependencies.provider
-    if body.model is None:
+    if model is None:
         return await provider.default_model(context.principal.tenant)
-    if not await provider.has_model(body.model):
-        message = f"The requested model {body.model[:64]!r} does not exist."
+    if not await provider.has_model(model):
+        message = f"The requested model {model[:64]!r} does not exist."
         raise ApiError(400, message, code="model_not_found", param="model")
-    return body.model
+    return model
 
 
 async def _request_at(
@@ -139,6 +139,7 @@ async def _request_at(
         shown=model_context.shown,
         start=target.start,
         expected_head=target.expected_head,
+        transcript=Transcript() if body.is_chat_completion else None,
     )
     if not body.stored:
         return start_reply(context, command, model_context)

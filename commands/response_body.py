@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PrivateAttr, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, examples
 from commands.given_items import GivenItem, given_items
@@ -133,6 +133,17 @@ class CreateResponse(OptionsBody, Body):
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: ShortText | None = None
     user: ShortText | None = None
+
+    _is_chat_completion: bool = PrivateAttr(False)
+
+    @property
+    def is_chat_completion(self) -> bool:
+        """Whether the request came through Chat Completions."""
+        return self._is_chat_completion
+
+    @is_chat_completion.setter
+    def is_chat_completion(self, value: bool) -> None:
+        self._is_chat_completion = value
 
     @property
     def conversation_id(self) -> str | None:

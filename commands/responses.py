@@ -93,7 +93,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     """
     check_body(body)
     target = await find_target(context, body, writes=False)
-    model = await resolve_model(context, body)
+    model = await resolve_model(context, body.model)
     taken = await take_input(context, target, body.items())
     reply_request = make_reply_request(context, body, target, model, taken.items)
     model_context = await assemble_context(context, target, reply_request)

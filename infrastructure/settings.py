@@ -23,6 +23,9 @@ MIN_SECRET_BYTES = 32
 """The shortest secret for HS256 (RFC 7518, 3.2)."""
 
 
+ChatCompletionsStore = Literal["always", "requested", "never"]
+
+
 class ModelSettings(BaseModel):
     """One model in `MODELS`. A field that is absent is looked up by the model's name. Prices are in US dollars per 1,000,000 tokens."""
 
@@ -94,6 +97,10 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after which a stream that has no events sends a comment. Set it below the time after which a proxy "
         "closes a silent connection.",
+    )
+    chat_completions_store: ChatCompletionsStore = Field(
+        "always",
+        description="Which Chat Completions are stored. `always`: all but those with `store: false`. `requested`: those with `store: true`. `never`: none.",
     )
     rate_limits: Annotated[RateLimits, NoDecode] = Field(
         RateLimits(),

@@ -35,6 +35,14 @@ class RecordedReply:
         self._reference = reference
         self._principal = principal
 
+    @property
+    def response_id(self) -> str:
+        return self._reference.response_id
+
+    @property
+    def conversation_id(self) -> str:
+        return self._reference.conversation_id
+
     async def record(self) -> Record:
         """The reply's record as it is now."""
         return await read_record(self._reader, self._reference.conversation_id, self._reference.response_id)

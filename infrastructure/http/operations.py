@@ -54,6 +54,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Position": "The position of the log that the answer shows.",
     "ETag": "The conversation's version, as an entity tag.",
     "Idempotent-Replayed": "`true` if the request is a repeat and this is the answer to the first request with its `Idempotency-Key`.",
+    "X-Conversation-Id": "The conversation in which the request and its answer are stored.",
+    "X-Response-Id": "The id that the answer has as a Response.",
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",
@@ -89,6 +91,7 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
     "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255},
     "X-Min-Position": _POSITION,
     "Last-Event-ID": _POSITION,
+    "X-Conversation-Id": {"type": "string", "minLength": 1, "maxLength": 256},
 }
 """The schemas of the headers that requests may have."""
 

@@ -39,6 +39,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_RESPONSE}/cancel": "POST",
     f"{_RESPONSE}/input_items": "GET",
     f"{_RESPONSE}/context": "GET",
+    "/v1/chat/completions": "POST",
     "/v1/models": "GET",
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",
@@ -58,7 +59,6 @@ SERVED: Final[Mapping[str, str]] = {
 _PROVIDER = "This store does not serve it. Send the request to your model provider."
 _CONVERSATIONS = "Use `/v1/conversations` and `/v1/responses`."
 _ELSEWHERE: Final[Mapping[str, str]] = {
-    "chat": "Chat Completions will be served by a later version. Use `POST /v1/responses`.",
     "completions": "Use `POST /v1/responses`.",
     "threads": _CONVERSATIONS,
     "assistants": _CONVERSATIONS,

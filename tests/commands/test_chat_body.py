@@ -278,7 +278,7 @@ def test_what_the_responses_api_lacks_is_refused_only_for_its_providers_and_in_a
 def _refused_in_conversation(**parameters: Any) -> ApiError:
     body = body_of(**parameters, conversation="conv_1")
     with pytest.raises(ApiError) as refused:
-        body.as_response_request()
+        body.as_response_request(stored=True)
     return refused.value
 
 
@@ -298,7 +298,7 @@ def test_a_request_with_a_conversation_becomes_a_request_of_the_responses_api() 
     ]
     later = {"role": "system", "content": "Now be long."}
     body = body_of(*instructions, USER, later, **ALL, conversation={"id": "conv_1"})
-    request = body.as_response_request()
+    request = body.as_response_request(stored=True)
     request.check()
     assert (body.conversation_id, request.conversation_id) == ("conv_1", "conv_1")
     assert request.instructions == "Be brief.\n\nBe kind."

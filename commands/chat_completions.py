@@ -1,0 +1,63 @@
+"""Chat Completions: create. The routes of stored completions are in `chat_stored.py`."""
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from commands.chat_body import MAX_CHAT_BYTES, CreateChatCompletion
+from commands.command_route import APPEND_HEADERS, REQUEST_HEADERS, CommandContext, command_route
+from commands.request_chat_reply import request_chat_reply
+from commands.request_reply import request_reply
+from commands.start_reply import stream_of
+from infrastructure.http import shapes
+from infrastructure.http.event_streams import EventStream
+from replies.chat_chunks import chat_chunks
+from replies.chat_completion import chat_completion
+from replies.chat_shape import ChatCompletion, ChatCompletionChunk
+from replies.client_disconnect import response_for_client
+from replies.recorded_reply import RecordedReply
+
+router = APIRouter()
+
+
+@command_route(
+    router,
+    "POST",
+    "/v1/chat/completions",
+    CreateChatCompletion,
+    scope="reply",
+    max_bytes=MAX_CHAT_BYTES,
+    answer=ChatCompletion,
+    events=ChatCompletionChunk,
+    request_headers={
+        **REQUEST_HEADERS,
+        "X-Conversation-Id": "A name of the client's own for the conversation, or its id. It comes before what `messages` say.",
+    },
+    answer_headers=(*APPEND_HEADERS, "X-Conversation-Id", "X-Response-Id"),
+    errors=(404, 502, 504),
+)
+async def create_chat_completion(context: CommandContext, body: CreateChatCompletion) -> Response:
+    """Answers to `messages`. The model is sent exactly these. The store finds the conversation that they continue, and stores each message once.
+
+    With `stream`: answers with chunks as they come. With `conversation`: `messages` are only the new ones, and the store adds the history.
+    """
+    body.check(context.dependencies.models.transcript_renderer)
+    stored = body.is_stored(context.dependencies.chat_completions_store)
+    if body.conversation_id is None:
+        reply = await request_chat_reply(context, body, stored=stored)
+    else:
+        reply = await request_reply(context, body.as_response_request(stored=stored))
+    keep_running = context.idempotency is not None and stored
+    ids = {"x-response-id": reply.response_id}
+    if reply.conversation_id is not None:
+        ids["x-conversation-id"] = reply.conversation_id
+    if body.stream:
+        events, headers = await stream_of(reply, keep_running=keep_running)
+        chunks = chat_chunks(events, include_usage=body.includes_usage)
+        return EventStream(chunks, {**headers, **ids}, context.dependencies.comment_seconds)
+    if isinstance(reply, RecordedReply):
+        response, headers = await reply.response()
+    else:
+        response, headers = await response_for_client(reply, context.disconnected, keep_running=keep_running)
+    completion = chat_completion(msgspec.json.decode(response))
+    return shapes.json_response(completion, headers={**headers, **ids})

@@ -1,0 +1,96 @@
+"""Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one."""
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+
+from commands.access import check_may_write, readable_conversation
+from commands.command_route import CommandContext
+from commands.new_conversations import fork_at, last_item, start_of, unlisted_conversation
+from context.transcripts.matching import Match, find_match
+from context.transcripts.parsed import ParsedTranscript
+from context.transcripts.prefix_hashes import name_hash
+from domain.commands import StartConversation
+from domain.errors import ConversationNotFound
+from domain.events import Fork
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import CONVERSATION, is_id
+
+MAX_NAME_LENGTH = 256
+
+
+class ChatTarget(Struct, frozen=True, kw_only=True):
+    """Where a reply goes.
+
+    conversation_id  the reply's conversation
+    start            starts this conversation; None: it exists
+    match            where the transcript leaves the conversations that exist; None: it has nothing in common with them
+    expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
+    name_hash        of the name that the client gave the conversation; None: it gave none
+    """
+
+    conversation_id: str
+    start: StartConversation | None = None
+    match: Match | None = None
+    expected_head: str | UnsetType = UNSET
+    name_hash: bytes | None = None
+
+
+async def find_chat_target(context: CommandContext, transcript: ParsedTranscript) -> ChatTarget:
+    """The target of a request with this transcript.
+
+    A conversation that the client names in `X-Conversation-Id` comes before any that the transcript matches.
+    Raises ApiError (400) for an invalid name; ConversationNotFound or NotAllowed if the name is the id of a conversation that the caller may not
+    see or change.
+    """
+    name = context.headers.get("x-conversation-id")
+    named = hashed_name = None
+    if name is not None:
+        named, hashed_name = await _named(context, name)
+    match = await find_match(context.dependencies.reader, transcript, only_in=named)
+    if match is not None:
+        target = ChatTarget(conversation_id=match.conversation_id, match=match, expected_head=match.item_id)
+    elif named is not None:
+        target = ChatTarget(conversation_id=named)
+    else:
+        target = new_target(context)
+    return replace(target, name_hash=hashed_name)
+
+
+def new_target(context: CommandContext) -> ChatTarget:
+    """A new conversation of the caller. It stays unlisted until its second turn."""
+    start = unlisted_conversation(context)
+    return ChatTarget(conversation_id=start.conversation_id, start=start)
+
+
+async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget:
+    """A fork of the target's conversation: at the last item that the transcript has too; without a match at its last item.
+
+    If the conversation has no items yet, a new conversation. Raises ConversationNotFound.
+    """
+    reader, conversation_id = context.dependencies.reader, target.conversation_id
+    head = await reader.readable_head(conversation_id)
+    if head is None:
+        raise ConversationNotFound(conversation_id)
+    if (match := target.match) is not None:
+        item_id, depth = match.item_id, match.depth
+    elif (last := await last_item(reader, conversation_id, head.version)) is not None:
+        item_id, depth = last.item_id, last.depth
+    else:
+        return replace(new_target(context), name_hash=None)
+    started = await start_of(reader, conversation_id)
+    origin = Fork(conversation_id=conversation_id, item_id=item_id, version=head.version, depth=depth)
+    start = await fork_at(context, origin, started.family)
+    return replace(target, conversation_id=start.conversation_id, start=start, expected_head=UNSET)
+
+
+async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:
+    """The conversation with this name, if there is one, and the name's hash. An id of this store is not hashed: it is no name."""
+    if not 0 < len(name) <= MAX_NAME_LENGTH:
+        message = f"`X-Conversation-Id` must have 1 to {MAX_NAME_LENGTH} characters."
+        raise ApiError(400, message, code="invalid_header", param="X-Conversation-Id")
+    if is_id(name, CONVERSATION):
+        check_may_write(context, name, await readable_conversation(context, name))
+        return name, None
+    principal = context.principal
+    hashed = name_hash(principal.tenant, principal.subject, name)
+    return await context.dependencies.reader.conversation_named(hashed), hashed

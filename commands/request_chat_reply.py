@@ -1,0 +1,237 @@
+"""Requests a reply to a transcript: finds the conversation that it continues, stores what is new, and starts the reply.
+
+The model is sent exactly the messages of the request. The conversation stores each message once.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import msgspec
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from commands.bodies import new_item
+from commands.chat_body import CreateChatCompletion
+from commands.chat_target import ChatTarget, find_chat_target, fork_target
+from commands.command_route import CommandContext
+from commands.request_reply import resolve_model
+from commands.response_body import MAX_INPUT_ITEMS, MAX_REQUEST_BYTES
+from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
+from context.transcripts.prefix_hashes import answer_prefixes, name_prefix
+from context.transcripts.record import recorded_transcript
+from domain.commands import AppendItems, DeleteConversation, NewItem, Prefix, RequestReply
+from domain.errors import ConversationIsEnded, ConversationLocked, ConversationNotFound, HeadHasMoved, Refused
+from domain.events import InputItem, Transcript
+from domain.items import Item
+from infrastructure.event_log.append_request import LogUnavailable
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import RESPONSE, mint
+from replies.reply_end import PrefixesOf
+
+MAX_ATTEMPTS = 3
+CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
+"""The most of a long history that one append stores. An append delays the appends of others."""
+
+
+class ChatRequest(Struct, frozen=True):
+    """A request with its transcript, and the name of the model that answers."""
+
+    body: CreateChatCompletion
+    transcript: ParsedTranscript
+    model: str
+
+
+class NewMessages(Struct, frozen=True, kw_only=True):
+    """The messages of a transcript that are not stored yet. `items`: their items. `ends`: how many items each message and those before it have."""
+
+    items: Sequence[NewItem]
+    ends: Sequence[int]
+
+    @property
+    def ids(self) -> list[str]:
+        return [new.item_id for new in self.items]
+
+    @property
+    def ids_of_messages(self) -> list[list[str]]:
+        """For each message, the ids of its items."""
+        return [self.ids[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False)]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether they are too much for the input of one reply."""
+        return len(self.items) > MAX_INPUT_ITEMS or sum(len(new.item) for new in self.items) > MAX_REQUEST_BYTES
+
+
+async def request_chat_reply(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:
+    """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started."""
+    return await request_once(context, lambda: _request(context, body, stored=stored), stored=stored)
+
+
+async def _request(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:
+    model = await resolve_model(context, body.model)
+    if not stored:
+        return await _request_unstored(context, body, model)
+    transcript = await asyncio.to_thread(
+        parsed,
+        body.messages,
+        tenant=context.principal.tenant,
+        subject=context.principal.subject,
+        user=body.safety_identifier or body.user,
+    )
+    request = ChatRequest(body, transcript, model)
+    for _ in range(MAX_ATTEMPTS - 1):
+        with suppress(ConversationNotFound):  # it was deleted after the transcript was compared with it
+            return await _request_at(context, request, await find_chat_target(context, transcript))
+    return await _request_at(context, request, await find_chat_target(context, transcript))
+
+
+async def _request_unstored(context: CommandContext, body: CreateChatCompletion, model: str) -> Reply:
+    parameters = body.recorded_parameters()
+    model_context = await context.dependencies.contexts.assemble_transcript(
+        model=model, parameters=parameters, messages=body.messages
+    )
+    command = RequestReply(
+        response_id=mint(RESPONSE),
+        model=model,
+        parameters=msgspec.json.encode(parameters),
+        input=(),
+        shown=model_context.shown,
+        transcript=Transcript(),
+    )
+    return start_reply(context, command, model_context)
+
+
+async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
+    """Requests the reply at its target, or in a fork: a transcript may depart from a conversation, and a reply may be running there."""
+    try:
+        return await _append_request(context, request, target)
+    except (ConversationLocked, HeadHasMoved, ConversationIsEnded) as refusal:
+        is_only_named = target.match is None
+        if target.start is not None or (is_only_named and isinstance(refusal, ConversationIsEnded)):
+            raise
+        return await _append_request(context, request, await fork_target(context, target))
+
+
+async def _append_request(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
+    transcript = request.transcript
+    new = _new_messages(transcript, target)
+    if not new.is_large:
+        return await _append_with_input(context, request, target, new, stored=0)
+    tail = _start_of_last_turn(transcript, target, new)
+    history_target = await _append_history(context, transcript, target, new.items[:tail])
+    try:
+        return await _append_with_input(context, request, history_target, new, stored=tail)
+    except BaseException:
+        # Without the reply, nobody would find the history. A repeat of the request stores it again.
+        with suppress(Refused, LogUnavailable):
+            await context.append(history_target.conversation_id, DeleteConversation())
+        raise
+
+
+async def _append_with_input(
+    context: CommandContext, request: ChatRequest, target: ChatTarget, new: NewMessages, *, stored: int
+) -> Reply:
+    """Requests the reply. The new items are its input, without the first ones, of which as many as `stored` are in the conversation already."""
+    body, transcript, model = request.body, request.transcript, request.model
+    parameters, contexts = body.recorded_parameters(), context.dependencies.contexts
+    record = recorded_transcript(transcript, target.match, new.ids_of_messages)
+    model_context = await contexts.assemble_transcript(model=model, parameters=parameters, messages=body.messages)
+    command = RequestReply(
+        response_id=mint(RESPONSE),
+        model=model,
+        parameters=msgspec.json.encode(parameters),
+        input=tuple(InputItem(item_id=entry.item_id, item=entry.item) for entry in new.items[stored:]),
+        shown=model_context.shown,
+        start=target.start,
+        expected_head=target.expected_head,
+        transcript=record,
+        lists=target.start is None and not stored,
+    )
+    prefixes = _prefixes(transcript, target, new.ids, stored, command.response_id)
+    return await append_and_start(context, command, model_context, target.conversation_id, prefixes=prefixes)
+
+
+def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessages:
+    """The messages after the match. Raises ApiError (400, 413) for an item that cannot be stored."""
+    match = target.match
+    first_message, first_item = (match.messages, match.items) if match else (0, 0)
+    items: list[NewItem] = []
+    for message in range(first_message, len(transcript.messages)):
+        start, end = first_item + len(items), transcript.ends[message]
+        param = f"messages[{len(transcript.instructions) + message}]"
+        items += [new_item(item, param) for item in transcript.items[start:end]]
+    return NewMessages(items=items, ends=[end - first_item for end in transcript.ends[first_message:]])
+
+
+def _prefixes(
+    transcript: ParsedTranscript, target: ChatTarget, new_ids: Sequence[str], stored: int, response_id: str
+) -> PrefixesOf:
+    """What is recorded when the reply completes, so that the next transcript is recognized."""
+    matched, answered = _matched(target)
+    of_input = input_prefixes(transcript, matched + stored, new_ids[stored:], response_id, answered=answered)
+    end = transcript_end(transcript, response_id, answered=answered)
+
+    def prefixes(output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
+        last_id = output[-1][0] if output else next(iter(reversed(new_ids)), None)
+        named = (
+            (name_prefix(target.name_hash, last_id, response_id),)
+            if target.name_hash is not None and last_id is not None
+            else ()
+        )
+        return (*of_input, *answer_prefixes(end, output), *named)
+
+    return prefixes
+
+
+def _matched(target: ChatTarget) -> tuple[int, bool]:
+    """How many items of the transcript lie up to the match, and whether one of them is an answer of this store."""
+    return (target.match.items, target.match.answered) if target.match else (0, False)
+
+
+def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: NewMessages) -> int:
+    """The index of the first new item of the last turn. Raises ApiError (413) if the last turn alone is too large for a reply's input."""
+    first = target.match.messages if target.match else 0
+    starts = [0, *new.ends]
+    for number in range(len(new.ends) - 1, -1, -1):
+        if transcript.messages[first + number]["role"] == "user":
+            last_turn = NewMessages(items=new.items[starts[number] :], ends=())
+            if not last_turn.is_large:
+                return starts[number]
+            break
+    message = f"The last turn in `messages` has more than {MAX_INPUT_ITEMS} items or {MAX_REQUEST_BYTES} bytes."
+    raise ApiError(413, message, code="request_too_large", param="messages")
+
+
+async def _append_history(
+    context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
+) -> ChatTarget:
+    """Starts a conversation, or a fork of the target's, and appends the history in chunks. Returns the target after it."""
+    context = replace(context, if_match=None)
+    if target.start is None:
+        target = await fork_target(context, target)
+    assert target.start is not None
+    await context.append(target.conversation_id, target.start)
+    matched, answered = _matched(target)
+    done = 0
+    for chunk in _chunks(history):
+        ids = [new.item_id for new in chunk]
+        prefixes = input_prefixes(transcript, matched + done, ids, None, answered=answered)
+        command = AppendItems(items=tuple(chunk), author=context.principal.subject, prefixes=prefixes)
+        await context.append(target.conversation_id, command)
+        done += len(chunk)
+    return replace(target, start=None, expected_head=history[-1].item_id if history else UNSET)
+
+
+def _chunks(items: Sequence[NewItem]) -> Iterator[list[NewItem]]:
+    chunk: list[NewItem] = []
+    size = 0
+    for new in items:
+        if chunk and (len(chunk) == CHUNK_ITEMS or size + len(new.item) > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(new)
+        size += len(new.item)
+    if chunk:
+        yield chunk

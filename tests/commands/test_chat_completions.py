@@ -1,0 +1,169 @@
+"""POST /v1/chat/completions: where a transcript goes, what is stored of it, and what the model is sent."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.events import ItemAppended
+from domain.items import from_stored, text_of
+from infrastructure.settings import Settings
+from tests.commands.api_client import open_api
+from tests.log import Log
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+WITH_PROVIDER = {"model_timeout": 5, "model_window": 2_000}
+
+Json = dict[str, Any]
+SYSTEM: Json = {"role": "system", "content": "Be brief. Today is Monday."}
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Json:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture(autouse=True)
+def answers(provider: ScriptedProvider) -> None:
+    """The model answers with the number of the request."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for word in ("answer ", str(len(exchange.provider.requests))):
+            exchange.text_chunk(word)
+        exchange.text_chunk(finish_reason="stop")
+        exchange.chunk(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10})
+        exchange.end_stream()
+
+    provider.script = script
+
+
+async def complete(
+    api: httpx.AsyncClient, messages: list[Json], name: str | None = None, **fields: Any
+) -> httpx.Response:
+    headers = {} if name is None else {"x-conversation-id": name}
+    answer = await api.post(
+        "/v1/chat/completions", json={"model": "scripted", "messages": messages, **fields}, headers=headers
+    )
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def continued(api: httpx.AsyncClient, messages: list[Json], text: str, **fields: Any) -> tuple[list[Json], str]:
+    """The transcript after another turn, and the conversation that it went to."""
+    messages = [*messages, user(text)]
+    answer = await complete(api, messages, **fields)
+    return [*messages, answer.json()["choices"][0]["message"]], answer.headers["x-conversation-id"]
+
+
+def texts(log: Log, conversation_id: str) -> list[str]:
+    """The texts of a conversation's own items."""
+    return [
+        text_of(from_stored(event.item)) for event in log.events(conversation_id) if isinstance(event, ItemAppended)
+    ]
+
+
+async def test_a_transcript_continues_its_conversation_and_each_message_is_stored_once(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    messages, first = await continued(api, [SYSTEM], "one")
+    messages, second = await continued(api, [{**SYSTEM, "content": "Today is Tuesday."}, *messages[1:]], "two")
+    messages, third = await continued(api, messages, "three")
+    assert first == second == third
+    assert texts(log, first) == ["one", "answer 1", "two", "answer 2", "three", "answer 3"]
+    assert provider.requests[-1]["messages"] == messages[:-1]
+    listed = [event.listed for event in log.events(first) if hasattr(event, "listed")]
+    assert listed == [False, True]
+
+
+async def test_a_first_message_always_begins_a_conversation(api: httpx.AsyncClient) -> None:
+    _, first = await continued(api, [], "hi")
+    _, second = await continued(api, [], "hi")
+    assert first != second
+
+
+async def test_a_transcript_that_departs_goes_on_in_a_fork_at_the_last_common_item(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    messages, first = await continued(api, [], "one")
+    messages, _ = await continued(api, messages, "two")
+    edited, fork = await continued(api, messages[:2], "another")
+    assert fork != first
+    assert texts(log, fork) == ["another", "answer 3"]
+    again = await complete(api, messages[:3])  # another answer to the second question
+    assert texts(log, again.headers["x-conversation-id"]) == ["answer 4"]
+    _, same = await continued(api, edited, "more")
+    assert same == fork
+    assert texts(log, first) == ["one", "answer 1", "two", "answer 2"]
+
+
+async def test_a_transcript_whose_front_was_cut_off_continues_at_its_last_answer(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    messages: list[Json] = []
+    for text in ("one", "two", "three"):
+        messages, first = await continued(api, messages, text)
+    rest, same = await continued(api, messages[2:], "four")
+    assert same == first
+    assert texts(log, first)[-2:] == ["four", "answer 4"]
+    assert provider.requests[-1]["messages"] == rest[:-1]
+
+
+async def test_two_requests_at_once_with_the_same_prefix_are_both_answered(
+    apis: list[httpx.AsyncClient], log: Log
+) -> None:
+    messages, first = await continued(apis[0], [], "one")
+    answers = await asyncio.gather(*(continued(apis[n % 2], messages, f"at once {n}") for n in range(4)))
+    conversations = {conversation_id for _, conversation_id in answers}
+    assert len(conversations) == 4
+    assert first in conversations
+
+
+async def test_a_conversation_that_the_client_names_comes_before_what_the_transcript_matches(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    first, second = await complete(api, [user("hi")], "chat 1"), await complete(api, [user("hi")], "chat 2")
+    ids = [answer.headers["x-conversation-id"] for answer in (first, second)]
+    assert ids[0] != ids[1]
+    unrelated = await complete(api, [user("something else")], "chat 1")
+    assert unrelated.headers["x-conversation-id"] == ids[0]
+    assert texts(log, ids[0])[2:] == ["something else", "answer 3"]
+    for bad in ("", "x" * 257, "x" * 10_000):
+        answer = await api.post(
+            "/v1/chat/completions", json={"messages": [user("hi")]}, headers={"x-conversation-id": bad}
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "X-Conversation-Id"
+
+
+async def test_what_is_not_to_be_stored_is_not_stored(settings: Settings, provider: ScriptedProvider, log: Log) -> None:
+    expected = {
+        ("always", None): 1,
+        ("always", False): 0,
+        ("requested", None): 0,
+        ("requested", True): 1,
+        ("never", True): 0,
+    }
+    for (policy, store), count in expected.items():
+        changed = {"openai_base_url": provider.url, "chat_completions_store": policy, **WITH_PROVIDER}
+        before = log.rows("SELECT count(*) FROM responses")[0][0]
+        async with open_api(settings.model_copy(update=changed)) as api:
+            answer = await complete(api, [user("hi")], store=store)
+        assert log.rows("SELECT count(*) FROM responses")[0][0] - before == count
+        assert ("x-conversation-id" in answer.headers) == bool(count)
+
+
+async def test_a_long_history_that_is_new_is_stored_in_parts_before_the_request(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    history = [message for n in range(700) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
+    messages, conversation_id = await continued(api, history, "now")
+    assert texts(log, conversation_id) == [message["content"] for message in messages]
+    assert provider.requests[-1]["messages"] == messages[:-1]
+    messages, same = await continued(api, messages, "again")
+    assert same == conversation_id
+    assert len(texts(log, conversation_id)) == 1_404
