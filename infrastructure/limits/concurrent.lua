@@ -1,8 +1,9 @@
--- How many are in use at once: a hash of process -> "count:milliseconds until which it counts" for each key. A process that died stops counting.
--- ARGV: the process; for how many milliseconds its count lasts; then three for each key: the limit, how many the process uses, and how many it
--- wants to be allowed, those included.
--- Returns two numbers for each key: how many the process is allowed, and how many the others are.
--- A process that uses more than it was allowed, because it counted by itself for a while, keeps them.
+-- Counts the places that are in use at once. Each key is a hash of process -> "count:milliseconds until which it counts". The count of a
+-- process that died expires.
+-- ARGV: the process; for how many milliseconds its count lasts; then three numbers for each key: the limit, how many places the process uses,
+-- and how many it wants, including those that it uses.
+-- Returns two numbers for each key: how many places the process may use, and how many the other processes may use.
+-- A process that counted by itself for a while may use more places than it was allowed. It keeps them.
 local process, lasts = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -18,7 +19,7 @@ for n, key in ipairs(KEYS) do
   local others = 0
   for i = 1, #stored, 2 do
     local count, until_ms = string.match(stored[i + 1], '^(%d+):(%d+)$')
-    -- If it lasts longer than any can, the clock of Redis was set back.
+    -- No count lasts longer than `lasts`. If one does, the clock of Redis was set back.
     if not count or tonumber(until_ms) <= now or tonumber(until_ms) > now + lasts then
       redis.call('HDEL', key, stored[i])
     elseif stored[i] ~= process then

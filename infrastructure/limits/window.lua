@@ -1,8 +1,8 @@
--- How much was used in the last minute, by the second: a hash of second -> amount for each key. `window.py` does the same for one process.
--- ARGV, six for each key: the limit; how much to take, if it fits; how much to add, even if it does not fit; how much of an earlier take to
--- give back, and the second it was taken in; how many seconds longer than WINDOW a use may count.
--- Returns four numbers for each key: how much was taken; how much more fits (negative: that much too much was used); the second now, by
--- the clock of Redis; and after how many seconds something fits (0: now).
+-- Counts how much was used in the last minute. Each key is a hash of second -> amount. `window.py` does the same for one process.
+-- ARGV, six numbers for each key: the limit; how much to take (at most as much as fits is taken); how much to add, even if it does not fit;
+-- how much of an earlier take to give back; the second of that take; how many seconds longer than WINDOW an added amount may count.
+-- Returns four numbers for each key: how much was taken; how much more fits (negative: the limit is exceeded by this amount); the current
+-- second by the clock of Redis; and after how many seconds something fits (0: now).
 local WINDOW = 60
 local now = tonumber(redis.call('TIME')[1])
 local answer = {}
@@ -19,7 +19,7 @@ for n, key in ipairs(KEYS) do
   for i = 1, #stored, 2 do
     local second, amount = tonumber(stored[i]), tonumber(stored[i + 1])
     local counts = second and amount and amount % 1 == 0 and now - second <= WINDOW
-    -- No use is stored at a later second than this. If one is, the clock of Redis was set back.
+    -- No amount is stored at a later second than this. If one is, the clock of Redis was set back.
     if not counts or second - now > max_ahead then
       redis.call('HDEL', key, stored[i])
     else

@@ -1,4 +1,4 @@
-"""A recipe is a program that uses a client library. Here it gets an environment with its packages, and is run."""
+"""Installs the packages of a recipe and runs it. A recipe is a program that uses a client library."""
 
 import os
 import re
@@ -25,7 +25,7 @@ class CannotInstall(Exception):
 
 
 class Environment:
-    """The packages of a folder beside this file, installed in `directory`."""
+    """The packages that a folder beside this file names, installed in `directory`."""
 
     def __init__(self, folder: str, directory: Path) -> None:
         self.directory = directory

@@ -33,7 +33,7 @@ class Shown(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What the assistant says. `call` has a tool's name and its arguments."""
+    """What the assistant says. `call`: the name of the tool that it calls, and the arguments; None: it calls none."""
 
     text: str = ""
     reasoning: str = ""

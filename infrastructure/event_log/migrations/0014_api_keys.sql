@@ -1,4 +1,5 @@
--- API keys. Of a key's secret only the SHA-256 is stored. Each statement below can run again, on a database that an older dump was restored into.
+-- API keys. Only the SHA-256 of a key's secret is stored. Each statement below can run again on a database into which an older dump was
+-- restored.
 CREATE TABLE IF NOT EXISTS api_keys (
     id            uuid        PRIMARY KEY,
     secret_sha256 bytea       NOT NULL,
@@ -14,8 +15,9 @@ CREATE TABLE IF NOT EXISTS api_keys (
 CREATE INDEX IF NOT EXISTS api_keys_of_tenant ON api_keys (tenant_id, id);
 CREATE INDEX IF NOT EXISTS api_keys_by_change ON api_keys (change);
 
--- Numbers every change of a key but its last use. Processes read the changes after the last number that they have seen. So changes take
--- turns until their commit: a smaller number never becomes visible after a larger one. A statement that a person types is numbered too.
+-- Numbers every change of a key, except changes of `last_used_at`. Processes read the changes after the last number that they have seen. So a
+-- smaller number must never become visible after a larger one: each change holds a lock until its commit. A trigger gives the numbers, so
+-- changes that a person makes with SQL have one too.
 CREATE SEQUENCE IF NOT EXISTS api_key_changes;
 CREATE OR REPLACE FUNCTION number_api_key_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS token_usage (
     tenant_id text NOT NULL,
     month date NOT NULL,
     holder text NOT NULL, -- 'tenant', 'subject' or 'key'
-    name text NOT NULL, -- of the subject, or the key's id; empty for the tenant
+    name text NOT NULL, -- the subject's name, or the key's id; empty for the tenant
     tokens bigint NOT NULL,
     PRIMARY KEY (tenant_id, month, holder, name)
 );

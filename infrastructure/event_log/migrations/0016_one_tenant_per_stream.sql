@@ -3,7 +3,7 @@
 ALTER TABLE idempotency_keys ADD COLUMN IF NOT EXISTS subject text NOT NULL DEFAULT 'anonymous';
 ALTER TABLE idempotency_keys DROP CONSTRAINT idempotency_keys_pkey, ADD PRIMARY KEY (tenant_id, key, subject);
 
--- As in 0010. New: it refuses rows whose stream belongs to another tenant, and a key is that of the row's subject.
+-- As in 0010, with two changes: it refuses rows whose stream belongs to another tenant, and an idempotency key belongs to the row's subject.
 CREATE OR REPLACE FUNCTION append_at_once(
     held uuid[], held_versions bigint[], held_hashes bytea[], rows append_row[],
     response_rows int[], response_ids text[], owners uuid[], over_rows int[], over_ids text[], deleted uuid[],

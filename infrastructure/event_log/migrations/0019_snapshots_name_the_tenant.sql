@@ -1,4 +1,4 @@
--- A snapshot is found by the tenant and the conversation, as everything else is. Snapshots with no tenant are not found: they are made again.
+-- A snapshot is found by its tenant and conversation. A snapshot without a tenant is not found, and a new one is made.
 ALTER TABLE snapshots ADD COLUMN IF NOT EXISTS tenant_id text NOT NULL DEFAULT '';
 
 UPDATE snapshots AS s SET tenant_id = e.tenant_id FROM events AS e

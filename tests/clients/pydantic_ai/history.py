@@ -1,4 +1,4 @@
-"""Pydantic AI. The program keeps the messages, and the store gets them with every turn, as by default."""
+"""Pydantic AI. The program keeps the messages and sends all of them with every turn, which is the default."""
 
 import asyncio
 from pathlib import Path
