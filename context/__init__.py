@@ -8,6 +8,7 @@ path_backwards, forks             a path read page by page; from a fork it goes 
 path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat them
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape; reading and writing; making a snapshot
+stored_items                      an item as an event holds it
 deleted_content, withdrawn_summaries, copies   what is deleted now; summaries of deleted items; every place that holds content
 models, tokens, encodings, item_tokens, item_counts, message_counts   windows and prices; counting tokens
 summaries                         what is summarized, in which portions

@@ -69,11 +69,14 @@ class Reader(Protocol):
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
         """At most `limit` events with version <= `until`, newest first. Empty only if there are none."""
 
-    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
-        """Every event with version <= `until` that names any of these items, ascending."""
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event with version <= `until` that names any of these items or responses, ascending."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+
+    async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
+        """Which of these responses of the conversation a client has deleted."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that decide which instructions, policy, pins and summary the conversation has at version `until`."""

@@ -2,6 +2,8 @@
 
 `Shown`, in the ReplyRequested event, names the version, the ranges, the summary and the renderer. The texts of items, instructions and the
 summary come from other events of the log. The model, the parameters and the input come from ReplyRequested itself.
+
+A Chat Completions request has a `Transcript` instead of ranges.
 """
 
 from typing import Any
@@ -22,11 +24,13 @@ from context.deleted_content import deleted_items
 from context.forks import fork_of
 from context.history_forwards import path
 from context.item_counts import ItemCounts
-from context.rendering import render, request_sha256, unsendable
+from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
+from context.stored_items import StoredItem, stored_item
 from context.tokens import count_off_loop
+from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
-from domain.events import SUMMARY, ContextCompacted, InputItem, ItemAppended, ReplyRequested, Shown, ShownRange
-from domain.items import Item, emptied, from_stored
+from domain.events import SUMMARY, ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
+from domain.items import Item, emptied
 from infrastructure.event_log.recorded import Recorded
 
 
@@ -68,10 +72,12 @@ async def rerender(
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
+    if renders_transcripts(shown.renderer):
+        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted)
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     compacted: Recorded | None = None
     instructions: tuple[str | None, ...] = (parameters.get("instructions"),)
-    items: list[_StoredItem] = []
+    items: list[StoredItem] = []
     if shown.version:
         settings_events = await reader.settings_events(conversation_id, until=shown.version)
         instructions = (instructions_and_policy(settings_events)[0], *instructions)
@@ -80,7 +86,7 @@ async def rerender(
         for shown_range in shown.ranges:
             single = single_items.get(shown_range.first)
             items += single or await _range(reader, conversation_id, shown.version, shown_range)
-    items += map(_stored, request.input)
+    items += map(stored_item, request.input)
     not_sent = unsendable(shown.renderer, [stored.item for stored in items])
     sent = [stored for index, stored in enumerate(items) if index not in not_sent]
     tokens = await counts.of([(stored.item_id, stored.item) for stored in sent], shown.encoding)
@@ -124,17 +130,39 @@ async def rerender(
     )
 
 
-class _StoredItem(Struct, frozen=True):
-    item_id: str
-    item: Item
-    copy_of: str | None
+async def _rerender_transcript(
+    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool
+) -> Rerendered:
+    """The body of a Chat Completions request. Messages that are not made of items are only in the body, not among the items."""
+    messages = await rendered_transcript(reader, requested, with_deleted=with_deleted)
+    body = render_transcript(
+        request.shown.renderer,
+        model=request.model,
+        messages=[each.message for each in messages],
+        parameters=msgspec.json.decode(request.parameters),
+    )
+    items = [stored for each in messages for stored in each.items]
+    tokens = await counts.of([(stored.item_id, stored.item) for stored in items], request.shown.encoding)
+    is_complete = not any(each.is_blanked for each in messages)
+    return Rerendered(
+        body=body,
+        matches=request_sha256(body) == request.shown.request_sha256 if is_complete else None,
+        items=tuple(
+            ShownItem(
+                item_id=stored.item_id,
+                item=stored.item,
+                tokens=item_tokens,
+                copy_of=stored.copy_of,
+                is_blanked=stored.is_deleted,
+            )
+            for stored, item_tokens in zip(items, tokens, strict=True)
+        ),
+        summary=None,
+        summary_tokens=0,
+    )
 
 
-def _stored(event: ItemAppended | InputItem) -> _StoredItem:
-    return _StoredItem(event.item_id, from_stored(event.item), event.copy_of)
-
-
-async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[_StoredItem]]:
+async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:
     """The items of the ranges with exactly one item, by item id, read in one query.
 
     Items in a fork's origin are not found here: `_range` reads them.
@@ -142,17 +170,17 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
     appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {
-        item_id: [_stored(recorded.event)]
+        item_id: [stored_item(recorded.event)]
         for item_id, recorded in appended.items()
         if isinstance(recorded.event, ItemAppended)
     }
 
 
-async def _range(reader: Reader, conversation_id: str, version: int, shown: ShownRange) -> list[_StoredItem]:
+async def _range(reader: Reader, conversation_id: str, version: int, shown: ShownRange) -> list[StoredItem]:
     """The items from the range's first to its last, as the path was at `version`."""
-    items: list[_StoredItem] = []
+    items: list[StoredItem] = []
     async for event in path(reader, conversation_id, version, first=shown.first, as_recorded=True):
-        items.append(_stored(event))
+        items.append(stored_item(event))
         if event.item_id == shown.last:
             break
     return items

@@ -31,7 +31,7 @@ from domain.events import (
     ReplyRequested,
 )
 
-Part = Literal["conversation", "item", "items", "response", "summary"]
+Part = Literal["conversation", "item", "items", "response", "summary", "transcript"]
 """What a field's content belongs to. The content is deleted with it, and with the whole conversation.
 
 conversation   only the whole conversation
@@ -39,6 +39,7 @@ item           the item `item_id` of the event
 items          the field holds InputItems: each belongs to the item with its id, and all belong to the response `response_id` of the event
 response       the response `response_id` of the event
 summary        the summary that the event records
+transcript     the field holds a Transcript: it belongs to the response, and the `changes` of each part to the items of the part too
 """
 
 CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
@@ -46,7 +47,7 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ConversationDescribed: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
     ConversationEnded: {"reason": "conversation"},
     ItemAppended: {"item": "item"},
-    ReplyRequested: {"parameters": "response", "input": "items", "transcript": "response"},
+    ReplyRequested: {"parameters": "response", "input": "items", "transcript": "transcript"},
     ReplyDescribed: {"metadata": "response"},
     ReplyFailed: {"partial_output": "response", "output": "items"},
     ReplyCancelled: {"output": "items"},

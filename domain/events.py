@@ -92,7 +92,8 @@ class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One or more messages of a transcript. Either `items` or `message` is set.
 
     items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
-    changes  how each of these messages differs from what is made of its items, as JSON text. None: not at all
+    changes  None: the messages are as they are made of the items. Otherwise all the items are one message, and this says how it
+             differs from what is made of them (`context/transcripts/message_changes.py`)
     message  one message as JSON text, as it was sent. No item is like it
     """
 

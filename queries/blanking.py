@@ -33,14 +33,14 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items`: whether all items are deleted, because their response is."""
+        """Whether this part of the event is deleted. For `items` and `transcript`: whether all of it is, because the response is."""
         if self.conversation:
             return True
         event: Any = recorded.event
         match part:
             case "item":
                 return event.item_id in self.ids
-            case "response" | "items":
+            case "response" | "items" | "transcript":
                 return event.response_id in self.ids
             case "summary":
                 return recorded.version in self.summaries
@@ -112,6 +112,11 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
         elif all_of_it:
             data[name] = None
             blanked.append(name)
+        elif part == "transcript":
+            for index, each in enumerate(data[name]["parts"]):
+                if each["changes"] is not None and not deleted.ids.isdisjoint(each["items"]):
+                    each["changes"] = None
+                    blanked.append(f"{name}.parts[{index}].changes")
     return blanked
 
 
@@ -134,10 +139,15 @@ class _EventContent(Struct):
                     self.items[event.item_id] = event.copy_of
                 case "response":
                     self.responses.add(event.response_id)
+                case "transcript" if event.transcript is not None:
+                    self.responses.add(event.response_id)
+                    for each in event.transcript.parts:
+                        if each.changes is not None:
+                            self.items = dict.fromkeys(each.items) | self.items
                 case "items":
                     self.responses.add(event.response_id)
                     self.items |= {new.item_id: new.copy_of for new in getattr(event, name)}
                 case "summary":
                     self.summaries.append(recorded)
-                case "conversation":
+                case "transcript" | "conversation":
                     pass

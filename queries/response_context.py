@@ -81,4 +81,4 @@ def _blanked_names(rerendered: Rerendered) -> list[str]:
     names = [f"items[{index}].item" for index, item in enumerate(rerendered.items) if item.is_blanked]
     if rerendered.summary_is_blanked:
         names.append("summary.text")
-    return [*names, "request"] if names else []
+    return names if rerendered.matches is not None else [*names, "request"]

@@ -5,5 +5,6 @@ message_changes how a message that was sent differs from the one that is made of
 prefix_hashes   the hashes of a transcript's prefixes and turns (pure)
 parsed          a request's messages as items, with the hash of each prefix (pure)
 matching        finds the item of the log after which a transcript goes on
-record          what an event records of a transcript, and the messages rendered from it again
+record          what an event records of a transcript (pure)
+rendered        the messages of a recorded transcript, made again from the log
 """

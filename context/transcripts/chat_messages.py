@@ -103,6 +103,12 @@ def answer_message(items: Iterable[Item]) -> Json:
     return _assistant_message(in_message or [_message("assistant", "")])
 
 
+def one_message(items: Sequence[Item]) -> Json:
+    """The message that all of these items are together. Alone, the items of an answer may be several messages."""
+    messages = messages_of(items)
+    return messages[0].message if len(messages) == 1 else answer_message(items)
+
+
 def _message(role: str, content: Any) -> Item:
     return {"type": "message", "role": role, "content": content}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from context.transcripts.chat_messages import Json, answer_message, messages_of
+from context.transcripts.chat_messages import Json, messages_of, one_message
 from context.transcripts.matching import Match
 from context.transcripts.message_changes import changes_between
 from context.transcripts.parsed import ParsedTranscript
@@ -41,18 +41,12 @@ def recorded_transcript(
     return Transcript(instructions=transcript.instructions, base=base, parts=tuple(parts))
 
 
-def plain_message(items: Sequence[Item]) -> Json:
-    """The message that is made of the items of one message. The items of an answer can be such that, alone, they would be several messages."""
-    made = messages_of(items)
-    return made[0].message if len(made) == 1 else answer_message(items)
-
-
 def _part(message: Json, stored: Sequence[tuple[str, Item]]) -> TranscriptPart:
     """The part for one message. `stored`: the (id, item) of each of its items; empty if no items are like it."""
     if not stored:
         return TranscriptPart(message=msgspec.json.encode(message))
     items = [item for _, item in stored]
-    changes = changes_between(plain_message(items), message)
+    changes = changes_between(one_message(items), message)
     if changes is None and len(messages_of(items)) != 1:
         changes = _NO_CHANGES
     return TranscriptPart(items=tuple(item_id for item_id, _ in stored), changes=changes)
@@ -61,4 +55,4 @@ def _part(message: Json, stored: Sequence[tuple[str, Item]]) -> TranscriptPart:
 def _continues(before: TranscriptPart, last: Sequence[Item], part: TranscriptPart, items: Sequence[Item]) -> bool:
     """Whether both parts can be one. `last`: the items of the last message of `before`. They must not become one message with `items`."""
     are_plain = all(each.message is None and each.changes is None for each in (before, part))
-    return are_plain and [made.count for made in messages_of([*last, *items])] == [len(last), len(items)]
+    return are_plain and [message.count for message in messages_of([*last, *items])] == [len(last), len(items)]

@@ -15,6 +15,7 @@ from domain.commands import (
     EndConversation,
     FailReply,
     NewItem,
+    RequestReply,
     ShareConversation,
 )
 from domain.content import CONTENT
@@ -27,10 +28,13 @@ from domain.events import (
     InputItem,
     ItemAppended,
     ReplyCancelled,
+    ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
     Share,
+    Transcript,
+    TranscriptPart,
 )
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
@@ -67,7 +71,16 @@ EVENTS: tuple[Event, ...] = (
         parameters=msgspec.json.encode({"instructions": SECRET}),
         input=ITEMS,
         shown=SHOWN,
+        transcript=Transcript(
+            instructions=(msgspec.json.encode({"role": "system", "content": SECRET}),),
+            parts=(
+                TranscriptPart(items=("msg_1",), changes=msgspec.json.encode({"around": [SECRET, ""]})),
+                TranscriptPart(items=("msg_2",)),
+                TranscriptPart(message=ITEM),
+            ),
+        ),
     ),
+    ReplyDescribed(response_id="resp_1", metadata={SECRET: SECRET}),
     ReplyFailed(response_id="resp_1", code="c", message="It failed.", partial_output=SECRET, output=ITEMS),
     ReplyCancelled(response_id="resp_1", output=ITEMS),
     ReplyInterrupted(response_id="resp_1", code="c", output=ITEMS),
@@ -89,6 +102,7 @@ DELETED_BY: dict[str, Deleted] = {
     "item": Deleted(ids=frozenset({"msg_1"})),
     "items": Deleted(ids=frozenset({"resp_1"})),
     "response": Deleted(ids=frozenset({"resp_1"})),
+    "transcript": Deleted(ids=frozenset({"resp_1"})),
     "summary": Deleted(summaries=frozenset({7})),
     "conversation": Deleted(conversation=True),
 }
@@ -150,6 +164,14 @@ def test_given_one_deleted_item_then_the_other_items_of_the_event_stay() -> None
     assert SECRET in str(requested["data"]["parameters"])
 
 
+def test_given_a_deleted_item_then_how_a_client_changed_it_is_blanked_too() -> None:
+    full, requested = shown(EVENTS[4], NOTHING), shown(EVENTS[4], Deleted(ids=frozenset({"msg_1"})))
+    assert requested["blanked"] == ["input[0].item", "transcript.parts[0].changes"]
+    assert full["data"]["transcript"]["parts"][0]["changes"] == {"around": [SECRET, ""]}
+    full["data"]["transcript"]["parts"][0]["changes"] = None
+    assert requested["data"]["transcript"] == full["data"]["transcript"]
+
+
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with open_api(settings, authenticator=HeaderAuthenticator()) as client:
@@ -173,13 +195,24 @@ async def test_given_a_retracted_item_then_only_audit_sees_it_in_any_event(
     conversation_id = await write.start("stays")
     response_id, question = await write.request_reply(conversation_id, SECRET, "stays too")
     await write.complete_reply(conversation_id, response_id, question, "answer")
+    changed = TranscriptPart(items=(question[0].item_id,), changes=msgspec.json.encode({"is": SECRET}))
+    unchanged = TranscriptPart(items=(question[1].item_id,))
+    next_request = RequestReply(
+        response_id=mint("resp"),
+        model="m",
+        parameters=b"{}",
+        input=(),
+        shown=SHOWN,
+        transcript=Transcript(parts=(changed, unchanged)),
+    )
+    await write.execute(conversation_id, next_request)
     before = await events_of(api, conversation_id, OWNER)
     assert blanked_names(before) == {}
     await write.retract(conversation_id, question[0].item_id)
 
     events = await events_of(api, conversation_id, OWNER)
     assert SECRET not in str(events)
-    assert blanked_names(events) == {3: ["input[0].item"], 4: ["item"]}
+    assert blanked_names(events) == {3: ["input[0].item"], 4: ["item"], 8: ["transcript.parts[0].changes"]}
     assert [event["data"].get("item_id") for event in events] == [event["data"].get("item_id") for event in before] + [
         question[0].item_id
     ]
