@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from commands import (
     chat_completions,
+    chat_stored,
     compact_response,
     compaction,
     conversations,
@@ -70,6 +71,7 @@ RESOURCES = (
     compaction,
     responses,
     compact_response,
+    chat_stored,
     import_conversations,
     keys,
 )

@@ -29,6 +29,7 @@ from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from queries import (
+    chat_completions,
     context,
     conversation_responses,
     conversations,
@@ -62,6 +63,7 @@ RESOURCES = (
     context,
     response_context,
     responses,
+    chat_completions,
     models,
     usage,
     keys,

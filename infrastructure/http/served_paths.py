@@ -15,6 +15,7 @@ from infrastructure.ids import is_id, response_id_of
 _CONVERSATION = "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 _RESPONSE = "/v1/responses/{response_id}"
+_COMPLETION = "/v1/chat/completions/{completion_id}"
 
 SERVED: Final[Mapping[str, str]] = {
     "/v1/conversations": "GET POST",
@@ -39,7 +40,8 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_RESPONSE}/cancel": "POST",
     f"{_RESPONSE}/input_items": "GET",
     f"{_RESPONSE}/context": "GET",
-    "/v1/chat/completions": "POST",
+    "/v1/chat/completions": "GET POST",
+    _COMPLETION: "GET POST DELETE",
     "/v1/models": "GET",
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",

@@ -67,6 +67,7 @@ EVERYBODY = (200, 200, 200, 200, 200, 200)
 _CONVERSATION = "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 _RESPONSE = "/v1/responses/{response_id}"
+_COMPLETION = "/v1/chat/completions/{completion_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
@@ -125,6 +126,13 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", f"{_RESPONSE}/cancel"): [Row(statuses=(404, 404, 403, 400, 400, 400))],
     ("GET", f"{_RESPONSE}/input_items"): [Row(statuses=READERS)],
     ("GET", f"{_RESPONSE}/context"): [Row(statuses=READERS)],
+    ("GET", "/v1/chat/completions"): [
+        Row(statuses=EVERYBODY),
+        Row(statuses=(400, 400, 200, 200, 200, 200), query="?after={completion_id}"),
+    ],
+    ("GET", _COMPLETION): [Row(statuses=READERS)],
+    ("POST", _COMPLETION): [Row(statuses=WRITERS, body={"metadata": {"a": "b"}})],
+    ("DELETE", _COMPLETION): [Row(statuses=WRITERS, once=True)],
     ("GET", "/v1/keys"): [Row(statuses=ADMINS)],
     ("POST", "/v1/keys"): [Row(statuses=ADMINS, body={"subject": "backend", "scopes": ["read"]})],
     ("DELETE", "/v1/keys/{key_id}"): [Row(statuses=(404, 403, 403, 403, 403, 200))],

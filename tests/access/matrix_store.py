@@ -19,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import commands.main
 import queries.main
 from infrastructure.access.principal import SCOPES
+from infrastructure.event_log.log import EventLog
 from infrastructure.http.door import authenticator_of
+from infrastructure.ids import completion_id
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
@@ -30,6 +33,7 @@ WORD: Final = "plantedword"
 """The planted word. Everything that Ann writes contains it, and so does every answer of the model to her."""
 
 AUDIENCE: Final = "store"
+TENANT: Final = "acme"
 OWNER, READER, WRITER, OTHER, ADMIN = "ann", "ron", "wil", "oth", "adm"
 USERS = "read write reply"
 
@@ -68,17 +72,19 @@ def without(scope: str) -> str:
 
 
 class Target(Struct, frozen=True):
-    """A conversation of Ann's, which Ron may read and Wil may write to, with an item and a reply."""
+    """A conversation of Ann's, which Ron may read and Wil may write to, with an item, a reply and a chat completion."""
 
     conversation_id: str
     item_id: str
     response_id: str
+    completion_id: str
     key_id: str
 
 
 class MatrixStore:
-    def __init__(self, app: ASGIApp, http: httpx.AsyncClient) -> None:
+    def __init__(self, app: ASGIApp, http: httpx.AsyncClient, write: Writer) -> None:
         self.app = app
+        self.write = write
         self.http = http
         self.invalid = dict(INVALID)
         self._numbers = itertools.count()
@@ -128,11 +134,15 @@ class MatrixStore:
             metadata={"planted": self.word()},
             model="scripted",
         )
+        completion = await self.write.complete_chat(
+            conversation_id, self.word(), self.word(), metadata={self.word(): self.word()}
+        )
         await self.as_owner("POST", f"{base}/compact", model="scripted")
         key = await self.send(
             "POST", "/v1/keys", ROLES["admin"], json={"subject": "backend", "scopes": ["read"], "name": self.word()}
         )
-        return Target(conversation_id, added["data"][-1]["id"], response["id"], key.json()["id"])
+        item_id: str = added["data"][-1]["id"]
+        return Target(conversation_id, item_id, response["id"], completion_id(completion), key.json()["id"])
 
 
 @asynccontextmanager
@@ -152,13 +162,15 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
 
     projector, stop = ManualProjector(settings), asyncio.Event()
     await projector.open()
+    log = EventLog(settings.postgres_url, Metrics())
+    log.open()
     async with (
         command_app.router.lifespan_context(command_app),
         query_app.router.lifespan_context(query_app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=30) as http,
     ):
         projecting = asyncio.create_task(projector.run(stop))
-        store = MatrixStore(app, http)
+        store = MatrixStore(app, http, Writer(log, TENANT, OWNER))
         store.invalid["revoked key"] = await _revoked_key(store)
         try:
             yield store
@@ -166,6 +178,7 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
             stop.set()
             await projecting
             await projector.close()
+            await log.close()
 
 
 async def _revoked_key(store: MatrixStore) -> str:
