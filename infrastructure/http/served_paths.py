@@ -61,7 +61,7 @@ SERVED: Final[Mapping[str, str]] = {
 _PROVIDER = "This store does not serve it. Send the request to your model provider."
 _CONVERSATIONS = "Use `/v1/conversations` and `/v1/responses`."
 _ELSEWHERE: Final[Mapping[str, str]] = {
-    "completions": "Use `POST /v1/responses`.",
+    "completions": "Use `POST /v1/chat/completions` or `POST /v1/responses`.",
     "threads": _CONVERSATIONS,
     "assistants": _CONVERSATIONS,
     "metrics": "Each process serves its metrics on a port of their own, `METRICS_PORT`.",
@@ -132,8 +132,6 @@ def not_served(path: str) -> str:
 
 
 def _use_instead(steps: Sequence[str]) -> str | None:
-    if steps[-2:] == ["chat", "completions"]:  # also at the end of the longer paths that Azure's client uses
-        return _ELSEWHERE["chat"]
     [name, *_] = [step for step in steps if step not in ("v1", "openai", "api")] or [""]
     return _ELSEWHERE.get(name)
 
@@ -164,7 +162,7 @@ def _paths_under(template: str) -> Iterator[str]:
 def _similar(steps: Sequence[str]) -> str | None:
     names = {path.split("/")[2]: path for path in reversed([*SERVED]) if path.startswith("/v1/")}
     last = next((step[:64] for step in steps if step != "v1"), "")
-    return next((f"Did you mean `/v1/{name}`?" for name in get_close_matches(last, names, 1, 0.75)), None)
+    return next((f"Did you mean `{names[name]}`?" for name in get_close_matches(last, names, 1, 0.75)), None)
 
 
 def _shown(template: str) -> str:

@@ -69,6 +69,7 @@ _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 _RESPONSE = "/v1/responses/{response_id}"
 _COMPLETION = "/v1/chat/completions/{completion_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
+_CHAT_HI: Final = {"role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
 """A writer, the owner and an admin may use the route.
@@ -126,6 +127,13 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", f"{_RESPONSE}/cancel"): [Row(statuses=(404, 404, 403, 400, 400, 400))],
     ("GET", f"{_RESPONSE}/input_items"): [Row(statuses=READERS)],
     ("GET", f"{_RESPONSE}/context"): [Row(statuses=READERS)],
+    ("POST", "/v1/chat/completions"): [
+        Row(statuses=EVERYBODY, body={"model": "scripted", "messages": [_CHAT_HI]}),
+        Row(
+            statuses=WRITERS,
+            body={"model": "scripted", "messages": [_CHAT_HI], "conversation": "{conversation_id}"},
+        ),
+    ],
     ("GET", "/v1/chat/completions"): [
         Row(statuses=EVERYBODY),
         Row(statuses=(400, 400, 200, 200, 200, 200), query="?after={completion_id}"),

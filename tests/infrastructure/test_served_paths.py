@@ -41,11 +41,10 @@ def test_head_and_options_are_allowed_where_they_are_answered() -> None:
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("/v1/chat/completions", "Chat Completions will be served by a later version. Use `POST /v1/responses`."),
-        ("/v1/chat/completions/chatcmpl-1/messages", "Use `POST /v1/responses`."),
-        ("/openai/deployments/gpt/chat/completions", "Use `POST /v1/responses`."),
-        ("/chat/completions", "Use `POST /v1/responses`."),
-        ("/v1/completions", "Use `POST /v1/responses`."),
+        ("/openai/deployments/gpt/chat/completions", "Did you mean `/v1/chat/completions`?"),
+        ("/chat/completions", "Did you mean `/v1/chat/completions`?"),
+        ("/v1/chat", "Did you mean `/v1/chat/completions`?"),
+        ("/v1/completions", "Use `POST /v1/chat/completions` or `POST /v1/responses`."),
         ("/v1/threads/thread_1/runs", "Use `/v1/conversations` and `/v1/responses`."),
         ("/v1/assistants", "Use `/v1/conversations` and `/v1/responses`."),
         ("/v1/embeddings", "This store does not serve it. Send the request to your model provider."),

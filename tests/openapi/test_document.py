@@ -75,7 +75,12 @@ def test_streams_name_the_schema_of_their_events() -> None:
         for name, operation in OPERATIONS.items()
         if (content := operation["responses"]["200"]["content"].get("text/event-stream")) is not None
     }
-    assert streams == {"create_response": "ResponseEvent", "get_response": "ResponseEvent", "list_events": "LogEvent"}
+    assert streams == {
+        "create_response": "ResponseEvent",
+        "get_response": "ResponseEvent",
+        "create_chat_completion": "ChatCompletionChunk",
+        "list_events": "LogEvent",
+    }
 
 
 def test_the_body_of_an_import_is_described_by_its_line() -> None:
