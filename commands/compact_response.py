@@ -128,10 +128,10 @@ async def _summarize(
     provider, models = context.dependencies.provider, context.dependencies.models
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
-    room = await portion_tokens(models, model, prompt, max_tokens)
-    summary_input = SummaryInput(models.encoding(model), room)
+    max_portion_tokens = await portion_tokens(models, model, prompt, max_tokens)
+    summary_input = SummaryInput(models.encoding(model), max_portion_tokens)
     for item in items:
-        if room < MIN_PORTION_TOKENS or summary_input.is_full:
+        if max_portion_tokens < MIN_PORTION_TOKENS or summary_input.is_full:
             raise _too_long(model)
         await summary_input.add(item)
     if len(summary_input.portions) > MAX_MODEL_CALLS:

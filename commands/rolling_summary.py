@@ -122,8 +122,8 @@ async def summarize(
     depth = first_kept_depth(choice.context_input, base_tokens, limit // 2, contexts.unsendable)
     max_tokens = limit // 4 - SUMMARY_TOKENS
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
-    room = await portion_tokens(models, model, prompt, max_tokens)
-    if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
+    max_portion_tokens = await portion_tokens(models, model, prompt, max_tokens)
+    if depth is None or max_tokens < MIN_SUMMARY_TOKENS or max_portion_tokens < MIN_PORTION_TOKENS:
         return None
     reader, version, previous = dependencies.reader, choice.recent.version, choice.recent.summary
     path = await read_path(reader, PathSegment(conversation_id, version))
@@ -132,7 +132,7 @@ async def summarize(
     settings = await settings_at(reader, conversation_id, version)
     if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
         raise SummaryHasChanged(conversation_id)  # an item that the previous summary covers was deleted just now
-    summary_input = SummaryInput(choice.encoding, room)
+    summary_input = SummaryInput(choice.encoding, max_portion_tokens)
     events = await _read_into(summary_input, context, conversation_id, choice, depth)
     written = await write_summary(
         dependencies.provider,

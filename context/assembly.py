@@ -48,7 +48,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, room in tokens) -> the newest items of the snapshot, which may have any version: those that fit, and one more.
+"""(tenant, conversation_id, max_tokens) -> the newest items of the snapshot, which may have any version: those that fit, and one more.
 
 None when there is no usable snapshot or Redis is unavailable.
 """
@@ -109,8 +109,8 @@ class Contexts:
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that is about to be created by `start`."""
-        room = self._models.room(reply_request.model)
-        recent = await recent_items_of_fork(self._reader, start, room, self._counts)
+        max_tokens = self._models.max_request_tokens(reply_request.model)
+        recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
         context = self.render(reply_request, await self._chooser.choose(recent, None, reply_request))
         fork = start.forked_from
         assert fork is not None
@@ -141,11 +141,11 @@ class Contexts:
         """
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
-        room = self._models.room(reply_request.model)
-        if snapshot is not None and snapshot.is_at(at) and snapshot.suffices(room):
+        max_tokens = self._models.max_request_tokens(reply_request.model)
+        if snapshot is not None and snapshot.is_at(at) and snapshot.suffices(max_tokens):
             return await self._chooser.choose(snapshot, conversation_id, reply_request)
         async with self._shared.log_read():
-            recent = await recent_items_from_log(self._reader, conversation_id, at.version, room, self._counts)
+            recent = await recent_items_from_log(self._reader, conversation_id, at.version, max_tokens, self._counts)
             choice = await self._chooser.choose(recent, conversation_id, reply_request)
         head = await self._reader.head(conversation_id)
         if head is None or head.incarnation != at.incarnation:
@@ -205,12 +205,14 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
-        """The newest items of the conversation's snapshot, of any version, as many as this model has room for.
+        """The newest items of the conversation's snapshot, of any version, as many as fit in a request to this model.
 
         None if there is no usable snapshot, or if it has copies of items that are deleted by now.
         """
         assert self._reader.tenant is not None
-        recent = await self._shared.find_snapshot(self._reader.tenant, conversation_id, self._models.room(model))
+        recent = await self._shared.find_snapshot(
+            self._reader.tenant, conversation_id, self._models.max_request_tokens(model)
+        )
         if recent is None:
             return None
         items = (*recent.pins, *recent.items)

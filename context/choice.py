@@ -112,7 +112,7 @@ class ContextChooser:
         window = self._models.window(reply_request.model)
         requested = reply_request.parameters.get("max_output_tokens")
         answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
-        return token_limit(policy, max(0, self._models.room(reply_request.model, reserved=answer)))
+        return token_limit(policy, max(0, self._models.max_request_tokens(reply_request.model, reserved=answer)))
 
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str

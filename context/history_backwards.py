@@ -54,17 +54,17 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     def stream_version(self) -> StreamVersion:
         return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
-    def suffices(self, room: int) -> bool:
-        """Whether these items exceed `room` tokens or the policy's budget, or are all that there are."""
-        return self.reaches_start or sum(item.tokens for item in self.items) > token_limit(self.policy, room)
+    def suffices(self, max_tokens: int) -> bool:
+        """Whether these items exceed `max_tokens` or the policy's budget, or are all that there are."""
+        return self.reaches_start or sum(item.tokens for item in self.items) > token_limit(self.policy, max_tokens)
 
 
 EMPTY = RecentItems(version=0, instructions=None, policy=ContextPolicy(), items=(), reaches_start=True)
 
 
-def token_limit(policy: ContextPolicy, room: int) -> int:
-    """`room`, or the policy's budget if that is less."""
-    return room if policy.budget is None else min(room, policy.budget)
+def token_limit(policy: ContextPolicy, max_tokens: int) -> int:
+    """`max_tokens`, or the policy's budget if that is less."""
+    return max_tokens if policy.budget is None else min(max_tokens, policy.budget)
 
 
 def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
@@ -73,9 +73,9 @@ def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
 
 
 async def recent_items_from_log(
-    reader: Reader, conversation_id: str, version: int, room: int, counts: ItemCounts | None = None
+    reader: Reader, conversation_id: str, version: int, max_tokens: int, counts: ItemCounts | None = None
 ) -> RecentItems:
-    """The newest items at `version`: those that fit in `room` tokens and in the policy's budget, and one more. If that reaches the items that
+    """The newest items at `version`: those that fit in `max_tokens` and in the policy's budget, and one more. If that reaches the items that
     the summary replaces, reading stops there. In a fork, reading continues in its origin.
     """
     counts = counts or ItemCounts()
@@ -84,7 +84,7 @@ async def recent_items_from_log(
         reader.conversation_backwards(conversation_id, until=version, limit=PAGE_EVENTS),
     )
     summary = await counted_summary(settings.compaction)
-    backwards = _BackwardRead(token_limit(settings.policy, room), summary.depth if summary else 0, counts)
+    backwards = _BackwardRead(token_limit(settings.policy, max_tokens), summary.depth if summary else 0, counts)
     await backwards.read(path_backwards(reader, PathSegment(conversation_id, version), first_page=newest_page))
     items = tuple(reversed(backwards.newest_first))
     ids = {item.item_id for item in items}
@@ -104,11 +104,13 @@ async def recent_items_from_log(
     )
 
 
-async def recent_items_of_fork(reader: Reader, start: StartConversation, room: int, counts: ItemCounts) -> RecentItems:
+async def recent_items_of_fork(
+    reader: Reader, start: StartConversation, max_tokens: int, counts: ItemCounts
+) -> RecentItems:
     """The newest items of a fork that is about to be created by `start`: those of its origin, up to the item where it forks."""
     fork = start.forked_from
     assert fork is not None
-    backwards = _BackwardRead(token_limit(start.context_policy, room), 0, counts)
+    backwards = _BackwardRead(token_limit(start.context_policy, max_tokens), 0, counts)
     await backwards.read(path_backwards(reader, origin_of(fork), is_past=True))
     items = tuple(reversed(backwards.newest_first))
     return RecentItems(

@@ -142,7 +142,7 @@ class Models:
         """The encoding that counts the model's tokens, one of `context.encodings.ENCODINGS`."""
         return self.facts(name).encoding
 
-    def room(self, name: str, *, reserved: int = 0) -> int:
+    def max_request_tokens(self, name: str, *, reserved: int = 0) -> int:
         """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`."""
         facts = self.facts(name)
         return int((facts.window - reserved) * facts.safety)

@@ -74,7 +74,7 @@ def unpack_hash(packed: bytes) -> dict[str, str]:
 
 
 class _Header(Struct, frozen=True, array_like=True):
-    """The first value that `read_context.lua` returns. `fits`: whether all items fit in the room."""
+    """The first value that `read_context.lua` returns. `fits`: whether all items fit."""
 
     fields: dict[str, str]
     pins: list[str]
@@ -85,13 +85,13 @@ _decode_header = msgspec.msgpack.Decoder(_Header).decode
 _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
-async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-    """The newest items of the snapshot, which may have any version: those that fit in `room` tokens and in the policy's budget, and one more.
+async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
+    """The newest items of the snapshot, which may have any version: those that fit in `max_tokens` and in the policy's budget, and one more.
 
     None if there is no readable snapshot, or if all its items fit and the conversation has older ones. Raises redis.exceptions.RedisError.
     """
     script, key = lua_script("read_context.lua"), snapshot_key(tenant, conversation_id)
-    answer: Any = redis.eval(script, 1, key, room, SNAPSHOT_FORMAT, BLOCK_DEPTHS)
+    answer: Any = redis.eval(script, 1, key, max_tokens, SNAPSHOT_FORMAT, BLOCK_DEPTHS)
     values: list[bytes] | None = await answer
     if values is None:
         return None
@@ -109,9 +109,9 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, roo
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
     """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none."""
 
-    async def find_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+    async def find_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
         try:
-            return await read_recent_items(redis, tenant, conversation_id, room)
+            return await read_recent_items(redis, tenant, conversation_id, max_tokens)
         except RedisError as error:
             log.warning("snapshots_unavailable", error_type=type(error).__name__)
             return None

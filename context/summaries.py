@@ -33,8 +33,10 @@ def transcript(item: Item) -> str:
     return ""
 
 
-def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, unsendable: Unsendable) -> int | None:
-    """The depth of the first item that is not summarized. As many of the newest turns are kept as fit in `room` tokens.
+def first_kept_depth(
+    context_input: ContextInput, base_tokens: int, max_tokens: int, unsendable: Unsendable
+) -> int | None:
+    """The depth of the first item that is not summarized. As many of the newest turns are kept as fit in `max_tokens`.
 
     At least the newest turn is kept. `base_tokens`: as in `context_input`, but without the old summary. None if no turn starts in
     `context_input`.
@@ -46,7 +48,7 @@ def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, u
     other_tokens = base_tokens + sum(item.tokens for item in (*context_input.pins, *context_input.input))
     kept_from = starts[-1]
     for start in reversed(starts):
-        if other_tokens + sum(item.tokens for item in path[start:]) > room:
+        if other_tokens + sum(item.tokens for item in path[start:]) > max_tokens:
             break
         kept_from = start
     if kept_from < len(path):
@@ -54,13 +56,13 @@ def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, u
     return path[-1].depth + 1 if path else None
 
 
-def portions(items: Sequence[Item], sizes: Sequence[int], room: int) -> list[int]:
-    """Where each portion of `items` ends. A portion fits in `room` tokens, or is one item. It ends with a turn if possible."""
+def portions(items: Sequence[Item], sizes: Sequence[int], max_tokens: int) -> list[int]:
+    """Where each portion of `items` ends. A portion fits in `max_tokens`, or is one item. It ends with a turn if possible."""
     ends: list[int] = []
     begin = 0
     while begin < len(items):
         end, size = begin + 1, sizes[begin]
-        while end < len(items) and size + sizes[end] <= room:
+        while end < len(items) and size + sizes[end] <= max_tokens:
             size += sizes[end]
             end += 1
         if end < len(items):

@@ -24,7 +24,7 @@ MAX_MODEL_CALLS = 8
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
-"""A model with less room than these two limits writes no summaries."""
+"""The fewest tokens for a summary and for a portion of items. A model whose window leaves fewer writes no summaries."""
 
 
 class SummaryInput:
@@ -72,7 +72,7 @@ class WrittenSummary(Struct, frozen=True):
 async def portion_tokens(models: Models, model: str, prompt: str, max_tokens: int) -> int:
     """How many tokens of items fit in one call, beside the prompt, the summary so far and a new summary of `max_tokens`."""
     [prompt_tokens] = await count_off_loop([prompt], models.encoding(model))
-    return models.room(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
+    return models.max_request_tokens(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
 
 
 async def write_summary(

@@ -38,7 +38,7 @@ def test_settings_override_the_listed_facts(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MODELS", '{"mine": {"window": 999, "safety": 0.5}, "gpt-4o": {"output_price": 3}}')
     models = Models(Settings())
     assert (models.window("mine"), models.facts("mine").safety, models.encoding("mine")) == (999, 0.5, "o200k_base")
-    assert (models.room("mine"), models.room("mine", reserved=99)) == (499, 450)
+    assert (models.max_request_tokens("mine"), models.max_request_tokens("mine", reserved=99)) == (499, 450)
     assert models.facts("gpt-4o").output_price == 3
     assert models.facts("gpt-4o").input_price == 2.5
     assert Models(Settings(model_window=50)).window("gpt-5") == 50

@@ -17,7 +17,7 @@ from infrastructure.settings import Settings
 from tests.context.test_transcript_renderers import INPUT, MESSAGES, PARAMETERS
 
 
-async def no_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
     return None
 
 

@@ -39,10 +39,10 @@ async def test_a_path_is_read_without_gap_or_repeat_wherever_its_snapshot_ends(
         (PathSegment(fork_id, 3), [*kept[:149], *ids_of_fork]),
         (origin_of(origin), kept[:149]),
     ):
-        for room in (0, 60, 100_000):
+        for max_tokens in (0, 60, 100_000):
             recent: RecentItems | None = None
-            if room and end.last_depth is None:
-                recent = await recent_items_from_log(reader, end.conversation_id, end.version, room)
+            if max_tokens and end.last_depth is None:
+                recent = await recent_items_from_log(reader, end.conversation_id, end.version, max_tokens)
             history = PathHistory(reader, end, recent, is_past=end.last_depth is not None)
             assert await all_ids(history) == path[::-1]
     carried = [(mint("msg"), {"type": "message", "role": "user", "content": "x", "id": "mine"})]

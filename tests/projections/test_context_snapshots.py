@@ -204,21 +204,21 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
     assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
 
 
-async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snapshot:
+async def _equals_the_log(world: World, conversation: str, *token_limits: int) -> Snapshot:
     """Asserts that the snapshot equals one that is made from the log. Returns it.
 
-    Does the same with the newest items that fit into each of `rooms` (in tokens).
+    Does the same with the newest items that fit into each of `token_limits`.
     """
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
     assert head is not None
     assert snapshot is not None
     assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
-    for room in rooms:
-        recent = await read_recent_items(world.redis, TENANT, conversation, room)
+    for max_tokens in token_limits:
+        recent = await read_recent_items(world.redis, TENANT, conversation, max_tokens)
         assert recent is not None
         assert recent.is_at(head.stream_version)
-        from_log = await recent_items_from_log(world.reader, conversation, head.version, room)
+        from_log = await recent_items_from_log(world.reader, conversation, head.version, max_tokens)
         assert replace(recent, chain_hash="", incarnation="") == from_log
     return snapshot
 

@@ -37,7 +37,7 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 TENANT = "default"
-ROOMS = (0, 5, 17, 40, 90, 200, 100_000)
+TOKEN_LIMITS = (0, 5, 17, 40, 90, 200, 100_000)
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "https://a.b/c?d=e")
 
 
@@ -121,7 +121,7 @@ class History:
         return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 15))) + "."
 
 
-async def _no_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+async def _no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
     return None
 
 
@@ -153,14 +153,14 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
             await ContextView(world.redis, world.reader, world.database).apply_changes(snapshot_changes(batch))
             head = await world.reader.head(history.conversation_id)
             assert head is not None
-            for room in ROOMS:
-                from_snapshot = await read_recent_items(world.redis, TENANT, history.conversation_id, room)
+            for max_tokens in TOKEN_LIMITS:
+                from_snapshot = await read_recent_items(world.redis, TENANT, history.conversation_id, max_tokens)
                 compared += from_snapshot is not None
                 if from_snapshot is not None:
-                    assert from_snapshot.is_at(head.stream_version), (seed, room)
+                    assert from_snapshot.is_at(head.stream_version), (seed, max_tokens)
                     from_snapshot = replace(from_snapshot, chain_hash="", incarnation="")  # only snapshots have these
-                from_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, room)
-                assert from_snapshot is None or from_snapshot == from_log, (seed, room)
+                from_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, max_tokens)
+                assert from_snapshot is None or from_snapshot == from_log, (seed, max_tokens)
             for window, name in ((200, "gpt-4"), (200, "gpt-4o"), (500, "gpt-4"), (9_000, "smol")):
                 models = Models(Settings(model_window=window))
                 reply_request = ReplyRequest(

@@ -150,7 +150,7 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
     await pool.close()
 
 
-async def no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> RecentItems | None:
+async def no_snapshot(_tenant: str, _conversation_id: str, _max_tokens: int) -> RecentItems | None:
     return None
 
 
