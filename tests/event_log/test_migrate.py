@@ -33,7 +33,7 @@ def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_
         connection.execute("INSERT INTO migrations (name) SELECT unnest(%s::text[])", [unknown])
         try:
             for opens in (migrate, check_migrations):
-                with pytest.raises(DataIsNewer, match=r"migration 9999_after_next\.sql was found") as refusal:
+                with pytest.raises(DataIsNewer, match=r"migration 9999_after_next\.sql;") as refusal:
                     opens(settings.postgres_url)
                 assert refusal.value.newest_known < "9998"
         finally:

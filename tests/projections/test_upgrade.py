@@ -73,7 +73,7 @@ async def test_given_a_view_that_newer_code_built_then_older_code_neither_update
         )
     await positions.update_many({"view": view}, {"$set": {"version": VERSIONS["items"] + 1}})
     before = await positions.find({"view": view}).to_list()
-    with pytest.raises(DataIsNewer, match=f"items in version {VERSIONS['items'] + 1} was found"):
+    with pytest.raises(DataIsNewer, match=f"items in version {VERSIONS['items'] + 1};"):
         await rebuild_of(world, ["items"]).run()
     await write.start("after")
     with pytest.raises(ExceptionGroup) as ended:
