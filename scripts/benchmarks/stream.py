@@ -1,6 +1,7 @@
 """How soon the first word of a reply arrives while many conversations stream.
 
-This is compared with direct requests to the same provider, and with the same replies over WebSockets.
+This is compared with direct requests to the same provider, and with the same replies over WebSockets. What a chat completion adds to the
+provider's time is compared with what a Response adds, and for a long transcript with what it adds for a short one.
 """
 
 import asyncio
@@ -15,11 +16,19 @@ from msgspec import Struct
 
 from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
+from scripts.benchmarks.chat_client import added_by_chats
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import RequestFailed, start_conversations
 
 FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
+ADDED_BY_RESPONSE, ADDED_BY_SHORT_CHAT = "added by a Response", "added by a chat completion of 10 messages"
+SHORT, LONG = 10, 1_000
+"""The messages of a short and of a long transcript."""
+
+CHAT_SHARE = 5
+"""One chat client for so many streams: the first request of a client with a long transcript stores all of it, which is much work."""
+
 SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
@@ -39,6 +48,7 @@ class Stream(Benchmark):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self._questions: dict[BenchStore, list[Question]] = {}
+        self._response_p50 = self._added_by_short_chat = 0.0
 
     def prepare(self, store: BenchStore) -> None:
         conversation_ids = uvloop.run(start_conversations(store.base_url, self.sizes.streams))
@@ -58,10 +68,31 @@ class Stream(Benchmark):
     def measure(self, store: BenchStore) -> list[Measurement]:
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
         name = f"first word of a reply, {self.sizes.streams} streams"
+        short, long = self._added_by_chats(store, SHORT), self._added_by_chats(store, LONG)
+        self._response_p50, self._added_by_short_chat = p50, short
         return [
             Measurement(f"{name}, p50", p50, "ms", (FLOOR_P50, SOCKET_P50)),
             Measurement(f"{name}, p99", p99, "ms", (FLOOR_P99, SOCKET_P99)),
+            Measurement(
+                f"added to the first word by a chat completion of {SHORT} messages", short, "ms", (ADDED_BY_RESPONSE,)
+            ),
+            Measurement(
+                f"added to the first word by a chat completion of {LONG:,} messages", long, "ms", (ADDED_BY_SHORT_CHAT,)
+            ),
         ]
+
+    def _added_by_chats(self, store: BenchStore, messages: int) -> float:
+        provider_url = store.env["OPENAI_BASE_URL"]
+        return uvloop.run(
+            added_by_chats(
+                store.base_url,
+                provider_url,
+                messages=messages,
+                clients=max(1, self.sizes.streams // CHAT_SHARE),
+                reply_seconds=self.sizes.reply_seconds,
+                seconds=self.sizes.seconds,
+            )
+        )
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:  # noqa: ARG002 - the provider is the floor
         socket_p50, socket_p99 = uvloop.run(
@@ -72,7 +103,14 @@ class Stream(Benchmark):
         p50, p99 = uvloop.run(
             _first_words([question] * self.sizes.streams, self.sizes.reply_seconds, self.sizes.seconds)
         )
-        return {FLOOR_P50: p50, FLOOR_P99: p99, SOCKET_P50: socket_p50, SOCKET_P99: socket_p99}
+        return {
+            FLOOR_P50: p50,
+            FLOOR_P99: p99,
+            SOCKET_P50: socket_p50,
+            SOCKET_P99: socket_p99,
+            ADDED_BY_RESPONSE: self._response_p50 - p50,
+            ADDED_BY_SHORT_CHAT: self._added_by_short_chat,
+        }
 
 
 async def _first_words(
