@@ -170,8 +170,11 @@ def _prefixes(
 ) -> PrefixesOf:
     """What is recorded when the reply completes, so that the next transcript is recognized."""
     matched, answered = _matched(target)
-    of_input = input_prefixes(transcript, matched + stored, new_ids[stored:], response_id, answered=answered)
-    end = transcript_end(transcript, response_id, answered=answered)
+    read_version = target.match.read_version if target.match and target.start is None else None
+    of_input = input_prefixes(
+        transcript, matched + stored, new_ids[stored:], response_id, answered=answered, read_version=read_version
+    )
+    end = transcript_end(transcript, response_id, answered=answered, read_version=read_version)
 
     def prefixes(output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
         last_id = output[-1][0] if output else next(iter(reversed(new_ids)), None)

@@ -26,6 +26,7 @@ class Match(Struct, frozen=True, kw_only=True):
     item_id   the last common item, in `conversation_id`, at `depth`
     items     how many items of the transcript lie up to it, and how many messages: all of these are stored
     answered  whether one of them is an answer of this store
+    read_version  the version of the conversation when it was compared
     base      an earlier request whose messages the transcript begins with, exactly
     aligned   for each of these messages the stored items that it stands for; empty inside `base`, and if it is like none of them
     """
@@ -36,6 +37,7 @@ class Match(Struct, frozen=True, kw_only=True):
     items: int
     messages: int
     answered: bool
+    read_version: int
     base: TranscriptBase | None
     aligned: Sequence[StoredItems]
 
@@ -85,6 +87,7 @@ async def _match(reader: PrincipalReader, transcript: ParsedTranscript, number: 
         items=transcript.ends[number],
         messages=number + 1,
         answered=prefix.answered,
+        read_version=prefix.read_version,
         base=base,
         aligned=(*((),) * first, *aligned),
     )
