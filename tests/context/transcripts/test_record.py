@@ -137,6 +137,7 @@ class Chat:
             item_id="",
             depth=0,
             answered=True,
+            read_version=1,
             items=transcript.ends[matched - 1] if matched else 0,
             messages=matched,
             base=base,
