@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from infrastructure.settings import Settings
 from replies import stream_events
+from tests.replies.answer_scripts import deltas, items, message, reasoning
 from tests.replies.both_apis import BothApis, open_both_apis, served
 from tests.replies.strict_client import StrictClient
 from tests.scripted_provider import Exchange, Script, ScriptedProvider, scripted_provider
@@ -45,34 +46,6 @@ async def responses(settings: Settings, provider: ScriptedProvider) -> AsyncIter
     changed = {"openai_base_url": provider.url, "model_api": "responses"}
     async with open_both_apis(settings.model_copy(update=changed)) as store:
         yield store
-
-
-def deltas(*deltas: dict[str, Any]) -> Script:
-    def script(exchange: Exchange) -> None:
-        exchange.begin_stream()
-        for delta in deltas:
-            exchange.delta(**delta)
-        exchange.text_chunk(finish_reason="stop")
-        exchange.end_stream()
-
-    return script
-
-
-def message(*parts: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": list(parts)}
-
-
-def reasoning(*texts: str, summary: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {
-        "id": "rs_1",
-        "type": "reasoning",
-        "summary": [{"type": "summary_text", "text": text} for text in summary],
-        "content": [{"type": "reasoning_text", "text": text} for text in texts],
-    }
-
-
-def items(*items: dict[str, Any]) -> Script:
-    return lambda exchange: exchange.stream_items(*items)
 
 
 def summarized(exchange: Exchange) -> None:
