@@ -1,123 +1,315 @@
-"""Finds where a transcript goes on: the conversation, and the last item that it has in common with the transcript."""
+"""Finds where a transcript goes on: the last item of the log that it has too.
 
-from collections.abc import Sequence
+1. The longest prefix that the log knows, by its hash.
+2. If it ends before the last answer in the transcript, the client may have changed something before that answer: cut the front off, or
+   written a question or an answer differently. Then the answer itself is looked for, with what is before it on its path.
+
+Only an answer of this store makes a match, except in a conversation that the client named.
+"""
+
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from context.path_backwards import path_backwards
-from context.transcripts.chat_messages import is_in_transcripts, items_of, messages_of
+from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
-from context.transcripts.prefix_hashes import message_hash
-from domain.events import TranscriptBase
-from domain.items import Item, from_stored
-from domain.paths import PathSegment
+from context.transcripts.path_messages import Aligned, PathMessages, align
+from context.transcripts.prefix_hashes import Chain, answer_hash, chains_of, is_answers, is_hashed, turn_hash
+from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
+from domain.events import ItemAppended, TranscriptBase
+from domain.items import from_stored
+from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
 
 NEWEST_MESSAGES = 16
-"""How many of the newest messages are looked up first. Most transcripts continue near their end."""
+"""The prefixes that end with the newest messages are looked up first. In most transcripts one of them is known."""
 
-StoredItems = tuple[tuple[str, Item], ...]
-"""The (id, item) of each item of one message."""
+MAX_CANDIDATES = 8
+"""How many places of an answer are compared with the transcript."""
+
+MAX_ANSWERS = 3
+"""How many of the newest answers in a transcript are looked for. The last one may be the client's own."""
+
+MAX_REWRITTEN = 3
+"""After how many of the newest prefixes an answer is looked for that the client wrote differently."""
+
+_ANSWER_EVENTS = 50
+_VERIFIED_EVENTS = 200
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """Where a transcript leaves the conversations that exist.
+    """The last common item of a transcript and the path that it continues or departs from.
 
-    item_id   the last common item, in `conversation_id`, at `depth`
-    items     how many items of the transcript lie up to it, and how many messages: all of these are stored
-    answered  whether one of them is an answer of this store
-    read_version  the version of the conversation when it was compared
-    base      an earlier request whose messages the transcript begins with, exactly
-    aligned   for each of these messages the stored items that it stands for; empty inside `base`, and if it is like none of them
+    conversation_id, item_id, depth   the item
+    messages, items  how many messages and items of the transcript lie up to it
+    answered         one of these messages is an answer of this store
+    base             an earlier request with whose messages the transcript begins, exactly; None if none is known
+    aligned          for each of these messages: (id, item) of the items of the path that it stands for, which may differ from it; empty
+                     where none are known, or where the message is part of `base`
+    read_version     the conversation's version, when it was read
     """
 
     conversation_id: str
     item_id: str
     depth: int
-    items: int
     messages: int
+    items: int
     answered: bool
     read_version: int
     base: TranscriptBase | None
-    aligned: Sequence[StoredItems]
+    aligned: Sequence[Aligned]
 
 
 async def find_match(
     reader: PrincipalReader, transcript: ParsedTranscript, *, only_in: str | None = None
 ) -> Match | None:
-    """The longest prefix of the transcript that is stored. None: none is, or none that has an answer of this store.
+    """The match of a transcript; None if it begins a conversation. `only_in`: the conversation that the client named."""
+    if only_in is not None:
+        head = await reader.readable_head(only_in)
+        if head is None or not transcript.ends:
+            return None
+        end = PathSegment(only_in, head.version)
+        search = _Search(reader, transcript, end, await read_path(reader, end))
+        return await search.match() or await search.match_of_named_path()
+    if not any(map(transcript.is_answer, range(len(transcript.ends)))):
+        return None
+    return await _Search(reader, transcript).match()
 
-    `only_in`: the only conversation that counts. Then an answer is not needed.
-    """
-    numbers = list(range(len(transcript.messages) - 1, -1, -1))
-    for some in (numbers[:NEWEST_MESSAGES], numbers[NEWEST_MESSAGES:]):
-        hashes = [transcript.chains[transcript.ends[number] - 1].hash for number in some]
-        found = [
-            prefix
-            for prefix in (await reader.prefixes_with(hashes) if hashes else ())
-            if (prefix.answered if only_in is None else prefix.conversation_id == only_in)
+
+class _Search:
+    """The search for one match. `end` and `path`: those of the conversation that the client named."""
+
+    def __init__(
+        self,
+        reader: PrincipalReader,
+        transcript: ParsedTranscript,
+        end: PathSegment | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self._reader = reader
+        self._transcript = transcript
+        self._end = end
+        self._path = path
+        self._prefixes: dict[int, list[FoundPrefix]] = {}
+        """The prefixes of the log that end with a message of the transcript, by its index; the best one first."""
+
+    async def match(self) -> Match | None:
+        transcript = self._transcript
+        count = len(transcript.ends)
+        await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
+        if self._longest() is None and count > NEWEST_MESSAGES:
+            await self._look_up(range(count - NEWEST_MESSAGES))
+        longest = self._longest()
+        answers = [index for index in range(count) if transcript.is_answer(index)]
+        if longest is None or (answers and longest < answers[-1]):
+            if (later := await self._changed_before(answers, longest)) is not None:
+                return await self._match_at(*later)
+        if longest is None:
+            return None
+        return await self._match_at(longest, await self._best(self._counting(longest)))
+
+    async def match_of_named_path(self) -> Match | None:
+        """A match on the path of the named conversation, of whose items no prefix is known: two messages in a row that both have, or both first ones."""
+        assert self._end is not None
+        transcript = self._transcript
+        path = PathMessages(self._reader, self._end, _VERIFIED_EVENTS)
+        hashes = [transcript.hash_of(index) for index in range(len(transcript.ends))]
+        position = 0
+        while (message := await path.get(position)) is not None and position < _VERIFIED_EVENTS:
+            before = await path.get(position + 1)
+            for index in reversed(range(len(hashes))):
+                agrees = before is None if index == 0 else before is not None and hashes[index - 1] == before.hash
+                if hashes[index] == message.hash and agrees:
+                    return await self._match_on(path, position, index)
+            position += 1
+        return None
+
+    async def _look_up(self, messages: Iterable[int]) -> None:
+        """Adds the prefixes that the log has and that end with these messages."""
+        transcript = self._transcript
+        indices = list(messages)
+        found = await self._reader.prefixes_with([transcript.chain_after(index).hash for index in indices])
+        for prefix in found:
+            if self._is_allowed(prefix):
+                self._prefixes.setdefault(indices[prefix.number], []).append(prefix)
+
+    def _is_allowed(self, prefix: FoundPrefix) -> bool:
+        return self._path is None or self._path.contains(prefix.conversation_id, 0, prefix.depth, prefix.version)
+
+    def _counting(self, index: int) -> list[FoundPrefix]:
+        """The prefixes that the log has and that end with this message and make a match."""
+        return [prefix for prefix in self._prefixes.get(index, ()) if prefix.answered or self._path is not None]
+
+    def _longest(self) -> int | None:
+        """The last message of the longest prefix that makes a match."""
+        return max(filter(self._counting, self._prefixes), default=None)
+
+    async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
+        """Of prefixes with equal messages, the newest one after which nothing follows; otherwise the newest one."""
+        if len(prefixes) == 1:
+            return prefixes[0]
+        followed = await self._reader.are_followed(prefixes)
+        return next(
+            (prefix for prefix, is_followed in zip(prefixes, followed, strict=True) if not is_followed), prefixes[0]
+        )
+
+    async def _changed_before(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
+        """(message, prefix): an answer of this store that is later in the transcript than the longest known prefix, or a message after it."""
+        found = await self._rewritten_answer()
+        if found is None or found[0] < answers[-1]:
+            least = max(-1 if longest is None else longest, found[0] if found else -1)
+            found = await self._found_by_answer([index for index in answers if index > least], longest) or found
+        return None if found is None else await self._extended(*found)
+
+    async def _rewritten_answer(self) -> tuple[int, FoundPrefix] | None:
+        """The answer after the longest known prefix, if the client wrote it differently."""
+        transcript = self._transcript
+        last = max(self._prefixes, default=None)
+        if last is None or last + 1 == len(transcript.ends) or not transcript.is_answer(last + 1):
+            return None
+        sent = transcript.message_items(last + 1)
+        for prefix in self._prefixes[last][:MAX_REWRITTEN]:
+            answer = await self._next_answer(prefix)
+            if answer is not None and is_rewritten_answer([from_stored(event.item) for event, _ in answer], sent):
+                event, version = answer[-1]
+                end = replace(prefix, item_id=event.item_id, depth=event.depth, version=version, answered=True)
+                return last + 1, replace(end, messages=0, exact=b"")
+        return None
+
+    async def _next_answer(self, prefix: FoundPrefix) -> list[tuple[ItemAppended, int]] | None:
+        """The items of the answer that follows a prefix, each with its version; None if something else follows."""
+        page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
+        answer: list[tuple[ItemAppended, int]] = []
+        for recorded in page:
+            if isinstance(event := recorded.event, ItemAppended):
+                item = from_stored(event.item)
+                if event.response_id is None or (is_hashed(item) and not is_answers(item)):
+                    break
+                answer.append((event, recorded.version))
+        if not answer or await self._reader.deleted_items([event.item_id for event, _ in answer]):
+            return None
+        return answer
+
+    async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
+        """The last of these answers that is found alone or with the item before it, on a path that agrees with the transcript."""
+        transcript = self._transcript
+        newest_first = list(reversed(answers[-MAX_ANSWERS:]))
+        hashes = [
+            hashed
+            for index in newest_first
+            for hashed in (
+                turn_hash(transcript.chain_before(index), transcript.message_items(index)),
+                answer_hash(transcript.first, transcript.message_items(index)),
+            )
         ]
-        if found:
-            nearest = min(prefix.number for prefix in found)
-            best = await _best(reader, [prefix for prefix in found if prefix.number == nearest])
-            return await _match(reader, transcript, some[nearest], best)
-    return None
+        found = await self._reader.prefixes_with(hashes) if hashes else []
+        for number, index in enumerate(newest_first):
+            possible = [prefix for prefix in found if prefix.number // 2 == number and self._is_allowed(prefix)]
+            if (prefix := await self._agreeing(index, possible, longest)) is not None:
+                return index, prefix
+        return None
 
+    async def _agreeing(self, index: int, prefixes: Sequence[FoundPrefix], longest: int | None) -> FoundPrefix | None:
+        """The place of the answer whose path agrees best with the transcript before it; None if none agrees."""
+        unique: dict[tuple[str, int], FoundPrefix] = {}
+        for prefix in prefixes:
+            unique.setdefault((prefix.conversation_id, prefix.version), prefix)
+        ranked: list[tuple[int, FoundPrefix]] = []
+        for prefix in list(unique.values())[:MAX_CANDIDATES]:
+            if longest is not None and not await self._is_after(prefix, longest):
+                continue
+            path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version), _VERIFIED_EVENTS)
+            _, equal = await align(path, self._transcript, index + 1, max(0, index - _VERIFIED_EVENTS))
+            question = await path.get(1)
+            if (
+                index == 0
+                or equal > 1
+                or (
+                    question is not None
+                    and is_rewritten_question(question.bodies, self._transcript.message_items(index - 1))
+                )
+            ):
+                ranked.append((equal, prefix))
+        most = max((equal for equal, _ in ranked), default=0)
+        best = [prefix for equal, prefix in ranked if equal == most]
+        return await self._best(best) if best else None
 
-async def _best(reader: PrincipalReader, found: Sequence[FoundPrefix]) -> FoundPrefix:
-    """The newest prefix that no item follows; else the newest."""
-    if len(found) == 1:
-        return found[0]
-    followed = await reader.are_followed(found)
-    return next((prefix for prefix, is_followed in zip(found, followed, strict=True) if not is_followed), found[0])
+    async def _is_after(self, prefix: FoundPrefix, longest: int) -> bool:
+        """Whether the path that leads to a prefix has the item that the longest known prefix ends with."""
+        before = self._counting(longest)
+        if any(one.conversation_id == prefix.conversation_id and one.version <= prefix.version for one in before):
+            return True
+        path = await read_path(self._reader, PathSegment(prefix.conversation_id, prefix.version))
+        return any(path.contains(one.conversation_id, 0, one.depth, one.version) for one in before)
 
+    async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
+        """The match that is found when the messages after `index` follow the path's own messages before them."""
+        transcript = self._transcript
+        later = range(index + 1, len(transcript.ends))
+        if not later:
+            return index, prefix
+        hashes: list[bytes] = []
+        for hashed in await self._reader.hashes_of(prefix):
+            start = Chain(hashed, True, b"", transcript.first.seed)
+            chains = chains_of(start, transcript.items[transcript.ends[index] :])
+            hashes += [chains[transcript.ends[after] - transcript.ends[index] - 1].hash for after in later]
+        found = [prefix for prefix in await self._reader.prefixes_with(hashes) if self._is_allowed(prefix)]
+        if not found:
+            return index, prefix
+        last = max(prefix.number % len(later) for prefix in found)
+        return later[last], await self._best([prefix for prefix in found if prefix.number % len(later) == last])
 
-async def _match(reader: PrincipalReader, transcript: ParsedTranscript, number: int, prefix: FoundPrefix) -> Match:
-    count = prefix.messages
-    is_exact = prefix.response_id is not None and 0 < count <= number + 1
-    base = None
-    if is_exact and prefix.response_id is not None and transcript.exact[count - 1] == prefix.exact:
-        base = TranscriptBase(conversation_id=prefix.conversation_id, response_id=prefix.response_id, count=count)
-    first = base.count if base else 0
-    aligned = await _aligned(reader, transcript, range(first, number + 1), prefix) if first <= number else []
-    return Match(
-        conversation_id=prefix.conversation_id,
-        item_id=prefix.item_id,
-        depth=prefix.depth,
-        items=transcript.ends[number],
-        messages=number + 1,
-        answered=prefix.answered,
-        read_version=prefix.read_version,
-        base=base,
-        aligned=(*((),) * first, *aligned),
-    )
+    async def _match_at(self, index: int, prefix: FoundPrefix) -> Match:
+        base = self._base(prefix.conversation_id, index)
+        count = index + 1
+        aligned: list[Aligned] = [()] * count
+        if base is None or base.count < count:
+            path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version))
+            aligned, _ = await align(path, self._transcript, count, base.count if base else 0)
+        return Match(
+            conversation_id=self._end.conversation_id if self._end else prefix.conversation_id,
+            item_id=prefix.item_id,
+            depth=prefix.depth,
+            messages=count,
+            items=self._transcript.ends[index],
+            answered=prefix.answered,
+            read_version=self._end.version if self._end else prefix.read_version,
+            base=base,
+            aligned=aligned,
+        )
 
+    async def _match_on(self, path: PathMessages, position: int, index: int) -> Match:
+        message = await path.get(position)
+        assert message is not None
+        assert self._end is not None
+        end = self._end.up_to(message.depth)
+        aligned, _ = await align(PathMessages(self._reader, end), self._transcript, index + 1, 0)
+        return Match(
+            conversation_id=end.conversation_id,
+            item_id=message.items[-1][0],
+            depth=message.depth,
+            messages=index + 1,
+            items=self._transcript.ends[index],
+            answered=False,
+            read_version=end.version,
+            base=None,
+            aligned=aligned,
+        )
 
-async def _aligned(
-    reader: PrincipalReader, transcript: ParsedTranscript, numbers: range, prefix: FoundPrefix
-) -> list[StoredItems]:
-    """The stored items of these messages, the last of which ends with the item of `prefix`."""
-    wanted = transcript.ends[numbers[-1]] - (transcript.ends[numbers[0] - 1] if numbers[0] else 0)
-    path: list[tuple[str, Item]] = []
-    end = PathSegment(prefix.conversation_id, prefix.read_version).up_to(prefix.depth)
-    async for page in path_backwards(reader, end, is_past=True):
-        path += [(event.item_id, from_stored(event.item)) for event in page.items]
-        if sum(is_in_transcripts(item) for _, item in path) > wanted:
-            break
-    path.reverse()
-    made = messages_of([item for _, item in path])
-    starts = [0]
-    for message in made:
-        starts.append(starts[-1] + message.count)
-    aligned: list[StoredItems] = []
-    place = len(made) - 1
-    for number in reversed(numbers):
-        sent = message_hash(transcript.items[transcript.ends[number - 1] if number else 0 : transcript.ends[number]])
-        at = next((at for at in range(place, -1, -1) if message_hash(items_of(made[at].message)) == sent), None)
-        if at is None:
-            aligned.append(())
-            continue
-        aligned.append(tuple(entry for entry in path[starts[at] : starts[at + 1]] if is_in_transcripts(entry[1])))
-        place = at - 1
-    aligned.reverse()
-    return aligned
+    def _base(self, conversation_id: str, index: int) -> TranscriptBase | None:
+        """The longest request of the conversation with whose messages the transcript begins, up to its message `index`."""
+        possible = [
+            prefix
+            for prefixes in self._prefixes.values()
+            for prefix in prefixes
+            if prefix.conversation_id == conversation_id
+            and prefix.response_id is not None
+            and 0 < prefix.messages <= index + 1
+            and self._transcript.exact[prefix.messages - 1] == prefix.exact
+        ]
+        if not possible:
+            return None
+        longest = max(possible, key=lambda prefix: prefix.messages)
+        assert longest.response_id is not None
+        return TranscriptBase(conversation_id=conversation_id, response_id=longest.response_id, count=longest.messages)

@@ -11,7 +11,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.transcripts.chat_messages import custom_calls, items_of
-from context.transcripts.prefix_hashes import Chain, TranscriptEnd, chains_of, first_chain, next_exact
+from context.transcripts.prefix_hashes import (
+    Chain,
+    TranscriptEnd,
+    chains_of,
+    first_chain,
+    is_answers,
+    message_hash,
+    next_exact,
+)
 from domain.commands import Prefix
 from domain.items import Item
 
@@ -39,6 +47,26 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
     first: Chain
     chains: Sequence[Chain]
     exact: Sequence[bytes]
+
+    def message_items(self, message: int) -> Sequence[Item]:
+        """The items of one message."""
+        return self.items[self.ends[message - 1] if message else 0 : self.ends[message]]
+
+    def chain_before(self, message: int) -> Chain:
+        """The chain before a message."""
+        return self.chains[self.ends[message - 1] - 1] if message else self.first
+
+    def chain_after(self, message: int) -> Chain:
+        """The chain after a message."""
+        return self.chains[self.ends[message] - 1]
+
+    def hash_of(self, message: int) -> bytes:
+        """The hash of one message alone."""
+        return message_hash(self.message_items(message))
+
+    def is_answer(self, message: int) -> bool:
+        """Whether an assistant says the message."""
+        return is_answers(self.items[self.ends[message] - 1])
 
 
 def parsed(messages: Sequence[Json], *, tenant: str, subject: str, user: str | None) -> ParsedTranscript:

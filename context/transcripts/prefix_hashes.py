@@ -2,7 +2,7 @@
 
 A chain covers the items of a prefix, normalized: what clients change without meaning to does not change the hash. These are the order of keys,
 nulls and empty fields, a string instead of one text part, the name of a text part's type, outer white space, the id and the status of an
-item, and how the arguments of a call are written as JSON. In an answer also `<think>` blocks, and how its text is divided into parts.
+item, and how the arguments of a call are written as JSON. In an answer also thoughts (`<think>…</think>`), and how its text is divided into parts.
 
 Reasoning and calls that the provider runs itself are left out, because chat messages have none. So is an empty answer before a call.
 
@@ -10,6 +10,7 @@ An exact hash covers whole messages as JSON values: only the order of keys does 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ _NO_PART_OF_CHATS = frozenset(
 )
 """Types of items that are not hashed."""
 
-_OPEN, _CLOSE = "<think>", "</think>"
+_THOUGHT_TAG = re.compile(r"<(?P<closes>/?)(?P<name>think(?:ing(?:-content-[0-9a-f]{32})?)?)>")
+"""The tags around thoughts in the text of an answer. aider writes the last form."""
 
 
 def _number(text: str) -> float:
@@ -111,6 +113,23 @@ def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
         chain = next_chain(chain, item, is_ours=False)
         chains.append(chain)
     return chains
+
+
+def is_hashed(item: Item) -> bool:
+    """Whether items of this type are part of transcripts."""
+    return type_of(item) not in _NO_PART_OF_CHATS
+
+
+def is_answers(item: Item) -> bool:
+    """Whether an assistant says this: a message or a call."""
+    kind = type_of(item)
+    return item.get("role") == "assistant" if kind == "message" else kind.endswith("_call")
+
+
+def text_of_message(items: Iterable[Item]) -> str:
+    """The text of a message's items, normalized as it is hashed."""
+    texts = [part for item in items if type_of(item) == "message" for part in (_normalized(item) or [[]])[-1]]
+    return "\n".join(part for part in texts if isinstance(part, str))
 
 
 def message_hash(items: Iterable[Item]) -> bytes:
@@ -224,7 +243,7 @@ def _text_of(part: Any) -> str | None:
 
 
 def _answer_parts(content: Any) -> list[Any]:
-    """The parts of an answer, without `<think>` blocks. Its texts are one: clients join them."""
+    """The parts of an answer, without thoughts. Its texts are one: clients join them."""
     texts, others = [], []
     for part in [content or ""] if content is None or isinstance(content, str) else content:
         text = part if isinstance(part, str) else _text_of(part)
@@ -237,16 +256,18 @@ def _answer_parts(content: Any) -> list[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without its `<think>…</think>` blocks. A loop over `find`: a pattern could take quadratic time."""
-    start = text.find(_OPEN)
-    if start < 0:
+    """The text without its thoughts. This goes from tag to tag, once: a pattern for whole blocks could take quadratic time."""
+    if "<think" not in text:
         return text
     kept: list[str] = []
     position = 0
-    while start >= 0 and (end := text.find(_CLOSE, start)) >= 0:
-        kept.append(text[position:start])
-        position = end + len(_CLOSE)
-        start = text.find(_OPEN, position)
+    opened: re.Match[str] | None = None
+    for tag in _THOUGHT_TAG.finditer(text):
+        if opened is None and not tag["closes"]:
+            opened = tag
+        elif opened is not None and tag["closes"] and tag["name"] == opened["name"]:
+            kept.append(text[position : opened.start()])
+            position, opened = tag.end(), None
     return "".join((*kept, text[position:]))
 
 

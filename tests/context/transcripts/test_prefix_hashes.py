@@ -55,7 +55,16 @@ def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
         case "user":
             return {"role": "user", "content": text}, dressed({"role": "user", "content": content(text)}, "name")
         case "assistant":
-            thought = draw(st.sampled_from(["", "<think>well</think>\n", "<think>\n\n</think>"]))
+            thought = draw(
+                st.sampled_from(
+                    [
+                        "",
+                        "<think>well</think>\n",
+                        "<think>\n\n</think>",
+                        f"<thinking-content-{'0' * 32}>a</thinking-content-{'0' * 32}>",
+                    ]
+                )
+            )
             one = {"role": "assistant", "content": text}
             return one, dressed(
                 {"role": "assistant", "content": content(thought + text)},
@@ -124,6 +133,8 @@ DIFFERENT: list[Json] = [
     {**USER, "content": ""},
     {**ANSWER, "content": "a  b</think>"},
     {**ANSWER, "content": "<think>a  b"},
+    {**ANSWER, "content": "<think>x</thinking>a  b"},
+    {**ANSWER, "content": "x</think>a  b<think>"},
     {**ANSWER, "content": None, "refusal": "a  b"},
     changed(CALL, lambda call: call["tool_calls"][0].update(id="b")),
     changed(CALL, lambda call: call["tool_calls"][0]["function"].update(name="g")),

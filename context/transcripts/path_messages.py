@@ -1,0 +1,131 @@
+"""The messages of a path, newest first: a transcript is compared with them, and its messages are aligned with the path's items."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+
+from context.path_backwards import path_backwards
+from context.transcripts.chat_messages import answer_message, items_of
+from context.transcripts.parsed import ParsedTranscript
+from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash
+from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
+from domain.events import ItemAppended
+from domain.items import Item, from_stored, type_of
+from domain.paths import PathSegment
+from infrastructure.event_log.reader import PrincipalReader
+
+MAX_MESSAGES = 2_000
+"""How far back a transcript is compared with its path."""
+
+MAX_SKIPPED = 20
+"""A transcript may lack this many messages of its path in one place."""
+
+Aligned = tuple[tuple[str, Item], ...]
+
+
+class PathMessage(Struct, frozen=True):
+    """A message of the path: its items as (id, item) in order, without those that are part of no transcript, and their hash."""
+
+    items: Aligned
+    hash: bytes
+    depth: int
+
+    @property
+    def bodies(self) -> list[Item]:
+        return [item for _, item in self.items]
+
+    @property
+    def is_answer(self) -> bool:
+        return is_answers(self.items[-1][1])
+
+
+class PathMessages:
+    """The path that ends at `end`. Its messages are read when they are asked for.
+
+    `first_events`: how many events of the conversation are read first. All items of one answer are one message, as clients see it.
+    """
+
+    def __init__(self, reader: PrincipalReader, end: PathSegment, first_events: int = 16) -> None:
+        self._messages = _messages(_appended(reader, end, first_events))
+        self._read: list[PathMessage] = []
+
+    async def get(self, index: int) -> PathMessage | None:
+        """The message with this index, the newest being 0. None if the path has no more, or has not been read that far back."""
+        while len(self._read) <= index < MAX_MESSAGES:
+            message = await anext(self._messages, None)
+            if message is None:
+                return None
+            self._read.append(message)
+        return self._read[index] if index < len(self._read) else None
+
+    async def find(self, hashed: bytes, start: int) -> int | None:
+        """The index of the first message with this hash, from `start` on."""
+        for index in range(start, start + MAX_SKIPPED):
+            message = await self.get(index)
+            if message is None or message.hash == hashed:
+                return index if message else None
+        return None
+
+
+async def align(path: PathMessages, transcript: ParsedTranscript, count: int, since: int) -> tuple[list[Aligned], int]:
+    """For each of the first `count` messages of the transcript, the items of the path that it stands for, and how many messages equal them.
+
+    The last one stands for the newest message of the path. Messages before `since` are left out.
+    """
+    aligned: list[Aligned] = [()] * count
+    equal = position = 0
+    for index in range(count - 1, since - 1, -1):
+        here = await path.get(position)
+        if here is None:
+            break
+        found = await path.find(transcript.hash_of(index), position)
+        if found is not None and (other := await path.get(found)) is not None:
+            equal += 1
+            aligned[index], position = other.items, found + 1
+        elif index == count - 1 or _is_rewritten(here, transcript.message_items(index)):
+            aligned[index], position = here.items, position + 1
+    return aligned, equal
+
+
+def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
+    if stored.is_answer != is_answers(sent[-1]):
+        return False
+    return (is_rewritten_answer if stored.is_answer else is_rewritten_question)(stored.bodies, sent)
+
+
+async def _appended(reader: PrincipalReader, end: PathSegment, first_events: int) -> AsyncIterator[ItemAppended]:
+    """The items of the path, newest first. The first page is small: mostly the last answer is enough."""
+    page = await reader.conversation_backwards(end.conversation_id, until=end.version, limit=first_events)
+    async for older in path_backwards(reader, end, first_page=page):
+        for event in older.items:
+            yield event
+
+
+async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[PathMessage]:
+    answer: list[tuple[ItemAppended, Item]] = []
+    async for event in newest_first:
+        item = from_stored(event.item)
+        if not is_hashed(item):
+            continue
+        if answer and not (is_answers(item) and _belong_together((event, item), answer[-1])):
+            yield _path_message(answer)
+            answer = []
+        if is_answers(item):
+            answer.append((event, item))
+        else:
+            yield _path_message([(event, item)])
+    if answer:
+        yield _path_message(answer)
+
+
+def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
+    """Whether two items in a row that an assistant said are one message: those of one reply, or a call and what is before it."""
+    response_id = newer[0].response_id
+    return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
+
+
+def _path_message(newest_first: Sequence[tuple[ItemAppended, Item]]) -> PathMessage:
+    items = tuple((event.item_id, item) for event, item in reversed(newest_first))
+    bodies = [item for _, item in items]
+    as_sent = items_of(answer_message(bodies)) if len(bodies) > 1 else bodies
+    return PathMessage(items, message_hash(as_sent), newest_first[0][0].depth)

@@ -1,0 +1,33 @@
+"""Says whether a message of a transcript is one of the path that the client wrote differently. Pure.
+
+Some clients send a question with a reminder or with found documents, and without them in later requests. Some send an answer with a note after
+it, or write calls as text.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from context.transcripts.prefix_hashes import text_of_message
+from domain.items import Item
+
+MIN_COMMON = 16
+"""A text that is only the beginning of our answer must have this many characters."""
+
+
+def is_rewritten_question(stored: Sequence[Item], sent: Sequence[Item]) -> bool:
+    """Whether one of the two texts contains the other."""
+    one, other = text_of_message(stored), text_of_message(sent)
+    return bool(one and other) and (one in other or other in one)
+
+
+def is_rewritten_answer(stored: Sequence[Item], sent: Sequence[Item]) -> bool:
+    """Whether one text begins with the other, or what was sent names all calls of the answer."""
+    answer, text = text_of_message(stored), text_of_message(sent)
+    if answer and text.startswith(answer) and not text[len(answer) :][:1].isalnum():
+        return True
+    if len(text) >= MIN_COMMON and answer.startswith(text):
+        return True
+    calls = [item["call_id"] for item in stored if item.get("call_id")]
+    written = msgspec.json.encode(sent).decode() if calls else ""
+    return bool(calls) and all(call in written for call in calls)

@@ -1,0 +1,322 @@
+"""Where transcripts go on: as they were, changed by the client, and changed by deletions."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from context.transcripts.matching import Match
+from domain.commands import AppendItems, DeleteConversation, NewItem, RetractItem, ShareConversation
+from domain.events import Share, TranscriptBase
+from domain.items import as_stored
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.reader import EventReader
+from infrastructure.ids import mint
+from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
+from tests.context.transcripts.asking import Asking, assistant, turns, user
+from tests.event_log.appending import open_log, request, start
+from tests.log import Log
+
+BOB = Principal("acme", "bob", SCOPES - {"admin"})
+
+
+@pytest.fixture
+async def chats(settings: Settings) -> AsyncIterator[Asking]:
+    pool = make_pool(settings.postgres_url)
+    await pool.open()
+    async with open_log(settings.postgres_url) as events:
+        yield Asking(events, EventReader(pool), Log(settings.postgres_url))
+    await pool.close()
+
+
+def end_of(match: Match | None) -> tuple[str, int] | None:
+    return (match.item_id, match.messages) if match else None
+
+
+def aligned_ids(match: Match | None) -> list[list[str]]:
+    assert match is not None
+    return [[item_id for item_id, _ in items] for items in match.aligned]
+
+
+async def test_a_transcript_that_goes_on_matches_at_its_last_answer(chats: Asking) -> None:
+    first = await chats.ask(turns("one"), "two")
+    second = await chats.ask(turns("one", " two\n", "three"), "four")
+    match = await chats.match([*turns("one", " two\n", "three"), {**assistant("four"), "refusal": None}, user("five")])
+
+    assert first.match is None
+    assert second.conversation_id == first.conversation_id
+    assert second.match is not None
+    assert (second.match.item_id, second.match.depth, second.match.messages, second.match.items) == (
+        first.answer_id,
+        *(2, 2, 2),
+    )
+    assert second.match.answered
+    assert second.match.base == TranscriptBase(
+        conversation_id=first.conversation_id, response_id=first.response_id, count=1
+    )
+    assert aligned_ids(second.match) == [[], [first.answer_id]]
+    assert match is not None
+    assert end_of(match) == (second.answer_id, 4)
+    assert match.base == TranscriptBase(conversation_id=first.conversation_id, response_id=second.response_id, count=3)
+    assert aligned_ids(match) == [[], [], [], [second.answer_id]]
+    assert match.read_version == len(chats.log.versions(first.conversation_id))
+    assert len(chats.items(first.conversation_id)) == 4
+
+
+async def test_a_first_message_always_begins_a_conversation(chats: Asking) -> None:
+    turn = [await chats.ask(turns("hi"), "hello") for _ in range(2)]
+
+    assert [one.match for one in turn] == [None, None]
+    assert await chats.match([{"role": "system", "content": "s"}, user("hi")]) is None
+    assert await chats.match([]) is None
+
+
+async def test_a_transcript_without_an_answer_of_ours_begins_a_conversation(chats: Asking) -> None:
+    turn = await chats.ask(turns("imported", "of another store", "more"), "ours")
+
+    assert await chats.match(turns("imported", "of another store", "more")) is None
+    assert await chats.match(turns("imported", "of another store", "else")) is None
+    assert end_of(await chats.match(turns("imported", "of another store", "more", "ours", "?"))) == (turn.answer_id, 4)
+
+
+async def test_two_subjects_users_and_tenants_with_the_same_words_never_match(chats: Asking) -> None:
+    words = turns("hi", "hello", "more")
+    await chats.chat("hi", "hello", end_user="one")
+    conversation = (await chats.chat("hi", "hello")).conversation_id
+    share = ShareConversation(share=Share(role="writer"))
+    await chats.events.append(request(conversation, share))
+
+    assert await chats.match(words, end_user="one") is not None
+    assert await chats.match(words) is not None
+    assert await chats.match(words, end_user="two") is None
+    assert await chats.match(words, by=BOB) is None
+    assert await chats.match(words, by=Principal("other", "ann", SCOPES)) is None
+    own = await chats.chat("hi", "hello", by=BOB)
+    assert end_of(await chats.match(words, by=BOB)) == (own.answer_id, 2)
+
+
+async def test_a_transcript_that_departs_matches_at_the_last_common_message(chats: Asking) -> None:
+    turn = await chats.chat("a", "b", "c", "d", "e", "f")
+    ids = chats.items(turn.conversation_id)
+
+    assert end_of(await chats.match(turns("a", "b", "c", "d", "edited"))) == (ids[3], 4)
+    assert end_of(await chats.match(turns("a", "b", "c", "d", "e"))) == (ids[4], 5)
+    assert end_of(await chats.match(turns("a", "b", "c"))) == (ids[2], 3)
+    assert end_of(await chats.match(turns("a", "b", "c", "mine", "x"))) == (ids[2], 3)
+    assert await chats.match(turns("edited", "b2", "c")) is None
+    fork = await chats.ask(turns("a", "b", "x"), "y")
+    assert fork.conversation_id != turn.conversation_id
+    assert end_of(await chats.match(turns("a", "b", "x", "y", "z"))) == (fork.answer_id, 4)
+    assert end_of(await chats.match(turns("a", "b", "c", "d", "e", "f", "z"))) == (turn.answer_id, 6)
+
+
+async def test_a_long_transcript_that_departs_early_matches(chats: Asking) -> None:
+    turn = await chats.chat("a", "b")
+    foreign = [text for number in range(20) for text in (f"q{number}", f"r{number}")]
+
+    assert end_of(await chats.match(turns("a", "b", *foreign))) == (turn.answer_id, 2)
+
+
+async def test_of_equal_transcripts_the_newest_that_nothing_follows_goes_on(chats: Asking) -> None:
+    older, newer = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
+    words = turns("same", "same answer", "more")
+
+    assert end_of(await chats.match(words)) == (newer.answer_id, 2)
+    went_on = await chats.ask(words, "x")
+    assert went_on.conversation_id == newer.conversation_id
+    assert end_of(await chats.match(turns("same", "same answer", "else"))) == (older.answer_id, 2)
+
+
+CALLS: list[Any] = [
+    {"type": "reasoning", "summary": []},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Look:", "annotations": []}]},
+    *({"type": "function_call", "call_id": f"call_{n}", "name": "f", "arguments": "{}"} for n in "ab"),
+]
+SENT_CALLS = {
+    "role": "assistant",
+    "content": "Look:",
+    "tool_calls": [
+        {"id": f"call_{n}", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{ }"}} for n in "ab"
+    ],
+}
+OUTPUTS = [{"role": "tool", "tool_call_id": f"call_{n}", "content": n} for n in "ab"]
+
+
+async def test_an_answer_with_calls_is_one_message(chats: Asking) -> None:
+    turn = await chats.ask([user("?")], CALLS)
+    match = await chats.match([user("?"), SENT_CALLS, *OUTPUTS])
+
+    assert end_of(match) == (turn.answer_id, 2)
+    ids = chats.items(turn.conversation_id)
+    assert aligned_ids(match) == [[], [ids[2], ids[3], ids[4]]]
+    went_on = await chats.ask([user("?"), SENT_CALLS, *OUTPUTS], "done")
+    assert went_on.conversation_id == turn.conversation_id
+    assert end_of(await chats.match([user("?"), SENT_CALLS, *OUTPUTS, assistant("done"), user("and?")])) == (
+        went_on.answer_id,
+        5,
+    )
+    # Only one of two outputs is there: the match does not end within the answer.
+    assert end_of(await chats.match([user("?"), SENT_CALLS, OUTPUTS[0]])) == (chats.items(turn.conversation_id)[5], 3)
+
+
+async def test_a_front_that_was_cut_off_matches_at_the_last_answer(chats: Asking) -> None:
+    turn = await chats.chat("a", "b", "c", "d", "e", "f")
+    ids = chats.items(turn.conversation_id)
+
+    match = await chats.match(turns("c", "d", "e", "f", "new"))
+    assert end_of(match) == (ids[5], 4)
+    assert aligned_ids(match) == [[ids[2]], [ids[3]], [ids[4]], [ids[5]]]
+    assert match is not None
+    assert match.base is None
+    assert end_of(await chats.match([assistant("f"), user("new")])) == (ids[5], 1)
+    summary = user("What we assistant before: …")
+    assert end_of(await chats.match([summary, *turns("e", "f", "new")])) == (ids[5], 3)
+    assert end_of(await chats.match(turns("c", "d", "e"))) == (ids[4], 3), "regenerated: the question is there already"
+    assert end_of(await chats.match(turns("c", "d", "edited"))) == (ids[3], 2)
+    assert await chats.match(turns("x", "f", "new")) is None, "an answer alone says too little"
+
+    went_on = await chats.ask(turns("c", "d", "e", "f", "new"), "newer")
+    assert went_on.conversation_id == turn.conversation_id
+    assert end_of(await chats.match(turns("c", "d", "e", "f", "new", "newer", "newest"))) == (went_on.answer_id, 6)
+    assert end_of(await chats.match(turns("e", "f", "new", "newer", "newest"))) == (went_on.answer_id, 4)
+
+
+async def test_an_older_answer_that_was_rewritten_changes_nothing(chats: Asking) -> None:
+    turn = await chats.chat("a", "b", "c", "d", "e", "f")
+    ids = chats.items(turn.conversation_id)
+
+    match = await chats.match(turns("a", "b", "c", "[shortened]", "e", "f", "new"))
+
+    assert end_of(match) == (ids[5], 6)
+    assert aligned_ids(match)[4:] == [[ids[4]], [ids[5]]]
+    assert match is not None
+    assert match.base == TranscriptBase(
+        conversation_id=turn.conversation_id, response_id=_response_of(chats, ids[2]), count=3
+    )
+
+
+def _response_of(chats: Asking, item_id: str) -> str:
+    rows = chats.log.rows("SELECT response_id FROM transcript_prefixes WHERE item_id = %s LIMIT 1", item_id)
+    return str(rows[0][0])
+
+
+async def test_a_later_answer_on_another_path_does_not_win(chats: Asking) -> None:
+    one = await chats.chat("a", "b", "c", "d")
+    await chats.chat("x", "y", "e", "f")
+
+    assert end_of(await chats.match(turns("a", "b", "c", "d2", "e", "f", "new"))) == (
+        chats.items(one.conversation_id)[2],
+        3,
+    )
+
+
+async def test_of_several_places_of_an_answer_the_one_that_agrees_most_is_taken(chats: Asking) -> None:
+    wanted = await chats.chat("my name is Ada", "Hello Ada", "and?", "What can I do?")
+    await chats.chat("my name is Bob", "Hello Bob", "and?", "What can I do?")
+
+    words = turns("other", "things", "my name is Ada", "Hello Ada", "and?", "What can I do?", "new")
+    assert end_of(await chats.match(words)) == (wanted.answer_id, 6)
+
+
+async def test_a_question_that_was_decorated_when_it_was_asked_matches_when_it_is_plain(chats: Asking) -> None:
+    """aider adds a reminder to the current question, Open WebUI the documents that it found."""
+    pair = turns("I share no files.", "Ok.")
+    first = await chats.ask([*pair, user("What is my name?\n\nReply in English.\n")], "You have not told me.")
+    plain = [*pair, user("What is my name?"), assistant("You have not told me.\n")]
+    second = await chats.ask([*plain, user("Think! It is Ada.\n\nReply in English.\n")], "Ada.")
+    third = await chats.match([*plain, user("Think! It is Ada."), assistant("Ada."), user("Sure?")])
+
+    assert end_of(second.match) == (first.answer_id, 4)
+    assert second.conversation_id == first.conversation_id
+    ids = chats.items(first.conversation_id)
+    assert aligned_ids(second.match)[2:] == [[ids[2]], [ids[3]]]
+    assert end_of(third) == (second.answer_id, 6)
+    assert await chats.match([user("Something else?"), assistant("Ada."), user("Sure?")]) is None
+
+
+async def test_an_answer_that_the_client_wrote_differently_goes_on(chats: Asking) -> None:
+    """smolagents writes calls as text, and its observations as a user's message."""
+    first = await chats.ask([user("Weather?")], CALLS[2:3])
+    as_text = assistant("Calling tools:\n[{'id': 'call_a', 'type': 'function', 'function': {'name': 'f'}}]")
+    observed = [user("Weather?"), as_text, user("Observation:\nsunny")]
+    second = await chats.ask(observed, "The code is <code>print(1)")
+    added = assistant("The code is <code>print(1)</code>\nCalling tools:\n[]")
+    third = await chats.ask([*observed, added, user("Observation: 1")], "done")
+
+    assert end_of(second.match) == (first.answer_id, 2)
+    assert end_of(third.match) == (second.answer_id, 4)
+    assert {one.conversation_id for one in (first, second, third)} == {first.conversation_id}
+    assert len(chats.items(first.conversation_id)) == 6
+    assert aligned_ids(third.match) == [[], [], [], [second.answer_id]]
+    other = assistant("Calling tools:\n[{'id': 'call_other'}]")
+    assert await chats.match([user("Weather?"), other, user("Observation:\nsunny")]) is None
+
+
+async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) -> None:
+    turn = await chats.chat("a", "b", "c", "d")
+    await chats.events.append(request(turn.conversation_id, DeleteConversation()))
+
+    for words in (turns("a", "b", "c", "d", "e"), turns("c", "d", "e"), [assistant("d"), user("e")]):
+        assert await chats.match(words) is None
+    anew = await chats.ask(turns("a", "b", "c", "d", "e"), "f")
+    assert anew.match is None
+    assert len(chats.items(anew.conversation_id)) == 6
+
+
+async def test_words_of_a_retracted_item_and_what_followed_are_not_recognised(chats: Asking) -> None:
+    turn = await chats.chat("a", "b", "c", "d")
+    ids = chats.items(turn.conversation_id)
+    await chats.events.append(request(turn.conversation_id, RetractItem(item_id=ids[2])))
+
+    assert end_of(await chats.match(turns("a", "b", "c", "d", "e"))) == (ids[1], 2)
+    assert await chats.match(turns("c", "d", "e")) is None
+
+
+async def test_a_fork_of_a_deleted_conversation_goes_on(chats: Asking) -> None:
+    origin = await chats.chat("a", "b", "c", "d")
+    fork = await chats.ask(turns("a", "b", "x"), "y")
+    assert fork.conversation_id != origin.conversation_id
+    await chats.events.append(request(origin.conversation_id, DeleteConversation()))
+
+    match = await chats.match(turns("a", "b", "x", "y", "z"))
+
+    assert end_of(match) == (fork.answer_id, 4)
+    assert await chats.match(turns("a", "b", "c", "d", "z")) is None
+
+
+class TestNamed:
+    """The client named the conversation."""
+
+    async def test_only_the_named_conversation_and_its_origins_count(self, chats: Asking) -> None:
+        named = await chats.chat("a", "b", "c", "d")
+        newer = await chats.chat("a", "b", "e", "f")
+        ids = chats.items(named.conversation_id)
+        conversation_id = named.conversation_id
+
+        assert end_of(await chats.match(turns("a", "b", "c", "d", "x"), only_in=conversation_id)) == (ids[3], 4)
+        assert end_of(await chats.match(turns("a", "b", "e", "f", "x"), only_in=conversation_id)) == (ids[1], 2)
+        assert end_of(await chats.match(turns("a"), only_in=conversation_id)) == (ids[0], 1)
+        assert await chats.match(turns("x", "y"), only_in=conversation_id) is None
+        fork = await chats.ask(turns("a", "b", "x"), "y")
+        match = await chats.match(turns("a", "b", "other"), only_in=fork.conversation_id)
+        assert end_of(match) == (chats.items(newer.conversation_id)[1], 2)
+        assert match is not None
+        assert match.conversation_id == fork.conversation_id
+        assert await chats.match(turns("a"), only_in=mint("conv")) is None
+
+    async def test_a_path_without_any_known_prefix_is_compared(self, chats: Asking) -> None:
+        conversation_id = await start(chats.events)
+        items = [NewItem(item_id=mint("msg"), item=as_stored(message)) for message in turns("a", "b", "c", "d")]
+        await chats.events.append(request(conversation_id, AppendItems(items=tuple(items), author="ann")))
+        ids = [item.item_id for item in items]
+
+        async def matched(*words: str) -> tuple[str, int] | None:
+            return end_of(await chats.match(turns(*words), only_in=conversation_id))
+
+        assert await matched("a", "b", "c", "d", "x") == (ids[3], 4)
+        assert await matched("c", "d", "x") == (ids[3], 2)
+        assert await matched("a", "x") == (ids[0], 1)
+        assert await matched("x", "b", "x") is None
+        empty = await start(chats.events)
+        assert await chats.match(turns("a"), only_in=empty) is None
