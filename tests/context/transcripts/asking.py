@@ -78,8 +78,7 @@ class Asking:
         if match is None:
             start = _start(by)
         elif self.last_items[match.conversation_id] != match.item_id:
-            spot = (match.conversation_id, match.item_id, match.read_version, match.depth)
-            start = _start(by, Fork(conversation_id=spot[0], item_id=spot[1], version=spot[2], depth=spot[3]))
+            start = _start(by, _fork_at(match))
         conversation_id = start.conversation_id if start else match.conversation_id if match else ""
         matched, answered = (match.items, match.answered) if match else (0, False)
         new = tuple(
@@ -126,6 +125,12 @@ class Asking:
 def turns(*words: str) -> list[Json]:
     """Messages of a user and an assistant in turns, the user's first."""
     return [assistant(text) if index % 2 else user(text) for index, text in enumerate(words)]
+
+
+def _fork_at(match: Match) -> Fork:
+    return Fork(
+        conversation_id=match.conversation_id, item_id=match.item_id, version=match.read_version, depth=match.depth
+    )
 
 
 def _start(by: Principal, fork: Fork | None = None) -> StartConversation:
