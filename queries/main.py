@@ -30,6 +30,7 @@ from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from queries import (
     chat_completions,
+    chat_messages,
     context,
     conversation_responses,
     conversations,
@@ -64,6 +65,7 @@ RESOURCES = (
     response_context,
     responses,
     chat_completions,
+    chat_messages,
     models,
     usage,
     keys,

@@ -42,6 +42,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_RESPONSE}/context": "GET",
     "/v1/chat/completions": "GET POST",
     _COMPLETION: "GET POST DELETE",
+    f"{_COMPLETION}/messages": "GET",
     "/v1/models": "GET",
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",

@@ -139,6 +139,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=(400, 400, 200, 200, 200, 200), query="?after={completion_id}"),
     ],
     ("GET", _COMPLETION): [Row(statuses=READERS)],
+    ("GET", f"{_COMPLETION}/messages"): [Row(statuses=READERS)],
     ("POST", _COMPLETION): [Row(statuses=WRITERS, body={"metadata": {"a": "b"}})],
     ("DELETE", _COMPLETION): [Row(statuses=WRITERS, once=True)],
     ("GET", "/v1/keys"): [Row(statuses=ADMINS)],
