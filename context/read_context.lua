@@ -47,7 +47,7 @@ while block >= oldest and left > 0 and tokens <= max_tokens do
   block = block - 1
 end
 
--- Of the oldest block, drop the summarized items, and those older than the newest item that does not fit: they may be large.
+-- Drops some items of the oldest block, because they may be large: the summarized items, and those older than the newest item that does not fit.
 local text = blocks[#blocks]
 if text then
   local start = string.find(text, '\n', 1, true) + 1

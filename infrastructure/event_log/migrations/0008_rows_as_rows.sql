@@ -5,7 +5,7 @@ CREATE TYPE append_row AS (
 );
 
 -- As in 0006, whose function stays for processes that still run the earlier code. New: one array of rows instead of an array per column.
--- To unnest eleven arrays took Postgres as long as to insert their contents.
+-- Unnesting eleven arrays took Postgres as long as inserting their contents.
 -- Returns the positions. Returns NULL, and does nothing, if a stream (`held`) is past its version in `held_versions`, or if a key
 -- already has an answer that is no older than `keys_since`.
 CREATE FUNCTION append_at_once(

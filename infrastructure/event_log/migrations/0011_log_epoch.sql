@@ -1,4 +1,4 @@
--- Rows of `events` are only ever added. When rows are removed all the same, the log begins another epoch, and the views are built again:
+-- The store never removes rows of `events`. If somebody removes rows, the log begins another epoch, and the views are built again:
 -- projections/position_loader.py. Each statement below can run again, on a database that an older dump was restored into.
 CREATE TABLE IF NOT EXISTS log_epoch (epoch text NOT NULL DEFAULT gen_random_uuid()::text);
 
