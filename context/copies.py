@@ -56,6 +56,11 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/queries/test_deleted_items.py",
     ),
     Copy(
+        "the messages of Chat Completions requests, where they differ from items (ReplyRequested.transcript)",
+        "left out with the item or the response that they belong to (`context/transcripts/rendered.py`, `queries/blanking.py`)",
+        "tests/queries/test_transcript_context.py",
+    ),
+    Copy(
         "answers kept for idempotency keys (table idempotency_keys)",
         "emptied with their conversation (migrations/0017); `commands/repeated_answers.py` takes out deleted items and summaries",
         "tests/commands/test_repeated_answers.py",

@@ -15,6 +15,7 @@ import pytest
 
 from domain.events import ItemAppended
 from infrastructure.http.served_paths import SERVED
+from infrastructure.ids import completion_id, response_id_of
 from infrastructure.settings import Settings
 from tests.deletion.planted_store import (
     PlantedStore,
@@ -108,6 +109,37 @@ async def deleted_responses(store: PlantedStore) -> None:
     await store.post("/v1/responses", input="kept", previous_response_id=first["id"])
     for response_id in dict.fromkeys([*ids, first["id"]]):
         await store.delete(f"/v1/responses/{response_id}")
+
+
+async def deleted_completions(store: PlantedStore) -> None:
+    """Makes chat completions. The client changes the messages that it repeats. Then retracts all items of one chat, deletes the last response of
+    another, and deletes the conversation of a third.
+    """
+    plant = store.plant
+    for number in range(3):
+        system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}
+        parameters = {"metadata": {"k": plant("chatmetadata")}, "user": plant("chatuser")} if number else {}
+        question = {"role": "user", "content": plant("chatquestion"), "name": plant("chatname")}
+        store.says(thinks_and_calls(plant("chatthought"), plant("chatanswer"), "f", {"x": plant("chatcall")}))
+        first = await store.post("/v1/chat/completions", is_keyed=True, messages=[system, question], **parameters)
+        answer = first["choices"][0]["message"]
+        answer["content"] = f"<think>{plant('chatthink')}</think>{answer['content']}"
+        output = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": plant("chatoutput")}
+        messages = [system, {**question, "name": plant("othername")}, answer, output]
+        store.says("kept")
+        second = await store.post("/v1/chat/completions", is_keyed=True, messages=messages, **parameters)
+        store.says("kept")
+        response = await store.http.get(f"/v1/responses/{response_id_of(second['id'])}")
+        conversation = response.json()["conversation"]["id"]
+        path = f"/v1/conversations/{conversation}"
+        if number == 2:
+            await store.delete(path)
+            continue
+        for item in (await store.http.get(f"{path}/items", params={"limit": 100})).json()["data"]:
+            await store.delete(f"{path}/items/{item['id']}")
+        if number == 1:
+            for completion in (first, second):
+                await store.delete(f"/v1/responses/{response_id_of(completion['id'])}")
 
 
 async def cancelled(store: PlantedStore, conversation: str) -> str:
@@ -242,6 +274,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
 ) -> None:
     await retracted_items(store)
     await deleted_responses(store)
+    await deleted_completions(store)
     await deleted_conversation(store)
     fork, other = await deleted_parent(store)
     summarized = await withdrawn_summary(store)
@@ -252,7 +285,12 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     store.provider.requests.clear()
     store.says("kept")
     conversations, responses, items = store.conversations, store.responses, store.items
-    ids = {"conversation_id": conversations, "response_id": responses, "item_id": items}
+    ids = {
+        "conversation_id": conversations,
+        "response_id": responses,
+        "completion_id": [completion_id(response_id) for response_id in responses],
+        "item_id": items,
+    }
     survivors = [conversation for conversation in conversations if await exists(store, conversation)]
     assert other in survivors
     assert summarized in survivors
@@ -316,5 +354,5 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 def test_each_way_to_ask_for_content_is_known() -> None:
     """If this fails, a path has a new parameter. Then the test above must pass ids for it to `reads`."""
-    handled = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
+    handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled
