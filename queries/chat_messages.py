@@ -55,7 +55,7 @@ class MessagesQuery(PageQuery):
 
     @field_validator("after", "before")
     @classmethod
-    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:
+    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:  # noqa: ARG003 - PageQuery has it
         return cursor  # a message's id has a form of its own, and the page knows them all
 
 

@@ -7,10 +7,12 @@ from fastapi import APIRouter
 from msgspec import UNSET, Raw, Struct, UnsetType
 from starlette.responses import Response
 
+from context.rendering import renders_transcripts
 from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
 from domain.events import ReplyRequested
 from domain.items import output_item, output_item_json
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.shapes import json_response
 from queries.blanking import blanked_item_json, requested_even_if_deleted
 from queries.context import LeftOutItems, SentItem, SentSummary, left_out_shape, summary_shape
@@ -21,7 +23,8 @@ router = APIRouter(tags=["responses"])
 
 
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
-    """What a model was sent for a reply. `request`: the body of the request, rendered again.
+    """What a model was sent for a reply. `request`: the body of the request, rendered again. `items`: for a chat completion, those that its
+    messages are; messages that no item is like, and the leading system messages, are only in `request`.
 
     `blanked`: the names of the fields whose content is left out, because it is deleted now. Then `request_sha256_matches` is null, because the
     request is not shown in full.
@@ -53,10 +56,19 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
     )
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
+    if not renders_transcripts(request.shown.renderer):
+        return json_response(await _body(context, requested, request, sees_deleted=sees_deleted))
+    async with context.dependencies.connections.large_answer(context.principal.tenant):  # a transcript has up to 32 MB
+        return json_response(await _body(context, requested, request, sees_deleted=sees_deleted))
+
+
+async def _body(
+    context: QueryContext, requested: Recorded, request: ReplyRequested, *, sees_deleted: bool
+) -> ResponseContext:
     rerendered = await context.dependencies.contexts.rerender(
         requested.conversation_id, requested, with_deleted=sees_deleted
     )
-    body = ResponseContext(
+    return ResponseContext(
         version=request.shown.version,
         model=request.model,
         budget=request.shown.budget,
@@ -68,7 +80,6 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
         request_sha256_matches=rerendered.matches,
         blanked=_blanked_names(rerendered) or UNSET,
     )
-    return json_response(body)
 
 
 def _item_json(shown: ShownItem) -> Raw:

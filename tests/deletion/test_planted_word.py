@@ -118,7 +118,9 @@ async def deleted_completions(store: PlantedStore) -> None:
     plant = store.plant
     for number in range(3):
         system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}
-        parameters = {"metadata": {"k": plant("chatmetadata")}, "user": plant("chatuser")} if number else {}
+        parameters: dict[str, Any] = (
+            {"metadata": {"k": plant("chatmetadata")}, "user": plant("chatuser")} if number else {}
+        )
         question = {"role": "user", "content": plant("chatquestion"), "name": plant("chatname")}
         store.says(thinks_and_calls(plant("chatthought"), plant("chatanswer"), "f", {"x": plant("chatcall")}))
         first = await store.post("/v1/chat/completions", is_keyed=True, messages=[system, question], **parameters)
