@@ -1,11 +1,10 @@
-"""A store for the tests of this folder; its provider is the scripted assistant."""
+"""A store for the tests of this folder. Its provider gives every request the same answer, whatever schemathesis sends."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.scripted_assistant import assistant
 from tests.scripted_provider import scripted_provider
 from tests.system import System
 
@@ -16,7 +15,6 @@ MODELS = ("smollm2-135m", "gpt-5-mini")
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     for provider in scripted_provider():
-        provider.script = assistant
         provider.models = [*MODELS]
         environment = {
             "OPENAI_BASE_URL": provider.url,
