@@ -115,7 +115,9 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def _event_data(body: bytes) -> Iterator[bytes]:
-    return (line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: "))
+    """The JSON texts of the events. A stream of Chat Completions ends with `[DONE]`, which is none."""
+    values = (line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: "))
+    return (value for value in values if value != b"[DONE]")
 
 
 def _closed(schema: Any) -> Any:

@@ -1,5 +1,6 @@
 """Chat completions over HTTP, from providers of both APIs. The official SDK and its stream helper read them; the same reply can be read as a Response."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from infrastructure.settings import Settings
 from tests.log import Log
 from tests.replies.answer_scripts import deltas, items, message, reasoning
-from tests.replies.both_apis import BothApis, open_both_apis
+from tests.replies.both_apis import BothApis, open_both_apis, served
 from tests.scripted_provider import Exchange, Script, ScriptedProvider, scripted_provider
 
 ASK: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "When?"}]}
@@ -106,6 +107,9 @@ async def test_the_sdk_reads_every_kind_of_answer_at_once_and_as_a_stream(
         assert streamed.choices[0].finish_reason == complete.choices[0].finish_reason
         assert streamed.usage is not None
         assert streamed.usage.total_tokens > 0
+        request: dict[str, Any] = {"json": {**ASK, "stream": True}, "headers": {"idempotency-key": repr(expected)}}
+        first, repeated = [await both.http.post("/v1/chat/completions", **request) for _ in range(2)]
+        assert first.content == repeated.content
         await both.projector.catch_up()
         response_id = complete.id.replace("chatcmpl-", "resp_")
         response = await both.sdk.responses.retrieve(response_id)
@@ -194,3 +198,29 @@ async def test_a_reply_that_fails_is_an_error_before_and_within_the_stream(
     await both.projector.catch_up()
     response = await both.sdk.responses.retrieve(broken.value.body["response_id"])
     assert (response.status, response.output_text) == ("failed", "Well")
+
+
+async def test_a_client_that_leaves_a_stream_stops_the_reply(
+    store: tuple[BothApis, str], provider: ScriptedProvider
+) -> None:
+    both, provider_api = store
+
+    def never_ends(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        while True:
+            if provider_api == "chat":
+                exchange.text_chunk("Well")
+            else:
+                exchange.event("response.in_progress")
+            provider.disconnected.wait(0.05)
+
+    provider.script = never_ends
+    async with (
+        served(both.app) as client,
+        client.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as answer,
+    ):
+        assert answer.status_code == 200
+        if provider_api == "chat":
+            lines = answer.aiter_lines()
+            assert json.loads((await anext(lines)).removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
+    assert await asyncio.to_thread(provider.disconnected.wait, 10)
