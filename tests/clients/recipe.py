@@ -12,6 +12,8 @@ INSTALL_TIMEOUT_SECONDS = 120
 RUN_TIMEOUT_SECONDS = 120
 URL = "http://127.0.0.1:8000"
 """The store's URL in every recipe."""
+KEY = '"any"'
+"""The API key in every recipe."""
 
 _UNREACHABLE = re.compile("error sending request|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ECONNRESET")
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
@@ -62,33 +64,35 @@ class Environment:
 class Recipe:
     """One program, copied to its own directory inside the environment's directory.
 
-    The copy talks to the store at `url`.
+    The copy talks to the store at `url` with the API key `key`.
     """
 
-    def __init__(self, name: str, environment: Environment, url: str) -> None:
+    def __init__(self, name: str, environment: Environment, url: str, key: str) -> None:
         source = HERE / name
         self._directory = environment.directory / source.stem
         self._directory.mkdir()
-        (self._directory / source.name).write_text(source.read_text().replace(URL, url))
-        python = environment.directory / "environment" / "bin" / "python"
-        self._command = [str(python) if source.suffix == ".py" else "node", source.name]
+        (self._directory / source.name).write_text(source.read_text().replace(URL, url).replace(KEY, f'"{key}"'))
+        programs = environment.directory / "environment" / "bin"
+        self._path = f"{programs}:{os.environ['PATH']}"
+        program = {".py": [str(programs / "python")], ".mjs": ["node"], ".sh": ["sh", "-eu"]}[source.suffix]
+        self._command = [*program, source.name]
 
     def run(self, *arguments: str) -> list[str]:
         """Runs the program and returns the lines that it printed.
 
         Raises RuntimeError with the program's output if it fails.
         """
-        done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS)
+        done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS, PATH=self._path)
         if done.returncode:
             raise RuntimeError(f"{done.stdout}\n{done.stderr}")
         return done.stdout.splitlines()
 
 
-def _run(*command: str, directory: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+def _run(*command: str, directory: Path, seconds: float, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=directory,
-        env=_ENVIRONMENT,
+        env=_ENVIRONMENT | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -99,4 +103,11 @@ def _run(*command: str, directory: Path, seconds: float) -> subprocess.Completed
 
 def names() -> list[str]:
     """The names of all recipes, as `folder/file`."""
-    return sorted(f"{file.parent.name}/{file.name}" for file in HERE.glob("*/*") if file.suffix in (".py", ".mjs"))
+    return sorted(
+        f"{file.parent.name}/{file.name}" for file in HERE.glob("*/*") if file.suffix in (".py", ".mjs", ".sh")
+    )
+
+
+def is_chat(name: str) -> bool:
+    """Whether the recipe uses Chat Completions, and not Responses."""
+    return Path(name).name.startswith("chat")

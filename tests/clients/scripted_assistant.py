@@ -50,9 +50,26 @@ def assistant(exchange: Exchange) -> None:
 
 
 def answer(messages: list[Shown], tools: list[dict[str, Any]]) -> Answer:
-    """The answer to these messages."""
-    outputs = [message.text for message in messages[_last(messages, "user") :] if message.role == "tool"]
+    """The answer to these messages.
+
+    An agent of smolagents ends with a call of the tool `final_answer`, or writes Python that calls it.
+    """
+    names = [tool.get("function", tool)["name"] for tool in tools]
+    if messages[0].role == "system" and "<code>" in messages[0].text:
+        answered = _answer(messages, [{"name": "weather", "parameters": {"properties": {"city": {}}}}])
+        code = f"final_answer({answered.text!r})" if answered.call is None else 'print(weather("Paris"))'
+        return Answer(f"I write code.\n<code>\n{code}\n", answered.reasoning)
+    answered = _answer(messages, tools)
+    if "final_answer" in names and answered.call is None:
+        return Answer(reasoning=answered.reasoning, call=("final_answer", json.dumps({"answer": answered.text})))
+    return answered
+
+
+def _answer(messages: list[Shown], tools: list[dict[str, Any]]) -> Answer:
     question = messages[_last(messages, "user")]
+    outputs = [message.text for message in messages[_last(messages, "user") :] if message.role == "tool"]
+    if question.text.startswith("Observation:") and "New task:" not in question.text:
+        outputs = re.findall(r"^(?:Observation|Execution logs):\n(?!Execution logs)(.*)", question.text, re.MULTILINE)
     if outputs:
         return Answer(f"The tool says: {' and '.join(outputs)}.")
     if "weather" in question.text and tools:
@@ -81,7 +98,7 @@ def _shown(entry: dict[str, Any]) -> Shown:
         case "function_call_output":
             return Shown("tool", _text(entry["output"]))
         case "message":
-            content = entry["content"] or ""
+            content = entry.get("content") or ""
             has_image = isinstance(content, list) and any("image" in part["type"] for part in content)
             return Shown("call" if entry.get("tool_calls") else entry["role"], _text(content), has_image)
         case other:

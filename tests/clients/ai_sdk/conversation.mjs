@@ -4,13 +4,15 @@ import { generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const baseURL = "http://127.0.0.1:8000/v1";
-const openai = createOpenAI({ baseURL, apiKey: "any" });
+const apiKey = "any";
+const openai = createOpenAI({ baseURL, apiKey });
 const weather = tool({
   inputSchema: z.object({ city: z.string() }),
   execute: async ({ city }) => `sunny in ${city}`,
 });
-const asJson = { method: "POST", headers: { "content-type": "application/json" }, body: "{}" };
-const create = async () => (await (await fetch(`${baseURL}/conversations`, asJson)).json()).id;
+const headers = { "content-type": "application/json", authorization: `Bearer ${apiKey}` };
+const post = { method: "POST", headers, body: "{}" };
+const create = async () => (await (await fetch(`${baseURL}/conversations`, post)).json()).id;
 const conversation = process.argv[2] ?? (await create());
 const turn = { model: openai("smollm2-135m"), providerOptions: { openai: { conversation } } };
 
