@@ -18,6 +18,7 @@ from commands.response_body import MAX_TOOLS, ConversationRef, CreateResponse, N
 from commands.response_schemas import RequestSchema, check_schemas
 from context.rendering import uses_responses_api
 from context.transcripts.chat_messages import Json, custom_calls, items_of
+from context.transcripts.known_messages import KnownMessages, SentMessages, sent_messages
 from infrastructure.http.body import validate
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import DescribedAs, OpenModel
@@ -111,6 +112,7 @@ class CreateChatCompletion(BaseModel):
     web_search_options: dict[str, Any] | None = None
 
     _sent: Json = PrivateAttr()
+    _sent_messages: SentMessages | None = PrivateAttr(None)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -125,6 +127,13 @@ class CreateChatCompletion(BaseModel):
     @property
     def conversation_id(self) -> str | None:
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    @property
+    def sent_messages(self) -> SentMessages:
+        """The messages, with the digest of each. They are computed once."""
+        if self._sent_messages is None:
+            self._sent_messages = sent_messages(self.messages)
+        return self._sent_messages
 
     @property
     def includes_usage(self) -> bool:
@@ -166,12 +175,12 @@ class CreateChatCompletion(BaseModel):
         request.is_chat_completion = True
         return request
 
-    def check(self, renderer: int) -> None:
+    def check(self, renderer: int, known: KnownMessages) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
 
-        `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
+        `known`: messages that were checked before. `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
         """
-        check_messages(self.messages)
+        check_messages(self.messages, [known.get(digest) is not None for digest in self.sent_messages.digests])
         for name in _OF_RESPONSES:
             if self._sent.get(name) is not None:
                 message = f"Unknown parameter: `{name}`. POST /v1/responses has it."

@@ -41,7 +41,7 @@ async def create_chat_completion(context: CommandContext, body: CreateChatComple
 
     With `stream`: answers with chunks as they come. With `conversation`: `messages` are only the new ones, and the store adds the history.
     """
-    body.check(context.dependencies.models.transcript_renderer)
+    body.check(context.dependencies.models.transcript_renderer, context.dependencies.shared_contexts.known_messages)
     stored = body.is_stored(context.dependencies.chat_completions_store)
     if body.conversation_id is None:
         reply = await request_chat_reply(context, body, stored=stored)

@@ -27,40 +27,47 @@ _FILE_FIELDS = ("file_data", "file_id", "filename")
 _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
-def check_messages(messages: Sequence[Any]) -> None:
+def check_messages(messages: Sequence[Any], are_known: Sequence[bool]) -> None:
     """Raises ApiError (400, 413), which names the first message or field that is wrong.
 
     A transcript may begin with any role. But each tool message must answer a call of an earlier message, and each call has one answer.
+    `are_known`: for each message, whether it was checked by itself before.
     """
     calls: dict[str, bool] = {}  # by id: whether it is answered
     for index, message in enumerate(messages):
-        path = f"messages[{index}]"
-        if not isinstance(message, dict):
-            _refuse(path, "it must be an object")
-        role = message.get("role")
-        if role not in _ROLES:
-            _refuse(f"{path}.role", f"it must be one of {', '.join(_ROLES)}")
-        if role == "assistant":
-            _check_assistant(message, path)
-            calls.update((call["id"], False) for call in message.get("tool_calls") or ())
-        elif role == "function":
-            _check_strings(message, path, "name")
-            if not isinstance(message.get("content"), str | None):
-                _refuse(f"{path}.content", "it must be a string or null")
-        else:
-            _check_content(message.get("content"), f"{path}.content")
-            if role == "tool":
-                _check_answers_call(message, calls, path)
-        _check_size(message, path)
+        if not are_known[index]:
+            _check_message(message, f"messages[{index}]")
+        if message.get("tool_calls"):
+            calls.update((call["id"], False) for call in message["tool_calls"])
+        elif message["role"] == "tool":
+            _check_answers_call(message["tool_call_id"], calls, f"messages[{index}].tool_call_id")
 
 
-def _check_answers_call(message: dict[str, Any], calls: dict[str, bool], path: str) -> None:
-    _check_strings(message, path, "tool_call_id")
-    call_id = message["tool_call_id"]
+def _check_message(message: Any, path: str) -> None:
+    """Checks one message by itself."""
+    if not isinstance(message, dict):
+        _refuse(path, "it must be an object")
+    role = message.get("role")
+    if role not in _ROLES:
+        _refuse(f"{path}.role", f"it must be one of {', '.join(_ROLES)}")
+    if role == "assistant":
+        _check_assistant(message, path)
+    elif role == "function":
+        _check_strings(message, path, "name")
+        if not isinstance(message.get("content"), str | None):
+            _refuse(f"{path}.content", "it must be a string or null")
+    else:
+        _check_content(message.get("content"), f"{path}.content")
+        if role == "tool":
+            _check_strings(message, path, "tool_call_id")
+    _check_size(message, path)
+
+
+def _check_answers_call(call_id: str, calls: dict[str, bool], path: str) -> None:
     if call_id not in calls:
-        _refuse(f"{path}.tool_call_id", "no earlier message of the assistant has a call with this id")
+        _refuse(path, "no earlier message of the assistant has a call with this id")
     if calls[call_id]:
-        _refuse(f"{path}.tool_call_id", "an earlier message already answers the call with this id")
+        _refuse(path, "an earlier message already answers the call with this id")
     calls[call_id] = True
 
 

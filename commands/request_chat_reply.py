@@ -6,6 +6,7 @@ The model is sent exactly the messages of the request. The conversation stores e
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -31,6 +32,9 @@ from infrastructure.ids import RESPONSE, mint
 from replies.reply_end import PrefixesOf
 
 MAX_ATTEMPTS = 3
+MAX_MESSAGES_ON_LOOP = 1_000
+"""A longer transcript is parsed in a thread, so that it delays no other request."""
+
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
 """The most of a long history that one append stores. An append delays the appends of others."""
 
@@ -73,13 +77,15 @@ async def _request(context: CommandContext, body: CreateChatCompletion, *, store
     model = await resolve_model(context, body.model)
     if not stored:
         return await _request_unstored(context, body, model)
-    transcript = await asyncio.to_thread(
-        parsed,
-        body.messages,
-        tenant=context.principal.tenant,
-        subject=context.principal.subject,
-        user=body.safety_identifier or body.user,
-    )
+    arguments: dict[str, Any] = {
+        "tenant": context.principal.tenant,
+        "subject": context.principal.subject,
+        "user": body.safety_identifier or body.user,
+        "known": context.dependencies.shared_contexts.known_messages,
+    }
+    sent = body.sent_messages
+    is_large = len(sent.messages) > MAX_MESSAGES_ON_LOOP
+    transcript = await asyncio.to_thread(parsed, sent, **arguments) if is_large else parsed(sent, **arguments)
     request = ChatRequest(body, transcript, model)
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(ConversationNotFound):  # it was deleted after the transcript was compared with it
@@ -90,7 +96,7 @@ async def _request(context: CommandContext, body: CreateChatCompletion, *, store
 async def _request_unstored(context: CommandContext, body: CreateChatCompletion, model: str) -> Reply:
     parameters = body.recorded_parameters()
     model_context = await context.dependencies.contexts.assemble_transcript(
-        model=model, parameters=parameters, messages=body.messages
+        model=model, parameters=parameters, sent=body.sent_messages
     )
     command = RequestReply(
         response_id=mint(RESPONSE),
@@ -137,7 +143,7 @@ async def _append_with_input(
     body, transcript, model = request.body, request.transcript, request.model
     parameters, contexts = body.recorded_parameters(), context.dependencies.contexts
     record = recorded_transcript(transcript, target.match, new.ids_of_messages)
-    model_context = await contexts.assemble_transcript(model=model, parameters=parameters, messages=body.messages)
+    model_context = await contexts.assemble_transcript(model=model, parameters=parameters, sent=body.sent_messages)
     command = RequestReply(
         response_id=mint(RESPONSE),
         model=model,
@@ -159,9 +165,8 @@ def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessag
     first_message, first_item = (match.messages, match.items) if match else (0, 0)
     items: list[NewItem] = []
     for message in range(first_message, len(transcript.messages)):
-        start, end = first_item + len(items), transcript.ends[message]
         param = f"messages[{len(transcript.instructions) + message}]"
-        items += [new_item(item, param) for item in transcript.items[start:end]]
+        items += [new_item(item, param) for item in transcript.message_items(message)]
     return NewMessages(items=items, ends=[end - first_item for end in transcript.ends[first_message:]])
 
 

@@ -25,7 +25,7 @@ from context.recorded_selection import recorded_left_out, shown_ranges
 from context.rendering import render, render_transcript, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
 from context.tokens import count_off_loop
-from context.transcripts.chat_messages import Json
+from context.transcripts.known_messages import KnownMessages, SentMessages
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
@@ -67,6 +67,7 @@ class SharedContexts:
         self.find_snapshot = find_snapshot
         self.counts = ItemCounts()
         self.message_counts = MessageCounts()
+        self.known_messages = KnownMessages()
         self._log_read_wait_timeout = log_read_wait_timeout
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
@@ -178,16 +179,16 @@ class Contexts:
         return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
 
     async def assemble_transcript(
-        self, *, model: str, parameters: Mapping[str, Any], messages: Sequence[Json], version: int = 0
+        self, *, model: str, parameters: Mapping[str, Any], sent: SentMessages, version: int = 0
     ) -> Context:
-        """The context of a Chat Completions request: all of `messages`, however many tokens they are. `version`: that of the conversation it continues.
+        """The context of a Chat Completions request: all of `sent`, however many tokens they are. `version`: that of the conversation it continues.
 
         The provider decides whether they fit. So the recorded budget is the whole window of the model.
         """
         renderer = self._models.transcript_renderer
-        body = render_transcript(renderer, model=model, messages=messages, parameters=parameters)
+        body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
         encoding = self._models.encoding(model)
-        tokens = await self._shared.message_counts.of(messages, encoding)
+        tokens = await self._shared.message_counts.of(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
         shown = Shown(
             version=version,

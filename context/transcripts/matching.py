@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.path_messages import Aligned, PathMessages, align
-from context.transcripts.prefix_hashes import Chain, answer_hash, chains_of, is_answers, is_hashed, turn_hash
+from context.transcripts.prefix_hashes import Chain, answer_hash, is_answers, is_hashed, turn_hash
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended, TranscriptBase
 from domain.items import from_stored
@@ -252,8 +252,7 @@ class _Search:
         hashes: list[bytes] = []
         for hashed in await self._reader.hashes_of(prefix):
             start = Chain(hashed, True, b"", transcript.first.seed)
-            chains = chains_of(start, transcript.items[transcript.ends[index] :])
-            hashes += [chains[transcript.ends[after] - transcript.ends[index] - 1].hash for after in later]
+            hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
         found = [prefix for prefix in await self._reader.prefixes_with(hashes) if self._is_allowed(prefix)]
         if not found:
             return index, prefix

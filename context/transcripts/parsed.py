@@ -11,11 +11,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.transcripts.chat_messages import custom_calls, items_of
+from context.transcripts.known_messages import KnownMessages, MessageFacts, SentMessages
 from context.transcripts.prefix_hashes import (
     Chain,
     TranscriptEnd,
-    chains_of,
+    chain_after,
     first_chain,
+    hashed_item,
     is_answers,
     message_hash,
     next_exact,
@@ -33,7 +35,8 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 
     instructions  the leading system and developer messages, as JSON texts
     messages      the messages after them
-    items         the items of all messages, in order
+    custom_calls  the ids of their calls of custom tools
+    facts         what is known of each message
     ends          for each message, how many items it and the messages before it have
     first         the chain before the first item
     chains        for each item, the chain after it
@@ -42,7 +45,8 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 
     instructions: tuple[bytes, ...]
     messages: Sequence[Json]
-    items: Sequence[Item]
+    custom_calls: frozenset[str]
+    facts: Sequence[MessageFacts]
     ends: Sequence[int]
     first: Chain
     chains: Sequence[Chain]
@@ -50,7 +54,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 
     def message_items(self, message: int) -> Sequence[Item]:
         """The items of one message."""
-        return self.items[self.ends[message - 1] if message else 0 : self.ends[message]]
+        return items_of(self.messages[message], self.custom_calls)
 
     def chain_before(self, message: int) -> Chain:
         """The chain before a message."""
@@ -60,39 +64,66 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
         """The chain after a message."""
         return self.chains[self.ends[message] - 1]
 
+    def chains_from(self, message: int, start: Chain) -> list[Chain]:
+        """The chain after each message from this one on. `start`: the chain before it."""
+        chains: list[Chain] = []
+        for facts in self.facts[message:]:
+            for hashed in facts.items:
+                start = chain_after(start, hashed)
+            chains.append(start)
+        return chains
+
     def hash_of(self, message: int) -> bytes:
         """The hash of one message alone."""
         return message_hash(self.message_items(message))
 
     def is_answer(self, message: int) -> bool:
         """Whether an assistant says the message."""
-        return is_answers(self.items[self.ends[message] - 1])
+        return self.facts[message].is_answer
 
 
-def parsed(messages: Sequence[Json], *, tenant: str, subject: str, user: str | None) -> ParsedTranscript:
-    """The transcript of a request with these messages. `user`: its `safety_identifier` or `user`."""
+def parsed(
+    sent: SentMessages, *, tenant: str, subject: str, user: str | None, known: KnownMessages | None = None
+) -> ParsedTranscript:
+    """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
+    messages = sent.messages
     start = next((at for at, message in enumerate(messages) if message["role"] not in _INSTRUCTIONS), len(messages))
     rest = messages[start:]
     calls = custom_calls(rest)
-    items: list[Item] = []
+    all_facts: list[MessageFacts] = []
     ends: list[int] = []
     exact: list[bytes] = []
+    chains: list[Chain] = []
+    first = chain = first_chain(tenant, subject, user)
     last_exact = b""
-    for message in rest:
-        items += items_of(message, calls)
-        ends.append(len(items))
-        last_exact = next_exact(last_exact, message)
+    for message, digest in zip(rest, sent.digests[start:], strict=True):
+        facts = known.get(digest) if known else None
+        if facts is None:
+            facts = _facts_of(message, calls)
+            if known:
+                known.add(digest, facts)
+        for hashed in facts.items:
+            chain = chain_after(chain, hashed)
+            chains.append(chain)
+        all_facts.append(facts)
+        ends.append(len(chains))
+        last_exact = next_exact(last_exact, digest)
         exact.append(last_exact)
-    first = first_chain(tenant, subject, user)
     return ParsedTranscript(
         instructions=tuple(map(msgspec.json.encode, messages[:start])),
         messages=rest,
-        items=items,
+        custom_calls=calls,
+        facts=all_facts,
         ends=ends,
         first=first,
-        chains=chains_of(first, items),
+        chains=chains,
         exact=exact,
     )
+
+
+def _facts_of(message: Json, custom_calls: frozenset[str]) -> MessageFacts:
+    items = items_of(message, custom_calls)
+    return MessageFacts(tuple(map(hashed_item, items)), is_answers(items[-1]))
 
 
 def transcript_end(

@@ -50,7 +50,15 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 _decode_arguments = msgspec.json.Decoder(float_hook=_number).decode
 
 
-class Chain(Struct, frozen=True):
+class HashedItem(Struct, frozen=True, gc=False):
+    """The hash of one normalized item. `is_call`: of a tool. `is_empty_answer`: an assistant's message without text."""
+
+    hash: bytes
+    is_call: bool
+    is_empty_answer: bool
+
+
+class Chain(Struct, frozen=True, gc=False):
     """The hashes after some items of a transcript.
 
     hash          of all these items
@@ -91,19 +99,31 @@ def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
 
 def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
     """The chain after one more item. The same chain if the item is not hashed. `is_ours`: the item is an answer of this store."""
-    if (normalized := _normalized(item)) is None:
+    return chain_after(chain, hashed_item(item), is_ours=is_ours)
+
+
+def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = False) -> Chain:
+    """As `next_chain`, for the hash of an item; None: the item is not hashed."""
+    if hashed is None:
         return chain
     before = chain
-    if chain.before_empty is not None and normalized[0].endswith("_call"):
+    if chain.before_empty is not None and hashed.is_call:
         before = chain.before_empty
-    last = hashlib.sha256(_encode(normalized)).digest()
     return Chain(
-        hashlib.sha256(before.hash + last).digest(),
+        hashlib.sha256(before.hash + hashed.hash).digest(),
         chain.answered or is_ours,
-        last,
+        hashed.hash,
         chain.seed,
-        replace(before, before_empty=None) if _is_empty_answer(normalized) else None,
+        replace(before, before_empty=None) if hashed.is_empty_answer else None,
     )
+
+
+def hashed_item(item: Item) -> HashedItem | None:
+    """The item's hash; None if it is not hashed."""
+    if (normalized := _normalized(item)) is None:
+        return None
+    digest = hashlib.sha256(_encode(normalized)).digest()
+    return HashedItem(digest, normalized[0].endswith("_call"), _is_empty_answer(normalized))
 
 
 def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
@@ -152,9 +172,9 @@ def name_hash(tenant: str, subject: str, name: str) -> bytes:
     return _hash("name", tenant.encode(), subject.encode(), name.encode())
 
 
-def next_exact(exact: bytes, message: dict[str, Any]) -> bytes:
-    """The exact hash after one more message. `exact`: the hash of the messages before it; empty for the first."""
-    return hashlib.sha256(exact + hashlib.sha256(_encode(message)).digest()).digest()
+def next_exact(exact: bytes, digest: bytes) -> bytes:
+    """The exact hash after one more message, whose `digest_of` is given. `exact`: the hash of the messages before it; empty for the first."""
+    return hashlib.sha256(exact + digest).digest()
 
 
 def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
@@ -201,7 +221,7 @@ def _normalized(item: Item) -> list[Any] | None:
         case "function_call":
             return [kind, item.get("call_id"), item.get("name"), _arguments(item.get("arguments"))]
         case "function_call_output" | "custom_tool_call_output":
-            return [kind, item.get("call_id"), _parts(item.get("output"))]
+            return ["output", item.get("call_id"), _parts(item.get("output"))]
         case _:
             return None if kind in _NO_PART_OF_CHATS else [kind, _fields(item)]
 

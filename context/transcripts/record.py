@@ -30,7 +30,7 @@ def recorded_transcript(
         if match is not None and index < first_new:
             stored = match.aligned[index]
         else:
-            items = transcript.items[transcript.ends[index - 1] if index else 0 : transcript.ends[index]]
+            items = transcript.message_items(index)
             stored = tuple(zip(input_ids[index - first_new], items, strict=True))
         part = _part(transcript.messages[index], stored)
         items = [item for _, item in stored]

@@ -9,6 +9,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from commands.chat_body import MAX_CHAT_BYTES, MAX_MESSAGES, CreateChatCompletion
 from commands.chat_message_checks import MAX_ANSWER_BYTES
 from context.rendering import CHAT, RESPONSES
+from context.transcripts.known_messages import KnownMessages
 from infrastructure.http.body import MAX_READ_BYTES, validate_body
 from infrastructure.http.errors import ApiError
 
@@ -27,7 +28,7 @@ CUSTOM = {
 def body_of(*messages: Any, renderer: int = CHAT, **parameters: Any) -> CreateChatCompletion:
     sent = {"messages": [*messages] or [USER], **parameters}
     body = validate_body(CreateChatCompletion, msgspec.json.encode(sent))
-    body.check(renderer)
+    body.check(renderer, KnownMessages())
     return body
 
 

@@ -8,6 +8,7 @@ from openai.types.chat import completion_create_params
 
 from commands.chat_body import CreateChatCompletion
 from context.rendering import TRANSCRIPT_CHAT, TRANSCRIPT_RESPONSES, render_transcript
+from context.transcripts.known_messages import KnownMessages
 from infrastructure.http.body import validate_body
 from infrastructure.http.errors import ApiError
 from tests.commands.parameter_lists import APIS, fields, listed, value_at
@@ -115,11 +116,11 @@ def test_each_parameter_is_sent_kept_or_refused_as_the_list_says(provider_api: s
         body = body_with(name)
         if treatment == "refused":
             with pytest.raises(ApiError) as refused:
-                body.check(renderer)
+                body.check(renderer, KnownMessages())
             assert (refused.value.status, refused.value.code) == (400, "unsupported_parameter"), name
             assert refused.value.param in (name, name.split(".")[0], *NEEDED.get(name, ())), name
             continue
-        body.check(renderer)
+        body.check(renderer, KnownMessages())
         parameters = body.recorded_parameters()
         rendered = render_transcript(renderer, model="m", messages=body.messages, parameters=parameters)
         if treatment == "kept":

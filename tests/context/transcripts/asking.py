@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from context.transcripts.known_messages import sent_messages
 from context.transcripts.matching import Match, find_match
 from context.transcripts.parsed import input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import answer_prefixes
@@ -60,7 +61,7 @@ class Asking:
         end_user: str | None = None,
         only_in: str | None = None,
     ) -> Match | None:
-        transcript = parsed(messages, tenant=by.tenant, subject=by.subject, user=end_user)
+        transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         return await find_match(self.reader.of(by), transcript, only_in=only_in)
 
     async def ask(
@@ -72,7 +73,7 @@ class Asking:
         end_user: str | None = None,
         only_in: str | None = None,
     ) -> Turn:
-        transcript = parsed(messages, tenant=by.tenant, subject=by.subject, user=end_user)
+        transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
         start = None
         if match is None:
@@ -82,7 +83,8 @@ class Asking:
         conversation_id = start.conversation_id if start else match.conversation_id if match else ""
         matched, answered = (match.items, match.answered) if match else (0, False)
         new = tuple(
-            InputItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in transcript.items[matched:]
+            InputItem(item_id=mint(id_prefix(item)), item=as_stored(item))
+            for item in [item for at in range(len(transcript.ends)) for item in transcript.message_items(at)][matched:]
         )
         response_id = mint("resp")
         shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from context.transcripts.chat_messages import answer_message
+from context.transcripts.known_messages import KnownMessages, digest_of, sent_messages
 from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import (
     answer_hash,
@@ -91,7 +92,7 @@ def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
 
 
 def of(messages: list[Json], user: str | None = None) -> ParsedTranscript:
-    return parsed(messages, tenant="tenant", subject="subject", user=user)
+    return parsed(sent_messages(messages), tenant="tenant", subject="subject", user=user)
 
 
 def last_hash(*messages: Json) -> bytes:
@@ -104,7 +105,7 @@ def test_what_clients_change_without_meaning_to_keeps_every_hash(pairs: list[tup
     one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
 
     assert [chain.hash for chain in one.chains] == [chain.hash for chain in other.chains]
-    assert [message_hash([item]) for item in one.items] == [message_hash([item]) for item in other.items]
+    assert [one.hash_of(at) for at in range(len(one.ends))] == [other.hash_of(at) for at in range(len(other.ends))]
 
 
 USER, ANSWER = {"role": "user", "content": "a  b"}, {"role": "assistant", "content": "a  b"}
@@ -236,16 +237,16 @@ def test_an_answer_of_ours_is_known_to_all_prefixes_after_it() -> None:
 
 
 def test_the_exact_hash_changes_with_everything_but_the_order_of_keys() -> None:
-    exact = next_exact(b"", {"role": "user", "content": "a"})
+    exact = next_exact(b"", digest_of({"role": "user", "content": "a"}))
 
-    assert exact == next_exact(b"", {"content": "a", "role": "user"})
+    assert exact == next_exact(b"", digest_of({"content": "a", "role": "user"}))
     for other in (
         {"role": "user", "content": "a "},
         {"role": "user", "content": "a", "name": None},
         {"role": "user", "content": [{"type": "text", "text": "a"}]},
     ):
-        assert exact != next_exact(b"", other)
-    assert next_exact(exact, USER) != next_exact(b"", USER)
+        assert exact != next_exact(b"", digest_of(other))
+    assert next_exact(exact, digest_of(USER)) != next_exact(b"", digest_of(USER))
 
 
 def test_leading_instructions_are_not_hashed_and_later_ones_are() -> None:
@@ -299,7 +300,7 @@ def test_the_prefixes_of_an_answer_are_those_of_the_message_that_clients_send_ba
 
     sent = {**answer_message(output), "extra": 1}
     back = of([USER, sent, USER])
-    answer = back.items[1 : back.ends[1]]
+    answer = back.message_items(1)
     assert {prefix.item_id for prefix in (chained, turn, alone)} == {f"item_{len(output) - 1}"}
     assert (chained.hash, chained.messages, chained.exact) == (
         back.chains[back.ends[1] - 1].hash,
@@ -332,3 +333,15 @@ def test_many_unclosed_thoughts_take_no_quadratic_time() -> None:
     last_hash({"role": "assistant", "content": "<think>" * 300_000})
     last_hash({"role": "assistant", "content": "<think></think>" * 100_000})
     assert time.perf_counter() - start < 2
+
+
+def test_known_messages_change_nothing_but_the_time() -> None:
+    messages = [{"role": "system", "content": "s"}, USER, ANSWER, *([USER, ANSWER] * 20)]
+    known = KnownMessages(max_messages=10)
+    arguments: dict[str, Any] = {"tenant": "t", "subject": "s", "user": None}
+    expected = parsed(sent_messages(messages), **arguments)
+    for _ in range(3):
+        assert parsed(sent_messages(messages), known=known, **arguments) == expected
+    many = [{"role": "user", "content": str(number)} for number in range(100)]
+    parsed(sent_messages(many), known=known, **arguments)
+    assert sum(known.get(digest_of(message)) is not None for message in many) in range(9, 11)

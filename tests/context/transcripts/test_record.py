@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from context.rendering import request_sha256
 from context.transcripts.chat_messages import Json, answer_message
+from context.transcripts.known_messages import sent_messages
 from context.transcripts.matching import Match
 from context.transcripts.parsed import parsed
 from context.transcripts.record import recorded_transcript
@@ -129,7 +130,7 @@ class Chat:
     def request(self, new: Sequence[Json], *, use_base: bool = True) -> Recorded:
         """Records a request with these new messages."""
         messages = [*(entry.message for entry in self.entries), *new]
-        transcript = parsed([*self.instructions, *messages], tenant="t", subject="s", user=None)
+        transcript = parsed(sent_messages([*self.instructions, *messages]), tenant="t", subject="s", user=None)
         matched = len(self.entries)
         base = self._base(messages, matched) if use_base else None
         match = Match(
@@ -147,7 +148,7 @@ class Chat:
         )
         ids: list[list[str]] = []
         for index, message in enumerate(new, matched):
-            items = transcript.items[transcript.ends[index - 1] if index else 0 : transcript.ends[index]]
+            items = transcript.message_items(index)
             ids.append([mint("msg") for _ in items])
             self.entries.append(Entry(message, list(zip(ids[-1], items, strict=True))))
         record = recorded_transcript(transcript, match if matched else None, ids)
