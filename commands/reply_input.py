@@ -47,21 +47,23 @@ class TakenInput(Struct, frozen=True):
     is_compared: bool
 
 
-async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> TakenInput:
-    """The items to show and to store.
+async def take_input(
+    context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem], repeated: int = 0
+) -> TakenInput:
+    """The items to show and to store. The first `repeated` items of the input are left out: the target has them.
 
     Raises ApiError. 404: a reference names an item that does not exist, or that the caller may not read. 413: the input is too large with
     the items that it refers to. 400: all of `given` is left out, and `target` carries no items over.
     """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
-        for position, item in enumerate(given)
+        for position, item in enumerate(given[repeated:], repeated)
     ]
     taken = [entry for entry in entries if isinstance(entry, TakenItem)]
     if len(taken) == len(entries) and not any(_needs_history(entry.item) for entry in taken):
         return TakenInput(taken, is_compared=False)
     history = _history(context, target)
-    taken = await _without_known_ids(context, history, entries)
+    taken = await _without_known_ids(context, history, entries, repeated)
     taken = await _without_repeated(history, taken)
     if not taken and entries and not target.carried_items:
         message = "Every item of `input` is already in the conversation, or was deleted from it: send something new, or leave `input` out."
@@ -96,11 +98,11 @@ def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
 
 
 async def _without_known_ids(
-    context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
+    context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem], first: int
 ) -> list[TakenItem]:
     """The entries that are not on the path, and were not deleted from it. A reference to an item that is not on the path becomes a copy.
 
-    All ids are looked up together. Raises ApiError (404) for a reference to an item that does not exist or that the caller may not read.
+    `first`: the index of the first entry in the input. All ids are looked up together. Raises ApiError (404) for a reference to an item that does not exist or that the caller may not read.
     """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
@@ -110,7 +112,7 @@ async def _without_known_ids(
     # Output items of replies that were not stored have no id from a client, so their own ids are compared.
     on_path |= {item_id for item_id, _ in history.newer}
     taken: list[TakenItem] = []
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(entries, first):
         item_id = entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item)
         if item_id is not None and (item_id in on_path or await history.find_given(item_id) is not None):
             continue

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
+from commands.matched_input import MatchedInput, match_input
 from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
@@ -21,12 +22,13 @@ from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
 from domain.commands import RequestReply
-from domain.errors import ConversationLocked, HeadHasMoved, ItemsDeleted
+from domain.errors import ConversationIsEnded, ConversationLocked, HeadHasMoved, ItemsDeleted
 from domain.events import InputItem, Transcript
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
+from replies.reply_end import PrefixesOf
 
 MAX_COMPARISONS = 10
 
@@ -70,19 +72,25 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
     """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback."""
     given = body.items()
     model = await resolve_model(context, body.model)
-    target, snapshot = await asyncio.gather(
-        find_target(context, body, writes=body.stored), _read_snapshot(context, body, model)
-    )
+    matched = await match_input(context, body, given)
+    target, snapshot = await asyncio.gather(_target(context, body, matched), _read_snapshot(context, body, model))
     if snapshot is UNSET and target.source is not None and target.fork is None:
         snapshot = await context.dependencies.contexts.snapshot(target.source, model)
     target = replace(target, snapshot=snapshot)
-    taken = await take_input(context, target, given)
+    taken = await take_input(context, target, given, matched.repeated if matched else 0)
     try:
-        return await _request_at(context, body, target, model, taken)
-    except (HeadHasMoved, ConversationLocked):
-        if target.fallback is None:
+        return await _request_at(context, body, target, model, taken, matched=matched)
+    except (HeadHasMoved, ConversationLocked, ConversationIsEnded) as refusal:
+        names_the_conversation = matched is None
+        if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
             raise
-        return await _request_at(context, body, target.after_head_moved(), model, taken)
+        return await _request_at(context, body, target.after_head_moved(), model, taken, matched=matched)
+
+
+async def _target(context: CommandContext, body: CreateResponse, matched: MatchedInput | None) -> ReplyTarget:
+    if matched is not None and matched.target is not None:
+        return matched.target
+    return await find_target(context, body, writes=body.stored)
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
@@ -107,7 +115,13 @@ async def resolve_model(context: CommandContext, model: str | None) -> str:
 
 
 async def _request_at(
-    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
+    context: CommandContext,
+    body: CreateResponse,
+    target: ReplyTarget,
+    model: str,
+    taken: TakenInput,
+    *,
+    matched: MatchedInput | None,
 ) -> Reply:
     reply_request = make_reply_request(context, body, target, model, taken.items)
     if context.if_match is not None and target.version not in context.if_match:
@@ -143,7 +157,15 @@ async def _request_at(
     )
     if not body.stored:
         return start_reply(context, command, model_context)
-    return await append_and_start(context, command, model_context, target.conversation_id, only_at=only_at)
+    prefixes = _prefixes(matched, taken, command.response_id) if matched else None
+    return await append_and_start(
+        context, command, model_context, target.conversation_id, only_at=only_at, prefixes=prefixes
+    )
+
+
+def _prefixes(matched: MatchedInput, taken: TakenInput, response_id: str) -> PrefixesOf:
+    new_ids = {entry.position: entry.new.item_id for entry in taken.items}
+    return lambda output: matched.prefixes(new_ids, response_id, output)
 
 
 def make_reply_request(

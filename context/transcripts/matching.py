@@ -77,6 +77,13 @@ async def find_match(
     return await _Search(reader, transcript).match()
 
 
+async def longest_prefix(reader: PrincipalReader, transcript: ParsedTranscript) -> tuple[int, FoundPrefix] | None:
+    """How many messages the longest known prefix of a transcript has, and this prefix. None: none has an answer of this store."""
+    if not any(map(transcript.is_answer, range(len(transcript.ends)))):
+        return None
+    return await _Search(reader, transcript).longest_prefix()
+
+
 class _Search:
     """The search for one match. `end` and `path`: those of the conversation that the client named."""
 
@@ -95,19 +102,18 @@ class _Search:
         """The prefixes of the log that end with a message of the transcript, by its index; the best one first."""
 
     async def match(self) -> Match | None:
-        transcript = self._transcript
-        count = len(transcript.ends)
-        await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
-        if self._longest() is None and count > NEWEST_MESSAGES:
-            await self._look_up(range(count - NEWEST_MESSAGES))
-        longest = self._longest()
-        answers = [index for index in range(count) if transcript.is_answer(index)]
+        longest = await self._look_up_newest()
+        answers = [index for index in range(len(self._transcript.ends)) if self._transcript.is_answer(index)]
         if longest is None or (answers and longest < answers[-1]):
             if (later := await self._changed_before(answers, longest)) is not None:
                 return await self._match_at(*later)
         if longest is None:
             return None
         return await self._match_at(longest, await self._best(self._counting(longest)))
+
+    async def longest_prefix(self) -> tuple[int, FoundPrefix] | None:
+        longest = await self._look_up_newest()
+        return None if longest is None else (longest + 1, await self._best(self._counting(longest)))
 
     async def match_of_named_path(self) -> Match | None:
         """A match on the path of the named conversation, of whose items no prefix is known: two messages in a row that both have, or both first ones."""
@@ -124,6 +130,14 @@ class _Search:
                     return await self._match_on(path, position, index)
             position += 1
         return None
+
+    async def _look_up_newest(self) -> int | None:
+        """Looks the newest messages up, and all others if no prefix ends with one of these. Returns what `_longest` returns."""
+        count = len(self._transcript.ends)
+        await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
+        if self._longest() is None and count > NEWEST_MESSAGES:
+            await self._look_up(range(count - NEWEST_MESSAGES))
+        return self._longest()
 
     async def _look_up(self, messages: Iterable[int]) -> None:
         """Adds the prefixes that the log has and that end with these messages."""

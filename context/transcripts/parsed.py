@@ -27,7 +27,7 @@ from domain.items import Item
 
 Json = dict[str, Any]
 
-INSTRUCTIONS = ("system", "developer")
+_INSTRUCTIONS = ("system", "developer")
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
@@ -77,6 +77,10 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
         """The hash of one message alone."""
         return message_hash(self.message_items(message))
 
+    def is_hashed(self, message: int) -> bool:
+        """Whether any item of the message is hashed."""
+        return any(item is not None for item in self.facts[message].items)
+
     def is_answer(self, message: int) -> bool:
         """Whether an assistant says the message."""
         return self.facts[message].is_answer
@@ -87,7 +91,7 @@ def parsed(
 ) -> ParsedTranscript:
     """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
     messages = sent.messages
-    start = next((at for at, message in enumerate(messages) if message["role"] not in INSTRUCTIONS), len(messages))
+    start = next((at for at, message in enumerate(messages) if message["role"] not in _INSTRUCTIONS), len(messages))
     rest = messages[start:]
     calls = custom_calls(rest)
     all_facts: list[MessageFacts] = []
@@ -124,6 +128,23 @@ def parsed(
 def _facts_of(message: Json, custom_calls: frozenset[str]) -> MessageFacts:
     items = items_of(message, custom_calls)
     return MessageFacts(tuple(map(hashed_item, items)), is_answers(items[-1]))
+
+
+def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str | None) -> ParsedTranscript:
+    """The transcript of a Responses request, which has items in place of messages."""
+    first = chain = first_chain(tenant, subject, user)
+    facts = [MessageFacts((hashed_item(item),), is_answers(item)) for item in items]
+    chains = [chain := chain_after(chain, fact.items[0]) for fact in facts]
+    return ParsedTranscript(
+        instructions=(),
+        messages=(),
+        custom_calls=frozenset(),
+        facts=facts,
+        ends=range(1, len(items) + 1),
+        first=first,
+        chains=chains,
+        exact=(),
+    )
 
 
 def transcript_end(

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
 
-from context.path_backwards import path_backwards
+from context.path_backwards import PAGE_EVENTS, path_backwards
 from context.transcripts.chat_messages import answer_message, items_of
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash
@@ -85,6 +85,16 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
         elif index == count - 1 or _is_rewritten(here, transcript.message_items(index)):
             aligned[index], position = here.items, position + 1
     return aligned, equal
+
+
+async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -> int:
+    """How many items of the path are part of transcripts; at most `most` are counted."""
+    count = 0
+    async for event in _appended(reader, end, PAGE_EVENTS):
+        count += is_hashed(from_stored(event.item))
+        if count == most:
+            break
+    return count
 
 
 def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:

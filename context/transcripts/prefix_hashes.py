@@ -203,6 +203,24 @@ def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> t
     return (chained, *(replace(chained, hash=hashed, messages=0, exact=b"") for hashed in dict.fromkeys(alone)))
 
 
+def output_prefixes(
+    chain: Chain, response_id: str, output: Sequence[tuple[str, Item]], read_version: int | None
+) -> tuple[Prefix, ...]:
+    """The prefix that ends with the output of a Response, as (id, item). Clients send its items back one by one. `chain`: of the input."""
+    after = chains_of(chain, (item for _, item in output))
+    if not after or after[-1] is chain:
+        return ()
+    return (
+        Prefix(
+            item_id=output[-1][0],
+            hash=after[-1].hash,
+            answered=True,
+            response_id=response_id,
+            read_version=read_version,
+        ),
+    )
+
+
 def _hash(domain: str, *values: bytes) -> bytes:
     """The SHA-256 of values, each with its length, so that no two lists of values give the same."""
     digest = hashlib.sha256(domain.encode())

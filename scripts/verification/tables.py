@@ -1,4 +1,5 @@
-"""Compares the log with the tables beside it: `snapshots`, `responses`, `idempotency_keys` and `tenant_positions`.
+"""Compares the log with the tables beside it: `snapshots`, `responses`, `idempotency_keys`, `tenant_positions`
+and `transcript_prefixes`.
 
 A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
 row's event, even while appends go on. If the log does not have the event of a row, the log has lost something.
@@ -23,7 +24,7 @@ from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream, Streams
 
 SNAPSHOTS, RESPONSES, KEYS = "table snapshots", "table responses", "table idempotency_keys"
-POSITIONS = "table tenant_positions"
+POSITIONS, PREFIXES = "table tenant_positions", "table transcript_prefixes"
 _PAGE_ROWS = 1_000
 
 # Each page of a table is read in the order of its primary key. With LATERAL, Postgres finds the log's rows by index.
@@ -63,6 +64,23 @@ _KEY_PAGE = sql.SQL("""
     ) AS e ON true
     ORDER BY k.tenant_id, k.key, k.subject
 """)
+_PREFIX_PAGE = sql.SQL("""
+    SELECT p.tenant_id, p.hash, p.conversation_id, p.version, p.item_id, coalesce(item.appended, false), coalesce(item.retracted, false),
+        coalesce(newest.deleted, false)
+    FROM (
+        SELECT * FROM transcript_prefixes WHERE (tenant_id, hash, conversation_id, version)
+            > (%(tenant)s, %(hash)s, %(conversation)s, %(version)s) AND conversation_id = coalesce(%(only)s, conversation_id)
+        ORDER BY tenant_id, hash, conversation_id, version LIMIT %(rows)s
+    ) AS p CROSS JOIN LATERAL (
+        SELECT bool_or(topic = 'item.appended' AND originator_version = p.version AND tenant_id = p.tenant_id) AS appended,
+            bool_or(topic = 'item.retracted') AS retracted
+        FROM events WHERE originator_id = p.conversation_id AND item_id = p.item_id
+    ) AS item LEFT JOIN LATERAL (
+        SELECT topic = %(deleted)s AS deleted FROM events WHERE originator_id = p.conversation_id
+        ORDER BY originator_version DESC LIMIT 1
+    ) AS newest ON true
+    ORDER BY p.tenant_id, p.hash, p.conversation_id, p.version
+""")
 _TOPICS = {
     "requested": ReplyRequested.topic,
     "ends": [end.topic for end in REPLY_ENDS],
@@ -81,7 +99,9 @@ class Tables:
         self._only = uuid_of(only) if only else None
         self._newest: dict[str, int] = {}
         """The position of each tenant's newest event, among the streams that were compared so far."""
-        self.compared: dict[str, int] = dict.fromkeys(("snapshots", "responses", "idempotency_keys"), 0)
+        self.compared: dict[str, int] = dict.fromkeys(
+            ("snapshots", "responses", "idempotency_keys", "transcript_prefixes"), 0
+        )
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
         """The differences of these conversations.
@@ -160,6 +180,24 @@ class Tables:
                 names = ("position", "tenant", "subject", "command_id")
                 fields = fields_that_differ(dict(zip(names, found, strict=True)), dict(zip(names, stored, strict=True)))
                 yield Difference(KEYS, "different", conversation_id, version=version, fields=fields)
+
+        async for difference in self._prefixes_not_in_log():
+            yield difference
+
+    async def _prefixes_not_in_log(self) -> AsyncIterator[Difference]:
+        """Prefixes whose item the log does not have, or has deleted. A prefix may be missing: then its transcript begins a new conversation."""
+        after: dict[str, Any] = {"tenant": "", "hash": b"", "conversation": UUID(int=0), "version": 0}
+        while True:
+            parameters = {**after, "only": self._only, "rows": _PAGE_ROWS, **_TOPICS}
+            rows = await self._rows(_PREFIX_PAGE, parameters)
+            for _, _, stream_id, version, item_id, is_in_log, is_retracted, is_deleted in rows:
+                self.compared["transcript_prefixes"] += 1
+                if not is_in_log or is_retracted or is_deleted:
+                    note = "its item is deleted" if is_in_log else "the log does not have its item"
+                    yield Difference(PREFIXES, "extra", conversation_id_of(stream_id), item_id, version, note=note)
+            if len(rows) < _PAGE_ROWS:
+                return
+            after = dict(zip(after, rows[-1], strict=False))
 
     async def _pages(self, statement: sql.SQL, table: str, after: Any = "") -> AsyncIterator[tuple[Any, ...]]:
         """All rows of a table, page by page. The first columns are its primary key."""

@@ -52,20 +52,21 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_as_a
 ) -> None:
     first = await create_response(api, "one")
     answer_id = first["output"][0]["id"]
-    question = (await api.post("/v1/responses/input_tokens", json={"input": "one"})).json()["input_tokens"]
-    request = [message("one"), reference(answer_id), message("two")]
+    question = (await api.post("/v1/responses/input_tokens", json={"input": "else"})).json()["input_tokens"]
+    request = [message("else"), reference(answer_id), message("two")]
     counted = await api.post("/v1/responses/input_tokens", json={"input": request})
     assert counted.json()["input_tokens"] > question
     second = await create_response(api, request)
-    assert texts(provider) == ["one", "Hello, world!", "two"]
+    assert texts(provider) == ["else", "Hello, world!", "two"]
     assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
     stored = appended(log, second["conversation"]["id"])
     assert len(stored) == 4
     assert answer_id not in {event.item_id for event in stored}
-    # A third turn refers to the answers of both conversations. An item that has only an `id` is a reference too.
-    third = [message("one"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
-    await create_response(api, third)
-    assert texts(provider) == ["one", "Hello, world!", "two", "Hello, world!", "three"]
+    # A third turn refers to the answers of both conversations, and goes on in the second one. An item that has only an `id` is a reference too.
+    third = [message("else"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
+    went_on = await create_response(api, third)
+    assert went_on["conversation"] == second["conversation"]
+    assert texts(provider) == ["else", "Hello, world!", "two", "Hello, world!", "three"]
     # An item that was just appended is found: a reference does not wait for a view.
     [item_id] = await add(api, await create_conversation(api), message("just now"))
     before = log.count()

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from context.snapshots import snapshot_key
-from domain.commands import PinItem
+from domain.commands import DeleteConversation, PinItem
 from domain.conversation import fold
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
@@ -216,6 +216,13 @@ ADD_KEY = (
     " FROM events WHERE originator_id = %s AND originator_version = 2"
 )
 
+ADD_PREFIX = (
+    "INSERT INTO transcript_prefixes (tenant_id, hash, conversation_id, version, item_id, depth, answered)"
+    " SELECT tenant_id, 'hash', originator_id, originator_version, item_id, 1, true"
+    " FROM events WHERE originator_id = %s AND topic = 'item.appended' ORDER BY originator_version DESC LIMIT 1"
+)
+"""A prefix that ends with the conversation's last item."""
+
 
 async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tuple[Any, ...]:
     """A row of `snapshots`: the conversation at its last version, but with these changes."""
@@ -291,6 +298,15 @@ async def test_given_a_stream_snapshot_then_the_whole_of_it_is_compared_with_the
         (f"{ADD_KEY}; UPDATE idempotency_keys SET tenant_id = 'else'", "idempotency_keys", {"different"}),
         (f"{ADD_KEY}; UPDATE idempotency_keys SET subject = 'else'", "idempotency_keys", {"different"}),
         (f"{ADD_KEY}; UPDATE idempotency_keys SET command_id = gen_random_uuid()", "idempotency_keys", {"different"}),
+        (ADD_PREFIX, "transcript_prefixes", set[str]()),
+        (f"{ADD_PREFIX}; UPDATE transcript_prefixes SET version = 1", "transcript_prefixes", {"extra"}),
+        (f"{ADD_PREFIX}; UPDATE transcript_prefixes SET item_id = 'msg_1'", "transcript_prefixes", {"extra"}),
+        (f"{ADD_PREFIX}; UPDATE transcript_prefixes SET tenant_id = 'else'", "transcript_prefixes", {"extra"}),
+        (
+            f"{ADD_PREFIX}; UPDATE transcript_prefixes SET conversation_id = gen_random_uuid()",
+            "transcript_prefixes",
+            {"extra"},
+        ),
     ],
 )
 async def test_given_a_change_in_a_table_beside_the_log_then_exactly_that_is_reported(
@@ -323,7 +339,30 @@ async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, 
     )
     verified = await _verify(world)
     assert verified.different == 2200
-    assert verified.tables == {"snapshots": 1100, "responses": 1100, "idempotency_keys": 0}
+    assert verified.tables == {
+        "snapshots": 1100,
+        "responses": 1100,
+        "idempotency_keys": 0,
+        "transcript_prefixes": 0,
+    }
+
+
+async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Writer, world: World) -> None:
+    """The trigger that removes it was off."""
+    deleted, conversation_id = await write.start("a"), await write.start()
+    await write.execute(deleted, DeleteConversation())
+    [item_id] = await write.append(conversation_id, "x")
+    await write.retract(conversation_id, item_id)
+    await world.catch_up()
+    for stream in (deleted, conversation_id):
+        await _change_log(world, ADD_PREFIX, uuid_of(stream))
+
+    differences = (await _verify(world)).differences
+
+    assert {(one.where, one.what, one.conversation_id, one.note) for one in differences} == {
+        ("table transcript_prefixes", "extra", deleted, "its item is deleted"),
+        ("table transcript_prefixes", "extra", conversation_id, "its item is deleted"),
+    }
 
 
 async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:

@@ -1,0 +1,128 @@
+"""Finds the conversation that a request's `input` repeats: clients that keep their history themselves send all of it each time.
+
+Such a request names neither a conversation nor a response. Its input is compared with what is known of transcripts, so that nothing is stored twice.
+The model is shown the path of the conversation, so the match counts only if this path is what the client sent.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET, Struct
+
+from commands.command_route import CommandContext
+from commands.given_items import GivenItem, ItemReference
+from commands.new_conversations import fork_at, start_of
+from commands.readable_items import find_items
+from commands.reply_target import ReplyTarget
+from commands.response_body import CreateResponse
+from context.transcripts.matching import longest_prefix
+from context.transcripts.parsed import ParsedTranscript, parsed_items
+from context.transcripts.path_messages import count_of_items
+from context.transcripts.prefix_hashes import output_prefixes
+from domain.commands import Prefix
+from domain.events import Fork, ItemAppended
+from domain.items import Item, from_stored
+from domain.paths import PathSegment
+from infrastructure.event_log.reader import FoundPrefix
+from infrastructure.ids import is_id
+
+
+class MatchedInput(Struct, frozen=True, kw_only=True):
+    """An input and what it repeats.
+
+    transcript  the items of the input
+    repeated    how many of them the target's conversation has already
+    target      where the reply goes; None: into a new conversation
+    """
+
+    transcript: ParsedTranscript
+    repeated: int = 0
+    target: ReplyTarget | None = None
+
+    def prefixes(
+        self, new_ids: dict[int, str], response_id: str, output: Sequence[tuple[str, Item]]
+    ) -> tuple[Prefix, ...]:
+        """What is recorded when the reply completes. `new_ids`: the ids of the input's new items, by their index in the input."""
+        transcript, target = self.transcript, self.target
+        version = target.version if target is not None and target.start is None else None
+        chain = transcript.chains[-1] if transcript.chains else transcript.first
+        # Without an answer of this store before them, items of an input are never looked for.
+        of_input = [
+            Prefix(
+                item_id=new_ids[index],
+                hash=transcript.chains[index].hash,
+                answered=True,
+                response_id=response_id,
+                read_version=version,
+            )
+            for index in (range(self.repeated, len(transcript.ends)) if target is not None else ())
+            if index in new_ids and transcript.is_hashed(index)
+        ]
+        return (*of_input, *output_prefixes(chain, response_id, output, version))
+
+
+async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
+    """What the input of a request repeats. None: nothing is recorded of its beginnings, so that later requests do not match it either."""
+    if not body.stored or body.conversation is not None or body.previous_response_id is not None:
+        return None
+    items = await _items(context, given)
+    if items is None:
+        return None
+    principal = context.principal
+    transcript = parsed_items(
+        items, tenant=principal.tenant, subject=principal.subject, user=body.safety_identifier or body.user
+    )
+    found = await longest_prefix(context.dependencies.reader, transcript) if context.if_match is None else None
+    if found is None:
+        return MatchedInput(transcript=transcript)
+    repeated, prefix = found
+    if not await _is_path(context, transcript, repeated, prefix):
+        return MatchedInput(transcript=transcript)
+    target = await _target(context, prefix)
+    return (
+        MatchedInput(transcript=transcript, repeated=repeated, target=target)
+        if target
+        else MatchedInput(transcript=transcript)
+    )
+
+
+async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
+    """The items of the input, with those that references name. None if the caller may not read one of these: `take_input` refuses it."""
+    ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
+    found = await find_items(context, ids)
+    items: list[Item] = []
+    for entry in given:
+        if not isinstance(entry, ItemReference):
+            items.append(from_stored(entry.item))
+        elif (recorded := found.readable.get(entry.item_id)) is not None and isinstance(recorded.event, ItemAppended):
+            items.append(from_stored(recorded.event.item))
+        else:
+            return None
+    return items
+
+
+async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix) -> bool:
+    """Whether the path up to the prefix has no more items than the transcript. It has more if a client had cut off the front before."""
+    if prefix.depth == repeated:
+        return True
+    sent = sum(map(transcript.is_hashed, range(repeated)))
+    end = PathSegment(prefix.conversation_id, prefix.version)
+    return sent == await count_of_items(context.dependencies.reader, end, sent + 1)
+
+
+async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget | None:
+    """The conversation of the prefix if nothing follows it there, otherwise a fork. None if the conversation was deleted meanwhile."""
+    reader, conversation_id = context.dependencies.reader, prefix.conversation_id
+    head = await reader.readable_head(conversation_id)
+    if head is None:
+        return None
+    origin = Fork(conversation_id=conversation_id, item_id=prefix.item_id, version=head.version, depth=prefix.depth)
+    started = await start_of(reader, conversation_id)
+    fork = await fork_at(context, origin, started.family)
+    [is_followed] = await reader.are_followed([prefix])
+    return ReplyTarget(
+        source=conversation_id,
+        at=head.stream_version,
+        start=fork if is_followed else None,
+        fallback=None if is_followed else fork,
+        expected_head=UNSET if is_followed else prefix.item_id,
+    )

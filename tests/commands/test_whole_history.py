@@ -1,0 +1,188 @@
+"""Clients that keep their history themselves, and send all of it as `input`. It is stored once."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.events import ItemAppended
+from infrastructure.ids import mint
+from tests.commands.api_client import create_response, error_of, message, post_response, sent_messages
+from tests.commands.test_repeated_input import calls, output
+from tests.log import Log
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+WITH_PROVIDER = {"model_window": 100_000}
+
+
+@pytest.fixture(autouse=True)
+def _numbered_answers(provider: ScriptedProvider) -> None:
+    """The provider answers "answer 1", "answer 2" and so on."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.stream_text(f"answer {len(provider.requests)}")
+
+    provider.script = script
+
+
+def ids(log: Log, *responses: dict[str, Any]) -> list[str]:
+    """The ids of the items in the conversations of these responses."""
+    conversations = dict.fromkeys(response["conversation"]["id"] for response in responses)
+    return [
+        event.item_id
+        for conversation in conversations
+        for event in log.events(conversation)
+        if isinstance(event, ItemAppended)
+    ]
+
+
+async def test_an_input_that_repeats_the_history_stores_only_what_is_new(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    history: list[Any] = [message("one")]
+    responses = []
+    for number in range(3):
+        response = await create_response(api, history)
+        responses.append(response)
+        # Two ways to send an answer back: as it came, and as most clients write it.
+        answer = response["output"] if number else [{"role": "assistant", "content": f"answer {number + 1} "}]
+        history += [*answer, message(f"more {number}")]
+
+    assert len({response["conversation"]["id"] for response in responses}) == 1
+    assert len(ids(log, *responses)) == 6
+    assert sent_messages(provider.requests[-1]) == [
+        *(("user", "one"), ("assistant", "answer 1"), ("user", "more 0")),
+        *(("assistant", "answer 2"), ("user", "more 1")),
+    ]
+
+
+async def test_an_item_reference_counts_as_the_item_that_it_names(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, [message("one")])
+    reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+    second = await create_response(api, [message("one"), reference, message("two")])
+
+    assert second["conversation"] == first["conversation"]
+    assert len(ids(log, first, second)) == 4
+    unknown = {"type": "item_reference", "id": mint("msg")}
+    answer = await post_response(api, [message("one"), unknown, message("two")])
+    assert error_of(answer) == (404, "item_not_found", "input[1].id")
+
+
+async def test_calls_and_leading_system_messages_are_recognised(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    numbered = provider.script
+    system = message("Be brief.", "system")
+    provider.script = calls("a", "b")
+    first = await create_response(api, [system, message("Weather?")])
+    provider.script = numbered
+    history = [system, message("Weather?"), *first["output"], output("a"), output("b")]
+    second = await create_response(api, history)
+    other_system = await create_response(api, [message("Be long.", "system"), *history[1:]])
+
+    assert second["conversation"] == first["conversation"]
+    assert len(ids(log, first, second)) == 7
+    assert other_system["conversation"] != first["conversation"]
+
+
+async def test_an_input_that_departs_from_the_history_goes_into_a_fork(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, [message("one")])
+    shared = [message("one"), *first["output"]]
+    second = await create_response(api, [*shared, message("two")])
+    edited = await create_response(api, [*shared, message("edited")])
+    regenerated = await create_response(api, [*shared, message("two")])
+    after_both = await create_response(api, [*shared, message("edited"), *edited["output"], message("three")])
+
+    assert second["conversation"] == first["conversation"]
+    assert len({response["conversation"]["id"] for response in (first, edited, regenerated)}) == 3
+    assert after_both["conversation"] == edited["conversation"]
+    assert len(ids(log, edited)) == 4
+    assert len(ids(log, regenerated)) == 1, "the question is in the origin"
+    texts = [text for _, text in sent_messages(provider.requests[3])]
+    assert texts == ["one", "answer 1", "two"]
+
+
+async def test_without_an_answer_of_ours_or_with_other_ways_to_continue_nothing_is_recognised(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    own = [message("one"), message("of another store", "assistant"), message("two")]
+    responses = [await create_response(api, own) for _ in range(2)]
+    first = responses[0]
+    history = [message("one"), message("of another store", "assistant"), message("two"), *first["output"]]
+    responses.append(await create_response(api, [*history, message("three")], user="somebody"))
+    responses.append(await create_response(api, [*history[2:], message("three")]))
+
+    assert len({response["conversation"]["id"] for response in responses}) == 4
+    unstored = await create_response(api, [*history, message("three")], store=False)
+    assert unstored.get("conversation") is None
+    named = await create_response(api, [message("three")], previous_response_id=first["id"])
+    assert named["conversation"] == first["conversation"]
+
+
+async def test_two_equal_requests_at_once_go_on_in_one_conversation_and_a_fork_of_it(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, [message("one")])
+    history = [message("one"), *first["output"], message("two")]
+
+    both = await asyncio.gather(*(create_response(api, history) for _ in range(2)))
+
+    assert len({response["conversation"]["id"] for response in both}) == 2
+    assert first["conversation"] in [response["conversation"] for response in both]
+    assert all(len(request["messages"]) == 3 for request in provider.requests[1:])
+
+
+async def test_what_was_deleted_begins_a_new_conversation(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, [message("one")])
+    history = [message("one"), *first["output"], message("two")]
+    path = f"/v1/conversations/{first['conversation']['id']}"
+    assert (await api.delete(path)).status_code == 200
+
+    without_ids = [{**item, "id": None} if "id" in item else item for item in history]
+    repeated = await create_response(api, without_ids)
+
+    assert repeated["conversation"] != first["conversation"]
+    assert len(ids(log, repeated)) == 4
+
+
+async def test_an_input_is_not_shown_what_a_client_had_cut_off(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    """Chat Completions find a transcript without its front in the whole conversation. The model of a Response is shown the path of its conversation."""
+    chat: list[Any] = []
+    for number in range(3):
+        chat.append(message(f"question {number}"))
+        answer = await api.post("/v1/chat/completions", json={"model": "scripted", "messages": chat})
+        chat.append({"role": "assistant", "content": answer.json()["choices"][0]["message"]["content"]})
+    conversation = answer.headers["x-conversation-id"]
+    cut = [*chat[2:], message("after the cut")]
+    answer = await api.post("/v1/chat/completions", json={"model": "scripted", "messages": cut})
+    assert answer.headers["x-conversation-id"] == conversation
+    cut.append({"role": "assistant", "content": answer.json()["choices"][0]["message"]["content"]})
+
+    of_cut = await create_response(api, [*cut, message("more")])
+    of_all = await create_response(api, [*chat, message("more")])
+
+    assert of_cut["conversation"]["id"] != conversation
+    assert len(sent_messages(provider.requests[-2])) == 7
+    assert len(sent_messages(provider.requests[-1])) == 7
+    assert len(ids(log, of_all)) == 2, "a fork: the conversation went on"
+
+
+async def test_an_ended_conversation_goes_on_in_a_fork(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, [message("one")])
+    await api.post(f"/v1/conversations/{first['conversation']['id']}/end", json={})
+
+    second = await create_response(api, [message("one"), *first["output"], message("two")])
+
+    assert second["conversation"] != first["conversation"]
+    assert len(ids(log, second)) == 2
