@@ -8,6 +8,7 @@ import httpx2
 import msgspec
 import openai
 import pytest
+from hypothesis import given, settings
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -26,6 +27,7 @@ from replies.output import Output
 from replies.provider.chat import ChatAnswer
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
 from replies.response_object import response_object
+from tests.replies.random_answers import answers
 
 RESPONSE = "resp_" + "0" * 32
 COMPLETION = "chatcmpl-" + "0" * 32
@@ -333,6 +335,35 @@ async def test_closing_the_chunks_closes_the_events_of_the_reply() -> None:
     await anext(chunks)
     await chunks.aclose()
     assert closed.is_set()
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers)
+def test_the_chunks_of_any_answer_add_up_to_its_message(parts: list[StreamPart]) -> None:
+    reply = Reply(parts)
+    streamed: dict[str, Any] = {}
+    for delta in deltas(asyncio.run(chunks_of(reply))):
+        for name, value in delta.items():
+            if name == "tool_calls":
+                [call] = value
+                calls = streamed.setdefault(name, [])
+                assert call["index"] <= len(calls)
+                if call["index"] == len(calls):
+                    calls.append({key: inner for key, inner in call.items() if key != "index"})
+                else:
+                    for kind in call.keys() & {"function", "custom"}:
+                        for key, text in call[kind].items():
+                            calls[call["index"]][kind][key] += text
+            elif isinstance(value, str) and name != "role":
+                streamed[name] = (streamed.get(name) or "") + value
+            else:
+                streamed[name] = value
+    [choice] = chat_completion(reply.response).choices
+    message = plain(choice.message)
+    assert {**streamed, "content": streamed["content"] or None, "annotations": streamed.get("annotations", [])} == {
+        **message,
+        "content": message["content"] or None,
+    }
 
 
 class Weather(BaseModel):

@@ -155,6 +155,31 @@ async def test_the_provider_gets_messages_and_parameters_as_they_came_or_is_not_
     assert json.dumps(provider.requests[-1], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
+async def test_with_a_conversation_the_messages_are_only_the_new_ones(
+    store: tuple[BothApis, str], provider: ScriptedProvider
+) -> None:
+    both, provider_api = store
+    provider.script = deltas({"content": "Hi"}) if provider_api == "chat" else items(message(TEXT))
+    conversation_id = (await both.http.post("/v1/conversations", json={})).json()["id"]
+    first = [{"role": "system", "content": "Be brief."}, *ASK["messages"]]
+    for conversation, messages, stream in (
+        (conversation_id, first, False),
+        ({"id": conversation_id}, [{"role": "user", "content": "Why?"}], True),
+    ):
+        body = {"messages": messages, "conversation": conversation, "stream": stream, "max_tokens": 9}
+        answer = await both.http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-conversation-id"] == conversation_id
+    sent = provider.requests[-1]
+    shown = [
+        entry["content"] for entry in sent["messages" if provider_api == "chat" else "input"] if entry["role"] == "user"
+    ]
+    assert shown == ["When?", "Why?"]
+    assert sent["max_tokens" if provider_api == "chat" else "max_output_tokens"] == 9
+    refused = await both.http.post("/v1/chat/completions", json={**ASK, "conversation": conversation_id, "seed": 7})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
+
+
 async def test_a_wrong_request_is_refused_by_the_place_and_nothing_is_stored_or_asked(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:

@@ -32,10 +32,11 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.output import Output, output_of_events
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from replies.record import Record
 from replies.recorded_stream import RecordedStream
 from replies.response_from_events import opening_events, partial_output
+from tests.replies.random_answers import MESSAGE, answers
 from tests.replies.strict_client import StrictClient
 
 CONVERSATION = mint("conv")
@@ -43,65 +44,7 @@ TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 SHOWN = Shown(version=1, ranges=(), budget=9, tokens=1, encoding="o200k_base", renderer=2, request_sha256=b"\0" * 32)
 REQUESTED = ReplyRequested(response_id=mint("resp"), model="m", parameters=b"{}", input=(), shown=SHOWN)
 
-MESSAGE = {"type": "message", "role": "assistant"}
-CITED = {
-    "type": "output_text",
-    "annotations": [{"type": "url_citation", "url": "https://x", "title": "X", "start_index": 0, "end_index": 1}],
-}
-
 sixty = settings(max_examples=60, deadline=None)
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-deltas = st.lists(texts.map(ItemDelta), max_size=3)
-
-
-def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
-    """A strategy for up to two parts of these kinds, each with its deltas."""
-    part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas)
-
-    def flat(parts: list[tuple[PartStarted, list[ItemDelta]]]) -> list[StreamPart]:
-        stream_parts: list[StreamPart] = []
-        for started, deltas in parts:
-            stream_parts.append(started)
-            stream_parts.extend(deltas)
-        return stream_parts
-
-    return st.lists(part, max_size=2).map(flat)
-
-
-message_parts = st.tuples(deltas, parts_of_kinds("output_text", "refusal")).map(lambda parts: [*parts[0], *parts[1]])
-messages = st.tuples(
-    st.sampled_from([MESSAGE, {**MESSAGE, "phase": "commentary"}]).map(ItemStarted),
-    message_parts,
-    st.none() | st.just(ItemDone({"content": [{"type": "output_text", "text": ""}]})),
-)
-cited = st.tuples(
-    st.just(ItemStarted(MESSAGE)),
-    texts.map(lambda text: [ItemDelta(text)]),
-    st.none(),
-).map(lambda parts: (parts[0], parts[1], ItemDone({"content": [{**CITED, "text": parts[1][0].text}]})))
-functions = st.tuples(
-    st.just(ItemStarted({"type": "function_call", "call_id": "call_1", "name": "f"})), deltas, st.none()
-)
-customs: st.SearchStrategy[Any] = st.tuples(
-    st.just(ItemStarted({"type": "custom_tool_call", "call_id": "call_2", "name": "g"})),
-    st.just([]),
-    texts.map(lambda text: ItemDone({"input": text})),
-)
-reasonings = st.tuples(
-    st.just(ItemStarted({"type": "reasoning"})),
-    st.tuples(deltas, parts_of_kinds("reasoning_text"), parts_of_kinds("summary_text"), st.booleans()).map(
-        lambda parts: [*parts[2], *parts[1]] if parts[3] else [*parts[0], *parts[1], *parts[2]]
-    ),
-    st.none() | st.just(ItemDone({"encrypted_content": "x", "summary": [{"type": "summary_text", "text": "s"}]})),
-)
-searches: st.SearchStrategy[Any] = st.tuples(
-    st.just(ItemStarted({"type": "web_search_call", "status": "in_progress"})),
-    st.just([]),
-    st.just(ItemDone({"status": "completed", "action": {"type": "search", "query": "q"}})),
-)
-answers = st.lists(st.one_of(messages, cited, functions, customs, reasonings, searches), max_size=3).map(
-    lambda items: [part for started, deltas, done in items for part in (started, *deltas, done) if part is not None]
-)
 
 
 def recorded(event: Event, version: int) -> Recorded:
