@@ -188,13 +188,13 @@ class Contexts:
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
         encoding = self._models.encoding(model)
-        tokens = await self._shared.message_counts.of(sent, encoding)
+        tokens = await self._shared.message_counts.total(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
         shown = Shown(
             version=version,
             ranges=(),
             budget=self._models.window(model),
-            tokens=sum(tokens) + parameter_tokens,
+            tokens=tokens + parameter_tokens,
             encoding=encoding,
             renderer=renderer,
             request_sha256=request_sha256(body),

@@ -1,44 +1,73 @@
-"""Keeps the token counts of the messages used last: a Chat Completions request repeats all earlier messages.
+"""Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages, so they are not counted again.
 
-A message has no id, so its count is found by the message's hash.
+What is kept is one count for each request: that of all its messages, by their hash. The next request begins with these messages. The leading
+system messages are counted apart: clients change them often.
 """
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from context.item_tokens import counted_text, fixed_tokens
 from context.tokens import count_off_loop
 from context.transcripts.chat_messages import Json, items_of
 from context.transcripts.known_messages import SentMessages
+from context.transcripts.parsed import INSTRUCTIONS
 
 MAX_COUNTS = 50_000
-"""How many counts are kept. They take about 8 MB."""
+"""How many counts are kept. They take about 10 MB."""
+
+MAX_COUNTED_CHARACTERS = 1_000_000
+"""Of texts that are longer together, only so many characters are counted, which takes about half a second. The rest is estimated."""
 
 
 class MessageCounts:
-    """The tokens that messages add to a request, by message and encoding. The newest `max_counts` counts are kept."""
+    """The tokens of the messages of requests, by their hash and encoding. The newest `max_counts` counts are kept."""
 
     def __init__(self, max_counts: int = MAX_COUNTS) -> None:
         self._max_counts = max_counts
         self._counts: dict[tuple[bytes, str], int] = {}
 
-    async def of(self, sent: SentMessages, encoding: str) -> list[int]:
-        """The tokens of each message in this encoding, in order: those of the items that it becomes."""
-        keys = [(digest, encoding) for digest in sent.digests]
-        counts = {key: count for key in keys if (count := self._counts.get(key)) is not None}
-        missing = {key: message for key, message in zip(keys, sent.messages, strict=True) if key not in counts}
-        if missing:
-            counted = await _counted(missing, encoding)
-            counts |= counted
-            self._counts |= counted
+    async def total(self, sent: SentMessages, encoding: str) -> int:
+        """The tokens of all messages in this encoding: those of the items that they become."""
+        roles = (message["role"] for message in sent.messages)
+        start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(sent.messages))
+        instructions = await self._of_all(sent.messages[:start], sent.digests[:start], encoding)
+        return instructions + await self._of_all(sent.messages[start:], sent.digests[start:], encoding)
+
+    async def _of_all(self, messages: Sequence[Json], digests: Sequence[bytes], encoding: str) -> int:
+        if not messages:
+            return 0
+        keys = [(key, encoding) for key in _hashes(digests)]
+        counted = next((number for number in range(len(keys), 0, -1) if keys[number - 1] in self._counts), 0)
+        tokens = self._counts[keys[counted - 1]] if counted else 0
+        if counted < len(messages):
+            tokens += await _count(messages[counted:], encoding)
+            self._counts[keys[-1]] = tokens
             for oldest in list(islice(self._counts, max(0, len(self._counts) - self._max_counts))):
                 del self._counts[oldest]
-        return [counts[key] for key in keys]
+        return tokens
 
 
-async def _counted(messages: dict[tuple[bytes, str], Json], encoding: str) -> dict[tuple[bytes, str], int]:
-    items = [(key, item) for key, message in messages.items() for item in items_of(message)]
-    text_tokens = await count_off_loop([counted_text(item) for _, item in items], encoding)
-    counts = dict.fromkeys(messages, 0)
-    for (key, item), tokens in zip(items, text_tokens, strict=True):
-        counts[key] += tokens + fixed_tokens(item)
-    return counts
+def _hashes(digests: Iterable[bytes]) -> list[bytes]:
+    """For each message, the hash of it and those before it."""
+    hashes: list[bytes] = []
+    last = b""
+    for digest in digests:
+        last = hashlib.sha256(last + digest).digest()
+        hashes.append(last)
+    return hashes
+
+
+async def _count(messages: Iterable[Json], encoding: str) -> int:
+    items = [item for message in messages for item in items_of(message)]
+    texts = [counted_text(item) for item in items]
+    sample: list[str] = []
+    characters_left = MAX_COUNTED_CHARACTERS
+    for text in texts:
+        sample.append(text[:characters_left])
+        characters_left -= len(sample[-1])
+    tokens = sum(await count_off_loop(sample, encoding))
+    if not characters_left:
+        tokens = tokens * sum(map(len, texts)) // MAX_COUNTED_CHARACTERS
+    return tokens + sum(map(fixed_tokens, items))

@@ -27,7 +27,7 @@ from domain.items import Item
 
 Json = dict[str, Any]
 
-_INSTRUCTIONS = ("system", "developer")
+INSTRUCTIONS = ("system", "developer")
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ def parsed(
 ) -> ParsedTranscript:
     """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
     messages = sent.messages
-    start = next((at for at, message in enumerate(messages) if message["role"] not in _INSTRUCTIONS), len(messages))
+    start = next((at for at, message in enumerate(messages) if message["role"] not in INSTRUCTIONS), len(messages))
     rest = messages[start:]
     calls = custom_calls(rest)
     all_facts: list[MessageFacts] = []

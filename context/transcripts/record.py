@@ -24,35 +24,56 @@ def recorded_transcript(
     """The record of a transcript. `input_ids`: for each message after the match, the ids of its new items."""
     base = None if match is None else match.base
     first, first_new = base.count if base else 0, match.messages if match else 0
-    parts: list[TranscriptPart] = []
-    last: Sequence[Item] = ()
+    parts = _Parts()
     for index in range(first, len(transcript.messages)):
         if match is not None and index < first_new:
             stored = match.aligned[index]
         else:
             items = transcript.message_items(index)
             stored = tuple(zip(input_ids[index - first_new], items, strict=True))
-        part = _part(transcript.messages[index], stored)
-        items = [item for _, item in stored]
-        if parts and _continues(parts[-1], last, part, items):
-            part = TranscriptPart(items=parts.pop().items + part.items)
-        parts.append(part)
-        last = items
-    return Transcript(instructions=transcript.instructions, base=base, parts=tuple(parts))
+        parts.add(transcript.messages[index], stored)
+    return Transcript(instructions=transcript.instructions, base=base, parts=parts.all())
 
 
-def _part(message: Json, stored: Sequence[tuple[str, Item]]) -> TranscriptPart:
-    """The part for one message. `stored`: the (id, item) of each of its items; empty if no items are like it."""
-    if not stored:
-        return TranscriptPart(message=msgspec.json.encode(message))
-    items = [item for _, item in stored]
-    changes = changes_between(one_message(items), message)
-    if changes is None and len(messages_of(items)) != 1:
-        changes = _NO_CHANGES
-    return TranscriptPart(items=tuple(item_id for item_id, _ in stored), changes=changes)
+class _Parts:
+    """The parts of a record. Messages that are exactly as they are made of their items become one part."""
+
+    def __init__(self) -> None:
+        self._parts: list[TranscriptPart] = []
+        self._plain_ids: list[str] = []
+        self._last_role = ""
+
+    def add(self, message: Json, stored: Sequence[tuple[str, Item]]) -> None:
+        """Adds a message. `stored`: the (id, item) of each of its items; empty if no items are like it."""
+        if self._last_role == message["role"] == "assistant":
+            self._end_part()  # as one part, their items together could be one message
+        self._last_role = message["role"]
+        if not stored:
+            self._end_part()
+            self._parts.append(TranscriptPart(message=msgspec.json.encode(message)))
+            return
+        ids = tuple(item_id for item_id, _ in stored)
+        changes = _changes(message, [item for _, item in stored])
+        if changes is None:
+            self._plain_ids += ids
+        else:
+            self._end_part()
+            self._parts.append(TranscriptPart(items=ids, changes=changes))
+
+    def all(self) -> tuple[TranscriptPart, ...]:
+        """The parts of all messages."""
+        self._end_part()
+        return tuple(self._parts)
+
+    def _end_part(self) -> None:
+        if self._plain_ids:
+            self._parts.append(TranscriptPart(items=tuple(self._plain_ids)))
+            self._plain_ids.clear()
 
 
-def _continues(before: TranscriptPart, last: Sequence[Item], part: TranscriptPart, items: Sequence[Item]) -> bool:
-    """Whether both parts can be one. `last`: the items of the last message of `before`. They must not become one message with `items`."""
-    are_plain = all(each.message is None and each.changes is None for each in (before, part))
-    return are_plain and [message.count for message in messages_of([*last, *items])] == [len(last), len(items)]
+def _changes(message: Json, items: Sequence[Item]) -> bytes | None:
+    """How the message differs from what is made of its items. None: not at all, and alone they are one message."""
+    plain = messages_of(items)
+    if len(plain) == 1:
+        return changes_between(plain[0].message, message)
+    return changes_between(one_message(items), message) or _NO_CHANGES

@@ -1,6 +1,5 @@
 """The context of a Chat Completions request: all of its messages, counted but never left out."""
 
-import asyncio
 from typing import Any, cast
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from context.assembly import SharedContexts
 from context.history_backwards import RecentItems
 from context.item_tokens import counted_parameters, counted_text, fixed_tokens
-from context.message_counts import MessageCounts
+from context.message_counts import MAX_COUNTED_CHARACTERS, MessageCounts
 from context.models import Models
 from context.rendering import render_transcript, request_sha256
 from context.tokens import count
@@ -49,24 +48,22 @@ async def test_given_a_model_with_a_small_window_then_all_messages_are_sent_and_
         )
 
 
-async def test_given_messages_that_were_counted_when_they_come_again_then_they_have_the_same_counts() -> None:
-    counts = MessageCounts()
-    first = await counts.of(sent_messages(MESSAGES), "o200k_base")
-    assert await counts.of(sent_messages([*MESSAGES[5:], {"role": "user", "content": "tea"}]), "o200k_base") == [
-        *first[5:],
-        5,
-    ]
-    assert sum(first) == tokens_of(INPUT, "o200k_base")
+async def test_given_messages_that_were_counted_when_a_request_begins_with_them_then_the_sum_is_the_same() -> None:
+    encoding, counts, none_kept = "o200k_base", MessageCounts(), MessageCounts(max_counts=0)
+    tea = {"role": "user", "content": "tea"}
+    for messages in (MESSAGES[:6], MESSAGES, [*MESSAGES, tea], [*MESSAGES[:5], tea], [MESSAGES[0], *MESSAGES[2:], tea]):
+        for _ in range(2):
+            sent = sent_messages(messages)
+            assert await counts.total(sent, encoding) == await none_kept.total(sent, encoding)
+    assert await counts.total(sent_messages(MESSAGES), encoding) == tokens_of(INPUT, encoding)
+    sent = sent_messages([*MESSAGES, tea])
+    assert await counts.total(sent, "cl100k_base") == tokens_of(INPUT, "cl100k_base") + 5
+    assert await counts.total(sent_messages([]), encoding) == 0
 
 
-async def test_given_a_full_cache_when_a_count_is_displaced_while_others_are_counted_then_it_is_still_returned() -> (
-    None
-):
-    counts = MessageCounts(max_counts=2)
-    tea, milk, water = ({"role": "user", "content": text} for text in ("tea", "milk", "water"))
-    long = {"role": "user", "content": "tea " * 20_000}
-    await counts.of(sent_messages([tea]), "o200k_base")
-    tokens, _ = await asyncio.gather(
-        counts.of(sent_messages([tea, long]), "o200k_base"), counts.of(sent_messages([milk, water]), "o200k_base")
-    )
-    assert tokens[0] == 5
+async def test_given_a_very_long_text_then_its_end_is_estimated() -> None:
+    text = "tea and water, " * 200_000
+    messages = [{"role": "user", "content": text[:2_000_000]}, {"role": "user", "content": text[2_000_000:]}]
+    assert len(text) > 2 * MAX_COUNTED_CHARACTERS
+    exact = sum(count(message["content"], "o200k_base") + 4 for message in messages)
+    assert abs(await MessageCounts().total(sent_messages(messages), "o200k_base") - exact) < exact / 1000
