@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.path_messages import Aligned, PathMessages, align
-from context.transcripts.prefix_hashes import Chain, answer_hash, is_answers, is_hashed, turn_hash
+from context.transcripts.prefix_hashes import Chain, answer_hash, turn_hash
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
-from domain.events import ItemAppended, TranscriptBase
+from domain.events import ItemAppended, ReplyCompleted, TranscriptBase
 from domain.items import from_stored
 from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
@@ -192,13 +192,15 @@ class _Search:
         return None
 
     async def _next_answer(self, prefix: FoundPrefix) -> list[tuple[ItemAppended, int]] | None:
-        """The items of the answer that follows a prefix, each with its version; None if something else follows."""
+        """The items of the answer of this store that follows a prefix, each with its version; None if something else follows."""
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
+        # A request's input has the response's id too. It may have an answer that the client brought along.
+        completed = [recorded.event for recorded in page if isinstance(recorded.event, ReplyCompleted)]
+        outputs = {item_id for event in completed for item_id in event.output_ids}
         answer: list[tuple[ItemAppended, int]] = []
         for recorded in page:
             if isinstance(event := recorded.event, ItemAppended):
-                item = from_stored(event.item)
-                if event.response_id is None or (is_hashed(item) and not is_answers(item)):
+                if event.item_id not in outputs:
                     break
                 answer.append((event, recorded.version))
         if not answer or await self._reader.deleted_items([event.item_id for event, _ in answer]):

@@ -253,6 +253,12 @@ async def test_an_answer_that_the_client_wrote_differently_goes_on(chats: Asking
     assert await chats.match([user("Weather?"), other, user("Observation:\nsunny")]) is None
 
 
+async def test_a_clients_own_answer_that_it_wrote_differently_is_not_taken_for_ours(chats: Asking) -> None:
+    await chats.ask(turns("and then?", "it depends", "why?"), "because")
+
+    assert await chats.match(turns("and then?", "it depends\n</done>", "why?")) is None
+
+
 async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d")
     await chats.events.append(request(turn.conversation_id, DeleteConversation()))
