@@ -26,6 +26,7 @@ IDS = {
     "conversation_id": f"conv_{1:032x}",
     "item_id": f"msg_{1:032x}",
     "response_id": f"resp_{1:032x}",
+    "completion_id": f"chatcmpl-{1:032x}",
     "model_id": "a/b",
     "key_id": f"key_{1:032x}",
 }
@@ -111,7 +112,7 @@ async def test_each_path_answers_each_method_that_it_lacks_with_a_405_that_names
 async def test_a_path_that_neither_side_serves_is_a_404_for_every_method(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path) as client:
         for method in METHODS:
-            answer = await client.request(method, "/v1/chat/completions")
+            answer = await client.request(method, "/v1/completions")
             assert (answer.status_code, answer.headers.get("allow")) == (404, None), method
             if method != "HEAD":
                 assert answer.json()["error"]["code"] == "unknown_url"

@@ -43,6 +43,7 @@ IDS = {
     "conversation_id": f"conv_{1:032x}",
     "item_id": f"msg_{1:032x}",
     "response_id": f"resp_{1:032x}",
+    "completion_id": f"chatcmpl-{1:032x}",
     "model_id": "a/b",
     "path": "v1/anything",
 }
