@@ -17,6 +17,7 @@ from domain.errors import CompletionNotFound
 from domain.events import ReplyRequested
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.item_schemas import OpenModel
+from infrastructure.http.path_ids import check_reply_id
 from infrastructure.http.shapes import json_response
 from infrastructure.ids import completion_id
 from queries.paging import PageQuery, page_of
@@ -55,8 +56,10 @@ class MessagesQuery(PageQuery):
 
     @field_validator("after", "before")
     @classmethod
-    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:  # noqa: ARG003 - PageQuery has it
-        return cursor  # a message's id has a form of its own, and the page knows them all
+    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:
+        if cursor is not None:
+            check_reply_id(cursor.rpartition("-")[0], str(info.field_name))
+        return cursor
 
 
 @query_route(

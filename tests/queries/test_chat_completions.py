@@ -20,7 +20,6 @@ from domain.commands import (
 from domain.events import Share, Transcript
 from infrastructure.ids import completion_id, mint
 from infrastructure.settings import Settings
-from projections.views.catalog import INDEXES
 from queries.chat_completions import ANSWERED
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api, served
@@ -218,18 +217,27 @@ async def test_a_page_of_large_answers_ends_early_and_the_next_one_goes_on(
         {},
         {"subject": "someone"},
         {"model": "smol-1"},
+        {"subject": "someone", "model": "smol-1"},
         {"metadata": {"$elemMatch": {"$eq": ["a", "b"]}}},
     ],
+    ids=str,
 )
-async def test_a_page_is_read_by_an_index_without_sorting(
+async def test_a_page_anywhere_in_the_list_is_read_by_an_index_and_without_sorting(
     write: Writer, projector: ManualProjector, where: dict[str, Any]
 ) -> None:
-    await write.complete_chat(await write.start(), "?", "!", metadata={"a": "b"})
+    response_id = await write.complete_chat(await write.start(), "?", "!", metadata={"a": "b"})
     await projector.catch_up()
-    selection = {"tenant": "default", "chat": True, "status": {"$in": ANSWERED}, **where, "id": {"$gt": "resp_0"}}
-    plan = await projector.views["responses"].find(selection).sort("id", 1).limit(3).explain()
-    stages = str(plan["queryPlanner"]["winningPlan"])
-    assert any(
-        "_".join(f"{field}_{direction}" for field, direction in index) in stages for index in INDEXES["responses"][1:]
+    responses = projector.views["responses"]
+    [document] = await responses.find({"id": response_id}).to_list()
+    others = ({"model": "other", "subject": "other", "metadata": []}, {"status": "failed"}, {"chat": False}, {})
+    await responses.insert_many(
+        {**document, **others[number % 4], "_id": f"{number}", "id": f"resp_{number:032x}"} for number in range(400)
     )
-    assert "'SORT'" not in stages
+    selection = {"tenant": "default", "chat": True, "status": {"$in": ANSWERED}, **where}
+    for middle in (0, 200):
+        query = {"find": "responses", "filter": {**selection, "id": {"$gt": f"resp_{middle:032x}"}}, "limit": 5}
+        explain = {"explain": {**query, "sort": {"id": 1}}, "verbosity": "executionStats"}
+        plan = await projector.views.command(explain)
+        assert "'SORT'" not in str(plan["queryPlanner"]["winningPlan"])
+        stats = plan["executionStats"]
+        assert (stats["nReturned"], stats["totalDocsExamined"] <= 10) == (5, True), stats
