@@ -227,6 +227,24 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
     return fork["id"], other
 
 
+async def deleted_single_completions(store: PlantedStore) -> None:
+    """Makes a chat completion whose metadata is changed, a failed one, and one in a conversation that stays. Deletes them."""
+    plant, path = store.plant, "/v1/chat/completions"
+    alone = {"role": "system", "content": plant("chatsystem")}, {"role": "user", "content": plant("chatalone")}
+    store.says(plant("chatlonely"))
+    ids = [(await store.post(path, is_keyed=True, messages=alone, stop=plant("chatstop")))["id"]]
+    await store.post(f"{path}/{ids[0]}", is_keyed=True, metadata={plant("chatkey"): plant("chatvalue")})
+    store.says(breaks_off_after(plant("chatfailed")))
+    failed = await store.post(path, status=502, messages=[{"role": "user", "content": plant("chatfailing")}])
+    ids.append(failed["error"]["response_id"])
+    stays = (await store.post("/v1/conversations"))["id"]
+    store.says("kept")
+    in_it = {"messages": [{"role": "user", "content": "kept"}], "conversation": stays, "user": plant("chatuser")}
+    ids.append((await store.post(path, is_keyed=True, **in_it))["id"])
+    for completion in ids:
+        await store.delete(f"{path}/{completion}")
+
+
 async def withdrawn_summary(store: PlantedStore) -> str:
     """Makes a conversation with a summary, and retracts an item that the summary covers. Returns its id."""
     talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
@@ -280,6 +298,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     await deleted_conversation(store)
     fork, other = await deleted_parent(store)
     summarized = await withdrawn_summary(store)
+    await deleted_single_completions(store)
     planted = store.planted
     shown = f"{[store.log.events(one) for one in store.conversations]} {store.provider.requests}"
     assert [word for word in planted if word not in shown] == [], "not planted at all"
@@ -307,6 +326,8 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
             found |= {f"POST {path} {word}" for word in leaks((await store.http.post(path, json=body)).text, planted)}
         answer = await store.http.post(f"/v1/responses/{response_id}/cancel")
         found |= {f"cancel {word}" for word in leaks(answer.text, planted)}
+        answer = await store.http.post(f"/v1/chat/completions/{response_id}", json={"metadata": {"k": "kept"}})
+        found |= {f"chat completion {word}" for word in leaks(answer.text, planted)}
     for item_id in items:
         referring = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
         answer = await store.http.post("/v1/responses", json=referring)

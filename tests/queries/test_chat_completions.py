@@ -229,7 +229,12 @@ async def test_a_page_anywhere_in_the_list_is_read_by_an_index_and_without_sorti
     await projector.catch_up()
     responses = projector.views["responses"]
     [document] = await responses.find({"id": response_id}).to_list()
-    others = ({"model": "other", "subject": "other", "metadata": []}, {"status": "failed"}, {"chat": False}, {})
+    others: list[dict[str, Any]] = [
+        {"model": "other", "subject": "other", "metadata": []},
+        {"status": "failed"},
+        {"chat": False},
+        {},
+    ]
     await responses.insert_many(
         {**document, **others[number % 4], "_id": f"{number}", "id": f"resp_{number:032x}"} for number in range(400)
     )
