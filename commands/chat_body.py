@@ -175,12 +175,12 @@ class CreateChatCompletion(BaseModel):
         request.is_chat_completion = True
         return request
 
-    def check(self, renderer: int, known: KnownMessages) -> None:
+    def check(self, renderer: int, known_messages: KnownMessages) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
 
-        `known`: messages that were checked before. `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
+        `known_messages`: messages that were checked before. `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
         """
-        check_messages(self.messages, [known.get(digest) is not None for digest in self.sent_messages.digests])
+        check_messages(self.messages, [known_messages.get(digest) is not None for digest in self.sent_messages.digests])
         for name in _OF_RESPONSES:
             if self._sent.get(name) is not None:
                 message = f"Unknown parameter: `{name}`. POST /v1/responses has it."

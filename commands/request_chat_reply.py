@@ -81,7 +81,7 @@ async def _request(context: CommandContext, body: CreateChatCompletion, *, store
         "tenant": context.principal.tenant,
         "subject": context.principal.subject,
         "user": body.safety_identifier or body.user,
-        "known": context.dependencies.shared_contexts.known_messages,
+        "known_messages": context.dependencies.shared_contexts.known_messages,
     }
     sent = body.sent_messages
     is_large = len(sent.messages) > MAX_MESSAGES_ON_LOOP
@@ -125,10 +125,10 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
     new = _new_messages(transcript, target)
     if not new.is_large:
         return await _append_with_input(context, request, target, new, stored=0)
-    tail = _start_of_last_turn(transcript, target, new)
-    history_target = await _append_history(context, transcript, target, new.items[:tail])
+    history_items = _start_of_last_turn(transcript, target, new)
+    history_target = await _append_history(context, transcript, target, new.items[:history_items])
     try:
-        return await _append_with_input(context, request, history_target, new, stored=tail)
+        return await _append_with_input(context, request, history_target, new, stored=history_items)
     except BaseException:
         # Without the reply, nobody would find the history. A repeat of the request stores it again.
         with suppress(Refused, LogUnavailable):

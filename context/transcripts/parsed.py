@@ -87,7 +87,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 
 
 def parsed(
-    sent: SentMessages, *, tenant: str, subject: str, user: str | None, known: KnownMessages | None = None
+    sent: SentMessages, *, tenant: str, subject: str, user: str | None, known_messages: KnownMessages | None = None
 ) -> ParsedTranscript:
     """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
     messages = sent.messages
@@ -101,11 +101,11 @@ def parsed(
     first = chain = first_chain(tenant, subject, user)
     last_exact = b""
     for message, digest in zip(rest, sent.digests[start:], strict=True):
-        facts = known.get(digest) if known else None
+        facts = known_messages.get(digest) if known_messages else None
         if facts is None:
             facts = _facts_of(message, calls)
-            if known:
-                known.add(digest, facts)
+            if known_messages:
+                known_messages.add(digest, facts)
         for hashed in facts.items:
             chain = chain_after(chain, hashed)
             chains.append(chain)

@@ -94,8 +94,8 @@ async def test_a_transcript_that_departs_goes_on_in_a_fork_at_the_last_common_it
     edited, fork = await continued(api, messages[:2], "another")
     assert fork != first
     assert texts(log, fork) == ["another", "answer 3"]
-    again = await complete(api, messages[:3])  # another answer to the second question
-    assert texts(log, again.headers["x-conversation-id"]) == ["answer 4"]
+    repeat = await complete(api, messages[:3])  # another answer to the second question
+    assert texts(log, repeat.headers["x-conversation-id"]) == ["answer 4"]
     _, same = await continued(api, edited, "more")
     assert same == fork
     assert texts(log, first) == ["one", "answer 1", "two", "answer 2"]

@@ -337,11 +337,11 @@ def test_many_unclosed_thoughts_take_no_quadratic_time() -> None:
 
 def test_known_messages_change_nothing_but_the_time() -> None:
     messages = [{"role": "system", "content": "s"}, USER, ANSWER, *([USER, ANSWER] * 20)]
-    known = KnownMessages(max_messages=10)
+    cached = KnownMessages(max_messages=10)
     arguments: dict[str, Any] = {"tenant": "t", "subject": "s", "user": None}
     expected = parsed(sent_messages(messages), **arguments)
     for _ in range(3):
-        assert parsed(sent_messages(messages), known=known, **arguments) == expected
+        assert parsed(sent_messages(messages), known_messages=cached, **arguments) == expected
     many = [{"role": "user", "content": str(number)} for number in range(100)]
-    parsed(sent_messages(many), known=known, **arguments)
-    assert sum(known.get(digest_of(message)) is not None for message in many) in range(9, 11)
+    parsed(sent_messages(many), known_messages=cached, **arguments)
+    assert sum(cached.get(digest_of(message)) is not None for message in many) in range(9, 11)
