@@ -10,6 +10,7 @@ files       utils/middleware.py: apply_source_context_to_messages; utils/misc.py
 tools       utils/misc.py: convert_output_to_messages. Calls have the content "". utils/middleware.py,
             streaming_chat_response_handler: within the loop the first of these messages also has the `usage` of the last answer.
 background  routers/tasks.py and the templates in config.py: the end of the chat as text, in one question.
+continue    utils/middleware.py: process_chat_payload (`assistant_message_id`). The messages end with the answer so far.
 """
 
 import json
@@ -48,7 +49,7 @@ class OpenWebUI:
     sent       the messages of each request
     """
 
-    def __init__(self, http: httpx.Client, system: Callable[[], str] | None = None) -> None:
+    def __init__(self, http: httpx.Client, system: Callable[[], str]) -> None:
         self.messages: list[Message] = []
         self.sent: list[list[Message]] = []
         self._http = http
@@ -100,6 +101,12 @@ class OpenWebUI:
                 text += delta.get("content") or ""
         self.messages.append({"role": "assistant", "content": text})
 
+    def continue_answer(self) -> Answered:
+        """Asks the model to go on with an answer that was stopped. Both parts are then one message."""
+        answered = self.send(self.messages)
+        self.messages[-1] = {"role": "assistant", "content": self.messages[-1]["content"] + answered.text}
+        return answered
+
     def background(self, task: str) -> Answered:
         """A call for a title, tags, follow-ups or queries."""
         goal, form, count = TASKS[task]
@@ -128,8 +135,7 @@ class OpenWebUI:
 
     @contextmanager
     def _stream(self, messages: list[Message], **parameters: Any) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
-        system = [] if self._system is None else [{"role": "system", "content": self._system()}]
-        self.sent.append([*system, *messages])
+        self.sent.append([{"role": "system", "content": self._system()}, *messages])
         body = {"stream": True, "model": MODEL, "messages": self.sent[-1], **parameters}
         body["stream_options"] = {"include_usage": True}
         with self._http.stream("POST", "/v1/chat/completions", json=body) as answer:

@@ -141,6 +141,15 @@ def test_an_answer_that_was_stopped_is_stored_as_the_chat_has_it(
     assert items(http, first.conversation) == texts(chat)
 
 
+def test_an_answer_that_was_stopped_can_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
+    first = chat.ask("I ski.")
+    chat.messages += [{"role": "user", "content": "Tell me more."}, {"role": "assistant", "content": "Skis are "}]
+    assert chat.continue_answer().conversation == first.conversation
+    assert chat.messages[-1]["content"] == "Skis are I was shown 4 messages."
+    fork = chat.ask("And boots?")  # for this the two parts of the answer are one message
+    assert items(http, first.conversation)[:3] + items(http, fork.conversation) == texts(chat)
+
+
 def listed(http: httpx.Client) -> list[str]:
     """The ids of the conversations in the list, the newest first."""
     answer = http.get("/v1/conversations", params={"limit": 100}).raise_for_status().json()
