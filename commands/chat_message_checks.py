@@ -24,6 +24,7 @@ _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file"
 """By the type of a part: what the object of the same name must have, as strings."""
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
+_CALLS = ("tool_calls", "function_call")
 _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
@@ -50,6 +51,9 @@ def _check_message(message: Any, path: str) -> None:
     role = message.get("role")
     if role not in _ROLES:
         _refuse(f"{path}.role", f"it must be one of {', '.join(_ROLES)}")
+    for name in () if role == "assistant" else _CALLS:
+        if message.get(name):
+            _refuse(f"{path}.{name}", "only a message of the assistant has calls")
     if role == "assistant":
         _check_assistant(message, path)
     elif role == "function":

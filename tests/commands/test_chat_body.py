@@ -81,6 +81,12 @@ def refusal(*messages: Any, renderer: int = CHAT, **parameters: Any) -> ApiError
             "messages[0].tool_calls[0].function.arguments",
         ),
         ([{"role": "assistant", "tool_calls": [CALL, CALL]}], "messages[0].tool_calls[1].id"),
+        ([{**USER, "tool_calls": "abc"}], "messages[0].tool_calls"),
+        ([USER, CALLING, {**OUTPUT, "tool_calls": [CALL]}], "messages[2].tool_calls"),
+        (
+            [{"role": "system", "content": "", "function_call": {}}, {**USER, "function_call": 1}],
+            "messages[1].function_call",
+        ),
         ([USER, OUTPUT], "messages[1].tool_call_id"),
         ([USER, CALLING, {**OUTPUT, "tool_call_id": "call_2"}], "messages[2].tool_call_id"),
         ([USER, CALLING, {"role": "tool", "content": "blue"}], "messages[2].tool_call_id"),
@@ -111,6 +117,7 @@ def test_a_wrong_message_is_refused_and_the_refusal_names_the_field(messages: li
         [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "a"}}], "name": "Ada"}],
         [USER, {"role": "assistant", "function_call": {"name": "look", "arguments": "{}"}}],
         [USER, {"role": "function", "name": "look", "content": None}],
+        [{**USER, "tool_calls": [], "function_call": None}],
     ],
 )
 def test_unusual_messages_are_accepted_as_they_are(messages: list[dict[str, Any]]) -> None:
