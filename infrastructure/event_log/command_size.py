@@ -17,13 +17,16 @@ from domain.commands import (
     StartConversation,
     UnshareConversation,
 )
-from domain.events import InputItem
+from domain.events import InputItem, Transcript
 
 _ROW_BYTES = 400
 """About how many bytes an event's row takes, without the item in it."""
 
 _PREFIX_BYTES = 250
 """About how many bytes a row of `transcript_prefixes` takes."""
+
+_ID_BYTES = 40
+"""About how many bytes the id of an item takes."""
 
 _SHARES_BYTES = 10_000
 """An event that shares a conversation holds all its shares. This is enough for a hundred shares of usual length."""
@@ -39,7 +42,7 @@ def command_bytes(command: Command) -> int:
         case DescribeConversation():
             return _ROW_BYTES + 4 * len(command.instructions if isinstance(command.instructions, str) else "")
         case RequestReply():
-            return _items_bytes(command.input) + len(command.parameters)
+            return _items_bytes(command.input) + len(command.parameters) + _transcript_bytes(command.transcript)
         case CompleteReply():
             prefixes = _PREFIX_BYTES * len(command.prefixes)
             return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes
@@ -55,3 +58,10 @@ def command_bytes(command: Command) -> int:
 
 def _items_bytes(items: Sequence[NewItem | InputItem]) -> int:
     return _ROW_BYTES * (1 + len(items)) + sum(len(item.item) for item in items)
+
+
+def _transcript_bytes(transcript: Transcript | None) -> int:
+    if transcript is None:
+        return 0
+    texts = (*transcript.instructions, *(part.changes or part.message or b"" for part in transcript.parts))
+    return sum(map(len, texts)) + _ID_BYTES * sum(len(part.items) for part in transcript.parts)
