@@ -38,8 +38,8 @@ def check_messages(messages: Sequence[Any], are_known: Sequence[bool]) -> None:
     for index, message in enumerate(messages):
         if not are_known[index]:
             _check_message(message, f"messages[{index}]")
-        if message.get("tool_calls"):
-            calls.update((call["id"], False) for call in message["tool_calls"])
+        if message["role"] == "assistant":
+            calls.update((call["id"], False) for call in message.get("tool_calls") or ())
         elif message["role"] == "tool":
             _check_answers_call(message["tool_call_id"], calls, f"messages[{index}].tool_call_id")
 

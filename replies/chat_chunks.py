@@ -44,7 +44,8 @@ async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: boo
     async with aclosing(event_data(events)) as parts:
         async for kind, data in parts:
             if kind in _READ:
-                for encoded in chunks.of_event(kind, msgspec.json.decode(data)):
+                encoded = b"".join(chunks.of_event(kind, msgspec.json.decode(data)))
+                if encoded:
                     yield encoded
 
 

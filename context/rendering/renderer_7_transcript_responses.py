@@ -25,7 +25,8 @@ def render(model: str, messages: Sequence[Message], parameters: Mapping[str, Any
     custom_calls: set[str] = set()
     for message in messages:
         body["input"] += _items(message, custom_calls)
-        custom_calls |= {call["id"] for call in message.get("tool_calls") or () if call.get("type") == "custom"}
+        if message["role"] == "assistant":
+            custom_calls |= {call["id"] for call in message.get("tool_calls") or () if call.get("type") == "custom"}
     if "tools" in body:
         body["tools"] = [_tool(tool) for tool in body["tools"]]
     return body
@@ -40,6 +41,8 @@ def _items(message: Message, custom_calls: set[str]) -> list[Item]:
         return [{"type": kind, "call_id": call_id, "output": _content("user", content)}]
     if role == "function":
         return [{"type": "function_call_output", "call_id": _OLD_CALL_ID + message["name"], "output": content or ""}]
+    if role != "assistant":
+        return [{"type": "message", "role": role, "content": _content(role, content)}]
     calls = [_call(call) for call in message.get("tool_calls") or ()]
     if old := message.get("function_call"):
         calls.append(_call({"id": _OLD_CALL_ID + old["name"], "function": old}))
