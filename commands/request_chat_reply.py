@@ -126,13 +126,15 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
     if not new.is_large:
         return await _append_with_input(context, request, target, new, stored=0)
     history_items = _start_of_last_turn(transcript, target, new)
-    history_target = await _append_history(context, transcript, target, new.items[:history_items])
+    target = target if target.start is not None else await fork_target(context, target)
     try:
+        history_target = await _append_history(context, transcript, target, new.items[:history_items])
         return await _append_with_input(context, request, history_target, new, stored=history_items)
-    except BaseException:
-        # Without the reply, nobody would find the history. A repeat of the request stores it again.
-        with suppress(Refused, LogUnavailable):
-            await context.append(history_target.conversation_id, DeleteConversation())
+    except Exception as error:
+        if not (isinstance(error, ApiError) and error.response_id):
+            # The reply is not on record. Nobody would find the history without it, and a repeat of the request stores it again.
+            with suppress(Refused, LogUnavailable):
+                await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
         raise
 
 
@@ -215,10 +217,8 @@ def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: N
 async def _append_history(
     context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
 ) -> ChatTarget:
-    """Starts a conversation, or a fork of the target's, and appends the history in chunks. Returns the target after it."""
+    """Starts the target's conversation, and appends the history in chunks. Returns the target after it."""
     context = replace(context, if_match=None)
-    if target.start is None:
-        target = await fork_target(context, target)
     assert target.start is not None
     await context.append(target.conversation_id, target.start)
     matched, answered = _matched(target)

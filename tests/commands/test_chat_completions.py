@@ -167,3 +167,15 @@ async def test_a_long_history_that_is_new_is_stored_in_parts_before_the_request(
     messages, same = await continued(api, messages, "again")
     assert same == conversation_id
     assert len(texts(log, conversation_id)) == 1_404
+
+
+async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: httpx.AsyncClient, log: Log) -> None:
+    history = [message for n in range(600) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
+    body = {"model": "scripted", "messages": [*history, user("now")]}
+    answer = await api.post("/v1/chat/completions", json=body, headers={"if-match": '"999"'})
+    assert answer.status_code == 412, answer.text
+    [(conversation_id, last)] = log.rows(
+        "SELECT DISTINCT ON (originator_id) originator_id, topic FROM events ORDER BY originator_id, originator_version DESC"
+    )
+    assert (bool(conversation_id), last) == (True, "conversation.deleted")
+    assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
