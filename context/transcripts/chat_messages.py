@@ -231,7 +231,8 @@ def _content_of_parts(content: Any) -> Any:
     if isinstance(content, str):
         return content
     parts = [_message_part(part) for part in content]
-    return parts[0]["text"] if len(parts) == 1 and parts[0].keys() == {"type", "text"} else parts
+    is_one_text = len(parts) == 1 and isinstance(parts[0], dict) and parts[0].keys() == {"type", "text"}
+    return parts[0]["text"] if is_one_text else parts
 
 
 def _message_part(part: Any) -> Any:

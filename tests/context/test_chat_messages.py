@@ -13,6 +13,7 @@ from context.transcripts.chat_messages import (
     is_in_transcripts,
     items_of,
     messages_of,
+    one_message,
 )
 from context.transcripts.message_changes import changed, changes_between
 from domain.items import checked_item
@@ -192,6 +193,12 @@ def test_items_with_parts_that_no_message_has_can_still_be_made_into_messages(pa
         assert len(messages_of([message(role, [part])])) == 1
 
 
+@pytest.mark.parametrize("output", [[1], [None], ["x"], [[]], []])
+def test_an_output_with_a_list_of_anything_can_still_be_made_into_a_message(output: list[Any]) -> None:
+    item = checked_item({"type": "function_call_output", "call_id": "call_1", "output": output})
+    assert one_message([item]) == {"role": "tool", "tool_call_id": "call_1", "content": output}
+
+
 LONG = "A long answer with many words, which nobody wants to store twice. " * 20
 PICTURES = {
     "role": "user",
@@ -314,5 +321,5 @@ def test_every_message_is_one_message_again_in_the_same_plain_form(sent: dict[st
     plain = made_message.message
     assert made_message.count == len(items)
     assert changed(plain, changes_between(plain, sent)) == sent
-    assert messages_of(items_of(plain)) == [made_message]
+    assert [message.message for message in messages_of(items_of(plain))] == [plain]
     assert None not in plain.values()
