@@ -24,6 +24,7 @@ from queries.chat_completions import ANSWERED
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api, served
 from tests.queries.manual_projector import ManualProjector
+from tests.queries.proxy import Proxy
 from tests.queries.writer import Writer
 
 
@@ -196,6 +197,22 @@ async def test_a_caller_lists_their_own_chat_completions_while_they_may_read_the
         assert await seen_by("bob", limit="2") == ["bob's", "bob's with ann"]
         await ann.delete(of_ann)
         assert await seen_by("bob") == ["bob's"]
+
+
+async def test_while_postgres_is_unavailable_the_list_says_so_and_messages_are_refused(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
+) -> None:
+    response_id = await write.complete_chat(await write.start(), "?", "!")
+    await projector.catch_up()
+    await postgres.cut()
+    path = "/v1/chat/completions"
+    for query in ({}, {"after": completion_id(mint("resp"))}):
+        page = await cut_api.get(path, params=query)
+        assert (page.status_code, page.headers["x-consistency"]) == (200, "unverified")
+    one = await cut_api.get(f"{path}/{completion_id(response_id)}")
+    assert (one.status_code, one.headers["x-consistency"]) == (200, "unverified")
+    assert (await cut_api.get(f"{path}/{completion_id(mint('resp'))}")).status_code == 503
+    assert (await cut_api.get(f"{path}/{completion_id(response_id)}/messages")).status_code == 503
 
 
 async def test_a_page_of_large_answers_ends_early_and_the_next_one_goes_on(
