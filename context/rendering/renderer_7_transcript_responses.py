@@ -46,7 +46,7 @@ def _items(message: Message, custom_calls: set[str]) -> list[Item]:
     calls = [_call(call) for call in message.get("tool_calls") or ()]
     if old := message.get("function_call"):
         calls.append(_call({"id": _OLD_CALL_ID + old["name"], "function": old}))
-    refusal = message.get("refusal")
+    refusal = message.get("refusal") if role == "assistant" else None
     if refusal:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
         content = [*parts, {"type": "refusal", "refusal": refusal}]

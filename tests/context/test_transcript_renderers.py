@@ -47,7 +47,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "Hm.", "refusal": "No."},
     {"role": "assistant", "refusal": "No."},
     {"role": "assistant", "content": ""},
-    {"role": "user", "content": ""},
+    {"role": "user", "content": "", "refusal": "no refusal"},
 ]
 
 PARAMETERS: dict[str, Any] = {
@@ -129,7 +129,7 @@ def test_renderer_6_sends_the_messages_and_the_parameters_as_they_came() -> None
         "stream": True,
         "stream_options": {"include_usage": True, "include_obfuscation": False},
     }
-    assert request_sha256(body).hex() == "805d169d83949c2d224dbf29845cb634e542804f6fe33e8e00d39be7dfbf8b79"
+    assert request_sha256(body).hex() == "59ff9ba78be92865f2e57b6299e8225f9566eed9f879186c2838dced18245806"
     sent: list[dict[str, Any]] = [{"stream_options": None}, {"stream_options": {}}, {}]
     for chat in sent:
         body = rendered(6, {"chat": chat})
