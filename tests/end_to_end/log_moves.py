@@ -28,6 +28,7 @@ _REMOVE_WHAT_NAMES_LOST_ROWS = (
     f"DELETE FROM idempotency_keys AS k WHERE NOT EXISTS ({_IN_LOG} = k.conversation_id AND e.originator_version = k.version)",
     f"DELETE FROM responses AS r WHERE NOT EXISTS ({_IN_LOG} = r.conversation_id AND e.item_id = r.response_id)",
     f"DELETE FROM snapshots AS s WHERE NOT EXISTS ({_IN_LOG} = s.originator_id AND e.originator_version = s.originator_version)",
+    f"DELETE FROM transcript_prefixes AS p WHERE NOT EXISTS ({_IN_LOG} = p.conversation_id AND e.originator_version = p.version)",
 )
 
 
