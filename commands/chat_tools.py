@@ -1,4 +1,4 @@
-"""Tools, the choice between them, and the format of the answer, in a Chat Completions request: their shapes, and how they fit together."""
+"""The shapes of tools and of the answer's format in a Chat Completions request. Checks `tools` and `tool_choice`."""
 
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
@@ -66,7 +66,7 @@ class ResponseFormat(OpenBody):
 
 
 def check_tools(tools: Sequence[Tool], choice: Any) -> None:
-    """Raises ApiError (400) if a tool has no definition, or if `tool_choice` names a tool that is not there."""
+    """Raises ApiError (400) if a tool has no definition, or if `choice`, the `tool_choice`, is malformed or does not fit the tools."""
     for index, tool in enumerate(tools):
         if getattr(tool, tool.type) is None:
             raise invalid_value(f"tools[{index}].{tool.type}", "it must be an object with the tool's `name`")
@@ -88,7 +88,7 @@ def check_tools(tools: Sequence[Tool], choice: Any) -> None:
 
 
 def _check_choice(choice: Any, names: Collection[ToolName], param: str) -> None:
-    """Checks `{type: T, T: {name}}`."""
+    """Raises ApiError (400) unless `choice` is `{"type": T, T: {"name": N}}`, with (T, N) in `names`."""
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind not in ("function", "custom"):
         raise invalid_value(f"{param}.type", "it must be function or custom")

@@ -13,7 +13,7 @@ from infrastructure.event_log.reader import PrincipalReader
 
 
 async def delete_reply(context: CommandContext, response_id: str, receipt: bytes) -> Response:
-    """Deletes the response. A running reply is stopped first. Answers with the receipt. Raises ResponseNotFound."""
+    """Deletes the response. A running reply is recorded as cancelled, and then stopped. Answers with the receipt. Raises ResponseNotFound."""
     conversation_id = await context.dependencies.reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)

@@ -1,4 +1,4 @@
-"""The replies with `store: false` that sockets remember. Each socket remembers its last one: the next reply on the socket may continue from it.
+"""The replies with `store: false` that sockets remember. Each socket remembers its last one that did not fail: the next reply on the socket may continue from it.
 
 They are only in this process's memory. Together they have at most `max_bytes`. When they have more, the least recently used reply is
 forgotten first.
@@ -52,7 +52,7 @@ class UnstoredReplies:
             self.forget(next(iter(self._replies)))
 
     def get(self, socket: Hashable) -> UnstoredReply | None:
-        """The socket's last reply. None if that reply was stored, or failed, or was forgotten."""
+        """The socket's last reply that did not fail. None if it was stored or forgotten, or if a request that continued from it failed."""
         if socket in self._replies:
             self._replies.move_to_end(socket)
         return self._replies.get(socket)

@@ -52,7 +52,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What a context needs of the log. ConversationReader has these methods, and on the query side PrincipalLog, which limits how long a query takes."""
+    """What a context needs of the log. ConversationReader implements it. On the query side PrincipalLog implements it, and limits how long a query takes."""
 
     @property
     def tenant(self) -> str | None:
@@ -64,13 +64,13 @@ class Reader(Protocol):
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending. Empty only if there are none."""
+        """At most `limit` events with `after` < version <= `until`, ascending. A page may have fewer although more follow. It is empty only if there are none."""
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first. Empty only if there are none."""
+        """At most `limit` events with version <= `until`, newest first. A page may have fewer although more follow. It is empty only if there are none."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` that names any of these items or responses, ascending."""
+        """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
@@ -82,13 +82,13 @@ class Reader(Protocol):
         """The events that decide which instructions, policy, pins and summary the conversation has at version `until`."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
+        """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
     """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted.
 
-    `withdrawn`: the versions of newer summaries that cover a deleted item.
+    `withdrawn`: the versions of the newer summaries that were passed over, because they cover a deleted item.
     """
 
     instructions: str | None

@@ -82,7 +82,7 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "states of streams (memory, table snapshots): title, instructions, metadata",
-        "emptied in memory by the deletion; the table is read only to decide commands",
+        "the deletion empties the state in memory; a row of the table may keep the content, but it is read only to decide commands, and never shown",
         "tests/domain/test_decide.py",
     ),
     Copy(

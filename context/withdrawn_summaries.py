@@ -22,7 +22,7 @@ class Reader(Protocol):
         """At most `limit` events with `after` < version <= `until`, ascending."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
+        """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items were retracted, or are in a deleted conversation."""

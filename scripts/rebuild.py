@@ -1,19 +1,21 @@
 """Rebuilds views from the log while users read them, or repairs one conversation.
 
-    scripts/run rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
-    scripts/run rebuild --conversation ID                               [--data DIR] [--json]
+    scripts/run rebuild VIEW [--dry-run|--rollback|--cancel] [--workers N] [--data DIR] [--json]
+    scripts/run rebuild --conversation ID [--data DIR] [--json]
+
+VIEW is conversations, items, responses, usage, context or all.
 
 Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
-compared at the same position. Then the new one replaces the live one in one transaction. Readers notice nothing. The
-old collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An
-interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed. The new
-collection is right, because it was made from the log.
+compared at the same position. Differences are printed. Then the new collection replaces the live one in one
+transaction, even if they differ: the new one was made from the log, so it is right. Readers notice nothing. The old
+collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An interrupted
+rebuild resumes when it is run again; `--cancel` drops it instead.
 
-Context snapshots are removed, and made again when they are next needed. If no projector has started a view yet, or a
-view has lost a position, the live collection itself is filled.
+Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
+that has lost a position, is started over instead: reads of it answer 503 until it is filled. `--dry-run` skips it.
 
-`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see
-`projections/rebuild/repair.py`.
+`--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
+all views. See `projections/rebuild/repair.py`.
 
 Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log
 does not have the conversation, the views started over meanwhile, the data is newer than this code, or a dry run found
@@ -54,7 +56,7 @@ from scripts.stores import (
 )
 
 REBUILD_INTERRUPTED = "Interrupted. Readers use the views as they were. Run this again to resume, or with --cancel."
-REPAIR_INTERRUPTED = "Interrupted. The conversation is parked until you run this again."
+REPAIR_INTERRUPTED = "Interrupted. The conversation may be parked until you run this again."
 
 
 class View(StrEnum):

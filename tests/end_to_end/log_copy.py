@@ -83,9 +83,9 @@ class LogCopy:
 
     @cached_property
     def not_completed(self) -> set[str]:
-        """The texts of replies that did not complete.
+        """The texts of the input and output of replies that did not complete.
 
-        Each conversation that continues from such a reply gets a copy of its items, so each may have these texts once.
+        A conversation that continues from such a reply gets a copy of that reply's items. So each such text may be stored once per conversation.
         """
         records = [record for name, stream in self.streams.items() for record in _records(name, stream)]
         return {

@@ -1,4 +1,4 @@
-"""Every event is written once into every view, even if projectors crash or race."""
+"""Every event is written once into every view, even if projectors race or repeat a batch. Killed projectors: `test_process.py`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
