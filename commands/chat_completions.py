@@ -10,6 +10,7 @@ from commands.request_chat_reply import request_chat_reply
 from commands.request_reply import request_reply
 from commands.start_reply import stream_of
 from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EventStream
 from replies.chat_chunks import chat_chunks
 from replies.chat_completion import chat_completion
@@ -45,6 +46,9 @@ async def create_chat_completion(context: CommandContext, body: CreateChatComple
     stored = body.is_stored(context.dependencies.chat_completions_store)
     if body.conversation_id is None:
         reply = await request_chat_reply(context, body, stored=stored)
+    elif "x-conversation-id" in context.headers:
+        message = "`X-Conversation-Id` and `conversation` both name a conversation. Send one of them."
+        raise ApiError(400, message, code="mutually_exclusive_parameters", param="X-Conversation-Id")
     else:
         reply = await request_reply(context, body.as_response_request(stored=stored))
     keep_running = context.idempotency is not None and stored

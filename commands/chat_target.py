@@ -13,6 +13,7 @@ from domain.commands import StartConversation
 from domain.errors import ConversationNotFound
 from domain.events import Fork
 from infrastructure.http.errors import ApiError
+from infrastructure.http.headers import single_header
 from infrastructure.ids import CONVERSATION, is_id
 
 MAX_NAME_LENGTH = 256
@@ -42,7 +43,7 @@ async def find_chat_target(context: CommandContext, transcript: ParsedTranscript
     Raises ApiError (400) for an invalid name; ConversationNotFound or NotAllowed if the name is the id of a conversation that the caller may not
     see or change.
     """
-    name = context.headers.get("x-conversation-id")
+    name = single_header(context.headers, "X-Conversation-Id")
     named = hashed_name = None
     if name is not None:
         named, hashed_name = await _named(context, name)

@@ -129,13 +129,20 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
     target = target if target.start is not None else await fork_target(context, target)
     try:
         history_target = await _append_history(context, transcript, target, new.items[:history_items])
-        return await _append_with_input(context, request, history_target, new, stored=history_items)
+        reply = await _append_with_input(context, request, history_target, new, stored=history_items)
     except Exception as error:
-        if not (isinstance(error, ApiError) and error.response_id):
-            # The reply is not on record. Nobody would find the history without it, and a repeat of the request stores it again.
-            with suppress(Refused, LogUnavailable):
-                await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
+        if not (isinstance(error, ApiError) and error.response_id):  # the reply is not on record
+            await _delete_history(context, target)
         raise
+    if reply.conversation_id != target.conversation_id:  # another request with the idempotency key was first
+        await _delete_history(context, target)
+    return reply
+
+
+async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
+    """Deletes the target's conversation. Nobody would find the history without its reply, and a repeat of the request stores it again."""
+    with suppress(Refused, LogUnavailable):
+        await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
 
 
 async def _append_with_input(

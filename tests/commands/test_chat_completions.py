@@ -140,6 +140,15 @@ async def test_a_conversation_that_the_client_names_comes_before_what_the_transc
         assert answer.json()["error"]["param"] == "X-Conversation-Id"
 
 
+async def test_a_conversation_is_named_once_or_the_request_is_refused(api: httpx.AsyncClient) -> None:
+    named = (await complete(api, [user("hi")], "chat 1")).headers["x-conversation-id"]
+    for names, fields in ((["chat 1", "chat 2"], {}), (["chat 1"], {"conversation": named})):
+        body = {"messages": [user("hi")], **fields}
+        headers = [("x-conversation-id", name) for name in names]
+        answer = await api.post("/v1/chat/completions", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Conversation-Id")
+
+
 async def test_what_is_not_to_be_stored_is_not_stored(settings: Settings, provider: ScriptedProvider, log: Log) -> None:
     expected = {
         ("always", None): 1,
@@ -179,3 +188,17 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
     )
     assert (bool(conversation_id), last) == (True, "conversation.deleted")
     assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
+
+
+async def test_of_equal_requests_at_once_only_one_keeps_its_long_history(
+    apis: list[httpx.AsyncClient], log: Log
+) -> None:
+    body = {"model": "scripted", "messages": [user(f"question {n}") for n in range(1_001)]}
+    answers = await asyncio.gather(
+        *(apis[n % 2].post("/v1/chat/completions", json=body, headers={"idempotency-key": "a"}) for n in range(3))
+    )
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert len({answer.headers["x-conversation-id"] for answer in answers}) == 1
+    deleted = "bool_or(topic = 'conversation.deleted')"
+    kept = log.rows(f"SELECT FROM events GROUP BY originator_id HAVING count(*) > 1000 AND NOT {deleted}")
+    assert len(kept) == 1
