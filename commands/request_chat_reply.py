@@ -60,7 +60,8 @@ class NewMessages(Struct, frozen=True, kw_only=True):
     @property
     def ids_of_messages(self) -> list[list[str]]:
         """For each message, the ids of its items."""
-        return [self.ids[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False)]
+        ids = self.ids
+        return [ids[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False)]
 
     @property
     def is_large(self) -> bool:
