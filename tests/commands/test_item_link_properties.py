@@ -44,11 +44,10 @@ def expected(items: list[tuple[str, Item]], index: int) -> Any:
         ]
         return named[-1] if named else item["approval_request_id"]
     name = item.get("call_id") or item["id"]
-    found = [
-        earlier.get("call_id") or earlier["id"]
-        for _, earlier in items[:index]
-        if earlier["type"] == "local_shell_call" and name in (earlier["id"], earlier.get("call_id"))
-    ]
+    calls_before = [earlier for _, earlier in items[:index] if earlier["type"] == "local_shell_call"]
+    if any(name == (call.get("call_id") or call["id"]) for call in calls_before):
+        return name  # a call with this `call_id` comes before one with this `id`
+    found = [call["call_id"] for call in calls_before if name == call["id"]]
     return found[-1] if found else item.get("call_id")
 
 
