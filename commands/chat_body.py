@@ -180,7 +180,8 @@ class CreateChatCompletion(BaseModel):
 
         `known_messages`: messages that were checked before. `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
         """
-        check_messages(self.messages, [known_messages.get(digest) is not None for digest in self.sent_messages.digests])
+        are_known = [known_messages.get(digest) is not None for digest in self.sent_messages.digests]
+        check_messages(self.messages, are_known, are_all=self.conversation is None)
         for name in _OF_RESPONSES:
             if self._sent.get(name) is not None:
                 message = f"Unknown parameter: `{name}`. POST /v1/responses has it."

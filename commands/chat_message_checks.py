@@ -28,11 +28,12 @@ _CALLS = ("tool_calls", "function_call")
 _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
-def check_messages(messages: Sequence[Any], are_known: Sequence[bool]) -> None:
+def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_all: bool = True) -> None:
     """Raises ApiError (400, 413), which names the first message or field that is wrong.
 
     A transcript may begin with any role. But each tool message must answer a call of an earlier message, and each call has one answer.
-    `are_known`: for each message, whether it was checked by itself before.
+    `are_known`: for each message, whether it was checked by itself before. `are_all`: False if a stored conversation is before them, which may
+    have the calls.
     """
     calls: dict[str, bool] = {}  # by id: whether it is answered
     for index, message in enumerate(messages):
@@ -41,6 +42,8 @@ def check_messages(messages: Sequence[Any], are_known: Sequence[bool]) -> None:
         if message["role"] == "assistant":
             calls.update((call["id"], False) for call in message.get("tool_calls") or ())
         elif message["role"] == "tool":
+            if not are_all:
+                calls.setdefault(message["tool_call_id"], False)
             _check_answers_call(message["tool_call_id"], calls, f"messages[{index}].tool_call_id")
 
 

@@ -124,6 +124,12 @@ def test_unusual_messages_are_accepted_as_they_are(messages: list[dict[str, Any]
     assert body_of(*messages).messages == messages
 
 
+def test_with_a_conversation_the_call_that_a_tool_message_answers_may_be_stored() -> None:
+    assert body_of(OUTPUT, conversation="conv_1").messages == [OUTPUT]
+    assert refusal(OUTPUT).param == "messages[0].tool_call_id"
+    assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
+
+
 def test_messages_are_limited_in_number_and_in_size() -> None:
     assert MAX_CHAT_BYTES <= MAX_READ_BYTES
     body_of(*[USER] * MAX_MESSAGES)
