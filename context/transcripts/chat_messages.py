@@ -4,7 +4,7 @@
     assistant                  a message, if it has content, a refusal or audio; then its calls
     tool, function             the output of a call
 
-Items keep what both APIs know. Fields that only a message has, such as `name`, are left out: `message_changes.py` keeps them.
+Items have only what both APIs have. Other fields of a message, such as `name`, are recorded as changes (`message_changes.py`).
 Items of other types, such as reasoning or a web search, are part of no message.
 
 Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
@@ -20,7 +20,9 @@ from domain.items import Item, content_parts, type_of
 Json = dict[str, Any]
 
 LEGACY_CALL_ID = "function_call_"
-"""The `function_call` of a message has no id: the API is older than ids. The call's item gets this and the function's name, and so does its output."""
+"""A `function_call` of a message has no id, because it is older than the ids of calls. The item of such a call, and the item of its output,
+have this text and the function's name as `call_id`.
+"""
 
 _BREAKPOINT = "prompt_cache_breakpoint"
 _CALLS = ("function_call", "custom_tool_call")
@@ -56,7 +58,7 @@ def custom_calls(messages: Iterable[Json]) -> frozenset[str]:
 
 
 def items_of(message: Json, custom_calls: Collection[str] = frozenset()) -> list[Item]:
-    """The items that are stored for a message: at least one, without ids. `custom_calls`: those of the whole transcript."""
+    """The items that are stored for a message: at least one, without ids. `custom_calls`: the ids of all calls of custom tools in the transcript."""
     match message["role"]:
         case "assistant":
             content, calls = _assistant_content(message), _calls(message)
@@ -73,7 +75,7 @@ def items_of(message: Json, custom_calls: Collection[str] = frozenset()) -> list
 
 
 def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
-    """The messages that these items are, in the form that most clients send: a field without a value is absent, and content
+    """The messages that these items make, in the form that most clients send: a field without a value is absent, and content
     that is a single text is a string.
     """
     groups: list[tuple[list[Item], int]] = []
@@ -95,16 +97,16 @@ def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
 
 
 def answer_message(items: Iterable[Item]) -> Json:
-    """An answer as the one message that the client gets of it, without null fields. `items`: all output items of the reply.
+    """The one message that a client gets as the answer, without null fields. `items`: all output items of the reply.
 
-    Calls without content, because they were deleted, are left out.
+    Calls whose content was deleted are left out.
     """
     in_message = [item for item in items if is_in_transcripts(item) and (type_of(item) == "message" or "name" in item)]
     return _assistant_message(in_message or [_message("assistant", "")])
 
 
 def one_message(items: Sequence[Item]) -> Json:
-    """The message that all of these items are together. Alone, the items of an answer may be several messages."""
+    """One message that is made of all of these items. `messages_of` may make several messages of the items of an answer."""
     messages = messages_of(items)
     return messages[0].message if len(messages) == 1 else answer_message(items)
 
@@ -174,7 +176,7 @@ def _call(call: Json) -> Item:
 
 
 def _takes_call(group: Sequence[Item], call: Item) -> bool:
-    """Whether a call belongs to the message of these items."""
+    """Whether a call belongs to the same message as these items."""
     first = group[0]
     is_assistants = type_of(first) in _CALLS or (type_of(first) == "message" and first["role"] == "assistant")
     return is_assistants and not is_legacy_call(group[-1]) and (len(group) == 1 or not is_legacy_call(call))
@@ -254,5 +256,5 @@ def _message_part(part: Any) -> Any:
 
 
 def _those_set(fields: Json, *names: str) -> Json:
-    """Those of these fields that have a value."""
+    """The fields with these names that have a value."""
     return {name: fields[name] for name in names if fields.get(name) is not None}

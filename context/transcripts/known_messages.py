@@ -1,6 +1,6 @@
-"""Keeps what was computed of the messages used last: a transcript repeats all messages of the request before it.
+"""Keeps what was computed of recent messages. A transcript repeats all messages of the request before it, so most of them are known.
 
-So a transcript of a thousand messages is checked, hashed and counted in about 3 ms instead of 9.
+With this, a transcript of a thousand messages is checked, hashed and counted in about 3 ms instead of 9.
 """
 
 import hashlib

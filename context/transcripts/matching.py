@@ -1,10 +1,11 @@
-"""Finds where a transcript goes on: the last item of the log that it has too.
+"""Finds where a transcript goes on: the last item that the transcript and the log have in common.
 
-1. The longest prefix that the log knows, by its hash.
-2. If it ends before the last answer in the transcript, the client may have changed something before that answer: cut the front off, or
-   written a question or an answer differently. Then the answer itself is looked for, with what is before it on its path.
+1. The longest prefix of the transcript that the log knows is looked up by its hash.
+2. If this prefix ends before the last answer in the transcript, the client may have changed something before that answer. It may have cut
+   the front off, or written a question or an answer differently. Then the answer itself is looked up, and the messages before it are
+   compared with its path.
 
-Only an answer of this store makes a match, except in a conversation that the client named.
+A match must have an answer of this store, except in a conversation that the client named.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,13 +27,13 @@ NEWEST_MESSAGES = 16
 """The prefixes that end with the newest messages are looked up first. In most transcripts one of them is known."""
 
 MAX_CANDIDATES = 8
-"""How many places of an answer are compared with the transcript."""
+"""The log may have the same answer in several places. At most this many of them are compared with the transcript."""
 
 MAX_ANSWERS = 3
 """How many of the newest answers in a transcript are looked for. The last one may be the client's own."""
 
 MAX_REWRITTEN = 3
-"""After how many of the newest prefixes an answer is looked for that the client wrote differently."""
+"""The log may have the same prefix in several places. A rewritten answer is looked for after at most this many of them."""
 
 _ANSWER_EVENTS = 50
 _VERIFIED_EVENTS = 200
@@ -44,10 +45,10 @@ class Match(Struct, frozen=True, kw_only=True):
     conversation_id, item_id, depth   the item
     messages, items  how many messages and items of the transcript lie up to it
     answered         one of these messages is an answer of this store
-    base             an earlier request with whose messages the transcript begins, exactly; None if none is known
-    aligned          for each of these messages: (id, item) of the items of the path that it stands for, which may differ from it; empty
-                     where none are known, or where the message is part of `base`
-    read_version     the conversation's version, when it was read
+    base             an earlier request: the transcript begins with exactly its messages; None if none is known
+    aligned          for each of these messages, the (id, item) of the path's items that it stands for. The message may differ from them.
+                     Empty where none are known, or where the message is part of `base`
+    read_version     the conversation's version when the match was looked for
     """
 
     conversation_id: str
@@ -64,7 +65,7 @@ class Match(Struct, frozen=True, kw_only=True):
 async def find_match(
     reader: PrincipalReader, transcript: ParsedTranscript, *, only_in: str | None = None
 ) -> Match | None:
-    """The match of a transcript; None if it begins a conversation. `only_in`: the conversation that the client named."""
+    """The match of a transcript; None if the transcript begins a new conversation. `only_in`: the conversation that the client named."""
     if only_in is not None:
         head = await reader.readable_head(only_in)
         if head is None or not transcript.ends:
@@ -78,7 +79,7 @@ async def find_match(
 
 
 async def longest_prefix(reader: PrincipalReader, transcript: ParsedTranscript) -> tuple[int, FoundPrefix] | None:
-    """How many messages the longest known prefix of a transcript has, and this prefix. None: none has an answer of this store."""
+    """The longest known prefix that has an answer of this store, as (its number of messages, prefix). None if there is none."""
     if not any(map(transcript.is_answer, range(len(transcript.ends)))):
         return None
     return await _Search(reader, transcript).longest_prefix()
@@ -116,7 +117,10 @@ class _Search:
         return None if longest is None else (longest + 1, await self._best(self._counting(longest)))
 
     async def match_of_named_path(self) -> Match | None:
-        """A match on the path of the named conversation, of whose items no prefix is known: two messages in a row that both have, or both first ones."""
+        """A match on the path of the named conversation, where no prefix of the transcript is known.
+
+        The path and the transcript must have two equal messages in a row, or begin with the same message.
+        """
         assert self._end is not None
         transcript = self._transcript
         path = PathMessages(self._reader, self._end, _VERIFIED_EVENTS)
@@ -132,7 +136,7 @@ class _Search:
         return None
 
     async def _look_up_newest(self) -> int | None:
-        """Looks the newest messages up, and all others if no prefix ends with one of these. Returns what `_longest` returns."""
+        """Looks up the prefixes that end with the newest messages. If none makes a match, looks up all others. Returns what `_longest` returns."""
         count = len(self._transcript.ends)
         await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
         if self._longest() is None and count > NEWEST_MESSAGES:
@@ -140,7 +144,7 @@ class _Search:
         return self._longest()
 
     async def _look_up(self, messages: Iterable[int]) -> None:
-        """Adds the prefixes that the log has and that end with these messages."""
+        """Finds the known prefixes that end with these messages, and adds them to `_prefixes`."""
         transcript = self._transcript
         indices = list(messages)
         found = await self._reader.prefixes_with([transcript.chain_after(index).hash for index in indices])
@@ -152,15 +156,15 @@ class _Search:
         return self._path is None or self._path.contains(prefix.conversation_id, 0, prefix.depth, prefix.version)
 
     def _counting(self, index: int) -> list[FoundPrefix]:
-        """The prefixes that the log has and that end with this message and make a match."""
+        """The known prefixes that end with this message and make a match."""
         return [prefix for prefix in self._prefixes.get(index, ()) if prefix.answered or self._path is not None]
 
     def _longest(self) -> int | None:
-        """The last message of the longest prefix that makes a match."""
+        """The index of the last message of the longest prefix that makes a match. None if there is none."""
         return max(filter(self._counting, self._prefixes), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
-        """Of prefixes with equal messages, the newest one after which nothing follows; otherwise the newest one."""
+        """The newest of these prefixes that nothing follows; if something follows each of them, the newest one. They have equal messages."""
         if len(prefixes) == 1:
             return prefixes[0]
         followed = await self._reader.are_followed(prefixes)
@@ -169,7 +173,10 @@ class _Search:
         )
 
     async def _changed_before(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """(message, prefix): an answer of this store that is later in the transcript than the longest known prefix, or a message after it."""
+        """Looks for an answer of this store that comes later in the transcript than the longest known prefix.
+
+        Returns (message, prefix) of this answer, or of a later message that its path has too. None if there is no such answer.
+        """
         found = await self._rewritten_answer()
         if found is None or found[0] < answers[-1]:
             least = max(-1 if longest is None else longest, found[0] if found else -1)
@@ -192,9 +199,9 @@ class _Search:
         return None
 
     async def _next_answer(self, prefix: FoundPrefix) -> list[tuple[ItemAppended, int]] | None:
-        """The items of the answer of this store that follows a prefix, each with its version; None if something else follows."""
+        """The items of the answer of this store that follows a prefix, each with its version. None if something else follows, or if one of them is deleted."""
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
-        # A request's input has the response's id too. It may have an answer that the client brought along.
+        # The input of a request may have an answer that the client brought along. Only output is an answer of this store.
         completed = [recorded.event for recorded in page if isinstance(recorded.event, ReplyCompleted)]
         outputs = {item_id for event in completed for item_id in event.output_ids}
         answer: list[tuple[ItemAppended, int]] = []
@@ -208,7 +215,10 @@ class _Search:
         return answer
 
     async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """The last of these answers that is found alone or with the item before it, on a path that agrees with the transcript."""
+        """(message, prefix) of the last of these answers that is found on a path that agrees with the transcript.
+
+        An answer is looked up by the hash of it alone, and by the hash of it and the item before it.
+        """
         transcript = self._transcript
         newest_first = list(reversed(answers[-MAX_ANSWERS:]))
         hashes = [
@@ -260,7 +270,10 @@ class _Search:
         return any(path.contains(one.conversation_id, 0, one.depth, one.version) for one in before)
 
     async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
-        """The match that is found when the messages after `index` follow the path's own messages before them."""
+        """Moves a match forward if the transcript's messages after `index` follow `prefix` in the log too.
+
+        Returns (message, prefix) of the last such message; if there is none, `index` and `prefix`.
+        """
         transcript = self._transcript
         later = range(index + 1, len(transcript.ends))
         if not later:
@@ -313,7 +326,7 @@ class _Search:
         )
 
     def _base(self, conversation_id: str, index: int) -> TranscriptBase | None:
-        """The longest request of the conversation with whose messages the transcript begins, up to its message `index`."""
+        """The longest earlier request of the conversation whose messages are exactly the first ones of the transcript, none after `index`."""
         possible = [
             prefix
             for prefixes in self._prefixes.values()

@@ -1,15 +1,15 @@
 """How a message that a client sent differs from the message that is made of its items, as small JSON text. Pure.
 
-The text has one operation for the whole message. An operation makes a value out of another one. It is an object with one of these names:
+The text has one operation for the whole message. An operation makes a new value out of an old one. It is an object with one of these fields:
 
-    is        this value
-    cut       a text from one index to another: [start, end]
-    around    a text with this before and this after it: [before, after]
-    edit      the first characters of a text, this, and the last characters: [count, text, count]
-    fields    an object: [{field: operation}, [fields that are left out]]. Other fields stay
+    is        the new value itself
+    cut       the piece of a text from one index to another: [start, end]
+    around    a text, with other texts before and after it: [before, after]
+    edit      the first characters of a text, then another text, then its last characters: [count, text, count]
+    fields    an object with changed fields: [{field: operation}, [fields that are left out]]. Other fields stay
     list      a list. Each entry is the index of an element that stays, or [index, operation], or {"is": value}
-    parts     the operation for the list of parts that has a text as its one part
-    text      the operation for the text of a list of parts: all their texts, joined
+    parts     makes a text the only part of a list, and applies this operation to the list
+    text      joins the texts of a list of parts, and applies this operation to the joined text
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def _between_objects(plain: Json, sent: Json) -> _Operation:
 
 
 def _between_fields(plain: Any, sent: Any) -> _Operation:
-    """As `_between`; and a list of parts may have become a text, or the other way round."""
+    """As `_between`, but one value may be a text and the other a list of parts."""
     if isinstance(plain, str) and isinstance(sent, list):
         return {"parts": _between_lists(_as_parts(plain), sent)}
     if isinstance(plain, list) and isinstance(sent, str) and (text := _text_of(plain)) is not None:
@@ -86,7 +86,7 @@ def _between_lists(plain: Sequence[Any], sent: Sequence[Any]) -> _Operation:
 
 
 def _key(element: Any) -> bytes:
-    """The same for values that are equal in JSON. 1, 1.0 and true are not, although they are in Python."""
+    """A key that is equal for values that are equal in JSON. 1, 1.0 and true have different keys, although they are equal in Python."""
     return msgspec.json.encode(element, order="deterministic")
 
 

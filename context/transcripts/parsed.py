@@ -31,7 +31,7 @@ INSTRUCTIONS = ("system", "developer")
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
-    """A transcript, and whose it is.
+    """A transcript and its hashes. They depend on whose transcript it is.
 
     instructions  the leading system and developer messages, as JSON texts
     messages      the messages after them
@@ -150,7 +150,7 @@ def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str 
 def transcript_end(
     transcript: ParsedTranscript, response_id: str, *, answered: bool, read_version: int | None = None
 ) -> TranscriptEnd:
-    """The end of the whole transcript. `answered`: it has an answer of this store."""
+    """The end of the whole transcript. `answered`: whether it has an answer of this store."""
     chain = transcript.chains[-1] if transcript.chains else transcript.first
     return TranscriptEnd(
         replace(chain, answered=answered),
@@ -172,8 +172,8 @@ def input_prefixes(
 ) -> tuple[Prefix, ...]:
     """The prefixes that end with a message whose last item is new: an item after the first `matched` items of the transcript.
 
-    `new_ids`: the ids of the items after these, as many as are appended. `response_id` None: they are appended before the request.
-    `answered`: the first `matched` items have an answer of this store. `read_version`: as in Prefix.
+    `new_ids`: the ids of the items that are appended now. They are the next ones after these. `response_id`: None if they are appended
+    before the request. `answered`: whether one of the first `matched` items is an answer of this store. `read_version`: as in Prefix.
     """
     return tuple(
         Prefix(

@@ -1,4 +1,4 @@
-"""The messages of a path, newest first: a transcript is compared with them, and its messages are aligned with the path's items."""
+"""Reads the messages of a path, newest first, and finds for each message of a transcript the items of the path that it stands for."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -15,7 +15,7 @@ from domain.paths import PathSegment
 from infrastructure.event_log.reader import PrincipalReader
 
 MAX_MESSAGES = 2_000
-"""How far back a transcript is compared with its path."""
+"""A transcript is compared with at most this many of the newest messages of its path."""
 
 MAX_SKIPPED = 20
 """A transcript may lack this many messages of its path in one place."""
@@ -24,7 +24,7 @@ Aligned = tuple[tuple[str, Item], ...]
 
 
 class PathMessage(Struct, frozen=True):
-    """A message of the path: its items as (id, item) in order, without those that are part of no transcript, and their hash."""
+    """A message of the path. `items`: (id, item) of each of its items, in order, without those that are not hashed. `hash`: of these items."""
 
     items: Aligned
     hash: bytes
@@ -40,9 +40,9 @@ class PathMessage(Struct, frozen=True):
 
 
 class PathMessages:
-    """The path that ends at `end`. Its messages are read when they are asked for.
+    """The messages of the path that ends at `end`. They are read when they are needed. All items of one answer are one message, as for clients.
 
-    `first_events`: how many events of the conversation are read first. All items of one answer are one message, as clients see it.
+    `first_events`: how many events of the conversation are read first.
     """
 
     def __init__(self, reader: PrincipalReader, end: PathSegment, first_events: int = 16) -> None:
@@ -50,7 +50,7 @@ class PathMessages:
         self._read: list[PathMessage] = []
 
     async def get(self, index: int) -> PathMessage | None:
-        """The message with this index, the newest being 0. None if the path has no more, or has not been read that far back."""
+        """The message with this index, the newest being 0. None if the path has no more, or from MAX_MESSAGES on."""
         while len(self._read) <= index < MAX_MESSAGES:
             message = await anext(self._messages, None)
             if message is None:
@@ -59,7 +59,7 @@ class PathMessages:
         return self._read[index] if index < len(self._read) else None
 
     async def find(self, hashed: bytes, start: int) -> int | None:
-        """The index of the first message with this hash, from `start` on."""
+        """The index of the first message with this hash. Only MAX_SKIPPED messages from `start` on are compared; None if none of them has it."""
         for index in range(start, start + MAX_SKIPPED):
             message = await self.get(index)
             if message is None or message.hash == hashed:
@@ -68,9 +68,9 @@ class PathMessages:
 
 
 async def align(path: PathMessages, transcript: ParsedTranscript, count: int, since: int) -> tuple[list[Aligned], int]:
-    """For each of the first `count` messages of the transcript, the items of the path that it stands for, and how many messages equal them.
+    """The items of the path that each of the first `count` messages of the transcript stands for; and how many of these messages equal theirs.
 
-    The last one stands for the newest message of the path. Messages before `since` are left out.
+    The last of these messages stands for the newest message of the path. Messages before index `since` are not compared.
     """
     aligned: list[Aligned] = [()] * count
     equal = position = 0
@@ -129,7 +129,7 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
 
 
 def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
-    """Whether two items in a row that an assistant said are one message: those of one reply, or a call and what is before it."""
+    """Whether two items of an assistant in a row are in one message: the newer one is a call, or both are of one reply."""
     response_id = newer[0].response_id
     return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
 

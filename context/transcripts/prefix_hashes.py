@@ -1,10 +1,11 @@
 """The hashes by which a transcript is recognised. Pure.
 
-A chain covers the items of a prefix, normalized: what clients change without meaning to does not change the hash. These are the order of keys,
-nulls and empty fields, a string instead of one text part, the name of a text part's type, outer white space, the id and the status of an
-item, and how the arguments of a call are written as JSON. In an answer also thoughts (`<think>…</think>`), and how its text is divided into parts.
+The hash of a chain covers the normalized items of a prefix. Clients change some things without meaning to, and these do not change the hash:
+the order of keys, nulls and empty fields, a string instead of one text part, the name of a text part's type, outer white space, the id and
+the status of an item, and how the arguments of a call are written as JSON. In an answer, thoughts (`<think>…</think>`) do not change the
+hash either, nor how the text is divided into parts.
 
-Reasoning and calls that the provider runs itself are left out, because chat messages have none. So is an empty answer before a call.
+Reasoning and calls that the provider runs itself are left out, because chat messages have none. An empty answer before a call is left out too.
 
 An exact hash covers whole messages as JSON values: only the order of keys does not matter.
 """
@@ -26,7 +27,7 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 _NOT_HASHED = frozenset(
     {*("id", "status", "annotations", "logprobs", "cache_control"), *("refusal", "audio", "function_call", "phase")}
 )
-"""Fields of items and parts that clients add or drop. A refusal that has text is a part of its own."""
+"""Fields of items and parts that clients add or drop. A refusal with text is hashed, because it is a part, not a field."""
 
 _NO_PART_OF_CHATS = frozenset(
     {
@@ -51,7 +52,7 @@ _decode_arguments = msgspec.json.Decoder(float_hook=_number).decode
 
 
 class HashedItem(Struct, frozen=True, gc=False):
-    """The hash of one normalized item. `is_call`: of a tool. `is_empty_answer`: an assistant's message without text."""
+    """The hash of one normalized item. `is_call`: it is a call. `is_empty_answer`: it is an assistant's message without content."""
 
     hash: bytes
     is_call: bool
@@ -64,8 +65,8 @@ class Chain(Struct, frozen=True, gc=False):
     hash          of all these items
     answered      whether one of them is an answer of this store
     last          the hash of the last item alone; empty if there is none
-    seed          whose transcript it is, hashed
-    before_empty  the chain before the last item, if that is an answer without text: a call that follows continues from there
+    seed          the hash of the tenant, the subject and the user whose transcript it is
+    before_empty  the chain before the last item, if that item is an empty answer: a call that follows continues from there
     """
 
     hash: bytes
@@ -103,7 +104,7 @@ def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
 
 
 def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = False) -> Chain:
-    """As `next_chain`, for the hash of an item; None: the item is not hashed."""
+    """As `next_chain`, but takes what `hashed_item` returns for the item."""
     if hashed is None:
         return chain
     before = chain
@@ -153,7 +154,7 @@ def text_of_message(items: Iterable[Item]) -> str:
 
 
 def message_hash(items: Iterable[Item]) -> bytes:
-    """The hash of the items of one message, whatever is before them."""
+    """The hash of the items of one message. What is before them does not change it."""
     return (chains_of(_NOTHING, items) or [_NOTHING])[-1].hash
 
 
@@ -163,7 +164,7 @@ def turn_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
 
 
 def answer_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
-    """The hash of an answer alone, in the transcripts of the same subject."""
+    """The hash of an answer alone. What is before it does not change it, but whose transcript it is does."""
     return _hash("turn", chain.seed, b"", message_hash(answer))
 
 
@@ -178,14 +179,14 @@ def next_exact(exact: bytes, digest: bytes) -> bytes:
 
 
 def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
-    """What maps a name to the conversation of this item. `hashed_name`: what `name_hash` returns."""
+    """The Prefix that maps a name to the conversation of this item. `hashed_name`: what `name_hash` returns."""
     return Prefix(item_id=item_id, hash=hashed_name, answered=True, response_id=response_id)
 
 
 def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
-    """The prefix that ends with a reply's output, as (id, item), and what the answer is found by in a transcript that was changed before it.
+    """The prefix that ends with a reply's output, and those by which the answer is found in a transcript that was changed before it.
 
-    Clients get an answer as one message, and send it back as one. So it is hashed as this message's items.
+    `output`: (id, item) of each item. Clients get an answer as one message, and send it back as one. So this message's items are hashed.
     """
     if not output:
         return ()
@@ -206,7 +207,10 @@ def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> t
 def output_prefixes(
     chain: Chain, response_id: str, output: Sequence[tuple[str, Item]], read_version: int | None
 ) -> tuple[Prefix, ...]:
-    """The prefix that ends with the output of a Response, as (id, item). Clients send its items back one by one. `chain`: of the input."""
+    """The prefix that ends with the output of a Response. Clients send its items back one by one.
+
+    `chain`: the chain after the input. `output`: (id, item) of each item.
+    """
     after = chains_of(chain, (item for _, item in output))
     if not after or after[-1] is chain:
         return ()
@@ -222,7 +226,7 @@ def output_prefixes(
 
 
 def _hash(domain: str, *values: bytes) -> bytes:
-    """The SHA-256 of values, each with its length, so that no two lists of values give the same."""
+    """The SHA-256 of values, each with its length, so that different lists of values have different hashes."""
     digest = hashlib.sha256(domain.encode())
     for value in values:
         digest.update(len(value).to_bytes(8))
@@ -254,7 +258,7 @@ def _is_empty_answer(normalized: list[Any]) -> bool:
 
 
 def _parts(content: Any) -> list[Any]:
-    """The parts of a message or an output: a text as a string, another part as it is, without empty fields. Texts without words are left out."""
+    """The parts of a message or an output: a text as a string, another part without empty fields. Texts of white space are left out."""
     if content is None or isinstance(content, str):
         return [text] if (text := (content or "").strip()) else []
     parts = (_part(part) for part in content)
@@ -281,7 +285,7 @@ def _text_of(part: Any) -> str | None:
 
 
 def _answer_parts(content: Any) -> list[Any]:
-    """The parts of an answer, without thoughts. Its texts are one: clients join them."""
+    """The parts of an answer, without thoughts. Its texts are joined, because clients join them."""
     texts, others = [], []
     for part in [content or ""] if content is None or isinstance(content, str) else content:
         text = part if isinstance(part, str) else _text_of(part)
@@ -294,7 +298,7 @@ def _answer_parts(content: Any) -> list[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without its thoughts. This goes from tag to tag, once: a pattern for whole blocks could take quadratic time."""
+    """The text without its thoughts. It is searched for single tags, because a pattern for whole blocks could take quadratic time."""
     if "<think" not in text:
         return text
     kept: list[str] = []
@@ -310,7 +314,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def _arguments(arguments: Any) -> Any:
-    """The arguments of a call, so that it does not matter how their JSON is written. Arguments that are not JSON stay text."""
+    """The arguments of a call, decoded, so that it does not matter how their JSON is written. Arguments that are not JSON stay text."""
     if not isinstance(arguments, str):
         return arguments
     if not arguments.strip():

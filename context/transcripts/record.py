@@ -1,6 +1,7 @@
-"""What an event records of a transcript: the ids of the items that its messages are, and how each differs from what is made of these. Pure.
+"""Makes the record of a transcript: the ids of its messages' items, and how each message differs from the one that its items make. Pure.
 
-Most of a transcript repeats an earlier request's. Then the record names that request, and has only what follows: an answer, and the new messages.
+Most of a transcript repeats an earlier request's transcript. Then the record names that request, and has only what follows: an answer, and the
+new messages.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from domain.events import Transcript, TranscriptPart
 from domain.items import Item
 
 _NO_CHANGES = b'{"fields":[{},[]]}'
-"""Changes that change nothing."""
+"""Changes that change nothing. They say that the items of the part are one message."""
 
 
 def recorded_transcript(
@@ -36,7 +37,7 @@ def recorded_transcript(
 
 
 class _Parts:
-    """The parts of a record. Messages that are exactly as they are made of their items become one part."""
+    """The parts of a record. Messages in a row that are exactly what their items make become one part."""
 
     def __init__(self) -> None:
         self._parts: list[TranscriptPart] = []
@@ -46,7 +47,7 @@ class _Parts:
     def add(self, message: Json, stored: Sequence[tuple[str, Item]]) -> None:
         """Adds a message. `stored`: the (id, item) of each of its items; empty if no items are like it."""
         if self._last_role == message["role"] == "assistant":
-            self._end_part()  # as one part, their items together could be one message
+            self._end_part()  # in one part, the items of two answers could become one message
         self._last_role = message["role"]
         if not stored:
             self._end_part()
@@ -72,7 +73,7 @@ class _Parts:
 
 
 def _changes(message: Json, items: Sequence[Item]) -> bytes | None:
-    """How the message differs from what is made of its items. None: not at all, and alone they are one message."""
+    """How the message differs from the one that its items make. None: it does not, and `messages_of` makes one message of these items."""
     plain = messages_of(items)
     if len(plain) == 1:
         return changes_between(plain[0].message, message)

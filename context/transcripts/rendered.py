@@ -1,7 +1,7 @@
 """Makes the messages of a recorded transcript again, from the log alone.
 
-A transcript begins with the first messages of an earlier request's, which may begin with those of a still earlier one, and so on: a chain of as
-many requests as the conversation has turns. The chain is read page by page, and its items together.
+A transcript may begin with the first messages of an earlier request's transcript, and that one with those of a still earlier request. So the
+requests are a chain, which may be as long as the conversation has turns. The chain is read page by page, and then its items.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -104,7 +104,7 @@ def _link(requested: Recorded) -> _Link:
 
 
 async def _items(reader: Reader, chain: Iterable[_Link]) -> dict[str, StoredItem]:
-    """The items of the chain's messages, by id: from the requests' own input where they are there."""
+    """The items of the chain's messages, by id. Those that are in the input of these requests are taken from there, and the others are read."""
     items: dict[str, StoredItem] = {}
     needed: dict[str, dict[str, None]] = {}
     for link in chain:
@@ -117,7 +117,7 @@ async def _items(reader: Reader, chain: Iterable[_Link]) -> dict[str, StoredItem
 
 
 async def _appended(reader: Reader, conversation_id: str, item_ids: Collection[str]) -> dict[str, StoredItem]:
-    """These items of a conversation, of the one that it was forked from, and so on."""
+    """These items. They are looked up in the conversation, then in the one that it was forked from, and so on."""
     found: dict[str, StoredItem] = {}
     while missing := [item_id for item_id in item_ids if item_id not in found]:
         for start in range(0, len(missing), MAX_LOOKUP_ITEMS):
@@ -151,7 +151,7 @@ async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozense
 def _messages(
     part: TranscriptPart, items: dict[str, StoredItem], deleted: Collection[str], *, response_is_deleted: bool
 ) -> Iterator[RenderedMessage]:
-    """The messages of a part. What only the record has, a message or changes, belongs to the response."""
+    """The messages of a part. A message or changes that only the record has are deleted with the response."""
     if part.message is not None:
         message = msgspec.json.decode(part.message)
         yield RenderedMessage(_emptied(message) if response_is_deleted else message, (), response_is_deleted)

@@ -1,4 +1,4 @@
-"""Says whether a message of a transcript is one of the path that the client wrote differently. Pure.
+"""Says whether a message of a transcript is a message of the path that the client wrote differently. Pure.
 
 Some clients send a question with a reminder or with found documents, and without them in later requests. Some send an answer with a note after
 it, or write calls as text.
