@@ -57,7 +57,7 @@ class Prediction(OpenBody):
 
 
 class CreateChatCompletion(BaseModel):
-    """A Chat Completions request. Parameters that the store does not know are accepted. `docs/clients.md` says what it does with each."""
+    """A Chat Completions request. Parameters that the store does not know are accepted. `docs/clients.md` says what the store does with each parameter."""
 
     model_config = ConfigDict(
         strict=True,
@@ -119,7 +119,7 @@ class CreateChatCompletion(BaseModel):
     def _keep_as_sent(
         cls, value: Any, handler: ModelWrapValidatorHandler["CreateChatCompletion"]
     ) -> "CreateChatCompletion":
-        """Keeps the body as it was sent: the fields of the model are not the same, 1 becomes 1.0."""
+        """Keeps the body as it was sent. The fields of the model may differ from it: 1 becomes 1.0."""
         body = handler(value)
         body._sent = value  # noqa: SLF001 - a method of the same class
         return body
@@ -147,11 +147,11 @@ class CreateChatCompletion(BaseModel):
         return policy == "always" if self.store is None else self.store
 
     def recorded_parameters(self) -> dict[str, Any]:
-        """What is recorded with the reply: the parameters of its Response, and in `chat` those of the provider's request as they came."""
+        """What is recorded with the reply: the parameters of its Response; and in `chat` those for a provider of Chat Completions, as they came."""
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
     def as_response_request(self, *, stored: bool) -> CreateResponse:
-        """The request that POST /v1/responses would get for a body with `conversation`. Raises ApiError (400) for what has no form there."""
+        """This body, which has `conversation`, as a request of POST /v1/responses. Raises ApiError (400) if that API lacks a parameter."""
         check_expressible(self._sent, "a request with `conversation` becomes one of the Responses API")
         leading = next(
             (i for i, message in enumerate(self.messages) if not _is_instructions(message)), len(self.messages)
@@ -178,7 +178,7 @@ class CreateChatCompletion(BaseModel):
     def check(self, renderer: int, known_messages: KnownMessages) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
 
-        `known_messages`: messages that were checked before. `renderer`: the renderer of the provider's API. A provider of Responses lacks some parameters.
+        `known_messages`: has the messages that were checked before. `renderer`: shows which API the provider has. That of Responses lacks some parameters.
         """
         are_known = [known_messages.get(digest) is not None for digest in self.sent_messages.digests]
         check_messages(self.messages, are_known, are_all=self.conversation is None)
@@ -229,7 +229,7 @@ class CreateChatCompletion(BaseModel):
                 message = f"`{first}` and `{second}` cannot be used together. `{first}` is the older one."
                 raise ApiError(400, message, code="mutually_exclusive_parameters", param=first)
         if self.top_logprobs and not self.logprobs:
-            raise invalid_value("top_logprobs", "it needs `logprobs`, true")
+            raise invalid_value("top_logprobs", "it needs `logprobs: true`")
 
     def _check_tools(self) -> None:
         check_tools(self.tools or (), self.tool_choice)

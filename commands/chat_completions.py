@@ -32,15 +32,15 @@ router = APIRouter()
     events=ChatCompletionChunk,
     request_headers={
         **REQUEST_HEADERS,
-        "X-Conversation-Id": "A name of the client's own for the conversation, or its id. It comes before what `messages` say.",
+        "X-Conversation-Id": "The conversation's id, or a name that the client gives it. It takes precedence over what `messages` say.",
     },
     answer_headers=(*APPEND_HEADERS, "X-Conversation-Id", "X-Response-Id"),
     errors=(404, 502, 504),
 )
 async def create_chat_completion(context: CommandContext, body: CreateChatCompletion) -> Response:
-    """Answers to `messages`. The model is sent exactly these. The store finds the conversation that they continue, and stores each message once.
+    """Answers the messages. The model is sent exactly these. The store finds the conversation that they continue, and stores each message once.
 
-    With `stream`: answers with chunks as they come. With `conversation`: `messages` are only the new ones, and the store adds the history.
+    With `stream`, the answer is a stream of chunks. With `conversation`, `messages` are only the new ones, and the store adds the history.
     """
     body.check(context.dependencies.models.transcript_renderer, context.dependencies.shared_contexts.known_messages)
     stored = body.is_stored(context.dependencies.chat_completions_store)

@@ -1,4 +1,4 @@
-"""Checks the messages of a Chat Completions request. Plain loops: models of each message would take ten times as long for long transcripts.
+"""Checks the messages of a Chat Completions request. These are plain loops: pydantic models would take ten times as long for long transcripts.
 
 Fields and types of parts that the store does not know are accepted: they are kept, and sent to the provider.
 Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
@@ -16,12 +16,12 @@ MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
 """Bytes of an assistant's message. A client must be able to send back our own answers, which may have a million characters."""
 
 MAX_ESCAPED_BYTES = 6
-"""Bytes that a character has in JSON text at most."""
+"""The most bytes that a character has in JSON text."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
 _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
-"""By the type of a part: what the object of the same name must have, as strings."""
+"""For each type of part: the strings that the part's object with the name of the type must have."""
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 _CALLS = ("tool_calls", "function_call")

@@ -44,7 +44,7 @@ _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "stop": ([],),
     "top_logprobs": (0,),
 }
-"""Parameters that the Responses API lacks, with the values that it does not need to have. Null is one of them for every parameter."""
+"""Parameters that the Responses API lacks, with the values that are accepted because they ask for nothing. Null is accepted for every parameter."""
 
 
 def provider_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def provider_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters that the Responses API has, in its form."""
+    """The parameters that the Responses API has too, in its form."""
     given = {name: value for name, value in sent.items() if value is not None}
     parameters = {name: given[name] for name in _SAME if name in given}
     if (tokens := given.get("max_completion_tokens", given.get("max_tokens"))) is not None:
@@ -75,7 +75,7 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
-    """Raises ApiError (400), which names the first parameter that the Responses API lacks. `reason`: what needs this API."""
+    """Raises ApiError (400) if the Responses API lacks a parameter. The error names the first one. `reason`: why this API is used."""
     for param in _inexpressible(sent):
         message = f"`{param}` cannot be sent: {reason}, which has nothing like it."
         raise ApiError(400, message, code="unsupported_parameter", param=param)
@@ -93,7 +93,7 @@ def _inexpressible(sent: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """`{type: T, T: {…}}` as `{type: T, …}`: so the Responses API has tools, formats and the grammar of a custom tool."""
+    """`{type: T, T: {…}}` as `{type: T, …}`, the form of tools, formats and the grammar of a custom tool in the Responses API."""
     kind = nested["type"]
     inner = {name: value for name, value in (nested.get(kind) or {}).items() if value is not None}
     if isinstance(tool_format := inner.get("format"), dict) and tool_format.get("type") == "grammar":

@@ -24,7 +24,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
 
     conversation_id  the reply's conversation
     start            starts this conversation; None: it exists
-    match            where the transcript leaves the conversations that exist; None: it has nothing in common with them
+    match            the last item that the transcript has in common with a conversation; None: it has none in common
     expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
     name_hash        of the name that the client gave the conversation; None: it gave none
     """
@@ -64,9 +64,9 @@ def new_target(context: CommandContext) -> ChatTarget:
 
 
 async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget:
-    """A fork of the target's conversation: at the last item that the transcript has too; without a match at its last item.
+    """A fork of the target's conversation, at the last item that the transcript has too. Without a match, it is at the conversation's last item.
 
-    If the conversation has no items yet, a new conversation. Raises ConversationNotFound.
+    If the conversation has no items yet, the target is a new conversation. Raises ConversationNotFound.
     """
     reader, conversation_id = context.dependencies.reader, target.conversation_id
     head = await reader.readable_head(conversation_id)
@@ -85,7 +85,7 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
 
 
 async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:
-    """The conversation with this name, if there is one, and the name's hash. An id of this store is not hashed: it is no name."""
+    """The conversation with this name, if there is one, and the hash of the name. The hash is None if the name is an id of this store."""
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         message = f"`X-Conversation-Id` must have 1 to {MAX_NAME_LENGTH} characters."
         raise ApiError(400, message, code="invalid_header", param="X-Conversation-Id")

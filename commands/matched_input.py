@@ -1,7 +1,7 @@
-"""Finds the conversation that a request's `input` repeats: clients that keep their history themselves send all of it each time.
+"""Finds the conversation that a Responses request repeats in its `input`. Clients that keep their history themselves send all of it each time.
 
-Such a request names neither a conversation nor a response. Its input is compared with what is known of transcripts, so that nothing is stored twice.
-The model is shown the path of the conversation, so the match counts only if this path is what the client sent.
+Such a request names neither a conversation nor a response. Its input is compared with the transcripts that are known, so that nothing is
+stored twice. The model is shown the path of the conversation, so the match counts only if this path is exactly what the client sent.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
     def prefixes(
         self, new_ids: dict[int, str], response_id: str, output: Sequence[tuple[str, Item]]
     ) -> tuple[Prefix, ...]:
-        """What is recorded when the reply completes. `new_ids`: the ids of the input's new items, by their index in the input."""
+        """The prefixes that are recorded when the reply completes. `new_ids`: the ids of the input's new items, by their index in the input."""
         transcript, target = self.transcript, self.target
         version = target.version if target is not None and target.start is None else None
         chain = transcript.chains[-1] if transcript.chains else transcript.first
-        # Without an answer of this store before them, items of an input are never looked for.
+        # A prefix that ends with an item of the input is looked for only if an answer of this store is before this item.
         of_input = [
             Prefix(
                 item_id=new_ids[index],
@@ -61,7 +61,7 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
 
 
 async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
-    """What the input of a request repeats. None: nothing is recorded of its beginnings, so that later requests do not match it either."""
+    """What the input of a request repeats. None: the input is not compared, and no prefixes of it are recorded, so later requests do not match it."""
     if not body.stored or body.conversation is not None or body.previous_response_id is not None:
         return None
     items = await _items(context, given)
@@ -86,7 +86,7 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 
 
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
-    """The items of the input, with those that references name. None if the caller may not read one of these: `take_input` refuses it."""
+    """The items of the input, with those that references name. None if the caller may not read one of these: `take_input` refuses such an input."""
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
     found = await find_items(context, ids)
     items: list[Item] = []
@@ -101,7 +101,7 @@ async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[It
 
 
 async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix) -> bool:
-    """Whether the path up to the prefix has no more items than the transcript. It has more if a client had cut off the front before."""
+    """Whether the path up to the prefix has no more items than the transcript. It has more if a client cut off the front in an earlier request."""
     if prefix.depth == repeated:
         return True
     sent = sum(map(transcript.is_hashed, range(repeated)))

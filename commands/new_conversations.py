@@ -16,7 +16,7 @@ PAGE_EVENTS = 50
 
 
 def unlisted_conversation(context: CommandContext) -> StartConversation:
-    """Starts a new conversation of the caller. Lists do not include it."""
+    """The command that starts a new conversation of the caller. Lists do not include it."""
     return StartConversation(
         conversation_id=mint(CONVERSATION),
         tenant=context.principal.tenant,
@@ -26,9 +26,9 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
-    """Starts an unlisted fork, which belongs to the caller. It has the instructions and the policy that its origin had at `origin.version`.
+    """The command that starts an unlisted fork, which belongs to the caller. `origin`: the place where it forks. `family`: that of the origin.
 
-    `family`: that of the origin.
+    The fork has the instructions and the policy that its origin had at `origin.version`.
     """
     settings = await settings_at(context.dependencies.reader, origin.conversation_id, origin.version)
     return replace(

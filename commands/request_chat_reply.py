@@ -36,7 +36,7 @@ MAX_MESSAGES_ON_LOOP = 1_000
 """A longer transcript is parsed in a thread, so that it delays no other request."""
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""The most of a long history that one append stores. An append delays the appends of others."""
+"""The most items and bytes of a long history that one append stores. A large append would delay the appends of others."""
 
 
 class ChatRequest(Struct, frozen=True):
@@ -48,7 +48,10 @@ class ChatRequest(Struct, frozen=True):
 
 
 class NewMessages(Struct, frozen=True, kw_only=True):
-    """The messages of a transcript that are not stored yet. `items`: their items. `ends`: how many items each message and those before it have."""
+    """The messages of a transcript that are not stored yet.
+
+    `items`: their items. `ends`: for each message, how many items it and the new messages before it have.
+    """
 
     items: Sequence[NewItem]
     ends: Sequence[int]
@@ -111,7 +114,10 @@ async def _request_unstored(context: CommandContext, body: CreateChatCompletion,
 
 
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
-    """Requests the reply at its target, or in a fork: a transcript may depart from a conversation, and a reply may be running there."""
+    """Requests the reply at its target. If the target's conversation has gone on, is ended, or has a running reply, requests it in a fork.
+
+    Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.
+    """
     try:
         return await _append_request(context, request, target)
     except (ConversationLocked, HeadHasMoved, ConversationIsEnded) as refusal:
@@ -141,7 +147,7 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
 
 
 async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
-    """Deletes the target's conversation. Nobody would find the history without its reply, and a repeat of the request stores it again."""
+    """Deletes the target's conversation. Without its reply nobody would find the history, and a repeated request stores the history again."""
     with suppress(Refused, LogUnavailable):
         await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
 
@@ -149,7 +155,7 @@ async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
 async def _append_with_input(
     context: CommandContext, request: ChatRequest, target: ChatTarget, new: NewMessages, *, stored: int
 ) -> Reply:
-    """Requests the reply. The new items are its input, without the first ones, of which as many as `stored` are in the conversation already."""
+    """Requests the reply. Its input is the new items without the first `stored` ones, which are in the conversation already."""
     body, transcript, model = request.body, request.transcript, request.model
     parameters, contexts = body.recorded_parameters(), context.dependencies.contexts
     record = recorded_transcript(transcript, target.match, new.ids_of_messages)
@@ -183,7 +189,7 @@ def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessag
 def _prefixes(
     transcript: ParsedTranscript, target: ChatTarget, new_ids: Sequence[str], stored: int, response_id: str
 ) -> PrefixesOf:
-    """What is recorded when the reply completes, so that the next transcript is recognized."""
+    """Makes the prefixes that are recorded when the reply completes. The next transcript is recognised by them."""
     matched, answered = _matched(target)
     read_version = target.match.read_version if target.match and target.start is None else None
     of_input = input_prefixes(
@@ -225,7 +231,7 @@ def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: N
 async def _append_history(
     context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
 ) -> ChatTarget:
-    """Starts the target's conversation, and appends the history in chunks. Returns the target after it."""
+    """Starts the target's conversation, and appends the history in chunks. Returns the target after the history."""
     context = replace(context, if_match=None)
     assert target.start is not None
     await context.append(target.conversation_id, target.start)

@@ -24,7 +24,7 @@ Reply = RunningReply | RecordedReply
 async def request_once(
     context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
 ) -> Reply:
-    """What `request` returns. If this is a repeat, returns the reply that the first request with the idempotency key started.
+    """Calls `request`, and returns its reply. If this is a repeat, returns the reply that the first request with the idempotency key started.
 
     A refused request records nothing.
     """

@@ -48,7 +48,7 @@ class CompletionsQuery(PageQuery):
     """A page, which begins with the oldest one as in the OpenAI API, and the filters."""
 
     order: Literal["asc", "desc"] = Field("asc", description="`asc`: oldest first.")
-    model: str | None = Field(None, description="Only chat completions of this model, as they name it.")
+    model: str | None = Field(None, description="Only chat completions whose `model` has this value.")
 
     @field_validator("after", "before")
     @classmethod

@@ -103,7 +103,7 @@ async def _messages(log: PrincipalLog, requested: Recorded, event: ReplyRequeste
 
 
 def _is_deleted(message: RenderedMessage) -> bool:
-    """Whether one of its items is deleted, or the only place that had it."""
+    """Whether one of the message's items is deleted. For a message without items: whether the message itself is deleted."""
     return any(item.is_deleted for item in message.items) or (message.is_blanked and not message.items)
 
 

@@ -1,4 +1,4 @@
-"""The stream of a Response as the chunks of a chat completion. The events are translated one by one, so chunks come as early as events.
+"""Translates the stream of a Response into the chunks of a chat completion, one event at a time. So chunks come as early as events.
 
 Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK.
 """
@@ -36,7 +36,7 @@ _READ: Final = frozenset(
 
 
 async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """The chunks as server-sent events, in the order of the Response's events, and `[DONE]`. A failure ends them with an error instead.
+    """The chunks as server-sent events, in the order of the Response's events, and then `[DONE]`. If the Response fails, an error comes instead of `[DONE]`.
 
     `events`: the encoded events of the Response. They are closed when this generator is. `include_usage`: a last chunk has the usage.
     """
@@ -50,14 +50,14 @@ async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: boo
 
 
 class _Chunks:
-    """The chunks of one stream. It knows what the next chunk depends on."""
+    """Makes the chunks of one stream. Keeps what the next chunk depends on."""
 
     def __init__(self, *, include_usage: bool) -> None:
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         self._has_role = False
         self._calls: dict[int, int | None] = {}
-        """By the index of the output item: the index of the call; None for a `function_call`, which has none."""
+        """The index of each call, by the index of its output item. None for a `function_call`, which has no index."""
         self._reasoning_part: tuple[Any, ...] | None = None
 
     def of_event(self, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:

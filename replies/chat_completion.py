@@ -76,7 +76,7 @@ def _choice(response: Mapping[str, Any]) -> ChatChoice:
 
 
 def _finish_reason(response: Mapping[str, Any], message: Item) -> FinishReason:
-    """`length` also for a reply that was stopped before its end: the answer is not complete, and the API has no other word for it."""
+    """`length` is also the reason of a reply that was stopped before its end: the answer is not complete, and the API has no other word for it."""
     if response["status"] != "completed":
         return _REASONS.get((response.get("incomplete_details") or {}).get("reason", ""), "length")
     if "function_call" in message:

@@ -97,7 +97,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 
 
 class ChunkChoice(Struct, frozen=True, kw_only=True):
-    """`delta`: what comes next of the answer: `role`, `content`, `refusal`, `reasoning_content`, `tool_calls` or `function_call`."""
+    """`delta`: the next piece of the answer: `role`, `content`, `refusal`, `reasoning_content`, `tool_calls` or `function_call`."""
 
     index: int = 0
     delta: dict[str, Any]
