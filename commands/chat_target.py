@@ -27,6 +27,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     match            the last item that the transcript has in common with a conversation; None: it has none in common
     expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
     name_hash        of the name that the client gave the conversation; None: it gave none
+    read_version     the version of the conversation with which the transcript was compared; None if the conversation is new
     """
 
     conversation_id: str
@@ -34,6 +35,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     match: Match | None = None
     expected_head: str | UnsetType = UNSET
     name_hash: bytes | None = None
+    read_version: int | None = None
 
 
 async def find_chat_target(context: CommandContext, transcript: ParsedTranscript) -> ChatTarget:
@@ -49,7 +51,12 @@ async def find_chat_target(context: CommandContext, transcript: ParsedTranscript
         named, hashed_name = await _named(context, name)
     match = await find_match(context.dependencies.reader, transcript, only_in=named)
     if match is not None:
-        target = ChatTarget(conversation_id=match.conversation_id, match=match, expected_head=match.item_id)
+        target = ChatTarget(
+            conversation_id=match.conversation_id,
+            match=match,
+            expected_head=match.item_id,
+            read_version=match.read_version,
+        )
     elif named is not None:
         target = ChatTarget(conversation_id=named)
     else:
@@ -81,7 +88,7 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
     started = await start_of(reader, conversation_id)
     origin = Fork(conversation_id=conversation_id, item_id=item_id, version=head.version, depth=depth)
     start = await fork_at(context, origin, started.family)
-    return replace(target, conversation_id=start.conversation_id, start=start, expected_head=UNSET)
+    return replace(target, conversation_id=start.conversation_id, start=start, expected_head=UNSET, read_version=None)
 
 
 async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:

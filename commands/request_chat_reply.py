@@ -191,7 +191,7 @@ def _prefixes(
 ) -> PrefixesOf:
     """Makes the prefixes that are recorded when the reply completes. The next transcript is recognised by them."""
     matched, answered = _matched(target)
-    read_version = target.match.read_version if target.match and target.start is None else None
+    read_version = target.read_version
     of_input = input_prefixes(
         transcript, matched + stored, new_ids[stored:], response_id, answered=answered, read_version=read_version
     )
@@ -236,14 +236,15 @@ async def _append_history(
     assert target.start is not None
     await context.append(target.conversation_id, target.start)
     matched, answered = _matched(target)
-    done = 0
+    done = version = 0
     for chunk in _chunks(history):
         ids = [new.item_id for new in chunk]
         prefixes = input_prefixes(transcript, matched + done, ids, None, answered=answered)
         command = AppendItems(items=tuple(chunk), author=context.principal.subject, prefixes=prefixes)
-        await context.append(target.conversation_id, command)
+        version = (await context.append(target.conversation_id, command)).version
         done += len(chunk)
-    return replace(target, start=None, expected_head=history[-1].item_id if history else UNSET)
+    expected_head = history[-1].item_id if history else UNSET
+    return replace(target, start=None, expected_head=expected_head, read_version=version or None)
 
 
 def _chunks(items: Sequence[NewItem]) -> Iterator[list[NewItem]]:
