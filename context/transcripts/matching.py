@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.path_messages import Aligned, PathMessages, align
-from context.transcripts.prefix_hashes import Chain, answer_hash, turn_hash
+from context.transcripts.prefix_hashes import Chain, answer_hash, text_of_message, turn_hash
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended, ReplyCompleted, TranscriptBase
 from domain.items import from_stored
@@ -192,7 +192,8 @@ class _Search:
         sent = transcript.message_items(last + 1)
         for prefix in self._prefixes[last][:MAX_REWRITTEN]:
             answer = await self._next_answer(prefix)
-            if answer is not None and is_rewritten_answer([from_stored(event.item) for event, _ in answer], sent):
+            items = [from_stored(event.item) for event, _ in answer or ()]
+            if answer and is_rewritten_answer(text_of_message(items), items, sent):
                 event, version = answer[-1]
                 end = replace(prefix, item_id=event.item_id, depth=event.depth, version=version, answered=True)
                 return last + 1, replace(end, messages=0, exact=b"")
@@ -253,7 +254,7 @@ class _Search:
                 or equal > 1
                 or (
                     question is not None
-                    and is_rewritten_question(question.bodies, self._transcript.message_items(index - 1))
+                    and is_rewritten_question(question.text, self._transcript.message_items(index - 1))
                 )
             ):
                 ranked.append((equal, prefix))

@@ -17,9 +17,9 @@ from context.transcripts.prefix_hashes import (
     TranscriptEnd,
     chain_after,
     first_chain,
+    hash_of_all,
     hashed_item,
     is_answers,
-    message_hash,
     next_exact,
 )
 from domain.commands import Prefix
@@ -75,7 +75,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 
     def hash_of(self, message: int) -> bytes:
         """The hash of one message alone."""
-        return message_hash(self.message_items(message))
+        return hash_of_all(self.facts[message].items)
 
     def is_hashed(self, message: int) -> bool:
         """Whether any item of the message is hashed."""

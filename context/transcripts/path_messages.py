@@ -7,7 +7,7 @@ from msgspec import Struct
 from context.path_backwards import PAGE_EVENTS, path_backwards
 from context.transcripts.chat_messages import answer_message, items_of
 from context.transcripts.parsed import ParsedTranscript
-from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash
+from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash, text_of_message
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended
 from domain.items import Item, from_stored, type_of
@@ -20,14 +20,20 @@ MAX_MESSAGES = 2_000
 MAX_SKIPPED = 20
 """A transcript may lack this many messages of its path in one place."""
 
+MAX_UNKNOWN = 100
+"""A transcript is compared with its path until this many messages in a row are not on the path."""
+
 Aligned = tuple[tuple[str, Item], ...]
 
 
 class PathMessage(Struct, frozen=True):
-    """A message of the path. `items`: (id, item) of each of its items, in order, without those that are not hashed. `hash`: of these items."""
+    """A message of the path. `items`: (id, item) of each of its items, in order, without those that are not hashed. `hash`, `text`: of
+    these items.
+    """
 
     items: Aligned
     hash: bytes
+    text: str
     depth: int
 
     @property
@@ -73,17 +79,18 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
     The last of these messages stands for the newest message of the path. Messages before index `since` are not compared.
     """
     aligned: list[Aligned] = [()] * count
-    equal = position = 0
+    equal = position = unknown = 0
     for index in range(count - 1, since - 1, -1):
         here = await path.get(position)
-        if here is None:
+        if here is None or unknown == MAX_UNKNOWN:
             break
+        unknown += 1
         found = await path.find(transcript.hash_of(index), position)
         if found is not None and (other := await path.get(found)) is not None:
             equal += 1
-            aligned[index], position = other.items, found + 1
+            aligned[index], position, unknown = other.items, found + 1, 0
         elif index == count - 1 or _is_rewritten(here, transcript.message_items(index)):
-            aligned[index], position = here.items, position + 1
+            aligned[index], position, unknown = here.items, position + 1, 0
     return aligned, equal
 
 
@@ -100,7 +107,9 @@ async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -
 def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
     if stored.is_answer != is_answers(sent[-1]):
         return False
-    return (is_rewritten_answer if stored.is_answer else is_rewritten_question)(stored.bodies, sent)
+    if stored.is_answer:
+        return is_rewritten_answer(stored.text, stored.bodies, sent)
+    return is_rewritten_question(stored.text, sent)
 
 
 async def _appended(reader: PrincipalReader, end: PathSegment, first_events: int) -> AsyncIterator[ItemAppended]:
@@ -138,4 +147,4 @@ def _path_message(newest_first: Sequence[tuple[ItemAppended, Item]]) -> PathMess
     items = tuple((event.item_id, item) for event, item in reversed(newest_first))
     bodies = [item for _, item in items]
     as_sent = items_of(answer_message(bodies)) if len(bodies) > 1 else bodies
-    return PathMessage(items, message_hash(as_sent), newest_first[0][0].depth)
+    return PathMessage(items, message_hash(as_sent), text_of_message(bodies), newest_first[0][0].depth)

@@ -155,7 +155,15 @@ def text_of_message(items: Iterable[Item]) -> str:
 
 def message_hash(items: Iterable[Item]) -> bytes:
     """The hash of the items of one message. What is before them does not change it."""
-    return (chains_of(_NOTHING, items) or [_NOTHING])[-1].hash
+    return hash_of_all(map(hashed_item, items))
+
+
+def hash_of_all(hashed_items: Iterable[HashedItem | None]) -> bytes:
+    """As `message_hash`, for the hashes of the items; None: the item is not hashed."""
+    chain = _NOTHING
+    for hashed in hashed_items:
+        chain = chain_after(chain, hashed)
+    return chain.hash
 
 
 def turn_hash(chain: Chain, answer: Iterable[Item]) -> bytes:

@@ -15,15 +15,15 @@ MIN_COMMON = 16
 """A text that is only the beginning of our answer must have this many characters."""
 
 
-def is_rewritten_question(stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one of the two texts contains the other."""
-    one, other = text_of_message(stored), text_of_message(sent)
+def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
+    """Whether one of the two texts contains the other. `stored`: the question's text."""
+    one, other = stored, text_of_message(sent)
     return bool(one and other) and (one in other or other in one)
 
 
-def is_rewritten_answer(stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other, or what was sent names all calls of the answer."""
-    answer, text = text_of_message(stored), text_of_message(sent)
+def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
+    """Whether one text begins with the other, or what was sent names all calls of the answer. `answer`: the text of the `stored` items."""
+    text = text_of_message(sent)
     if answer and text.startswith(answer) and not text[len(answer) :][:1].isalnum():
         return True
     if len(text) >= MIN_COMMON and answer.startswith(text):

@@ -1,5 +1,6 @@
 """Where transcripts go on: as they were, changed by the client, and changed by deletions."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -326,3 +327,12 @@ class TestNamed:
         assert await matched("x", "b", "x") is None
         empty = await start(chats.events)
         assert await chats.match(turns("a"), only_in=empty) is None
+
+
+async def test_a_transcript_is_compared_with_a_large_answer_in_little_time(chats: Asking) -> None:
+    last = await chats.chat("one", "<think> x " * 30_000, "two", "the second answer")
+    unknown = [assistant(f"unknown {n}") for n in range(300)]
+    began = time.process_time()
+    match = await chats.match([*unknown, user("two"), assistant("the second answer"), user("three")])
+    assert time.process_time() - began < 2
+    assert end_of(match) == (last.answer_id, 302)
