@@ -66,6 +66,7 @@ class RecordedRequest(Struct):
     response_id: str
     after: str | None
     new_input: tuple[str, ...]
+    new_count: int
     since: int
     ended: int | None = None
     joined: tuple[str, ...] = ()
@@ -107,7 +108,7 @@ class WalkChecks:
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
         """Whether an item is deleted that the request surely has: its path is its transcript."""
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
-        count = len(recorded.transcript.items) - len(recorded.new_input)
+        count = len(recorded.transcript.items) - recorded.new_count
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
             before = []
         items = [*(item.item_id for item in before if item.meaning), *(recorded.new_input if recorded.joined else ())]
@@ -129,6 +130,8 @@ class WalkChecks:
                 self._completed(conversation_id, event)
             case ConversationDeleted():
                 self.model.delete(conversation_id)
+                for response_id in self.model.conversations[conversation_id].running:
+                    self._ended(conversation_id, response_id)  # nothing more is recorded of it
             case ItemRetracted():
                 self.model.retract(event.item_id)
             case _ if isinstance(event, REPLY_ENDS):
@@ -144,6 +147,7 @@ class WalkChecks:
         subject = self._subjects[request.subject]
         transcript = SentTranscript(Owner(subject, request.user), request.messages, request.name)
         after = self._after(conversation_id, subject)
+        new = [means for item in event.input if (means := meaning_of_item(from_stored(item.item))) is not None]
         recorded = RecordedRequest(
             request,
             transcript,
@@ -151,9 +155,9 @@ class WalkChecks:
             event.response_id,
             after,
             tuple(item.item_id for item in event.input),
+            len(new),
             self._seen_before_round,
         )
-        new = [meaning_of_item(from_stored(item.item)) for item in event.input]
         count = len(transcript.items) - len(new)
         assert [*transcript.items[count:]] == new, (
             f"the new items of request {request.number} are not the end of its transcript"
@@ -187,18 +191,14 @@ class WalkChecks:
         required = state.required(transcript)
         named = state.named(transcript)
         is_new = recorded.conversation_id not in state.conversations
-        if after is None and not is_new and recorded.conversation_id == named:
-            return None if count == required.length == 0 else f"{required.length} items are recognised"
+        if named is not None and count == required.length == 0:
+            return self._fault_at_end(recorded, named, state)
         if after is None:
             if count or not is_new:
                 return f"{count} items of the transcript are left out of a new conversation"
-            return (
-                None
-                if required.length == 0
-                else f"a new conversation begins, but {required.length} items are recognised"
-            )
-        if named is not None and count == required.length == 0:
-            return self._fault_at_end(recorded, named, state)
+            if required.length == 0:
+                return None
+            return f"a new conversation begins, but {required.length} items are recognised"
         if after not in state.items or not state.is_sound(transcript, after, count):
             return f"its first {count} items are not those before {after}"
         if count < required.length:
@@ -211,12 +211,14 @@ class WalkChecks:
         return None
 
     def _fault_at_end(self, recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
-        """The transcript has nothing in common with the conversation that the client names: it is appended at its end, or to a fork there."""
-        if recorded.after != state.conversations[named].head:
+        """The transcript has nothing in common with the conversation that the client names: it is appended at its end. While a reply runs there, it goes to a fork."""
+        conversation = state.conversations[named]
+        if recorded.after != conversation.head:
             return f"it does not go on at the end of {named}"
-        is_running = bool(state.conversations[named].running)
-        is_fork = recorded.conversation_id != named
-        return None if is_running == is_fork else f"a reply runs in {named}: {is_running}, it is a fork: {is_fork}"
+        is_running, is_other = bool(conversation.running), recorded.conversation_id != named
+        return (
+            None if is_running == is_other else f"a reply runs in {named}: {is_running}, it goes elsewhere: {is_other}"
+        )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
         """The items that joined must be the new messages and the planned answer, below the item that the reply goes on from."""
@@ -252,7 +254,8 @@ class WalkChecks:
         A request that names its conversation does not see what is stored in others.
         """
         transcript = recorded.transcript
-        count = len(transcript.items) - len(recorded.new_input)
+        items = [item for item in items if item.meaning is not None and not item.is_answer]
+        count = len(transcript.items) - len(items)
         for start, end in pairwise([0, *transcript.ends]):
             if start < count or start == 0:
                 continue

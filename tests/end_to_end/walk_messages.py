@@ -36,10 +36,11 @@ def _meanings_of(message: Json) -> list[Meaning]:
 
 
 def meaning_of_item(item: Item) -> Meaning | None:
-    """What a stored item means. None for reasoning, which is not part of a transcript."""
+    """What a stored item means. None for what is no part of a transcript: reasoning, and an answer without words before a call."""
     match item.get("type", "message"):
         case "message" if item["role"] == "assistant":
-            return ("message", "assistant", answer_text(_text(item["content"])))
+            text = answer_text(_text(item["content"]))
+            return ("message", "assistant", text) if text else None
         case "message":
             return ("message", item["role"], *_parts(item["content"]))
         case "function_call":

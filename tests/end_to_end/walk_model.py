@@ -21,8 +21,11 @@ from tests.end_to_end.walk_messages import Json, Meaning, meanings
 MAX_ANSWERS = 3
 """A turn must be recognised if it is one of the last three of a transcript."""
 
+MAX_EQUAL_TURNS = 8
+"""If more turns are equal, not all of them are compared with the transcript, so it need not be recognised at one of them."""
+
 MIN_COMMON_TEXT = 16
-"""An answer that a client has cut or added to is still the same if so many characters of it are left."""
+"""An answer that a client has cut is still the same if so many characters of it are left."""
 
 
 class Owner(NamedTuple):
@@ -95,10 +98,13 @@ class StoreModel:
         self._prefixes: Prefixes = {}
         self._without_answer: Prefixes = {}
         self._turns: dict[tuple[Owner, Meaning, tuple[Meaning, ...]], frozenset[str]] = {}
+        self._answers: dict[tuple[Owner, tuple[Meaning, ...]], frozenset[str]] = {}
         self._prefixes_of: dict[str, frozenset[tuple[Meaning, ...]]] = {}
         self._names: dict[tuple[str, str], tuple[str, ...]] = {}
         self._retracted: frozenset[str] = frozenset()
         self._forgotten: frozenset[str] = frozenset()
+        self._forgetful: frozenset[str] = frozenset()
+        self._never_written: frozenset[str] = frozenset()
 
     def copy(self) -> "StoreModel":
         """A copy that later changes of this model do not change."""
@@ -108,6 +114,7 @@ class StoreModel:
         copied._prefixes = self._prefixes.copy()
         copied._without_answer = self._without_answer.copy()
         copied._names = self._names.copy()
+        copied._answers = self._answers.copy()
         copied._turns = self._turns.copy()
         copied._prefixes_of = self._prefixes_of.copy()
         return copied
@@ -136,13 +143,16 @@ class StoreModel:
         for item in items:
             self.items[item.item_id] = item
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], head=items[-1].item_id)
-        new_input = [item for item in items if not item.is_answer]
+        if items[0].response_id in self._forgetful:
+            self._never_written |= {item.item_id for item in items}
+        new_input = [item for item in items if item.meaning is not None and not item.is_answer]
         count = len(transcript.items) - len(new_input)
         before = [self.items[item_id] for item_id in self.path(items[0].parent_id)]
         before = [item for item in before if item.meaning is not None]
         prefixes = self._prefixes if count and any(item.is_answer for item in before[-count:]) else self._without_answer
-        for n, item in enumerate(new_input):
-            self._add(prefixes, transcript.owner, transcript.items[: count + n + 1], item.item_id)
+        for end in transcript.ends:
+            if end > count:
+                self._add(prefixes, transcript.owner, transcript.items[:end], new_input[end - count - 1].item_id)
         last = next(item.item_id for item in reversed(items) if item.meaning is not None)
         self._add(self._prefixes, transcript.owner, (*transcript.items, *answer), last)
         if transcript.name is not None:
@@ -150,12 +160,14 @@ class StoreModel:
             self._names[name] = (*self._names.get(name, ()), items[-1].item_id)
         turn = (transcript.owner, transcript.items[-1], tuple(answer))
         self._turns[turn] = self._turns.get(turn, frozenset()) | {last}
+        alone = (transcript.owner, tuple(answer))
+        self._answers[alone] = self._answers.get(alone, frozenset()) | {last}
 
     def delete(self, conversation_id: str) -> None:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The prefixes and turns of its conversation that have this item are forgotten."""
+        """The item is deleted. The prefixes and turns of its conversation that have this item are forgotten, also those of replies that run."""
         conversation_id = self.items[item_id].conversation_id
         later = {
             other.item_id
@@ -163,6 +175,7 @@ class StoreModel:
             if other.conversation_id == conversation_id and item_id in self.path(other.item_id)
         }
         self._retracted |= {item_id}
+        self._forgetful |= self.conversations[conversation_id].running
         self._forgotten |= later
 
     # Where a transcript may go on.
@@ -172,7 +185,7 @@ class StoreModel:
         name = transcript.name
         if name is None or name in self.conversations:
             return name
-        named = self._unretracted(self._names.get((transcript.owner.subject, name), ()))
+        named = [item_id for item_id in self._names.get((transcript.owner.subject, name), ()) if self.has_name(item_id)]
         return self.items[named[-1]].conversation_id if named else None
 
     def required(self, transcript: SentTranscript) -> Recognised:
@@ -181,29 +194,40 @@ class StoreModel:
         for before, answer, end in transcript.turns():
             if end <= by_prefix.length:
                 break
-            turns = self._within(transcript, self._turns.get((transcript.owner, before, answer), ()))
+            turns = set(self._within(transcript, self._turns.get((transcript.owner, before, answer), ())))
+            answers = set(self._within(transcript, self._answers.get((transcript.owner, answer), ())))
+            if len(answers) == 1:
+                turns |= {item_id for item_id in answers if contains_other(self._question_of(item_id), before)}
+            if len(turns) > MAX_EQUAL_TURNS:
+                return by_prefix
             if by_prefix.length:
-                turns = [item_id for item_id in turns if by_prefix.item_ids & set(self.path(item_id))]
+                turns = {item_id for item_id in turns if by_prefix.item_ids & set(self.path(item_id))}
             if turns:
-                return self._extended(transcript, Recognised(end, frozenset(turns)))
+                found = Recognised(end, frozenset(turns))
+                return self._extended(transcript, found) if len(answers) == 1 else found
         return by_prefix
+
+    def _question_of(self, answer_id: str) -> Meaning | None:
+        """What the item before an answer means."""
+        response_id = self.items[answer_id].response_id
+        path = [self.items[item_id] for item_id in self.path(answer_id)]
+        before = [item for item in path if item.meaning and not (item.is_answer and item.response_id == response_id)]
+        return before[-1].meaning if before else None
 
     def is_sound(self, transcript: SentTranscript, item_id: str, count: int) -> bool:
         """Whether the first `count` items of the transcript may be taken for the path that ends with the item."""
-        if self.items[item_id].owner != transcript.owner or not self._unretracted([item_id]):
+        item = self.items[item_id]
+        if (named := self.named(transcript)) is not None:
+            is_on_path = item_id in self.path(self.conversations[named].head) and not self.is_deleted(item_id)
+            return is_on_path and is_same_answer(item.meaning, transcript.items[count - 1])
+        if item.owner != transcript.owner or not self._unretracted([item_id]):
             return False
-        named = self.named(transcript)
-        if named is not None and item_id not in self.path(self.conversations[named].head):
-            return False
-        prefix = (transcript.owner, transcript.items[:count])
-        if item_id in self._prefixes.get(prefix, ()) or (
-            named is not None and item_id in self._without_answer.get(prefix, ())
-        ):
+        if item_id in self._prefixes.get((transcript.owner, transcript.items[:count]), ()):
             return True
         path = [self.items[on_path] for on_path in self.path(item_id)]
         path = [on_path for on_path in path if on_path.meaning is not None]
         means = tuple(on_path.meaning for on_path in path)
-        has_answer = named is not None or any(on_path.is_answer for on_path in path)
+        has_answer = any(on_path.is_answer for on_path in path)
         if (
             means == transcript.items[:count]
             and has_answer
@@ -247,9 +271,18 @@ class StoreModel:
         ]
 
     def recognisable(self, conversation_id: str) -> set[str]:
-        """The conversation's own items at which a transcript may be recognised."""
-        items = [item.item_id for item in self.own_items(conversation_id) if item.meaning is not None]
+        """The conversation's own items at which a transcript may be recognised: the last one of each message."""
+        items = [item.item_id for item in self.own_items(conversation_id) if item.item_id in self._prefixes_of]
         return set(self._unretracted(items))
+
+    def has_name(self, item_id: str) -> bool:
+        """Whether a name that was given to the conversation with this item still stands."""
+        return item_id not in self._forgotten and not self.conversations[self.items[item_id].conversation_id].is_deleted
+
+    def named_items(self, conversation_id: str) -> set[str]:
+        """The items at which the conversation was named."""
+        named = {item_id for items in self._names.values() for item_id in items if self.has_name(item_id)}
+        return {item_id for item_id in named if self.items[item_id].conversation_id == conversation_id}
 
     def is_forgotten(self, item_id: str) -> bool:
         """Whether no transcript may be recognised at the item any more."""
@@ -299,23 +332,20 @@ class StoreModel:
 
     def _unretracted(self, item_ids: Iterable[str]) -> list[str]:
         """Those of the items that were not deleted, and whose conversation was not."""
-        return [
-            item_id
-            for item_id in item_ids
-            if item_id not in self._forgotten and not self.conversations[self.items[item_id].conversation_id].is_deleted
-        ]
+        return [item_id for item_id in item_ids if item_id not in self._never_written and self.has_name(item_id)]
 
 
 def is_same_answer(stored: Meaning | None, sent: Meaning) -> bool:
-    """Whether a client may have made the one of the other: it is equal, one is the beginning of the other, or the text names the call."""
-    if stored == sent:
+    """Whether a client may have made the one of the other: it is equal, one is the beginning of the other, or calls may have the same ids."""
+    if stored is None or stored == sent or sent[0] == "call":
         return True
-    if stored is None or sent[:2] != ("message", "assistant"):
+    if sent[:2] != ("message", "assistant"):
         return False
     if stored[0] == "call":
         return stored[1] in sent[2]
-    shorter, longer = sorted((stored[2], sent[2]), key=len)
-    return len(shorter) >= MIN_COMMON_TEXT and longer.startswith(shorter)
+    if sent[2].startswith(stored[2]) and not sent[2][len(stored[2]) :][:1].isalnum():
+        return True
+    return len(sent[2]) >= MIN_COMMON_TEXT and stored[2].startswith(sent[2])
 
 
 def contains_other(one: Meaning | None, other: Meaning) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 
-from tests.end_to_end.walk_messages import Json, reshaped
+from tests.end_to_end.walk_messages import Json, answer_text, reshaped
 
 SUBJECTS = ("ann", "ann", "bob")
 USERS = (None, None, None, "u1", "u2")
@@ -91,11 +91,16 @@ class Kill(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """Requests that are sent at once, or a deletion."""
+    """Requests that are sent at once, or a deletion, or a deletion while the requests run.
+
+    `hangs_up`: the clients disconnect before they have the answer. `repeats`: each request has a key, and is sent again with this key.
+    """
 
     requests: tuple[PlannedRequest, ...] = ()
     deletion: Deletion | None = None
     kill: Kill | None = None
+    hangs_up: bool = False
+    repeats: bool = False
 
 
 @dataclass
@@ -142,14 +147,18 @@ class Planner:
         if rng.random() < self._kills:
             return self._killed_round()
         sent = [chat for chat in self._chats if chat.number is not None]
-        if sent and rng.random() < 0.03:
-            number = rng.choice(sent).number
-            assert number is not None
-            return Round(deletion=Deletion(number, rng.random() if rng.random() < 0.5 else None))
+        if sent and rng.random() < 0.04:
+            chat = rng.choice(sent)
+            deletion = Deletion(chat.number or 0, rng.random() if rng.random() < 0.5 else None)
+            running = (self._request(chat, is_answered=deletion.at is not None),) if rng.random() < 0.3 else ()
+            return Round(requests=running, deletion=deletion)
         chat = self._chat()
+        if rng.random() < 0.02:
+            return Round(requests=(self._request(chat, is_answered=False),), hangs_up=True)
+        repeats = rng.random() < 0.03
         if chat.messages and rng.random() < 0.1:
-            return Round(requests=self._at_once(chat))
-        return Round(requests=(self._request(chat, is_answered=True),))
+            return Round(requests=self._at_once(chat), repeats=repeats)
+        return Round(requests=(self._request(chat, is_answered=True),), repeats=repeats)
 
     def _killed_round(self) -> Round:
         """Up to three requests at the api that is killed, whose answers are lost, and one at the other api."""
@@ -263,8 +272,8 @@ class Planner:
         if chat.has_tools and rng.random() < 0.4:
             ids = rng.sample(range(1, 4), rng.randint(1, 2))
             calls = [(f"call_{n}", rng.choice(TOOLS), rng.choice(("{}", '{"a":1}'))) for n in ids]
-        text = "" if calls and rng.random() < 0.6 else rng.choice(ANSWERS)
-        if text and rng.random() < 0.15:
+        text = "" if calls and rng.random() < 0.6 else rng.choice((*ANSWERS, f"answer {self._count}"))
+        if rng.random() < 0.15:
             text = f"<think>hm</think>\n\n{text}"
         if text and rng.random() < 0.1:
             text = f" {text}\n"
@@ -339,7 +348,8 @@ class Planner:
     def _rewrite(self, chat: Chat) -> None:
         index = self._rng.choice(self._rewritable(chat))
         text = chat.messages[index]["content"]
-        texts = (*ANSWERS, "[removed]", f"{text}</done>", text[: len(text) * 2 // 3])
+        texts = [*ANSWERS, "[removed]", f"{text}</done>", text[: len(text) * 2 // 3]]
+        texts = [text for text in texts if answer_text(text) or "tool_calls" in chat.messages[index]]
         rewritten = {**chat.messages[index], "content": self._rng.choice(texts)}
         chat.messages = [*chat.messages[:index], rewritten, *chat.messages[index + 1 :]]
         self._continue_or_repeat(chat)

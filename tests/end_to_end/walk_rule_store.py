@@ -42,7 +42,7 @@ class RuleStore:
         self._count = 0
 
     def run(self, planned: Round) -> None:
-        for request in planned.requests:
+        for request in planned.requests if planned.deletion is None and not planned.hangs_up else ():
             if request.store is not False and not self._names_deleted(request):
                 self.answer(request)
         if planned.deletion is not None and planned.deletion.number in self._conversation_of:
@@ -76,6 +76,7 @@ class RuleStore:
         after, named = min(recognised.item_ids, default=None), self.model.named(transcript)
         conversation_id = named if after is None and named is not None else self._target(request, after)
         messages = [item for message in request.messages for item in items_of(message)]
+        messages = [item for item in messages if meaning_of_item(item) is not None]
         self._reply(request, transcript, conversation_id, self.new_items(messages, recognised))
 
     def new_items(self, items: Sequence[Item], recognised: Recognised) -> Sequence[Item]:

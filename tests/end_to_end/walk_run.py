@@ -1,0 +1,333 @@
+"""Runs a planned walk against a store of two apis, and checks each answer, what the provider got, and what the log has."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import httpx
+from msgspec import Struct
+from msgspec.structs import replace as replace_fields
+
+from infrastructure.ids import uuid_of
+from tests.end_to_end.walk_answer import Received, plain_call, received
+from tests.end_to_end.walk_checks import LogTail, RecordedRequest, WalkChecks
+from tests.end_to_end.walk_messages import Json, meaning_of_item
+from tests.end_to_end.walk_plan import Deletion, Kill, PlannedRequest, Round
+from tests.end_to_end.walk_provider import PlannedAnswers
+from tests.servers import wait_until_async
+from tests.user_service import token
+
+MODEL = "scripted"
+TENANT = "acme"
+READY_TIMEOUT_SECONDS = 60.0
+END_TIMEOUT_SECONDS = 30.0
+RECEIVED_TIMEOUT_SECONDS = 2.0
+SAMPLE = 8
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("add", "weather")
+]
+
+_numbers = count(1)
+"""Of the requests of all walks of this process. A provider knows a request by its number."""
+
+_names = count(1)
+
+
+class WalkStore(Struct):
+    """What a walk needs of the store that it runs against. `kill(n)`: kills the nth api, which is started again by itself."""
+
+    http: httpx.AsyncClient
+    api_urls: Sequence[str]
+    log: LogTail
+    answers: PlannedAnswers
+    kill: Callable[[int], None]
+
+
+class Walk:
+    def __init__(self, store: WalkStore) -> None:
+        run = next(_names)
+        self._store = store
+        self._subjects = {name: f"{name}-{run}" for name in ("ann", "bob")}
+        self._tokens = {
+            name: token(tenant=TENANT, sub=subject, exp=time.time() + 86_400)
+            for name, subject in self._subjects.items()
+        }
+        self._requests: dict[int, PlannedRequest] = {}
+        self._store_numbers: dict[int, int] = {}
+        self.checks = WalkChecks(self._requests, self._subjects)
+        self.sent = 0
+        self._refused: set[int] = set()
+        self._is_restarting = [False, False]
+
+    async def run(self, planned: Round) -> None:
+        """Sends the requests of a round at once, or deletes something. Checks what follows."""
+        if planned.deletion is not None:
+            await self._run_and_delete(planned.requests, planned.deletion)
+        elif planned.kill is not None:
+            await self._run_and_kill(planned.requests, planned.kill)
+        elif planned.hangs_up:
+            await self._hang_up(planned.requests)
+        else:
+            answers = await asyncio.gather(
+                *(self._send(request, is_keyed=planned.repeats) for request in planned.requests)
+            )
+            self.checks.observe(self._store.log.new())
+            for request, answer in zip(planned.requests, answers, strict=True):
+                await self._check(request, answer)
+
+    async def finish(self) -> None:
+        """Waits until no reply runs, and checks everything that was stored."""
+        async with asyncio.timeout(END_TIMEOUT_SECONDS):
+            while any(recorded.ended is None for recorded in self.checks.recorded.values()):
+                await asyncio.sleep(0.1)
+                self.checks.observe(self._store.log.new())
+        await self._wait_until_ready()
+        await _in_fours(self._check_context, self.checks.recorded.values())
+        await _in_fours(self._check_conversation, self.checks.model.conversations)
+        for subject in self._subjects:
+            await self._check_list(subject)
+        self._check_no_prefix_is_left()
+
+    async def _hang_up(self, requests: Sequence[PlannedRequest]) -> None:
+        """The clients disconnect when the provider has begun to answer."""
+        sending = [asyncio.create_task(self._send(request, is_held=True)) for request in requests]
+        await self._wait_until_received(requests, len(requests))
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+        self._store.answers.release()
+        self.checks.observe(self._store.log.new())
+
+    async def _run_and_delete(self, requests: Sequence[PlannedRequest], deletion: Deletion) -> None:
+        """The deletion comes while the provider answers the requests. If their conversation is deleted, they may fail."""
+        sending = [asyncio.create_task(self._send(request, is_held=True)) for request in requests]
+        await self._wait_until_received(requests, len(requests))
+        await self._delete(deletion)
+        self._store.answers.release()
+        answers = await asyncio.gather(*sending)
+        self.checks.observe(self._store.log.new())
+        for request, answer in zip(requests, answers, strict=True):
+            recorded = self.checks.recorded.get(self._store_numbers[request.number])
+            if recorded is None or not self.checks.model.conversations[recorded.conversation_id].is_deleted:
+                await self._check(request, answer)
+        self._check_no_prefix_is_left()
+
+    async def _run_and_kill(self, requests: Sequence[PlannedRequest], kill: Kill) -> None:
+        await self._wait_until_ready()
+        to_killed = [request for request in requests if request.api == kill.api]
+        to_hold = {request.number for request in to_killed if request.number % 2}
+        sending = [asyncio.create_task(self._send(request, is_held=request.number in to_hold)) for request in requests]
+        await self._wait_until_received(to_killed, kill.received)
+        await asyncio.sleep(kill.seconds)
+        self._is_restarting[kill.api] = True
+        await asyncio.to_thread(self._store.kill, kill.api)
+        self._store.answers.release()
+        answers = await asyncio.gather(*sending)
+        await asyncio.sleep(0.05)  # a commit that was sent may be carried out after its process is gone
+        self.checks.observe(self._store.log.new())
+        for request, answer in zip(requests, answers, strict=True):
+            if request.api != kill.api or answer.status == 200:
+                await self._check(request, answer)
+
+    async def _wait_until_received(self, requests: Sequence[PlannedRequest], count: int) -> None:
+        """Waits until the provider has got so many of the requests. Not for long: a request may be refused."""
+        with suppress(TimeoutError):
+            await wait_until_async(
+                lambda: sum(len(self._bodies(request)) for request in requests) >= count, RECEIVED_TIMEOUT_SECONDS, ""
+            )
+
+    async def _send(self, request: PlannedRequest, *, is_held: bool = False, is_keyed: bool = False) -> Received:
+        number = next(_numbers)
+        echoed = self.checks.recorded.get(self._store_numbers.get(request.echoes or -1, -1))
+        if echoed is not None:
+            request = replace_fields(request, name=echoed.conversation_id)
+            if self.checks.model.conversations[echoed.conversation_id].is_deleted:
+                self._refused.add(request.number)
+        self._requests[number] = request
+        self._store_numbers[request.number] = number
+        self._store.answers.plan(number, request.answer, is_held=is_held)
+        self.sent += 1
+        body: Json = {"model": MODEL, "messages": [*request.instructions, *request.messages], "seed": number}
+        body |= {"stream": request.stream} | ({} if request.store is None else {"store": request.store})
+        if request.user is not None:
+            body["safety_identifier" if request.by_safety_identifier else "user"] = request.user
+        if request.has_tools:
+            body["tools"] = TOOLS
+        headers = self._headers(request.subject) | ({"x-conversation-id": request.name} if request.name else {})
+        if is_keyed:
+            headers["idempotency-key"] = f"walk-{number}"
+        url = f"{await self._api_url(request.api)}/v1/chat/completions"
+        try:
+            answer = await self._store.http.post(url, json=body, headers=headers)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            return Received(error=repr(error))
+        if is_keyed and answer.status_code == 200 and request.store is not False:
+            repeated = await self._store.http.post(url, json=body, headers=headers)
+            assert repeated.text == answer.text, f"request {request.number}, repeated: {repeated.text}"
+        return received(answer, is_stream=request.stream)
+
+    async def _check(self, request: PlannedRequest, answer: Received) -> None:
+        """The answer is the planned one, its headers name what the log has, and the provider got exactly the messages, once."""
+        what = f"request {request.number} ({request.kind})"
+        if request.number in self._refused:  # it names a deleted conversation by its id
+            assert (answer.status, self._bodies(request)) == (404, []), f"{what}: {answer.status} {answer.error}"
+            return
+        assert answer.status == 200, f"{what}: {answer.status} {answer.error}"
+        [body] = self._bodies(request)
+        assert body["messages"] == [*request.instructions, *request.messages], (
+            f"{what}: the provider got other messages"
+        )
+        expected = request.answer.message()
+        assert (answer.message.get("content") or None) == expected["content"], f"{what}: {answer.message}"
+        assert [plain_call(call) for call in answer.message.get("tool_calls") or []] == expected.get(
+            "tool_calls", []
+        ), what
+        recorded = self.checks.recorded.get(self._store_numbers[request.number])
+        if request.store is False:
+            assert recorded is None
+            return
+        assert recorded is not None, f"{what} is not in the log"
+        assert recorded.joined, f"{what} has an answer, but its items did not join"
+        assert answer.headers["x-conversation-id"] == recorded.conversation_id, what
+        assert answer.headers["x-response-id"] == recorded.response_id, what
+        assert answer.completion_id.removeprefix("chatcmpl-") == recorded.response_id.removeprefix("resp_"), what
+        if request.number % SAMPLE == 0:
+            await self._check_context(recorded)
+            await self._check_conversation(recorded.conversation_id)
+
+    def _bodies(self, request: PlannedRequest) -> list[Json]:
+        """What the provider got for the request."""
+        number = self._store_numbers.get(request.number)
+        return [] if number is None else self._store.answers.received[number]
+
+    async def _check_context(self, recorded: RecordedRequest) -> None:
+        """The request renders again as it was sent. If something that it quotes is deleted, it is not shown."""
+        request = recorded.request
+        what = f"request {request.number} ({request.kind})"
+        bodies = self._bodies(request)
+        assert len(bodies) <= 1, f"{what} was sent to the provider twice"
+        answer = await self._get(request.subject, f"/v1/responses/{recorded.response_id}/context")
+        if self.checks.model.conversations[recorded.conversation_id].is_deleted:
+            assert answer.status_code == 404, f"{what}: {answer.text}"
+            return
+        assert answer.status_code == 200, f"{what}: {answer.text}"
+        shown = answer.json()
+        if "blanked" in shown:
+            assert self.checks.may_be_blanked(recorded), f"{what} is blanked, but nothing of it is deleted"
+            assert shown["request_sha256_matches"] is None
+            return
+        assert not self.checks.must_be_blanked(recorded), f"{what} shows deleted items"
+        assert shown["request_sha256_matches"] is True, f"{what} renders as {json.dumps(shown['request'])}"
+        assert shown["request"]["messages"] == [*request.instructions, *request.messages], what
+        if bodies:
+            assert shown["request"] == bodies[0], what
+
+    async def _check_conversation(self, conversation_id: str) -> None:
+        """The API shows the items of the model, to its owner only."""
+        model = self.checks.model
+        conversation = model.conversations[conversation_id]
+        path = f"/v1/conversations/{conversation_id}/items?limit=100&order=asc"
+        for subject, stored_subject in self._subjects.items():
+            if stored_subject != conversation.subject or conversation.is_deleted:
+                answer = await self._get(subject, path)
+                assert answer.status_code == 404, f"{conversation_id}: {answer.text}"
+                continue
+            shown = [(item["id"], meaning_of_item(item)) for item in await self._all(subject, path)]
+            expected = [(item.item_id, item.meaning) for item in model.own_items(conversation_id)]
+            assert shown == expected, f"{conversation_id} shows {shown} instead of {expected}"
+
+    async def _check_list(self, subject: str) -> None:
+        """Lists have the conversations that are at their second turn or later."""
+        expected = {
+            conversation_id
+            for conversation_id, conversation in self.checks.model.conversations.items()
+            if conversation.subject == self._subjects[subject]
+            and conversation.requests > 1
+            and not conversation.is_deleted
+        }
+        shown = await self._all(subject, "/v1/conversations?limit=100")
+        assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
+
+    def _check_no_prefix_is_left(self) -> None:
+        """The table has no row of a deleted conversation, and none that ends with a deleted item or a later one."""
+        model = self.checks.model
+        for conversation_id in model.conversations:
+            rows = self._store.log.rows(
+                "SELECT item_id FROM transcript_prefixes WHERE conversation_id = %s", uuid_of(conversation_id)
+            )
+            found = {item_id for (item_id,) in rows}
+            expected = model.recognisable(conversation_id) | model.named_items(conversation_id)
+            assert found <= expected, f"rows of {conversation_id} are left: {found - expected}"
+            assert expected <= found, f"rows of {conversation_id} are missing: {expected - found}"
+
+    async def _delete(self, deletion: Deletion) -> None:
+        """Deletes the conversation of a request or one of its items, unless it was deleted before or was never stored."""
+        recorded = self.checks.recorded.get(self._store_numbers.get(deletion.number, -1))
+        if recorded is None or self.checks.model.conversations[recorded.conversation_id].is_deleted:
+            return
+        path = f"/v1/conversations/{recorded.conversation_id}"
+        if deletion.at is not None:
+            items = self.checks.model.own_items(recorded.conversation_id)
+            if not items:
+                return
+            path += f"/items/{items[int(deletion.at * len(items))].item_id}"
+        url = f"{await self._api_url(deletion.number % 2)}{path}"
+        answer = await self._store.http.delete(url, headers=self._headers(recorded.request.subject))
+        assert answer.status_code == 200, f"DELETE {path}: {answer.text}"
+        self.checks.observe(self._store.log.new())
+
+    async def _all(self, subject: str, path: str) -> list[Json]:
+        """The entries of all pages of a list."""
+        entries: list[Json] = []
+        while True:
+            after = f"&after={entries[-1]['id']}" if entries else ""
+            answer = await self._get(subject, f"{path}{after}")
+            assert answer.status_code == 200, f"{path}: {answer.text}"
+            entries += answer.json()["data"]
+            if not answer.json()["has_more"]:
+                return entries
+
+    async def _get(self, subject: str, path: str) -> httpx.Response:
+        url = await self._api_url(self.sent % 2)
+        return await self._store.http.get(f"{url}{path}", headers=self._headers(subject))
+
+    def _headers(self, subject: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._tokens[subject]}"}
+
+    async def _api_url(self, api: int) -> str:
+        """The url of this api, or of the other one while this one is being restarted."""
+        if self._is_restarting[api] and not await self._is_ready(api):
+            api = 1 - api
+            assert not self._is_restarting[api]
+        return self._store.api_urls[api]
+
+    async def _is_ready(self, api: int) -> bool:
+        try:
+            answer = await self._store.http.get(f"{self._store.api_urls[api]}/health/ready")
+        except httpx.TransportError:
+            return False
+        self._is_restarting[api] = answer.status_code != 200
+        return answer.status_code == 200
+
+    async def _wait_until_ready(self) -> None:
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
+            for api in range(len(self._store.api_urls)):
+                while not await self._is_ready(api):  # noqa: ASYNC110 - no event says when another process is ready
+                    await asyncio.sleep(0.05)
+
+
+async def _in_fours(check: Callable[[Any], Awaitable[None]], subjects: Iterable[Any]) -> None:
+    """Carries out the check for each, four at a time."""
+    slots = asyncio.Semaphore(4)
+
+    async def one(subject: Any) -> None:
+        async with slots:
+            await check(subject)
+
+    async with asyncio.TaskGroup() as group:
+        for subject in subjects:
+            group.create_task(one(subject))
