@@ -14,12 +14,13 @@ from commands.new_conversations import fork_at, start_of
 from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
+from context.conversation_settings import settings_at
 from context.transcripts.matching import longest_prefix
 from context.transcripts.parsed import ParsedTranscript, parsed_items
 from context.transcripts.path_messages import count_of_items
 from context.transcripts.prefix_hashes import output_prefixes
 from domain.commands import Prefix
-from domain.events import Fork, ItemAppended
+from domain.events import ContextPolicy, Fork, ItemAppended
 from domain.items import Item, from_stored
 from domain.paths import PathSegment
 from infrastructure.event_log.reader import FoundPrefix
@@ -110,10 +111,17 @@ async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeat
 
 
 async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget | None:
-    """The conversation of the prefix if nothing follows it there, otherwise a fork. None if the conversation was deleted meanwhile."""
+    """The conversation of the prefix if nothing follows it there, otherwise a fork.
+
+    None if the conversation was deleted meanwhile, or if the model would be shown something else than its path: it has instructions, a
+    context policy or a summary of its own.
+    """
     reader, conversation_id = context.dependencies.reader, prefix.conversation_id
     head = await reader.readable_head(conversation_id)
     if head is None:
+        return None
+    settings = await settings_at(reader, conversation_id, head.version)
+    if settings.instructions is not None or settings.policy != ContextPolicy() or settings.compaction is not None:
         return None
     origin = Fork(conversation_id=conversation_id, item_id=prefix.item_id, version=head.version, depth=prefix.depth)
     started = await start_of(reader, conversation_id)

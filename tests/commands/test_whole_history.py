@@ -186,3 +186,23 @@ async def test_an_ended_conversation_goes_on_in_a_fork(
 
     assert second["conversation"] != first["conversation"]
     assert len(ids(log, second)) == 2
+
+
+@pytest.mark.parametrize("own", [{"instructions": "Be rude."}, {"context_policy": {"budget": 300}}])
+async def test_a_conversation_that_would_show_the_model_something_else_is_not_continued(
+    api: httpx.AsyncClient, provider: ScriptedProvider, own: dict[str, Any]
+) -> None:
+    history: list[Any] = [message("one")]
+    first = await create_response(api, history)
+    changed = await api.post(f"/v1/conversations/{first['conversation']['id']}", json=own)
+    assert changed.status_code == 200, changed.text
+    responses = [first]
+    for word in ("two", "three"):
+        history += [*responses[-1]["output"], message(word)]
+        responses.append(await create_response(api, history))
+
+    assert sent_messages(provider.requests[-1]) == [
+        *(("user", "one"), ("assistant", "answer 1"), ("user", "two"), ("assistant", "answer 2"), ("user", "three")),
+    ]
+    assert responses[1]["conversation"] != first["conversation"]
+    assert responses[2]["conversation"] == responses[1]["conversation"]
