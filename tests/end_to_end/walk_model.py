@@ -350,7 +350,12 @@ def is_same_answer(stored: Meaning | None, sent: Meaning) -> bool:
 
 def contains_other(one: Meaning | None, other: Meaning) -> bool:
     """Whether the text of one of two messages is a part of the text of the other."""
-    if one is None or one[0] != "message" or one[:2] != other[:2]:
+    if one is None or one[0] != "message" or one[1] == "assistant" or one[:2] != other[:2]:
         return False
-    shorter, longer = sorted((one[-1], other[-1]), key=len)
+    shorter, longer = sorted(("".join(texts_of(message)) for message in (one, other)), key=len)
     return shorter != "" and shorter in longer
+
+
+def texts_of(message: Meaning) -> list[str]:
+    """The texts of a message with its images left out: clients drop the images of old messages."""
+    return [text for kind, text in zip(message[2::2], message[3::2], strict=True) if kind == "text"]
