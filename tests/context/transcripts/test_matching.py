@@ -332,7 +332,7 @@ class TestNamed:
 async def test_a_transcript_is_compared_with_a_large_answer_in_little_time(chats: Asking) -> None:
     last = await chats.chat("one", "<think> x " * 30_000, "two", "the second answer")
     unknown = [assistant(f"unknown {n}") for n in range(300)]
-    began = time.process_time()
+    start = time.process_time()
     match = await chats.match([*unknown, user("two"), assistant("the second answer"), user("three")])
-    assert time.process_time() - began < 2
+    assert time.process_time() - start < 2
     assert end_of(match) == (last.answer_id, 302)
