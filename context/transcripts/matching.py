@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
-from context.transcripts.path_messages import Aligned, PathMessages, align
+from context.transcripts.path_messages import Aligned, PathMessages, align, align_gaps
 from context.transcripts.prefix_hashes import Chain, answer_hash, text_of_message, turn_hash
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended, ReplyCompleted, TranscriptBase
@@ -295,7 +295,9 @@ class _Search:
         aligned: list[Aligned] = [()] * count
         if base is None or base.count < count:
             path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version))
-            aligned, _ = await align(path, self._transcript, count, base.count if base else 0)
+            since = base.count if base else 0
+            aligned, _ = await align(path, self._transcript, count, since)
+            await align_gaps(path, self._transcript, aligned, since)
         return Match(
             conversation_id=self._end.conversation_id if self._end else prefix.conversation_id,
             item_id=prefix.item_id,
@@ -313,7 +315,9 @@ class _Search:
         assert message is not None
         assert self._end is not None
         end = self._end.up_to(message.depth)
-        aligned, _ = await align(PathMessages(self._reader, end), self._transcript, index + 1, 0)
+        path = PathMessages(self._reader, end)
+        aligned, _ = await align(path, self._transcript, index + 1, 0)
+        await align_gaps(path, self._transcript, aligned, 0)
         return Match(
             conversation_id=end.conversation_id,
             item_id=message.items[-1][0],

@@ -94,6 +94,20 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
     return aligned, equal
 
 
+async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: list[Aligned], since: int) -> None:
+    """Also aligns messages that are elsewhere on the path. A record that had their text would keep it when their items are deleted."""
+    missing = [index for index in range(since, len(aligned)) if not aligned[index] and transcript.is_hashed(index)]
+    if not missing:
+        return
+    items: dict[bytes, Aligned] = {}
+    position = 0
+    while (message := await path.get(position)) is not None:
+        items.setdefault(message.hash, message.items)
+        position += 1
+    for index in missing:
+        aligned[index] = items.get(transcript.hash_of(index), ())
+
+
 async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -> int:
     """How many items of the path are part of transcripts; at most `most` are counted."""
     count = 0

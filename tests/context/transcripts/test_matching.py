@@ -336,3 +336,13 @@ async def test_a_transcript_is_compared_with_a_large_answer_in_little_time(chats
     match = await chats.match([*unknown, user("two"), assistant("the second answer"), user("three")])
     assert time.process_time() - start < 2
     assert end_of(match) == (last.answer_id, 302)
+
+
+async def test_messages_from_anywhere_on_the_path_are_aligned(chats: Asking) -> None:
+    words = [f"word {n}" for n in range(60)]
+    last = await chats.chat(*words)
+    path = chats.items(last.conversation_id)
+    kept = [user("word 2"), assistant("word 5"), user("word 2"), user("unknown"), user("word 58"), assistant("word 59")]
+    match = await chats.match([*kept, user("more")])
+    assert end_of(match) == (last.answer_id, 6)
+    assert aligned_ids(match) == [[path[2]], [path[5]], [path[2]], [], [path[58]], [path[59]]]
