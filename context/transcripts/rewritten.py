@@ -6,13 +6,11 @@ it, or write calls as text.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from context.transcripts.prefix_hashes import text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
-"""A text that is only the beginning of our answer must have this many characters."""
+"""Two texts of which one begins with the other must have this many characters in common, unless a line break or a tag follows our answer."""
 
 
 def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
@@ -22,12 +20,13 @@ def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other, or what was sent names all calls of the answer. `answer`: the text of the `stored` items."""
+    """Whether one text begins with the other, or the sent text names all calls of the answer. `answer`: the text of the `stored` items."""
     text = text_of_message(sent)
-    if answer and text.startswith(answer) and not text[len(answer) :][:1].isalnum():
-        return True
+    if answer and text.startswith(answer):
+        added = text[len(answer) :]
+        return added.startswith(("\n", "<")) or (len(answer) >= MIN_COMMON and not added[:1].isalnum())
     if len(text) >= MIN_COMMON and answer.startswith(text):
         return True
     calls = [item["call_id"] for item in stored if item.get("call_id")]
-    written = msgspec.json.encode(sent).decode() if calls else ""
-    return bool(calls) and all(call in written for call in calls)
+    has_calls = any(item.get("call_id") for item in sent)  # then they are compared as calls, not as text
+    return bool(calls) and not has_calls and all(call in text for call in calls)
