@@ -21,7 +21,7 @@ MAX_ESCAPED_BYTES = 6
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
 _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
-"""For each type of part: the strings that the part's object with the name of the type must have."""
+"""By type of part. A part has an object under the name of its type; these are the strings that the object must have."""
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 _CALLS = ("tool_calls", "function_call")
@@ -31,7 +31,7 @@ _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_all: bool = True) -> None:
     """Raises ApiError (400, 413), which names the first message or field that is wrong.
 
-    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and each call has one answer.
+    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and a call has at most one answer.
     `are_known`: for each message, whether it was checked by itself before. `are_all`: False if a stored conversation is before them, which may
     have the calls.
     """

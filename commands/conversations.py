@@ -135,7 +135,7 @@ class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object",
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}", answer=ConversationDeleted)
 async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
-    """Deletes the conversation: every later request for it is answered with 404. Answers with a receipt."""
+    """Deletes the conversation: later requests for it are answered with 404, except a repeat of this one with its key, and the audit trail. Answers with a receipt."""
     return await context.execute(conversation_id, commands.DeleteConversation(), _receipt)
 
 

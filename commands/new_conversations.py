@@ -26,7 +26,7 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
-    """The command that starts an unlisted fork, which belongs to the caller. `origin`: the place where it forks. `family`: that of the origin.
+    """The command that starts an unlisted fork, which belongs to the caller. `origin`: the place where it forks. `family`: the family of the origin, which decides the partition.
 
     The fork has the instructions and the policy that its origin had at `origin.version`.
     """

@@ -69,7 +69,10 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 
 
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback."""
+    """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback.
+
+    Does the same if a conversation that was found by its input has ended.
+    """
     given = body.items()
     model = await resolve_model(context, body.model)
     matched = await match_input(context, body, given)
@@ -136,7 +139,7 @@ async def _request_at(
         if context.if_match is not None:
             context = replace(
                 context, if_match=frozenset({version})
-            )  # since the version in If-Match, only the new summary was appended
+            )  # after the version that If-Match names, only the new summary was appended
         elif taken.is_compared and target.expected_head is UNSET:
             if version > target.version + 1:  # more than a new summary
                 raise VersionMismatch(version)
@@ -173,7 +176,7 @@ def make_reply_request(
 ) -> ReplyRequest:
     """The ReplyRequest that the context is assembled for.
 
-    Raises ApiError: 400 if the provider's API cannot express an item or a parameter, 413 if the input is too large.
+    Raises ApiError: 400 if the provider's API cannot express an item or a parameter, 413 if the input and the carried items are too large together.
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
@@ -192,7 +195,7 @@ def make_reply_request(
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """The `param` for the client. The index in `param` counts only the taken items. It becomes the item's index in the request's `input`."""
+    """Rewrites `param` for the client: replaces an index among the taken items by the item's index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 
@@ -208,11 +211,11 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if the input has a tool output whose call is not sent, or if nothing at all is sent."""
+    """Raises ApiError (400) if the input has a tool output whose call is not sent, or if `input` has items and none of all items is sent."""
     for item_id, item in reply_request.input:
         if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")
     if reply_request.input and not model_context.sent_ids:
-        message = "No item of `input` can be sent to the model alone: a call needs its output, and a reasoning item needs the item after it."
+        message = "No item of `input` can be sent to the model by itself: a call needs its output, and a reasoning item needs the item after it."
         raise ApiError(400, message, code="invalid_value", param="input")

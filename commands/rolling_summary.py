@@ -25,6 +25,7 @@ from domain.errors import ModelFailed, SummaryHasChanged
 from domain.events import ItemAppended
 from domain.items import from_stored
 from domain.paths import PathSegment
+from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
 from replies.summary_writer import (
@@ -79,6 +80,8 @@ async def context_with_summary(
         except SummaryHasChanged:
             head = await context.dependencies.reader.head(conversation_id)
             at = head.stream_version if head else at
+            if context.if_match is not None and at.version not in context.if_match:
+                raise VersionMismatch(at.version) from None
     choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
     return at.version, contexts.render(reply_request, choice)
 

@@ -1,7 +1,7 @@
 """Assembles what a model is shown: finds the newest items, chooses those that fit the token budget, renders the request.
 
 The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
-budget is full. They never come from the views. Commands send these contexts, queries show them.
+budget is full. They never come from the views in MongoDB. Commands send these contexts, queries show them.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""How many contexts are read from the log at the same time. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
+"""How many contexts of existing conversations are read from the log at the same time. Contexts of new forks, and rerendered ones, are not counted. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 """How long a context waits while MAX_LOG_READS others are read from the log. The same as the time limit of one SQL statement."""
@@ -48,7 +48,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, max_tokens) -> the newest items of the snapshot, which may have any version: those that fit, and one more.
+"""(tenant, conversation_id, max_tokens) -> the snapshot's newest items that fit in max_tokens, and one more. The snapshot may have any version.
 
 None when there is no usable snapshot or Redis is unavailable.
 """
@@ -221,7 +221,7 @@ class Contexts:
         return None if await deleted_items(self._reader, copies) else recent
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
-        """The items of the path at `version`, oldest first, without those deleted by now: all, or only those after item `after`."""
+        """The items of the path at `version` that are not deleted by now, oldest first. With `after`, only the items after that one."""
         return path(self._reader, conversation_id, version, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:

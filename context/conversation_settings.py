@@ -29,7 +29,7 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 
 SUMMARY_TOKENS = 32
-"""The tokens of a summary besides those of its text: its message, and the words that introduce it."""
+"""The tokens that a summary takes besides its text: those of the message around it, and of the words that introduce it."""
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Reader(Protocol):
         """At most `limit` events with version <= `until`, newest first. A page may have fewer although more follow. It is empty only if there are none."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
+        """Every event about one of these items (or responses: `item_ids` may have their ids too), with version <= `until`, ascending."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""

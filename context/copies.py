@@ -46,7 +46,7 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/context/test_deleted_from_paths.py",
     ),
     Copy(
-        "copies that item references made, and what a reply took over from one that did not complete",
+        "copies made by item references, and items that a reply took over from an earlier reply that did not complete",
         "`copy_of`: a copy is deleted with its original (`context/deleted_content.py`)",
         "tests/context/test_deleted_from_paths.py",
     ),
@@ -77,11 +77,11 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "what a WebSocket remembers of a reply with `store: false`",
-        "its copies are checked when the next reply continues (`commands/reply_target.py`)",
+        "when the next reply continues from it, items that are copies of deleted items are left out (`commands/reply_target.py`)",
         "tests/commands/test_response_socket.py",
     ),
     Copy(
-        "states of streams (memory, table snapshots): title, instructions, metadata",
+        "states of streams (memory, and Postgres, table `snapshots`): title, instructions, metadata",
         "the deletion empties the state in memory; a row of the table may keep the content, but it is read only to decide commands, and never shown",
         "tests/domain/test_decide.py",
     ),

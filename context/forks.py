@@ -1,4 +1,4 @@
-"""Reads from the log what a conversation was forked from, and the path through all its forks."""
+"""Reads from the log what a conversation was forked from, and its path back through all its origins."""
 
 from typing import Protocol
 

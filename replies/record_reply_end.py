@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 MAX_PAUSE_SECONDS = 5.0
 DELAY_TIMEOUT_SECONDS = 25.0
-"""How long clients wait for the end of a reply to be appended before their requests end with an error. The retries continue."""
+"""If the end of a reply cannot be appended for this long, the waiting clients' requests fail with an error. The retries continue."""
 
 
 async def record_reply_end(
@@ -29,7 +29,7 @@ async def record_reply_end(
     """Appends a request whose command is an EndReply. Returns a Record if an earlier try had an unknown outcome, and
     has in fact appended it.
 
-    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused, or ReplyLost if the
+    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the
     log no longer has the reply's request.
     """
     command = request.command
@@ -67,7 +67,7 @@ def _log_delay(command: EndReply, error: Exception) -> None:
 
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:
-    """Whether this command made the end in the record. If so, both have the same output items."""
+    """Whether the end in the record has the output items of this command. Ends without output cannot be told apart."""
     return record.end is not None and [stored.item_id for stored in record.output] == [
         stored.item_id for stored in command.output
     ]

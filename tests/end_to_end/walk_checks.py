@@ -57,7 +57,7 @@ class LogTail:
 class RecordedRequest(Struct):
     """A request that the log has. `after`: the item that it goes on from. `joined`: its items, in order, once the reply has completed.
 
-    `since`: how many events were seen before its round. `ended`: how many were seen when its reply ended.
+    `since`: how many events were seen before its round. `deleted_before`: items of its path that were deleted before it was sent. `ended`: how many were seen when its reply ended.
     """
 
     request: PlannedRequest
@@ -68,6 +68,7 @@ class RecordedRequest(Struct):
     new_input: tuple[str, ...]
     new_count: int
     since: int
+    deleted_before: frozenset[str]
     ended: int | None = None
     joined: tuple[str, ...] = ()
 
@@ -112,7 +113,7 @@ class WalkChecks:
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
             before = []
         items = [*(item.item_id for item in before if item.meaning), *(recorded.new_input if recorded.joined else ())]
-        return any(self.model.is_deleted(item_id) for item_id in items)
+        return any(self.model.is_deleted(item_id) and item_id not in recorded.deleted_before for item_id in items)
 
     def _observe(self, conversation_id: str, event: Event) -> None:
         match event:
@@ -157,6 +158,7 @@ class WalkChecks:
             tuple(item.item_id for item in event.input),
             len(new),
             self._seen_before_round,
+            frozenset(item_id for item_id in self.model.path(after) if self.model.is_deleted(item_id)),
         )
         count = len(transcript.items) - len(new)
         assert [*transcript.items[count:]] == new, (
