@@ -12,13 +12,19 @@ import msgspec
 from context.deleted_content import deleted_items
 from context.forks import fork_of
 from context.withdrawn_summaries import is_withdrawn
+from domain.errors import ConversationNotFound
 from domain.events import SUMMARY, ContextCompacted
 from domain.items import without_content
 from infrastructure.event_log.reader import PrincipalReader
 
 
 async def without_deleted(reader: PrincipalReader, conversation_id: str, answer: bytes) -> bytes:
-    """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation."""
+    """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation.
+
+    Raises ConversationNotFound if a deletion has emptied the answer. The log may have lost the deletion since.
+    """
+    if not answer:
+        raise ConversationNotFound(conversation_id)
     body: Any = msgspec.json.decode(answer)
     match body:
         case {"object": "list", "data": items}:

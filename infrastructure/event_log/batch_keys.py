@@ -75,7 +75,9 @@ class BatchKeys:
             if fingerprint != request.idempotency.fingerprint:
                 raise KeyReused
             conversation_id = appended.conversation.id
-            is_receipt = appended.answer and isinstance(request.command, DeleteConversation | DeleteReply)
+            if not appended.answer:  # a deletion emptied it; the log may have lost the deletion since
+                raise ConversationNotFound(conversation_id)
+            is_receipt = isinstance(request.command, DeleteConversation | DeleteReply)
             if conversation_id in self._deleted and not is_receipt:
                 raise ConversationNotFound(conversation_id)
             if (stream := streams.get((request.principal.tenant, conversation_id))) is not None:

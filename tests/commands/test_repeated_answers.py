@@ -1,7 +1,9 @@
 """A repeated request gets the answer of the first request again, but without content that was deleted since then."""
 
 import httpx
+import psycopg
 
+from infrastructure.settings import Settings
 from tests.commands.api_client import create_conversation, create_response, error_of, message
 from tests.commands.summarizing_store import Store, talk
 from tests.log import Log
@@ -23,6 +25,27 @@ async def test_a_create_that_is_repeated_after_the_conversation_was_deleted_is_n
     assert log.rows("SELECT answer FROM idempotency_keys") == [(b"",)], "kept answers go with their conversation"
     other = await api.post("/v1/conversations", json={}, headers=KEY)
     assert other.status_code == 422, "the key stays used"
+
+
+async def test_a_repeat_whose_answer_was_emptied_is_not_found_even_if_the_log_lost_the_deletion(
+    api: httpx.AsyncClient, settings: Settings
+) -> None:
+    path = f"/v1/conversations/{await create_conversation(api)}"
+    body = {"items": [message("kept")]}
+    assert (await api.post(f"{path}/items", json=body, headers=KEY)).status_code == 200
+    reply = {"input": "one", "conversation": path.rpartition("/")[2]}
+    other_key = {"Idempotency-Key": "reply"}
+    assert (await api.post("/v1/responses", json=reply, headers=other_key)).status_code == 200
+    assert (await api.delete(path)).status_code == 200
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM events WHERE topic = 'conversation.deleted'")
+    assert (await api.post(f"{path}/items", json={"items": [message("new")]})).status_code == 200
+    for answer in (
+        await api.post(f"{path}/items", json=body, headers=KEY),
+        await api.post("/v1/responses", json=reply, headers=other_key),
+    ):
+        assert error_of(answer)[:2] == (404, "not_found")
 
 
 async def test_the_deletion_itself_can_be_repeated(api: httpx.AsyncClient) -> None:

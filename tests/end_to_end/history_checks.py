@@ -50,7 +50,7 @@ def faults_of_requests(
             must_be_stored = request.after_move and not (dangling and request.replayed)
             if (must_be_stored and not all(stored)) or (any(stored) and not all(stored)):
                 faults.append(f"acknowledged, but not in the log: {request}")
-        elif request.status is not None and not _is_allowed(request, lasting):
+        elif request.status is not None and not _is_allowed(request, lasting, dangling=dangling):
             faults.append(f"not allowed: {request}")
     return faults
 
@@ -60,10 +60,14 @@ def _is_stored(request: Request, event: Acknowledged, log: LogCopy) -> bool:
     return row is not None and (row.topic, row.item_id) == (event.topic, event.item_id or row.item_id)
 
 
-def _is_allowed(request: Request, lasting: set[str]) -> bool:
+def _is_allowed(request: Request, lasting: set[str], *, dangling: bool) -> bool:
     if request.status == 503:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # In a conversation that still exists, only an item may be missing.
-    return request.status != 404 or request.kind == "retract" or request.conversation_id not in lasting
+    # In a conversation that still exists, only an item may be missing. Or a deletion has emptied the answer of the first request with this key,
+    # and the row of the deletion was removed.
+    may_be_emptied = dangling and request.key is not None
+    return (
+        request.status != 404 or request.kind == "retract" or may_be_emptied or request.conversation_id not in lasting
+    )
