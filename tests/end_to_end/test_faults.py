@@ -4,8 +4,8 @@
     scripts/test tests/end_to_end/test_faults.py -m endless                       fifty rounds
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
-The test's id shows its rounds and its seed. With the same numbers, the faults and the appends are the same, but their
-timing differs. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
+The test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
+conversations makes the same appends in the same order. How many, and when, differs. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
 difference.
 """
 

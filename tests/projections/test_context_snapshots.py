@@ -418,7 +418,7 @@ async def _write_in_format_4(world: World, conversation: str) -> None:
     await world.redis.hset(name, "made", "4")
 
 
-async def test_given_snapshots_of_the_previous_format_then_none_is_read_and_each_is_refilled(
+async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_is_refilled(
     write: Writer, world: World
 ) -> None:
     changed, read = await write.start("one", "two"), await write.start("three")
@@ -433,7 +433,7 @@ async def test_given_snapshots_of_the_previous_format_then_none_is_read_and_each
     await _equals_the_log(world, changed, 0, 1_000)
     await refill(world.reader, world.redis, TENANT, read, 2)
     await _equals_the_log(world, read, 0, 1_000)
-    # Nothing is left of the old format.
+    # The field of the old format is gone.
     assert b"i:0:1" not in await world.redis.hkeys(snapshot_key(TENANT, changed))
 
 

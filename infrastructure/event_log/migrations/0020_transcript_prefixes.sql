@@ -22,7 +22,7 @@ DELETE FROM transcript_prefixes AS p WHERE NOT EXISTS (
     SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version AND e.item_id = p.item_id);
 
 -- What is deleted is no longer recognised. A deleted item takes all beginnings with it that contain it: those that end with it or after it.
--- This is a trigger, so that it happens whoever appends the event, and in the same transaction.
+-- This is a trigger, so that it happens for every appended event, in the same transaction.
 CREATE OR REPLACE FUNCTION remove_transcript_prefixes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since bigint := 0;
