@@ -42,14 +42,20 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
 
 
 class Policy(Body):
-    """A conversation's context policy: a budget and a reserve for the answer, both in tokens, and what happens to older items."""
+    """A conversation's context policy: a budget and a reserve for the answer, both in tokens; what happens to older items; and what happens to
+    replies that are stopped, or whose client disconnects.
+    """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
     reserve: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    window: Literal["stable", "newest"] = "stable"
+    refill: Annotated[float, Field(ge=0.1, le=0.9)] = 0.6
+    stopped: Literal["drop", "keep"] = "drop"
+    on_disconnect: Literal["stop", "finish"] = "stop"
 
     def as_context_policy(self) -> ContextPolicy:
-        return ContextPolicy(strategy=self.strategy, budget=self.budget, reserve=self.reserve)
+        return ContextPolicy(**self.model_dump())
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:

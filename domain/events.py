@@ -13,11 +13,19 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How much of a conversation a model is shown. Turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
 
     `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. None: derived from the model's window.
+    `window`: where the shown turns begin. `newest`: as early as the budget allows. `stable`: where they began in the last request, as long as that
+    fits; then later, so that a request fills `refill` (0.1 to 0.9) of the budget.
+    `stopped`: whether the question and the partial answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when
+    its client disconnects.
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
     budget: int | None = None
     reserve: int | None = None
+    window: Literal["stable", "newest"] = "stable"
+    refill: float = 0.6
+    stopped: Literal["drop", "keep"] = "drop"
+    on_disconnect: Literal["stop", "finish"] = "stop"
 
 
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
