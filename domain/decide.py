@@ -1,9 +1,10 @@
 """The rules: which events a command leads to, or why it is refused. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import UNSET
 
+from domain.appended_items import append_after, append_at_head
 from domain.commands import (
     AppendItems,
     CancelReply,
@@ -17,7 +18,6 @@ from domain.commands import (
     EndConversation,
     FailReply,
     InterruptReply,
-    NewItem,
     PinItem,
     RedoCompaction,
     ReopenConversation,
@@ -40,7 +40,6 @@ from domain.errors import (
     ItemNotFound,
     ItemsDeleted,
     NothingToUndo,
-    ReplyIsOver,
     ResponseNotFound,
     SharedWithOwner,
     ShareNotFound,
@@ -60,19 +59,13 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Event,
-    InputItem,
-    ItemAppended,
     ItemPinned,
     ItemRetracted,
     ItemUnpinned,
-    ReplyCancelled,
-    ReplyCompleted,
-    ReplyDeleted,
     ReplyDescribed,
-    ReplyFailed,
-    ReplyInterrupted,
     ReplyRequested,
 )
+from domain.reply_ends import delete_reply, end_reply
 
 MAX_PINS = 64
 MAX_SHARES = 100
@@ -94,7 +87,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
     match command:
         case AppendItems():
             _check_active(state)
-            return tuple(_append_at_head(state, command.items, command.author))
+            return tuple(append_at_head(state, command.items, command.author))
         case RetractItem():
             return _retract(command, known_items.get(command.item_id))
         case PinItem():
@@ -108,11 +101,11 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
             return (*listed, _reply_requested(command))
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
-            return _end_reply(state, command)
+            return end_reply(state, command)
         case DescribeReply():
             return _describe_reply(command, known_items.get(command.response_id))
         case DeleteReply():
-            return _delete_reply(state, command, known_items)
+            return delete_reply(state, command, known_items)
         case CompactContext() | UndoCompaction() | RedoCompaction():
             return _change_summary(state, command)
         case ShareConversation():
@@ -166,40 +159,8 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
     parent, depth = (origin.item_id, origin.depth) if origin else (None, 0)
     return (
         started,
-        *_append(command.items, author=command.owner, parent=parent, branch=0, depth=depth, response_id=None),
+        *append_after(command.items, author=command.owner, parent=parent, branch=0, depth=depth, response_id=None),
     )
-
-
-def _append_at_head(
-    state: Conversation, items: Sequence[NewItem | InputItem], author: str, response_id: str | None = None
-) -> Iterator[ItemAppended]:
-    return _append(
-        items, author=author, parent=state.head, branch=state.branch, depth=state.depth, response_id=response_id
-    )
-
-
-def _append(
-    items: Sequence[NewItem | InputItem],
-    *,
-    author: str,
-    parent: str | None,
-    branch: int,
-    depth: int,
-    response_id: str | None,
-) -> Iterator[ItemAppended]:
-    """Each item is the parent of the next. The first item's parent is `parent`; `depth` is the depth of `parent`."""
-    for distance, new_item in enumerate(items, 1):
-        yield ItemAppended(
-            item_id=new_item.item_id,
-            parent_id=parent,
-            branch=branch,
-            depth=depth + distance,
-            item=new_item.item,
-            author=author,
-            response_id=response_id,
-            copy_of=new_item.copy_of,
-        )
-        parent = new_item.item_id
 
 
 def _reply_requested(command: RequestReply) -> ReplyRequested:
@@ -266,90 +227,10 @@ def _unshare(state: Conversation, command: UnshareConversation) -> tuple[Event, 
     return (ConversationUnshared(shares=remaining),)
 
 
-def _end_reply(
-    state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
-) -> tuple[Event, ...]:
-    if command.response_id not in state.running:
-        raise ReplyIsOver(command.response_id)
-    match command:
-        case CompleteReply():
-            return _complete(state, command)
-        case FailReply():
-            return (
-                ReplyFailed(
-                    response_id=command.response_id,
-                    code=command.code,
-                    message=command.message,
-                    output=command.output,
-                    delta_lengths=command.delta_lengths,
-                ),
-            )
-        case CancelReply():
-            return (
-                ReplyCancelled(
-                    response_id=command.response_id, output=command.output, delta_lengths=command.delta_lengths
-                ),
-            )
-        case InterruptReply():
-            return (
-                ReplyInterrupted(
-                    response_id=command.response_id,
-                    code=command.code,
-                    output=command.output,
-                    delta_lengths=command.delta_lengths,
-                ),
-            )
-
-
-def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
-    appended = _append_at_head(state, (*command.input, *command.output), command.author, command.response_id)
-    completed = ReplyCompleted(
-        response_id=command.response_id,
-        model=command.model,
-        input_ids=tuple(item.item_id for item in command.input),
-        output_ids=tuple(item.item_id for item in command.output),
-        usage=command.usage,
-        finish_reason=command.finish_reason,
-        timing=command.timing,
-        delta_lengths=command.delta_lengths,
-        cost=command.cost,
-        service_tier=command.service_tier,
-    )
-    return (*appended, completed)
-
-
 def _describe_reply(command: DescribeReply, reply: KnownItem | None) -> tuple[Event, ...]:
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)
     return (ReplyDescribed(response_id=command.response_id, metadata=command.metadata),)
-
-
-def _delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """A running reply is cancelled first. In an unlisted conversation the reply's items are retracted too.
-
-    If an unlisted conversation holds nothing else, the conversation is deleted instead.
-    """
-    reply = known_items.get(command.response_id)
-    if reply is None or reply.retracted:
-        raise ResponseNotFound(command.response_id)
-    is_running = command.response_id in state.running
-    cancelled = (ReplyCancelled(response_id=command.response_id),) if is_running else ()
-    deleted = (*cancelled, ReplyDeleted(response_id=command.response_id))
-    if state.listed:
-        return deleted
-    if command.item_ids != reply.item_ids:
-        raise ReplyIsOver(command.response_id)
-    items = {
-        item_id: item
-        for item_id in command.item_ids
-        if (item := known_items.get(item_id)) is not None and not item.retracted
-    }
-    if state.replies == 1 and state.items == len(items):
-        return (*deleted, ConversationDeleted())
-    retracted = (
-        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth) for item_id, item in items.items()
-    )
-    return (*deleted, *retracted)
 
 
 def _change_summary(
