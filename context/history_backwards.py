@@ -1,7 +1,7 @@
 """Reads a conversation's newest items from the log, backwards from the head, until there are enough."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import takewhile
 
 from msgspec import Struct
@@ -11,11 +11,12 @@ from context.conversation_settings import Reader, Summary, counted_summary, sett
 from context.deleted_content import deleted_items
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
+from context.last_requests import MAX_LAST_REQUESTS, comparable_requests
 from context.path_backwards import PAGE_EVENTS, PathPage, path_backwards
 from context.rendering.orphans import call_key, is_output, pairs
 from context.selection import ContextItem
 from domain.commands import StartConversation
-from domain.events import ContextPolicy, ItemAppended, LeftOut
+from domain.events import ContextPolicy, ItemAppended, LeftOut, SentSequence
 from domain.items import from_stored
 from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
@@ -30,7 +31,8 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
     lie before `items`, except those that the summary replaces. `pins`: the pinned items before `items`, oldest first. `pinned`: the ids of all
     pinned items, in `pins` or in `items`. `lost`: in a fork, the inherited items that are gone, because a conversation that it comes from was
-    deleted. `is_inherited`: some of the items in `items` or `lost` are inherited from another conversation.
+    deleted. `is_inherited`: some of the items in `items` or `lost` are inherited from another conversation. `last_requests`: what was last sent
+    to each model on this path, by the model's name (`context/last_requests.py`).
     """
 
     version: int
@@ -45,6 +47,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     summary: Summary | None = None
     lost: tuple[LeftOut, ...] = ()
     is_inherited: bool = False
+    last_requests: Mapping[str, SentSequence] = {}
 
     def is_at(self, at: StreamVersion) -> bool:
         """Whether these are the items at that version. The hash is compared too: a log that moved back may have other events at the same versions."""
@@ -86,7 +89,7 @@ async def recent_items_from_log(
     summary = await counted_summary(settings.compaction)
     backwards = _BackwardRead(token_limit(settings.policy, max_tokens), summary.depth if summary else 0, counts)
     await backwards.read(path_backwards(reader, PathSegment(conversation_id, version), first_page=newest_page))
-    items = tuple(reversed(backwards.newest_first))
+    items, reaches_start = backwards.items, backwards.reaches_start
     ids = {item.item_id for item in items}
     older_pins = [item_id for item_id in settings.pinned if item_id not in ids]
     pins = await _items_by_id(reader, conversation_id, version, older_pins, counts)
@@ -95,12 +98,13 @@ async def recent_items_from_log(
         instructions=settings.instructions,
         policy=settings.policy,
         items=items,
-        reaches_start=backwards.reaches_start or starts_at_first_item(items),
+        reaches_start=reaches_start,
         pins=pins,
         pinned=frozenset(settings.pinned) & (ids | {pin.item_id for pin in pins}),
         summary=summary,
         lost=tuple(reversed(backwards.lost)),
         is_inherited=backwards.is_inherited,
+        last_requests=backwards.last_requests,
     )
 
 
@@ -112,15 +116,15 @@ async def recent_items_of_fork(
     assert fork is not None
     backwards = _BackwardRead(token_limit(start.context_policy, max_tokens), 0, counts)
     await backwards.read(path_backwards(reader, origin_of(fork), is_past=True))
-    items = tuple(reversed(backwards.newest_first))
     return RecentItems(
         version=1,
         instructions=start.instructions,
         policy=start.context_policy,
-        items=items,
-        reaches_start=backwards.reaches_start or starts_at_first_item(items),
+        items=backwards.items,
+        reaches_start=backwards.reaches_start,
         lost=tuple(reversed(backwards.lost)),
         is_inherited=True,
+        last_requests=backwards.last_requests,
     )
 
 
@@ -128,22 +132,44 @@ class _BackwardRead:
     """Collects a path's newest items, until they have more than `limit` tokens, or until an item is not deeper than `above_depth`."""
 
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
-        self.newest_first: list[ContextItem] = []
         self.lost: list[LeftOut] = []
-        self.reaches_start = self.is_inherited = False
+        self.is_inherited = False
+        self._newest_first: list[ContextItem] = []
+        self._requests: dict[str, SentSequence] = {}
+        self._reads_all = False
         self._limit = limit
         self._above_depth = above_depth
         self._counts = counts
         self._tokens = 0
 
+    @property
+    def items(self) -> tuple[ContextItem, ...]:
+        """The items, oldest first."""
+        return tuple(reversed(self._newest_first))
+
+    @property
+    def reaches_start(self) -> bool:
+        """As in RecentItems."""
+        return self._reads_all or starts_at_first_item(self.items)
+
+    @property
+    def last_requests(self) -> Mapping[str, SentSequence]:
+        """As in RecentItems."""
+        return comparable_requests(
+            self._requests, self.items, reaches_start=self.reaches_start, summary_depth=self._above_depth
+        )
+
     async def read(self, pages: AsyncIterator[PathPage]) -> None:
         async for page in pages:
+            for model, sequence in page.requests:
+                if len(self._requests) < MAX_LAST_REQUESTS:
+                    self._requests.setdefault(model, sequence)
             if page.lost is not None:
                 self.lost.append(page.lost)
                 self.is_inherited = True
             elif await self._add(page):
                 return
-        self.reaches_start = True
+        self._reads_all = True
 
     async def _add(self, page: PathPage) -> bool:
         """Adds a page's items. Returns whether there are enough now."""
@@ -151,13 +177,13 @@ class _BackwardRead:
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):
             for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
                 before_gap = item.item_id in page.before_gap
-                self.newest_first.append(replace(item, before_gap=True) if before_gap else item)
+                self._newest_first.append(replace(item, before_gap=True) if before_gap else item)
                 self.is_inherited = page.is_inherited
                 self._tokens += item.tokens
                 if self._tokens > self._limit:
                     return True
-        self.reaches_start = len(appended) < len(page.items)
-        return self.reaches_start
+        self._reads_all = len(appended) < len(page.items)
+        return self._reads_all
 
 
 async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:

@@ -7,8 +7,9 @@ from msgspec import Struct
 from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
 from context.forks import fork_of
+from context.last_requests import sent_request
 from context.selection import DELETED
-from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted, LeftOut
+from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted, LeftOut, SentSequence
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
@@ -20,12 +21,14 @@ class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
     before_gap    ids of the items whose following, newer item was on the path at the segment's version and has been deleted since
+    requests      the model and the sequence of each request that was made on the path, newest first
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
     """
 
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
+    requests: Sequence[tuple[str, SentSequence]] = ()
     is_inherited: bool = False
     lost: LeftOut | None = None
 
@@ -59,22 +62,29 @@ async def path_backwards(
             async for page in _pages(reader, segment, first_page):
                 fork = _origin(page)
                 items, before_gap, gap = await _undeleted(reader, page, gap, has_later_events=has_later_events)
-                yield PathPage(items=items, before_gap=before_gap, is_inherited=is_inherited)
+                yield PathPage(items=items, before_gap=before_gap, requests=page.requests, is_inherited=is_inherited)
         first_page = None
         last_id = fork.item_id if fork else None
         segment = segment.origin(fork) if fork else None
 
 
 class _Page(Struct, frozen=True):
-    """A page of one conversation, newest first. `appended`: its items on the path, without those retracted up to the segment's version."""
+    """A page of one conversation, newest first. `appended`: its items on the path, without those retracted up to the segment's version.
+
+    `requests`: as in PathPage.
+    """
 
     events: Sequence[Recorded]
     appended: list[ItemAppended]
+    requests: list[tuple[str, SentSequence]]
 
 
 async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Recorded] | None) -> AsyncIterator[_Page]:
     """The segment's pages, newest first."""
     retracted: set[str] = set()
+    is_on_path = (
+        segment.last_depth is None
+    )  # if the path leaves the conversation at an item, the requests after this item were not made on it
     until = segment.version
     while until > 0:
         events = first_page or await reader.conversation_backwards(
@@ -84,16 +94,19 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
         if not events:
             return
         appended: list[ItemAppended] = []
+        requests: list[tuple[str, SentSequence]] = []
         for recorded in events:
             match event := recorded.event:
                 case ItemRetracted():
                     retracted.add(event.item_id)
                 case ItemAppended() if segment.contains(event.branch, event.depth, recorded.version):
+                    is_on_path = True
                     if event.item_id not in retracted:
                         appended.append(event)
                 case _:
-                    pass
-        yield _Page(events, appended)
+                    if is_on_path and (request := sent_request(event)) is not None:
+                        requests.append(request)
+        yield _Page(events, appended, requests)
         until = events[-1].version - 1
 
 

@@ -70,11 +70,51 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     count: int | None = None
 
 
+class SequencePoint(Struct, frozen=True, array_like=True):
+    """How a request began: its first `length` parts, their tokens, and the first 8 bytes of their SHA-256.
+
+    The parts of a request: tools, instructions, then each message of its body.
+    """
+
+    length: int
+    tokens: int
+    sha256: bytes
+
+
+class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the next request of the same model is compared with (`context/sent_sequence.py`).
+
+    depth        of the path's last item when the request was made
+    first_depth  where the window began. If it was empty: one more than `depth`
+    settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
+    summary      the first 8 bytes of the SHA-256 of the id of the compaction whose summary was sent
+    points       by length; the last one is the whole request
+    """
+
+    depth: int
+    first_depth: int
+    settings: bytes
+    points: tuple[SequencePoint, ...]
+    summary: bytes = b""
+
+
+class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How much of a request was sent before, at its beginning, with the last request of the same model on the path.
+
+    `messages`: of the request's body. `reason`: why it is not all of that last request, or why there was none, in the words of `prompt_cache_diagnostics` in the
+    official API. None: it is all of it.
+    """
+
+    tokens: int
+    messages: int
+    reason: str | None = None
+
+
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the body of the request again from the log.
 
     `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
-    compaction whose summary was sent before the items.
+    compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
     """
 
     version: int
@@ -86,6 +126,8 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     request_sha256: bytes
     summary: str | None = None
     left_out: tuple[LeftOut, ...] = ()
+    sequence: SentSequence | None = None
+    shared_prefix: SharedPrefix | None = None
 
 
 class TranscriptBase(Struct, frozen=True, kw_only=True):

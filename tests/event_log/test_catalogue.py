@@ -31,7 +31,10 @@ from domain.events import (
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
+    SentSequence,
+    SequencePoint,
     Share,
+    SharedPrefix,
     Shown,
     ShownRange,
     Timing,
@@ -206,6 +209,29 @@ EXTENDED: tuple[Event, ...] = (
             ),
         ),
     ),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=b"{}",
+        input=(),
+        shown=Shown(
+            version=4,
+            ranges=(),
+            budget=100,
+            tokens=12,
+            encoding="e",
+            renderer=4,
+            request_sha256=b"\x01",
+            sequence=SentSequence(
+                depth=8,
+                first_depth=3,
+                settings=b"\x02",
+                points=(SequencePoint(2, 5, b"\x03"), SequencePoint(4, 12, b"\x04")),
+                summary=b"\x05",
+            ),
+            shared_prefix=SharedPrefix(tokens=5, messages=1, reason="input_changed"),
+        ),
+    ),
 )
 """Events with fields that were added after the first version."""
 
@@ -269,6 +295,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.requested",
         "0186ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e87a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67a165a872656e646572657206ae726571756573745f736861323536c40101aa7472616e73637269707483ac696e737472756374696f6e7391c4117b22726f6c65223a2273797374656d227da46261736583af636f6e766572736174696f6e5f6964a6636f6e765f30ab726573706f6e73655f6964a6726573705f30a5636f756e7402a570617274739282a56974656d7392a56d73675f31a466635f31a76368616e676573c4027b7d81a76d657373616765c40f7b22726f6c65223a2275736572227d",
+    ),
+    (
+        "reply.requested",
+        "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e89a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67a165a872656e646572657204ae726571756573745f736861323536c40101a873657175656e636585a5646570746808ab66697273745f646570746803a873657474696e6773c40102a6706f696e747392930205c4010393040cc40104a773756d6d617279c40105ad7368617265645f70726566697883a6746f6b656e7305a86d6573736167657301a6726561736f6ead696e7075745f6368616e676564",
     ),
 )
 """The first version wrote `FROZEN`, on 2026-11-22.

@@ -1,0 +1,35 @@
+"""The last request of each model on a path. The next request of that model is compared with it. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from context.selection import ContextItem
+from domain.events import Event, ReplyRequested, SentSequence
+
+MAX_LAST_REQUESTS = 16
+"""Of how many models the last request is known: of those that were used last."""
+
+
+def sent_request(event: Event) -> tuple[str, SentSequence] | None:
+    """The model and the sequence of a request. None for other events, for requests that recorded no sequence, and for chat completions."""
+    if isinstance(event, ReplyRequested) and event.shown.sequence is not None:
+        return event.model, event.shown.sequence
+    return None
+
+
+def with_request(
+    last_requests: Mapping[str, SentSequence], model: str, sequence: SentSequence
+) -> dict[str, SentSequence]:
+    """`last_requests`, oldest first, after one more request."""
+    others = [(name, earlier) for name, earlier in last_requests.items() if name != model]
+    return dict([*others[-(MAX_LAST_REQUESTS - 1) :], (model, sequence)])
+
+
+def comparable_requests(
+    last_requests: Mapping[str, SentSequence], items: Sequence[ContextItem], *, reaches_start: bool, summary_depth: int
+) -> dict[str, SentSequence]:
+    """Those that were made since the oldest of `items`, a path's newest items. If these reach the start: since the summary, or all.
+
+    So the last requests are the same wherever the items come from. A snapshot may have older requests; in the log they were not read.
+    """
+    from_depth = summary_depth if reaches_start else items[0].depth
+    return {model: sequence for model, sequence in last_requests.items() if sequence.depth >= from_depth}
