@@ -19,6 +19,7 @@ from commands.start_reply import Reply, append_and_start, request_once, start_re
 from context.assembly import Context
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
+from context.rendering import uses_responses_api
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
 from domain.commands import RequestReply
@@ -127,6 +128,7 @@ async def _request_at(
     matched: MatchedInput | None,
 ) -> Reply:
     reply_request = make_reply_request(context, body, target, model, taken.items)
+    reply_request = replace(reply_request, cache_key=await _cache_key(context, body, target))
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
     only_at = None
@@ -183,7 +185,9 @@ def make_reply_request(
         message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="previous_response_id")
     parameters, new_input = body.parameters(), [entry.item for entry in taken]
-    if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, new_input)) is not None:
+    models = context.dependencies.models
+    refusal = first_unsupported(models.renderer, parameters, new_input, models.missing_abilities(model))
+    if refusal is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=_given_param(param, taken))
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
@@ -191,7 +195,23 @@ def make_reply_request(
         model=model,
         parameters=parameters,
         input=[*carried, *((entry.new.item_id, entry.item) for entry in taken)],
+        carried=len(carried),
     )
+
+
+async def _cache_key(context: CommandContext, body: CreateResponse, target: ReplyTarget) -> str | None:
+    """The conversation's family, so that its forks share the provider's prompt cache. None if the client gave a key, if the reply is not
+    stored, or if the provider may not know such keys.
+    """
+    if (
+        body.prompt_cache_key is not None
+        or not body.stored
+        or not uses_responses_api(context.dependencies.models.renderer)
+    ):
+        return None
+    if target.start is not None:
+        return target.start.family or target.start.conversation_id
+    return await context.dependencies.contexts.family(target.conversation_id)
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:

@@ -13,7 +13,7 @@ import psycopg
 from msgspec import Struct
 
 from context.choice import ContextChoice, ContextChooser, ReplyRequest
-from context.conversation_settings import Reader
+from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
@@ -22,7 +22,7 @@ from context.item_tokens import counted_parameters
 from context.message_counts import MessageCounts
 from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
-from context.rendering import render, render_transcript, request_sha256, unsendable
+from context.rendering import needed_abilities, render, render_transcript, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
 from context.tokens import count_off_loop
 from context.transcripts.known_messages import KnownMessages, SentMessages
@@ -37,6 +37,10 @@ MAX_LOG_READS = 4
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 """How long a context waits while MAX_LOG_READS others are read from the log. The same as the time limit of one SQL statement."""
+
+
+MAX_FAMILIES = 10_000
+"""Of how many conversations the family is remembered. They take about 2 MB."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -55,7 +59,7 @@ None when there is no usable snapshot or Redis is unavailable.
 
 
 class SharedContexts:
-    """What all contexts of a process share: token counts, and a limit of concurrent reads of the log. `of` makes the contexts for one request."""
+    """What all contexts of a process share: token counts, families, and a limit of concurrent reads of the log. `of` makes the contexts for one request."""
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class SharedContexts:
         self.counts = ItemCounts()
         self.message_counts = MessageCounts()
         self.known_messages = KnownMessages()
+        self.families: dict[str, str] = {}
         self._log_read_wait_timeout = log_read_wait_timeout
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
@@ -156,25 +161,30 @@ class Contexts:
     def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
         """The provider request for what was chosen, and its record."""
         summary = choice.recent.summary
+        renderer = self._models.renderer
         body = render(
-            self._models.renderer,
+            renderer,
             model=reply_request.model,
             instructions=choice.instructions,
             summary=summary.text if summary else None,
             items=[sent.item for sent in choice.selection.sent],
             parameters=reply_request.parameters,
             item_ids=[sent.item_id for sent in choice.selection.sent],
+            missing=choice.missing,
+            cache_key=reply_request.cache_key,
         )
+        needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
             budget=choice.budget,
             tokens=choice.tokens,
             encoding=choice.encoding,
-            renderer=self._models.renderer,
+            renderer=renderer,
             request_sha256=request_sha256(body),
             summary=summary.compaction_id if summary else None,
             left_out=recorded_left_out(choice.selection.left_out),
+            notes=tuple(sorted(choice.missing.intersection(needed))),
         )
         return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
 
@@ -204,6 +214,19 @@ class Contexts:
     async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
         """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
+
+    async def family(self, conversation_id: str) -> str:
+        """The first conversation in this one's chain of forks, or itself. Raises LogMoved if its first event is not in the log."""
+        families = self._shared.families
+        if (known := families.get(conversation_id)) is not None:
+            return known
+        family = family_of(await self._reader.conversation(conversation_id, limit=1))
+        if family is None:
+            raise LogMoved(f"the log no longer has the start of {conversation_id}")
+        families[conversation_id] = family
+        if len(families) > MAX_FAMILIES:
+            del families[next(iter(families))]
+        return family
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
         """The newest items of the conversation's snapshot, of any version, as many as fit in a request to this model.

@@ -13,6 +13,7 @@ from context.history_backwards import RecentItems, partners_of_pins, token_limit
 from context.item_counts import ItemCounts
 from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
 from context.models import Models
+from context.noted_items import noted_ranges, with_noted_tokens
 from context.rendering import unsendable
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, select
 from context.tokens import count_off_loop
@@ -28,16 +29,24 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
     `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
+    `carried`: how many of the `input` items come first and were carried over from earlier replies. `missing`: abilities that the model is taken
+    not to have for this request, besides those that it is known not to have. `cache_key`: the key of the prompt cache, if the client gave none.
     """
 
     model: str
     parameters: Mapping[str, Any]
     input: Sequence[tuple[str, Item]] = ()
     input_unknown: bool = False
+    carried: int = 0
+    missing: frozenset[str] = frozenset()
+    cache_key: str | None = None
 
 
 class ContextChoice(Struct, frozen=True, kw_only=True):
-    """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from."""
+    """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from.
+
+    `missing`: the abilities that the model is taken not to have. Notes replace what needs them.
+    """
 
     recent: RecentItems
     context_input: ContextInput
@@ -46,6 +55,7 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
     budget: int
     encoding: str
     summary_tokens: int
+    missing: frozenset[str]
 
     @property
     def tokens(self) -> int:
@@ -79,33 +89,41 @@ class ContextChooser:
             pins += await partners_of_pins(self._reader, conversation_id, recent, self._counts)
         pins.sort(key=lambda pin: pin.depth)
         input_tokens = await self._counts.of(reply_request.input, encoding)
+        new_items = [
+            ContextItem(item_id=item_id, item=item, tokens=tokens)
+            for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
+        ]
+        renderer, missing = self._models.renderer, self._missing(reply_request)
+        as_sent = partial(with_noted_tokens, renderer=renderer, missing=missing, counts=self._counts, encoding=encoding)
         context_input = ContextInput(
-            path=await self._in_encoding(recent.items, recent.pinned, encoding),
-            pins=await self._in_encoding(pins, recent.pinned, encoding),
-            input=[
-                ContextItem(item_id=item_id, item=item, tokens=tokens)
-                for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
-            ],
+            path=await as_sent(await self._in_encoding(recent.items, recent.pinned, encoding)),
+            pins=await as_sent(await self._in_encoding(pins, recent.pinned, encoding)),
+            input=await as_sent(new_items),
             base_tokens=base_tokens + summary_tokens,
             reaches_start=recent.reaches_start,
             summarized=_summarized(recent),
             lost=recent.lost,
             input_unknown=reply_request.input_unknown,
         )
-        selection = select(context_input, budget, partial(unsendable, self._models.renderer))
+        selection = select(context_input, budget, partial(unsendable, renderer))
         if reply_request.parameters.get("truncation") == "disabled":
             if any(left_out.reason == BUDGET for left_out in selection.left_out):
                 everything = (*context_input.pins, *context_input.path, *context_input.input)
                 raise ContextTooLong(context_input.base_tokens + sum(item.tokens for item in everything), budget)
+        notes = noted_ranges(selection.sent, renderer, missing)
         return ContextChoice(
             recent=recent,
             context_input=context_input,
-            selection=selection,
+            selection=replace(selection, left_out=(*selection.left_out, *notes)) if notes else selection,
             instructions=instructions,
             budget=budget,
             encoding=encoding,
             summary_tokens=summary_tokens,
+            missing=missing,
         )
+
+    def _missing(self, reply_request: ReplyRequest) -> frozenset[str]:
+        return self._models.missing_abilities(reply_request.model) | reply_request.missing
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
         """The tokens that may be sent: the window minus the tokens kept free for the answer, times `safety`; at most the policy's budget."""

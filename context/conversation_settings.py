@@ -99,6 +99,11 @@ class ConversationSettings(Struct, frozen=True, kw_only=True):
     forked_from: Fork | None
 
 
+def family_of(events: Iterable[Recorded]) -> str | None:
+    """The conversation's family. None if its first event is not among these events."""
+    return next((event.event.family for event in events if isinstance(event.event, ConversationStarted)), None)
+
+
 def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
     """The instructions and the policy after these events."""
     instructions, policy = None, ContextPolicy()

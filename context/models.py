@@ -147,6 +147,10 @@ class Models:
         facts = self.facts(name)
         return int((facts.window - reserved) * facts.safety)
 
+    def missing_abilities(self, name: str) -> frozenset[str]:  # noqa: ARG002 - nothing is known yet
+        """The abilities that the model is known not to have, of: image, file, audio, tools, custom_tools."""
+        return frozenset()
+
     def cost(self, name: str, usage: Usage) -> int | None:
         """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known."""
         facts = self.facts(name)

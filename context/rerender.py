@@ -17,6 +17,7 @@ from context.conversation_settings import (
     Reader,
     Summary,
     counted_summary,
+    family_of,
     instructions_and_policy,
     unretracted,
 )
@@ -24,6 +25,7 @@ from context.deleted_content import deleted_items
 from context.forks import fork_of
 from context.history_forwards import path
 from context.item_counts import ItemCounts
+from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
 from context.stored_items import StoredItem, stored_item
 from context.tokens import count_off_loop
@@ -76,11 +78,13 @@ async def rerender(
         return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted)
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     compacted: Recorded | None = None
+    cache_key = conversation_id
     instructions: tuple[str | None, ...] = (parameters.get("instructions"),)
     items: list[StoredItem] = []
     if shown.version:
         settings_events = await reader.settings_events(conversation_id, until=shown.version)
         instructions = (instructions_and_policy(settings_events)[0], *instructions)
+        cache_key = family_of(settings_events) or conversation_id
         compacted = await _compacted(reader, conversation_id, shown.version, shown.summary)
         single_items = await _single_items(reader, conversation_id, shown)
         for shown_range in shown.ranges:
@@ -89,7 +93,9 @@ async def rerender(
     items += map(stored_item, request.input)
     not_sent = unsendable(shown.renderer, [stored.item for stored in items])
     sent = [stored for index, stored in enumerate(items) if index not in not_sent]
-    tokens = await counts.of([(stored.item_id, stored.item) for stored in sent], shown.encoding)
+    sent_items = [(stored.item_id, stored.item) for stored in sent]
+    tokens = await counts.of(sent_items, shown.encoding)
+    noted = await noted_tokens(sent_items, shown.renderer, shown.notes, counts, shown.encoding)
     summary = await _summary(compacted)
     [summary_text_tokens] = await count_off_loop([summary.text if summary else ""], shown.encoding)
     deleted = frozenset[str]()
@@ -109,6 +115,8 @@ async def rerender(
         items=[emptied(stored.item) if stored.item_id in deleted else stored.item for stored in sent],
         parameters=parameters,
         item_ids=[stored.item_id for stored in sent],
+        missing=shown.notes,
+        cache_key=cache_key,
     )
     is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
@@ -118,11 +126,11 @@ async def rerender(
             ShownItem(
                 item_id=stored.item_id,
                 item=stored.item,
-                tokens=item_tokens,
+                tokens=noted.get(index, item_tokens),
                 copy_of=stored.copy_of,
                 is_blanked=stored.item_id in deleted,
             )
-            for stored, item_tokens in zip(sent, tokens, strict=True)
+            for index, (stored, item_tokens) in enumerate(zip(sent, tokens, strict=True))
         ),
         summary=summary,
         summary_tokens=SUMMARY_TOKENS + summary_text_tokens if summary else 0,

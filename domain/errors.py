@@ -29,6 +29,8 @@
 `infrastructure/http/errors.py` has the table of their HTTP statuses.
 """
 
+from msgspec import Struct
+
 
 class Refused(Exception):
     """The rules do not allow the command. `code` is stable, for programs; the message is for people."""
@@ -213,6 +215,16 @@ class ReplyLost(Exception):
         )
 
 
+class RefusedRequest(Struct, frozen=True):
+    """A provider's refusal of a request, without its words. `names`: the abilities of a model that it speaks of, such as "image".
+
+    `lacks`: those of them that, as it says, the model does not have.
+    """
+
+    names: frozenset[str]
+    lacks: frozenset[str]
+
+
 class ModelFailed(Exception):
     """The model provider did not answer as it should. `message` holds no content, neither the provider's nor the user's. `code`:
 
@@ -223,7 +235,8 @@ class ModelFailed(Exception):
     model_not_found          the provider does not have the model
     context_length_exceeded  the provider refused the request because it is longer than the model's context window
 
-    `unreachable`: the provider was not reached, did not answer in time, or answered 5xx. The circuit breaker counts these failures.
+    `unreachable`: the provider was not reached, did not answer in time, or answered 502, 503 or 504. The circuit breaker counts these failures.
+    `refused`: the provider refused the request, perhaps because of something in it that the model cannot take.
     """
 
     def __init__(
@@ -234,10 +247,12 @@ class ModelFailed(Exception):
         timed_out: bool = False,
         unreachable: bool = False,
         retry_after: float | None = None,
+        refused: RefusedRequest | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.refused = refused
         self.timed_out = timed_out
         self.unreachable = unreachable
         self.retry_after = retry_after

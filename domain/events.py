@@ -115,6 +115,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
     compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
+    `notes`: the abilities that some of the items need and that the model was taken not to have, so that notes were sent instead.
     """
 
     version: int
@@ -128,6 +129,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     left_out: tuple[LeftOut, ...] = ()
     sequence: SentSequence | None = None
     shared_prefix: SharedPrefix | None = None
+    notes: tuple[str, ...] = ()
 
 
 class TranscriptBase(Struct, frozen=True, kw_only=True):

@@ -3,18 +3,20 @@
     1  renderer_1_chat         `/chat/completions`, the first version; not used any more
     2  renderer_2_chat         `/chat/completions`; the base of 4
     3  renderer_3_responses    `/responses`; the base of 5
-    4  renderer_4_chat         `/chat/completions`
-    5  renderer_5_responses    `/responses`
+    4  renderer_4_chat         `/chat/completions`; the base of 8
+    5  renderer_5_responses    `/responses`; the base of 9
     6  renderer_6_transcript_chat        `/chat/completions`, for a Chat Completions request
     7  renderer_7_transcript_responses   `/responses`, for a Chat Completions request
+    8  renderer_8_chat         `/chat/completions`, with notes in place of what cannot be sent
+    9  renderer_9_responses    `/responses`, with such notes
 
-Renderers 1 to 5 render items that were chosen from a conversation (`render`), 6 and 7 the messages of a request (`render_transcript`).
+Renderers 6 and 7 render the messages of a request (`render_transcript`), the others items that were chosen from a conversation (`render`).
 A renderer's output never changes: recorded requests must render to the same bytes, and golden tests check that. `unsendable` names
-the items that a renderer leaves out.
+the items that a renderer leaves out, `noted_item` how it sends an item that this model cannot take.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,11 +29,14 @@ from context.rendering import (
     renderer_5_responses,
     renderer_6_transcript_chat,
     renderer_7_transcript_responses,
+    renderer_8_chat,
+    renderer_9_responses,
 )
+from context.rendering.notes import Noted, needs, noted
 from domain.items import Item, type_of
 
-CHAT = 4
-RESPONSES = 5
+CHAT = 8
+RESPONSES = 9
 TRANSCRIPT_CHAT = 6
 TRANSCRIPT_RESPONSES = 7
 """The renderers of new requests."""
@@ -39,7 +44,7 @@ TRANSCRIPT_RESPONSES = 7
 
 def uses_responses_api(renderer: int) -> bool:
     """Whether the renderer makes requests to `/responses`."""
-    return renderer in (3, 5, 7)
+    return renderer in (3, 5, 7, 9)
 
 
 def renders_transcripts(renderer: int) -> bool:
@@ -56,8 +61,13 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
     item_ids: Sequence[str] = (),
+    missing: Collection[str] = (),
+    cache_key: str | None = None,
 ) -> dict[str, Any]:
     """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: the ids of `items`.
+
+    Renderers 8 and 9: `missing` are abilities that the model lacks, and notes replace what needs them. Renderer 9: `cache_key` is the
+    `prompt_cache_key`, if the parameters have none.
 
     Raises ValueError for a renderer of transcripts, and for an unknown one.
     """
@@ -72,6 +82,19 @@ def render(
             return renderer_4_chat.render(model, instructions, summary, items, parameters)
         case 5:
             return renderer_5_responses.render(model, instructions, summary, items, parameters, item_ids=item_ids)
+        case 8:
+            return renderer_8_chat.render(model, instructions, summary, items, parameters, missing=missing)
+        case 9:
+            return renderer_9_responses.render(
+                model,
+                instructions,
+                summary,
+                items,
+                parameters,
+                item_ids=item_ids,
+                missing=missing,
+                cache_key=cache_key,
+            )
     raise ValueError(f"No renderer {renderer} of items")
 
 
@@ -103,7 +126,23 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
             return renderer_2_chat.unsendable(items)
         case 3 | 5:
             return renderer_3_responses.unsendable(items)
+        case 8:
+            return renderer_8_chat.unsendable(items)
+        case 9:
+            return renderer_9_responses.unsendable(items)
     raise ValueError(f"No renderer {renderer} of items")
+
+
+def noted_item(renderer: int, item: Item, missing: Collection[str]) -> Noted | None:
+    """How this renderer sends the item to a model without the `missing` abilities. None: as it is, as far as the API allows."""
+    return noted(item, missing, responses=renderer == 9) if renderer in (8, 9) else None
+
+
+def needed_abilities(renderer: int, items: Iterable[Item]) -> frozenset[str]:
+    """The abilities that a model needs to take these items as this renderer sends them. Earlier renderers than 8 do not know abilities."""
+    if renderer not in (8, 9):
+        return frozenset()
+    return frozenset().union(*(needs(item, responses=renderer == 9) for item in items))
 
 
 def request_sha256(body: Mapping[str, Any]) -> bytes:

@@ -31,7 +31,7 @@ _UNCHANGED_PARAMETERS = (
     "prompt_cache_retention",
     "user",
 )
-_TYPES = frozenset(
+SENT_TYPES = frozenset(
     {
         "message",
         "function_call",
@@ -107,7 +107,7 @@ def _unsendable_reason(item: Item) -> str | None:
     if kind == "reasoning":
         encrypted = item.get("encrypted_content")
         return None if isinstance(encrypted, str) and encrypted else "reasoning"
-    if kind not in _TYPES or (kind == "compaction" and summary_of(item) is None):
+    if kind not in SENT_TYPES or (kind == "compaction" and summary_of(item) is None):
         return "not_expressible"
     return None
 

@@ -1,10 +1,11 @@
-"""Finds the parts of a request that the provider's API does not support. The refusal of the request names the first one."""
+"""Finds what a request has that the provider's API or the model cannot take. The refusal of the request names the first one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from context.rendering import renderer_2_chat, renderer_3_responses, uses_responses_api
-from domain.items import Item, content_parts, type_of
+from context.rendering import uses_responses_api
+from context.rendering.notes import NOT_EXPRESSIBLE, TOOL_OUTPUTS, item_reason, part_reason
+from domain.items import Item, type_of
 
 Refusal = tuple[str, str]
 """The parameter's path (`tools[0].type`, `input[2].content[1]`), and a message that says what is wrong, without content."""
@@ -33,50 +34,58 @@ A summary of the reasoning is accepted, although it is not sent: it does not cha
 """
 
 
-def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:
-    """The first parameter or input item that `renderer` cannot send, or None. A reasoning item is never refused: it is left out of the request.
+def first_unsupported(
+    renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item], missing: Collection[str] = ()
+) -> Refusal | None:
+    """The first parameter or input item that `renderer` cannot send to a model without the `missing` abilities, or None.
+
+    A reasoning item is never refused: it is left out of the request. Nor are arguments that are no JSON: the model wrote them.
 
     Takes parameters of any shape. If it returns None, `render` accepts them.
     """
-    refusals = _in_responses(input_items) if uses_responses_api(renderer) else _in_chat(parameters, input_items)
-    return next(refusals, None)
+    responses = uses_responses_api(renderer)
+    in_parameters = iter(()) if responses else _in_chat(parameters)
+    refused = next(in_parameters, None)
+    return refused or next(_in_items(input_items, missing, responses=responses), None)
 
 
-def _in_responses(items: Sequence[Item]) -> Iterator[Refusal]:
-    for index, reason in renderer_3_responses.unsendable(items).items():
-        if reason == "not_expressible":
-            yield _item_type(items, index)
+def _in_items(items: Sequence[Item], missing: Collection[str], *, responses: bool) -> Iterator[Refusal]:
+    for index, item in enumerate(items):
+        if (reason := item_reason(item, missing, responses=responses)) is not None:
+            yield _item_refusal(index, item, reason)
+        name, role = ("content", item.get("role")) if type_of(item) == "message" else ("output", "tool")
+        parts = item.get(name)
+        if not isinstance(parts, list) or (role == "tool" and type_of(item) not in TOOL_OUTPUTS):
+            continue
+        for part_index, part in enumerate(parts):
+            reason = part_reason(str(role), part, missing, responses=responses)
+            if reason is not None:
+                yield f"input[{index}].{name}[{part_index}]", _part_message(part, reason)
 
 
-def _in_chat(parameters: Mapping[str, Any], items: Sequence[Item]) -> Iterator[Refusal]:
+def _in_chat(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     for name in _NOT_IN_CHAT:
         if parameters.get(name):
             yield name, f"This model provider's API has no parameter `{name}`."
     yield from _in_tools(parameters)
     yield from _in_format(parameters)
     yield from _in_options(parameters)
-    left_out = renderer_2_chat.unsendable(items)
-    for index, item in enumerate(items):
-        if type_of(item) == "message":
-            yield from _in_parts(f"input[{index}].content", item["role"], content_parts(item))
-        elif type_of(item) in renderer_2_chat.OUTPUTS and isinstance(item["output"], list):
-            yield from _in_parts(f"input[{index}].output", "tool", item["output"])
-        elif left_out.get(index) == "not_expressible":
-            yield _item_type(items, index)
 
 
-def _item_type(items: Sequence[Item], index: int) -> Refusal:
-    if type_of(items[index]) == "compaction":
+def _item_refusal(index: int, item: Item, reason: str) -> Refusal:
+    if type_of(item) == "compaction":
         return f"input[{index}].encrypted_content", "This compaction was made by another provider and cannot be read."
+    if reason != NOT_EXPRESSIBLE:
+        return f"input[{index}].type", "This model cannot take items of this type."
     return f"input[{index}].type", "This model provider's API has no items of this type."
 
 
-def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
-    for index, part in enumerate(parts):
-        if not isinstance(part, dict) or not renderer_2_chat.can_send_part(role, part):
-            kind = part.get("type") if isinstance(part, dict) else None
-            use = f" Use {_OUR_PARTS[kind]}." if isinstance(kind, str) and kind in _OUR_PARTS else ""
-            yield f"{path}[{index}]", f"This model provider's API cannot take a part of this type here.{use}"
+def _part_message(part: Any, reason: str) -> str:
+    if reason != NOT_EXPRESSIBLE:
+        return "This model cannot take a part of this type."
+    kind = part.get("type") if isinstance(part, dict) else None
+    use = f" Use {_OUR_PARTS[kind]}." if isinstance(kind, str) and kind in _OUR_PARTS else ""
+    return f"This model provider's API cannot take this part here.{use}"
 
 
 def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:

@@ -198,7 +198,10 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(400, error.message, code=error.code, param="input")
         case ModelFailed():
             headers = {} if error.retry_after is None else {"retry-after": str(ceil(error.retry_after))}
-            return ApiError(504 if error.timed_out else 502, error.message, code=error.code, headers=headers)
+            retry = False if error.refused else None
+            return ApiError(
+                504 if error.timed_out else 502, error.message, code=error.code, headers=headers, retry=retry
+            )
         case HTTPException(status_code=404):
             return ApiError(404, "Nothing is served at this path.", code="unknown_url")
         case HTTPException(status_code=405):

@@ -17,6 +17,7 @@ from replies.provider.failures import (
     is_context_too_long,
     rate_limited,
 )
+from replies.provider.refusals import refusal
 
 
 def as_failure(error: Exception) -> ModelFailed:
@@ -49,9 +50,11 @@ def _refused(error: openai.APIStatusError) -> ModelFailed:
     code, error_type, message = error_fields(error.body)
     if status in (400, 413, 422) and is_context_too_long(code, error_type, message):
         return context_too_long()
+    refused = refusal(status, message or str(error.body))
     if status == 404 or (status == 400 and code == "model_not_found"):
-        return ModelFailed("model_not_found", "The model provider does not have this model.")
-    return ModelFailed("model_error", f"The model provider answered with status {status}.", unreachable=status >= 500)
+        return ModelFailed("model_not_found", "The model provider does not have this model.", refused=refused)
+    answered = f"The model provider answered with status {status}."
+    return ModelFailed("model_error", answered, unreachable=status in (502, 503, 504), refused=refused)
 
 
 def _has_no_connection(error: BaseException | None) -> bool:

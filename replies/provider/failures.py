@@ -3,6 +3,7 @@
 from typing import Any
 
 from domain.errors import ModelFailed
+from replies.provider.refusals import refusal
 
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 """The codes of OpenAI and llama.cpp. Other providers report this error in the message only."""
@@ -36,7 +37,8 @@ def reported_failure(error: Any) -> ModelFailed:
         return context_too_long()
     if code in ("rate_limit_exceeded", "429") or error_type == "rate_limit_error":
         return rate_limited(None)
-    return ModelFailed("model_error", "The model provider reported an error instead of an answer.")
+    reported = "The model provider reported an error instead of an answer."
+    return ModelFailed("model_error", reported, refused=refusal(None, message))
 
 
 def error_fields(error: Any) -> tuple[str, str, str]:

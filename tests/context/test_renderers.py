@@ -216,12 +216,12 @@ def test_the_output_of_the_first_renderer_has_not_changed() -> None:
 
 
 def test_the_output_of_the_chat_renderers_has_not_changed() -> None:
-    assert rendered(CHAT) == rendered(2) == IN_CHAT
+    assert rendered(4) == rendered(2) == IN_CHAT
     assert request_sha256(rendered(2)).hex() == "930eea8005c0dfaa272ce3db5c88c5571096f4ab5af02e841d8a90efe535f327"
 
 
 def test_the_output_of_the_responses_renderers_has_not_changed() -> None:
-    assert rendered(RESPONSES) == rendered(3) == IN_RESPONSES
+    assert rendered(5) == rendered(3) == IN_RESPONSES
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
 
@@ -281,7 +281,7 @@ def test_a_breakpoint_of_the_prompt_cache_is_sent_with_its_part_to_the_responses
     parts: list[dict[str, Any]] = [
         {"type": "input_text", "text": "a", **end},
         {"type": "text", "text": "b", "prompt_cache_breakpoint": "x"},
-        {"type": "input_image", "image_url": "https://example.org/y.png", **end},
+        {"type": "input_image", "image_url": "https://example.org/y.png", "detail": "auto", **end},
     ]
     items = [ITEMS[2], {"role": "user", "content": parts}, {"role": "user", "content": "c"}]
     body = render(RESPONSES, model="m", instructions=[], summary="S", items=items, parameters={})
@@ -311,14 +311,14 @@ def test_items_that_are_not_sent_are_listed_with_their_reasons() -> None:
     orphaned = {12: "orphaned_call", 13: "orphaned_output"}
     not_expressible = {15: "not_expressible", 19: "not_expressible"}
     no_reasoning = {2: "reasoning", 5: "reasoning"}
-    assert (
-        unsendable(CHAT, ITEMS) == {1: "reasoning", 16: "not_expressible"} | orphaned | not_expressible | no_reasoning
-    )
-    assert unsendable(RESPONSES, ITEMS) == orphaned | not_expressible | no_reasoning
+    assert unsendable(4, ITEMS) == {1: "reasoning", 16: "not_expressible"} | orphaned | not_expressible | no_reasoning
+    assert unsendable(5, ITEMS) == orphaned | not_expressible | no_reasoning
+    assert unsendable(8, ITEMS) == orphaned | no_reasoning | {1: "reasoning"}
+    assert unsendable(9, ITEMS) == orphaned | no_reasoning
 
 
 def test_unsendable_items_do_not_change_what_is_sent() -> None:
-    for renderer, expected in ((CHAT, IN_CHAT), (RESPONSES, IN_RESPONSES)):
+    for renderer, expected in ((4, IN_CHAT), (5, IN_RESPONSES), (8, rendered(8)), (9, rendered(9))):
         left_out = unsendable(renderer, ITEMS)
         sendable = [item for index, item in enumerate(ITEMS) if index not in left_out]
         assert unsendable(renderer, sendable) == {}
@@ -328,12 +328,13 @@ def test_unsendable_items_do_not_change_what_is_sent() -> None:
 
 def test_the_client_s_ids_in_stored_items_are_not_sent() -> None:
     with_ids = [{**item, "id": f"client_{index}"} for index, item in enumerate(ITEMS)]
-    for renderer in (1, 2, 3, 4, 5):
+    for renderer in (1, 2, 3, 4, 5, 8, 9):
         body = render(renderer, model="m", instructions=["a", "b"], summary="S", items=with_ids, parameters=PARAMETERS)
         assert body == rendered(renderer)
 
 
-def test_renderer_5_sends_our_ids_of_the_items_that_need_them() -> None:
+@pytest.mark.parametrize("renderer", [5, 9])
+def test_our_ids_are_sent_of_the_items_that_need_them(renderer: int) -> None:
     items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": "Q", "id": "client"},
         {"type": "function_call_output", "call_id": "lost", "output": ""},
@@ -345,7 +346,7 @@ def test_renderer_5_sends_our_ids_of_the_items_that_need_them() -> None:
     ]
     ids = [f"item_{index}" for index in range(len(items))]
     for summary in (None, "S"):
-        body = render(5, model="m", instructions=[], summary=summary, items=items, parameters={}, item_ids=ids)
+        body = render(renderer, model="m", instructions=[], summary=summary, items=items, parameters={}, item_ids=ids)
         sent = body["input"][summary is not None :]
         assert [item.get("id") for item in sent] == [None, "item_2", None, "item_4", "c", "item_6"]
         assert {**sent[1], "id": None} == {**items[2], "id": None}

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from context.item_tokens import counted_text, fixed_tokens
-from context.rendering import CHAT, render, unsendable
+from context.rendering import CHAT, noted_item, render, unsendable
 from context.rendering.orphans import call_key, is_output, orphans
 from context.selection import ContextInput, ContextItem, begins_turn, select, window_starts
 from context.tokens import count
@@ -39,7 +39,9 @@ items: st.SearchStrategy[Item] = st.one_of(
 
 
 def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
-    tokens = count(counted_text(item)) + fixed_tokens(item)
+    noted = noted_item(CHAT, item, ())
+    as_sent = noted.item if noted else item
+    tokens = count(counted_text(as_sent)) + fixed_tokens(as_sent)
     return ContextItem(item_id=f"msg_{index}", item=item, tokens=tokens, depth=index + 1, pinned=pinned)
 
 

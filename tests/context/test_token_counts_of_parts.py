@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from context.item_tokens import counted_parameters, counted_text, fixed_tokens
-from context.rendering import CHAT, RESPONSES, render
+from context.rendering import CHAT, RESPONSES, noted_item, render
 from context.tokens import count
 from domain.items import Item
 
@@ -69,7 +69,8 @@ def test_every_part_that_is_sent_is_counted(items: list[Item], renderer: int) ->
     sent = body["messages"] if renderer == CHAT else body["input"]
     not_counted = ("role", "id", "call_id", "tool_call_id", "status")
     read_by_model = [{name: value for name, value in message.items() if name not in not_counted} for message in sent]
-    counted = sum(count(counted_text(item)) + fixed_tokens(item) for item in items)
+    as_sent = [noted.item if (noted := noted_item(renderer, item, ())) else item for item in items]
+    counted = sum(count(counted_text(item)) + fixed_tokens(item) for item in as_sent)
     assert sum(map(count, _strings(read_by_model))) <= counted + TYPE_NAME_TOKENS
 
 

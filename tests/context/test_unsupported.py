@@ -9,6 +9,7 @@ from context.rendering.unsupported import first_unsupported
 from tests.context.test_renderers import ITEMS, PARAMETERS
 
 TOOL = {"type": "function", "name": "f"}
+CALL = {"type": "function_call", "call_id": "a", "name": "f"}
 
 
 def user(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -62,13 +63,24 @@ def test_a_parameter_that_chat_does_not_have_is_named(parameters: dict[str, Any]
         (user({"type": "input_text", "text": "hi"}, {"type": "input_image", "file_id": "f"}), "content[1]", None),
         (user({"type": "input_file", "file_id": "f"}), None, None),
         (user({"type": "input_file", "file_url": "https://example.org/a"}), "content[0]", None),
-        ({"role": "assistant", "content": [{"type": "input_image", "image_url": "https://x"}]}, "content[0]", None),
+        (
+            {"role": "assistant", "content": [{"type": "input_image", "image_url": "https://x"}]},
+            "content[0]",
+            "content[0]",
+        ),
+        (user({"type": "input_image", "image_url": 5}), "content[0]", "content[0]"),
+        (user({"type": "of_tomorrow"}), "content[0]", None),
+        (CALL | {"arguments": '{"cut'}, None, None),
         ({"type": "reasoning", "summary": []}, None, None),
         ({"type": "computer_call", "call_id": "c"}, "type", None),
         ({"type": "of_tomorrow"}, "type", "type"),
         ({"type": "compaction", "encrypted_content": "theirs"}, "encrypted_content", "encrypted_content"),
         ({"type": "function_call_output", "call_id": "a", "output": "no call here, but perhaps before"}, None, None),
-        ({"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]}, "output[0]", None),
+        (
+            {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]},
+            "output[0]",
+            "output[0]",
+        ),
     ],
 )
 def test_an_input_item_that_an_api_does_not_have_is_named(
@@ -77,6 +89,22 @@ def test_an_input_item_that_an_api_does_not_have_is_named(
     for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):
         refused = first_unsupported(renderer, {}, [ITEMS[3], item])
         assert (refused and refused[0]) == (field and f"input[1].{field}")
+
+
+def test_an_input_item_that_this_model_cannot_take_is_named() -> None:
+    image = {"type": "input_image", "image_url": "https://example.org/a.png"}
+    custom = {"type": "custom_tool_call", "call_id": "a", "name": "f", "input": ""}
+    items = [user({"type": "input_text", "text": "hi"}, image), custom, CALL | {"arguments": "{}"}]
+    for renderer in (CHAT, RESPONSES):
+        for missing, path in (
+            ({"image", "tools"}, "input[0].content[1]"),
+            ({"custom_tools"}, "input[1].type"),
+            ({"tools"}, "input[2].type"),
+            ({"file", "audio"}, None),
+        ):
+            refused = first_unsupported(renderer, {}, items, missing)
+            assert (refused and refused[0]) == path
+            assert refused is None or "This model cannot take" in refused[1]
 
 
 def test_a_part_of_another_api_is_refused_with_the_name_of_ours() -> None:

@@ -174,19 +174,30 @@ async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tup
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 1
 
 
-@pytest.mark.parametrize("status", [400, 404, 429])
-async def test_refusals_do_not_open_the_breaker(chat: ModelProvider, provider: ScriptedProvider, status: int) -> None:
-    provider.script = lambda exchange: exchange.json(status, {}, x_should_retry="false")
-    for _ in range(MAX_FAILURES + 1):
-        assert (await failure_of(chat)).code != "model_unavailable"
+async def test_answers_with_a_status_do_not_open_the_breaker(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    for status in (400, 404, 413, 422, 429, 500, 501, 529):
+        provider.script = lambda exchange, status=status: exchange.json(status, {}, x_should_retry="false")
+        for _ in range(MAX_FAILURES + 1):
+            assert (await failure_of(chat)).code != "model_unavailable"
 
 
-async def test_5xx_answers_open_the_breaker_until_the_provider_answers_again(
+async def test_an_answer_500_closes_the_breaker(provider: ScriptedProvider, clock: Clock) -> None:
+    client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
+    for status, codes in ((502, {"model_error"}), (503, {"model_unavailable"})):
+        provider.script = lambda exchange, status=status: exchange.json(status, {}, x_should_retry="false")
+        assert {(await failure_of(client)).code for _ in range(MAX_FAILURES)} == codes
+    provider.script = lambda exchange: exchange.json(500, {}, x_should_retry="false")
+    clock.now += OPEN_SECONDS
+    assert {(await failure_of(client)).code for _ in range(MAX_FAILURES + 1)} == {"model_error"}
+    await client.close()
+
+
+async def test_answers_503_open_the_breaker_until_the_provider_answers_again(
     provider: ScriptedProvider, clock: Clock
 ) -> None:
     metrics = Metrics()
     client = ModelProvider(Settings(openai_base_url=provider.url), metrics, clock=clock)
-    working, provider.script = provider.script, lambda exchange: exchange.json(500, {}, x_should_retry="false")
+    working, provider.script = provider.script, lambda exchange: exchange.json(503, {}, x_should_retry="false")
     for _ in range(MAX_FAILURES):
         assert (await failure_of(client)).code == "model_error"
     assert (await failure_of(client)).code == "model_unavailable"
@@ -211,7 +222,7 @@ async def test_a_model_that_fails_and_then_hangs_stops_neither_other_models_nor_
 ) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
     working, released = provider.script, threading.Event()
-    provider.script = lambda exchange: exchange.json(500, {}, x_should_retry="false")
+    provider.script = lambda exchange: exchange.json(504, {}, x_should_retry="false")
     for _ in range(MAX_FAILURES):
         await failure_of(client)
     clock.now += OPEN_SECONDS

@@ -1,0 +1,35 @@
+"""Renderer 8: `/chat/completions` as in renderer 4, with a note in place of what the API or this model cannot take.
+
+Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from context.rendering import renderer_4_chat
+from context.rendering.notes import noted
+from context.rendering.orphans import non_messages, orphans
+from domain.items import Item, type_of
+
+
+def render(
+    model: str,
+    instructions: Sequence[str],
+    summary: str | None,
+    items: Sequence[Item],
+    parameters: Mapping[str, Any],
+    *,
+    missing: Collection[str],
+) -> dict[str, Any]:
+    """The body of the request. It always asks for a streamed answer with the token usage at its end. `missing`: abilities that the model lacks."""
+    left_out = unsendable(items)
+    sent = [item for index, item in enumerate(items) if index not in left_out]
+    with_notes = [n.item if (n := noted(item, missing, responses=False)) else item for item in sent]
+    return renderer_4_chat.render(model, instructions, summary, with_notes, parameters)
+
+
+def unsendable(items: Sequence[Item]) -> dict[int, str]:
+    """Which items are not sent, by index, and why: all reasoning, calls without an output, and outputs without a call."""
+    others = non_messages(items)
+    orphaned = orphans(items) if others else {}
+    return orphaned | {index: "reasoning" for index, item in others if type_of(item) == "reasoning"}

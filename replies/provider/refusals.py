@@ -1,0 +1,54 @@
+"""Finds out from a provider's refusal which abilities of the model it speaks of. Its words are not kept: they may contain what people wrote.
+
+The patterns come from the messages of OpenAI, Anthropic, Mistral, DeepSeek, OpenRouter, Groq, Ollama, llama.cpp, LM Studio and vLLM.
+"""
+
+import re
+from typing import Final
+
+from domain.errors import RefusedRequest
+
+MAX_READ_CHARACTERS = 300
+"""How much of a message is read. Providers say first what is wrong, and then may repeat the request."""
+
+_NOT_REFUSALS: Final = (401, 403, 408, 429)
+_OUTAGES: Final = (502, 503, 504)
+
+_NAMES: Final = {
+    "image": re.compile(r"image|vision|multi-?modal|mmproj"),
+    "file": re.compile(r"(?<![a-z])files?(?![a-z])|(?<![a-z])pdf|document"),
+    "audio": re.compile(r"audio"),
+    "tools": re.compile(r"tool|function|arguments"),
+    "custom_tools": re.compile(r"custom"),
+    "other_items": re.compile(r"item|_call"),
+    "reasoning": re.compile(r"reasoning|encrypted"),
+}
+_LACKS: Final = re.compile(
+    r"(not|n't) (currently )?(support|accept|take|have|handle)|not (currently )?(supported|enabled|allowed|a multi-?modal)"
+    r"|only supported by|found that support|at most 0|unknown variant|missing data required"
+)
+_ONE_BAD_PART: Final = re.compile(
+    r"format|media type|mime|(?<!\w)urls?(?!\w)|file_(id|url)|download|fetch|decode|corrupt|exceed|too (large|big|many|long)|size|resolution|page"
+)
+"""Words of a message about one image or file that is wrong in itself. Such a message does not show that the model takes none."""
+
+_LEARNABLE: Final = ("image", "file", "audio", "tools", "custom_tools")
+
+
+def refusal(status: int | None, message: str) -> RefusedRequest | None:
+    """What a refusal with this status speaks of; None for other failures. `status` None: the error came in the stream of an answer.
+
+    A status 404 or 5xx, and an error in a stream, have other causes too. So they count as refusals only if they name an ability.
+    """
+    if status in _NOT_REFUSALS or status in _OUTAGES:
+        return None
+    read = message[:MAX_READ_CHARACTERS].lower()
+    names = frozenset(name for name, pattern in _NAMES.items() if pattern.search(read))
+    if not names and (status is None or status == 404 or status >= 500):
+        return None
+    lacks = frozenset[str]()
+    if _LACKS.search(read) and not _ONE_BAD_PART.search(read):
+        lacks = names.intersection(_LEARNABLE)
+        if "custom_tools" in lacks:
+            lacks -= {"tools"}
+    return RefusedRequest(names, lacks)
