@@ -10,6 +10,7 @@ conversation_settings             instructions, policy, pins and summary at a ve
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape; reading and writing; making a snapshot
 stored_items                      an item as an event holds it
 deleted_content, withdrawn_summaries, copies   what is deleted now; summaries of deleted items; every place that holds content
+noted_items                       items that are sent with a note in place of what a model cannot take
 models, tokens, encodings, item_tokens, item_counts, message_counts   windows and prices; counting tokens
 summaries                         what is summarized, in which portions
 rendering, rerender               requests to providers; recorded requests rendered again

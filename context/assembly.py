@@ -218,8 +218,8 @@ class Contexts:
     async def family(self, conversation_id: str) -> str:
         """The first conversation in this one's chain of forks, or itself. Raises LogMoved if its first event is not in the log."""
         families = self._shared.families
-        if (known := families.get(conversation_id)) is not None:
-            return known
+        if (family := families.get(conversation_id)) is not None:
+            return family
         family = family_of(await self._reader.conversation(conversation_id, limit=1))
         if family is None:
             raise LogMoved(f"the log no longer has the start of {conversation_id}")

@@ -139,7 +139,7 @@ def part_reason(role: str, part: Any, missing: Collection[str], *, responses: bo
     if not can_send(role, part):
         return NOT_EXPRESSIBLE
     ability = _ability(part)
-    return _lacks(ability) if ability in missing else None
+    return _lacks(ability) if ability is not None and ability in missing else None
 
 
 def _noted_message(item: Item, missing: Collection[str], *, responses: bool) -> Noted | None:

@@ -171,6 +171,11 @@ async def api_of(
         yield request.param, api
 
 
+def without_cache_key(sent: dict[str, Any]) -> dict[str, Any]:
+    """A request to the provider without the key that names its conversation."""
+    return {name: value for name, value in sent.items() if name != "prompt_cache_key"}
+
+
 def request_with(name: str) -> dict[str, Any]:
     """A request with a value of this parameter."""
     first, *path = name.split(".")
@@ -213,7 +218,7 @@ async def test_each_parameter_is_sent_kept_or_refused_as_the_list_says(
             is_object = isinstance(value, dict) and isinstance(repeated, dict)
             assert ({key: repeated[key] for key in value} if is_object else repeated) == value, name
         if treatments[name] == "kept":
-            assert sent == plain, name
+            assert without_cache_key(sent) == without_cache_key(plain), name
         else:
             sent_name, sent_value = renamed.get(name, (name, value))
             assert value_at(sent, sent_name) == sent_value, name

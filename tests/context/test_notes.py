@@ -227,7 +227,7 @@ TEN_THOUSAND = 10_000
 A_FEW = 150
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
-values = st.one_of(words, st.none(), st.integers(0, 2), st.just({}))
+values: st.SearchStrategy[Any] = st.one_of(words, st.none(), st.integers(0, 2), st.just({}))
 part_types = st.sampled_from(
     ["input_text", "output_text", "text", "refusal", "input_image", "input_file", "input_audio", "summary_text", "odd"]
 )
@@ -238,7 +238,9 @@ odd_parts = st.builds(
 )
 parts = st.one_of(
     odd_parts,
-    st.builds(lambda kind, said: {"type": kind, "text": said}, st.sampled_from(["input_text", "output_text"]), words),
+    st.builds(
+        lambda kind, written: {"type": kind, "text": written}, st.sampled_from(["input_text", "output_text"]), words
+    ),
     st.sampled_from([IMAGE, PDF, AUDIO, {"type": "refusal", "refusal": "No."}]),
 ).filter(lambda part: part["type"] not in ("input_text", "output_text", "text", "summary_text") or "text" in part)
 call_ids = st.sampled_from("abc")
@@ -249,11 +251,11 @@ odd_items: st.SearchStrategy[Item] = st.one_of(
         st.one_of(words, st.lists(parts, max_size=4)),
     ),
     st.builds(
-        lambda call, said: CALL | {"call_id": call, "arguments": said}, call_ids, st.one_of(words, st.just("{}"))
+        lambda call, written: CALL | {"call_id": call, "arguments": written}, call_ids, st.one_of(words, st.just("{}"))
     ),
-    st.builds(lambda call, said: CUSTOM | {"call_id": call, "input": said}, call_ids, words),
+    st.builds(lambda call, written: CUSTOM | {"call_id": call, "input": written}, call_ids, words),
     st.builds(
-        lambda kind, call, said: {"type": f"{kind}_output", "call_id": call, "output": said},
+        lambda kind, call, written: {"type": f"{kind}_output", "call_id": call, "output": written},
         st.sampled_from(["function_call", "custom_tool_call"]),
         call_ids,
         st.one_of(words, st.lists(st.one_of(parts, values), max_size=3)),

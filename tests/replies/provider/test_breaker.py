@@ -22,7 +22,7 @@ from replies.provider.breaker import (
 )
 from replies.provider.provider import ModelProvider
 from tests.replies.provider.conftest import BODY, Clock, failure_of, parts_of
-from tests.scripted_provider import Exchange, ScriptedProvider
+from tests.scripted_provider import Exchange, Script, ScriptedProvider
 from tests.servers import wait_until_async
 
 
@@ -35,6 +35,10 @@ def changes() -> list[bool]:
 @pytest.fixture
 def breaker(clock: Clock, changes: list[bool]) -> CircuitBreaker:
     return CircuitBreaker(changes.append, clock)
+
+
+def answers(status: int) -> Script:
+    return lambda exchange: exchange.json(status, {}, x_should_retry="false")
 
 
 def fail(breaker: CircuitBreaker, times: int = 1) -> None:
@@ -176,7 +180,7 @@ async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tup
 
 async def test_answers_with_a_status_do_not_open_the_breaker(chat: ModelProvider, provider: ScriptedProvider) -> None:
     for status in (400, 404, 413, 422, 429, 500, 501, 529):
-        provider.script = lambda exchange, status=status: exchange.json(status, {}, x_should_retry="false")
+        provider.script = answers(status)
         for _ in range(MAX_FAILURES + 1):
             assert (await failure_of(chat)).code != "model_unavailable"
 
@@ -184,9 +188,9 @@ async def test_answers_with_a_status_do_not_open_the_breaker(chat: ModelProvider
 async def test_an_answer_500_closes_the_breaker(provider: ScriptedProvider, clock: Clock) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
     for status, codes in ((502, {"model_error"}), (503, {"model_unavailable"})):
-        provider.script = lambda exchange, status=status: exchange.json(status, {}, x_should_retry="false")
+        provider.script = answers(status)
         assert {(await failure_of(client)).code for _ in range(MAX_FAILURES)} == codes
-    provider.script = lambda exchange: exchange.json(500, {}, x_should_retry="false")
+    provider.script = answers(500)
     clock.now += OPEN_SECONDS
     assert {(await failure_of(client)).code for _ in range(MAX_FAILURES + 1)} == {"model_error"}
     await client.close()
@@ -197,7 +201,7 @@ async def test_answers_503_open_the_breaker_until_the_provider_answers_again(
 ) -> None:
     metrics = Metrics()
     client = ModelProvider(Settings(openai_base_url=provider.url), metrics, clock=clock)
-    working, provider.script = provider.script, lambda exchange: exchange.json(503, {}, x_should_retry="false")
+    working, provider.script = provider.script, answers(503)
     for _ in range(MAX_FAILURES):
         assert (await failure_of(client)).code == "model_error"
     assert (await failure_of(client)).code == "model_unavailable"
@@ -222,7 +226,7 @@ async def test_a_model_that_fails_and_then_hangs_stops_neither_other_models_nor_
 ) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
     working, released = provider.script, threading.Event()
-    provider.script = lambda exchange: exchange.json(504, {}, x_should_retry="false")
+    provider.script = answers(504)
     for _ in range(MAX_FAILURES):
         await failure_of(client)
     clock.now += OPEN_SECONDS

@@ -39,7 +39,7 @@ def test_a_refusal_names_abilities_and_those_that_the_model_lacks(
 ) -> None:
     refused = refusal(status, message)
     assert refused is not None
-    assert (refused.names, refused.lacks) == (set(names.split()), set(lacks.split()))
+    assert (refused.names, refused.lacks) == (frozenset(names.split()), frozenset(lacks.split()))
 
 
 @pytest.mark.parametrize(
