@@ -110,11 +110,11 @@ class _Search:
                 return await self._match_at(*later)
         if longest is None:
             return None
-        return await self._match_at(longest, await self._best(self._counting(longest)))
+        return await self._match_at(longest, await self._best(self._counting(self._prefixes[longest])))
 
     async def longest_prefix(self) -> tuple[int, FoundPrefix] | None:
         longest = await self._look_up_newest()
-        return None if longest is None else (longest + 1, await self._best(self._counting(longest)))
+        return None if longest is None else (longest + 1, await self._best(self._counting(self._prefixes[longest])))
 
     async def match_of_named_path(self) -> Match | None:
         """A match on the path of the named conversation, where no prefix of the transcript is known.
@@ -131,7 +131,8 @@ class _Search:
             for index in reversed(range(len(hashes))):
                 agrees = before is None if index == 0 else before is not None and hashes[index - 1] == before.hash
                 if hashes[index] == message.hash and agrees:
-                    return await self._match_on(path, position, index)
+                    end = self._end.up_to(message.depth)
+                    return await self._match(index, end, item_id=message.items[-1][0], depth=message.depth)
             position += 1
         return None
 
@@ -155,13 +156,13 @@ class _Search:
     def _is_allowed(self, prefix: FoundPrefix) -> bool:
         return self._path is None or self._path.contains(prefix.conversation_id, 0, prefix.depth, prefix.version)
 
-    def _counting(self, index: int) -> list[FoundPrefix]:
-        """The known prefixes that end with this message and make a match."""
-        return [prefix for prefix in self._prefixes.get(index, ()) if prefix.answered or self._path is not None]
+    def _counting(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
+        """Those of these prefixes that make a match."""
+        return [prefix for prefix in prefixes if prefix.answered or self._path is not None]
 
     def _longest(self) -> int | None:
         """The index of the last message of the longest prefix that makes a match. None if there is none."""
-        return max(filter(self._counting, self._prefixes), default=None)
+        return max((index for index, found in self._prefixes.items() if self._counting(found)), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
         """The newest of these prefixes that nothing follows; if something follows each of them, the newest one. They have equal messages."""
@@ -177,10 +178,12 @@ class _Search:
 
         Returns (message, prefix) of this answer, or of a later message that its path has too. None if there is no such answer.
         """
-        found = await self._rewritten_answer()
+        least = -1 if longest is None else longest
+        found = await self._found_by_answer([index for index in answers if index > least], longest)
         if found is None or found[0] < answers[-1]:
-            least = max(-1 if longest is None else longest, found[0] if found else -1)
-            found = await self._found_by_answer([index for index in answers if index > least], longest) or found
+            rewritten = await self._rewritten_answer()
+            if rewritten is not None and (found is None or rewritten[0] > found[0]):
+                found = rewritten
         return None if found is None else await self._extended(*found)
 
     async def _rewritten_answer(self) -> tuple[int, FoundPrefix] | None:
@@ -238,33 +241,38 @@ class _Search:
         return None
 
     async def _agreeing(self, index: int, prefixes: Sequence[FoundPrefix], longest: int | None) -> FoundPrefix | None:
-        """The place of the answer whose path agrees best with the transcript before it; None if none agrees."""
+        """The place of the answer whose path agrees best with the transcript before it; None if none agrees.
+
+        A place whose question agrees comes first, then the one with most equal messages, then the one with these closest together.
+        """
         unique: dict[tuple[str, int], FoundPrefix] = {}
         for prefix in prefixes:
             unique.setdefault((prefix.conversation_id, prefix.version), prefix)
-        ranked: list[tuple[int, FoundPrefix]] = []
+        ranked: dict[tuple[bool, int, int], list[FoundPrefix]] = {}
         for prefix in list(unique.values())[:MAX_CANDIDATES]:
             if longest is not None and not await self._is_after(prefix, longest):
                 continue
             path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version), _VERIFIED_EVENTS)
-            _, equal = await align(path, self._transcript, index + 1, max(0, index - _VERIFIED_EVENTS))
-            question = await path.get(1)
-            if (
-                index == 0
-                or equal > 1
-                or (
-                    question is not None
-                    and is_rewritten_question(question.text, self._transcript.message_items(index - 1))
-                )
-            ):
-                ranked.append((equal, prefix))
-        most = max((equal for equal, _ in ranked), default=0)
-        best = [prefix for equal, prefix in ranked if equal == most]
-        return await self._best(best) if best else None
+            alignment = await align(path, self._transcript, index + 1, max(0, index - _VERIFIED_EVENTS))
+            question_agrees = await self._question_agrees(path, index)
+            if index == 0 or alignment.equal > 1 or question_agrees:
+                rank = (question_agrees, alignment.equal, -alignment.length)
+                ranked.setdefault(rank, []).append(prefix)
+        return await self._best(ranked[max(ranked)]) if ranked else None
+
+    async def _question_agrees(self, path: PathMessages, index: int) -> bool:
+        """Whether the message before the answer with this index is the one before the path's last, perhaps written differently."""
+        question = await path.get(1)
+        if index == 0 or question is None:
+            return False
+        sent = self._transcript
+        return question.hash == sent.hash_of(index - 1) or is_rewritten_question(
+            question.text, sent.message_items(index - 1)
+        )
 
     async def _is_after(self, prefix: FoundPrefix, longest: int) -> bool:
         """Whether the path that leads to a prefix has the item that the longest known prefix ends with."""
-        before = self._counting(longest)
+        before = self._counting(self._prefixes[longest])
         if any(one.conversation_id == prefix.conversation_id and one.version <= prefix.version for one in before):
             return True
         path = await read_path(self._reader, PathSegment(prefix.conversation_id, prefix.version))
@@ -283,50 +291,39 @@ class _Search:
         for hashed in await self._reader.hashes_of(prefix):
             start = Chain(hashed, True, b"", transcript.first.seed)
             hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
-        found = [prefix for prefix in await self._reader.prefixes_with(hashes) if self._is_allowed(prefix)]
+        found = self._counting(filter(self._is_allowed, await self._reader.prefixes_with(hashes)))
         if not found:
             return index, prefix
         last = max(prefix.number % len(later) for prefix in found)
         return later[last], await self._best([prefix for prefix in found if prefix.number % len(later) == last])
 
     async def _match_at(self, index: int, prefix: FoundPrefix) -> Match:
+        end = PathSegment(prefix.conversation_id, prefix.version)
         base = self._base(prefix.conversation_id, index)
+        match = await self._match(index, end, item_id=prefix.item_id, depth=prefix.depth, base=base)
+        read_version = match.read_version if self._end else prefix.read_version
+        return replace(match, answered=prefix.answered, read_version=read_version)
+
+    async def _match(
+        self, index: int, end: PathSegment, *, item_id: str, depth: int, base: TranscriptBase | None = None
+    ) -> Match:
+        """The match of the messages up to `index`, at an item. `end`: of the path that ends with this item."""
         count = index + 1
+        since = base.count if base else 0
         aligned: list[Aligned] = [()] * count
-        if base is None or base.count < count:
-            path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version))
-            since = base.count if base else 0
-            aligned, _ = await align(path, self._transcript, count, since)
+        if since < count:
+            path = PathMessages(self._reader, end)
+            aligned = (await align(path, self._transcript, count, since)).items
             await align_gaps(path, self._transcript, aligned, since)
         return Match(
-            conversation_id=self._end.conversation_id if self._end else prefix.conversation_id,
-            item_id=prefix.item_id,
-            depth=prefix.depth,
+            conversation_id=(self._end or end).conversation_id,
+            item_id=item_id,
+            depth=depth,
             messages=count,
             items=self._transcript.ends[index],
-            answered=prefix.answered,
-            read_version=self._end.version if self._end else prefix.read_version,
-            base=base,
-            aligned=aligned,
-        )
-
-    async def _match_on(self, path: PathMessages, position: int, index: int) -> Match:
-        message = await path.get(position)
-        assert message is not None
-        assert self._end is not None
-        end = self._end.up_to(message.depth)
-        path = PathMessages(self._reader, end)
-        aligned, _ = await align(path, self._transcript, index + 1, 0)
-        await align_gaps(path, self._transcript, aligned, 0)
-        return Match(
-            conversation_id=end.conversation_id,
-            item_id=message.items[-1][0],
-            depth=message.depth,
-            messages=index + 1,
-            items=self._transcript.ends[index],
             answered=False,
-            read_version=end.version,
-            base=None,
+            read_version=(self._end or end).version,
+            base=base,
             aligned=aligned,
         )
 

@@ -73,10 +73,23 @@ class PathMessages:
         return None
 
 
-async def align(path: PathMessages, transcript: ParsedTranscript, count: int, since: int) -> tuple[list[Aligned], int]:
-    """The items of the path that each of the first `count` messages of the transcript stands for; and how many of these messages equal theirs.
+class Alignment(Struct, frozen=True):
+    """How messages of a transcript lie on a path.
 
-    The last of these messages stands for the newest message of the path. Messages before index `since` are not compared.
+    items   for each message, the (id, item) of the path's items that it stands for; empty where none are known
+    equal   how many of the messages equal those that they stand for
+    length  how many messages of the path, from its newest one on, lie between the first and the last of them
+    """
+
+    items: list[Aligned]
+    equal: int
+    length: int
+
+
+async def align(path: PathMessages, transcript: ParsedTranscript, count: int, since: int) -> Alignment:
+    """Aligns the first `count` messages of the transcript with the path. The last one of them stands for the newest message of the path.
+
+    Messages before index `since` are not compared.
     """
     aligned: list[Aligned] = [()] * count
     equal = position = unknown = 0
@@ -91,7 +104,7 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
             aligned[index], position, unknown = other.items, found + 1, 0
         elif index == count - 1 or _is_rewritten(here, transcript.message_items(index)):
             aligned[index], position, unknown = here.items, position + 1, 0
-    return aligned, equal
+    return Alignment(aligned, equal, position)
 
 
 async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: list[Aligned], since: int) -> None:

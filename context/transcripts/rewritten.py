@@ -6,7 +6,7 @@ it, or write calls as text.
 
 from collections.abc import Sequence
 
-from context.transcripts.prefix_hashes import text_of_message
+from context.transcripts.prefix_hashes import message_hash, text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
@@ -20,13 +20,21 @@ def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other, or the sent text names all calls of the answer. `answer`: the text of the `stored` items."""
+    """Whether one text begins with the other, or the sent text names all calls of the answer. `answer`: the text of the `stored` items.
+
+    If the sent message has calls, they must be those of the answer.
+    """
     text = text_of_message(sent)
+    calls, sent_calls = _calls(stored), _calls(sent)
+    if sent_calls and message_hash(sent_calls) != message_hash(calls):
+        return False
     if answer and text.startswith(answer):
         added = text[len(answer) :]
         return added.startswith(("\n", "<")) or (len(answer) >= MIN_COMMON and not added[:1].isalnum())
     if len(text) >= MIN_COMMON and answer.startswith(text):
         return True
-    calls = [item["call_id"] for item in stored if item.get("call_id")]
-    has_calls = any(item.get("call_id") for item in sent)  # then they are compared as calls, not as text
-    return bool(calls) and not has_calls and all(call in text for call in calls)
+    return bool(calls) and not sent_calls and all(call["call_id"] in text for call in calls)
+
+
+def _calls(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if item.get("call_id")]

@@ -183,6 +183,24 @@ def test_a_store_that_follows_the_rules_passes(plans: Sequence[Sequence[Round]])
     assert min(counts.values()) > WALKS * REQUESTS / 20, counts
 
 
+class ComparesFirst(RuleStore):
+    """Compares all requests of a round with the store as it was before, and then appends them. Of equal places it takes the first one, and then the last."""
+
+    def run(self, planned: Round) -> None:
+        self._before, self._is_first = self.model.copy(), True
+        super().run(planned)
+
+    def recognised(self, transcript: SentTranscript) -> Recognised:
+        found = self._before.required(transcript)
+        item_ids, self._is_first = sorted(found.item_ids)[:: 1 if self._is_first else -1], False
+        return Recognised(found.length, frozenset(item_ids[:1]))
+
+
+def test_requests_at_once_may_go_on_where_the_store_ended_when_they_were_compared() -> None:
+    for seed in range(WALKS):
+        check(ComparesFirst(), Planner(seed).rounds(2 * REQUESTS))
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_a_store_that_breaks_a_rule_fails(store: type[RuleStore], plans: Sequence[Sequence[Round]]) -> None:
     def is_noticed(rounds: Sequence[Round]) -> bool:

@@ -164,8 +164,8 @@ class WalkChecks:
         assert [*transcript.items[count:]] == new, (
             f"the new items of request {request.number} are not the end of its transcript"
         )
-        faults = [self._fault(recorded, count, state) for state in self._states]
-        assert None in faults, f"request {request.number} ({request.kind}): {faults[-1]}"
+        fault = self._fault(recorded, count)
+        assert fault is None, f"request {request.number} ({request.kind}): {fault}"
         if conversation_id not in self.model.conversations:
             self.model.start(conversation_id, subject, after)
         self.model.request(conversation_id, event.response_id)
@@ -187,32 +187,56 @@ class WalkChecks:
         self.origins[conversation_id] = started.forked_from.conversation_id if started.forked_from else None
         return started.forked_from.item_id if started.forked_from else None
 
-    def _fault(self, recorded: RecordedRequest, count: int, state: StoreModel) -> str | None:
-        """Why the reply must not go on where it does, if the store is in this state. `count`: how many items of the transcript were recognised."""
+    def _fault(self, recorded: RecordedRequest, count: int) -> str | None:
+        """Why the reply must not go on where it does. `count`: how many items of the transcript were recognised.
+
+        The store compares the transcript, and appends the request later. Other requests may be recorded in between. So the match must be right in
+        one of the states of this round, and the place in this state or in a later one.
+        """
+        faults: dict[str, None] = {}
+        for n, compared in enumerate(self._states):
+            fault = self._fault_of_match(recorded, count, compared)
+            if fault is None:
+                faults_of_place = [self._fault_of_place(recorded, count, compared, state) for state in self._states[n:]]
+                if None in faults_of_place:
+                    return None
+                fault = ", then ".join(dict.fromkeys(map(str, faults_of_place)))
+            faults[fault] = None
+        return "; or ".join(faults)
+
+    @staticmethod
+    def _fault_of_match(recorded: RecordedRequest, count: int, state: StoreModel) -> str | None:
+        """Why the transcript must not be taken for the path before the reply, if the store is in this state."""
         transcript, after = recorded.transcript, recorded.after
-        required = state.required(transcript)
-        named = state.named(transcript)
-        is_new = recorded.conversation_id not in state.conversations
-        if named is not None and count == required.length == 0:
-            return self._fault_at_end(recorded, named, state)
+        required = state.required(transcript).length
+        if _is_only_named(recorded, count, state):
+            return None
         if after is None:
-            if count or not is_new:
+            if count or recorded.conversation_id in state.conversations:
                 return f"{count} items of the transcript are left out of a new conversation"
-            if required.length == 0:
-                return None
-            return f"a new conversation begins, but {required.length} items are recognised"
+            return f"a new conversation begins, but {required} items are recognised" if required else None
         if after not in state.items or not state.is_sound(transcript, after, count):
             return f"its first {count} items are not those before {after}"
-        if count < required.length:
-            return f"only {count} items are recognised instead of {required.length}"
-        conversation = state.conversations[state.items[after].conversation_id]
-        if is_new and conversation.head == after and not conversation.running:
+        return f"only {count} items are recognised instead of {required}" if count < required else None
+
+    def _fault_of_place(
+        self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
+    ) -> str | None:
+        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended."""
+        if (named := compared.named(recorded.transcript)) is not None and _is_only_named(recorded, count, compared):
+            return self._fault_at_end(recorded, named, state)
+        if recorded.after is None:
+            return None
+        conversation = state.conversations[state.items[recorded.after].conversation_id]
+        is_new = recorded.conversation_id not in state.conversations
+        if is_new and conversation.head == recorded.after and not conversation.running:
             return "it is a fork at the end of a conversation that could go on"
         if not is_new and state.conversations[recorded.conversation_id].running:
             return "another reply runs in its conversation"
         return None
 
-    def _fault_at_end(self, recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
+    @staticmethod
+    def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
         """The transcript has nothing in common with the conversation that the client names: it is appended at its end. While a reply runs there, it goes to a fork."""
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
@@ -285,3 +309,9 @@ class WalkChecks:
             self.counts["appended"] += 1
         else:
             self.counts["fork, or in a fork"] += 1
+
+
+def _is_only_named(recorded: RecordedRequest, count: int, state: StoreModel) -> bool:
+    """Whether the client names a conversation that has nothing in common with the transcript."""
+    transcript = recorded.transcript
+    return state.named(transcript) is not None and count == state.required(transcript).length == 0

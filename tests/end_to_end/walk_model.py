@@ -28,6 +28,9 @@ MIN_COMMON_TEXT = 16
 """An answer that a client has cut is still the same if so many characters of it are left."""
 
 
+ASSISTANT = ("message", "assistant")
+
+
 class Owner(NamedTuple):
     """Transcripts of one owner never match those of another one. `user`: `user` or `safety_identifier` of the requests."""
 
@@ -49,6 +52,10 @@ class SentTranscript:
             for message, count, end in zip(messages, counts, self.ends, strict=True)
             if message["role"] == "assistant" and end > count
         ]
+
+    def start_of(self, end: int) -> int:
+        """Where the message starts that ends at `end`."""
+        return max((other for other in self.ends if other < end), default=0)
 
     def turns(self) -> Iterator[tuple[Meaning, tuple[Meaning, ...], int]]:
         """Each answer with the item before it, and its end. The last one first."""
@@ -219,7 +226,9 @@ class StoreModel:
         item = self.items[item_id]
         if (named := self.named(transcript)) is not None:
             is_on_path = item_id in self.path(self.conversations[named].head) and not self.is_deleted(item_id)
-            return is_on_path and is_same_answer(item.meaning, transcript.items[count - 1])
+            path = [self.items[on_path] for on_path in self.path(item_id)]
+            is_same = item.meaning == transcript.items[count - 1] or self._is_same_answer(path, transcript, count)
+            return is_on_path and is_same
         if item.owner != transcript.owner or not self._unretracted([item_id]):
             return False
         if item_id in self._prefixes.get((transcript.owner, transcript.items[:count]), ()):
@@ -247,13 +256,20 @@ class StoreModel:
         rest = count - end
         if len(path) <= rest or [item.meaning for item in path[len(path) - rest :]] != [*transcript.items[end:count]]:
             return False
-        *earlier, answer = path[: len(path) - rest]
-        if not answer.is_answer or not is_same_answer(answer.meaning, transcript.items[end - 1]):
+        path = path[: len(path) - rest]
+        if not self._is_same_answer(path, transcript, end):
             return False
-        before = transcript.items[: end - 1]
+        earlier = path[: len(path) - len(_last_answer(path))]
+        before = transcript.items[: transcript.start_of(end)]
         if not before or set(before) & {item.meaning for item in earlier}:
             return True
         return bool(earlier) and contains_other(earlier[-1].meaning, before[-1])
+
+    @staticmethod
+    def _is_same_answer(path: Sequence[StoredItem], transcript: SentTranscript, end: int) -> bool:
+        """Whether the message that ends at `end` may be made of the answer that the path ends with."""
+        answer = [item.meaning for item in _last_answer(path) if item.meaning is not None]
+        return is_same_answer(answer, transcript.items[transcript.start_of(end) : end])
 
     def path(self, item_id: str | None) -> list[str]:
         """The ids of the items from the first one to this one."""
@@ -335,17 +351,28 @@ class StoreModel:
         return [item_id for item_id in item_ids if item_id not in self._never_written and self.has_name(item_id)]
 
 
-def is_same_answer(stored: Meaning | None, sent: Meaning) -> bool:
-    """Whether a client may have made the one of the other: it is equal, one is the beginning of the other, or calls may have the same ids."""
-    if stored is None or stored == sent or sent[0] == "call":
-        return True
-    if sent[:2] != ("message", "assistant"):
+def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
+    """The answer of this store that the path ends with. Empty if it ends with something else."""
+    start = len(path)
+    while start and path[start - 1].is_answer and path[start - 1].response_id == path[-1].response_id:
+        start -= 1
+    return path[start:]
+
+
+def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
+    """Whether a client may have made the one of the other. The calls must be equal, or be gone. One text must be the beginning of the other, or name the calls."""
+    calls, sent_calls = [[item for item in answer if item[0] == "call"] for answer in (stored, sent)]
+    if not stored or (sent_calls and sent_calls != calls):
         return False
-    if stored[0] == "call":
-        return stored[1] in sent[2]
-    if sent[2].startswith(stored[2]) and not sent[2][len(stored[2]) :][:1].isalnum():
+    if [*stored] == [*sent]:
         return True
-    return len(sent[2]) >= MIN_COMMON_TEXT and stored[2].startswith(sent[2])
+    text, sent_text = ["".join(item[2] for item in answer if item[:2] == ASSISTANT) for answer in (stored, sent)]
+    if text and sent_text.startswith(text):
+        added = sent_text[len(text) :]
+        return added[:1] in ("\n", "<") or (len(text) >= MIN_COMMON_TEXT and not added[:1].isalnum())
+    if len(sent_text) >= MIN_COMMON_TEXT and text.startswith(sent_text):
+        return True
+    return bool(calls) and not sent_calls and all(call[1] in sent_text for call in calls)
 
 
 def contains_other(one: Meaning | None, other: Meaning) -> bool:

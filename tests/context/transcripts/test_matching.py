@@ -260,6 +260,58 @@ async def test_a_clients_own_answer_that_it_wrote_differently_is_not_taken_for_o
     assert await chats.match(turns("and then?", "it depends\n</done>", "why?")) is None
 
 
+async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls(chats: Asking) -> None:
+    """Nor for other calls with the same text. With the right calls, a text that the client wrote differently changes nothing."""
+    text = "I look at both places for you."
+    alone = await chats.ask([user("Weather?")], text)
+    cut = await chats.ask(turns("Where?", "Here.", "Weather?"), [assistant(text), *CALLS[2:]])
+    front_cut_off = [user("Weather?"), {**SENT_CALLS, "content": text}, *OUTPUTS]
+
+    assert end_of(await chats.match([*turns("Weather?", text), user("?")])) == (alone.answer_id, 2)
+    assert end_of(await chats.match(front_cut_off)) == (cut.answer_id, 2)
+    went_on = await chats.ask(front_cut_off, "sunny")
+    assert end_of(await chats.match(front_cut_off)) == (chats.items(went_on.conversation_id)[-2], 4)
+    other = {**SENT_CALLS, "content": text, "tool_calls": SENT_CALLS["tool_calls"][:1]}
+    assert await chats.match([user("Weather?"), other, OUTPUTS[0]]) is None
+    noted = {**SENT_CALLS, "content": f"{text}\n(interrupted)"}
+    assert end_of(await chats.match([*turns("Where?", "Here.", "Weather?"), noted, *OUTPUTS])) == (cut.answer_id, 4)
+
+
+async def test_of_places_that_agree_equally_the_one_with_the_same_question_is_taken(chats: Asking) -> None:
+    """Also if the transcript already went on from there otherwise, so that the new question forks."""
+    wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
+    await chats.chat("why?", "no", "and then?", "yes")
+    await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
+    answer_id = chats.items(wanted.conversation_id)[3]
+
+    assert end_of(await chats.match(turns("why?", "yes", "ok"))) == (answer_id, 2)
+    assert end_of(await chats.match(turns("a", "x", "why?", "yes", "ok"))) == (answer_id, 4)
+
+
+async def test_of_places_with_the_same_question_the_one_where_the_messages_are_closest_is_taken(chats: Asking) -> None:
+    wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
+    await chats.chat("a", "b", "c", "d", "why?", "yes")
+    answer_id = chats.items(wanted.conversation_id)[3]
+
+    assert end_of(await chats.match(turns("a", "[removed]", "why?", "yes", "ok"))) == (answer_id, 4)
+
+
+async def test_an_answer_that_is_equal_on_another_path_wins_over_one_that_was_written_differently(
+    chats: Asking,
+) -> None:
+    await chats.ask([user("Say more.")], "It depends.")
+    wanted = await chats.chat("Rain?", "Who knows?", "Say more.", "It depends.\nOn the wind.")
+
+    assert end_of(await chats.match(turns("Say more.", "It depends.\nOn the wind.", "?"))) == (wanted.answer_id, 2)
+
+
+async def test_an_answer_of_ours_is_not_followed_into_words_that_only_the_client_said(chats: Asking) -> None:
+    await chats.ask(turns("Hi.", "Hello.", "And?"), "All is well.")
+    ours = await chats.ask(turns("Hi."), "Hello.")
+
+    assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (ours.answer_id, 3)
+
+
 async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d")
     await chats.events.append(request(turn.conversation_id, DeleteConversation()))
