@@ -28,6 +28,7 @@ from commands import (
 )
 from commands.command_route import ProcessDependencies
 from commands.open_sockets import OpenSockets, SocketLimits
+from commands.unfinished_histories import UnfinishedHistories
 from context.assembly import SharedContexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
@@ -146,10 +147,12 @@ def create_app(
         )
         checks.update(_checks(reader, events_log, active_replies, provider, limiter))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
+        sweeping = asyncio.create_task(UnfinishedHistories(pool, events_log).keep_sweeping())
         try:
             yield
         finally:
             migrating.cancel()
+            sweeping.cancel()
             sockets.close()
             await active_replies.close()
             await live_reader.close()

@@ -67,3 +67,8 @@ def minted_seconds(text: str) -> int:
     A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7).
     """
     return (uuid_of(text).int >> 80) // 1000
+
+
+def first_uuid_at(seconds: float) -> UUID:
+    """The smallest UUIDv7 of this time, in seconds since 1970 (UTC)."""
+    return UUID(int=int(seconds * 1000) << 80)

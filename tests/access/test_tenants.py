@@ -213,6 +213,7 @@ def _row(previous: bytes, stream: object, version: int, tenant: str) -> Row:
 SERVING = ("commands", "queries", "context", "replies", "infrastructure")
 
 NOT_OF_ONE_REQUEST = {
+    "commands/unfinished_histories.py _UNFINISHED": "finds histories of all tenants whose request was never recorded",
     "infrastructure/access/api_keys.py _CHANGES": "each process reads the keys of all tenants. A request uses a key only with its secret",
     "infrastructure/access/key_store.py _RECORD_USE": "records when keys of all tenants were last used",
     "infrastructure/event_log/feed.py": "projectors read the whole log in commit order; queries read only its positions and hashes",
