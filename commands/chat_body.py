@@ -32,7 +32,7 @@ MAX_PARAMETERS_BYTES = 1024 * 1024
 MAX_STOPS = 64
 MAX_INT64 = 2**63 - 1
 
-_OF_RESPONSES = ("background", "context_management", "input", "instructions", "previous_response_id")
+_OF_RESPONSES = ("background", "context_management", "input", "instructions", "on_busy", "previous_response_id")
 """Parameters of POST /v1/responses. They are refused here: a provider would not do what they ask for."""
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000)]

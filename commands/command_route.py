@@ -45,6 +45,7 @@ from infrastructure.limits.limiter import Limiter
 from infrastructure.settings import ChatCompletionsStore
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
+from replies.queued_reply import ReplyQueue
 from replies.running_reply import ReplyServices
 
 if TYPE_CHECKING:  # only for types: the provider client is slow to import, and some scripts need only the bodies
@@ -63,6 +64,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     reply_services: ReplyServices
     active_replies: ActiveReplies
     reply_streams: ReplyStreams
+    reply_queue: ReplyQueue
     sockets: OpenSockets
     api_keys: KeyStore
     limiter: Limiter

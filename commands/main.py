@@ -22,6 +22,7 @@ from commands import (
     items,
     keys,
     pins,
+    queued_replies,
     response_socket,
     responses,
     shares,
@@ -54,11 +55,12 @@ from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
-from replies.leases import ReplyLeases
+from replies.leases import Orphan, ReplyLeases
 from replies.live_events import LiveWriter
 from replies.live_reader import LiveReader
 from replies.orphaned_replies import OrphanedReplies
 from replies.provider.provider import ModelProvider
+from replies.queued_reply import ReplyQueue
 from replies.running_reply import ReplyServices
 
 log = structlog.get_logger(__name__)
@@ -120,8 +122,12 @@ def create_app(
         live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
-        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshot_redis), reader.head_of_each)
-        active_replies.open()
+
+        async def take_over(orphan: Orphan) -> bool:
+            return await queued_replies.take_over(app.state.dependencies, leases, orphan)
+
+        orphaned_replies = OrphanedReplies(leases, events_log, snapshot_redis, take_over)
+        active_replies = ActiveReplies(leases, orphaned_replies, reader.head_of_each)
         pages = StreamPages()
         live_reader = LiveReader(following_redis, pages)
         watch = ConversationWatch(reader.head_of_each, shutdown)
@@ -139,12 +145,14 @@ def create_app(
             ),
             active_replies=active_replies,
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
+            reply_queue=ReplyQueue(watch, active_replies.cancel),
             sockets=sockets,
             api_keys=KeyStore(key_pool),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,
             chat_completions_store=settings.chat_completions_store,
         )
+        active_replies.open()
         checks.update(_checks(reader, events_log, active_replies, provider, limiter))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
         sweeping = asyncio.create_task(UnfinishedHistories(pool, events_log).keep_sweeping())

@@ -10,19 +10,20 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from commands.matched_input import MatchedInput, match_input
+from commands.queued_replies import queue_reply
 from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.response_schemas import check_schemas
 from commands.rolling_summary import context_with_summary
 from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from commands.unsent_input import check_outputs
 from context.assembly import Context
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering import uses_responses_api
-from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
-from domain.commands import RequestReply
+from domain.commands import QueueReply, RequestReply
 from domain.errors import ConversationIsEnded, ConversationLocked, HeadHasMoved, ItemsDeleted
 from domain.events import InputItem, Transcript
 from domain.items import as_output, from_stored
@@ -41,10 +42,13 @@ def check_body(body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started.
+    """Starts a reply, or queues it (`on_busy`). If this is a repeat, returns the reply that the first request with the idempotency key started.
 
     A refused request records nothing.
     """
+    if body.on_busy == "interrupt" and context.if_match is not None:
+        message = "`on_busy: interrupt` changes the conversation: it cannot be used with `If-Match`."
+        raise ApiError(400, message, code="mutually_exclusive_parameters", param="on_busy")
     return await request_once(
         context, lambda: _request_reply(context, body), stored=body.stored, background=bool(body.background)
     )
@@ -82,9 +86,13 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
         snapshot = await context.dependencies.contexts.snapshot(target.source, model)
     target = replace(target, snapshot=snapshot)
     taken = await take_input(context, target, given, matched.repeated if matched else 0)
+    if body.may_wait and await context.dependencies.reader.is_locked(target.conversation_id):
+        return await _queue(context, body, target, model, taken)
     try:
         return await _request_at(context, body, target, model, taken, matched=matched)
     except (HeadHasMoved, ConversationLocked, ConversationIsEnded) as refusal:
+        if body.may_wait and isinstance(refusal, ConversationLocked):
+            return await _queue(context, body, target, model, taken)
         names_the_conversation = matched is None
         if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
             raise
@@ -151,10 +159,7 @@ async def _request_at(
         response_id=mint(RESPONSE),
         model=model,
         parameters=msgspec.json.encode(reply_request.parameters),
-        input=tuple(
-            InputItem(item_id=new.item_id, item=new.item, copy_of=new.copy_of)
-            for new in (*target.carried_items, *(entry.new for entry in taken.items))
-        ),
+        input=_input_of(target, taken),
         shown=model_context.shown,
         start=target.start,
         expected_head=target.expected_head,
@@ -165,6 +170,29 @@ async def _request_at(
     prefixes = _prefixes(matched, taken, command.response_id) if matched else None
     return await append_and_start(
         context, command, model_context, target.conversation_id, only_at=only_at, prefixes=prefixes
+    )
+
+
+async def _queue(
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
+) -> Reply:
+    """Queues the reply. Its input was compared with the conversation as it is now; its context is assembled when its turn comes."""
+    reply_request = make_reply_request(context, body, target, model, taken.items)
+    command = QueueReply(
+        response_id=mint(RESPONSE),
+        model=model,
+        parameters=msgspec.json.encode(reply_request.parameters),
+        input=_input_of(target, taken),
+        renderer=context.dependencies.models.renderer,
+        interrupts=body.on_busy == "interrupt",
+    )
+    return await queue_reply(context, command, target.conversation_id)
+
+
+def _input_of(target: ReplyTarget, taken: TakenInput) -> tuple[InputItem, ...]:
+    return tuple(
+        InputItem(item_id=new.item_id, item=new.item, copy_of=new.copy_of)
+        for new in (*target.carried_items, *(entry.new for entry in taken.items))
     )
 
 
@@ -228,14 +256,3 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
         choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
         return contexts.render(reply_request, choice)
     return await contexts.assemble(target.source, target.at, reply_request)
-
-
-def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if the input has a tool output whose call is not sent, or if `input` has items and none of all items is sent."""
-    for item_id, item in reply_request.input:
-        if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
-            call_id = str(item.get("call_id"))[:64]
-            raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")
-    if reply_request.input and not model_context.sent_ids:
-        message = "No item of `input` can be sent to the model by itself: a call needs its output, and a reasoning item needs the item after it."
-        raise ApiError(400, message, code="invalid_value", param="input")

@@ -125,6 +125,12 @@ class CreateResponse(OptionsBody, Body):
     frequency_penalty: Penalty | None = None
     context_management: Annotated[list[Compaction], Field(max_length=1)] | None = None
     include: list[Include] | None = None
+    on_busy: Annotated[
+        Literal["reject", "interrupt", "queue"] | None,
+        Field(
+            description="What to do while another reply runs in `conversation`: refuse this one (409), stop the other one and answer, or wait for its end."
+        ),
+    ] = None
 
     prompt: Any = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -148,6 +154,11 @@ class CreateResponse(OptionsBody, Body):
     @property
     def conversation_id(self) -> str | None:
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the reply waits for its turn while another one runs."""
+        return self.on_busy in ("interrupt", "queue")
 
     @property
     def stored(self) -> bool:
@@ -199,6 +210,8 @@ class CreateResponse(OptionsBody, Body):
                 code="mutually_exclusive_parameters",
                 param="store",
             )
+        if self.may_wait and self.conversation is None:
+            raise _invalid("on_busy", "it needs `conversation`. Without it, no reply waits for another one")
         self.check_options()
         self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):

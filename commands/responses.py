@@ -12,7 +12,6 @@ from commands.reply_target import find_target
 from commands.request_reply import (
     assemble_context,
     check_body,
-    check_outputs,
     keeps_running,
     make_reply_request,
     request_reply,
@@ -20,6 +19,7 @@ from commands.request_reply import (
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from commands.start_reply import stream_of
+from commands.unsent_input import check_outputs
 from domain.events import ReplyCancelled
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
@@ -49,7 +49,7 @@ router = APIRouter()
     errors=(404, 502, 504),
 )
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Requests a reply. Answers with the Response when the reply has ended.
+    """Requests a reply. Answers with the Response when the reply has ended. `on_busy` says what happens while another one runs in the conversation.
 
     With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response.
     """

@@ -48,12 +48,14 @@ async def context_with_summary(
     at: StreamVersion,
     reply_request: ReplyRequest,
     snapshot: RecentItems | UnsetType | None = UNSET,
+    *,
+    has_turn: bool = False,
 ) -> tuple[int, Context]:
     """The context of a conversation at its head. If it is too large, and the conversation's policy or the
     request asks for summaries, makes a summary first.
 
     Returns (version, context). A new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
-    conversation's snapshot, if it was read already. Raises what Contexts.assemble and CommandContext.append raise.
+    conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no reply runs. Raises what Contexts.assemble and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
     # Without `truncation`: what does not fit is summarized, not refused.
@@ -66,7 +68,7 @@ async def context_with_summary(
     limit = summary_limit(choice, reply_request.parameters)
     if limit is None and without_truncation == reply_request.parameters:
         return at.version, contexts.render(reply_request, choice)
-    if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
+    if limit is not None and (has_turn or not await context.dependencies.reader.is_locked(conversation_id)):
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
             if command is not None:

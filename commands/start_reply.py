@@ -9,7 +9,7 @@ import msgspec
 
 from commands.command_route import CommandContext
 from context.assembly import Context
-from domain.commands import RequestReply
+from domain.commands import QueueReply, RequestReply
 from domain.errors import Refused
 from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
 from infrastructure.http.errors import ApiError, as_api_error
@@ -54,17 +54,27 @@ async def append_and_start(
 
     `only_at`: as for `CommandContext.append`. `prefixes`: as for RunningReply.
     """
+    requested = await append_once(context, command, conversation_id, only_at=only_at)
+    if isinstance(requested, RecordedReply):
+        return requested
+    return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes)
+
+
+async def append_once(
+    context: CommandContext, command: RequestReply | QueueReply, conversation_id: str, *, only_at: int | None = None
+) -> Appended | RecordedReply:
+    """Appends the command. If this is a repeat, returns the reply of the first request with the idempotency key instead."""
     reference = msgspec.json.encode(ReplyReference(conversation_id, command.response_id))
     try:
-        requested = await context.append(conversation_id, command, lambda _: reference, only_at=only_at)
+        appended = await context.append(conversation_id, command, lambda _: reference, only_at=only_at)
     except LogUnavailable as error:
         if not error.outcome_unknown:
             raise
         raise as_api_error(error).on_record_as(command.response_id, is_certain=False) from error
-    if requested.replayed:
-        assert requested.answer is not None
-        return _recorded_reply(context, requested.answer)
-    return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes)
+    if appended.replayed:
+        assert appended.answer is not None
+        return _recorded_reply(context, appended.answer)
+    return appended
 
 
 def start_reply(

@@ -12,6 +12,7 @@ from domain.commands import (
     DeleteConversation,
     FailReply,
     InterruptReply,
+    ReadQueue,
     ShareConversation,
     UnshareConversation,
 )
@@ -22,7 +23,7 @@ from domain.events import Share
 Role = Literal["owner", "writer", "reader"]
 
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
-_REPLY_ENDS = (CompleteReply, FailReply, CancelReply, InterruptReply)
+_OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueue)
 """The store itself sends these commands. No role is needed: the end of a reply is recorded even if a share was withdrawn while the reply ran.
 
 The route `cancel` checks the role before it sends CancelReply.
@@ -46,7 +47,7 @@ def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | 
 
 def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
     """Raises ConversationNotFound if the conversation is deleted or the actor may not see it. Raises NotAllowed if the role does not allow the command."""
-    if isinstance(command, _REPLY_ENDS):
+    if isinstance(command, _OF_THE_STORE):
         return
     role = role_of(state.owner, state.shares, actor)
     if role is None or state.status == "deleted":

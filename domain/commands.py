@@ -103,7 +103,8 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 class RequestReply(Command, frozen=True, kw_only=True):
     """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is another item; UNSET: accept any head.
 
-    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on.
+    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`: the reply waits in the
+    queue, and its turn has come.
     """
 
     response_id: str
@@ -115,6 +116,22 @@ class RequestReply(Command, frozen=True, kw_only=True):
     expected_head: str | None | UnsetType = UNSET
     transcript: Transcript | None = None
     lists: bool = False
+    queued: bool = False
+
+
+class QueueReply(Command, frozen=True, kw_only=True):
+    """As in ReplyQueued."""
+
+    response_id: str
+    model: str
+    parameters: bytes
+    input: tuple[InputItem, ...]
+    renderer: int
+    interrupts: bool = False
+
+
+class ReadQueue(Command, frozen=True, kw_only=True):
+    """Changes nothing. The result has the conversation's state as the log has it now: which replies run and wait."""
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from domain.events import (
     ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyQueued,
     ReplyRequested,
 )
 
@@ -47,6 +48,7 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ConversationDescribed: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
     ConversationEnded: {"reason": "conversation"},
     ItemAppended: {"item": "item"},
+    ReplyQueued: {"parameters": "response", "input": "items"},
     ReplyRequested: {"parameters": "response", "input": "items", "transcript": "transcript"},
     ReplyDescribed: {"metadata": "response"},
     ReplyFailed: {"partial_output": "response", "output": "items"},
@@ -65,7 +67,8 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ItemRetracted: frozenset({"item_id", "branch", "depth"}),
     ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
     ItemUnpinned: frozenset({"item_id", "pinned"}),
-    ReplyRequested: frozenset({"response_id", "model", "shown"}),
+    ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),
+    ReplyRequested: frozenset({"response_id", "model", "shown", "queued"}),
     ReplyCompleted: frozenset(
         {
             *("response_id", "model", "input_ids", "output_ids", "usage"),

@@ -30,6 +30,7 @@ from domain.events import (
     ItemUnpinned,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyQueued,
     ReplyRequested,
     Share,
 )
@@ -48,7 +49,8 @@ class KnownSummary(Struct, frozen=True, gc=False):
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
 
-    `running`: ids of responses in progress. `summaries`: the summaries that can be undone. The last one is active, and each includes the one
+    `running`: ids of responses in progress. `queued`: ids of responses that wait for their turn, the next one first. `interrupting`: the one of
+    these that stops the running reply; None if there is none. `summaries`: the summaries that can be undone. The last one is active, and each includes the one
     before. `undone`: the summaries that can be redone. RedoCompaction takes the first one, which includes the active summary. `items`: how many
     of the conversation's own items are not retracted. `replies`: how many responses are not deleted. `retracted_at`: the version of the last
     retraction, 0 for none.
@@ -69,6 +71,8 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     head: str | None = None
     depth: int = 0
     running: tuple[str, ...] = ()
+    queued: tuple[str, ...] = ()
+    interrupting: str | None = None
     pinned: tuple[str, ...] = ()
     summaries: tuple[KnownSummary, ...] = ()
     undone: tuple[KnownSummary, ...] = ()
@@ -128,11 +132,17 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 if (value := getattr(event, name)) is not UNSET
             }
             return replace(state, version=version, **changes)
+        case ReplyQueued() if event.interrupts:
+            queue = {"queued": (event.response_id, *state.queued), "interrupting": event.response_id}
+            return replace(state, version=version, replies=state.replies + 1, **queue)
+        case ReplyQueued():
+            return replace(state, version=version, replies=state.replies + 1, queued=(*state.queued, event.response_id))
         case ReplyRequested():
             running = (*state.running, event.response_id)
-            return replace(state, version=version, running=running, replies=state.replies + 1)
+            replies = state.replies + (not event.queued)
+            return replace(_without_reply(state, event.response_id), version=version, running=running, replies=replies)
         case _ if isinstance(event, REPLY_ENDS):
-            return replace(state, version=version, running=_without(state.running, event.response_id))
+            return replace(_without_reply(state, event.response_id), version=version)
         case ReplyDeleted():
             return replace(state, version=version, replies=state.replies - 1)
         case ItemRetracted():
@@ -174,7 +184,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth)
-        case ReplyRequested():
+        case ReplyQueued() | ReplyRequested():
             return KnownItem()
         case ReplyCompleted() if item is not None:
             return replace(item, item_ids=(*event.input_ids, *event.output_ids))
@@ -182,6 +192,16 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return replace(item, retracted=True)
         case _:
             return item
+
+
+def _without_reply(state: Conversation, response_id: str) -> Conversation:
+    """The state in which the reply neither runs nor waits."""
+    return replace(
+        state,
+        running=_without(state.running, response_id),
+        queued=_without(state.queued, response_id),
+        interrupting=None if state.interrupting == response_id else state.interrupting,
+    )
 
 
 def _without(ids: tuple[str, ...], removed: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from domain.commands import (
     FailReply,
     InterruptReply,
     PinItem,
+    QueueReply,
+    ReadQueue,
     RedoCompaction,
     ReopenConversation,
     RequestReply,
@@ -33,7 +35,6 @@ from domain.conversation import Conversation, KnownItem
 from domain.errors import (
     ConversationExists,
     ConversationIsEnded,
-    ConversationLocked,
     ConversationNotFound,
     HeadHasMoved,
     HistoryLost,
@@ -66,6 +67,7 @@ from domain.events import (
     ReplyRequested,
 )
 from domain.reply_ends import delete_reply, end_reply
+from domain.reply_queue import check_turn, queue_reply
 
 MAX_PINS = 64
 MAX_SHARES = 100
@@ -100,6 +102,11 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             _check_reply_allowed(state, command)
             listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
             return (*listed, _reply_requested(command))
+        case QueueReply():
+            _check_active(state)
+            return queue_reply(state, command)
+        case ReadQueue():
+            return ()
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return end_reply(state, command)
         case DescribeReply():
@@ -128,10 +135,9 @@ def _check_active(state: Conversation) -> None:
 
 
 def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
-    """A conversation has at most one reply in progress."""
+    """A conversation has at most one reply in progress. While others wait, it must be the first of them."""
     _check_active(state)
-    if state.running:
-        raise ConversationLocked(state.id)
+    check_turn(state, command)
     if command.expected_head is not UNSET and command.expected_head != state.head:
         raise HeadHasMoved(state.id)
     if command.shown.version > state.version:
@@ -171,6 +177,7 @@ def _reply_requested(command: RequestReply) -> ReplyRequested:
         input=command.input,
         shown=command.shown,
         transcript=command.transcript,
+        queued=command.queued,
     )
 
 

@@ -18,6 +18,7 @@
     │   ├── NothingToUndo
     │   ├── NothingToCompact
     │   ├── TooManyPins
+    │   ├── TooManyQueued
     │   └── TooManyShares
     ├── NotAllowed                 (the caller's role in the conversation does not allow it)
     ├── SharedWithOwner
@@ -160,6 +161,17 @@ class TooManyPins(Conflict):
 
     def __init__(self, max_pins: int) -> None:
         super().__init__(f"A conversation has at most {max_pins} pinned items. Unpin one first.")
+
+
+class TooManyQueued(Conflict):
+    """A retry can succeed: the replies that wait get their turn."""
+
+    code = "too_many_queued"
+
+    def __init__(self, conversation_id: str, max_queued: int) -> None:
+        super().__init__(
+            f"{max_queued} responses wait in conversation {conversation_id} already. Try again when one of them has started."
+        )
 
 
 class TooManyShares(Conflict):

@@ -330,10 +330,31 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
         return PINS
 
 
+class ReplyQueued(Event, frozen=True, kw_only=True):
+    """A reply waits for its turn, because another one runs, or others wait before it. It is asked for on behalf of the row's subject.
+
+    When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in ReplyRequested. `renderer`: of the
+    process that queued it. `interrupts`: the reply that runs is to be stopped, and this one goes before those that wait.
+    """
+
+    topic = "reply.queued"
+
+    response_id: str
+    model: str
+    parameters: bytes
+    input: tuple[InputItem, ...]
+    renderer: int
+    interrupts: bool = False
+
+    @property
+    def row_key(self) -> str:
+        return self.response_id
+
+
 class ReplyRequested(Event, frozen=True, kw_only=True):
     """`parameters`: the JSON text of what the client set. The items of `input` are not in the conversation yet.
 
-    `transcript`: the messages of a Chat Completions request. None: it was another request.
+    `transcript`: the messages of a Chat Completions request. None: it was another request. `queued`: the reply waited for its turn, see ReplyQueued.
     """
 
     topic = "reply.requested"
@@ -344,10 +365,15 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
     input: tuple[InputItem, ...]
     shown: Shown
     transcript: Transcript | None = None
+    queued: bool = False
 
     @property
     def row_key(self) -> str:
         return self.response_id
+
+    @property
+    def renderer(self) -> int:
+        return self.shown.renderer
 
 
 class ReplyCompleted(Event, frozen=True, kw_only=True):
@@ -551,6 +577,7 @@ EVENTS: tuple[type[Event], ...] = (
     ItemRetracted,
     ItemPinned,
     ItemUnpinned,
+    ReplyQueued,
     ReplyRequested,
     ReplyCompleted,
     ReplyFailed,
@@ -569,6 +596,6 @@ EVENTS: tuple[type[Event], ...] = (
 )
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
-"""The events that end a reply. One of them follows each ReplyRequested, unless the conversation is deleted first."""
+"""The events that end a reply. One of them follows each ReplyQueued and each ReplyRequested, unless the conversation is deleted first."""
 
 BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}

@@ -21,7 +21,8 @@ from domain.events import (
 def end_reply(
     state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
 ) -> tuple[Event, ...]:
-    if command.response_id not in state.running:
+    is_waiting = command.response_id in state.queued and not isinstance(command, CompleteReply)
+    if command.response_id not in state.running and not is_waiting:
         raise ReplyIsOver(command.response_id)
     match command:
         case CompleteReply():
@@ -71,15 +72,15 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
 
 
 def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """A running reply is cancelled first. In an unlisted conversation the reply's items are retracted too.
+    """A running or waiting reply is cancelled first. In an unlisted conversation the reply's items are retracted too.
 
     If an unlisted conversation holds nothing else, the conversation is deleted instead.
     """
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)
-    is_running = command.response_id in state.running
-    cancelled = (ReplyCancelled(response_id=command.response_id),) if is_running else ()
+    has_not_ended = command.response_id in (*state.running, *state.queued)
+    cancelled = (ReplyCancelled(response_id=command.response_id),) if has_not_ended else ()
     deleted = (*cancelled, ReplyDeleted(response_id=command.response_id))
     if state.listed:
         return deleted

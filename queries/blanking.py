@@ -65,7 +65,7 @@ async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
 
 
 async def requested_even_if_deleted(log: PrincipalLog, response_id: str) -> Recorded | None:
-    """The ReplyRequested of a response, deleted or not. None if there is no such response, or the caller may not read the events of its conversation."""
+    """The ReplyRequested of a response, or its ReplyQueued, deleted or not. None if there is no such response, or the caller may not read the events of its conversation."""
     requested = await log.requested_even_if_deleted(response_id)
     if requested is None:
         return None

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from context.rendering import renders_transcripts
 from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
-from domain.events import ReplyRequested
+from domain.events import ReplyQueued, ReplyRequested
 from domain.items import output_item, output_item_json
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
 from queries.blanking import blanked_item_json, requested_even_if_deleted
 from queries.context import LeftOutItems, SentItem, SentSummary, left_out_shape, summary_shape
@@ -54,6 +55,9 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
     requested = await (
         requested_even_if_deleted(log, response_id) if finds_deleted else log.reply_requested(response_id)
     )
+    if requested is not None and isinstance(requested.event, ReplyQueued):
+        message = f"Response {response_id} has no context: that is assembled when its turn comes."
+        raise ApiError(404, message, code="context_not_assembled")
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
     if not renders_transcripts(request.shown.renderer):

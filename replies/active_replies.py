@@ -1,4 +1,4 @@
-"""Starts and cancels the replies that run in this process. Stops them when the process stops. One task renews the process's lease.
+"""Starts and cancels the replies that run or wait in this process. Stops them when the process stops. One task renews the process's lease.
 
 `leases.py` reads and writes the lease in Postgres. `orphaned_replies.py` ends the replies of processes that died.
 """
@@ -138,7 +138,7 @@ class ActiveReplies:
             if renewed.own.get(response_id):
                 reply.stop("cancelled")
             elif is_missing and reply.seconds > self._renewed_at - requested_at + ALIVE_SECONDS:
-                reply.stop("cancelled")  # its conversation was deleted, or another process ended it
+                reply.stop_lost()
         lost = self._not_running.unchanged(dict.fromkeys(renewed.own.keys() - self._replies.keys()))
         if (renewed.dead or lost) and (self._ending_orphans is None or self._ending_orphans.done()):
             # In a task of its own: the lease must be renewed in time, even when Redis or the log is slow.

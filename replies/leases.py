@@ -36,7 +36,7 @@ _BEATS = """
 """
 
 _ORPHANS = """
-    SELECT tenant_id, response_id, conversation_id FROM responses
+    SELECT tenant_id, response_id, conversation_id, owner FROM responses
     WHERE running AND (owner = ANY (%(dead)s) OR owner IS NULL OR response_id = ANY (%(lost)s))
       AND (response_id, tenant_id) > (%(response_id)s, %(tenant)s)
     ORDER BY response_id, tenant_id LIMIT %(limit)s
@@ -55,11 +55,12 @@ class RenewedLease(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A reply that no living process runs."""
+    """A reply that no living process runs, or that waits for its turn in none."""
 
     tenant: str
     response_id: str
     conversation_id: str
+    owner: Owner
 
 
 class ReplyLeases:
@@ -108,11 +109,21 @@ class ReplyLeases:
             "limit": limit,
         }
         async with self._pool.connection() as connection:
-            rows = await connection.execute(_ORPHANS, parameters)
+            rows: list[Any] = await (await connection.execute(_ORPHANS, parameters)).fetchall()
             return [
-                Orphan(str(tenant), str(response_id), conversation_id(UUID(str(conversation_uuid))))
-                for tenant, response_id, conversation_uuid in await rows.fetchall()
+                Orphan(tenant, response_id, conversation_id(stream_id), owner)
+                for tenant, response_id, stream_id, owner in rows
             ]
+
+    async def claim(self, orphan: Orphan) -> bool:
+        """Makes this process the owner of the reply. Returns False if the reply has ended, or another process has claimed it."""
+        async with self._pool.connection() as connection:
+            claimed = await connection.execute(
+                "UPDATE responses SET owner = %s"
+                " WHERE tenant_id = %s AND response_id = %s AND running AND owner IS NOT DISTINCT FROM %s",
+                (self._owner, orphan.tenant, orphan.response_id, orphan.owner),
+            )
+            return claimed.rowcount == 1
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""

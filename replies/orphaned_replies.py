@@ -1,7 +1,9 @@
-"""Replies whose process died: another process marks each as interrupted, with the output that Redis has of it."""
+"""Replies whose process died: another process marks each as interrupted, with the output that Redis has of it. It waits in place of the dead process
+for the turn of replies that outlive their process.
+"""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import psycopg
 import structlog
@@ -29,14 +31,24 @@ SUBJECT = "conversation-store"
 
 
 class OrphanedReplies:
-    """Finds orphaned replies and ends them. Reads their live events through `redis`."""
+    """Finds orphaned replies and ends them. Reads their live events through `redis`.
+
+    `take_over`: returns True if the reply waits for its turn, and this or another process waits in place of the dead one.
+    """
 
     def __init__(
-        self, leases: ReplyLeases, events_log: EventLog, redis: Redis, *, max_orphans: int = MAX_ORPHANS
+        self,
+        leases: ReplyLeases,
+        events_log: EventLog,
+        redis: Redis,
+        take_over: Callable[[Orphan], Awaitable[bool]],
+        *,
+        max_orphans: int = MAX_ORPHANS,
     ) -> None:
         self._leases = leases
         self._log = events_log
         self._redis = redis
+        self._take_over = take_over
         self._max_orphans = max_orphans
         self._last_tried: Orphan | None = None
 
@@ -50,10 +62,21 @@ class OrphanedReplies:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)
             self._last_tried = orphans[-1] if len(orphans) == self._max_orphans else None
             for start in range(0, len(orphans), MAX_CONCURRENT_ENDS):
-                await asyncio.gather(*map(self._interrupt, orphans[start : start + MAX_CONCURRENT_ENDS]))
+                await asyncio.gather(*map(self._end, orphans[start : start + MAX_CONCURRENT_ENDS]))
             await self._leases.delete(dead)
         except (psycopg.Error, TimeoutError) as error:
             log.warning("orphans_not_found", error_type=type(error).__name__)
+
+    async def _end(self, orphan: Orphan) -> None:
+        try:
+            if await self._take_over(orphan):
+                return
+        except (psycopg.Error, LogBusy, LogUnavailable) as error:
+            log.warning("take_over_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
+            return
+        except Exception as error:  # noqa: BLE001 - for example an unreadable event: the conversation must not stay locked
+            log.warning("take_over_failed", response_id=orphan.response_id, error_type=type(error).__name__)
+        await self._interrupt(orphan)
 
     async def _interrupt(self, orphan: Orphan) -> None:
         try:

@@ -16,13 +16,14 @@ from domain.events import (
     ReplyDeleted,
     ReplyDescribed,
     ReplyEnd,
+    ReplyQueued,
     ReplyRequested,
 )
 from domain.items import as_output
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
-from replies.response_from_events import error_of, partial_output, response_of, status_of
+from replies.response_from_events import Request, error_of, partial_output, response_of, status_of
 from replies.response_shape import Status
 
 
@@ -42,6 +43,7 @@ class Reader(Protocol):
 class Record(Struct, frozen=True, kw_only=True):
     """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded.
 
+    `requested`: a ReplyQueued if the reply waits for its turn, or ended before it.
     `described_event`: the newest change of the Response's metadata. `retracted`: the ids of output items that were retracted since. They are
     in `output`, but not in the Response.
     """
@@ -50,7 +52,7 @@ class Record(Struct, frozen=True, kw_only=True):
     head: Head
     """The conversation's last event when the record was read, or shortly before."""
     request_event: Recorded
-    requested: ReplyRequested
+    requested: Request
     end_event: Recorded | None = None
     end: ReplyEnd | None = None
     described_event: Recorded | None = None
@@ -75,7 +77,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> Status:
-        return status_of(self.end)
+        return "queued" if self.end is None and isinstance(self.requested, ReplyQueued) else status_of(self.end)
 
     def response(self) -> bytes:
         """The Response as it is now."""
@@ -136,13 +138,14 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     rows = await reader.items(conversation_id, [response_id])
     if not rows or isinstance(rows[-1].event, ReplyDeleted):
         raise ResponseNotFound(response_id)
-    requested = rows[0].event
-    if not isinstance(requested, ReplyRequested):
+    request_event = next((row for row in rows if isinstance(row.event, ReplyRequested)), rows[0])
+    requested = request_event.event
+    if not isinstance(requested, Request):
         raise ResponseNotFound(response_id)  # its row was removed by hand
     record = Record(
         conversation_id=conversation_id,
         head=head,
-        request_event=rows[0],
+        request_event=request_event,
         requested=requested,
         described_event=next((row for row in reversed(rows) if isinstance(row.event, ReplyDescribed)), None),
     )

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, Prefix, RequestReply
+from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, Prefix
 from domain.errors import ModelFailed
 from domain.events import Timing, Usage
 from domain.items import Item, as_output, from_stored
 from replies.output import Output
-from replies.response_from_events import INTERRUPTIONS
+from replies.response_from_events import INTERRUPTIONS, Request
 from replies.response_object import INCOMPLETE_REASONS
 from replies.response_shape import Status
 
@@ -36,7 +36,7 @@ def status_when_finished(finish_reason: str) -> Status:
 
 
 def completed(
-    request: RequestReply,
+    request: Request,
     output: Output,
     *,
     author: str,

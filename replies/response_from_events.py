@@ -12,6 +12,7 @@ from domain.events import (
     ReplyEnd,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyQueued,
     ReplyRequested,
 )
 from infrastructure.ids import minted_seconds
@@ -20,6 +21,9 @@ from replies.output import CUT_OFF, MESSAGE
 from replies.response_object import INCOMPLETE_REASONS, response_object
 from replies.response_shape import Status
 from replies.stream_events import StreamEvent
+
+Request = ReplyQueued | ReplyRequested
+"""What asks for a reply. A reply that waits for its turn has only a ReplyQueued."""
 
 INTERRUPTIONS: Mapping[str, str] = {
     "client_closed": "The client hung up.",
@@ -30,7 +34,7 @@ INTERRUPTIONS: Mapping[str, str] = {
 
 
 def response_of(
-    requested: ReplyRequested,
+    requested: Request,
     conversation_id: str | None,
     status: Status,
     *,
@@ -54,21 +58,28 @@ def response_of(
         created_at=minted_seconds(requested.response_id),
         status=status,
         parameters=parameters,
-        renderer=requested.shown.renderer,
+        renderer=requested.renderer,
         **arguments,
     )
 
 
-def opening_events(requested: ReplyRequested, conversation_id: str | None) -> list[StreamEvent]:
-    """The events that a reply's stream begins with."""
-    queued = None
-    if msgspec.json.decode(requested.parameters).get("background"):
+def opening_events(requested: Request, conversation_id: str | None) -> list[StreamEvent]:
+    """The events that a reply's stream begins with. While the reply waits for its turn, `response.in_progress` is not among them."""
+    queued = in_progress = None
+    if isinstance(requested, ReplyQueued) or requested.queued or is_background(requested):
         queued = response_of(requested, conversation_id, "queued")
-    return stream_events.opened(response_of(requested, conversation_id, "in_progress"), queued)
+    if isinstance(requested, ReplyRequested):
+        in_progress = response_of(requested, conversation_id, "in_progress")
+    return stream_events.opened(in_progress, queued)
+
+
+def is_background(requested: Request) -> bool:
+    """Whether the request has `background`."""
+    return bool(msgspec.json.decode(requested.parameters).get("background"))
 
 
 def status_of(end: ReplyEnd | None) -> Status:
-    """The status of a reply with this end; None: it has not ended."""
+    """The status of a reply with this end; None: it was requested, and has not ended."""
     match end:
         case None:
             return "in_progress"

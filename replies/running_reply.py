@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from context.models import Models
 from context.tokens import count_off_loop
-from domain.commands import RequestReply
+from domain.commands import QueueReply, RequestReply
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
-from domain.events import InputItem, ReplyRequested, Timing, Usage
+from domain.events import InputItem, ReplyQueued, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
@@ -35,7 +35,7 @@ from replies.provider.stream_parts import Finished
 from replies.record import Record
 from replies.record_reply_end import record_reply_end
 from replies.reply_end import PrefixesOf, ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
-from replies.response_from_events import opening_events, response_of
+from replies.response_from_events import Request, opening_events, response_of
 
 if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
     from replies.provider.provider import ModelProvider
@@ -68,7 +68,7 @@ class RunningReply:
         *,
         principal: Principal,
         request_id: str,
-        command: RequestReply,
+        command: RequestReply | QueueReply,
         body: Mapping[str, Any],
         conversation_id: str | None = None,
         requested: Appended | None = None,
@@ -83,15 +83,10 @@ class RunningReply:
         self._principal = principal
         self._request_id = request_id
         self._conversation_id = conversation_id
-        self._command = command
-        self._requested = ReplyRequested(
-            response_id=command.response_id,
-            model=command.model,
-            parameters=command.parameters,
-            input=command.input,
-            shown=command.shown,
-        )
+        self._requested = request_of(command)
         self._body = body
+        self._opened = 0
+        """How many of the opening events were sent."""
         self._spend = spend
         self._prefixes = prefixes
         self._output = Output()
@@ -111,7 +106,7 @@ class RunningReply:
     @property
     def input(self) -> tuple[InputItem, ...]:
         """The reply's input, with the items that were carried over from earlier replies."""
-        return self._command.input
+        return self._requested.input
 
     @property
     def output(self) -> tuple[InputItem, ...]:
@@ -135,6 +130,10 @@ class RunningReply:
         self._stop_reason = reason
         if self._task is not None and self._entered:
             self._task.cancel()
+
+    def stop_lost(self) -> None:
+        """Stops a reply that this process does not own any more: its conversation was deleted, or another process has ended the reply."""
+        self.stop("cancelled")
 
     @property
     def conversation_id(self) -> str | None:
@@ -185,8 +184,7 @@ class RunningReply:
     async def _answer(self) -> None:
         """Sends the first events, reads the provider's answer, and appends the end. The end is also appended if the reply fails or is stopped."""
         try:
-            for event in opening_events(self._requested, self._conversation_id):
-                self._emit(event)
+            self._open()
             if self._stop_reason is not None:
                 raise asyncio.CancelledError
             finished = await self._read_provider()
@@ -203,6 +201,13 @@ class RunningReply:
             self._ending = True
             log.exception("reply_crashed", response_id=self.response_id)
             await self._fail(ModelFailed("internal_error", "The reply stopped because of an internal error."), error)
+
+    def _open(self) -> None:
+        """Sends the opening events that were not sent yet."""
+        events = opening_events(self._requested, self._conversation_id)
+        for event in events[self._opened :]:
+            self._emit(event)
+        self._opened = len(events)
 
     async def _read_provider(self) -> Finished:
         finished = Finished("stop")
@@ -231,9 +236,9 @@ class RunningReply:
         ended_at = time.perf_counter()
         usage = finished.usage or await self._count_usage()
         self._spend(usage.input_tokens + usage.output_tokens)
-        model = finished.model or self._command.model
+        model = finished.model or self._requested.model
         end = completed(
-            self._command,
+            self._requested,
             self._output,
             author=self._principal.subject,
             model=model,
@@ -324,4 +329,19 @@ class RunningReply:
     async def _count_usage(self) -> Usage:
         """The usage by our own count, for an answer without a usage report."""
         [output] = await count_off_loop([self._output.text])
-        return Usage(input_tokens=self._command.shown.tokens, output_tokens=output)
+        tokens = self._requested.shown.tokens if isinstance(self._requested, ReplyRequested) else 0
+        return Usage(input_tokens=tokens, output_tokens=output)
+
+
+def request_of(command: RequestReply | QueueReply) -> Request:
+    """The event that the command leads to, without what only the log needs."""
+    if isinstance(command, QueueReply):
+        return ReplyQueued(**{name: getattr(command, name) for name in ReplyQueued.__struct_fields__})
+    return ReplyRequested(
+        response_id=command.response_id,
+        model=command.model,
+        parameters=command.parameters,
+        input=command.input,
+        shown=command.shown,
+        queued=command.queued,
+    )

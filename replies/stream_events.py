@@ -115,20 +115,20 @@ def decode(encoded: bytes) -> StreamEvent:
     return event
 
 
-def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
-    """The events that a stream starts with. `response`: the JSON text of the Response in progress.
+def opened(in_progress: bytes | None, queued: bytes | None) -> list[StreamEvent]:
+    """The events that a stream starts with. At least one of the arguments is given.
 
-    `queued`: the JSON text of the queued Response, if the request had `background`.
+    `in_progress`: the JSON text of the Response in progress; None while the reply waits for its turn. `queued`: the JSON text of the queued
+    Response, if the reply waited, or if the request had `background`.
     """
-    in_progress = msgspec.Raw(response)
-    created: list[StreamEvent] = [{"type": "response.created", "response": in_progress}]
+    first = queued or in_progress
+    assert first is not None
+    events: list[StreamEvent] = [{"type": "response.created", "response": msgspec.Raw(first)}]
     if queued is not None:
-        queued_response = msgspec.Raw(queued)
-        created = [
-            {"type": "response.created", "response": queued_response},
-            {"type": "response.queued", "response": queued_response},
-        ]
-    return [*created, {"type": "response.in_progress", "response": in_progress}]
+        events.append({"type": "response.queued", "response": msgspec.Raw(queued)})
+    if in_progress is not None:
+        events.append({"type": "response.in_progress", "response": msgspec.Raw(in_progress)})
+    return events
 
 
 def added(item_id: str, index: int, item: Item) -> StreamEvent:

@@ -14,7 +14,7 @@ from domain.access import check_allowed
 from domain.commands import AppendItems, CompleteReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, ReplyRequested
+from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, ReplyQueued, ReplyRequested
 from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
@@ -27,7 +27,7 @@ from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import PrefixRow, Write
 from infrastructure.ids import uuid_of
 
-_REPLY_STARTS = frozenset({ReplyRequested.topic})
+_REPLY_STARTS = frozenset({ReplyQueued.topic, ReplyRequested.topic})
 _REPLY_ENDS = frozenset(end.topic for end in REPLY_ENDS)
 _WITH_PREFIXES = (AppendItems, CompleteReply)
 

@@ -12,6 +12,7 @@ from domain.commands import (
     FailReply,
     InterruptReply,
     NewItem,
+    QueueReply,
     RequestReply,
     ShareConversation,
     StartConversation,
@@ -43,6 +44,8 @@ def command_bytes(command: Command) -> int:
             return _ROW_BYTES + 4 * len(command.instructions if isinstance(command.instructions, str) else "")
         case RequestReply():
             return _items_bytes(command.input) + len(command.parameters) + _transcript_bytes(command.transcript)
+        case QueueReply():
+            return _items_bytes(command.input) + len(command.parameters)
         case CompleteReply():
             prefixes = _PREFIX_BYTES * len(command.prefixes)
             return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes

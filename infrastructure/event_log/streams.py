@@ -152,4 +152,4 @@ def _size(stream: Stream) -> int:
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0
-    return _STREAM_BYTES + 4 * (texts + pairs) + 100 * len(state.running)
+    return _STREAM_BYTES + 4 * (texts + pairs) + 100 * (len(state.running) + len(state.queued))

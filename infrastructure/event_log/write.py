@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0020)."""
+"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0020, which calls that of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ class Write(Struct, frozen=True):
     """The rows of one transaction, and what it changes in the tables of replies, idempotency keys and prefixes of transcripts.
 
     `expected_ends`: for each stream, the end that its rows were decided on. `started_replies` and `ended_replies`: the replies that these
-    rows start or end, as (row number counted from 1, response id). `owner`: the process that runs the started replies. `deleted_streams`: the
+    rows start, queue or end, as (row number counted from 1, response id). `owner`: the process that runs the started and queued replies. `deleted_streams`: the
     conversations that these rows delete; their replies end too. A key that was stored before `keys_valid_since` has expired and is replaced.
     """
 

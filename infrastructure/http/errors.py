@@ -38,6 +38,7 @@ from domain.errors import (
     ReplyLost,
     SharedWithOwner,
     SummaryHasChanged,
+    TooManyQueued,
 )
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
@@ -160,7 +161,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(404, str(error), code=error.code)
         case HistoryLost() | ReplyLost():
             return ApiError(503, str(error), code=error.code)
-        case ConversationLocked() | SummaryHasChanged():
+        case ConversationLocked() | SummaryHasChanged() | TooManyQueued():
             return ApiError(409, str(error), code=error.code, retry=True)
         case Conflict():
             return ApiError(409, str(error), code=error.code)

@@ -1,4 +1,4 @@
-"""The view `responses`: one document per reply, from its request on. Values that would make it too large for MongoDB are shortened.
+"""The view `responses`: one document per reply, from the time when it was queued or requested. Values that would make it too large for MongoDB are shortened.
 
 chat      whether it is a chat completion that is not deleted: then it is in the list of chat completions, once it has an answer
 subject   who requested it
@@ -19,6 +19,7 @@ from domain.events import (
     ReplyDescribed,
     ReplyFailed,
     ReplyInterrupted,
+    ReplyQueued,
     ReplyRequested,
 )
 from domain.items import as_output
@@ -45,7 +46,10 @@ def response_writes(logged: Logged) -> Iterator[Write]:
     """The writes of one event."""
     event = logged.event
     match event:
-        case ReplyRequested():
+        case ReplyRequested(queued=True):
+            started = {"status": "in_progress", "renderer": event.renderer}
+            yield Update("responses", document_key(logged.tenant, event.response_id), started)
+        case ReplyQueued() | ReplyRequested():
             key = document_key(logged.tenant, event.response_id)
             copies = [[item.item_id, item.copy_of] for item in event.input if item.copy_of is not None]
             yield Insert(
@@ -57,11 +61,11 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "conversation_id": logged.conversation_id,
                     "id": event.response_id,
                     "version": logged.version,
-                    "chat": event.transcript is not None,
+                    "chat": isinstance(event, ReplyRequested) and event.transcript is not None,
                     "subject": logged.subject,
-                    "status": "in_progress",
+                    "status": "queued" if isinstance(event, ReplyQueued) else "in_progress",
                     "model": event.model,
-                    "renderer": event.shown.renderer,
+                    "renderer": event.renderer,
                     "parameters": shortened(event.parameters, MAX_PARAMETERS_BYTES).decode(),
                     "metadata": metadata_pairs(_parameters_decoder.decode(event.parameters).metadata or {}),
                     "input": _items(event.input, MAX_INPUT_BYTES),

@@ -14,7 +14,7 @@ from msgspec import structs
 from psycopg import sql
 
 from domain.conversation import fold
-from domain.events import REPLY_ENDS, ConversationDeleted, ReplyRequested
+from domain.events import REPLY_ENDS, ConversationDeleted, ReplyQueued, ReplyRequested
 from infrastructure.event_log.streams import SNAPSHOT_FORMAT_BYTE, from_snapshot
 from infrastructure.event_log.streams import Stream as StreamSnapshot
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -42,7 +42,7 @@ _RESPONSE_PAGE = sql.SQL("""
             AND conversation_id = coalesce(%(only)s, conversation_id)
         ORDER BY tenant_id, response_id LIMIT %(rows)s
     ) AS r CROSS JOIN LATERAL (
-        SELECT coalesce(bool_or(topic = %(requested)s AND tenant_id = r.tenant_id), false) AS requested,
+        SELECT coalesce(bool_or(topic = ANY (%(requested)s) AND tenant_id = r.tenant_id), false) AS requested,
             coalesce(bool_or(topic = ANY (%(ends)s)), false) AS ended
         FROM events WHERE originator_id = r.conversation_id AND item_id = r.response_id
     ) AS log LEFT JOIN LATERAL (
@@ -82,7 +82,7 @@ _PREFIX_PAGE = sql.SQL("""
     ORDER BY p.tenant_id, p.hash, p.conversation_id, p.version
 """)
 _TOPICS = {
-    "requested": ReplyRequested.topic,
+    "requested": [ReplyQueued.topic, ReplyRequested.topic],
     "ends": [end.topic for end in REPLY_ENDS],
     "deleted": ConversationDeleted.topic,
 }
@@ -127,7 +127,7 @@ class Tables:
         requested: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for stream in streams:
             for recorded in stream.events:
-                if isinstance(recorded.event, ReplyRequested):
+                if isinstance(recorded.event, ReplyQueued | ReplyRequested):
                     requested[stream.tenant][recorded.event.response_id] = stream.conversation_id
         statement = sql.SQL(
             "SELECT response_id, conversation_id FROM responses WHERE tenant_id = %(tenant)s AND response_id = ANY(%(ids)s)"

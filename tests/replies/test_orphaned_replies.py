@@ -20,7 +20,7 @@ from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import Pool, make_pool
 from replies.active_replies import GRACE_SECONDS, ActiveReplies
-from replies.leases import ALIVE_SECONDS, ReplyLeases
+from replies.leases import ALIVE_SECONDS, Orphan, ReplyLeases
 from replies.orphaned_replies import OrphanedReplies
 from tests.commands.api_client import eventually
 from tests.log import Log
@@ -62,7 +62,7 @@ async def other_process(
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
     events.open()
     leases = ReplyLeases(pool, owner or mint_uuid())
-    orphaned_replies = OrphanedReplies(leases, events, client)
+    orphaned_replies = OrphanedReplies(leases, events, client, none_waits)
     look_up = EventReader(pool).head_of_each
     active_replies = ActiveReplies(leases, orphaned_replies, look_up, grace_seconds=grace_seconds)
     active_replies.open()
@@ -73,6 +73,10 @@ async def other_process(
         await events.close()
         await client.aclose()
         await pool.close()
+
+
+async def none_waits(_: Orphan) -> bool:
+    return False
 
 
 async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:

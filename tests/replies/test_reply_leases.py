@@ -16,7 +16,7 @@ from replies.orphaned_replies import OrphanedReplies
 from tests.commands.api_client import eventually
 from tests.log import Log
 from tests.manual_clock import ManualClock
-from tests.replies.test_orphaned_replies import other_process, request_replies, until_ended
+from tests.replies.test_orphaned_replies import none_waits, other_process, request_replies, until_ended
 
 LOOKS = round(ALIVE_SECONDS / RENEW_SECONDS)
 
@@ -91,7 +91,7 @@ async def test_orphaned_replies_that_cannot_be_ended_do_not_keep_others_running(
         await connection.execute(make_unreadable, ([uuid_of(conversation_id) for conversation_id in unreadable],))
     events, client = EventLog(settings.postgres_url, Metrics()), redis.connect(settings)
     events.open()
-    orphaned = OrphanedReplies(ReplyLeases(pool, mint_uuid()), events, client, max_orphans=2)
+    orphaned = OrphanedReplies(ReplyLeases(pool, mint_uuid()), events, client, none_waits, max_orphans=2)
     for _ in range(2):
         await orphaned.end_some([owner], [])
     assert log.topics(last)[-1] == "reply.interrupted"

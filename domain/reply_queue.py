@@ -1,0 +1,29 @@
+"""The rules for replies that wait for their turn: who may wait, in which order, and whose turn it is. Pure."""
+
+from domain.commands import QueueReply, RequestReply
+from domain.conversation import Conversation
+from domain.errors import ConversationLocked, ReplyIsOver, TooManyQueued
+from domain.events import Event, ReplyCancelled, ReplyQueued
+
+MAX_QUEUED = 16
+"""How many replies may wait in a conversation, besides the one that interrupts."""
+
+
+def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
+    """The reply waits behind the others. One that interrupts goes before them, and cancels an earlier one that interrupts and still waits."""
+    superseded: tuple[Event, ...] = ()
+    if not command.interrupts:
+        if len(state.queued) - (state.interrupting is not None) >= MAX_QUEUED:
+            raise TooManyQueued(state.id, MAX_QUEUED)
+    elif state.interrupting is not None:
+        superseded = (ReplyCancelled(response_id=state.interrupting),)
+    queued = ReplyQueued(**{name: getattr(command, name) for name in ReplyQueued.__struct_fields__})
+    return (*superseded, queued)
+
+
+def check_turn(state: Conversation, command: RequestReply) -> None:
+    """Raises ReplyIsOver if the reply was queued and does not wait any more. Raises ConversationLocked if it is not its turn."""
+    if command.queued and command.response_id not in state.queued:
+        raise ReplyIsOver(command.response_id)
+    if state.running or (state.queued and state.queued[0] != command.response_id):
+        raise ConversationLocked(state.id)

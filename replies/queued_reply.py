@@ -1,0 +1,203 @@
+"""A reply that waits for its turn in its conversation, and then runs.
+
+The log says which replies wait, and in which order (`domain/reply_queue.py`). The process of the client waits here: it reads the queue again when
+the conversation has changed. When it is the reply's turn, its context is assembled and it is requested. So the model sees the replies before it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import psycopg
+import structlog
+from msgspec import Struct
+
+from domain.commands import QueueReply, ReadQueue, RequestReply
+from domain.conversation import Conversation
+from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ResponseNotFound
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
+from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.log import EventLog
+from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.ids import mint_uuid
+from replies import stream_events
+from replies.record import read_record
+from replies.reply_end import StopReason, stopped
+from replies.running_reply import ReplyServices, RunningReply, request_of
+
+CHECK_SECONDS = 10.0
+"""How long a reply waits for a change of its conversation before it reads the queue again."""
+
+RETRY_SECONDS = 1.0
+"""How long a reply waits after the log could not be read."""
+
+INTERRUPT_TIMEOUT_SECONDS = 30.0
+"""How long a reply that interrupts waits for the end of the running one. If that one's process died, its end is recorded sooner than this."""
+
+log = structlog.get_logger(__name__)
+
+
+class Turn(Struct, frozen=True):
+    """A reply whose turn has come: its request as it was recorded, and the request to the provider."""
+
+    command: RequestReply
+    body: Mapping[str, Any]
+
+
+class ReplyQueue(Struct, frozen=True):
+    """What replies that wait use. `watch` says when a conversation has changed. `cancel` cancels a reply (tenant, response id) in any process."""
+
+    watch: ConversationWatch
+    cancel: Callable[[str, str], Awaitable[None]]
+
+
+class QueuedReply(RunningReply):
+    """A RunningReply that waits for its turn first.
+
+    `request`: assembles the context and requests the reply; raises ConversationLocked if it is not its turn after all. `outlives_process`: if
+    this process stops or dies, another process waits in its place.
+    """
+
+    def __init__(
+        self,
+        services: ReplyServices,
+        queue: ReplyQueue,
+        *,
+        principal: Principal,
+        request_id: str,
+        command: QueueReply,
+        conversation_id: str,
+        queued: Appended,
+        request: Callable[[], Awaitable[Turn]],
+        outlives_process: bool,
+        spend: Callable[[int], None],
+    ) -> None:
+        super().__init__(
+            services,
+            principal=principal,
+            request_id=request_id,
+            command=command,
+            body={},
+            conversation_id=conversation_id,
+            requested=queued,
+            spend=spend,
+        )
+        self._queue = queue
+        self._reader = services.reader.of_tenant(principal.tenant)
+        self._in_conversation = conversation_id
+        self._interrupts = command.interrupts
+        self._request = request
+        self._outlives_process = outlives_process
+        self._waits = True
+        self._leaves = False
+
+    def stop(self, reason: StopReason) -> None:
+        """While it waits, it is taken out of the queue. If the process stops, it may stay in the queue for another process."""
+        if self._waits and reason == "server_stopped" and self._outlives_process:
+            self._leaves = True
+        super().stop(reason)
+
+    def stop_lost(self) -> None:
+        """While it waits, it stays in the queue: another process may have taken it."""
+        self._leaves = self._leaves or self._waits
+        super().stop_lost()
+
+    async def _answer(self) -> None:
+        """Waits for its turn, and then runs. If it is refused when its turn comes, it ends as failed."""
+        try:
+            self._open()
+            if self._stop_reason is not None:
+                raise asyncio.CancelledError
+            turn = await self._wait_for_turn()
+        except asyncio.CancelledError:
+            self._ending = True
+            await self._stop_waiting()
+        except ReplyIsOver:
+            self._ending = True
+            await self._end_as_recorded()
+        except (Refused, ApiError, LogUnavailable) as refusal:
+            self._ending = True
+            api_error = as_api_error(refusal)
+            await self._fail(ModelFailed(api_error.code or "refused", api_error.message), refusal)
+        else:
+            self._waits = False
+            self._requested, self._body = request_of(turn.command), turn.body
+            self._started_at = time.perf_counter()
+            await super()._answer()
+
+    async def _wait_for_turn(self) -> Turn:
+        """Requests the reply when its turn has come. Raises ReplyIsOver if it waits no longer; Refused, ApiError or LogUnavailable if it cannot be requested."""
+        give_up_at = time.monotonic() + INTERRUPT_TIMEOUT_SECONDS
+        while True:
+            try:
+                seen = await self._reader.head(self._in_conversation)
+                state = await self._read_queue()
+            except (psycopg.Error, LogBusy, LogUnavailable) as error:
+                log.warning("queue_not_read", response_id=self.response_id, error_type=type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if self.response_id not in state.queued:
+                raise ReplyIsOver(self.response_id)
+            if state.queued[0] == self.response_id:
+                if not state.running:
+                    try:
+                        return await self._request()
+                    except ConversationLocked:
+                        continue
+                if self._interrupts:
+                    await self._interrupt(state, give_up_at)
+            with self._queue.watch.change(self._in_conversation, seen) as change:
+                await asyncio.wait({change}, timeout=CHECK_SECONDS)
+
+    async def _interrupt(self, state: Conversation, give_up_at: float) -> None:
+        """Asks the running reply to stop. Raises ApiError if it did not in time."""
+        if time.monotonic() > give_up_at:
+            message = "The response that was to be interrupted did not stop in time."
+            raise ApiError(503, message, code="response_in_progress", retry=False)
+        for response_id in state.running:
+            try:
+                await self._queue.cancel(self._principal.tenant, response_id)
+            except psycopg.Error as error:
+                log.warning("interrupt_delayed", response_id=response_id, error_type=type(error).__name__)
+
+    async def _read_queue(self) -> Conversation:
+        return (
+            await read_queue(self._services.log, self._principal, self._in_conversation, self._request_id)
+        ).conversation
+
+    async def _stop_waiting(self) -> None:
+        """Takes it out of the queue, or leaves it there for another process."""
+        if self._leaves:
+            message = "This process does not wait for the response's turn any more. Another one does."
+            self._end_with_error(ApiError(503, message, code="response_in_progress", retry=False))
+        else:
+            await self._end(stopped(self.response_id, self._output, self._stop_reason or "server_stopped"))
+
+    async def _end_as_recorded(self) -> None:
+        """Ends the clients' streams with the end that was recorded elsewhere: the reply was cancelled, deleted, or taken by another process."""
+        try:
+            record = await read_record(self._reader, self._in_conversation, self.response_id)
+        except ResponseNotFound as error:
+            self._on_record = False
+            self._end_with_error(error)
+            return
+        if record.end is None:
+            self._leaves = True
+            await self._stop_waiting()
+            return
+        self._response = record.response(), {}
+        self._emit(stream_events.ended(record.status, self._response[0]))
+
+
+async def read_queue(events_log: EventLog, principal: Principal, conversation_id: str, request_id: str) -> Appended:
+    """The conversation's state as the log has it now. Raises what EventLog.append raises."""
+    request = AppendRequest(
+        principal=principal,
+        conversation_id=conversation_id,
+        command=ReadQueue(),
+        command_id=mint_uuid(),
+        correlation_id=request_id,
+    )
+    return await events_log.append(request)
