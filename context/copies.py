@@ -32,7 +32,7 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "context snapshots (Redis)",
-        "a deleted conversation gets a tombstone; the lines of retracted items and withdrawn summaries are removed (`projections/snapshot_change.py`)",
+        "a deleted conversation gets a tombstone; after a retraction the snapshot is made again without the item (`projections/snapshot_change.py`)",
         "tests/projections/test_context_snapshots.py",
     ),
     Copy(
@@ -100,5 +100,5 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
 }
 """The fields of each view's documents that hold content."""
 
-SNAPSHOT_FIELDS: Final = ("instructions", "summary", "i:", "pin:")
-"""The fields of a context snapshot that hold content. A name that ends with a colon stands for all fields whose names begin with it."""
+SNAPSHOT_FIELDS: Final = frozenset({"settings"})
+"""The fields of a context snapshot's hash that hold content. Its list holds items."""

@@ -13,10 +13,18 @@ from context.conversation_settings import (
     settings_at,
     unretracted,
 )
-from context.item_tokens import counted_text, fixed_tokens
+from context.encodings import DEFAULT_ENCODING
+from context.item_counts import ItemCounts
 from context.snapshot_store import put_snapshot
-from context.snapshots import MAX_BYTES, MAX_ITEMS, Snapshot, SnapshotItem, snapshot_key
-from context.tokens import count_off_loop
+from context.snapshots import (
+    MAX_BYTES,
+    MAX_ITEMS,
+    MAX_PINNED_BYTES,
+    Snapshot,
+    SnapshotItem,
+    SnapshotSettings,
+    snapshot_keys,
+)
 from domain.events import (
     CompactionRedone,
     CompactionUndone,
@@ -33,63 +41,68 @@ from domain.items import from_stored
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 
-_PAGE_EVENTS = 128
+_PAGE_EVENTS = 1_000
 
 
-async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot | None:
+async def refill(
+    reader: EventReader,
+    redis: Redis,
+    tenant: str,
+    conversation_id: str,
+    version: int,
+    *,
+    counts: ItemCounts | None = None,
+) -> Snapshot | None:
     """Makes the snapshot at `version` from the log, writes it unless Redis has a newer one, and returns it.
 
     If the log does not have the conversation, removes the snapshot in Redis and returns None. `tenant`: the conversation's tenant; not checked.
     Raises psycopg.Error and redis.exceptions.RedisError.
     """
-    snapshot = await snapshot_from_log(reader, conversation_id, version)
+    snapshot = await snapshot_from_log(reader, conversation_id, version, counts)
     if snapshot is not None:
         await put_snapshot(redis, tenant, conversation_id, snapshot)
     # A restart of Postgres changes the incarnation. Then this snapshot may have replaced the tombstone of a later deletion.
     head = await reader.head(conversation_id)
     if snapshot is None or head is None or (head.deleted and not snapshot.deleted):
-        await redis.unlink(snapshot_key(tenant, conversation_id))
+        await redis.unlink(*snapshot_keys(tenant, conversation_id))
     return snapshot
 
 
-async def snapshot_items(appended: Sequence[ItemAppended]) -> list[SnapshotItem]:
-    """The items of these events with their tokens. Long texts are counted off the event loop."""
-    items = [from_stored(event.item) for event in appended]
-    counts = await count_off_loop([counted_text(item) for item in items])
+async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[SnapshotItem]:
+    """The items of these events with their tokens."""
+    items = [(event.item_id, from_stored(event.item)) for event in appended]
+    tokens = await counts.of(items, DEFAULT_ENCODING)
     return [
-        SnapshotItem(count + fixed_tokens(item), event.depth, event.item_id, Raw(event.item), event.copy_of)
-        for event, item, count in zip(appended, items, counts, strict=True)
+        SnapshotItem(item_tokens, event.depth, event.item_id, Raw(event.item), event.copy_of)
+        for event, item_tokens in zip(appended, tokens, strict=True)
     ]
 
 
-async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot | None:
+async def snapshot_from_log(
+    reader: EventReader, conversation_id: str, version: int, counts: ItemCounts | None = None
+) -> Snapshot | None:
     """The snapshot at `version`, or at the conversation's last version if that is lower; None if the log does not have the conversation.
 
     Reads backwards, only as far as the snapshot reaches. Raises psycopg.Error when Postgres is unavailable.
     """
-    newest = _NewestItems()
     page = await reader.conversation_backwards(conversation_id, until=version, limit=_PAGE_EVENTS)
     if not page:
         return None
     last = page[0]
+    settings = await settings_at(reader, conversation_id, last.version)
+    newest = _newest_items(settings)
     while page:
         for recorded in page:
             newest.add_older(recorded.event)
         if newest.complete or (until := page[-1].version - 1) == 0:
             break
         page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE_EVENTS)
-    settings = await settings_at(reader, conversation_id, last.version)
     pins = await unretracted(reader, conversation_id, last.version, settings.pinned)
-    return await _snapshot(newest, last, settings, [recorded.event for recorded in pins.values()])
+    return await _snapshot(newest, last, settings, [recorded.event for recorded in pins.values()], counts)
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     """The snapshot after `events`: a conversation's events from the first one on, in order and without gaps."""
-    newest = _NewestItems()
-    for recorded in reversed(events):
-        if newest.complete:
-            break
-        newest.add_older(recorded.event)
     first = events[0].event
     pinned, compaction = _pins_and_compaction(events)
     instructions, policy = instructions_and_policy(events)
@@ -100,6 +113,9 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
         compaction=compaction,
         forked_from=first.forked_from if isinstance(first, ConversationStarted) else None,
     )
+    newest = _newest_items(settings)
+    for recorded in reversed(events):
+        newest.add_older(recorded.event)
     pins = [event for event in (recorded.event for recorded in events) if _is_one_of(event, pinned)]
     return await _snapshot(newest, events[-1], settings, pins)
 
@@ -137,51 +153,62 @@ def _not_covering(events: Sequence[Recorded], active: int, depth: int) -> int:
 
 
 async def _snapshot(
-    newest: "_NewestItems", last: Recorded, settings: ConversationSettings, pinned: Sequence[Event]
+    newest: "_NewestItems",
+    last: Recorded,
+    settings: ConversationSettings,
+    pinned: Sequence[Event],
+    counts: ItemCounts | None = None,
 ) -> Snapshot:
     if newest.deleted:
         return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
-    items = await snapshot_items(newest.newest_first[::-1])
-    head, fork = newest.head, settings.forked_from
-    first = newest.first if newest.complete else fork.depth + 1 if fork else 1
-    pins = sorted(
-        await snapshot_items([event for event in pinned if isinstance(event, ItemAppended)]), key=lambda pin: pin.depth
-    )
-    pins_too_large = sum(len(msgspec.json.encode(pin)) for pin in pins) > MAX_BYTES
-    size = sum(len(msgspec.json.encode(item)) for item in items)
+    counts = counts or ItemCounts()
+    items = await snapshot_items(newest.newest_first[::-1], counts)
+    pins = await snapshot_items([event for event in pinned if isinstance(event, ItemAppended)], counts)
+    pins_too_large = _size(pins) > MAX_PINNED_BYTES
+    first, size = newest.first, _size(items)
     while size > MAX_BYTES:
         oldest = items.pop(0)
         first = oldest.depth + 1
-        size -= len(msgspec.json.encode(oldest))
+        size -= _size([oldest])
     return Snapshot(
         version=last.version,
         chain_hash=last.chain_hash,
         incarnation=last.incarnation,
-        instructions=settings.instructions,
-        policy=settings.policy,
-        branch=head.branch if head else 0,
-        head=head.item_id if head else fork.item_id if fork else None,
-        depth=head.depth if head else fork.depth if fork else 0,
+        settings=SnapshotSettings(
+            instructions=settings.instructions,
+            policy=settings.policy,
+            summary=await counted_summary(settings.compaction),
+            pins=() if pins_too_large else tuple(sorted(pins, key=lambda pin: pin.depth)),
+            pins_too_large=pins_too_large,
+            is_fork=settings.forked_from is not None,
+        ),
+        branch=newest.branch,
+        depth=newest.depth,
         first=first,
         items=tuple(items),
-        pins=() if pins_too_large else tuple(pins),
-        pins_too_large=pins_too_large,
-        summary=await counted_summary(settings.compaction),
-        is_fork=fork is not None,
     )
+
+
+def _size(items: Sequence[SnapshotItem]) -> int:
+    return sum(len(msgspec.json.encode(item)) for item in items)
 
 
 class _NewestItems(Struct):
     """Collects the items of a snapshot from events that come newest first. `complete`: no older event is needed.
 
+    `above_depth`: the depth of the last item that the summary replaces, or after which a fork begins. `depth`: of the path's last item.
+
     All items of a snapshot are of one branch. A context that needs older items is read from the log.
     """
 
-    head: ItemAppended | None = None
+    above_depth: int
+    depth: int
+    first: int
+    branch: int = 0
     newest_first: list[ItemAppended] = []
-    first: int = 1
     complete: bool = False
     deleted: bool = False
+    _has_head: bool = False
     _retracted: set[str] = set()
     _size: int = 0
 
@@ -197,15 +224,24 @@ class _NewestItems(Struct):
                 pass
 
     def _add_item(self, event: ItemAppended) -> None:
-        self.head = self.head or event
-        if event.branch != self.head.branch:
+        if not self._has_head:
+            self._has_head = True
+            self.branch, self.depth, self.first = event.branch, event.depth, event.depth + 1
+        is_retracted = event.item_id in self._retracted
+        size = self._size + (0 if is_retracted else len(event.item))
+        if (
+            event.branch != self.branch
+            or event.depth <= max(self.above_depth, self.depth - MAX_ITEMS)
+            or size > MAX_BYTES
+        ):
             self.complete = True
-        elif event.item_id in self._retracted:
-            self.first = event.depth
-        elif len(self.newest_first) == MAX_ITEMS or self._size + len(event.item) > MAX_BYTES:
-            self.first = event.depth + 1
-            self.complete = True
-        else:
+            return
+        self.first, self._size = event.depth, size
+        if not is_retracted:
             self.newest_first.append(event)
-            self.first = event.depth
-            self._size += len(event.item)
+
+
+def _newest_items(settings: ConversationSettings) -> _NewestItems:
+    fork_depth = settings.forked_from.depth if settings.forked_from else 0
+    summarized_depth = settings.compaction[1].depth if settings.compaction else 0
+    return _NewestItems(above_depth=max(fork_depth, summarized_depth), depth=fork_depth, first=fork_depth + 1)

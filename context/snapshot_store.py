@@ -7,103 +7,165 @@ A snapshot may be missing at any time. Then the log is read instead, and `refill
 """
 
 import functools
+from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from importlib import resources
 from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
-from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from context.assembly import SnapshotLookup
-from context.history_backwards import RecentItems
+from context.history_backwards import RecentItems, starts_at_first_item, token_limit
 from context.selection import ContextItem
 from context.snapshots import (
-    BLOCK_DEPTHS,
+    MAX_BYTES,
+    MAX_ITEMS,
     SNAPSHOT_FORMAT,
     SNAPSHOT_TTL_SECONDS,
     TOMBSTONE_TTL_SECONDS,
     UNREADABLE,
     Snapshot,
-    from_fields,
-    make_recent_items,
-    pins_from_json,
-    snapshot_key,
+    from_stored,
+    json_array,
+    snapshot_keys,
+    to_elements,
     to_fields,
 )
 
-log = structlog.get_logger(__name__)
+FIRST_READ_ITEMS = 256
+TOKENS_PER_ITEM = 16
+"""How many items are read at first: FIRST_READ_ITEMS, or fewer if so many items of TOKENS_PER_ITEM tokens do not fit. Most contexts need no second read."""
 
-READ_HASH = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
-"""A script that returns a hash as one string. A large hash has a thousand strings, and the client takes ten milliseconds to parse so many."""
+REPLACE = -1
+"""As `before` in `write_arguments`: the stored snapshot is replaced."""
+
+log = structlog.get_logger(__name__)
 
 
 @functools.cache
-def lua_script(name: str) -> str:
-    """The text of a script of this package."""
-    return resources.files(__package__).joinpath(name).read_text()
+def write_script() -> tuple[str, str]:
+    """`write_snapshot.lua` and its SHA-1."""
+    script = resources.files(__package__).joinpath("write_snapshot.lua").read_text()
+    return script, sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def write_arguments(
+    before: int,
+    fields: Mapping[str, str | int],
+    elements: Sequence[bytes],
+    *,
+    branch: int | str = "",
+    seconds: int = SNAPSHOT_TTL_SECONDS,
+) -> list[str | int | bytes]:
+    """The arguments of `write_snapshot.lua`."""
+    bounds = (MAX_ITEMS, MAX_BYTES)
+    names_and_values = [value for field in fields.items() for value in field]
+    identity = (fields["version"], fields["incarnation"], SNAPSHOT_FORMAT, branch)
+    return [before, *identity, seconds, *bounds, len(names_and_values), *names_and_values, *elements]
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
     """Writes a snapshot or a tombstone if it may replace the stored one (see the module's docstring). Returns whether it was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
-    argument = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
-    script, key = lua_script("put_snapshot.lua"), snapshot_key(tenant, conversation_id)
-    written: Any = redis.eval(script, 1, key, msgspec.msgpack.encode(argument))
-    return bool(await written)
+    arguments = write_arguments(REPLACE, to_fields(snapshot), to_elements(snapshot), seconds=seconds)
+    script, _ = write_script()
+    written: Any = redis.eval(script, 2, *snapshot_keys(tenant, conversation_id), *arguments)
+    return int(await written) == 1
+
+
+async def read_stored(
+    redis: Redis, tenant: str, conversation_id: str, newest: int = MAX_ITEMS, *, skip: int = 0
+) -> tuple[dict[str, str], list[bytes]]:
+    """A snapshot's hash, and the `newest` elements of its list without the last `skip` of them, both of the same moment.
+
+    Raises redis.exceptions.RedisError and UnicodeDecodeError.
+    """
+    hash_key, list_key = snapshot_keys(tenant, conversation_id)
+    async with redis.pipeline(transaction=True) as pipeline:
+        pipeline.hgetall(hash_key)
+        pipeline.lrange(list_key, -newest, -skip - 1)
+        fields, elements = await pipeline.execute()
+    return {name.decode(): value.decode() for name, value in fields.items()}, elements
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
     """The snapshot, of any version. None if there is none that can be read. Raises redis.exceptions.RedisError."""
-    answer: Any = redis.eval(READ_HASH, 1, snapshot_key(tenant, conversation_id))
-    packed: bytes = await answer
     try:
-        fields = unpack_hash(packed)
-        return from_fields(fields) if fields else None
+        fields, elements = await read_stored(redis, tenant, conversation_id)
+        snapshot = from_stored(fields, elements)
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None
+    return snapshot if snapshot is None or len(elements) == snapshot.length else None
 
 
-def unpack_hash(packed: bytes) -> dict[str, str]:
-    """The hash that READ_HASH packed. Empty if there is none."""
-    flat = msgspec.msgpack.decode(packed, type=list[str])
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-class _Header(Struct, frozen=True, array_like=True):
-    """The first value that `read_context.lua` returns. `fits`: whether all items fit."""
-
-    fields: dict[str, str]
-    pins: list[str]
-    fits: bool
-
-
-_decode_header = msgspec.msgpack.Decoder(_Header).decode
-_decode_items = msgspec.json.Decoder(ContextItem).decode_lines
+_decode_items = msgspec.json.Decoder(tuple[ContextItem, ...]).decode
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
     """The newest items of the snapshot, which may have any version: those that fit in `max_tokens` and in the policy's budget, and one more.
 
-    None if there is no readable snapshot, or if all its items fit and the conversation has older ones. Raises redis.exceptions.RedisError.
+    None if there is no readable snapshot, or if all its items fit and the conversation has older ones. One that cannot be decoded is removed, so
+    that the next event makes it again. Raises redis.exceptions.RedisError.
     """
-    script, key = lua_script("read_context.lua"), snapshot_key(tenant, conversation_id)
-    answer: Any = redis.eval(script, 1, key, max_tokens, SNAPSHOT_FORMAT, BLOCK_DEPTHS)
-    values: list[bytes] | None = await answer
-    if values is None:
-        return None
-    try:
-        packed, *blocks = values
-        header = _decode_header(packed)
-        snapshot = replace(from_fields(header.fields), pins=pins_from_json(header.pins))
-        items = _decode_items(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
-    except UNREADABLE:
-        log.warning("snapshot_unreadable", conversation_id=conversation_id)
-        return None
-    return make_recent_items(snapshot, items, reaches_start=header.fits)
+    newest, read = min(FIRST_READ_ITEMS, max_tokens // TOKENS_PER_ITEM + 1), 0
+    items: tuple[ContextItem, ...] = ()
+    known: dict[str, str] = {}
+    while True:
+        try:
+            fields, elements = await read_stored(redis, tenant, conversation_id, newest, skip=read)
+            if read and fields != known:  # it was written since the last read
+                read, items = 0, ()
+                continue
+            snapshot = from_stored(fields)
+            items = _decode_items(json_array(elements)) + items
+        except UNREADABLE:
+            log.warning("snapshot_unreadable", conversation_id=conversation_id)
+            await redis.unlink(*snapshot_keys(tenant, conversation_id))
+            return None
+        if snapshot is None or snapshot.deleted or snapshot.settings.needs_log:
+            return None
+        read, known = read + len(elements), fields
+        if read != min(newest, snapshot.length):
+            return None
+        limit = token_limit(snapshot.settings.policy, max_tokens)
+        start, tokens = _newest_within(items, limit)
+        if tokens > limit:
+            return _recent_items(snapshot, items[start:], reaches_start=False)
+        if read == snapshot.length:
+            return _recent_items(snapshot, items, reaches_start=True) if snapshot.reaches_start else None
+        # As many as probably suffice, and a tenth more.
+        newest = max(2 * newest, newest * limit * 11 // (tokens * 10)) if tokens else MAX_ITEMS
+
+
+def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
+    """(the index of the newest item with which the items from there on have more than `limit` tokens, or 0; the tokens of the items from there on)."""
+    tokens = 0
+    for index in range(len(items) - 1, -1, -1):
+        tokens += items[index].tokens
+        if tokens > limit:
+            return index, tokens
+    return 0, tokens
+
+
+def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches_start: bool) -> RecentItems:
+    settings = snapshot.settings
+    ids = {item.item_id for item in items} if settings.pins else set()
+    return RecentItems(
+        version=snapshot.version,
+        chain_hash=snapshot.chain_hash,
+        incarnation=snapshot.incarnation,
+        instructions=settings.instructions,
+        policy=settings.policy,
+        items=items,
+        reaches_start=reaches_start or starts_at_first_item(items),
+        pins=tuple(pin.context_item() for pin in settings.pins if pin.item_id not in ids),
+        pinned=frozenset(pin.item_id for pin in settings.pins),
+        summary=settings.summary,
+    )
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:

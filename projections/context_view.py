@@ -1,26 +1,26 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis.
 
 Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied twice. The second
-time it changes nothing. A snapshot is made from the log if it is missing, if it does not have the version before the batch, or if its
-key holds another type of value. An error that is not about one key (out of memory, read-only …) is raised. Then the batch is applied
-again, until Redis accepts it.
+time it changes nothing. New items are added to a snapshot. After any other change of what a model is shown, the snapshot is made again
+from the log. The same happens if it is missing, if it does not have the version before the batch, or if its keys hold something else. If
+Redis refuses to write (out of memory, read-only …), the error is raised. Then the batch is applied again, until Redis accepts it.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from uuid import UUID
 
 import structlog
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
 
+from context.item_counts import ItemCounts
 from context.snapshot_from_log import refill, snapshot_items
-from context.snapshot_store import put_snapshot
-from context.snapshots import KEY_PREFIX, Snapshot, snapshot_key
+from context.snapshot_store import put_snapshot, write_script
+from context.snapshots import ITEMS_KEY_PREFIX, KEY_PREFIX, Snapshot, snapshot_keys
 from context.tokens import count_off_loop
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.incarnation import LogPosition
@@ -30,7 +30,7 @@ from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
 from projections.parking import events_to_apply, released
 from projections.position_advance import PositionMoved
-from projections.snapshot_change import SnapshotChange, change_script, change_script_sha1, snapshot_changes
+from projections.snapshot_change import SnapshotChange, snapshot_changes
 from projections.view_positions import ViewPositions
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of
@@ -55,6 +55,7 @@ class ContextView:
     def __init__(self, redis: Redis, reader: EventReader, database: Database) -> None:
         self._redis = redis
         self._reader = reader
+        self._counts = ItemCounts()
         self._positions = ViewPositions(database)
         self._mongo = MongoViews(database)
         self._unwritten: dict[str, tuple[ViewPosition, ViewPosition]] = {}
@@ -93,9 +94,9 @@ class ContextView:
         new = batch.events[-1].log_position
         events = [logged for logged in batch.events if partition_of(logged.conversation_id) in partitions]
         applied = events_to_apply(events, parked)
-        if outdated := {_key(logged) for logged in events if logged.conversation_id in parked}:
+        if outdated := _keys(logged for logged in events if logged.conversation_id in parked):
             await self._redis.unlink(*outdated)
-        self._written_keys |= {_key(logged) for logged in applied}
+        self._written_keys |= _keys(applied)
         await self.apply_changes(snapshot_changes(applied))
         if no_longer_parked := released(applied, parked):
             await self.flush()
@@ -141,62 +142,42 @@ class ContextView:
                 await put_snapshot(self._redis, change.tenant, change.conversation_id, tombstone)
         applicable = [change for change in changes if not change.deleted and not change.needs_refill]
         to_refill = [change for change in changes if change.needs_refill and not change.deleted]
-        for change, result in zip(applicable, await self._run_script(applicable), strict=True):
-            if isinstance(result, RedisError):
-                await self._remove_unusable(change, result)
-                to_refill.append(change)
-            elif result == _CANNOT_APPLY:
-                to_refill.append(change)
+        results = await self._run_script(applicable)
+        to_refill += [change for change, result in zip(applicable, results, strict=True) if result == _CANNOT_APPLY]
         for start in range(0, len(to_refill), _REFILLS_AT_ONCE):
             await asyncio.gather(*map(self._refill, to_refill[start : start + _REFILLS_AT_ONCE]))
 
-    async def _remove_unusable(self, change: SnapshotChange, error: RedisError) -> None:
-        """Removes a snapshot that cannot be changed. Raises the error if it is not about one key."""
-        if not _is_of_one_key(error):
-            raise error
-        log.warning("snapshot_unusable", conversation_id=change.conversation_id)
-        await self._redis.unlink(change.key)
-
     async def _refill(self, change: SnapshotChange) -> None:
-        await refill(self._reader, self._redis, change.tenant, change.conversation_id, change.version)
+        conversation = change.tenant, change.conversation_id
+        await refill(self._reader, self._redis, *conversation, change.version, counts=self._counts)
         log.debug("snapshot_refilled", conversation_id=change.conversation_id, version=change.version)
 
     async def _remove_all(self) -> None:
         """Removes all snapshots. One that another projector writes meanwhile may stay: it is up to date."""
         keys: list[bytes] = []
-        async for key in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=_KEYS_PER_CALL, _type="hash"):
-            keys.append(key)
-            if len(keys) == _KEYS_PER_CALL:
-                await self._redis.unlink(*keys)
-                keys.clear()
+        for prefix in (KEY_PREFIX, ITEMS_KEY_PREFIX):
+            async for key in self._redis.scan_iter(match=f"{prefix}*", count=_KEYS_PER_CALL):
+                keys.append(key)
+                if len(keys) == _KEYS_PER_CALL:
+                    await self._redis.unlink(*keys)
+                    keys.clear()
         if keys:
             await self._redis.unlink(*keys)
 
-    async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int | RedisError]:
-        """Runs `change_snapshot.lua` for each change, all in one round trip. Returns its results or errors."""
+    async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int]:
+        """Runs `write_snapshot.lua` for each change, all in one round trip. Returns its results. Raises RedisError."""
         if not changes:
             return []
-        items = iter(await snapshot_items([event for change in changes for event in change.appended.values()]))
+        items = iter(await snapshot_items([event for change in changes for event in change.appended], self._counts))
+        script, sha1 = write_script()
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.script_load(change_script())
+        pipeline.script_load(script)
         for change in changes:
-            argument = await change.script_argument(islice(items, len(change.appended)))
-            pipeline.evalsha(change_script_sha1(), 1, change.key, argument)
-        loaded, *results = await pipeline.execute(raise_on_error=False)
-        if isinstance(loaded, RedisError):
-            raise loaded
+            pipeline.evalsha(sha1, 2, *change.keys, *change.script_arguments(islice(items, len(change.appended))))
+        _, *results = await pipeline.execute()
         return results
 
 
-def _is_of_one_key(error: RedisError) -> bool:
-    """Whether the error is about the snapshot's key (another type, or content that the script failed on), not about all of Redis.
-
-    The message of such an error begins with WRONGTYPE, or with ERR, which the client removes. Every other error has its own code in
-    capitals, or its own exception class.
-    """
-    code = str(error).partition(" ")[0]
-    return type(error) is ResponseError and (code == "WRONGTYPE" or not code.isupper())
-
-
-def _key(logged: Logged) -> str:
-    return snapshot_key(logged.tenant, logged.conversation_id)
+def _keys(events: Iterable[Logged]) -> set[str]:
+    """The keys of the snapshots of these events' conversations."""
+    return {key for logged in events for key in snapshot_keys(logged.tenant, logged.conversation_id)}

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from context.snapshot_from_log import refill
 from context.snapshot_store import put_snapshot
-from context.snapshots import Snapshot, snapshot_key
+from context.snapshots import Snapshot, snapshot_keys
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Logged, UnreadableRecord
 from infrastructure.event_log.version_lookup import Head
@@ -204,7 +204,7 @@ class Repair:
     async def _rebuild_snapshot(self) -> Parked | None:
         """Writes the snapshot again. Returns the reason if the conversation stays parked."""
         tenant, version = self._head.tenant, self._head.version
-        await self._redis.unlink(snapshot_key(tenant, self._conversation_id))
+        await self._redis.unlink(*snapshot_keys(tenant, self._conversation_id))
         try:
             if self._head.deleted:
                 tombstone = Snapshot(version=version, deleted=True, incarnation=self._head.incarnation)

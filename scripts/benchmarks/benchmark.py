@@ -56,6 +56,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     seconds: float = 4.0
     conversations: int = 1_000
     long_items: int = 10_000
+    longest_items: int = 100_000
     streams: int = 100
     reply_seconds: float = 4.0
     dialogues: int = 2_000

@@ -1,7 +1,8 @@
-"""How long `GET …/context` takes: for a short conversation, for a full snapshot in Redis, and for more items than the snapshot holds."""
+"""How long `GET …/context` takes: from the snapshot in Redis and from the log, for short and very long conversations, and for many short items."""
 
 from collections.abc import Mapping
 
+import redis
 import uvloop
 
 from scripts.benchmarks.bench_store import BenchStore
@@ -10,10 +11,18 @@ from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import import_conversation, timed_floors, timed_gets
 
+MODEL = "gpt-4.1"
+"""The window of this model is larger than each of these budgets."""
+
 SHORT = 20
-FULL_SNAPSHOT = 512
-MODEL = "gpt-4o"
-"""The context window of this model has room for several thousand short items."""
+BUDGET = 4_000
+"""Tokens. About two hundred items fit."""
+
+LARGE_BUDGET = 128_000
+LARGE_ITEMS = 8_000
+
+FROM_LOG = ", from the log"
+"""The end of the name of a figure whose conversation has no snapshot."""
 
 FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 
@@ -21,24 +30,41 @@ FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 class Context(Benchmark):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self._item_counts = {
-            f"context of {SHORT} items": SHORT,
-            f"context of a full snapshot, {FULL_SNAPSHOT} items": FULL_SNAPSHOT,
-            f"context of {sizes.long_items:,} items, beyond its snapshot": sizes.long_items,
+        medium, longest = (f"context of {items:,} items" for items in (sizes.conversations, sizes.longest_items))
+        self._conversations = {
+            f"context of {SHORT} items": (SHORT, BUDGET),
+            medium: (sizes.conversations, BUDGET),
+            longest: (sizes.longest_items, BUDGET),
+            f"{medium}{FROM_LOG}": (sizes.conversations, BUDGET),
+            f"{longest}{FROM_LOG}": (sizes.longest_items, BUDGET),
+            f"context of {LARGE_BUDGET:,} tokens of short messages": (LARGE_ITEMS, LARGE_BUDGET),
         }
+        self._compared = {
+            longest: (medium, f"{longest}{FROM_LOG}"),
+            f"{longest}{FROM_LOG}": (f"{medium}{FROM_LOG}",),
+        }
+        """By figure: the figures of the same turn that it is compared with, besides its floor."""
         self._paths: dict[BenchStore, dict[str, str]] = {}
+        self._times: dict[str, float] = {}
 
     def prepare(self, store: BenchStore) -> None:
-        self._paths[store] = {
-            name: f"/v1/conversations/{uvloop.run(import_conversation(store.base_url, items))}/context?model={MODEL}"
-            for name, items in self._item_counts.items()
-        }
+        self._paths[store] = {}
+        with redis.Redis.from_url(store.env["REDIS_URL"]) as client:
+            for name, (items, budget) in self._conversations.items():
+                conversation = uvloop.run(import_conversation(store.base_url, items, {"budget": budget}))
+                self._paths[store][name] = f"/v1/conversations/{conversation}/context?model={MODEL}"
+                if name.endswith(FROM_LOG):
+                    for key in client.scan_iter(f"*{conversation}*"):
+                        client.delete(key)
 
     def measure(self, store: BenchStore) -> list[Measurement]:
-        times = uvloop.run(timed_gets(store.base_url, self._paths[store], self.sizes.seconds / 2))
-        return [Measurement(name, ms, "ms", (f"{FLOOR} ({name})",)) for name, ms in times.items()]
+        self._times = uvloop.run(timed_gets(store.base_url, self._paths[store], self.sizes.seconds / 2))
+        return [
+            Measurement(name, ms, "ms", (f"{FLOOR} ({name})", *self._compared.get(name, ())))
+            for name, ms in self._times.items()
+        ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         paths, seconds = self._paths[store], self.sizes.seconds / 2
         times = uvloop.run(timed_floors(store.base_url, floor.url, paths, "context", seconds))
-        return {f"{FLOOR} ({name})": ms for name, ms in times.items()}
+        return {**self._times, **{f"{FLOOR} ({name})": ms for name, ms in times.items()}}

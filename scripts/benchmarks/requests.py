@@ -14,6 +14,7 @@ APPEND = msgspec.json.encode({"items": [{"type": "message", "role": "user", "con
 CATCH_UP_TIMEOUT_SECONDS = 600.0
 _REQUEST_TIMEOUT_SECONDS = 120.0
 _START_CONNECTIONS = 20
+_IMPORTED_TEXTS = 20_000
 _WARM_UPS = 5
 
 
@@ -52,10 +53,15 @@ async def start_conversations(base_url: str, count: int, body: bytes = b"{}") ->
     return [conversation_id for ids in ids_by_connection for conversation_id in ids]
 
 
-async def import_conversation(base_url: str, items: int) -> str:
-    """Imports a conversation with this many short messages, and returns its id once all views show it."""
+async def import_conversation(base_url: str, items: int, policy: Mapping[str, int] | None = None) -> str:
+    """Imports a conversation with this many short messages, and returns its id once all views show it.
+
+    All but the newest messages of a very long one are shorter still, because an imported line has at most 8 MB.
+    """
     connection = await Connection.open(base_url)
-    line = msgspec.json.encode({"items": [{"role": "user", "content": TEXT}] * items})
+    older = [{"role": "user", "content": "Yes."}] * (items - _IMPORTED_TEXTS)
+    newest = [{"role": "user", "content": TEXT}] * min(items, _IMPORTED_TEXTS)
+    line = msgspec.json.encode({"items": older + newest, "context_policy": policy or {}})
     report = (await request(connection, "POST", "/v1/import", line)).json()
     if report["failed"]:
         raise RequestFailed(f"the import failed: {report['errors']}")

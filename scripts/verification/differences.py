@@ -7,15 +7,23 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from context.snapshots import ITEM_PREFIX, PIN_PREFIX
-
 What = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
 ]
 
-_CONTENT_FIELDS = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
-_CONTENT_PREFIXES = ("pins", "summary", ITEM_PREFIX, PIN_PREFIX)
-"""Prefixes of the fields of a context snapshot that hold content."""
+_CONTENT_FIELDS = {
+    "title",
+    "instructions",
+    "metadata",
+    "item",
+    "items",
+    "input",
+    "joined",
+    "error",
+    "parameters",
+    "settings",
+}
+"""Fields that hold content, of documents, states of streams and context snapshots."""
 
 _MAX_LENGTH = 80
 
@@ -67,7 +75,7 @@ _ABSENT: Any = object()
 def _shown(name: str, value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
-    if value is None or not (name in _CONTENT_FIELDS or name.startswith(_CONTENT_PREFIXES)):
+    if value is None or name not in _CONTENT_FIELDS:
         return repr(value)[:_MAX_LENGTH]
     text = (
         value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr)

@@ -3,23 +3,20 @@
 A missing snapshot is not a difference: the store makes it when it is needed.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from context.snapshot_from_log import snapshot_of
-from context.snapshot_store import READ_HASH, unpack_hash
+from context.snapshot_store import read_stored
 from context.snapshots import (
+    ITEMS_KEY_PREFIX,
     KEY_PREFIX,
-    MAX_BYTES,
-    MAX_ITEMS,
-    SNAPSHOT_FORMAT,
     UNREADABLE,
-    Snapshot,
-    from_fields,
-    snapshot_key,
+    from_stored,
+    snapshot_keys,
+    to_elements,
     to_fields,
 )
 from infrastructure.event_log.reader import EventReader
@@ -28,9 +25,6 @@ from projections.views.catalog import CONTEXT
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
 from scripts.verification.views import Moment
-
-_EMPTY = b"\x90"
-"""What READ_HASH returns for a key that does not exist: an empty MessagePack array."""
 
 _PAGE_EVENTS = 1_000
 
@@ -53,44 +47,40 @@ class Snapshots:
 
         Open `at` before the call. Then a snapshot that is older than `at` is a difference.
         """
-        pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
-            pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))
-        for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
-            self._seen.add(snapshot_key(stream.tenant, stream.conversation_id))
-            if (
-                packed == _EMPTY
-                or _has_other_format(packed)
-                or not stream.readable
-                or at.parked(CONTEXT, stream.conversation_id)
-            ):
+            self._seen |= set(snapshot_keys(stream.tenant, stream.conversation_id))
+            if not stream.readable or at.parked(CONTEXT, stream.conversation_id):
                 self.absent += 1
                 continue
-            self.compared += 1
-            position = at.position(CONTEXT, stream.conversation_id)
-            for difference in await self._differences(stream, packed, position):
+            for difference in await self._differences(stream, at.position(CONTEXT, stream.conversation_id)):
                 yield difference
 
     async def not_in_log(self) -> AsyncIterator[Difference]:
         """Snapshots of conversations that the log does not have."""
-        async for name in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=1_000):
-            text = name.decode("utf-8", "replace")
-            if text in self._seen:
-                continue
-            tenant, _, conversation_id = text.removeprefix(KEY_PREFIX).rpartition(":")
-            head = await self._reader.head(conversation_id) if conversation_id.startswith("conv_") else None
-            if head is None or head.tenant != tenant:
-                yield Difference(CONTEXT, "extra", conversation_id, text, note="the log does not have the conversation")
+        for prefix in (KEY_PREFIX, ITEMS_KEY_PREFIX):
+            async for name in self._redis.scan_iter(match=f"{prefix}*", count=1_000):
+                text = name.decode("utf-8", "replace")
+                if text in self._seen:
+                    continue
+                tenant, _, conversation_id = text.removeprefix(prefix).rpartition(":")
+                head = await self._reader.head(conversation_id) if conversation_id.startswith("conv_") else None
+                if head is None or head.tenant != tenant:
+                    note = "the log does not have the conversation"
+                    yield Difference(CONTEXT, "extra", conversation_id, text, note=note)
 
-    async def _differences(self, stream: Stream, packed: bytes | RedisError, position: int) -> list[Difference]:
-        name = snapshot_key(stream.tenant, stream.conversation_id)
+    async def _differences(self, stream: Stream, position: int) -> list[Difference]:
+        """The differences of one conversation. Counts its snapshot as compared, or as absent."""
+        name, _ = snapshot_keys(stream.tenant, stream.conversation_id)
         try:
-            if isinstance(packed, RedisError):
-                raise packed
-            fields = unpack_hash(packed)
-            found = from_fields(fields)
+            fields, elements = await read_stored(self._redis, stream.tenant, stream.conversation_id)
+            found = from_stored(fields, elements)
         except (ResponseError, *UNREADABLE) as error:
+            self.compared += 1
             return [Difference(CONTEXT, "unreadable", stream.conversation_id, name, note=type(error).__name__)]
+        if found is None or (found.length and not elements):  # Redis may have evicted the list
+            self.absent += 1
+            return []
+        self.compared += 1
         events = stream.events
         if not events or found.version > events[-1].version:
             # The snapshot is newer than the events that were read.
@@ -104,8 +94,7 @@ class Snapshots:
         expected = await snapshot_of(events[: found.version])
         if expected.chain_hash != found.chain_hash:
             return self._unused()
-        different = fields_that_differ(dict(_comparable(expected, found.first)), dict(_comparable(found, 0)))
-        different |= _beyond_bounds(events[: found.version], expected, found) | _not_as_written(fields)
+        different = fields_that_differ(_values(to_fields(expected), to_elements(expected)), _values(fields, elements))
         if not different:
             return []
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
@@ -129,60 +118,7 @@ class Snapshots:
         return events
 
 
-def _has_other_format(packed: bytes | RedisError) -> bool:
-    """Whether another version of the code made the snapshot. The store ignores such a snapshot."""
-    if isinstance(packed, RedisError):
-        return False
-    try:
-        fields = unpack_hash(packed)
-    except UNREADABLE:
-        return False
-    return "deleted" not in fields and "version" in fields and fields.get("made") != SNAPSHOT_FORMAT
-
-
-def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
-    """The values that must be equal in two snapshots of the same version.
-
-    Items are compared from the depth `first` on.
-    """
-    for name in (
-        "version",
-        "deleted",
-        "instructions",
-        "policy",
-        "branch",
-        "head",
-        "depth",
-        "summary",
-        "pins_too_large",
-        "is_fork",
-    ):
-        yield name, getattr(snapshot, name)
-    yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
-    kept = [entry for entry in snapshot.items if entry.depth >= first]
-    yield "entries", [(entry.depth, entry.item_id, entry.tokens, entry.copy_of) for entry in kept]
-    yield "items", [bytes(entry.item).decode() for entry in kept]
-
-
-def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
-    """The field `first`, if the snapshot starts at the wrong item.
-
-    A snapshot may start later than one that is made now, but only if it was full at some time: its oldest items were
-    removed then. It must never start earlier.
-    """
-    if found.deleted or found.first == expected.first:
-        return {}
-    start = {"first": (str(expected.first), str(found.first))}
-    if found.first < expected.first:
-        return start
-    items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
-    # 160 bytes: the size of an entry without its item (ids, numbers, field names).
-    if len(items) > MAX_ITEMS or sum(len(item) + 160 for item in items) > MAX_BYTES:
-        return {}
-    return start
-
-
-def _not_as_written(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Fields of the hash that disagree with the items and pins in the hash: counts, bytes, tokens, blocks, pinned items."""
-    written = {name: str(value) for name, value in to_fields(from_fields(fields)).items()}
-    return fields_that_differ(written, fields)
+def _values(fields: Mapping[str, str | int], elements: Sequence[bytes]) -> dict[str, str]:
+    """The values that must be equal. A restart of Postgres changes the incarnation, so this is not compared."""
+    values = {name: str(value) for name, value in fields.items() if name != "incarnation"}
+    return {**values, "items": b"\n".join(elements).decode("utf-8", "replace")}

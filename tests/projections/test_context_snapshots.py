@@ -4,6 +4,7 @@ An older one never replaces a newer one. A lost one is refilled. Their size is b
 from the log.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,12 @@ from context.history_backwards import recent_items_from_log
 from context.snapshot_from_log import refill, snapshot_from_log
 from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot
 from context.snapshots import (
-    BLOCK_DEPTHS,
     MAX_BYTES,
     MAX_ITEMS,
     TOMBSTONE_TTL_SECONDS,
     Snapshot,
-    snapshot_key,
+    snapshot_keys,
+    to_elements,
     to_fields,
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
@@ -39,6 +40,14 @@ from tests.queries.writer import Writer
 TENANT = "default"
 
 
+def _hash(conversation: str) -> str:
+    return snapshot_keys(TENANT, conversation)[0]
+
+
+def _list(conversation: str) -> str:
+    return snapshot_keys(TENANT, conversation)[1]
+
+
 async def _read(world: World, conversation: str) -> Snapshot | None:
     return await read_snapshot(world.redis, TENANT, conversation)
 
@@ -52,19 +61,19 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("hello", "you", instructions="Be brief.", context_policy=ContextPolicy(budget=70))
-    (last,) = await write.append(conversation, "there, my friend")
+    await write.append(conversation, "there, my friend")
     await _project(world)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
-    assert (snapshot.version, snapshot.head, snapshot.depth, snapshot.branch, snapshot.first) == (4, last, 3, 0, 1)
-    assert (snapshot.instructions, snapshot.policy) == ("Be brief.", ContextPolicy(budget=70))
+    assert (snapshot.version, snapshot.depth, snapshot.branch, snapshot.first) == (4, 3, 0, 1)
+    settings = snapshot.settings
+    assert (settings.instructions, settings.policy) == ("Be brief.", ContextPolicy(budget=70))
     assert [(entry.depth, entry.tokens, msgspec.json.decode(entry.item)["content"]) for entry in snapshot.items] == [
         (1, 5, "hello"),
         (2, 5, "you"),
         (3, 8, "there, my friend"),
     ]
-    recent = replace(snapshot.recent_items(), chain_hash="", incarnation="")
-    assert recent == await recent_items_from_log(world.reader, conversation, 4, 1_000_000)
+    await _equals_the_log(world, conversation, 1_000_000)
 
 
 async def test_given_every_kind_of_event_when_a_batch_is_applied_again_then_nothing_changes(
@@ -114,8 +123,9 @@ async def test_given_a_deleted_conversation_then_a_tombstone_refuses_late_writes
     assert not await put_snapshot(world.redis, TENANT, conversation, late)
     await _project(world, 0, 2)
     assert await _read(world, conversation) == tombstone
-    assert 0 < await world.redis.ttl(snapshot_key(TENANT, conversation)) <= TOMBSTONE_TTL_SECONDS
-    assert await world.redis.hlen(snapshot_key(TENANT, conversation)) == 3
+    assert 0 < await world.redis.ttl(_hash(conversation)) <= TOMBSTONE_TTL_SECONDS
+    assert await world.redis.hlen(_hash(conversation)) == 3
+    assert not await world.redis.exists(_list(conversation))
 
 
 async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_snapshot_is_complete_again(
@@ -154,39 +164,46 @@ async def test_given_a_snapshot_from_the_middle_of_a_batch_when_the_batch_is_app
 
 
 async def test_given_a_long_conversation_then_only_its_newest_items_are_kept(write: Writer, world: World) -> None:
-    conversation = await write.start(*("x" for _ in range(300)))
+    conversation = await write.start(*("x" for _ in range(MAX_ITEMS - 10)))
     await _project(world)
     after = await world.reader.last_position()
-    await write.append(conversation, *("y" for _ in range(300)))
+    ids = await write.append(conversation, *("y" for _ in range(30)))
     await _project(world, after)
-    snapshot = await _read(world, conversation)
-    assert snapshot == await snapshot_from_log(world.reader, conversation, 601)
-    assert snapshot is not None
-    assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MAX_ITEMS, 89, 600)
-    assert not snapshot.recent_items().reaches_start
+    snapshot = await _equals_the_log(world, conversation, 0, 1_000, 20_000)
+    assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MAX_ITEMS, 21, MAX_ITEMS + 20)
+    assert await read_recent_items(world.redis, TENANT, conversation, 1_000_000) is None
+    after = await world.reader.last_position()
+    await write.retract(conversation, ids[3])
+    await _project(world, after)
+    snapshot = await _equals_the_log(world, conversation, 0, 100)
+    assert (len(snapshot.items), snapshot.first) == (MAX_ITEMS - 1, 21)
+    after = await world.reader.last_position()
+    await write.append(conversation, "z")
+    await _project(world, after)
+    await _equals_the_log(world, conversation, 0, 100)
 
 
-async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Writer, world: World) -> None:
-    conversation = await write.start(*("words " * 30_000 for _ in range(7)))
+async def test_given_large_items_then_no_more_than_two_megabytes_are_kept(write: Writer, world: World) -> None:
+    conversation = await write.start("words " * 50_000)
     await _project(world)
-    snapshot = await _read(world, conversation)
-    assert snapshot == await snapshot_from_log(world.reader, conversation, 8)
-    assert snapshot is not None
-    assert (len(snapshot.items), snapshot.first) == (5, 3)
-    fields: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
-    lines = [line for name, block in fields.items() if name.startswith(b"i:") for line in block.splitlines()[1:]]
-    assert int(fields[b"bytes"]) == sum(map(len, lines)) <= MAX_BYTES
-    assert int(fields[b"count"]) == len(lines) == 5
+    for count in (4, 4):
+        after = await world.reader.last_position()
+        await write.append(conversation, *("words " * 50_000 for _ in range(count)))
+        await _project(world, after)
+    snapshot = await _equals_the_log(world, conversation)
+    assert (len(snapshot.items), snapshot.first) == (6, 4)
+    fields: Any = await world.redis.hgetall(_hash(conversation))
+    elements: Any = await world.redis.lrange(_list(conversation), 0, -1)
+    assert int(fields[b"bytes"]) == sum(map(len, elements)) <= MAX_BYTES
+    assert len(elements) == 6
 
 
 async def test_given_an_item_larger_than_a_snapshot_then_the_snapshot_has_no_items(write: Writer, world: World) -> None:
     conversation = await write.start("small")
     await _project(world)
-    await write.append(conversation, "words " * 200_000)
+    await write.append(conversation, "words " * 340_000)
     await _project(world, 2)
-    snapshot = await _read(world, conversation)
-    assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
-    assert snapshot is not None
+    snapshot = await _equals_the_log(world, conversation)
     assert (snapshot.items, snapshot.first, snapshot.depth) == ((), 3, 2)
 
 
@@ -200,20 +217,24 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
     await _project(world, 2)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
-    assert snapshot.instructions == instructions
+    assert snapshot.settings.instructions == instructions
     assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
 
 
 async def _equals_the_log(world: World, conversation: str, *token_limits: int) -> Snapshot:
     """Asserts that the snapshot equals one that is made from the log. Returns it.
 
-    Does the same with the newest items that fit into each of `token_limits`.
+    Does the same with the newest items that fit into each of `token_limits`, and with what is stored in Redis.
     """
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
     assert head is not None
     assert snapshot is not None
     assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
+    stored: Any = await world.redis.hgetall(_hash(conversation))
+    assert stored == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+    elements: Any = await world.redis.lrange(_list(conversation), 0, -1)
+    assert elements == to_elements(snapshot)
     for max_tokens in token_limits:
         recent = await read_recent_items(world.redis, TENANT, conversation, max_tokens)
         assert recent is not None
@@ -223,28 +244,26 @@ async def _equals_the_log(world: World, conversation: str, *token_limits: int) -
     return snapshot
 
 
-async def test_given_pinned_items_then_the_snapshot_has_them_even_before_its_first_item(
-    write: Writer, world: World
-) -> None:
+async def test_given_pinned_items_then_the_snapshot_has_them_beside_its_list(write: Writer, world: World) -> None:
     conversation = await write.start("one")
-    ids = await write.append(conversation, *("x" for _ in range(MAX_ITEMS + 10)))
+    ids = await write.append(conversation, *("x" for _ in range(20)))
     for item_id in (ids[-1], ids[0], ids[1]):
         await write.execute(conversation, PinItem(item_id=item_id))
     await _project(world)
     snapshot = await _equals_the_log(world, conversation, 0, 20, 1_000)
-    assert [entry.item_id for entry in snapshot.pins] == [ids[0], ids[1], ids[-1]]
+    assert [entry.item_id for entry in snapshot.settings.pins] == [ids[0], ids[1], ids[-1]]
     after = await world.reader.last_position()
     await write.execute(conversation, UnpinItem(item_id=ids[1]))
     await write.append(conversation, "y")
     await _project(world, after)
     snapshot = await _equals_the_log(world, conversation, 0, 20)
-    assert [entry.item_id for entry in snapshot.pins] == [ids[0], ids[-1]]
+    assert [entry.item_id for entry in snapshot.settings.pins] == [ids[0], ids[-1]]
     after = await world.reader.last_position()
     await write.retract(conversation, ids[0])
     await write.append(conversation, "z")
     await _project(world, after)
     snapshot = await _equals_the_log(world, conversation, 0, 20)
-    assert [entry.item_id for entry in snapshot.pins] == [ids[-1]]
+    assert [entry.item_id for entry in snapshot.settings.pins] == [ids[-1]]
 
 
 async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_later_items_are_read(
@@ -262,7 +281,7 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
             await write.execute(conversation, command)
         await _project(world, after)
         snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
-        seen.append(snapshot.summary.text if snapshot.summary else None)
+        seen.append(snapshot.settings.summary.text if snapshot.settings.summary else None)
     assert seen == ["To 3.", "To 5.", "To 3.", None, "To 3."]
     recent = await read_recent_items(world.redis, TENANT, conversation, 1_000)
     assert recent is not None
@@ -290,7 +309,7 @@ async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the
             await write.retract(conversation, ids[index])
             await _project(world, after)
             snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
-            seen.append(snapshot.summary.text if snapshot.summary else None)
+            seen.append(snapshot.settings.summary.text if snapshot.settings.summary else None)
     assert seen == ["To 5.", "To 3.", None, "To 5.", "To 3.", None]
 
 
@@ -304,7 +323,7 @@ async def test_given_a_batch_with_a_summary_and_a_retraction_then_the_snapshot_h
     await write.compact(conversation, ids[0], 2, "To 2.")
     await write.retract(conversation, ids[0])
     await _project(world, after)
-    assert (await _equals_the_log(world, conversation, 0, 12, 1_000)).summary is None
+    assert (await _equals_the_log(world, conversation, 0, 12, 1_000)).settings.summary is None
 
 
 async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log(write: Writer, world: World) -> None:
@@ -316,7 +335,7 @@ async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log
     await _project(world, await world.reader.last_position() - 1)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
-    assert (snapshot.is_fork, snapshot.summary is not None) == (True, True)
+    assert (snapshot.settings.is_fork, snapshot.settings.summary is not None) == (True, True)
     assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
     recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
     assert recent.summary is not None
@@ -338,7 +357,7 @@ async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_co
     await _project(world)
     snapshot = await _equals_the_log(world, conversation, 5)
     assert (snapshot.first, snapshot.depth, [entry.depth for entry in snapshot.items]) == (6, 7, [6, 7])
-    assert not snapshot.recent_items().reaches_start
+    assert not snapshot.reaches_start
     assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
     recent = await recent_items_from_log(world.reader, conversation, 3, 1_000)
     assert [item.item["content"] for item in recent.items] == ["one", "x0", "x3", "a", "b"]
@@ -346,7 +365,7 @@ async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_co
     empty = await write.start(forked_from=fork)
     await _project(world, await world.reader.last_position() - 1)
     snapshot = await _equals_the_log(world, empty)
-    assert (snapshot.first, snapshot.depth, snapshot.head, snapshot.items) == (6, 5, ids[3], ())
+    assert (snapshot.first, snapshot.depth, snapshot.items) == (6, 5, ())
 
 
 async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origins(write: Writer, world: World) -> None:
@@ -382,50 +401,35 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read
         await write.execute(conversation, PinItem(item_id=item_id))
     await _project(world)
     snapshot = await _equals_the_log(world, conversation)
-    assert (snapshot.pins_too_large, snapshot.pins) == (True, ())
+    assert (snapshot.settings.pins_too_large, snapshot.settings.pins) == (True, ())
     assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
     after = await world.reader.last_position()
     await write.retract(conversation, ids[0])
     await write.retract(conversation, ids[1])
     await _project(world, after)
     snapshot = await _equals_the_log(world, conversation, 10)
-    assert (snapshot.pins_too_large, len(snapshot.pins)) == (False, 5)
+    assert (snapshot.settings.pins_too_large, len(snapshot.settings.pins)) == (False, 5)
 
 
-async def test_given_a_snapshot_without_a_format_then_it_is_not_read_and_the_next_event_refills_it(
-    write: Writer, world: World
-) -> None:
-    conversation = await write.start("one")
-    await _project(world)
-    await world.redis.hdel(snapshot_key(TENANT, conversation), "made")
-    assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
-    assert await _read(world, conversation) is None
-    await write.append(conversation, "two")
-    await _project(world, 2)
-    await _equals_the_log(world, conversation, 10)
+async def _write_in_format_7(world: World, conversation: str) -> None:
+    """Turns a snapshot into one of format 7, which had no list, and a field for the items of sixteen depths."""
+    key, items = snapshot_keys(TENANT, conversation)
+    fields: Any = await world.redis.hgetall(key)
+    elements: Any = await world.redis.lrange(items, 0, -1)
+    old = {name: fields[name] for name in (b"version", b"chain_hash", b"incarnation", b"branch", b"depth", b"first")}
+    await world.redis.delete(key, items)
+    block = b"%d 10\n%b\n" % (len(elements), b"\n".join(elements))
+    await world.redis.hset(key, mapping={**old, "made": "7", "policy": "{}", "count": len(elements), "i:0:0": block})
 
 
-async def _write_in_format_4(world: World, conversation: str) -> None:
-    """Turns a snapshot into one of format 4, which had a field for each item."""
-    name = snapshot_key(TENANT, conversation)
-    fields: Any = await world.redis.hgetall(name)
-    lines = [line for field, block in fields.items() if field.startswith(b"i:") for line in block.splitlines()[1:]]
-    await world.redis.hdel(name, *(field for field in fields if field.startswith(b"i:")))
-    for line in lines:
-        entry = msgspec.json.decode(line)
-        old = {"tokens": entry["tokens"], "id": entry["item_id"], "parent": None, "item": entry["item"]}
-        await world.redis.hset(name, f"i:0:{entry['depth']}", msgspec.json.encode(old))
-    await world.redis.hset(name, "made", "4")
-
-
-async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_is_refilled(
+async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_is_made_again(
     write: Writer, world: World
 ) -> None:
     changed, read = await write.start("one", "two"), await write.start("three")
     await _project(world)
     after = await world.reader.last_position()
     for conversation in (changed, read):
-        await _write_in_format_4(world, conversation)
+        await _write_in_format_7(world, conversation)
         assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
         assert await _read(world, conversation) is None
     await write.append(changed, "four")
@@ -433,71 +437,103 @@ async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_i
     await _equals_the_log(world, changed, 0, 1_000)
     await refill(world.reader, world.redis, TENANT, read, 2)
     await _equals_the_log(world, read, 0, 1_000)
-    # The field of the old format is gone.
-    assert b"i:0:1" not in await world.redis.hkeys(snapshot_key(TENANT, changed))
 
 
-async def test_given_a_snapshot_of_a_later_format_when_an_event_is_applied_then_it_is_refilled(
+async def test_given_a_snapshot_of_a_later_format_when_an_event_is_applied_then_it_is_made_again(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
     await _project(world)
-    await world.redis.hset(
-        snapshot_key(TENANT, conversation), mapping={"made": "later", "i:0:0": "what nobody can read yet"}
-    )
+    await world.redis.hset(_hash(conversation), mapping={"format": "later", "settings": "what nobody can read yet"})
     assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
     await write.append(conversation, "two")
     await _project(world, 2)
     await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_items_of_several_blocks_then_all_writers_make_the_same_blocks_and_every_room_is_read_correctly(
+async def test_given_many_items_then_the_newest_that_fit_are_read_whatever_their_number(
     write: Writer, world: World
 ) -> None:
-    conversation = await write.start(*(f"x {n}" for n in range(BLOCK_DEPTHS * 2 + 3)))
+    conversation = await write.start(*(f"x {n}" for n in range(600)))
+    await write.append(conversation, *("words " * 200 for _ in range(40)))
     await _project(world)
-    for item in ("y", "zz zz"):
-        after = await world.reader.last_position()
-        await write.append(conversation, item)
-        await _project(world, after)
-    snapshot = await _equals_the_log(world, conversation, *range(0, 300, 7))
-    fields: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
-    assert sorted(name for name in fields if name.startswith(b"i:")) == [b"i:0:0", b"i:0:1", b"i:0:2"]
-    written = {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
-    assert fields == written
+    await _equals_the_log(world, conversation, 0, 15, 16, 17, 100, 5_000, 8_000, 8_300, 9_000, 11_000, 100_000)
 
 
-async def test_given_retracted_items_in_the_middle_and_at_the_ends_of_blocks_then_only_their_lines_are_removed(
-    write: Writer, world: World
-) -> None:
+async def test_given_retracted_items_at_any_place_then_their_elements_are_empty(write: Writer, world: World) -> None:
     conversation = await write.start("first")
-    ids = await write.append(conversation, *(f"x {n}" for n in range(BLOCK_DEPTHS * 3)))
+    ids = await write.append(conversation, *(f"x {n}" for n in range(12)))
     await _project(world)
-    for depth in (
-        BLOCK_DEPTHS,
-        BLOCK_DEPTHS + 1,
-        2 * BLOCK_DEPTHS - 1,
-        2 * BLOCK_DEPTHS,
-        3 * BLOCK_DEPTHS + 1,
-        *range(2, 9),
-    ):
+    for depth in (7, 8, 13, 2, 3):
         after = await world.reader.last_position()
         await write.retract(conversation, ids[depth - 2])
         await _project(world, after)
-        snapshot = await _equals_the_log(world, conversation, 0, 50, 1_000)
-        fields: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
-        assert fields == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+        await _equals_the_log(world, conversation, 0, 20, 50, 1_000)
+    after = await world.reader.last_position()
+    await write.append(conversation, "y")
+    await _project(world, after)
+    snapshot = await _equals_the_log(world, conversation, 0, 20, 50, 1_000)
+    assert [item.depth for item in snapshot.items] == [1, 4, 5, 6, 9, 10, 11, 12, 14]
+    assert await world.redis.llen(_list(conversation)) == 14
 
 
-async def test_given_an_unreadable_block_when_an_event_is_applied_then_the_snapshot_is_refilled(
+async def test_given_one_of_its_two_keys_was_evicted_then_a_snapshot_is_not_read_and_the_next_event_makes_it_again(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")
     await _project(world)
-    await world.redis.hset(snapshot_key(TENANT, conversation), "i:0:0", "{")
+    for key, text in ((_list(conversation), "three"), (_hash(conversation), "four")):
+        await world.redis.delete(key)
+        assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
+        after = await world.reader.last_position()
+        await write.append(conversation, text)
+        await _project(world, after)
+        await _equals_the_log(world, conversation, 0, 1_000)
+
+
+async def test_given_an_element_that_cannot_be_read_when_it_is_read_then_the_snapshot_is_removed(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    await _project(world)
+    await world.redis.lset(_list(conversation), 0, "{")
+    assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
+    assert not await world.redis.exists(*snapshot_keys(TENANT, conversation))
     await write.append(conversation, "three")
     await _project(world, 3)
     await _equals_the_log(world, conversation, 0, 1_000)
+
+
+async def test_given_a_snapshot_that_changes_between_two_reads_then_all_of_it_is_read_again(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start(*(f"x {n}" for n in range(600)))
+    await _project(world)
+    stopped = asyncio.Event()
+
+    async def append() -> None:
+        while not stopped.is_set():
+            after = await world.reader.last_position()
+            await write.append(conversation, "y")
+            await _project(world, after)
+
+    appending = asyncio.create_task(append())
+    for _ in range(30):
+        recent = await read_recent_items(world.redis, TENANT, conversation, 100_000)
+        assert recent is not None
+        assert [item.depth for item in recent.items] == list(range(1, len(recent.items) + 1))
+        assert recent.version == len(recent.items) + 1
+    stopped.set()
+    await appending
+
+
+async def test_when_the_view_starts_over_then_both_keys_of_each_snapshot_are_removed(
+    write: Writer, world: World
+) -> None:
+    await write.start("one")
+    await world.catch_up()
+    await world.start_over(CONTEXT, 2)
+    assert await world.redis.keys("context*") == []
 
 
 async def test_given_redis_lost_everything_when_a_late_projector_applies_old_events_then_no_old_snapshot_is_left(

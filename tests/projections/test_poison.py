@@ -9,7 +9,7 @@ import redis.exceptions
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
-from context.snapshots import snapshot_key
+from context.snapshots import snapshot_keys
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Logged
@@ -95,7 +95,7 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
             assert (answer.status_code, answer.json()["id"]) == (200, conversation_id)
         listed = await api.get("/v1/conversations")
         assert (listed.status_code, listed.headers["x-consistency"]) == (200, "parked")
-        assert not await world.redis.exists(snapshot_key("default", victim))
+        assert not await world.redis.exists(*snapshot_keys("default", victim))
         await world.until(lambda: _is(_metric(projector) == 1))
 
         await cure(world.settings, victim, 3, state)
@@ -111,7 +111,7 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
         await world.until(world.caught_up)
 
     assert await world.documents() == await world.expected_documents()
-    assert (await world.snapshots())[snapshot_key("default", victim)].version == 5
+    assert (await world.snapshots())[snapshot_keys("default", victim)[0]].version == 5
 
 
 async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alone_parks_it(
@@ -181,7 +181,7 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
     assert {entry["conversation_id"] for entry in logged if entry["event"] == "projection_unparked"} == {victim}
     assert await others_are_exact(world, victim)
     assert await world.database["items"].count_documents({"conversation_id": victim}) == 0
-    assert (await world.snapshots())[snapshot_key("default", victim)].deleted
+    assert (await world.snapshots())[snapshot_keys("default", victim)[0]].deleted
 
 
 async def test_given_an_unreadable_deletion_then_the_conversation_is_deleted_from_all_views(

@@ -10,7 +10,7 @@ from redis.exceptions import OutOfMemoryError
 from structlog.testing import capture_logs
 
 from context.snapshot_from_log import refill
-from context.snapshots import snapshot_key
+from context.snapshots import snapshot_keys
 from domain.commands import PinItem
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -109,12 +109,17 @@ async def test_given_a_redis_that_answers_each_command_with_an_error_then_nothin
 @pytest.mark.parametrize(
     "commands",
     [
-        ["SET {key} x"],
-        ["RPUSH {key} x"],
+        ["DEL {key}", "SET {key} x"],
+        ["DEL {key}", "RPUSH {key} x"],
+        ["DEL {key}"],
         ["HSET {key} version nothing"],
         ["HSET {key} first nothing"],
-        ["HSET {key} i:0:0 nonsense"],
-        ["HSET {key} count x bytes y"],
+        ["HSET {key} settings nonsense"],
+        ["HSET {key} first x bytes y"],
+        ["DEL {items}", "SET {items} x"],
+        ["DEL {items}"],
+        ["RPUSH {items} nonsense"],
+        ["LSET {items} 0 nonsense"],
     ],
 )
 @pytest.mark.parametrize("change", ["append", "pin_needs_the_log", "delete"])
@@ -123,11 +128,9 @@ async def test_given_a_snapshot_key_of_another_type_or_content_then_it_is_delete
 ) -> None:
     victim, other = await write.start("one"), await write.start("other")
     await world.catch_up()
-    key = snapshot_key("default", victim)
+    key, items = snapshot_keys("default", victim)
     for command in commands:
-        if not command.startswith("HSET"):
-            await admin.delete(key)
-        await admin.execute_command(*command.format(key=key).split())  # type: ignore[no-untyped-call]
+        await admin.execute_command(*command.format(key=key, items=items).split())  # type: ignore[no-untyped-call]
     async with open_api(world.settings) as api:
         assert await last_text(api, victim) == "one"
         match change:

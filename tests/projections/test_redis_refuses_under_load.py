@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from context.snapshot_store import read_snapshot
-from context.snapshots import snapshot_key
+from context.snapshots import snapshot_keys
 from infrastructure.settings import Settings
 from projections.views.catalog import CONTEXT
 from tests.projections.poison import nothing_parked
@@ -107,7 +107,7 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
 
     async def spoil() -> None:
         while not ended.is_set():
-            key = snapshot_key("default", random.choice(load.conversations))
+            key = random.choice(snapshot_keys("default", random.choice(load.conversations)))
             async with redis.pipeline(transaction=True) as both:
                 both.delete(key)
                 both.set(key, "no hash") if random.random() < 0.5 else both.rpush(key, "no hash")

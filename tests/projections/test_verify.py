@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
-from context.snapshots import snapshot_key
+from context.snapshots import snapshot_keys
 from domain.commands import DeleteConversation, PinItem
 from domain.conversation import fold
 from infrastructure.event_log.streams import Stream, to_snapshot
@@ -26,6 +26,14 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 Change = Callable[[World, dict[str, str]], Awaitable[None]]
+
+
+def _snapshot_hash(conversation_id: str) -> str:
+    return snapshot_keys("default", conversation_id)[0]
+
+
+def _snapshot_list(conversation_id: str) -> str:
+    return snapshot_keys("default", conversation_id)[1]
 
 
 async def _verify(world: World, only: str | None = None, wait: float = 0.0) -> Verified:
@@ -112,42 +120,44 @@ async def _change_total(world: World, ids: dict[str, str]) -> None:
 
 
 async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(snapshot_key("default", ids["plain"]), "instructions", "Be long.")
+    await world.redis.hset(_snapshot_hash(ids["plain"]), "settings", '{"instructions":"Be long."}')
 
 
 async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(snapshot_key("default", ids["plain"]), "i:0:0")
+    await world.redis.rpop(_snapshot_list(ids["plain"]))
 
 
-async def _miscount_snapshot_block(world: World, ids: dict[str, str]) -> None:
-    name = snapshot_key("default", ids["plain"])
-    block: Any = await world.redis.hget(name, "i:0:0")
-    count, _, rest = block.decode().partition(" ")
-    await world.redis.hset(name, "i:0:0", f"{count} 1{rest}")
+async def _miscount_snapshot_item(world: World, ids: dict[str, str]) -> None:
+    element: Any = await world.redis.lindex(_snapshot_list(ids["plain"]), 0)
+    await world.redis.lset(_snapshot_list(ids["plain"]), 0, element.replace(b'"tokens":5', b'"tokens":6'))
 
 
-async def _lose_pinned_ids(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(snapshot_key("default", ids["pinned"]), "pins")
+async def _miscount_snapshot_bytes(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(_snapshot_hash(ids["pinned"]), "bytes", 1)
 
 
 async def _claim_that_a_fork_has_all_items(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(snapshot_key("default", ids["forked"]), "first", 1)
+    await world.redis.hset(_snapshot_hash(ids["forked"]), "first", 1)
 
 
 async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(snapshot_key("default", ids["plain"]), "version", 2)
+    await world.redis.hset(_snapshot_hash(ids["plain"]), "version", 2)
 
 
 async def _break_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(snapshot_key("default", ids["plain"]), "i:0:0", "1 5\n{")
+    await world.redis.lset(_snapshot_list(ids["plain"]), 0, "{")
 
 
 async def _replace_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.set(snapshot_key("default", ids["plain"]), "x")
+    await world.redis.set(_snapshot_hash(ids["plain"]), "x")
 
 
 async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(snapshot_key("default", mint("conv")), "version", 2)
+    await world.redis.hset(_snapshot_hash(mint("conv")), "version", 2)
+
+
+async def _add_stray_snapshot_list(world: World, ids: dict[str, str]) -> None:
+    await world.redis.rpush(_snapshot_list(mint("conv")), "")
 
 
 @pytest.mark.parametrize(
@@ -162,13 +172,14 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_change_total, "usage", "different"),
         (_change_snapshot, CONTEXT, "different"),
         (_lose_snapshot_item, CONTEXT, "different"),
-        (_miscount_snapshot_block, CONTEXT, "different"),
-        (_lose_pinned_ids, CONTEXT, "different"),
+        (_miscount_snapshot_item, CONTEXT, "different"),
+        (_miscount_snapshot_bytes, CONTEXT, "different"),
         (_claim_that_a_fork_has_all_items, CONTEXT, "different"),
         (_age_snapshot, CONTEXT, "stale"),
         (_break_snapshot, CONTEXT, "unreadable"),
         (_replace_snapshot, CONTEXT, "unreadable"),
         (_add_stray_snapshot, CONTEXT, "extra"),
+        (_add_stray_snapshot_list, CONTEXT, "extra"),
     ],
 )
 async def test_given_a_change_in_a_view_then_exactly_that_is_reported(
@@ -394,11 +405,11 @@ async def test_given_differences_in_a_snapshot_then_they_are_reported_without_co
     await write.execute(pinned, PinItem(item_id=item_id))
     await write.compact(pinned, item_id, 2, "The summary is a secret, too.")
     await world.catch_up()
-    await _miscount_snapshot_block(world, ids)
-    name = snapshot_key("default", pinned)
-    await world.redis.hdel(name, f"pin:{item_id}", "summary")
-    block: Any = await world.redis.hget(name, "i:0:0")
-    await world.redis.hset(name, "i:0:0", block.replace(b"Another", b"No"))
+    await _miscount_snapshot_item(world, ids)
+    settings: Any = await world.redis.hget(_snapshot_hash(pinned), "settings")
+    changed = settings.replace(b"Another", b"No").replace(b"The summary", b"This")
+    assert len(changed) < len(settings) - 10
+    await world.redis.hset(_snapshot_hash(pinned), "settings", changed)
     differences = (await _verify(world)).differences
     assert {difference.conversation_id for difference in differences} == {ids["plain"], pinned}
     printed = "\n".join(map(str, differences))
@@ -411,7 +422,7 @@ async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first
     conversation = await write.start("words " * 200_000, "two", "three")
     await world.catch_up()
     assert (await _verify(world)).ok
-    await world.redis.hset(snapshot_key("default", conversation), "first", 3)
+    await world.redis.hset(_snapshot_hash(conversation), "first", 3)
     (difference,) = (await _verify(world)).differences
     assert (difference.where, difference.what) == (CONTEXT, "different")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from context.snapshot_from_log import snapshot_from_log
 from context.snapshot_store import read_snapshot
-from context.snapshots import KEY_PREFIX, Snapshot, snapshot_key
+from context.snapshots import KEY_PREFIX, Snapshot, snapshot_keys
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
@@ -108,7 +108,7 @@ class World:
         """The snapshots that Redis must hold if it lost nothing, computed from the log."""
         last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
         snapshots = {
-            snapshot_key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
+            snapshot_keys(tenant, conversation_id)[0]: await snapshot_from_log(self.reader, conversation_id, version)
             for (tenant, conversation_id), version in last.items()
         }
         return {key: snapshot for key, snapshot in snapshots.items() if snapshot is not None}
