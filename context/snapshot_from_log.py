@@ -15,14 +15,17 @@ from context.conversation_settings import (
 )
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
+from context.last_requests import sent_request
 from context.snapshot_store import put_snapshot
 from context.snapshots import (
     MAX_BYTES,
     MAX_ITEMS,
     MAX_PINNED_BYTES,
+    LastRequest,
     Snapshot,
     SnapshotItem,
     SnapshotSettings,
+    newest_requests,
     snapshot_keys,
 )
 from domain.events import (
@@ -93,7 +96,7 @@ async def snapshot_from_log(
     newest = _newest_items(settings)
     while page:
         for recorded in page:
-            newest.add_older(recorded.event)
+            newest.add_older(recorded)
         if newest.complete or (until := page[-1].version - 1) == 0:
             break
         page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE_EVENTS)
@@ -115,7 +118,7 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     )
     newest = _newest_items(settings)
     for recorded in reversed(events):
-        newest.add_older(recorded.event)
+        newest.add_older(recorded)
     pins = [event for event in (recorded.event for recorded in events) if _is_one_of(event, pinned)]
     return await _snapshot(newest, events[-1], settings, pins)
 
@@ -186,6 +189,7 @@ async def _snapshot(
         depth=newest.depth,
         first=first,
         items=tuple(items),
+        last_requests=newest_requests(newest.last_requests, first),
     )
 
 
@@ -206,13 +210,18 @@ class _NewestItems(Struct):
     first: int
     branch: int = 0
     newest_first: list[ItemAppended] = []
+    last_requests: dict[str, LastRequest] = {}
     complete: bool = False
     deleted: bool = False
     _has_head: bool = False
     _retracted: set[str] = set()
     _size: int = 0
 
-    def add_older(self, event: Event) -> None:
+    def add_older(self, recorded: Recorded) -> None:
+        event = recorded.event
+        if not self.complete and (request := sent_request(event)) is not None:
+            model, sequence = request
+            self.last_requests.setdefault(model, LastRequest(recorded.version, sequence))
         match event:
             case ConversationDeleted():
                 self.deleted = self.complete = True

@@ -19,9 +19,11 @@ from redis.exceptions import RedisError
 
 from context.assembly import SnapshotLookup
 from context.history_backwards import RecentItems, starts_at_first_item, token_limit
+from context.last_requests import comparable_requests
 from context.selection import ContextItem
 from context.snapshots import (
     MAX_BYTES,
+    MAX_FIELDS,
     MAX_ITEMS,
     SNAPSHOT_FORMAT,
     SNAPSHOT_TTL_SECONDS,
@@ -61,7 +63,7 @@ def write_arguments(
     seconds: int = SNAPSHOT_TTL_SECONDS,
 ) -> list[str | int | bytes]:
     """The arguments of `write_snapshot.lua`."""
-    bounds = (MAX_ITEMS, MAX_BYTES)
+    bounds = (MAX_ITEMS, MAX_BYTES, MAX_FIELDS)
     names_and_values = [value for field in fields.items() for value in field]
     identity = (fields["version"], fields["incarnation"], SNAPSHOT_FORMAT, branch)
     return [before, *identity, seconds, *bounds, len(names_and_values), *names_and_values, *elements]
@@ -153,6 +155,7 @@ def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
 
 def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches_start: bool) -> RecentItems:
     settings = snapshot.settings
+    reaches_start = reaches_start or starts_at_first_item(items)
     ids = {item.item_id for item in items} if settings.pins else set()
     return RecentItems(
         version=snapshot.version,
@@ -161,10 +164,16 @@ def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches
         instructions=settings.instructions,
         policy=settings.policy,
         items=items,
-        reaches_start=reaches_start or starts_at_first_item(items),
+        reaches_start=reaches_start,
         pins=tuple(pin.context_item() for pin in settings.pins if pin.item_id not in ids),
         pinned=frozenset(pin.item_id for pin in settings.pins),
         summary=settings.summary,
+        last_requests=comparable_requests(
+            {model: last.sequence for model, last in snapshot.last_requests.items()},
+            items,
+            reaches_start=reaches_start,
+            summary_depth=settings.summary.depth if settings.summary else 0,
+        ),
     )
 
 

@@ -9,6 +9,7 @@
         branch depth   of the path's last item, which may be retracted. Without items, depth is 0, or in a fork the depth of the item it begins after
         first          the depth of the list's first element; depth + 1 if the list is empty
         bytes          the size of all elements together
+        request:{model}  JSON of a LastRequest: what this model was last sent. Some may be older than those of `Snapshot.last_requests`
         deleted        "1" on a tombstone. It has only this field, version and incarnation, and expires after a day
 
     context_items:{tenant}:{conversation_id}  LIST
@@ -26,8 +27,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from context.conversation_settings import Summary
+from context.last_requests import MAX_LAST_REQUESTS
 from context.selection import ContextItem
-from domain.events import ContextPolicy
+from domain.events import ContextPolicy, SentSequence
 from domain.items import from_stored as item_from_stored
 
 MAX_ITEMS = 8_192
@@ -35,6 +37,9 @@ MAX_BYTES = 2_000_000
 """A context of 128,000 tokens has about 6,400 short messages, which take 1.5 MB."""
 
 MAX_PINNED_BYTES = 1_000_000
+MAX_FIELDS = 40
+"""A hash with more fields is made again, so that it does not have a `request:` field for each of many models."""
+
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
 """A snapshot expires this long after it was last written, so that Redis does not keep every conversation. Every event of the conversation writes it."""
 
@@ -43,6 +48,7 @@ TOMBSTONE_TTL_SECONDS = 24 * 3600
 SNAPSHOT_FORMAT = "8"
 """Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
+REQUEST_PREFIX = "request:"
 KEY_PREFIX = "context:"
 ITEMS_KEY_PREFIX = "context_items:"
 
@@ -85,8 +91,18 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.pins_too_large or (self.summary is not None and (self.is_fork or self.summary.has_copies))
 
 
+class LastRequest(Struct, frozen=True, array_like=True):
+    """What was last sent to a model. `version`: of the event that says so."""
+
+    version: int
+    sequence: SentSequence
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has no items and no settings."""
+    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has no items and no settings.
+
+    `last_requests`: by model, those that were made since the item before `first`; of at most MAX_LAST_REQUESTS models.
+    """
 
     version: int
     chain_hash: str = ""
@@ -97,6 +113,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     depth: int = 0
     first: int = 1
     items: tuple[SnapshotItem, ...] = ()
+    last_requests: Mapping[str, LastRequest] = {}
 
     @property
     def length(self) -> int:
@@ -128,12 +145,24 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
         "depth": snapshot.depth,
         "first": snapshot.first,
         "bytes": sum(map(len, to_elements(snapshot))),
+        **request_fields(snapshot.last_requests),
     }
 
 
 def encode_settings(settings: SnapshotSettings) -> str:
     """The field `settings`."""
     return msgspec.json.encode(settings).decode()
+
+
+def request_fields(last_requests: Mapping[str, LastRequest]) -> dict[str, str]:
+    """The fields `request:{model}`."""
+    return {f"{REQUEST_PREFIX}{model}": msgspec.json.encode(last).decode() for model, last in last_requests.items()}
+
+
+def newest_requests(last_requests: Mapping[str, LastRequest], first: int) -> dict[str, LastRequest]:
+    """Those that `Snapshot.last_requests` has, if its list begins at depth `first`."""
+    newest = sorted(last_requests.items(), key=lambda entry: -entry[1].version)[:MAX_LAST_REQUESTS]
+    return {model: last for model, last in newest if last.sequence.depth >= first - 1}
 
 
 def to_elements(snapshot: Snapshot) -> list[bytes]:
@@ -148,6 +177,12 @@ def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Sn
         return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))
     if fields.get("format") != SNAPSHOT_FORMAT:
         return None
+    first = int(fields["first"])
+    last_requests = {
+        name.removeprefix(REQUEST_PREFIX): msgspec.json.decode(value, type=LastRequest)
+        for name, value in fields.items()
+        if name.startswith(REQUEST_PREFIX)
+    }
     return Snapshot(
         version=int(fields["version"]),
         chain_hash=fields["chain_hash"],
@@ -155,8 +190,9 @@ def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Sn
         settings=msgspec.json.decode(fields["settings"], type=SnapshotSettings),
         branch=int(fields["branch"]),
         depth=int(fields["depth"]),
-        first=int(fields["first"]),
-        items=tuple(msgspec.json.decode(json_array(elements), type=list[SnapshotItem])),
+        first=first,
+        items=msgspec.json.decode(json_array(elements), type=tuple[SnapshotItem, ...]),
+        last_requests=newest_requests(last_requests, first),
     )
 
 

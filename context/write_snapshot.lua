@@ -4,8 +4,8 @@
 --   1 before       the version that the events follow; -1: all of the snapshot is replaced
 --   2 - 5          version, incarnation and format that the snapshot then has; branch of the new elements, empty if there are none
 --   6 seconds      until it expires
---   7 - 8          bounds of the list: elements, bytes
---   9 count        of the values for the hash, which follow: names and values in turn. The rest are the new elements of the list
+--   7 - 9          bounds: elements and bytes of the list, fields of the hash
+--   10 count       of the values for the hash, which follow: names and values in turn. The rest are the new elements of the list
 -- Returns 1 if it was written; 0 if the stored snapshot is as new, or a tombstone; -1 if the events cannot be added to what is stored.
 -- A replaced snapshot may be of any type and content. Versions of different incarnations are not compared: the log may have moved back in
 -- between. Everything is read and checked before anything is written.
@@ -36,7 +36,8 @@ else
   if exists then
     local depth, first = tonumber(stored[6]), tonumber(stored[7])
     bytes = tonumber(stored[8])
-    if stored[3] ~= format or not (depth and first and bytes) or (ARGV[5] ~= '' and ARGV[5] ~= stored[5]) then
+    if stored[3] ~= format or not (depth and first and bytes) or (ARGV[5] ~= '' and ARGV[5] ~= stored[5])
+        or redis.call('HLEN', hash) > tonumber(ARGV[9]) then
       return -1
     end
     length = depth - first + 1
@@ -46,8 +47,8 @@ else
   end
 end
 
-local elements = 10 + tonumber(ARGV[9])
-redis.call('HSET', hash, unpack(ARGV, 10, elements - 1))
+local elements = 11 + tonumber(ARGV[10])
+redis.call('HSET', hash, unpack(ARGV, 11, elements - 1))
 for index = elements, #ARGV, 1000 do
   redis.call('RPUSH', list, unpack(ARGV, index, math.min(index + 999, #ARGV)))
 end

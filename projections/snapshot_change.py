@@ -5,8 +5,17 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, Struct
 
+from context.last_requests import sent_request
 from context.snapshot_store import write_arguments
-from context.snapshots import SNAPSHOT_FORMAT, SnapshotItem, SnapshotSettings, encode_settings, snapshot_keys
+from context.snapshots import (
+    SNAPSHOT_FORMAT,
+    LastRequest,
+    SnapshotItem,
+    SnapshotSettings,
+    encode_settings,
+    request_fields,
+    snapshot_keys,
+)
 from domain.events import (
     CompactionRedone,
     CompactionUndone,
@@ -26,6 +35,7 @@ class SnapshotChange(Struct):
     """The changes that a batch makes to one conversation's snapshot.
 
     `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`: its new items.
+    `last_requests`: by model.
     `needs_refill`: the batch has a change that is rare, so the snapshot is made again from the log.
     """
 
@@ -37,6 +47,7 @@ class SnapshotChange(Struct):
     incarnation: str = ""
     started: ConversationStarted | None = None
     appended: list[ItemAppended] = []
+    last_requests: dict[str, LastRequest] = {}
     deleted: bool = False
     needs_refill: bool = False
 
@@ -50,7 +61,11 @@ class SnapshotChange(Struct):
         if is_deletion(logged):
             self.deleted = True
             return
-        match event := logged.event:
+        event = logged.event
+        if (request := sent_request(event)) is not None:
+            model, sequence = request
+            self.last_requests[model] = LastRequest(logged.version, sequence)
+        match event:
             case ConversationStarted():
                 self.started = event
             case ConversationDescribed(instructions=instructions, context_policy=policy):
@@ -77,6 +92,7 @@ class SnapshotChange(Struct):
             "chain_hash": self.chain_hash,
             "incarnation": self.incarnation,
             "format": SNAPSHOT_FORMAT,
+            **request_fields(self.last_requests),
         }
         if (started := self.started) is not None:
             fork = started.forked_from

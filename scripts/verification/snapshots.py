@@ -13,8 +13,11 @@ from context.snapshot_store import read_stored
 from context.snapshots import (
     ITEMS_KEY_PREFIX,
     KEY_PREFIX,
+    REQUEST_PREFIX,
     UNREADABLE,
+    Snapshot,
     from_stored,
+    request_fields,
     snapshot_keys,
     to_elements,
     to_fields,
@@ -116,6 +119,12 @@ class Snapshots:
         ):
             events += page
         return events
+
+
+def _without_older_requests(fields: Mapping[str, str], found: Snapshot) -> dict[str, str]:
+    """The fields without those of requests that are so old that readers ignore them."""
+    requests = request_fields(found.last_requests)
+    return {name: value for name, value in fields.items() if not name.startswith(REQUEST_PREFIX) or name in requests}
 
 
 def _values(fields: Mapping[str, str | int], elements: Sequence[bytes]) -> dict[str, str]:

@@ -13,10 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from context.history_backwards import recent_items_from_log
+from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshot_from_log import refill, snapshot_from_log
 from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot
 from context.snapshots import (
     MAX_BYTES,
+    MAX_FIELDS,
     MAX_ITEMS,
     TOMBSTONE_TTL_SECONDS,
     Snapshot,
@@ -25,7 +27,7 @@ from context.snapshots import (
     to_fields,
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
-from domain.events import ContextPolicy, ConversationDeleted, Fork
+from domain.events import ContextPolicy, ConversationDeleted, Fork, SentSequence, SequencePoint
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView
@@ -324,6 +326,56 @@ async def test_given_a_batch_with_a_summary_and_a_retraction_then_the_snapshot_h
     await write.retract(conversation, ids[0])
     await _project(world, after)
     assert (await _equals_the_log(world, conversation, 0, 12, 1_000)).settings.summary is None
+
+
+def _sequence(depth: int, number: int = 0) -> SentSequence:
+    return SentSequence(
+        depth=depth, first_depth=1, settings=bytes(4), points=(SequencePoint(1, number, number.to_bytes(8)),)
+    )
+
+
+async def test_given_requests_of_many_models_then_a_snapshot_has_those_of_the_sixteen_that_were_used_last(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    models = ["a/b", "ü:1", *(f"model {number}" for number in range(MAX_FIELDS + 1))]
+    sent: list[str] = []
+    await _project(world)
+    for number, model in enumerate((*models[:20], *models[:2], *models)):
+        after = await world.reader.last_position()
+        await write.send_sequence(conversation, model, _sequence(2, number))
+        sent = [*(other for other in sent if other != model), model]
+        await _project(world, after)
+        if number % 6 and number < len(models) + 18:
+            continue
+        head = await world.reader.head(conversation)
+        assert head is not None
+        snapshot = await _read(world, conversation)
+        assert snapshot is not None
+        assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
+        assert {*snapshot.last_requests} == {*sent[-MAX_LAST_REQUESTS:]}
+        for max_tokens in (0, 1_000):
+            recent = await read_recent_items(world.redis, TENANT, conversation, max_tokens)
+            assert recent is not None
+            assert recent.last_requests == {model: last.sequence for model, last in snapshot.last_requests.items()}
+        assert await world.redis.hlen(_hash(conversation)) <= MAX_FIELDS + 1
+
+
+async def test_given_a_request_that_was_made_before_the_items_that_are_read_then_it_is_left_out(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    await write.send_sequence(conversation, "old", _sequence(2))
+    ids = await write.append(conversation, "three", "four")
+    await write.send_sequence(conversation, "new", _sequence(4))
+    await _project(world)
+    snapshot = await _equals_the_log(world, conversation, 0, 5, 10, 15, 1_000)
+    assert {*snapshot.last_requests} == {"old", "new"}
+    after = await world.reader.last_position()
+    await write.compact(conversation, ids[0], 3)
+    await _project(world, after)
+    snapshot = await _equals_the_log(world, conversation, 0, 5, 1_000)
+    assert {*snapshot.last_requests} == {"new"}
 
 
 async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log(write: Writer, world: World) -> None:

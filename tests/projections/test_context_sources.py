@@ -26,7 +26,7 @@ from domain.commands import (
     UnpinItem,
 )
 from domain.errors import ContextTooLong, Refused
-from domain.events import ContextPolicy, Fork
+from domain.events import ContextPolicy, Fork, SentSequence, SequencePoint
 from domain.items import id_prefix
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
@@ -66,7 +66,7 @@ class History:
     async def next_command(self) -> None:
         command = self.random.choice(
             (self._append, self._append, self._append, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
-             self._describe)
+             self._describe, self._request)
         )  # fmt: skip
         try:
             await command()
@@ -113,6 +113,15 @@ class History:
             )
         )
         await self._write.execute(self.conversation_id, DescribeConversation(**fields))
+
+    async def _request(self) -> None:
+        sequence = SentSequence(
+            depth=self._depth,
+            first_depth=self.random.randint(1, self._depth + 1),
+            settings=self.random.randbytes(4),
+            points=(SequencePoint(1, self.random.randint(1, 99), self.random.randbytes(8)),),
+        )
+        await self._write.send_sequence(self.conversation_id, self.random.choice(("gpt-4", "gpt-4o", "smol")), sequence)
 
     def message(self, role: str) -> dict[str, Any]:
         return {"type": "message", "role": role, "content": self._text()}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from domain.commands import (
     AppendItems,
@@ -19,7 +20,7 @@ from domain.commands import (
     RetractItem,
     StartConversation,
 )
-from domain.events import InputItem, Shown, Timing, Transcript, Usage
+from domain.events import InputItem, SentSequence, Shown, Timing, Transcript, Usage
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
@@ -112,6 +113,8 @@ class Writer:
         *texts: str,
         transcript: Transcript | None = None,
         lists: bool = False,
+        model: str = "smol",
+        shown: Shown = SHOWN,
         **parameters: Any,
     ) -> tuple[str, tuple[InputItem, ...]]:
         """Requests a reply to these messages. Returns the id of the response, and the messages. `transcript`: for a chat completion."""
@@ -119,15 +122,22 @@ class Writer:
         input_items = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(
             response_id=response_id,
-            model="smol",
+            model=model,
             parameters=msgspec.json.encode(parameters),
             input=input_items,
-            shown=SHOWN,
+            shown=shown,
             transcript=transcript,
             lists=lists,
         )
         await self.execute(conversation_id, request)
         return response_id, input_items
+
+    async def send_sequence(self, conversation_id: str, model: str, sequence: SentSequence) -> None:
+        """Requests a reply that records this sequence, and fails."""
+        response_id, _ = await self.request_reply(
+            conversation_id, "?", model=model, shown=structs.replace(SHOWN, sequence=sequence)
+        )
+        await self.fail_reply(conversation_id, response_id)
 
     async def complete_reply(
         self,
