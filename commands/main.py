@@ -5,7 +5,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -122,11 +122,7 @@ def create_app(
         live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
-
-        async def take_over(orphan: Orphan) -> bool:
-            return await queued_replies.take_over(app.state.dependencies, leases, orphan)
-
-        orphaned_replies = OrphanedReplies(leases, events_log, snapshot_redis, take_over)
+        orphaned_replies = OrphanedReplies(leases, events_log, snapshot_redis, _take_over(app, leases))
         active_replies = ActiveReplies(leases, orphaned_replies, reader.head_of_each)
         pages = StreamPages()
         live_reader = LiveReader(following_redis, pages)
@@ -185,6 +181,15 @@ def create_app(
         authenticator=authenticator or authenticator_of(settings),
         limiter=limiter,
     )
+
+
+def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaitable[bool]]:
+    """Takes over a reply that waits and whose process died. The app's dependencies are made later than the code that calls this."""
+
+    async def take_over(orphan: Orphan) -> bool:
+        return await queued_replies.take_over(app.state.dependencies, leases, orphan)
+
+    return take_over
 
 
 def _checks(
