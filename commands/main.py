@@ -122,8 +122,11 @@ def create_app(
         live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
-        orphaned_replies = OrphanedReplies(leases, events_log, snapshot_redis, _take_over(app, leases))
-        active_replies = ActiveReplies(leases, orphaned_replies, reader.head_of_each)
+        active_replies = ActiveReplies(
+            leases,
+            OrphanedReplies(leases, events_log, snapshot_redis, _take_over(app, leases)),
+            reader.head_of_each,
+        )
         pages = StreamPages()
         live_reader = LiveReader(following_redis, pages)
         watch = ConversationWatch(reader.head_of_each, shutdown)
