@@ -468,7 +468,9 @@ async def _write_in_format_7(world: World, conversation: str) -> None:
     key, items = snapshot_keys(TENANT, conversation)
     fields: Any = await world.redis.hgetall(key)
     elements: Any = await world.redis.lrange(items, 0, -1)
-    old = {name: fields[name] for name in (b"version", b"chain_hash", b"incarnation", b"branch", b"depth", b"first")}
+    old: dict[Any, Any] = {
+        name: fields[name] for name in (b"version", b"chain_hash", b"incarnation", b"branch", b"depth", b"first")
+    }
     await world.redis.delete(key, items)
     block = b"%d 10\n%b\n" % (len(elements), b"\n".join(elements))
     await world.redis.hset(key, mapping={**old, "made": "7", "policy": "{}", "count": len(elements), "i:0:0": block})
