@@ -115,11 +115,11 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max
     """
     newest, read = min(FIRST_READ_ITEMS, max_tokens // TOKENS_PER_ITEM + 1), 0
     items: tuple[ContextItem, ...] = ()
-    known: dict[str, str] = {}
+    previous: dict[str, str] = {}
     while True:
         try:
             fields, elements = await read_stored(redis, tenant, conversation_id, newest, skip=read)
-            if read and fields != known:  # it was written since the last read
+            if read and fields != previous:  # it was written since the last read
                 read, items = 0, ()
                 continue
             snapshot = from_stored(fields)
@@ -130,7 +130,7 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max
             return None
         if snapshot is None or snapshot.deleted or snapshot.settings.needs_log:
             return None
-        read, known = read + len(elements), fields
+        read, previous = read + len(elements), fields
         if read != min(newest, snapshot.length):
             return None
         limit = token_limit(snapshot.settings.policy, max_tokens)
