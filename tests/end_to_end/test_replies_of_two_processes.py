@@ -20,6 +20,7 @@ from tests.end_to_end.reply_streams import (
     text_of,
     varied_answers,
 )
+from tests.end_to_end.requests_at_once import RequestsAtOnce, check_queue
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 from tests.servers import wait_until_async
@@ -108,6 +109,18 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
         turn = await http.post(f"{other_url}/v1/responses", json={"input": "go on", "conversation": conversation})
         assert turn.json()["status"] == "completed", turn.text
     ready = partial(answers_http, f"{killed_url}/health/ready", frozenset({200}))
+    await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
+
+
+async def test_when_a_process_is_killed_its_replies_that_wait_are_taken_over_or_interrupted_and_the_others_run_in_order(
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
+) -> None:
+    requests = RequestsAtOnce(running, http, urls, provider)
+    await requests.open()
+    pid = running.pid("api")
+    await check_queue(requests, 20)
+    running.wait_restarted("api", pid)
+    ready = partial(answers_http, f"{urls[0]}/health/ready", frozenset({200}))
     await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
 
 
