@@ -1,16 +1,16 @@
 """Parts that several request bodies share: items, metadata, a conversation's title, instructions and context policy."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from commands.item_links import LINKING, linked
 from domain.commands import NewItem
-from domain.events import ContextPolicy
 from domain.items import InvalidItem, as_stored, checked_item, id_prefix, type_of
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.ids import mint
+from infrastructure.tenant_defaults import PolicyFields
 
 MAX_ITEMS = 20
 MAX_ITEM_BYTES = 1024 * 1024
@@ -41,21 +41,10 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [*bodies]})
 
 
-class Policy(Body):
+class Policy(PolicyFields):
     """A conversation's context policy: a budget and a reserve for the answer, both in tokens; what happens to older items; and what happens to
-    replies that are stopped, or whose client disconnects.
+    replies that are stopped, or whose client disconnects. A field that is absent is as the tenant's default.
     """
-
-    strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
-    budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    reserve: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    window: Literal["stable", "newest"] = "stable"
-    refill: Annotated[float, Field(ge=0.1, le=0.9)] = 0.6
-    stopped: Literal["drop", "keep"] = "drop"
-    on_disconnect: Literal["stop", "finish"] = "stop"
-
-    def as_context_policy(self) -> ContextPolicy:
-        return ContextPolicy(**self.model_dump())
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:

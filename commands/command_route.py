@@ -24,6 +24,7 @@ from context.assembly import Contexts, SharedContexts
 from context.models import Models
 from domain.commands import Command
 from domain.errors import ConversationNotFound
+from domain.events import ContextPolicy
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
@@ -43,6 +44,7 @@ from infrastructure.ids import mint_uuid
 from infrastructure.limits.allowance import Allowance
 from infrastructure.limits.limiter import Limiter
 from infrastructure.settings import ChatCompletionsStore
+from infrastructure.tenant_defaults import PolicyFields, TenantDefaults
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
 from replies.queued_reply import ReplyQueue
@@ -70,6 +72,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
+    tenant_defaults: Mapping[str, TenantDefaults]
     chat_completions_store: ChatCompletionsStore
     """Whether Chat Completions are stored when `store` is absent."""
 
@@ -111,6 +114,12 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     """The last reply of the client's socket, if it was not stored."""
     headers: Headers = Headers()
     """The headers of the request."""
+
+    def policy(self, given: PolicyFields | None = None) -> ContextPolicy:
+        """The context policy of a new conversation: that of the caller's tenant, with the fields that the client gave."""
+        defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
+        of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
+        return given.applied_to(of_tenant) if given else of_tenant
 
     async def append(
         self,

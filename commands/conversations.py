@@ -22,7 +22,6 @@ from commands.bodies import (
 from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES_OF_CONVERSATIONS
 from domain import commands
-from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
@@ -70,14 +69,16 @@ async def create_conversation(context: CommandContext, body: CreateConversation)
         title=body.title,
         instructions=body.instructions,
         metadata=body.metadata or {},
-        context_policy=body.context_policy.as_context_policy() if body.context_policy else ContextPolicy(),
+        context_policy=context.policy(body.context_policy),
         items=new_items(body.items or []),
     )
     return await context.execute(conversation_id, command, conversation_answer)
 
 
 class UpdateConversation(Body):
-    """A field that is absent stays as it is; null clears it. `metadata` replaces all pairs."""
+    """A field that is absent stays as it is; null clears it. `metadata` replaces all pairs, and `context_policy` the whole policy: null, and each
+    of its fields that is absent, stands for the tenant's default.
+    """
 
     model_config = examples({"title": "A trip to Bergen"})
 
@@ -91,12 +92,11 @@ class UpdateConversation(Body):
 async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
     """Changes the fields that the body has. Answers with the Conversation."""
     present = body.model_fields_set
-    policy = body.context_policy.as_context_policy() if body.context_policy else ContextPolicy()
     command = commands.DescribeConversation(
         metadata=(body.metadata or {}) if "metadata" in present else UNSET,
         title=body.title if "title" in present else UNSET,
         instructions=body.instructions if "instructions" in present else UNSET,
-        context_policy=policy if "context_policy" in present else UNSET,
+        context_policy=context.policy(body.context_policy) if "context_policy" in present else UNSET,
     )
     return await context.execute(conversation_id, command, conversation_answer)
 

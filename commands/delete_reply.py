@@ -7,7 +7,7 @@ from starlette.responses import Response
 from commands.command_route import CommandContext
 from domain.commands import DeleteReply
 from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
-from domain.events import ReplyCompleted
+from domain.events import REPLY_ENDS, joined_ids
 from infrastructure.event_log.append_request import Appended
 from infrastructure.event_log.reader import PrincipalReader
 
@@ -40,8 +40,8 @@ async def _delete(
 
 
 async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
-    """The ids of the items that a reply added to its conversation. Empty if the reply did not complete."""
+    """The ids of the items that a reply added to its conversation. Empty if the reply runs, or if its items did not join."""
     for recorded in await reader.items(conversation_id, [response_id]):
-        if isinstance(end := recorded.event, ReplyCompleted):
-            return (*end.input_ids, *end.output_ids)
+        if isinstance(end := recorded.event, REPLY_ENDS):
+            return joined_ids(end)
     return ()

@@ -19,7 +19,6 @@ from starlette.responses import Response
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, examples, new_items
 from commands.command_route import CommandContext, command_route
 from domain.commands import AppendItems, NewItem, StartConversation
-from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
@@ -182,7 +181,7 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes) -
         title=body.title,
         instructions=body.instructions,
         metadata=body.metadata or {},
-        context_policy=body.context_policy.as_context_policy() if body.context_policy else ContextPolicy(),
+        context_policy=context.policy(body.context_policy),
         items=next(chunks),
     )
     started = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)

@@ -124,7 +124,7 @@ def create_app(
         leases = ReplyLeases(lease_pool, process_id)
         active_replies = ActiveReplies(
             leases,
-            OrphanedReplies(leases, events_log, snapshot_redis, _take_over(app, leases)),
+            OrphanedReplies(leases, events_log, reader, snapshot_redis, _take_over(app, leases)),
             reader.head_of_each,
         )
         pages = StreamPages()
@@ -149,6 +149,7 @@ def create_app(
             api_keys=KeyStore(key_pool),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,
+            tenant_defaults=settings.tenant_defaults,
             chat_completions_store=settings.chat_completions_store,
         )
         active_replies.open()

@@ -7,6 +7,7 @@ stored twice. The model is shown the path of the conversation, so the match coun
 from collections.abc import Sequence
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
@@ -114,14 +115,15 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
     """The conversation of the prefix if nothing follows it there, otherwise a fork.
 
     None if the conversation was deleted meanwhile, or if the model would be shown something else than its path: it has instructions, a
-    context policy or a summary of its own.
+    summary, or a context policy of its own that chooses what is shown.
     """
     reader, conversation_id = context.dependencies.reader, prefix.conversation_id
     head = await reader.readable_head(conversation_id)
     if head is None:
         return None
     settings = await settings_at(reader, conversation_id, head.version)
-    if settings.instructions is not None or settings.policy != ContextPolicy() or settings.compaction is not None:
+    is_usual = _shown_by(settings.policy) == _shown_by(context.policy())
+    if settings.instructions is not None or not is_usual or settings.compaction is not None:
         return None
     origin = Fork(conversation_id=conversation_id, item_id=prefix.item_id, version=head.version, depth=prefix.depth)
     started = await start_of(reader, conversation_id)
@@ -134,3 +136,8 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
         fallback=None if is_followed else fork,
         expected_head=UNSET if is_followed else prefix.item_id,
     )
+
+
+def _shown_by(policy: ContextPolicy) -> ContextPolicy:
+    """The policy without the fields that do not matter for what a model is shown of a path."""
+    return replace(policy, stopped="drop", on_disconnect="stop")

@@ -21,6 +21,7 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
         conversation_id=mint(CONVERSATION),
         tenant=context.principal.tenant,
         owner=context.principal.subject,
+        context_policy=context.policy(),
         listed=False,
     )
 

@@ -20,13 +20,12 @@ from context.deleted_content import deleted_items
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
-from domain.events import ConversationStarted, Fork, ReplyCompleted
-from domain.items import Item, as_stored, from_stored, id_prefix, type_of
+from domain.events import ConversationStarted, Fork, ReplyCompleted, joined_ids
+from domain.items import as_stored, from_stored, id_prefix, is_usable
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
-from replies.output import CUT_OFF
 from replies.record import Record, find_record
 
 
@@ -38,7 +37,8 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
     fallback       is used as `start` if another request has moved the head of `source`, or runs a reply there
     expected_head  the id that the last item of `source` must have when the request is appended; None: it must have no items; UNSET: not checked
-    carried_items  items of previous replies that did not complete or were not stored. They are sent before the input
+    carried_items  items of previous replies that did not join their conversation or were not stored. They are sent before the input
+    retracts       the last items of `source`. They are retracted when the request is appended
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
 
@@ -48,6 +48,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     fallback: StartConversation | None = None
     expected_head: str | None | UnsetType = UNSET
     carried_items: tuple[NewItem, ...] = ()
+    retracts: tuple[str, ...] = ()
     snapshot: RecentItems | UnsetType | None = UNSET
 
     @property
@@ -144,9 +145,9 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     fork belongs to the caller.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
-    completed = isinstance(record.end, ReplyCompleted)
-    carried_items = () if completed else _carried_items(record)
-    joined_at = record.end_event if completed else None
+    joined = isinstance(record.end, ReplyCompleted) or (record.end is not None and bool(joined_ids(record.end)))
+    carried_items = () if joined else _carried_items(record)
+    joined_at = record.end_event if joined else None
     at = (joined_at or record.request_event).stream_version
     version = at.version
     last = await last_item(reader, conversation_id, version)
@@ -198,7 +199,7 @@ async def _after_empty_start(
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the usable output of a reply that did not complete, as new items.
+    """The input and the usable output of a reply that did not join its conversation, as new items.
 
     Each item gets a new id. Its old id is kept in its `id`, like an id from a client, so a client can still refer to the item by it.
     """
@@ -214,10 +215,3 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
             for stored, item in carried
         ]
     )
-
-
-def is_usable(item: Item) -> bool:
-    """Whether an output item can be sent to the model again. A message needs text or a refusal. Any other item must not be cut off."""
-    if type_of(item) == "message":
-        return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
-    return bool(item.get("status") != CUT_OFF)

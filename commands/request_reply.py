@@ -15,6 +15,7 @@ from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.response_schemas import check_schemas
+from commands.retried_reply import find_retried
 from commands.rolling_summary import context_with_summary
 from commands.start_reply import Reply, append_and_start, request_once, start_reply
 from commands.unsent_input import check_outputs
@@ -65,6 +66,8 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
     """
     for _ in range(MAX_COMPARISONS):
         try:
+            if body.retry is not None:
+                return await _request_again(context, body, body.retry)
             return await _request_at_target(context, body)
         except (VersionMismatch, ItemsDeleted):
             if context.if_match is not None:
@@ -97,6 +100,13 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
         if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
             raise
         return await _request_at(context, body, target.after_head_moved(), model, taken, matched=matched)
+
+
+async def _request_again(context: CommandContext, body: CreateResponse, response_id: str) -> Reply:
+    """Requests the reply in place of a failed or stopped one."""
+    retried = await find_retried(context, body, response_id)
+    model = await resolve_model(context, retried.body.model)
+    return await _request_at(context, retried.body, retried.target, model, retried.taken, matched=None)
 
 
 async def _target(context: CommandContext, body: CreateResponse, matched: MatchedInput | None) -> ReplyTarget:
@@ -140,7 +150,7 @@ async def _request_at(
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
     only_at = None
-    if target.source is None or target.at is None or target.fork or not body.stored:
+    if target.source is None or target.at is None or target.fork or target.retracts or not body.stored:
         model_context = await assemble_context(context, target, reply_request)
     else:
         version, model_context = await context_with_summary(
@@ -164,6 +174,7 @@ async def _request_at(
         start=target.start,
         expected_head=target.expected_head,
         transcript=Transcript() if body.is_chat_completion else None,
+        retracts=target.retracts,
     )
     if not body.stored:
         return start_reply(context, command, model_context)
@@ -224,6 +235,7 @@ def make_reply_request(
         parameters=parameters,
         input=[*carried, *((entry.new.item_id, entry.item) for entry in taken)],
         carried=len(carried),
+        without=frozenset(target.retracts),
     )
 
 

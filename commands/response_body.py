@@ -53,6 +53,7 @@ _STORED = (
     "prompt_cache_options",
     "prompt_cache_retention",
     "reasoning",
+    "retry",
     "safety_identifier",
     "service_tier",
     "store",
@@ -107,6 +108,13 @@ class CreateResponse(OptionsBody, Body):
     input: Annotated[str | list[InputItemJson], Field(description="Text, or items of the Responses API.")] | None = None
     conversation: str | ConversationRef | None = None
     previous_response_id: str | None = None
+    retry: Annotated[
+        str | None,
+        Field(
+            description="The id of a failed or stopped response, which is tried again in its place: with the same input, model and parameters. "
+            "Those given here take precedence."
+        ),
+    ] = None
     model: Name | None = None
     instructions: Instructions | None = None
     stream: bool | None = None
@@ -195,6 +203,10 @@ class CreateResponse(OptionsBody, Body):
         """Raises ApiError (400) if parameters contradict each other or are not supported. The schemas are checked
         separately, see `schemas`.
         """
+        self._check_target()
+        self.check_parameters()
+
+    def _check_target(self) -> None:
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
@@ -212,6 +224,17 @@ class CreateResponse(OptionsBody, Body):
             )
         if self.may_wait and self.conversation is None:
             raise _invalid("on_busy", "it needs `conversation`. Without it, no reply waits for another one")
+        if self.retry is not None:
+            for name in ("input", "conversation", "previous_response_id"):
+                if getattr(self, name) is not None:
+                    raise _contradicts_retry(
+                        name, "its input and its place are those of the response that is tried again"
+                    )
+            if not self.stored:
+                raise _contradicts_retry("store", "the response that is tried again is stored")
+
+    def check_parameters(self) -> None:
+        """As `check`, without the parameters that say what the input is and where the reply goes."""
         self.check_options()
         self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):
@@ -262,6 +285,11 @@ class CreateResponse(OptionsBody, Body):
         if answer_format.get("type") == "json_schema":
             schema, name = answer_format.get("schema"), answer_format["name"]
             yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
+
+
+def _contradicts_retry(param: str, reason: str) -> ApiError:
+    message = f"`retry` and `{param}` cannot be used together: {reason}."
+    return ApiError(400, message, code="mutually_exclusive_parameters", param=param)
 
 
 def _check_shape(value: dict[str, Any], nested: str, param: str) -> None:

@@ -15,14 +15,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from commands.command_route import CommandContext, ProcessDependencies, command_context
 from commands.open_sockets import EndReason, OpenSocket
-from commands.reply_target import is_usable
 from commands.request_reply import check_body, keeps_running, request_reply
 from commands.response_body import CreateResponse
 from commands.socket_messages import create_parameters, parse_message
 from commands.start_reply import stream_of
 from commands.unstored_replies import UnstoredReply
 from domain.commands import NewItem
-from domain.items import from_stored
+from domain.items import from_stored, is_usable
 from infrastructure.access.principal import Scope
 from infrastructure.access.refusals import InvalidCredential
 from infrastructure.http.door import authenticate, principal_with

@@ -148,10 +148,13 @@ class Contexts:
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         max_tokens = self._models.max_request_tokens(reply_request.model)
-        if snapshot is not None and snapshot.is_at(at) and snapshot.suffices(max_tokens):
+        without = reply_request.without
+        if snapshot is not None and not without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
             return await self._chooser.choose(snapshot, conversation_id, reply_request)
         async with self._shared.log_read():
-            recent = await recent_items_from_log(self._reader, conversation_id, at.version, max_tokens, self._counts)
+            recent = await recent_items_from_log(
+                self._reader, conversation_id, at.version, max_tokens, self._counts, without=without
+            )
             choice = await self._chooser.choose(recent, conversation_id, reply_request)
         head = await self._reader.head(conversation_id)
         if head is None or head.incarnation != at.incarnation:

@@ -28,7 +28,8 @@ DEFAULT_ANSWER_TOKENS = 1_024
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
-    `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
+    `without`: items of the conversation that are retracted together with the request, so they are not shown. `input_unknown`: the context is
+    chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
     `carried`: how many of the `input` items come first and were carried over from earlier replies. `missing`: abilities that the model is taken
     not to have for this request, besides those that it is known not to have. `cache_key`: the key of the prompt cache, if the client gave none.
     """
@@ -36,6 +37,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     model: str
     parameters: Mapping[str, Any]
     input: Sequence[tuple[str, Item]] = ()
+    without: frozenset[str] = frozenset()
     input_unknown: bool = False
     carried: int = 0
     missing: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 """Reads a conversation's newest items from the log, backwards from the head, until there are enough."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from itertools import takewhile
 
 from msgspec import Struct
@@ -76,10 +76,16 @@ def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
 
 
 async def recent_items_from_log(
-    reader: Reader, conversation_id: str, version: int, max_tokens: int, counts: ItemCounts | None = None
+    reader: Reader,
+    conversation_id: str,
+    version: int,
+    max_tokens: int,
+    counts: ItemCounts | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> RecentItems:
-    """The newest items at `version`: those that fit in `max_tokens` and in the policy's budget, and one more. If that reaches the items that
-    the summary replaces, reading stops there. In a fork, reading continues in its origin.
+    """The newest items at `version`, except those in `without`: those that fit in `max_tokens` and in the policy's budget, and one more. If that
+    reaches the items that the summary replaces, reading stops there. In a fork, reading continues in its origin.
     """
     counts = counts or ItemCounts()
     settings, newest_page = await asyncio.gather(
@@ -87,11 +93,13 @@ async def recent_items_from_log(
         reader.conversation_backwards(conversation_id, until=version, limit=PAGE_EVENTS),
     )
     summary = await counted_summary(settings.compaction)
-    backwards = _BackwardRead(token_limit(settings.policy, max_tokens), summary.depth if summary else 0, counts)
+    backwards = _BackwardRead(
+        token_limit(settings.policy, max_tokens), summary.depth if summary else 0, counts, without
+    )
     await backwards.read(path_backwards(reader, PathSegment(conversation_id, version), first_page=newest_page))
     items, reaches_start = backwards.items, backwards.reaches_start
     ids = {item.item_id for item in items}
-    older_pins = [item_id for item_id in settings.pinned if item_id not in ids]
+    older_pins = [item_id for item_id in settings.pinned if item_id not in ids and item_id not in without]
     pins = await _items_by_id(reader, conversation_id, version, older_pins, counts)
     return RecentItems(
         version=version,
@@ -129,9 +137,10 @@ async def recent_items_of_fork(
 
 
 class _BackwardRead:
-    """Collects a path's newest items, until they have more than `limit` tokens, or until an item is not deeper than `above_depth`."""
+    """Collects a path's newest items, except those in `without`, until they have more than `limit` tokens, or until an item is not deeper than `above_depth`."""
 
-    def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
+    def __init__(self, limit: int, above_depth: int, counts: ItemCounts, without: Collection[str] = ()) -> None:
+        self._without = without
         self.lost: list[LeftOut] = []
         self.is_inherited = False
         self._newest_first: list[ContextItem] = []
@@ -173,7 +182,8 @@ class _BackwardRead:
 
     async def _add(self, page: PathPage) -> bool:
         """Adds a page's items. Returns whether there are enough now."""
-        appended = list(takewhile(lambda event: event.depth > self._above_depth, page.items))
+        newer = list(takewhile(lambda event: event.depth > self._above_depth, page.items))
+        appended = [event for event in newer if event.item_id not in self._without]
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):
             for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
                 before_gap = item.item_id in page.before_gap
@@ -182,7 +192,7 @@ class _BackwardRead:
                 self._tokens += item.tokens
                 if self._tokens > self._limit:
                     return True
-        self._reads_all = len(appended) < len(page.items)
+        self._reads_all = len(newer) < len(page.items)
         return self._reads_all
 
 

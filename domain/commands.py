@@ -104,7 +104,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
     """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is another item; UNSET: accept any head.
 
     `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`: the reply waits in the
-    queue, and its turn has come.
+    queue, and its turn has come. `retracts`: items to retract in the same append, if they are not retracted yet. `shown` has none of them.
     """
 
     response_id: str
@@ -117,6 +117,11 @@ class RequestReply(Command, frozen=True, kw_only=True):
     transcript: Transcript | None = None
     lists: bool = False
     queued: bool = False
+    retracts: tuple[str, ...] = ()
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return self.retracts
 
 
 class QueueReply(Command, frozen=True, kw_only=True):
@@ -159,17 +164,23 @@ class FailReply(Command, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
 
 
-class CancelReply(Command, frozen=True, kw_only=True):
+class StopReply(Command, frozen=True, kw_only=True):
+    """What the next two commands have. If the conversation's policy keeps stopped replies, `input` and `output` are appended as by CompleteReply."""
+
     response_id: str
+    author: str = ""
+    input: tuple[InputItem, ...] = ()
     output: tuple[InputItem, ...] = ()
     delta_lengths: tuple[int, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
 
 
-class InterruptReply(Command, frozen=True, kw_only=True):
-    response_id: str
+class CancelReply(StopReply, frozen=True, kw_only=True):
+    pass
+
+
+class InterruptReply(StopReply, frozen=True, kw_only=True):
     code: str
-    output: tuple[InputItem, ...] = ()
-    delta_lengths: tuple[int, ...] = ()
 
 
 class DescribeReply(Command, frozen=True, kw_only=True):

@@ -76,8 +76,8 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
         }
     ),
     ReplyFailed: frozenset({"response_id", "code", "message", "delta_lengths"}),
-    ReplyCancelled: frozenset({"response_id", "delta_lengths"}),
-    ReplyInterrupted: frozenset({"response_id", "code", "delta_lengths"}),
+    ReplyCancelled: frozenset({"response_id", "delta_lengths", "input_ids", "output_ids"}),
+    ReplyInterrupted: frozenset({"response_id", "code", "delta_lengths", "input_ids", "output_ids"}),
     ReplyDeleted: frozenset({"response_id"}),
     ReplyDescribed: frozenset({"response_id"}),
     ContextCompacted: frozenset(

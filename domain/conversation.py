@@ -28,11 +28,14 @@ from domain.events import (
     ItemPinned,
     ItemRetracted,
     ItemUnpinned,
+    ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
+    ReplyInterrupted,
     ReplyQueued,
     ReplyRequested,
     Share,
+    joined_ids,
 )
 
 MAX_UNDO_STEPS = 16
@@ -186,8 +189,8 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem(branch=event.branch, depth=event.depth)
         case ReplyQueued() | ReplyRequested():
             return KnownItem()
-        case ReplyCompleted() if item is not None:
-            return replace(item, item_ids=(*event.input_ids, *event.output_ids))
+        case ReplyCompleted() | ReplyCancelled() | ReplyInterrupted() if item is not None:
+            return replace(item, item_ids=joined_ids(event))
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
         case _:

@@ -66,7 +66,7 @@ from domain.events import (
     ReplyDescribed,
     ReplyRequested,
 )
-from domain.reply_ends import delete_reply, end_reply
+from domain.reply_ends import delete_reply, end_reply, retract_all
 from domain.reply_queue import check_turn, queue_reply
 
 MAX_PINS = 64
@@ -101,7 +101,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case RequestReply():
             _check_reply_allowed(state, command)
             listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
-            return (*listed, _reply_requested(command))
+            return (*listed, *retract_all(command.retracts, known_items), _reply_requested(command))
         case QueueReply():
             _check_active(state)
             return queue_reply(state, command)

@@ -41,7 +41,7 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An item stored in an event of a reply. It joins the conversation only if the reply completes. `copy_of`: as in ItemAppended."""
+    """An item stored in an event of a reply. The event ItemAppended adds it to the conversation, if it joins. `copy_of`: as in ItemAppended."""
 
     item_id: str
     item: bytes
@@ -408,6 +408,8 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
     """
 
     topic = "reply.failed"
+    input_ids: ClassVar[tuple[str, ...]] = ()
+    output_ids: ClassVar[tuple[str, ...]] = ()
 
     response_id: str
     code: str
@@ -422,13 +424,19 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 
 
 class ReplyCancelled(Event, frozen=True, kw_only=True):
-    """A client cancelled the reply. No item joins the conversation. `output`: what had arrived."""
+    """A client cancelled the reply.
+
+    If the conversation's policy keeps stopped replies, the question and the partial answer join it in the same append: `input_ids` and
+    `output_ids` name these items. `output`: what had arrived and did not join.
+    """
 
     topic = "reply.cancelled"
 
     response_id: str
     output: tuple[InputItem, ...] = ()
     delta_lengths: tuple[int, ...] = ()
+    input_ids: tuple[str, ...] = ()
+    output_ids: tuple[str, ...] = ()
 
     @property
     def row_key(self) -> str:
@@ -436,7 +444,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """The process that ran the reply ended, or the reply's client disconnected. `output`: what is known to have arrived."""
+    """The process that ran the reply ended, or the reply's client disconnected. The other fields are as in ReplyCancelled."""
 
     topic = "reply.interrupted"
 
@@ -444,6 +452,8 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
     code: str
     output: tuple[InputItem, ...] = ()
     delta_lengths: tuple[int, ...] = ()
+    input_ids: tuple[str, ...] = ()
+    output_ids: tuple[str, ...] = ()
 
     @property
     def row_key(self) -> str:
@@ -597,5 +607,11 @@ EVENTS: tuple[type[Event], ...] = (
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 """The events that end a reply. One of them follows each ReplyQueued and each ReplyRequested, unless the conversation is deleted first."""
+
+
+def joined_ids(end: ReplyEnd) -> tuple[str, ...]:
+    """The ids of the items that joined the conversation when the reply ended: its input, then its output."""
+    return (*end.input_ids, *end.output_ids)
+
 
 BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}

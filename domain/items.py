@@ -56,6 +56,9 @@ _NOT_IN_MESSAGES = {
 }
 """Fields of a message of the Chat Completions API, and the type of items that replaces them here."""
 
+CUT_OFF = "incomplete"
+"""The status of an output item that ended early."""
+
 _NOT_STORABLE = ("item_reference", "compaction_trigger")
 
 
@@ -159,6 +162,13 @@ def output_item(item_id: str, item: Item) -> Item:
     if item_type in _REQUIRED_STRINGS and "status" not in item:
         output["status"] = "completed"
     return output
+
+
+def is_usable(item: Item) -> bool:
+    """Whether an output item can be sent to a model again. A message needs text or a refusal. Any other item must not be cut off."""
+    if type_of(item) == "message":
+        return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
+    return bool(item.get("status") != CUT_OFF)
 
 
 def without_content(item: Item) -> Item:

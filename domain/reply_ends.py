@@ -1,6 +1,10 @@
-"""The rules for the end of a reply: it completes, fails, is stopped, or is deleted. Pure."""
+"""The rules for the end of a reply: it completes, fails, is stopped, or is deleted. Pure.
 
-from collections.abc import Mapping
+The items of a completed reply join the conversation, those of a failed one never do. `context_policy.stopped` decides for the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from domain.appended_items import append_at_head
 from domain.commands import CancelReply, CompleteReply, DeleteReply, FailReply, InterruptReply
@@ -9,6 +13,7 @@ from domain.errors import ReplyIsOver, ResponseNotFound
 from domain.events import (
     ConversationDeleted,
     Event,
+    InputItem,
     ItemRetracted,
     ReplyCancelled,
     ReplyCompleted,
@@ -16,11 +21,13 @@ from domain.events import (
     ReplyFailed,
     ReplyInterrupted,
 )
+from domain.items import from_stored, is_usable
 
 
 def end_reply(
     state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
 ) -> tuple[Event, ...]:
+    """The items that join the conversation, and the end of the reply."""
     is_waiting = command.response_id in state.queued and not isinstance(command, CompleteReply)
     if command.response_id not in state.running and not is_waiting:
         raise ReplyIsOver(command.response_id)
@@ -37,21 +44,13 @@ def end_reply(
                     delta_lengths=command.delta_lengths,
                 ),
             )
-        case CancelReply():
-            return (
-                ReplyCancelled(
-                    response_id=command.response_id, output=command.output, delta_lengths=command.delta_lengths
-                ),
-            )
-        case InterruptReply():
-            return (
-                ReplyInterrupted(
-                    response_id=command.response_id,
-                    code=command.code,
-                    output=command.output,
-                    delta_lengths=command.delta_lengths,
-                ),
-            )
+        case CancelReply() | InterruptReply():
+            return _stop(state, command)
+
+
+def joinable(output: Sequence[InputItem]) -> Sequence[InputItem]:
+    """What of a partial answer may join a conversation: all but a last item that cannot be sent to a model again, such as half a call."""
+    return output if not output or is_usable(from_stored(output[-1].item)) else output[:-1]
 
 
 def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
@@ -71,8 +70,26 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
     return (*appended, completed)
 
 
+def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[Event, ...]:
+    """A reply that was still waiting for its turn never joins."""
+    keeps = state.context_policy.stopped == "keep" and command.response_id in state.running
+    joining_input = command.input if keeps else ()
+    joining_output = joinable(command.output) if keeps else ()
+    appended = append_at_head(state, (*joining_input, *joining_output), command.author, command.response_id)
+    facts: dict[str, Any] = {
+        "response_id": command.response_id,
+        "output": command.output[len(joining_output) :],
+        "delta_lengths": command.delta_lengths,
+        "input_ids": tuple(item.item_id for item in joining_input),
+        "output_ids": tuple(item.item_id for item in joining_output),
+    }
+    if isinstance(command, CancelReply):
+        return (*appended, ReplyCancelled(**facts))
+    return (*appended, ReplyInterrupted(code=command.code, **facts))
+
+
 def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """A running or waiting reply is cancelled first. In an unlisted conversation the reply's items are retracted too.
+    """A running or waiting reply is cancelled first, and none of its items joins. In an unlisted conversation the reply's items are retracted too.
 
     If an unlisted conversation holds nothing else, the conversation is deleted instead.
     """
@@ -86,14 +103,16 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
         return deleted
     if command.item_ids != reply.item_ids:
         raise ReplyIsOver(command.response_id)
-    items = {
-        item_id: item
-        for item_id in command.item_ids
-        if (item := known_items.get(item_id)) is not None and not item.retracted
-    }
-    if state.replies == 1 and state.items == len(items):
+    retracted = retract_all(command.item_ids, known_items)
+    if state.replies == 1 and state.items == len(retracted):
         return (*deleted, ConversationDeleted())
-    retracted = (
-        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth) for item_id, item in items.items()
-    )
     return (*deleted, *retracted)
+
+
+def retract_all(item_ids: Sequence[str], known_items: Mapping[str, KnownItem]) -> tuple[ItemRetracted, ...]:
+    """The retractions of those of these items that are not retracted yet."""
+    return tuple(
+        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth)
+        for item_id in item_ids
+        if (item := known_items.get(item_id)) is not None and not item.retracted
+    )

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infrastructure.hosts import is_loopback, parse_host_name, parse_origin
 from infrastructure.rate_limits import RECOMMENDED, RateLimits
+from infrastructure.tenant_defaults import TenantDefaults
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 """A host in a URL, with its port."""
@@ -65,9 +66,12 @@ class Settings(BaseSettings):
     default_model: str = Field(
         "", description="The model for a request that names none. Empty: the first model that the provider lists."
     )
-    default_models: Annotated[dict[str, str], NoDecode] = Field(
-        {}, description='`DEFAULT_MODEL` by tenant: `{"tenant": "model"}`.'
+    tenant_defaults: Annotated[dict[str, TenantDefaults], NoDecode] = Field(
+        {},
+        description="By tenant: the model for a request that names none, and the context policy of new conversations. "
+        '`{"acme": {"model": "gpt-5-mini", "context_policy": {"stopped": "keep"}}}`. Every field is optional.',
     )
+    default_models: str = Field("", description="Not used any more. `TENANT_DEFAULTS` has taken its place.")
     model_api: Literal["chat", "responses"] = Field(
         "chat", description="The provider's API to use: `chat` (`/chat/completions`) or `responses` (`/responses`)."
     )
@@ -171,7 +175,7 @@ class Settings(BaseSettings):
         description="`true`: only a trusted network reaches this process, so `AUTH_MODE=none` may listen on other addresses.",
     )
 
-    @field_validator("default_models", "models", "rate_limits", mode="before")
+    @field_validator("tenant_defaults", "models", "rate_limits", mode="before")
     @classmethod
     def _parse_json(cls, value: Any, info: ValidationInfo) -> Any:
         """Parses the JSON text of a variable. An empty text counts as absent."""
@@ -187,6 +191,15 @@ class Settings(BaseSettings):
             if info.field_name != "rate_limits":
                 raise
             raise ValueError(f"is neither JSON nor the word `recommended`: {error}") from error
+
+    @field_validator("default_models")
+    @classmethod
+    def _refuse_default_models(cls, value: str) -> str:
+        if value.strip():
+            raise ValueError(
+                'DEFAULT_MODELS is not used any more: set TENANT_DEFAULTS={"<tenant>": {"model": "<model>"}} instead'
+            )
+        return ""
 
     @field_validator("postgres_url", "mongodb_url", "redis_url")
     @classmethod

@@ -61,7 +61,7 @@ async def _small_page(context: QueryContext, read: Read, selected: Selected) -> 
     for document in documents:
         if items is None or not items.keys() >= set(document["output_ids"]):
             return None
-        output = document["output"] or [item for item_id in document["output_ids"] if (item := items[item_id])]
+        output = [*(item for item_id in document["output_ids"] if (item := items[item_id])), *document["output"]]
         page.has_copies = page.has_copies or bool(document.get("copies"))
         entry = selected.entry_of(document, [item.encode() for item in output], deleted)
         if not page.add(entry.id, entry.body) and not page.is_full:

@@ -156,19 +156,21 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 
 
 async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
-    """The JSON of a reply's output items, in order: its partial output, or else items of its conversation, from the view `items`.
+    """The JSON of a reply's output items, in order: those in its conversation, from the view `items`, and those that did not join it.
 
     Retracted items are left out.
     """
-    if document["output"]:
-        return [item.encode() for item in document["output"]]
+    rest = [item.encode() for item in document["output"]]
     item_ids: list[str] = document["output_ids"]
+    if not item_ids:
+        return rest
     items = await context.documents(read, "items", Ids(item_ids))
     documents = {item["id"]: item async for item in items}
     if len(documents) < len(item_ids):
         await context.dependencies.consistency.check(read)
         raise ResponseNotFound(document["id"])  # the conversation was deleted during the read
-    return [item["item"].encode() for item_id in item_ids if (item := documents[item_id])["retracted_version"] is None]
+    joined = [documents[item_id] for item_id in item_ids]
+    return [*(item["item"].encode() for item in joined if item["retracted_version"] is None), *rest]
 
 
 def response_json(document: Document, output: Sequence[bytes]) -> bytes:

@@ -1,4 +1,7 @@
-"""Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running."""
+"""Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running.
+
+It must if the request says so (`keep_running`), or the policy of its conversation (`RunningReply.finishes_alone`).
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -10,6 +13,7 @@ async def response_for_client(
     reply: RunningReply, disconnected: Callable[[], Awaitable[object]], *, keep_running: bool
 ) -> tuple[bytes, dict[str, str]]:
     """Returns or raises the same as `reply.response`. `disconnected` returns when the client has disconnected."""
+    keep_running = keep_running or reply.finishes_alone
     response = asyncio.ensure_future(reply.response())
     gone = asyncio.ensure_future(disconnected())
     try:
@@ -32,5 +36,5 @@ async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> Async
             yield events
         complete = not reply.is_cut_off
     finally:
-        if not complete and not keep_running:
+        if not (complete or keep_running or reply.finishes_alone):
             reply.stop("client_closed")

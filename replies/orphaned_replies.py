@@ -1,5 +1,7 @@
 """Replies whose process died: another process marks each as interrupted, with the output that Redis has of it. It waits in place of the dead process
 for the turn of replies that outlive their process.
+
+If the conversation's policy keeps stopped replies, the question and this output join the conversation.
 """
 
 import asyncio
@@ -11,10 +13,12 @@ from redis.asyncio import Redis
 
 from domain.commands import InterruptReply
 from domain.errors import Refused
+from domain.events import InputItem, ReplyRequested
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint, mint_uuid
 from replies import live_events, stream_events
 from replies.leases import Orphan, Owner, ReplyLeases
@@ -31,7 +35,7 @@ SUBJECT = "conversation-store"
 
 
 class OrphanedReplies:
-    """Finds orphaned replies and ends them. Reads their live events through `redis`.
+    """Finds orphaned replies and ends them. Reads their requests with `reader`, and their live events through `redis`.
 
     `take_over`: returns True if the reply waits for its turn, and this or another process waits in place of the dead one.
     """
@@ -40,6 +44,7 @@ class OrphanedReplies:
         self,
         leases: ReplyLeases,
         events_log: EventLog,
+        reader: EventReader,
         redis: Redis,
         take_over: Callable[[Orphan], Awaitable[bool]],
         *,
@@ -47,6 +52,7 @@ class OrphanedReplies:
     ) -> None:
         self._leases = leases
         self._log = events_log
+        self._reader = reader
         self._redis = redis
         self._take_over = take_over
         self._max_orphans = max_orphans
@@ -86,8 +92,28 @@ class OrphanedReplies:
         except Exception as error:  # noqa: BLE001 - whatever Redis holds, the conversation must not stay locked
             log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
             output, lengths = (), ()
+        try:
+            await self._append(orphan, output, lengths)
+        except Refused as refused:
+            log.info("reply_already_ended", response_id=orphan.response_id, code=refused.code)
+            await self._leases.forget(orphan)
+        except (LogBusy, LogUnavailable, psycopg.OperationalError) as error:
+            log.warning("interruption_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
+        except Exception:
+            # For example a conversation that cannot be read. The orphans after it must still be ended.
+            log.exception("interruption_failed", response_id=orphan.response_id)
+        else:
+            log.warning("reply_interrupted", response_id=orphan.response_id, items=len(output))
+
+    async def _append(self, orphan: Orphan, output: tuple[InputItem, ...], delta_lengths: tuple[int, ...]) -> None:
+        input_items, author = await self._reply_request(orphan)
         command = InterruptReply(
-            response_id=orphan.response_id, code="process_died", output=output, delta_lengths=lengths
+            response_id=orphan.response_id,
+            code="process_died",
+            author=author,
+            input=input_items,
+            output=output,
+            delta_lengths=delta_lengths,
         )
         request = AppendRequest(
             principal=Principal(orphan.tenant, SUBJECT, frozenset()),
@@ -97,15 +123,12 @@ class OrphanedReplies:
             correlation_id=mint("req"),
             size=command_bytes(command),
         )
-        try:
-            await self._log.append(request)
-        except Refused as refused:
-            log.info("reply_already_ended", response_id=orphan.response_id, code=refused.code)
-            await self._leases.forget(orphan)
-        except (LogBusy, LogUnavailable) as error:
-            log.warning("interruption_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
-        except Exception:
-            # For example a conversation that cannot be read. The orphans after it must still be ended.
-            log.exception("interruption_failed", response_id=orphan.response_id)
-        else:
-            log.warning("reply_interrupted", response_id=orphan.response_id, items=len(output))
+        await self._log.append(request)
+
+    async def _reply_request(self, orphan: Orphan) -> tuple[tuple[InputItem, ...], str]:
+        """(the input of the reply's request, who sent it). Without input if the log has lost the request."""
+        reader = self._reader.of_tenant(orphan.tenant)
+        for recorded in await reader.items(orphan.conversation_id, [orphan.response_id]):
+            if isinstance(event := recorded.event, ReplyRequested):
+                return event.input, recorded.subject
+        return (), SUBJECT

@@ -5,15 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from domain.events import InputItem
-from domain.items import Item, as_stored, id_prefix
+from domain.items import CUT_OFF, Item, as_stored, id_prefix
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
 from replies.stream_events import PartPosition, StreamEvent
 
 MESSAGE: Item = {"type": "message", "role": "assistant"}
-CUT_OFF = "incomplete"
-"""The status of an item that ended early."""
 
 
 class _StreamedPart(Struct):

@@ -24,7 +24,7 @@ from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import mint_uuid
 from replies import stream_events
 from replies.record import read_record
-from replies.reply_end import StopReason, stopped
+from replies.reply_end import StopReason
 from replies.running_reply import ReplyServices, RunningReply, request_of
 
 CHECK_SECONDS = 10.0
@@ -173,7 +173,7 @@ class QueuedReply(RunningReply):
             message = "This process does not wait for the response's turn any more. Another one does."
             self._end_with_error(ApiError(503, message, code="response_in_progress", retry=False))
         else:
-            await self._end(stopped(self.response_id, self._output, self._stop_reason or "server_stopped"))
+            await self._end_stopped()
 
     async def _end_as_recorded(self) -> None:
         """Ends the clients' streams with the end that was recorded elsewhere: the reply was cancelled, deleted, or taken by another process."""

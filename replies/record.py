@@ -167,11 +167,12 @@ async def _read_output(
     reader: Reader, conversation_id: str, end: ReplyEnd
 ) -> tuple[tuple[InputItem, ...], frozenset[str]]:
     """The output items, and the ids of those that were retracted."""
-    if not isinstance(end, ReplyCompleted):
-        return partial_output(end), frozenset()
+    rest = () if isinstance(end, ReplyCompleted) else partial_output(end)
+    if not end.output_ids:
+        return rest, frozenset()
     events = [recorded.event for recorded in await reader.items(conversation_id, end.output_ids)]
     appended = {event.item_id: event.item for event in events if isinstance(event, ItemAppended)}
     if len(appended) < len(end.output_ids):
         raise LogMoved(f"the log no longer has all items of {end.response_id}")
     output = tuple(InputItem(item_id=item_id, item=appended[item_id]) for item_id in end.output_ids)
-    return output, frozenset(event.item_id for event in events if isinstance(event, ItemRetracted))
+    return (*output, *rest), frozenset(event.item_id for event in events if isinstance(event, ItemRetracted))

@@ -11,10 +11,9 @@ from itertools import accumulate, chain
 from msgspec import Struct
 
 from domain.events import ReplyCompleted
-from domain.items import Item, from_stored
+from domain.items import CUT_OFF, Item, from_stored
 from infrastructure.http.stream_pages import SLICE_BYTES, Page
 from replies import stream_events
-from replies.output import CUT_OFF
 from replies.record import Record
 from replies.response_from_events import opening_events
 from replies.stream_events import PartPosition, StreamEvent, is_streamed, new_part, parts_of

@@ -9,6 +9,7 @@ from domain.commands import CancelReply, CompleteReply, FailReply, InterruptRepl
 from domain.errors import ModelFailed
 from domain.events import Timing, Usage
 from domain.items import Item, as_output, from_stored
+from domain.reply_ends import joinable
 from replies.output import Output
 from replies.response_from_events import INTERRUPTIONS, Request
 from replies.response_object import INCOMPLETE_REASONS
@@ -17,7 +18,7 @@ from replies.response_shape import Status
 StopReason = Literal["client_closed", "server_stopped", "cancelled"]
 
 PrefixesOf = Callable[[Sequence[tuple[str, Item]]], tuple[Prefix, ...]]
-"""The prefixes that are recorded when a reply completes, from the (id, item) of each output item."""
+"""The prefixes that are recorded when the items of a reply join the conversation, from the (id, item) of each output item."""
 
 EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
@@ -86,14 +87,25 @@ def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
     return _with_error(command, "failed", failure.code, failure.message)
 
 
-def stopped(response_id: str, output: Output, reason: StopReason) -> ReplyEnd:
+def stopped(
+    request: Request, output: Output, reason: StopReason, *, author: str, prefixes: PrefixesOf | None = None
+) -> ReplyEnd:
     """The end of a reply that was cancelled, or interrupted for another reason."""
-    items, lengths = output.items(), output.delta_lengths
+    items = output.items()
+    arguments: dict[str, Any] = {
+        "response_id": request.response_id,
+        "author": author,
+        "input": request.input,
+        "output": items,
+        "delta_lengths": output.delta_lengths,
+        "prefixes": prefixes([(stored.item_id, from_stored(stored.item)) for stored in joinable(items)])
+        if prefixes
+        else (),
+    }
     if reason == "cancelled":
-        cancel = CancelReply(response_id=response_id, output=items, delta_lengths=lengths)
+        cancel = CancelReply(**arguments)
         return ReplyEnd(cancel, "cancelled", _output(cancel))
-    interrupt = InterruptReply(response_id=response_id, code=reason, output=items, delta_lengths=lengths)
-    return _with_error(interrupt, "incomplete", reason, INTERRUPTIONS[reason])
+    return _with_error(InterruptReply(code=reason, **arguments), "incomplete", reason, INTERRUPTIONS[reason])
 
 
 def _with_error(command: EndReply, status: Status, code: str, message: str) -> ReplyEnd:

@@ -15,9 +15,10 @@ from domain.events import (
     ReplyQueued,
     ReplyRequested,
 )
+from domain.items import CUT_OFF
 from infrastructure.ids import minted_seconds
 from replies import stream_events
-from replies.output import CUT_OFF, MESSAGE
+from replies.output import MESSAGE
 from replies.response_object import INCOMPLETE_REASONS, response_object
 from replies.response_shape import Status
 from replies.stream_events import StreamEvent

@@ -59,7 +59,7 @@ class RunningReply:
 
     `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
     it goes into the log, and it has no conversation. `spend` is called with the tokens that it took. `prefixes` makes the prefixes that are
-    recorded when the reply completes.
+    recorded when its items join the conversation.
     """
 
     def __init__(
@@ -102,6 +102,9 @@ class RunningReply:
         self._on_record = self.stored
         self.is_cut_off = False
         """Whether its client may no longer read its conversation."""
+        policy = None if requested is None else requested.conversation.context_policy
+        self.finishes_alone = policy is not None and policy.on_disconnect == "finish"
+        """Whether it goes on when its client disconnects, because its conversation's policy says so."""
 
     @property
     def input(self) -> tuple[InputItem, ...]:
@@ -193,7 +196,7 @@ class RunningReply:
         except asyncio.CancelledError:
             self._ending = True
             await self._spend_on_what_arrived()
-            await self._end(stopped(self.response_id, self._output, self._stop_reason or "server_stopped"))
+            await self._end_stopped()
         except ModelFailed as failure:
             self._ending = True
             await self._fail(failure)
@@ -263,6 +266,17 @@ class RunningReply:
         self._failure = error or failure
         await self._spend_on_what_arrived()
         await self._end(failed(self.response_id, self._output, failure))
+
+    async def _end_stopped(self) -> None:
+        """Ends the reply as cancelled or interrupted."""
+        end = stopped(
+            self._requested,
+            self._output,
+            self._stop_reason or "server_stopped",
+            author=self._principal.subject,
+            prefixes=self._prefixes,
+        )
+        await self._end(end)
 
     async def _end(self, end: ReplyEnd) -> None:
         """Appends the end, even if that takes long. Then sends the event that ends the stream."""

@@ -18,7 +18,7 @@ from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.path_messages import Aligned, PathMessages, align, align_gaps
 from context.transcripts.prefix_hashes import Chain, answer_hash, text_of_message, turn_hash
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
-from domain.events import ItemAppended, ReplyCompleted, TranscriptBase
+from domain.events import REPLY_ENDS, ItemAppended, TranscriptBase
 from domain.items import from_stored
 from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
@@ -206,8 +206,8 @@ class _Search:
         """The items of the answer of this store that follows a prefix, each with its version. None if something else follows, or if one of them is deleted."""
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
         # The input of a request may have an answer that the client brought along. Only output is an answer of this store.
-        completed = [recorded.event for recorded in page if isinstance(recorded.event, ReplyCompleted)]
-        outputs = {item_id for event in completed for item_id in event.output_ids}
+        ends = [recorded.event for recorded in page if isinstance(recorded.event, REPLY_ENDS)]
+        outputs = {item_id for end in ends for item_id in end.output_ids}
         answer: list[tuple[ItemAppended, int]] = []
         for recorded in page:
             if isinstance(event := recorded.event, ItemAppended):

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg import Cursor
 
 from domain.access import check_allowed
-from domain.commands import AppendItems, CompleteReply
+from domain.commands import AppendItems, CompleteReply, StopReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, ReplyQueued, ReplyRequested
@@ -29,7 +29,7 @@ from infrastructure.ids import uuid_of
 
 _REPLY_STARTS = frozenset({ReplyQueued.topic, ReplyRequested.topic})
 _REPLY_ENDS = frozenset(end.topic for end in REPLY_ENDS)
-_WITH_PREFIXES = (AppendItems, CompleteReply)
+_WITH_PREFIXES = (AppendItems, CompleteReply, StopReply)
 
 
 class BatchDecider:
@@ -222,7 +222,7 @@ class BatchDecider:
 
 
 def _prefix_rows(
-    command: AppendItems | CompleteReply, events: Sequence[Event], first_row: int, retracted_at: int
+    command: AppendItems | CompleteReply | StopReply, events: Sequence[Event], first_row: int, retracted_at: int
 ) -> list[PrefixRow]:
     """The command's prefixes that end with an item which the events append, without those that may contain a retracted item.
 

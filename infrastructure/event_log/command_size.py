@@ -4,18 +4,17 @@ from collections.abc import Sequence
 
 from domain.commands import (
     AppendItems,
-    CancelReply,
     Command,
     CompactContext,
     CompleteReply,
     DescribeConversation,
     FailReply,
-    InterruptReply,
     NewItem,
     QueueReply,
     RequestReply,
     ShareConversation,
     StartConversation,
+    StopReply,
     UnshareConversation,
 )
 from domain.events import InputItem, Transcript
@@ -49,7 +48,10 @@ def command_bytes(command: Command) -> int:
         case CompleteReply():
             prefixes = _PREFIX_BYTES * len(command.prefixes)
             return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes
-        case FailReply() | CancelReply() | InterruptReply():
+        case StopReply():
+            prefixes = _PREFIX_BYTES * len(command.prefixes)
+            return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes
+        case FailReply():
             return _items_bytes(command.output) + 5 * len(command.delta_lengths)
         case CompactContext():
             return _ROW_BYTES + 4 * len(command.summary)

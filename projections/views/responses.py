@@ -2,6 +2,7 @@
 
 chat      whether it is a chat completion that is not deleted: then it is in the list of chat completions, once it has an answer
 subject   who requested it
+output_ids, output  the output items that joined the conversation, and after them the others
 metadata  [name, value] pairs. They are also in `parameters`, as the client sent them; these here may be newer
 copies    the ids [item, original] of each input item that is a copy of another item. Absent if there are none
 """
@@ -106,6 +107,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "completed_at": microseconds(logged.recorded_at),
                     "error": error_of(event),
                     "output": _items(partial_output(event), MAX_OUTPUT_BYTES),
+                    "output_ids": list(event.output_ids),
                 },
             )
         case ReplyDescribed():

@@ -85,7 +85,8 @@ class ModelProvider:
     async def default_model(self, tenant: str) -> str:
         """The model for a request that names none. Raises ModelFailed when no setting names one and the provider lists none."""
         settings = self._settings
-        if configured := settings.default_models.get(tenant) or settings.default_model:
+        defaults = settings.tenant_defaults.get(tenant)
+        if configured := (defaults.model if defaults else None) or settings.default_model:
             return configured
         models = await self.list_models()
         if not models:
@@ -97,7 +98,8 @@ class ModelProvider:
         empty or cannot be fetched.
         """
         settings = self._settings
-        if model in (*settings.models, settings.default_model, *settings.default_models.values()):
+        of_tenants = (defaults.model for defaults in settings.tenant_defaults.values())
+        if model in (*settings.models, settings.default_model, *of_tenants):
             return True
         return self._list is None or await self._list.has(model)
 

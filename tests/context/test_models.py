@@ -67,8 +67,8 @@ def test_invalid_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, 
 
 def test_an_empty_setting_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", "")
-    monkeypatch.setenv("DEFAULT_MODELS", " ")
-    assert (Settings().models, Settings().default_models) == ({}, {})
+    monkeypatch.setenv("TENANT_DEFAULTS", " ")
+    assert (Settings().models, Settings().tenant_defaults) == ({}, {})
 
 
 def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:

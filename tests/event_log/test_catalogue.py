@@ -249,6 +249,8 @@ EXTENDED: tuple[Event, ...] = (
         shown=Shown(version=4, ranges=(), budget=100, tokens=12, encoding="e", renderer=6, request_sha256=b"\x01"),
         queued=True,
     ),
+    ReplyCancelled(response_id="resp_1", input_ids=("msg_1",), output_ids=("msg_2",)),
+    ReplyInterrupted(response_id="resp_1", code="c", input_ids=("msg_1",), output_ids=("msg_2",)),
 )
 """Events with fields that were added after the first version."""
 
@@ -325,6 +327,14 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.requested",
         "0186ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e87a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67a165a872656e646572657206ae726571756573745f736861323536c40101a6717565756564c3",
+    ),
+    (
+        "reply.cancelled",
+        "0183ab726573706f6e73655f6964a6726573705f31a9696e7075745f69647391a56d73675f31aa6f75747075745f69647391a56d73675f32",
+    ),
+    (
+        "reply.interrupted",
+        "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a9696e7075745f69647391a56d73675f31aa6f75747075745f69647391a56d73675f32",
     ),
 )
 """The first version wrote `FROZEN`, on 2026-11-22.

@@ -62,7 +62,7 @@ async def other_process(
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
     events.open()
     leases = ReplyLeases(pool, owner or mint_uuid())
-    orphaned_replies = OrphanedReplies(leases, events, client, none_waits)
+    orphaned_replies = OrphanedReplies(leases, events, EventReader(pool), client, none_waits)
     look_up = EventReader(pool).head_of_each
     active_replies = ActiveReplies(leases, orphaned_replies, look_up, grace_seconds=grace_seconds)
     active_replies.open()

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint_uuid, uuid_of
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -91,7 +92,8 @@ async def test_orphaned_replies_that_cannot_be_ended_do_not_keep_others_running(
         await connection.execute(make_unreadable, ([uuid_of(conversation_id) for conversation_id in unreadable],))
     events, client = EventLog(settings.postgres_url, Metrics()), redis.connect(settings)
     events.open()
-    orphaned = OrphanedReplies(ReplyLeases(pool, mint_uuid()), events, client, none_waits, max_orphans=2)
+    reader = EventReader(pool)
+    orphaned = OrphanedReplies(ReplyLeases(pool, mint_uuid()), events, reader, client, none_waits, max_orphans=2)
     for _ in range(2):
         await orphaned.end_some([owner], [])
     assert log.topics(last)[-1] == "reply.interrupted"

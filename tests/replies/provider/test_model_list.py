@@ -32,10 +32,10 @@ async def make_client(provider: ScriptedProvider, clock: Clock) -> AsyncIterator
 
 
 async def test_a_tenant_has_its_own_default_model(make_client: MakeClient, provider: ScriptedProvider) -> None:
-    client = make_client(default_models={"acme": "big"})
+    client = make_client(tenant_defaults={"acme": {"model": "big"}})
     assert await client.default_model("acme") == "big"
     assert await client.default_model("other") == "scripted"
-    with_default = ModelProvider(Settings(default_model="small", default_models={"acme": "big"}))
+    with_default = ModelProvider(Settings(default_model="small", tenant_defaults={"acme": {"model": "big"}}))
     assert [await with_default.default_model(tenant) for tenant in ("acme", "other")] == ["big", "small"]
     provider.models.clear()
     with pytest.raises(ModelFailed, match="lists no model"):
@@ -45,7 +45,7 @@ async def test_a_tenant_has_its_own_default_model(make_client: MakeClient, provi
 async def test_a_model_exists_if_a_setting_or_the_provider_names_it(
     make_client: MakeClient, provider: ScriptedProvider, clock: Clock
 ) -> None:
-    client = make_client(default_model="a", default_models={"acme": "b"}, models={"c": {}})
+    client = make_client(default_model="a", tenant_defaults={"acme": {"model": "b"}}, models={"c": {}})
     for name in ("a", "b", "c"):
         assert await client.has_model(name)
     assert provider.list_requests == 0

@@ -1,0 +1,130 @@
+"""`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place, and the client repeats nothing.
+
+The new reply has the input, the model and the parameters of the first one. Those that the request gives take precedence. `stream` and `background`
+only say how the answer is delivered, so they are not repeated.
+
+If the question had joined the conversation (`context_policy.stopped`), the input is empty, and the partial answer is retracted with the request.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from commands.access import check_may_write
+from commands.command_route import CommandContext
+from commands.new_conversations import last_item, start_of
+from commands.reply_input import TakenInput, TakenItem
+from commands.reply_target import ReplyTarget
+from commands.response_body import CreateResponse
+from commands.response_schemas import check_schemas
+from context.conversation_settings import settings_at
+from context.deleted_content import deleted_items
+from context.rendering import renders_transcripts
+from domain.commands import NewItem
+from domain.errors import ResponseNotFound
+from domain.events import ItemAppended, ReplyCompleted, ReplyEnd
+from domain.items import from_stored
+from infrastructure.http.body import validate_body
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import RESPONSE, is_id
+from replies.record import Record, find_record
+from replies.response_from_events import Request
+
+_NOT_REPEATED = ("background",)
+
+
+class RetriedReply(Struct, frozen=True):
+    """What a request with `retry` stands for: the request `body`, where its reply goes, and its input."""
+
+    body: CreateResponse
+    target: ReplyTarget
+    taken: TakenInput
+
+
+async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> RetriedReply:
+    """The request that tries the response again.
+
+    Raises ApiError: 404 if the response does not exist, 400 if it has an answer or cannot be tried again, 409 while it runs. Raises NotAllowed if the
+    caller may not write into its conversation. If the conversation has gone on since, the append raises HeadHasMoved.
+    """
+    record, end = await _ended_record(context, response_id)
+    check_may_write(context, record.conversation_id, record.head)
+    has_joined = bool(end.input_ids or end.output_ids)
+    if end.output_ids:
+        await _check_not_summarized(context, record, end)
+    assert record.end_event is not None
+    target = ReplyTarget(
+        source=record.conversation_id,
+        at=record.head.stream_version,
+        expected_head=await _last_id(context, record.conversation_id, record.end_event.version),
+        retracts=end.output_ids,
+    )
+    taken = [] if has_joined else await _input(context, record.requested)
+    return RetriedReply(_merged(body, record.requested), target, TakenInput(taken, is_compared=False))
+
+
+async def _ended_record(context: CommandContext, response_id: str) -> tuple[Record, ReplyEnd]:
+    """The record of a reply that ended without an answer. Raises ApiError."""
+    try:
+        if not is_id(response_id, RESPONSE):
+            raise ResponseNotFound(response_id[:64])
+        record = await find_record(context.dependencies.reader, response_id)
+    except ResponseNotFound as error:
+        raise ApiError(404, str(error), code=error.code, param="retry") from None
+    if record.end is None:
+        message = f"Response {response_id} is still in progress: cancel it, or try again when it has ended."
+        raise ApiError(409, message, code="response_in_progress", param="retry", retry=True)
+    if isinstance(record.end, ReplyCompleted):
+        message = f"Response {response_id} has an answer. Only a failed or stopped response can be tried again."
+        raise ApiError(400, message, code="response_over", param="retry")
+    if renders_transcripts(record.requested.renderer):
+        message = f"Response {response_id} was requested with Chat Completions: send its messages again."
+        raise ApiError(400, message, code="unsupported_value", param="retry")
+    return record, record.end
+
+
+async def _check_not_summarized(context: CommandContext, record: Record, end: ReplyEnd) -> None:
+    """Raises ApiError (409) if a summary covers the partial answer. Its retraction would withdraw the summary."""
+    reader, conversation_id = context.dependencies.reader, record.conversation_id
+    compaction = (await settings_at(reader, conversation_id, record.head.version)).compaction
+    if compaction is None:
+        return
+    events = [recorded.event for recorded in await reader.items(conversation_id, end.output_ids)]
+    depths = [event.depth for event in events if isinstance(event, ItemAppended)]
+    if depths and min(depths) <= compaction[1].depth:
+        message = f"A summary covers the answer of response {record.response_id}. Undo the summary, then try again."
+        raise ApiError(409, message, code="answer_is_summarized", param="retry")
+
+
+async def _last_id(context: CommandContext, conversation_id: str, version: int) -> str | None:
+    """The id of the path's last item at this version; None if it had none."""
+    reader = context.dependencies.reader
+    if (last := await last_item(reader, conversation_id, version)) is not None:
+        return last.item_id
+    origin = (await start_of(reader, conversation_id)).forked_from
+    return origin.item_id if origin else None
+
+
+async def _input(context: CommandContext, requested: Request) -> list[TakenItem]:
+    """The input with the same ids, because it has not joined the conversation. Copies of items that are deleted by now are left out."""
+    copies = {stored.item_id: stored.copy_of for stored in requested.input if stored.copy_of is not None}
+    deleted = await deleted_items(context.dependencies.reader, copies)
+    return [
+        TakenItem(
+            NewItem(item_id=stored.item_id, item=stored.item, copy_of=stored.copy_of), from_stored(stored.item), index
+        )
+        for index, stored in enumerate(requested.input)
+        if stored.item_id not in deleted
+    ]
+
+
+def _merged(body: CreateResponse, requested: Request) -> CreateResponse:
+    """The parameters of the first request, with those that `body` gives. Raises ApiError (400) if they contradict each other."""
+    parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
+    recorded = {name: value for name, value in parameters.items() if name not in _NOT_REPEATED}
+    given = body.model_dump(mode="json", exclude_unset=True)
+    merged = validate_body(CreateResponse, msgspec.json.encode({"model": requested.model, **recorded, **given}))
+    merged.check_parameters()
+    check_schemas(merged.schemas())
+    return merged
