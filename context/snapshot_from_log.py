@@ -76,7 +76,7 @@ async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
     items = [(event.item_id, from_stored(event.item)) for event in appended]
     tokens = await counts.of(items, DEFAULT_ENCODING)
     return [
-        SnapshotItem(item_tokens, event.depth, event.item_id, Raw(event.item), event.copy_of)
+        SnapshotItem(event.item_id, Raw(event.item), item_tokens, event.depth, event.copy_of)
         for event, item_tokens in zip(appended, tokens, strict=True)
     ]
 

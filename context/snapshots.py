@@ -56,13 +56,13 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 """What `from_stored` raises for a hash and a list that are no snapshot of SNAPSHOT_FORMAT."""
 
 
-class SnapshotItem(Struct, frozen=True, omit_defaults=True):
-    """An item as an element of the list. `item`: as stored. `tokens`: in o200k_base. A ContextItem can be decoded from the element too."""
+class SnapshotItem(Struct, frozen=True, array_like=True):
+    """An item as an element of the list. `item`: as stored. `tokens`: in o200k_base. It has the first fields of a ContextItem, which is decoded from the same JSON."""
 
-    tokens: int
-    depth: int
     item_id: str
     item: Raw
+    tokens: int
+    depth: int
     copy_of: str | None = None
 
     def context_item(self) -> ContextItem:

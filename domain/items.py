@@ -189,18 +189,23 @@ def emptied(item: Item) -> Item:
 
 
 def output_item_json(item_id: str, item: Item) -> str:
-    """`output_item` as JSON text. Faster for messages whose content is a string, because a context has hundreds of them."""
+    """`output_item` as JSON text. Faster for messages whose content is a string, because a context has thousands of them."""
     content = item.get("content")
-    if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
+    # Only role and content, or these and the type.
+    is_plain = len(item) == (3 if item.get("type") == "message" else 2) and "role" in item
+    if not is_plain or not isinstance(content, str):
         return msgspec.json.encode(output_item(item_id, item)).decode()
-    text = msgspec.json.encode(content).decode()
     role = item["role"]
+    text = _encode_json(content).decode()
     part = (
         f'{{"type":"output_text","text":{text},"annotations":[]}}'
         if role == "assistant"
         else f'{{"type":"input_text","text":{text}}}'
     )
     return f'{{"id":"{item_id}","type":"message","role":"{role}","content":[{part}],"status":"completed"}}'
+
+
+_encode_json = msgspec.json.Encoder().encode
 
 
 def content_parts(message: Item) -> list[Item]:

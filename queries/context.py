@@ -30,7 +30,7 @@ from queries.view_positions import position_at
 router = APIRouter(tags=["conversations"])
 
 
-class SentItem(Struct, frozen=True):
+class SentItem(Struct, frozen=True, gc=False):
     """An item that a model is sent, and the tokens that it takes of the budget."""
 
     id: str

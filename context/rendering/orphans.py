@@ -19,8 +19,8 @@ _OUTPUT = "_output"
 
 
 def non_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """(index, item) of the items whose `type` is not "message". They are few, so it is fast to check only these."""
-    return [(index, item) for index, item in enumerate(items) if item.get("type") != "message"]
+    """(index, item) of the items that are no messages. They are few, so it is fast to check only these."""
+    return [(index, item) for index, item in enumerate(items) if item.get("type", "message") != "message"]
 
 
 def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -129,7 +129,7 @@ async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
 
 async def _miscount_snapshot_item(world: World, ids: dict[str, str]) -> None:
     element: Any = await world.redis.lindex(_snapshot_list(ids["plain"]), 0)
-    await world.redis.lset(_snapshot_list(ids["plain"]), 0, element.replace(b'"tokens":5', b'"tokens":6'))
+    await world.redis.lset(_snapshot_list(ids["plain"]), 0, element.replace(b",5,1,null]", b",6,1,null]"))
 
 
 async def _miscount_snapshot_bytes(world: World, ids: dict[str, str]) -> None:
