@@ -34,7 +34,7 @@ router = APIRouter()
         **REQUEST_HEADERS,
         "X-Conversation-Id": "The conversation's id, or a name that the client gives it. It takes precedence over what `messages` say.",
     },
-    answer_headers=(*APPEND_HEADERS, "X-Conversation-Id", "X-Response-Id"),
+    answer_headers=(*APPEND_HEADERS, "X-Conversation-Id", "X-Response-Id", "X-Context-Left-Out"),
     errors=(404, 502, 504),
 )
 async def create_chat_completion(context: CommandContext, body: CreateChatCompletion) -> Response:

@@ -5,7 +5,7 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from commands.access import check_may_write
-from commands.command_route import CommandContext, command_route
+from commands.command_route import APPEND_HEADERS, CommandContext, command_route
 from commands.delete_reply import delete_reply
 from commands.reply_input import take_input
 from commands.reply_target import find_target
@@ -45,6 +45,7 @@ router = APIRouter()
     scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
     answer=ResponseObject,
+    answer_headers=(*APPEND_HEADERS, "X-Context-Left-Out"),
     events=ResponseEvent,
     errors=(404, 502, 504),
 )

@@ -24,6 +24,8 @@ from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
 from context.rendering import needed_abilities, render, render_transcript, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
+from context.selection import ContextItem
+from context.sent_sequence import sent_sequence
 from context.tokens import count_off_loop
 from context.transcripts.known_messages import KnownMessages, SentMessages
 from domain.commands import StartConversation
@@ -165,18 +167,23 @@ class Contexts:
         """The provider request for what was chosen, and its record."""
         summary = choice.recent.summary
         renderer = self._models.renderer
-        body = render(
-            renderer,
-            model=reply_request.model,
-            instructions=choice.instructions,
-            summary=summary.text if summary else None,
-            items=[sent.item for sent in choice.selection.sent],
-            parameters=reply_request.parameters,
-            item_ids=[sent.item_id for sent in choice.selection.sent],
-            missing=choice.missing,
-            cache_key=reply_request.cache_key,
-        )
+
+        def body_of(sent: Sequence[ContextItem]) -> dict[str, Any]:
+            return render(
+                renderer,
+                model=reply_request.model,
+                instructions=choice.instructions,
+                summary=summary.text if summary else None,
+                items=[item.item for item in sent],
+                parameters=reply_request.parameters,
+                item_ids=[item.item_id for item in sent],
+                missing=choice.missing,
+                cache_key=reply_request.cache_key,
+            )
+
+        body = body_of(choice.selection.sent)
         needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
+        sequence, shared_prefix = sent_sequence(choice, reply_request, body, body_of)
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
@@ -188,6 +195,8 @@ class Contexts:
             summary=summary.compaction_id if summary else None,
             left_out=recorded_left_out(choice.selection.left_out),
             notes=tuple(sorted(choice.missing.intersection(needed))),
+            sequence=sequence,
+            shared_prefix=shared_prefix,
         )
         return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
 

@@ -12,10 +12,11 @@ from context.encodings import DEFAULT_ENCODING
 from context.history_backwards import RecentItems, partners_of_pins, token_limit
 from context.item_counts import ItemCounts
 from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
+from context.last_requests import summary_hash
 from context.models import Models
 from context.noted_items import noted_ranges, with_noted_tokens
 from context.rendering import unsendable
-from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, select
+from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, StableWindow, select
 from context.tokens import count_off_loop
 from domain.errors import ContextTooLong
 from domain.events import ContextPolicy, LeftOut
@@ -47,7 +48,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 class ContextChoice(Struct, frozen=True, kw_only=True):
     """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from.
 
-    `missing`: the abilities that the model is taken not to have. Notes replace what needs them.
+    `missing`: the abilities that the model is taken not to have. Notes replace what needs them. `parameter_tokens`: of tools and answer format.
     """
 
     recent: RecentItems
@@ -56,6 +57,7 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
     instructions: tuple[str, ...]
     budget: int
     encoding: str
+    parameter_tokens: int
     summary_tokens: int
     missing: frozenset[str]
 
@@ -85,7 +87,10 @@ class ContextChooser:
         encoding = self._models.encoding(reply_request.model)
         requested = reply_request.parameters.get("instructions")
         instructions = tuple(text for text in (recent.instructions, requested) if text)
-        base_tokens, summary_tokens = await self._count_base(recent, instructions, reply_request.parameters, encoding)
+        parameters = reply_request.parameters
+        instruction_tokens, parameter_tokens, summary_tokens = await self._count_base(
+            recent, instructions, parameters, encoding
+        )
         pins = [*recent.pins]
         if conversation_id is not None:
             pins += await partners_of_pins(self._reader, conversation_id, recent, self._counts)
@@ -101,17 +106,14 @@ class ContextChooser:
             path=await as_sent(await self._in_encoding(recent.items, recent.pinned, encoding)),
             pins=await as_sent(await self._in_encoding(pins, recent.pinned, encoding)),
             input=await as_sent(new_items),
-            base_tokens=base_tokens + summary_tokens,
+            base_tokens=instruction_tokens + parameter_tokens + summary_tokens,
             reaches_start=recent.reaches_start,
+            unread=0 if recent.reaches_start else _unread(recent, pins),
             summarized=_summarized(recent),
             lost=recent.lost,
             input_unknown=reply_request.input_unknown,
         )
-        selection = select(context_input, budget, partial(unsendable, renderer))
-        if reply_request.parameters.get("truncation") == "disabled":
-            if any(left_out.reason == BUDGET for left_out in selection.left_out):
-                everything = (*context_input.pins, *context_input.path, *context_input.input)
-                raise ContextTooLong(context_input.base_tokens + sum(item.tokens for item in everything), budget)
+        selection = _select(context_input, budget, recent, reply_request, renderer)
         notes = noted_ranges(selection.sent, renderer, missing)
         return ContextChoice(
             recent=recent,
@@ -120,6 +122,7 @@ class ContextChooser:
             instructions=instructions,
             budget=budget,
             encoding=encoding,
+            parameter_tokens=parameter_tokens,
             summary_tokens=summary_tokens,
             missing=missing,
         )
@@ -136,8 +139,8 @@ class ContextChooser:
 
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
-    ) -> tuple[int, int]:
-        """(the tokens of instructions, tools and answer format, which are always sent; the tokens of the summary)."""
+    ) -> tuple[int, int, int]:
+        """The tokens of what is always sent: (instructions, tools and answer format, the summary)."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
@@ -146,7 +149,8 @@ class ContextChooser:
         summary_tokens = 0
         if summary is not None:
             summary_tokens = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
-        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summary_tokens
+        parameter_tokens = counts.pop()
+        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), parameter_tokens, summary_tokens
 
     async def _in_encoding(
         self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
@@ -156,6 +160,37 @@ class ContextChooser:
             counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
             items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]
         return [replace(item, pinned=item.item_id in pinned) for item in items] if pinned else items
+
+
+def _select(
+    context_input: ContextInput, budget: int, recent: RecentItems, reply_request: ReplyRequest, renderer: int
+) -> Selection:
+    """Selects by the policy of `recent`. With `truncation: "disabled"` nothing may be left out for the budget."""
+    if reply_request.parameters.get("truncation") != "disabled":
+        stable = _stable_window(recent, reply_request.model)
+        return select(context_input, budget, partial(unsendable, renderer), stable)
+    selection = select(context_input, budget, partial(unsendable, renderer))
+    if any(left_out.reason == BUDGET for left_out in selection.left_out):
+        everything = (*context_input.pins, *context_input.path, *context_input.input)
+        raise ContextTooLong(context_input.base_tokens + sum(item.tokens for item in everything), budget)
+    return selection
+
+
+def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
+    """The window that the policy asks for; None for one that begins as early as the budget allows. After a new summary it stands nowhere."""
+    policy = recent.policy
+    if policy.window == "newest":
+        return None
+    last = recent.last_requests.get(model)
+    stands = last is not None and last.summary == summary_hash(recent.summary)
+    return StableWindow(refill=policy.refill, first_depth=last.first_depth if last is not None and stands else None)
+
+
+def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
+    """How many items lie before `recent`, by their depths. Those that the summary replaces, and pinned ones, do not count."""
+    summarized_depth = recent.summary.depth if recent.summary else 0
+    first_depth = recent.items[0].depth
+    return first_depth - 1 - summarized_depth - sum(summarized_depth < pin.depth < first_depth for pin in pins)
 
 
 def _summarized(recent: RecentItems) -> LeftOut | None:

@@ -1,7 +1,9 @@
 """The last request of each model on a path. The next request of that model is compared with it. Pure."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
+from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.events import Event, ReplyRequested, SentSequence
 
@@ -16,14 +18,6 @@ def sent_request(event: Event) -> tuple[str, SentSequence] | None:
     return None
 
 
-def with_request(
-    last_requests: Mapping[str, SentSequence], model: str, sequence: SentSequence
-) -> dict[str, SentSequence]:
-    """`last_requests`, oldest first, after one more request."""
-    others = [(name, earlier) for name, earlier in last_requests.items() if name != model]
-    return dict([*others[-(MAX_LAST_REQUESTS - 1) :], (model, sequence)])
-
-
 def comparable_requests(
     last_requests: Mapping[str, SentSequence], items: Sequence[ContextItem], *, reaches_start: bool, summary_depth: int
 ) -> dict[str, SentSequence]:
@@ -33,3 +27,8 @@ def comparable_requests(
     """
     from_depth = summary_depth if reaches_start else items[0].depth
     return {model: sequence for model, sequence in last_requests.items() if sequence.depth >= from_depth}
+
+
+def summary_hash(summary: Summary | None) -> bytes:
+    """As in SentSequence. Empty if there is no summary."""
+    return b"" if summary is None else hashlib.sha256(summary.compaction_id.encode()).digest()[:8]

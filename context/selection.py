@@ -1,11 +1,16 @@
 """Chooses which part of a conversation a model is shown. Pure: token counts come from outside.
 
-A turn starts with a user's message and runs to the next one. The newest whole turns that fit are shown: a turn is never cut, and a
-call is never separated from its output. Pinned items of older turns are shown too: a pinned call with its output, and a
+A turn starts with a user's message and runs to the next one. The newest whole turns are shown, as a window on the path's end: a turn is never
+cut, and a call is never separated from its output. Pinned items of older turns are shown too: a pinned call with its output, and a
 pinned output with its call. Items that the renderer cannot send are not counted. `left_out` names them.
+
+A window begins as early as the budget allows, or it is stable: it begins where it began for the last request, as long as that fits. Then the
+request only grows at its end, and the provider's prompt cache has its beginning. When it no longer fits, the window moves forward by
+many turns at once, so that the next requests fit again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from msgspec import Struct
@@ -50,6 +55,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 
     path           consecutive items up to the path's last
     reaches_start  whether no items lie before `path`, except summarized ones. If false, `path` may begin within a turn
+    unread         how many items lie before `path`, by their depths: deleted ones are counted too
     pins           pinned items before `path`, and the calls and outputs that belong to them
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
@@ -63,9 +69,20 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     pins: Sequence[ContextItem] = ()
     base_tokens: int = 0
     reaches_start: bool = True
+    unread: int = 0
     summarized: LeftOut | None = None
     lost: Sequence[LeftOut] = ()
     input_unknown: bool = False
+
+
+class StableWindow(Struct, frozen=True, kw_only=True):
+    """A window that stands still. `refill`: when it moves, a request fills at most this part of the budget (0 to 1), if a turn starts there.
+
+    `first_depth`: where it began for the last request. None: there is no such request.
+    """
+
+    refill: float
+    first_depth: int | None = None
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -87,8 +104,10 @@ def begins_turn(item: Item) -> bool:
     return item.get("role") == "user" and type_of(item) == "message"
 
 
-def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
-    """The newest whole turns that fit in `budget` tokens, `base_tokens` included.
+def select(
+    context_input: ContextInput, budget: int, unsendable: Unsendable, stable: StableWindow | None = None
+) -> Selection:
+    """The newest whole turns that fit in `budget` tokens, `base_tokens` included. Without `stable`: as many of them as fit.
 
     Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, the newest
     turn is the last turn of the path and the input together.
@@ -106,15 +125,42 @@ def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> 
         sizes[index] = 0
     saved = [0, *accumulate(sizes)]  # saved[start]: tokens that are not sent if the window starts at `start`
     start = len(context_input.pins)
-    for start in _window_starts(context_input, items, calls, always_sent):
-        if total - saved[start] <= budget:
+    starts = _window_starts(context_input, items, calls, always_sent)
+    limited = (
+        ((start, budget) for start in starts) if stable is None else _limited(context_input, starts, budget, stable)
+    )
+    for start, limit in limited:
+        if total - saved[start] <= limit:
             # If every item can be sent and there are no calls and outputs, no window can separate a call from its output: no check is needed.
             check = unsendable if unsent or calls else _all_sendable
             selection = _selection(context_input, start, always_sent, unsent, check)
-            if selection.tokens <= budget:
+            if selection.tokens <= limit:
                 return selection
     # If the window can start nowhere, the newest turn began before `path`, and `path` alone is larger than the budget.
     raise ContextTooLong(max(total - saved[start], budget + 1), budget)
+
+
+def _limited(
+    context_input: ContextInput, starts: Iterable[int], budget: int, stable: StableWindow
+) -> Iterator[tuple[int, int]]:
+    """Where a stable window may start, the best first, and how many tokens the request may then have.
+
+    First where it stands, or at the path's start if it stands nowhere. Then at later starts, if that leaves room to grow. At last, at the last start.
+    """
+    first = 0
+    stands = context_input.reaches_start
+    if stable.first_depth is not None:
+        path = context_input.path
+        first = len(context_input.pins) + bisect_left(path, stable.first_depth, key=lambda item: item.depth)
+        stands = context_input.reaches_start or (bool(path) and stable.first_depth >= path[0].depth)
+    refilled = int(budget * stable.refill)
+    last: int | None = None
+    for last in starts:
+        if last >= first:
+            yield last, budget if stands else refilled
+            stands = False
+    if last is not None:
+        yield last, budget
 
 
 def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[int]:
@@ -198,7 +244,7 @@ def _selection(
                 reason=BUDGET,
                 first=over_budget[0].item_id if context_input.reaches_start else None,
                 last=over_budget[-1].item_id if over_budget else None,
-                count=len(over_budget) if context_input.reaches_start else None,
+                count=context_input.unread + len(over_budget),
             )
         )
     left_out += _ranges(unsent_pins)

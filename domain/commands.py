@@ -153,6 +153,7 @@ class CompleteReply(Command, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
     cost: int | None = None
     service_tier: str | None = None
+    prefix_tokens: int = 0
     prefixes: tuple[Prefix, ...] = ()
 
 

@@ -72,7 +72,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ReplyCompleted: frozenset(
         {
             *("response_id", "model", "input_ids", "output_ids", "usage"),
-            *("finish_reason", "timing", "delta_lengths", "cost", "service_tier"),
+            *("finish_reason", "timing", "delta_lengths", "cost", "service_tier", "prefix_tokens"),
         }
     ),
     ReplyFailed: frozenset({"response_id", "code", "message", "delta_lengths"}),

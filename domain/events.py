@@ -380,7 +380,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     """Appended together with an ItemAppended for each of its items.
 
     `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
-    not known. `service_tier`: as the provider reported it.
+    not known. `service_tier`: as the provider reported it. `prefix_tokens`: of the request's SharedPrefix, as counted by the store.
     """
 
     topic = "reply.completed"
@@ -395,6 +395,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
     cost: int | None = None
     service_tier: str | None = None
+    prefix_tokens: int = 0
 
     @property
     def row_key(self) -> str:

@@ -66,6 +66,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         delta_lengths=command.delta_lengths,
         cost=command.cost,
         service_tier=command.service_tier,
+        prefix_tokens=command.prefix_tokens,
     )
     return (*appended, completed)
 

@@ -60,7 +60,8 @@ class ViewBatch(Struct):
                 if (increment := self.increments.get(write.key)) is None:
                     self.increments[write.key] = Increment(write.document, dict(write.add), write.position)
                 else:
-                    increment.add = {name: increment.add[name] + amount for name, amount in write.add.items()}
+                    for name, amount in write.add.items():
+                        increment.add[name] = increment.add.get(name, 0) + amount
                     increment.position = write.position
             case Remove():
                 conversation = (write.tenant, write.conversation_id)

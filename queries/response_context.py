@@ -10,7 +10,7 @@ from starlette.responses import Response
 from context.rendering import renders_transcripts
 from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
-from domain.events import ReplyQueued, ReplyRequested
+from domain.events import ReplyQueued, ReplyRequested, SharedPrefix
 from domain.items import output_item, output_item_json
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.errors import ApiError
@@ -23,9 +23,22 @@ from queries.query_route import query_route
 router = APIRouter(tags=["responses"])
 
 
+class SharedPrefixShape(Struct, frozen=True, kw_only=True):
+    """The tokens and the messages of the request that a provider's prompt cache may have. `reason`: why they are not all of the request before,
+    in the words of the official API's `prompt_cache_diagnostics`. Null: they are.
+    """
+
+    tokens: int
+    messages: int
+    reason: str | None
+
+
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
     """What a model was sent for a reply. `request`: the body of the request, rendered again. `items`: for a chat completion, those that its
     messages are; messages that no item is like, and the leading system messages, are only in `request`.
+
+    `shared_prefix`: how much of the request's beginning was sent before, with the last request of the same model in the conversation. Null for a chat
+    completion, and for requests that were made before it was recorded.
 
     `blanked`: the names of the fields whose content is left out, because it is deleted now. Then `request_sha256_matches` is null, because the
     request is not shown in full.
@@ -38,6 +51,7 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
     items: list[SentItem]
     left_out: list[LeftOutItems]
     summary: SentSummary | None
+    shared_prefix: SharedPrefixShape | None
     request: Mapping[str, Any]
     request_sha256_matches: bool | None
     blanked: list[str] | UnsetType = UNSET
@@ -80,10 +94,17 @@ async def _body(
         items=[SentItem(item.item_id, item.tokens, _item_json(item)) for item in rerendered.items],
         left_out=left_out_shape(request.shown.left_out),
         summary=summary_shape(rerendered.summary, rerendered.summary_tokens),
+        shared_prefix=_shared_prefix(request.shown.shared_prefix),
         request=rerendered.body,
         request_sha256_matches=rerendered.matches,
         blanked=_blanked_names(rerendered) or UNSET,
     )
+
+
+def _shared_prefix(shared: SharedPrefix | None) -> SharedPrefixShape | None:
+    if shared is None:
+        return None
+    return SharedPrefixShape(tokens=shared.tokens, messages=shared.messages, reason=shared.reason)
 
 
 def _item_json(shown: ShownItem) -> Raw:

@@ -1,9 +1,11 @@
 """GET /v1/usage: the tokens and costs of replies and summaries by day (UTC) and model, as counted by the providers.
 
+`prefix_tokens` are counted by the store: those that the last request of the same model in the conversation began with too (`shared_prefix`).
+
 A caller sees only their own use. An admin sees the use of the whole tenant.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cache_write_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
+reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
 """
 
 import re
@@ -27,7 +29,7 @@ router = APIRouter(tags=["usage"])
 DEFAULT_DAYS: Final = 31
 MAX_DAYS: Final = 366
 MAX_ROWS: Final = 20_000
-AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
+AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "prefix_tokens", "cost")
 NANODOLLARS: Final = 1_000_000_000
 
 
@@ -43,6 +45,7 @@ class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage
     cached_tokens: int
     reasoning_tokens: int
     cache_write_tokens: int
+    prefix_tokens: int
     cost_usd: float
 
 

@@ -10,6 +10,7 @@ from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.http.headers import position_headers
 from replies.following import ReplyStreams, until_ended
+from replies.left_out_header import left_out_header
 from replies.record import Reader, Record, read_record
 
 FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
@@ -80,4 +81,5 @@ class RecordedReply:
 
 
 def _headers(record: Record) -> dict[str, str]:
-    return {**position_headers(record.last.position, record.last.version), "idempotent-replayed": "true"}
+    headers = position_headers(record.last.position, record.last.version)
+    return {**headers, "idempotent-replayed": "true", **left_out_header(record.requested)}

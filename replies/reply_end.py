@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, Prefix
 from domain.errors import ModelFailed
-from domain.events import Timing, Usage
+from domain.events import ReplyRequested, Timing, Usage
 from domain.items import Item, as_output, from_stored
 from domain.reply_ends import joinable
 from replies.output import Output
@@ -51,6 +51,7 @@ def completed(
 ) -> ReplyEnd:
     """The end of a reply whose answer the provider finished."""
     items = output.items()
+    shared_prefix = request.shown.shared_prefix if isinstance(request, ReplyRequested) else None
     command = CompleteReply(
         response_id=request.response_id,
         model=model,
@@ -63,6 +64,7 @@ def completed(
         delta_lengths=output.delta_lengths,
         cost=cost,
         service_tier=service_tier,
+        prefix_tokens=shared_prefix.tokens if shared_prefix else 0,
         prefixes=prefixes([(stored.item_id, from_stored(stored.item)) for stored in items]) if prefixes else (),
     )
     facts = {

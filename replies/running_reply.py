@@ -29,6 +29,7 @@ from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
 from replies import stream_events
 from replies.event_buffer import EventBuffer
+from replies.left_out_header import left_out_header
 from replies.live_events import LiveWriter
 from replies.output import Output
 from replies.provider.stream_parts import Finished
@@ -77,7 +78,10 @@ class RunningReply:
     ) -> None:
         self.response_id = command.response_id
         self.stored = requested is not None
-        self.headers = {} if requested is None else command_headers(requested)
+        self.headers = {
+            **({} if requested is None else command_headers(requested)),
+            **left_out_header(command),
+        }
         """The headers that its stream, or its queued Response, is sent with."""
         self._services = services
         self._principal = principal
@@ -168,7 +172,8 @@ class RunningReply:
         if self._failure is not None:
             raise self._error(self._failure) from self._failure
         assert self._response is not None
-        return self._response
+        response, headers = self._response
+        return response, {**headers, **left_out_header(self._requested)}
 
     def stream(self) -> AsyncIterator[bytes]:
         """The reply's server-sent events from the first on. Errors are events too: nothing is raised."""

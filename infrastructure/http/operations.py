@@ -56,6 +56,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotent-Replayed": "`true` if the request is a repeat and this is the answer to the first request with its `Idempotency-Key`.",
     "X-Conversation-Id": "The conversation in which the request and its answer are stored.",
     "X-Response-Id": "The id that the answer has as a Response.",
+    "X-Context-Left-Out": "How many items of the conversation the model was not shown, because they did not fit in the budget. Absent if there are none.",
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",

@@ -36,4 +36,6 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     amounts = {"replies": int(is_reply), "summaries": int(not is_reply)}
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
     amounts["cost"] = event.cost or 0
+    if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it
+        amounts["prefix_tokens"] = event.prefix_tokens
     yield Add("usage", key, document, amounts, logged.position)

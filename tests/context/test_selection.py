@@ -59,9 +59,9 @@ def test_all_items_of_a_turn_that_does_not_fit_are_left_out() -> None:
 
 def test_the_rest_of_a_turn_whose_start_is_missing_is_not_shown() -> None:
     path = context_items((ASSISTANT, 1), (USER, 1), (ASSISTANT, 1))
-    selection = selected(ContextInput(path=path, input=QUESTION, reaches_start=False), 100)
+    selection = selected(ContextInput(path=path, input=QUESTION, reaches_start=False, unread=7), 100)
     assert ids(selection.window) == [1, 2]
-    assert selection.left_out == (LeftOut(reason="budget", last="msg_0"),)
+    assert selection.left_out == (LeftOut(reason="budget", last="msg_0", count=8),)
     assert ids(selected(ContextInput(path=path, input=QUESTION), 100).window) == [0, 1, 2]
 
 

@@ -1,4 +1,4 @@
-"""Random conversations. The items that a model is shown fit in the budget, cut no turn, and are the same each time.
+"""Random conversations and windows. The items that a model is shown fit in the budget, cut no turn, and are the same each time.
 
 `scripts/test tests/context/test_selection_properties.py -m endless` tries ten thousand conversations.
 """
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from context.item_tokens import counted_text, fixed_tokens
 from context.rendering import CHAT, noted_item, render, unsendable
-from context.rendering.orphans import call_key, is_output, orphans
-from context.selection import ContextInput, ContextItem, begins_turn, select, window_starts
+from context.rendering.orphans import call_key, is_output, orphans, pairs
+from context.selection import ContextInput, ContextItem, StableWindow, begins_turn, select, window_starts
 from context.tokens import count
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
@@ -70,15 +70,20 @@ def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
     return context_input, instructions, summary
 
 
-def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
+windows: st.SearchStrategy[StableWindow | None] = st.none() | st.builds(
+    StableWindow, refill=st.floats(0.1, 0.9), first_depth=st.none() | st.integers(1, 55)
+)
+
+
+def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: StableWindow | None) -> None:
     context_input, instructions, summary = drawn
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     try:
-        selection = select(context_input, budget, unsent_by_chat)
+        selection = select(context_input, budget, unsent_by_chat, stable)
     except ContextTooLong:
-        check_refused(context_input, budget)
+        check_refused(context_input, budget, stable)
         return
-    assert selection == select(context_input, budget, unsent_by_chat)
+    assert selection == select(context_input, budget, unsent_by_chat, stable)
     sent = [item.item for item in selection.sent]
     # The texts that are sent fit in the budget.
     body = render(CHAT, model="m", instructions=[instructions], summary=summary, items=sent, parameters={})
@@ -97,27 +102,48 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
     if not any(begins_turn(item.item) for item in context_input.input):
         begins = [n for n, item in enumerate(context_input.path) if begins_turn(item.item)]
         assert len(selection.window) >= len(context_input.path) - max(begins, default=0)
-    # No turn is cut, and no turn that fits is left out.
+    # No turn is cut, and the window begins where the rule says.
     start = len(context_input.path) - len(selection.window)
     starts = window_starts(context_input, unsent_by_chat)
     assert start in starts
     assert list(selection.window) == list(context_input.path[start:])
-    if earlier_starts := [index for index in starts if index < start]:
-        with_one_more = {item.item_id for item in context_input.path[earlier_starts[-1] :]} | shown
-        total = sum(
-            item.tokens for n, item in enumerate(everything) if item.item_id in with_one_more and n not in unsent
-        )
-        assert context_input.base_tokens + total > budget
+    assert start == expected_start(context_input, starts, budget, stable)
+    assert selection.tokens == tokens_from(context_input, start)
     # Everything that is not shown is in `left_out`.
     if context_input.reaches_start:
         left_out_count = sum(item.count or 0 for item in selection.left_out if item.reason != "summarized")
         assert left_out_count == len({item.item_id for item in everything} - shown)
 
 
-def check_refused(context_input: ContextInput, budget: int) -> None:
+def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
+    """Where the window must begin, among `starts`. For a stable window: where it stands, else where it leaves room, else at the last start."""
+    sizes = {start: tokens_from(context_input, start) for start in starts}
+    if stable is None:
+        return next(start for start in starts if sizes[start] <= budget)
+    stood_at, path = stable.first_depth or 0, context_input.path
+    later = [start for start in starts if start == len(path) or path[start].depth >= stood_at]
+    was_read = context_input.reaches_start or (stable.first_depth is not None and path and stood_at >= path[0].depth)
+    if was_read and later and sizes[later[0]] <= budget:
+        return later[0]
+    roomy = [start for start in later[bool(was_read) :] if sizes[start] <= int(budget * stable.refill)]
+    return roomy[0] if roomy else starts[-1]
+
+
+def tokens_from(context_input: ContextInput, start: int) -> int:
+    """The tokens of a request whose window begins at this index of the path: with it all later items, all pinned ones, and their calls or outputs."""
+    everything = [*context_input.pins, *context_input.path, *context_input.input]
+    unsent = unsent_by_chat([item.item for item in everything])
+    sent = {n for n in range(len(everything)) if n >= len(context_input.pins) + start or everything[n].pinned}
+    for pair in pairs([item.item for item in everything]):
+        if not unsent.keys() & set(pair) and any(everything[n].pinned for n in pair):
+            sent |= set(pair)
+    return context_input.base_tokens + sum(everything[n].tokens for n in sent if n not in unsent)
+
+
+def check_refused(context_input: ContextInput, budget: int, stable: StableWindow | None) -> None:
     """Checks that `select` is right to refuse: the pinned items and the newest turn do not fit in the budget."""
     with pytest.raises(ContextTooLong) as refused:
-        select(context_input, budget, unsent_by_chat)
+        select(context_input, budget, unsent_by_chat, stable)
     assert refused.value.budget == budget < refused.value.tokens
     if starts := window_starts(context_input, unsent_by_chat):
         items = [item.item for item in (*context_input.pins, *context_input.path, *context_input.input)]
@@ -143,9 +169,9 @@ def _texts(value: Any) -> list[str]:
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
 def test_for_any_conversation_what_is_shown_fits_cuts_no_turn_and_is_the_same_each_time(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
-    @given(conversations(), st.integers(0, 900))
-    def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
-        check(drawn, budget)
+    @given(conversations(), st.integers(0, 900), windows)
+    def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int, stable: StableWindow | None) -> None:
+        check(drawn, budget, stable)
 
     property_holds()
 

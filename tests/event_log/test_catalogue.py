@@ -251,6 +251,16 @@ EXTENDED: tuple[Event, ...] = (
     ),
     ReplyCancelled(response_id="resp_1", input_ids=("msg_1",), output_ids=("msg_2",)),
     ReplyInterrupted(response_id="resp_1", code="c", input_ids=("msg_1",), output_ids=("msg_2",)),
+    ReplyCompleted(
+        response_id="resp_1",
+        model="m",
+        input_ids=(),
+        output_ids=(),
+        usage=Usage(),
+        finish_reason="stop",
+        timing=Timing(first_ms=5, total_ms=6),
+        prefix_tokens=5,
+    ),
 )
 """Events with fields that were added after the first version."""
 
@@ -335,6 +345,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.interrupted",
         "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a9696e7075745f69647391a56d73675f31aa6f75747075745f69647391a56d73675f32",
+    ),
+    (
+        "reply.completed",
+        "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647390aa6f75747075745f69647390a5757361676580ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ad7072656669785f746f6b656e7305",
     ),
 )
 """The first version wrote `FROZEN`, on 2026-11-22.

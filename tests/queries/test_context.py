@@ -67,16 +67,17 @@ async def test_unretracted_items_before_the_sent_items_are_left_out(
     assert body["left_out"] == [left_out]
 
 
-async def test_left_out_items_are_not_counted_where_the_first_item_was_not_read(
+async def test_left_out_items_are_counted_with_deleted_ones_where_the_first_item_was_not_read(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *[TEXT] * 500)
+    await write.retract(conversation_id, ids[7])
 
     body = await context(small_window_api, conversation_id)
 
-    newest_left_out = ids[-len(body["items"]) - 1]
-    assert body["left_out"] == [{"from": None, "to": newest_left_out, "count": None, "reason": "budget"}]
+    left_out = ids[: -len(body["items"])]
+    assert body["left_out"] == [{"from": None, "to": left_out[-1], "count": len(left_out), "reason": "budget"}]
 
 
 async def test_nothing_is_left_out_where_all_items_are_sent(
@@ -132,7 +133,7 @@ async def test_tokens_are_counted_with_the_models_encoding(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     text = "Ünïcödé 雪が降る — نص عربي 🙂 " * 20
-    conversation_id = await write.start(*[text] * 20, context_policy=ContextPolicy(budget=3_000))
+    conversation_id = await write.start(*[text] * 20, context_policy=ContextPolicy(budget=3_000, window="newest"))
     async with open_api(settings.model_copy(update={"default_model": MODEL})) as api:
         for model, encoding in (("gpt-4", "cl100k_base"), ("gpt-4o", "o200k_base")):
             answer = await api.get(f"/v1/conversations/{conversation_id}/context", params={"model": model})
