@@ -190,6 +190,28 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
     assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
 
 
+async def test_the_parts_of_a_long_history_that_were_left_after_an_answer_are_continued_by_the_next_request(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    """A cancelled request leaves what a killed process leaves."""
+
+    def stored() -> int:
+        return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])
+
+    messages, _ = await continued(api, [], "hi")
+    before = stored()
+    messages += [message for n in range(1_250) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
+    cut_off = asyncio.create_task(complete(api, [*messages, user("now")]))
+    while stored() < before + 300:  # noqa: ASYNC110 - nothing else says it
+        await asyncio.sleep(0.001)
+    cut_off.cancel()
+    await asyncio.wait([cut_off])
+    assert before + 300 <= stored() < before + 2_500
+
+    await continued(api, messages, "now")
+    assert stored() == before + 2_502
+
+
 async def test_of_equal_requests_at_once_only_one_keeps_its_long_history(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
