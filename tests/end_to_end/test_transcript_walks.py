@@ -3,6 +3,7 @@
     scripts/test tests/end_to_end/test_transcript_walks.py                                     a short walk, as in CI
     scripts/test tests/end_to_end/test_transcript_walks.py -m endless                          forty walks of 250 requests
     WALKS=10 WALK_SEED=7 WALK_REQUESTS=100 scripts/test … -m endless                           ten others, from seed 7 on
+    WALK_NAMES=1 scripts/test … -m endless                                                     in these, some clients name their conversations
 
 Clients continue, repeat, edit, cut the front, rewrite answers, send messages in other shapes, send other people's words, and delete; two or three
 requests run at once, and apis are killed. Questions and answers come from a small vocabulary, so that a wrong match shows. These must hold:
@@ -41,6 +42,7 @@ FEW_REQUESTS, FEW_KILLS = 60, 0.02
 WALKS = int(os.environ.get("WALKS", "40"))
 REQUESTS = int(os.environ.get("WALK_REQUESTS", "250"))
 KILLS = 0.005
+NAMES = "WALK_NAMES" in os.environ
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ async def store(
 async def test_each_transcript_goes_on_where_it_belongs_and_nothing_is_stored_twice(
     store: WalkStore, seed: int, requests: int, kills: float
 ) -> None:
-    rounds = Planner(seed, kills=kills).rounds(requests)
+    rounds = Planner(seed, kills=kills, names=NAMES).rounds(requests)
     counts = await run_rounds(store, rounds)
     logger.info("seed %d: %d requests, %s", seed, sum(len(planned.requests) for planned in rounds), dict(counts))
 

@@ -162,7 +162,7 @@ class StoreModel:
                 self._add(prefixes, transcript.owner, transcript.items[:end], new_input[end - count - 1].item_id)
         last = next(item.item_id for item in reversed(items) if item.meaning is not None)
         self._add(self._prefixes, transcript.owner, (*transcript.items, *answer), last)
-        if transcript.name is not None:
+        if transcript.name is not None and transcript.name not in self.conversations:
             name = (transcript.owner.subject, transcript.name)
             self._names[name] = (*self._names.get(name, ()), items[-1].item_id)
         turn = (transcript.owner, transcript.items[-1], tuple(answer))
