@@ -201,12 +201,14 @@ class CreateResponse(OptionsBody, Body):
 
     def check(self) -> None:
         """Raises ApiError (400) if parameters contradict each other or are not supported. The schemas are checked
-        separately, see `schemas`.
+        separately, see `schemas`. With `retry`, the parameters are checked later, together with those of the first request.
         """
         self._check_target()
-        self.check_parameters()
+        if self.retry is None:
+            self.check_parameters()
 
     def _check_target(self) -> None:
+        """Checks the parameters that say what the input is and where the reply goes."""
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
@@ -234,7 +236,7 @@ class CreateResponse(OptionsBody, Body):
                 raise _contradicts_retry("store", "the response that is tried again is stored")
 
     def check_parameters(self) -> None:
-        """As `check`, without the parameters that say what the input is and where the reply goes."""
+        """Checks the other parameters. Raises ApiError (400)."""
         self.check_options()
         self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):

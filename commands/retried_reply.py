@@ -45,7 +45,7 @@ class RetriedReply(Struct, frozen=True):
 async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> RetriedReply:
     """The request that tries the response again.
 
-    Raises ApiError: 404 if the response does not exist, 400 if it has an answer or cannot be tried again, 409 while it runs. Raises NotAllowed if the
+    Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it runs. Raises NotAllowed if the
     caller may not write into its conversation. If the conversation has gone on since, the append raises HeadHasMoved.
     """
     record, end = await _ended_record(context, response_id)
@@ -60,7 +60,8 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
         expected_head=await _last_id(context, record.conversation_id, record.end_event.version),
         retracts=end.output_ids,
     )
-    taken = [] if has_joined else await _input(context, record.requested)
+    remaining = await _remaining_input(context, record)
+    taken = [] if has_joined else remaining
     return RetriedReply(_merged(body, record.requested), target, TakenInput(taken, is_compared=False))
 
 
@@ -106,10 +107,18 @@ async def _last_id(context: CommandContext, conversation_id: str, version: int) 
     return origin.item_id if origin else None
 
 
-async def _input(context: CommandContext, requested: Request) -> list[TakenItem]:
-    """The input with the same ids, because it has not joined the conversation. Copies of items that are deleted by now are left out."""
-    copies = {stored.item_id: stored.copy_of for stored in requested.input if stored.copy_of is not None}
-    deleted = await deleted_items(context.dependencies.reader, copies)
+async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:
+    """The items of the input that are not deleted by now. They keep their ids: each joins the conversation at most once.
+
+    Raises ApiError (400) if all of them are deleted.
+    """
+    requested = record.requested
+    deleted = await deleted_items(
+        context.dependencies.reader, {stored.item_id: stored.copy_of for stored in requested.input}
+    )
+    if requested.input and len(deleted) == len(requested.input):
+        message = f"The input of response {record.response_id} was deleted, so the response cannot be tried again."
+        raise ApiError(400, message, code="input_deleted", param="retry")
     return [
         TakenItem(
             NewItem(item_id=stored.item_id, item=stored.item, copy_of=stored.copy_of), from_stored(stored.item), index

@@ -1,0 +1,129 @@
+"""`TENANT_DEFAULTS`: the context policy of every new conversation of a tenant, as far as the client gives none."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import ValidationError
+
+from domain.events import ContextPolicy, ConversationDescribed, ConversationStarted
+from infrastructure.settings import Settings
+from tests.commands.api_client import create_conversation, create_response, error_of, open_api
+from tests.log import Log
+from tests.scripted_provider import ScriptedProvider
+
+OF_TENANT = {"budget": 900, "stopped": "keep", "on_disconnect": "finish"}
+DEFAULT = ContextPolicy(budget=900, stopped="keep", on_disconnect="finish")
+
+
+def policy_of(log: Log, conversation_id: str) -> ContextPolicy:
+    """The policy that the conversation has now."""
+    policy = ContextPolicy()
+    for event in log.events(conversation_id):
+        if isinstance(event, ConversationStarted | ConversationDescribed) and event.context_policy is not msgspec.UNSET:
+            policy = event.context_policy
+    return policy
+
+
+def settings_with(settings: Settings, provider: ScriptedProvider, defaults: dict[str, Any]) -> Settings:
+    changed = {"openai_base_url": provider.url, "tenant_defaults": defaults}
+    return Settings.model_validate({**settings.model_dump(), **changed})
+
+
+async def test_a_new_conversation_has_the_policy_of_its_tenant_with_the_fields_that_the_client_gave(
+    settings: Settings, provider: ScriptedProvider, log: Log
+) -> None:
+    defaults = {"default": {"model": "scripted", "context_policy": OF_TENANT}, "other": {"model": "big"}}
+    async with open_api(settings_with(settings, provider, defaults)) as api:
+        plain = await create_conversation(api)
+        partly = await create_conversation(api, context_policy={"stopped": "drop", "budget": None})
+        response = await create_response(api, "one")
+        chain = str(response["conversation"]["id"])
+        messages = [{"role": "user", "content": "hi"}]
+        chat = await api.post("/v1/chat/completions", json={"messages": messages, "model": "scripted"})
+        lines = [{"title": "a"}, {"title": "b", "context_policy": {"on_disconnect": "stop"}}]
+        report = await api.post(
+            "/v1/import",
+            content="\n".join(map(json.dumps, lines)),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert report.status_code == 200, report.text
+        assert policy_of(log, plain) == policy_of(log, chain) == DEFAULT
+        assert policy_of(log, chat.headers["x-conversation-id"]) == DEFAULT
+        assert policy_of(log, partly) == ContextPolicy(on_disconnect="finish")
+        imported = log.rows("SELECT DISTINCT 'conv_' || replace(originator_id::text, '-', '') FROM events")
+        stopping = [policy_of(log, conversation).on_disconnect for (conversation,) in imported]
+        assert sorted(stopping) == ["finish"] * 5 + ["stop"]
+
+        path = f"/v1/conversations/{partly}"
+        await api.post(path, json={"context_policy": {"refill": 0.5}})
+        assert policy_of(log, partly) == msgspec.structs.replace(DEFAULT, refill=0.5)
+        await api.post(path, json={"context_policy": None})
+        assert policy_of(log, partly) == DEFAULT
+        await api.post(path, json={"title": "x"})
+        assert policy_of(log, partly) == DEFAULT
+        for wrong in ({"stopped": "maybe"}, {"on_disconnect": 1}, {"stoped": "keep"}):
+            [name] = wrong
+            refused = await api.post(path, json={"context_policy": wrong})
+            assert error_of(refused)[::2] == (400, f"context_policy.{name}")
+
+
+async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_changes_no_conversation(
+    settings: Settings, provider: ScriptedProvider, log: Log
+) -> None:
+    async with open_api(settings_with(settings, provider, {"default": {"context_policy": OF_TENANT}})) as api:
+        origin = await create_conversation(api, context_policy={"budget": 800})
+        first = await create_response(api, "one", conversation=origin)
+        history = [{"role": "user", "content": "hi"}]
+        unlisted = await create_response(api, history)
+    async with open_api(settings_with(settings, provider, {})) as api:
+        fork = await create_response(api, "two", previous_response_id=first["id"])
+        assert fork["conversation"]["id"] != origin
+        assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
+        assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
+        assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
+        # Its budget is not that of a new conversation, so the model might be shown something else than its path.
+        whole = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
+        assert (await create_response(api, whole))["conversation"]["id"] != unlisted["conversation"]["id"]
+
+
+async def test_a_whole_history_continues_a_conversation_whose_policy_only_says_what_happens_to_stopped_replies(
+    settings: Settings, provider: ScriptedProvider
+) -> None:
+    defaults = {"default": {"context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}
+    async with open_api(settings_with(settings, provider, {})) as api:
+        first = await create_response(api, [{"role": "user", "content": "hi"}])
+    async with open_api(settings_with(settings, provider, defaults)) as api:
+        whole = [{"role": "user", "content": "hi"}, *first["output"], {"role": "user", "content": "and?"}]
+        assert (await create_response(api, whole))["conversation"] == first["conversation"]
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        "[]",
+        "{",
+        '{"acme": "model"}',
+        '{"acme": {"modle": "m"}}',
+        '{"acme": {"model": ""}}',
+        '{"acme": {"context_policy": {"stopped": "maybe"}}}',
+        '{"acme": {"context_policy": {"refill": 1.5}}}',
+        '{"acme": {"context_policy": {"budget": "many"}}}',
+        '{"acme": {"context_policy": {"stoped": "keep"}}}',
+    ],
+)
+def test_defaults_that_mean_nothing_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, defaults: str) -> None:
+    monkeypatch.setenv("TENANT_DEFAULTS", defaults)
+    with pytest.raises((ValidationError, ValueError), match=r"(?i)tenant_defaults"):
+        Settings()
+
+
+def test_the_setting_that_was_replaced_is_refused_at_start_and_the_error_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEFAULT_MODELS", '{"acme": "m"}')
+    with pytest.raises(ValidationError, match="TENANT_DEFAULTS"):
+        Settings()
+    monkeypatch.setenv("DEFAULT_MODELS", " ")
+    assert Settings().default_models == ""

@@ -1,0 +1,244 @@
+"""`retry` in POST /v1/responses: a failed or stopped turn is tried again, and the client repeats nothing."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.events import ItemRetracted
+from infrastructure.ids import mint, uuid_of
+from infrastructure.settings import Settings
+from scripts.stores import open_stores
+from scripts.verify import verify
+from tests.commands.api_client import error_of
+from tests.commands.provider_scripts import breaks_off
+from tests.log import Log
+from tests.principals import headers_of
+from tests.replies.stopped_cases import FINISHED, Case, Stops, Way
+from tests.scripted_provider import ScriptedProvider
+
+
+async def post(http: httpx.AsyncClient, path: str = "/v1/responses", **body: Any) -> dict[str, Any]:
+    answer = await http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    created: dict[str, Any] = answer.json()
+    return created
+
+
+async def list_of(http: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:
+    answer = await http.get(path, params={"order": "asc"})
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"])
+
+
+def texts(items: list[dict[str, Any]]) -> list[str]:
+    return ["".join(part["text"] for part in item["content"]) for item in items]
+
+
+async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: Any) -> str:
+    """Asks. The provider breaks off after `partial`. Returns the id of the failed response. The next answers are complete."""
+    usual, provider.script = provider.script, breaks_off
+    answer = await http.post("/v1/responses", json={"input": "Why?", **body})
+    provider.script = usual
+    assert answer.status_code == 502
+    return str(answer.json()["error"]["response_id"])
+
+
+WAYS: tuple[Way, ...] = ("cancel", "leave stream", "leave socket", "provider error")
+
+
+async def test_a_stopped_or_failed_turn_is_tried_again_at_its_place_and_nothing_is_doubled(
+    settings: Settings, http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
+    policies = ("drop", "keep")
+    planned = [
+        Case(number, way, policies[number % 2], "stop", "text")
+        for number, way in enumerate(way for way in WAYS for _ in policies)
+    ]
+    asking = await asyncio.gather(*map(stops.begin, planned))
+    await asyncio.gather(*map(stops.stop, planned, asking))
+
+    async def try_again(case: Case) -> None:
+        stops.let_finish(case)
+        first, conversation = stops.responses[case.number], stops.conversations[case.number]
+        second = await post(http, retry=first)
+        assert (second["status"], second["conversation"]["id"]) == ("completed", conversation)
+        items = await list_of(http, f"/v1/conversations/{conversation}/items")
+        assert texts(items) == [case.question, FINISHED[0][1]]
+        assert items[1:] == second["output"]
+        entries = await list_of(http, f"/v1/conversations/{conversation}/responses")
+        assert [(entry["id"], entry["status"]) for entry in entries] == [
+            (first, case.status),
+            (second["id"], "completed"),
+        ]
+        assert texts(entries[0]["output"]) == ([] if case.joins else ["one two "])
+        sent = [request for request in provider.requests if request["messages"][-1]["content"] == case.question]
+        assert [request["messages"] for request in sent] == [[{"role": "user", "content": case.question}]] * 2
+        retractions = [event for event in log.events(conversation) if isinstance(event, ItemRetracted)]
+        assert len(retractions) == case.joins
+        topics = log.topics(conversation)
+        if case.joins:
+            assert topics[-4:] == ["item.retracted", "reply.requested", "item.appended", "reply.completed"]
+            commands = "SELECT count(DISTINCT command_id) FROM events WHERE originator_id = %s AND originator_version IN (%s, %s)"
+            assert log.rows(commands, uuid_of(conversation), len(topics) - 3, len(topics) - 2) == [(1,)]
+        moved = await http.post("/v1/responses", json={"retry": first})
+        assert error_of(moved) == (409, "head_moved", None)
+
+    for case in planned:
+        await try_again(case)
+    async with open_stores(settings) as stores:
+        verified = await verify(stores, lambda _done, _total: None, wait=10)
+    assert verified.differences == []
+
+
+async def test_the_parameters_of_the_first_request_are_repeated_and_those_that_are_given_take_precedence(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
+    first = await failed(
+        http,
+        provider,
+        instructions="Be brief.",
+        temperature=0.5,
+        tools=[look],
+        tool_choice="auto",
+        metadata={"a": "b"},
+        text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+        reasoning={"effort": "low"},
+    )
+    same = await post(http, retry=first)
+    before, after = provider.requests[-2:]
+    assert before == after
+    assert (same["temperature"], same["metadata"], same["tools"][0]["name"]) == (0.5, {"a": "b"}, "look")
+    assert same["background"] is False
+    assert log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'") == [(2,)]
+
+    first = await failed(http, provider, temperature=0.5, tools=[look], metadata={"a": "b"}, background=False)
+    choice = {"type": "function", "name": "look"}
+    other = await post(http, retry=first, temperature=0.1, metadata=None, tool_choice=choice, model="scripted")
+    assert (other["temperature"], other["metadata"], other["tool_choice"]) == (0.1, {}, choice)
+    answer = await http.post("/v1/responses", json={"retry": first, "tool_choice": {"type": "function", "name": "no"}})
+    assert error_of(answer) == (400, "invalid_value", "tool_choice.name")
+    streamed = await http.post("/v1/responses", json={"retry": await failed(http, provider), "stream": True})
+    assert streamed.text.rstrip().rpartition("event: ")[2].startswith("response.completed")
+
+
+async def test_a_turn_of_a_chain_is_tried_again_in_the_chain_and_with_what_it_carried_over(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    start = await post(http, input="one")
+    chain = {"previous_response_id": start["id"]}
+    first = await failed(http, provider, **chain)
+    second = await failed(http, provider, input="And why?", previous_response_id=first)
+    third = await failed(http, provider, input="never mind", previous_response_id=second, retry=None)
+    retried = await post(http, retry=second)
+    assert retried["previous_response_id"] == first
+    assert retried["conversation"] == start["conversation"]
+    contents = [message["content"] for message in provider.requests[-1]["messages"]]
+    assert contents == ["one", "Hello, world!", "Why?", "partial", "And why?"]
+    assert error_of(await http.post("/v1/responses", json={"retry": third})) == (409, "head_moved", None)
+    goes_on = await post(http, input="so?", previous_response_id=retried["id"])
+    contents = [message["content"] for message in provider.requests[-1]["messages"]]
+    assert contents == ["one", "Hello, world!", "Why?", "partial", "And why?", "Hello, world!", "so?"]
+    assert goes_on["conversation"] == start["conversation"]
+
+
+async def test_a_failed_retry_is_tried_again_and_a_repeat_with_its_key_gets_the_same_response(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    first = await failed(http, provider)
+    second = await failed(http, provider, input=None, retry=first)
+    key = {"Idempotency-Key": "again"}
+    third = await http.post("/v1/responses", json={"retry": second}, headers=key)
+    assert third.json()["status"] == "completed"
+    repeated = await http.post("/v1/responses", json={"retry": second}, headers=key)
+    assert repeated.json() == third.json()
+    assert repeated.headers["idempotent-replayed"] == "true"
+    assert log.rows("SELECT count(*) FROM events WHERE topic = 'reply.requested'") == [(3,)]
+    with_key = {"json": {"retry": await failed(http, provider)}, "headers": {"Idempotency-Key": "twice"}}
+    both = await asyncio.gather(*(http.post("/v1/responses", **with_key) for _ in range(2)))  # type: ignore[arg-type]
+    assert len({answer.json()["id"] for answer in both}) == 1
+
+
+async def test_a_retry_that_cannot_be_done_is_refused_with_the_reason(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    conversation = (await post(http, "/v1/conversations"))["id"]
+
+    async def refused(**body: Any) -> tuple[int, str | None, str | None]:
+        return error_of(await http.post("/v1/responses", json=body))
+
+    completed = await post(http, input="hi", conversation=conversation)
+    assert await refused(retry=completed["id"]) == (400, "response_over", "retry")
+    for unknown in (mint("resp"), "resp_1", "", conversation):
+        assert await refused(retry=unknown) == (404, "not_found", "retry")
+    broken = await failed(http, provider, conversation=conversation)
+    for name, value in {
+        "input": "x",
+        "conversation": conversation,
+        "previous_response_id": completed["id"],
+        "store": False,
+    }.items():
+        assert await refused(retry=broken, **{name: value}) == (400, "mutually_exclusive_parameters", name)
+    assert (await refused(retry=broken, on_busy="queue"))[0] == 400
+    assert await refused(retry=7) == (400, "invalid_value", "retry")
+    counted = await http.post("/v1/responses/input_tokens", json={"retry": broken})
+    assert error_of(counted) == (400, "unsupported_parameter", "retry")
+    strangers = await http.post("/v1/responses", json={"retry": broken}, headers=headers_of("ben"))
+    assert error_of(strangers) == (404, "not_found", "retry")
+    await post(http, f"/v1/conversations/{conversation}/shares", **{"with": {"subject": "ben"}, "role": "reader"})
+    readers = await http.post("/v1/responses", json={"retry": broken}, headers=headers_of("ben"))
+    assert error_of(readers)[:2] == (403, "not_allowed")
+    await post(http, f"/v1/conversations/{conversation}/end")
+    assert (await refused(retry=broken))[:2] == (409, "conversation_ended")
+    await post(http, f"/v1/conversations/{conversation}/reopen")
+    await http.delete(f"/v1/responses/{broken}")
+    assert await refused(retry=broken) == (404, "not_found", "retry")
+
+    stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
+    running = Case(0, "cancel", "keep", "stop", "long text")
+    asking = await stops.begin(running)
+    first = stops.responses[0]
+    assert await refused(retry=first) == (409, "response_in_progress", "retry")
+    await stops.stop(running, asking)
+    path = f"/v1/conversations/{stops.conversations[0]}"
+    await post(http, path, context_policy={"budget": 700, "stopped": "keep"})
+    await post(http, f"{path}/compact", model="scripted")
+    assert await refused(retry=first) == (409, "answer_is_summarized", "retry")
+    await post(http, f"{path}/compact/undo")
+    stops.let_finish(running)
+    assert (await post(http, retry=first))["status"] == "completed"
+
+
+async def test_a_chat_completion_with_its_own_messages_is_not_tried_again(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    usual, provider.script = provider.script, breaks_off
+    messages = [{"role": "user", "content": "hi"}]
+    answer = await http.post("/v1/chat/completions", json={"model": "scripted", "messages": messages})
+    provider.script = usual
+    refused = await http.post("/v1/responses", json={"retry": answer.json()["error"]["response_id"]})
+    assert error_of(refused) == (400, "unsupported_value", "retry")
+
+
+@pytest.mark.parametrize("deletes", ["question", "answer"])
+async def test_what_was_deleted_of_a_kept_turn_does_not_come_back_with_a_retry(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, deletes: str
+) -> None:
+    stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
+    case = Case(0, "cancel", "keep", "stop", "text")
+    await stops.stop(case, await stops.begin(case))
+    conversation = stops.conversations[0]
+    question, answer = await list_of(http, f"/v1/conversations/{conversation}/items")
+    deleted = question if deletes == "question" else answer
+    await http.delete(f"/v1/conversations/{conversation}/items/{deleted['id']}")
+    stops.let_finish(case)
+    second = await http.post("/v1/responses", json={"retry": stops.responses[0]})
+    if deletes == "answer":
+        assert second.status_code == 200
+        assert [message["content"] for message in provider.requests[-1]["messages"]] == [case.question]
+        assert sum(isinstance(event, ItemRetracted) for event in log.events(conversation)) == 1
+    else:
+        assert error_of(second) == (400, "input_deleted", "retry")
