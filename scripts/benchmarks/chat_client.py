@@ -2,13 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import count
 from statistics import median
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import msgspec
 
-from scripts.benchmarks.requests import TEXT, RequestFailed
+from scripts.benchmarks.requests import TEXT, RequestFailed, wait_for_views
+
+Json = dict[str, Any]
 
 _FIRST, _END = b'"content":"', b"data: [DONE]"
 
@@ -18,33 +24,63 @@ async def added_by_chats(
 ) -> float:
     """How much later the first word comes from the store than from its provider, in milliseconds: the difference of the medians.
 
-    Both get the same transcripts, which begin with this many messages.
+    Both get transcripts of the same length, which begin with this many messages, from the same number of clients.
     """
-    own = await _first_words(f"{provider_url}/chat/completions", messages, clients, reply_seconds, seconds)
-    through = await _first_words(f"{store_url}/v1/chat/completions", messages, clients, reply_seconds, seconds)
+    chats = _Chats(messages, clients, reply_seconds)
+    own = await chats.first_words(f"{provider_url}/chat/completions", seconds, _nothing)
+    through = await chats.first_words(f"{store_url}/v1/chat/completions", seconds, partial(wait_for_views, store_url))
     return through - own
 
 
-async def _first_words(url: str, messages: int, clients: int, reply_seconds: float, seconds: float) -> float:
-    """The median time until the first word, in milliseconds. Does not count each client's first request, which stores its history."""
-    started = time.perf_counter()
+async def _nothing() -> None:
+    """There are no views to wait for."""
 
-    async def chat(number: int) -> list[float]:
-        transcript = [
-            {"role": ("user", "assistant")[n % 2], "content": f"{number}.{n} {TEXT}"} for n in range(messages - 1)
+
+class _Chats:
+    """Chats that begin with `messages` messages each, one of each client."""
+
+    def __init__(self, messages: int, clients: int, reply_seconds: float) -> None:
+        self._messages = messages
+        self._clients = clients
+        self._reply_seconds = reply_seconds
+
+    async def first_words(self, url: str, seconds: float, settle: Callable[[], Awaitable[None]]) -> float:
+        """The median time until the first word, in milliseconds.
+
+        The first request of each chat is not counted. It stores the history, which is much work also for the views, so `settle` is called before
+        the others.
+        """
+        transcripts = [self._transcript() for _ in range(self._clients)]
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await self._ask(session, url, transcripts, 0)
+            await settle()
+            times = await self._ask(session, url, transcripts, self._reply_seconds + seconds)
+        return median(times)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, url: str, transcripts: Sequence[list[Json]], seconds: float
+    ) -> list[float]:
+        """The times until the first word of all chats at the same time, each repeatedly for so many seconds, at least once."""
+        started = time.perf_counter()
+
+        async def chat(number: int, transcript: list[Json]) -> list[float]:
+            await asyncio.sleep(started + self._reply_seconds * number / self._clients - time.perf_counter())
+            times = [await _turn(session, url, transcript)]
+            while time.perf_counter() < started + seconds:
+                times.append(await _turn(session, url, transcript))
+            return times
+
+        return [ms for times in await asyncio.gather(*map(chat, count(), transcripts)) for ms in times]
+
+    def _transcript(self) -> list[Json]:
+        """A history that no other chat has: an equal one would be a second place where the store finds the transcript."""
+        name = uuid4().hex
+        return [
+            {"role": ("user", "assistant")[n % 2], "content": f"{name} {n} {TEXT}"} for n in range(self._messages - 1)
         ]
-        await asyncio.sleep(started + reply_seconds * number / clients - time.perf_counter())
-        times = []
-        while time.perf_counter() < started + 2 * reply_seconds + seconds:
-            times.append(await _turn(session, url, transcript))
-        return times[1:]
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        times_of_clients = await asyncio.gather(*map(chat, range(clients)))
-    return median(ms for times in times_of_clients for ms in times)
 
 
-async def _turn(session: aiohttp.ClientSession, url: str, transcript: list[dict[str, Any]]) -> float:
+async def _turn(session: aiohttp.ClientSession, url: str, transcript: list[Json]) -> float:
     """Asks, and adds the answer to the transcript. Returns the milliseconds until the first word. Raises RequestFailed."""
     transcript.append({"role": "user", "content": TEXT})
     body = msgspec.json.encode({"model": "even", "stream": True, "messages": transcript})
