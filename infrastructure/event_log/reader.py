@@ -13,8 +13,9 @@ from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.conversation_reader import ConversationReader
 from infrastructure.event_log.feed import OrderedReader
 from infrastructure.event_log.log_rows import COLUMNS_SQL, PAGE_COLUMNS_SQL
+from infrastructure.event_log.prefix_lookup import PrefixLookup
 from infrastructure.event_log.recorded import Recorded, recorded_of
-from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, MAX_BATCH_LOOKUPS, Head, VersionLookup
+from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
@@ -32,20 +33,6 @@ _FIRST_ANSWER = sql.SQL(
     " WHERE e.originator_id = k.conversation_id AND e.originator_version = k.version AND e.command_id = k.command_id"
     " AND e.tenant_id = k.tenant_id)"
 )
-# LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
-_PREFIXES = sql.SQL(
-    "SELECT h.number, h.hash, p.conversation_id, p.item_id, p.version, p.depth, p.answered,"
-    " CASE WHEN response.deleted IS NULL THEN p.response_id END, p.messages, p.exact FROM unnest(%s::bytea[]) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (SELECT * FROM transcript_prefixes AS k"
-    " WHERE k.tenant_id = %s AND k.hash = h.hash ORDER BY k.tenant_id DESC, k.hash DESC, k.conversation_id DESC, k.version DESC LIMIT %s) AS p"
-    " CROSS JOIN LATERAL (SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version"
-    " AND e.tenant_id = p.tenant_id AND e.item_id = p.item_id ORDER BY e.originator_version LIMIT 1) AS appended"
-    " LEFT JOIN LATERAL (SELECT true AS retracted FROM events AS e WHERE e.item_id = p.item_id AND e.originator_id = p.conversation_id"
-    " AND e.tenant_id = p.tenant_id AND e.topic = 'item.retracted' ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1)"
-    " AS retraction ON true LEFT JOIN LATERAL (SELECT true AS deleted FROM events AS e WHERE e.item_id = p.response_id"
-    " AND e.originator_id = p.conversation_id AND e.tenant_id = p.tenant_id AND e.topic = 'reply.deleted'"
-    " ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1) AS response ON true WHERE retraction.retracted IS NULL"
-    " ORDER BY h.number, p.conversation_id DESC, p.version DESC"
-)
 _HASHES = sql.SQL("SELECT hash FROM transcript_prefixes WHERE conversation_id = %s AND version = %s AND tenant_id = %s")
 _FOLLOWED = sql.SQL(
     "SELECT later.item_id IS NOT NULL FROM unnest(%s::uuid[], %s::bigint[]) WITH ORDINALITY AS i (stream, version, number)"
@@ -53,9 +40,6 @@ _FOLLOWED = sql.SQL(
     " AND e.tenant_id = %s AND e.topic = 'item.appended' ORDER BY e.originator_version LIMIT 1) AS later ON true ORDER BY i.number"
 )
 _PARTITION_HOLDERS = sql.SQL("SELECT bucket, id, beat FROM projection_leases JOIN projectors ON id = holder")
-
-MAX_PREFIXES = 32
-"""How many prefixes with one hash are looked at. Many have the same hash if one subject begins many conversations with the same words."""
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
@@ -100,10 +84,11 @@ class EventReader(OrderedReader, ConversationReader):
 
     def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         ConversationReader.__init__(self, pool, VersionLookup(pool, lookup_timeout_seconds), None)
+        self._prefix_lookup = PrefixLookup(pool, lookup_timeout_seconds)
 
     def of(self, principal: Principal) -> "PrincipalReader":
         """The reader of a request: it finds what this principal may read."""
-        return PrincipalReader(self._pool, self._version_lookup, principal)
+        return PrincipalReader(self._pool, self._version_lookup, self._prefix_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
         """A reader of all conversations of one tenant, for reads that do not depend on what one principal may see."""
@@ -123,8 +108,11 @@ class PrincipalReader(ConversationReader):
 
     tenant: str
 
-    def __init__(self, pool: Pool, version_lookup: VersionLookup, principal: Principal) -> None:
+    def __init__(
+        self, pool: Pool, version_lookup: VersionLookup, prefix_lookup: PrefixLookup, principal: Principal
+    ) -> None:
         super().__init__(pool, version_lookup, principal.tenant)
+        self._prefix_lookup = prefix_lookup
         self.principal = principal
 
     def readable(self, head: Head | None) -> Head | None:
@@ -155,28 +143,27 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """The prefixes with these hashes: of each hash those in the newest conversations, newest first, at most MAX_PREFIXES.
+        """The prefixes with these hashes: of each hash those in the newest conversations, newest first. PrefixLookup says how many.
 
         Only those of conversations in which the principal may write, and whose item is still there.
         """
-        rows = await self._rows(_PREFIXES, (list(hashes), self.tenant, MAX_PREFIXES))
-        versions = await self._writable(list(dict.fromkeys(row[2] for row in rows)))
+        found = await self._prefix_lookup.find(hashes, self.tenant)
         return [
             FoundPrefix(
-                number=number - 1,
-                hash=hashed,
-                conversation_id=conversation_id_of(stream),
-                read_version=versions[stream],
-                item_id=item_id,
-                version=version,
-                depth=depth,
-                answered=answered,
-                response_id=response_id,
-                messages=messages or 0,
-                exact=exact or b"",
+                number=row.number,
+                hash=row.hash,
+                conversation_id=conversation_id_of(row.conversation_id),
+                read_version=head.version,
+                item_id=row.item_id,
+                version=row.version,
+                depth=row.depth,
+                answered=row.answered,
+                response_id=row.response_id,
+                messages=row.messages,
+                exact=row.exact,
             )
-            for number, hashed, stream, item_id, version, depth, answered, response_id, messages, exact in rows
-            if stream in versions
+            for row, head in found
+            if head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer")
         ]
 
     async def hashes_of(self, prefix: FoundPrefix) -> list[bytes]:
@@ -194,16 +181,6 @@ class PrincipalReader(ConversationReader):
         streams = [uuid_of(prefix.conversation_id) for prefix in prefixes]
         rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
         return [followed for (followed,) in rows]
-
-    async def _writable(self, streams: Sequence[UUID]) -> dict[UUID, int]:
-        """The versions of those of these conversations in which the principal may write."""
-        versions: dict[UUID, int] = {}
-        for start in range(0, len(streams), MAX_BATCH_LOOKUPS):
-            some = streams[start : start + MAX_BATCH_LOOKUPS]
-            for stream, head in zip(some, await self.head_of_each(list(map(conversation_id_of, some))), strict=True):
-                if head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer"):
-                    versions[stream] = head.version
-        return versions
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
         """Every event of the tenant whose row key is one of these ids, ascending within a conversation.

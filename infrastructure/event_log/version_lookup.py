@@ -21,15 +21,16 @@ from infrastructure.event_log.codec import decode
 from infrastructure.event_log.incarnation import INCARNATION, StreamVersion
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
-from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedOut
 
 LOOKUP_TIMEOUT_SECONDS = 2.0
 MAX_BATCH_LOOKUPS = 256
 
+# The tenant is compared after the look-up of the last row. With a condition inside the look-up, Postgres would read all rows of a stream that
+# belongs to another tenant.
 _TEMPLATE = """
     SELECT json_agg(CASE WHEN version IS NOT NULL THEN
         json_build_array(head.tenant_id, version, position, deleted, chain_hash, {incarnation}, owner, shares) END ORDER BY number)
-    FROM unnest($1, $2) WITH ORDINALITY AS requested (stream, requested_tenant, number) LEFT JOIN LATERAL (
+    FROM {streams} AS requested (stream, requested_tenant, number) LEFT JOIN LATERAL (
         SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted', encode(chain_hash, 'hex')
         FROM events WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS head (tenant_id, version, position, deleted, chain_hash) ON head.tenant_id = coalesce(requested_tenant, head.tenant_id)
@@ -41,9 +42,14 @@ _TEMPLATE = """
         FROM events WHERE item_id = '{shares}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS shared (shares) ON true
 """
-# The tenant is compared after the look-up of the last row. With a condition inside the look-up, Postgres would read all rows of a stream that
-# belongs to another tenant.
-_STATEMENT = _TEMPLATE.format(incarnation=INCARNATION, shares=SHARES)
+
+
+def heads_sql(streams: str) -> str:
+    """SQL that selects the Heads of some streams as one JSON array, in the order of their numbers. `streams`: SQL for rows (stream, tenant, number)."""
+    return _TEMPLATE.format(streams=streams, incarnation=INCARNATION, shares=SHARES)
+
+
+_STATEMENT = heads_sql("unnest($1, $2) WITH ORDINALITY")
 
 
 class Head(Struct, frozen=True, array_like=True):
@@ -129,14 +135,9 @@ class VersionLookup:
             self._queued = []
 
     async def _look_up(self, lookups: list[_Lookup]) -> list[Head | None]:
-        """Looks up in one round trip. If the connection was lost, tries once more: it may have been lost while it was idle."""
+        """Looks up in one round trip."""
         parameters = [[stream for stream, _ in lookups], [tenant for _, tenant in lookups]]
-        try:
-            heads: list[Head | None] = await self._pipeline.call(parameters, self._timeout_seconds)
-        except OutcomeUnknown as error:
-            if self._pool.closed or isinstance(error, ServerTimedOut):
-                raise
-            heads = await self._pipeline.call(parameters, self._timeout_seconds)
+        heads: list[Head | None] = await self._pool.read(self._pipeline, parameters, self._timeout_seconds)
         return heads
 
 

@@ -6,11 +6,12 @@ Transactions are read-only unless the pool is for writers.
 import asyncio
 import select
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from infrastructure.stores.postgres_pipeline import PostgresPipeline, RegisterTypes
+from infrastructure.stores.postgres_pipeline import OutcomeUnknown, PostgresPipeline, RegisterTypes, ServerTimedOut
 
 STATEMENT_TIMEOUT_SECONDS = 10
 
@@ -52,6 +53,17 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         )
         self._pipelines = [*self._pipelines, pipeline]
         return pipeline
+
+    async def read(self, pipeline: PostgresPipeline, values: Sequence[Any], timeout_seconds: float) -> Any:
+        """Calls a pipeline of this pool whose statement only reads. If the connection was lost, calls it once more: it may have been lost
+        while it was idle. Raises what the call raises.
+        """
+        try:
+            return await pipeline.call(values, timeout_seconds)
+        except OutcomeUnknown as error:
+            if self.closed or isinstance(error, ServerTimedOut):
+                raise
+            return await pipeline.call(values, timeout_seconds)
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the library's signature
         await super().close(timeout)

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from infrastructure.event_log.feed import AppendNotifications
+from infrastructure.event_log.prefix_lookup import PrefixLookup
 from infrastructure.event_log.version_lookup import VersionLookup
 from infrastructure.ids import CONVERSATION, mint
 from infrastructure.settings import Settings
@@ -91,21 +92,27 @@ def test_given_an_idle_connection_when_the_server_ends_then_the_next_call_succee
 
 
 @usual_end
-def test_given_a_look_up_in_flight_when_the_server_ends_then_it_is_repeated_at_once(
+def test_given_look_ups_in_flight_when_the_server_ends_then_they_are_repeated_at_once(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
         async with make_pool(proxy.url) as pool:
-            lookup = VersionLookup(pool, timeout_seconds=10.0)
-            never_started = mint(CONVERSATION)
-            assert await lookup.head(never_started, "default") is None
+            versions, prefixes = VersionLookup(pool, timeout_seconds=10.0), PrefixLookup(pool, timeout_seconds=10.0)
+
+            async def look_up() -> list[object]:
+                found: list[object] = await asyncio.gather(
+                    versions.head(mint(CONVERSATION), "default"), prefixes.find([b"unknown"], "default")
+                )
+                return found
+
+            assert await look_up() == [None, []]
             async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
                 await other.execute("LOCK TABLE events")
-                looking_up = asyncio.create_task(lookup.head(never_started, "default"))
+                looking_up = asyncio.create_task(look_up())
                 await wait_for_backend(settings, "relation")
                 proxy.end(last_bytes, reset=reset)
             async with asyncio.timeout(AT_ONCE_SECONDS):
-                assert await looking_up is None
+                assert await looking_up == [None, []]
 
     run(settings, scenario)
 

@@ -23,7 +23,8 @@ from domain.events import InputItem, Share, Shown, Timing, Usage
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
-from infrastructure.event_log.reader import MAX_PREFIXES, EventReader
+from infrastructure.event_log.prefix_lookup import MAX_HASHES, MAX_PREFIXES
+from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
 from tests.event_log.appending import ANN, append_texts, request, start
@@ -130,6 +131,21 @@ async def test_an_append_writes_its_prefixes_and_a_look_up_finds_them(
     assert await reader.of(ANN).are_followed([a, b, c]) == [True, True, False]
     assert await reader.of(ANN).hashes_of(a) == [a.hash] == [b"a"]
     assert {one.read_version for one in (a, b, c)} == {len(log.versions(conversation_id))}
+
+
+async def test_more_hashes_than_one_round_trip_takes_are_looked_up_in_order(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
+    hashes = [str(number) for number in range(2 * MAX_HASHES + 1)]
+    known = {hashes[0]: 0, hashes[MAX_HASHES]: 1, hashes[-1]: 2}
+    conversations = [await start(events) for _ in known]
+    for hashed, number in known.items():
+        await events.append(request(conversations[number], append(hashed)))
+
+    found = await reader.of(ANN).prefixes_with([hashed.encode() for hashed in hashes])
+
+    assert [(hashes[one.number], one.conversation_id) for one in found] == list(zip(known, conversations, strict=True))
+    assert [one.read_version for one in found] == [2, 2, 2]
 
 
 async def test_a_name_leads_to_the_conversation_that_got_it_last(

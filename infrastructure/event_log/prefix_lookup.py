@@ -1,0 +1,110 @@
+"""Looks up the beginnings of transcripts by their hashes, together with the last versions of their conversations.
+
+Every Chat Completions request starts with a look-up, so look-ups have their own `PostgresPipeline`, as those of versions have.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg.types.json import set_json_loads
+
+from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, heads_sql
+from infrastructure.stores.postgres import Pool
+
+MAX_PREFIXES = 32
+"""How many prefixes with one hash are looked at. Many have the same hash if one subject begins many conversations with the same words."""
+
+MAX_HASHES = 64
+"""How many hashes are looked up in one round trip. More would hold up the look-ups of other requests."""
+
+# LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
+_FOUND = """
+    SELECT h.number, p.*, response.deleted AS response_deleted, dense_rank() OVER (ORDER BY p.conversation_id) AS conversation_number
+    FROM unnest($1) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (
+        SELECT * FROM transcript_prefixes AS k WHERE k.tenant_id = $2 AND k.hash = h.hash
+        ORDER BY k.tenant_id DESC, k.hash DESC, k.conversation_id DESC, k.version DESC LIMIT {max_prefixes}
+    ) AS p CROSS JOIN LATERAL (
+        SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version
+        AND e.tenant_id = p.tenant_id AND e.item_id = p.item_id ORDER BY e.originator_version LIMIT 1
+    ) AS appended LEFT JOIN LATERAL (
+        SELECT true AS retracted FROM events AS e WHERE e.item_id = p.item_id AND e.originator_id = p.conversation_id
+        AND e.tenant_id = p.tenant_id AND e.topic = 'item.retracted' ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1
+    ) AS retraction ON true LEFT JOIN LATERAL (
+        SELECT true AS deleted FROM events AS e WHERE e.item_id = p.response_id AND e.originator_id = p.conversation_id
+        AND e.tenant_id = p.tenant_id AND e.topic = 'reply.deleted' ORDER BY e.item_id, e.originator_id, e.originator_version LIMIT 1
+    ) AS response ON true WHERE retraction.retracted IS NULL
+"""
+_TEMPLATE = """
+    WITH found AS MATERIALIZED ({found})
+    SELECT json_build_array((
+        SELECT json_agg(json_build_array(number - 1, encode(hash, 'base64'), conversation_number - 1, conversation_id, item_id, version, depth, answered,
+            CASE WHEN response_deleted IS NULL THEN response_id END, coalesce(messages, 0), coalesce(encode(exact, 'base64'), ''))
+            ORDER BY number, conversation_id DESC, version DESC) FROM found
+    ), ({heads}))
+"""
+_STATEMENT = _TEMPLATE.format(
+    found=_FOUND.format(max_prefixes=MAX_PREFIXES),
+    heads=heads_sql("(SELECT DISTINCT conversation_id, $2, conversation_number FROM found)"),
+)
+
+
+class PrefixRow(Struct, frozen=True, array_like=True):
+    """A row of `transcript_prefixes`. `number`: the index of its hash in the look-up. `conversation_number`: that of its conversation among the heads.
+
+    `response_id`: None if the response was deleted, or if there is none. The other fields: as in Prefix.
+    """
+
+    number: int
+    hash: bytes
+    conversation_number: int
+    conversation_id: UUID
+    item_id: str
+    version: int
+    depth: int
+    answered: bool
+    response_id: str | None
+    messages: int
+    exact: bytes
+
+
+class _Answer(Struct, frozen=True, array_like=True):
+    rows: list[PrefixRow] | None
+    heads: list[Head | None] | None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class PrefixLookup:
+    """Looks up prefixes on one event loop. It connects at the first look-up. Closing the pool closes the connection."""
+
+    def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
+        self._pool = pool
+        self._timeout_seconds = timeout_seconds
+        self._pipeline = pool.pipeline("prefix_lookup", ["bytea[]", "text"], _STATEMENT, _set_up)
+
+    async def find(self, hashes: Sequence[bytes], tenant: str) -> list[tuple[PrefixRow, Head | None]]:
+        """The rows with these hashes, and the last event of the conversation of each. Only those whose item is still there.
+
+        Ordered by hash; those of one hash in the newest conversations first, at most MAX_PREFIXES of them. Raises psycopg.Error.
+        """
+        found: list[tuple[PrefixRow, Head | None]] = []
+        for start in range(0, len(hashes), MAX_HASHES):
+            some = list(hashes[start : start + MAX_HASHES])
+            answer: _Answer = await self._pool.read(self._pipeline, [some, tenant], self._timeout_seconds)
+            heads = answer.heads or ()
+            found += [
+                (msgspec.structs.replace(row, number=start + row.number), heads[row.conversation_number])
+                for row in answer.rows or ()
+            ]
+        return found
+
+
+async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Makes the connection decode the statement's JSON, and plan the statement once: that takes longer than to run it."""
+    set_json_loads(_decode, connection)
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
