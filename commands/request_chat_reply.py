@@ -6,7 +6,7 @@ The model is sent exactly the messages of the request. The conversation stores e
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -19,6 +19,7 @@ from commands.command_route import CommandContext
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_INPUT_ITEMS, MAX_REQUEST_BYTES
 from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from context.assembly import Context
 from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import answer_prefixes, name_prefix
 from context.transcripts.record import recorded_transcript
@@ -32,19 +33,20 @@ from infrastructure.ids import RESPONSE, mint
 from replies.reply_end import PrefixesOf
 
 MAX_ATTEMPTS = 3
-MAX_MESSAGES_ON_LOOP = 1_000
-"""A longer transcript is parsed in a thread, so that it delays no other request."""
+MAX_NEW_ON_LOOP = 1_000
+"""A transcript with more messages that are not known yet is parsed in a thread, so that it delays no other request. The event loop parses others sooner."""
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
 """The most items and bytes of a long history that one append stores. A large append would delay the appends of others."""
 
 
 class ChatRequest(Struct, frozen=True):
-    """A request with its transcript, and the name of the model that answers."""
+    """A request with its transcript, the name of the model that answers, the recorded parameters, and what the model is sent."""
 
-    body: CreateChatCompletion
     transcript: ParsedTranscript
     model: str
+    parameters: bytes
+    context: Context
 
 
 class NewMessages(Struct, frozen=True, kw_only=True):
@@ -79,33 +81,43 @@ async def request_chat_reply(context: CommandContext, body: CreateChatCompletion
 
 async def _request(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:
     model = await resolve_model(context, body.model)
+    parameters = body.recorded_parameters()
+    assemble = partial(
+        context.dependencies.contexts.assemble_transcript, model=model, parameters=parameters, sent=body.sent_messages
+    )
+    encoded = msgspec.json.encode(parameters)
     if not stored:
-        return await _request_unstored(context, body, model)
-    arguments: dict[str, Any] = {
-        "tenant": context.principal.tenant,
-        "subject": context.principal.subject,
-        "user": body.safety_identifier or body.user,
-        "known_messages": context.dependencies.shared_contexts.known_messages,
-    }
-    sent = body.sent_messages
-    is_large = len(sent.messages) > MAX_MESSAGES_ON_LOOP
-    transcript = await asyncio.to_thread(parsed, sent, **arguments) if is_large else parsed(sent, **arguments)
-    request = ChatRequest(body, transcript, model)
+        return await _request_unstored(context, model, encoded, await assemble())
+    transcript = await _parsed(context, body)
+    # The context is assembled while Postgres looks for the match.
+    target, model_context = await asyncio.gather(find_chat_target(context, transcript), assemble())
+    request = ChatRequest(transcript, model, encoded, model_context)
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(ConversationNotFound):  # it was deleted after the transcript was compared with it
-            return await _request_at(context, request, await find_chat_target(context, transcript))
-    return await _request_at(context, request, await find_chat_target(context, transcript))
+            return await _request_at(context, request, target)
+        target = await find_chat_target(context, transcript)
+    return await _request_at(context, request, target)
 
 
-async def _request_unstored(context: CommandContext, body: CreateChatCompletion, model: str) -> Reply:
-    parameters = body.recorded_parameters()
-    model_context = await context.dependencies.contexts.assemble_transcript(
-        model=model, parameters=parameters, sent=body.sent_messages
+async def _parsed(context: CommandContext, body: CreateChatCompletion) -> ParsedTranscript:
+    sent, known = body.sent_messages, context.dependencies.shared_contexts.known_messages
+    parse = partial(
+        parsed,
+        sent,
+        tenant=context.principal.tenant,
+        subject=context.principal.subject,
+        user=body.safety_identifier or body.user,
+        known_messages=known,
     )
+    new = sum(known.get(digest) is None for digest in sent.digests)
+    return await asyncio.to_thread(parse) if new > MAX_NEW_ON_LOOP else parse()
+
+
+async def _request_unstored(context: CommandContext, model: str, parameters: bytes, model_context: Context) -> Reply:
     command = RequestReply(
         response_id=mint(RESPONSE),
         model=model,
-        parameters=msgspec.json.encode(parameters),
+        parameters=parameters,
         input=(),
         shown=model_context.shown,
         transcript=Transcript(),
@@ -156,23 +168,21 @@ async def _append_with_input(
     context: CommandContext, request: ChatRequest, target: ChatTarget, new: NewMessages, *, stored: int
 ) -> Reply:
     """Requests the reply. Its input is the new items without the first `stored` ones, which are in the conversation already."""
-    body, transcript, model = request.body, request.transcript, request.model
-    parameters, contexts = body.recorded_parameters(), context.dependencies.contexts
+    transcript = request.transcript
     record = recorded_transcript(transcript, target.match, new.ids_of_messages)
-    model_context = await contexts.assemble_transcript(model=model, parameters=parameters, sent=body.sent_messages)
     command = RequestReply(
         response_id=mint(RESPONSE),
-        model=model,
-        parameters=msgspec.json.encode(parameters),
+        model=request.model,
+        parameters=request.parameters,
         input=tuple(InputItem(item_id=entry.item_id, item=entry.item) for entry in new.items[stored:]),
-        shown=model_context.shown,
+        shown=request.context.shown,
         start=target.start,
         expected_head=target.expected_head,
         transcript=record,
         lists=target.start is None and not stored,
     )
     prefixes = _prefixes(transcript, target, new.ids, stored, command.response_id)
-    return await append_and_start(context, command, model_context, target.conversation_id, prefixes=prefixes)
+    return await append_and_start(context, command, request.context, target.conversation_id, prefixes=prefixes)
 
 
 def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessages:

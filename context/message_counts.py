@@ -4,7 +4,6 @@ What is kept is one count for each request: that of all its messages, by their h
 system messages are counted apart: clients change them often.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -12,7 +11,7 @@ from context.item_tokens import counted_text, fixed_tokens
 from context.tokens import count_off_loop
 from context.transcripts.chat_messages import Json, items_of
 from context.transcripts.known_messages import SentMessages
-from context.transcripts.parsed import INSTRUCTIONS
+from context.transcripts.prefix_hashes import exact_hashes
 
 MAX_COUNTS = 50_000
 """How many counts are kept. They take about 10 MB."""
@@ -30,33 +29,23 @@ class MessageCounts:
 
     async def total(self, sent: SentMessages, encoding: str) -> int:
         """The tokens of all messages in this encoding: those of the items that they become."""
-        roles = (message["role"] for message in sent.messages)
-        start = next((number for number, role in enumerate(roles) if role not in INSTRUCTIONS), len(sent.messages))
-        instructions = await self._of_all(sent.messages[:start], sent.digests[:start], encoding)
-        return instructions + await self._of_all(sent.messages[start:], sent.digests[start:], encoding)
+        start = sent.instructions
+        instructions = await self._of_all(sent.messages[:start], exact_hashes(sent.digests[:start]), encoding)
+        return instructions + await self._of_all(sent.messages[start:], sent.exact, encoding)
 
-    async def _of_all(self, messages: Sequence[Json], digests: Sequence[bytes], encoding: str) -> int:
+    async def _of_all(self, messages: Sequence[Json], hashes: Sequence[bytes], encoding: str) -> int:
+        """`hashes`: for each message, the hash of it and those before it."""
         if not messages:
             return 0
-        keys = [(key, encoding) for key in _hashes(digests)]
-        counted = next((number for number in range(len(keys), 0, -1) if keys[number - 1] in self._counts), 0)
-        tokens = self._counts[keys[counted - 1]] if counted else 0
+        counts = self._counts
+        counted = next((end for end in range(len(hashes), 0, -1) if (hashes[end - 1], encoding) in counts), 0)
+        tokens = counts[hashes[counted - 1], encoding] if counted else 0
         if counted < len(messages):
             tokens += await _count(messages[counted:], encoding)
-            self._counts[keys[-1]] = tokens
-            for oldest in list(islice(self._counts, max(0, len(self._counts) - self._max_counts))):
-                del self._counts[oldest]
+            counts[hashes[-1], encoding] = tokens
+            for oldest in list(islice(counts, max(0, len(counts) - self._max_counts))):
+                del counts[oldest]
         return tokens
-
-
-def _hashes(digests: Iterable[bytes]) -> list[bytes]:
-    """For each message, the hash of it and those before it."""
-    hashes: list[bytes] = []
-    last = b""
-    for digest in digests:
-        last = hashlib.sha256(last + digest).digest()
-        hashes.append(last)
-    return hashes
 
 
 async def _count(messages: Iterable[Json], encoding: str) -> int:

@@ -7,12 +7,15 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from context.transcripts.chat_messages import Json
-from context.transcripts.prefix_hashes import HashedItem
+from context.transcripts.prefix_hashes import HashedItem, exact_hashes
+
+INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
 """How many messages are kept. They take about 30 MB."""
@@ -55,11 +58,24 @@ class KnownMessages:
 
 
 class SentMessages(Struct, frozen=True):
-    """The messages of a request, with the digest of each."""
+    """The messages of a request, and the digest of each.
+
+    instructions  how many system and developer messages are before all others
+    exact         for each of the others, the exact hash of it and those before it
+    """
 
     messages: Sequence[Json]
     digests: Sequence[bytes]
+    instructions: int
+    exact: Sequence[bytes]
 
 
-def sent_messages(messages: Sequence[Json]) -> SentMessages:
-    return SentMessages(messages, [digest_of(message) for message in messages])
+def sent_messages(messages: Sequence[Any]) -> SentMessages:
+    """The messages of a request. They need not have been checked."""
+    digests = [digest_of(message) for message in messages]
+    start = next((at for at, message in enumerate(messages) if not _is_instructions(message)), len(messages))
+    return SentMessages(messages, digests, start, exact_hashes(digests[start:]))
+
+
+def _is_instructions(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") in INSTRUCTIONS

@@ -20,14 +20,11 @@ from context.transcripts.prefix_hashes import (
     hash_of_all,
     hashed_item,
     is_answers,
-    next_exact,
 )
 from domain.commands import Prefix
 from domain.items import Item
 
 Json = dict[str, Any]
-
-INSTRUCTIONS = ("system", "developer")
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
@@ -90,16 +87,13 @@ def parsed(
     sent: SentMessages, *, tenant: str, subject: str, user: str | None, known_messages: KnownMessages | None = None
 ) -> ParsedTranscript:
     """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
-    messages = sent.messages
-    start = next((at for at, message in enumerate(messages) if message["role"] not in INSTRUCTIONS), len(messages))
+    messages, start = sent.messages, sent.instructions
     rest = messages[start:]
     calls = custom_calls(rest)
     all_facts: list[MessageFacts] = []
     ends: list[int] = []
-    exact: list[bytes] = []
     chains: list[Chain] = []
     first = chain = first_chain(tenant, subject, user)
-    last_exact = b""
     for message, digest in zip(rest, sent.digests[start:], strict=True):
         facts = known_messages.get(digest) if known_messages else None
         if facts is None:
@@ -111,8 +105,6 @@ def parsed(
             chains.append(chain)
         all_facts.append(facts)
         ends.append(len(chains))
-        last_exact = next_exact(last_exact, digest)
-        exact.append(last_exact)
     return ParsedTranscript(
         instructions=tuple(map(msgspec.json.encode, messages[:start])),
         messages=rest,
@@ -121,7 +113,7 @@ def parsed(
         ends=ends,
         first=first,
         chains=chains,
-        exact=exact,
+        exact=sent.exact,
     )
 
 

@@ -186,6 +186,12 @@ def next_exact(exact: bytes, digest: bytes) -> bytes:
     return hashlib.sha256(exact + digest).digest()
 
 
+def exact_hashes(digests: Iterable[bytes]) -> list[bytes]:
+    """For each message, the exact hash of it and those before it. `digests`: the `digest_of` of each message."""
+    exact = b""
+    return [exact := next_exact(exact, digest) for digest in digests]
+
+
 def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
     """The Prefix that maps a name to the conversation of this item. `hashed_name`: what `name_hash` returns."""
     return Prefix(item_id=item_id, hash=hashed_name, answered=True, response_id=response_id)

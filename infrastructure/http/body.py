@@ -31,6 +31,8 @@ MAX_DEPTH = 64
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 
+_CONTAINERS = frozenset({dict, list})
+
 _HALF_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
@@ -136,8 +138,12 @@ def _depth(value: Any) -> int:
     level = [value]
     while level and depth <= MAX_DEPTH:
         depth += 1
-        containers = [inner for inner in level if isinstance(inner, dict | list)]
-        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner
+            for outer in level
+            if type(outer) in _CONTAINERS
+            for inner in (outer.values() if type(outer) is dict else outer)
+        ]
     return depth
 
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any, Protocol, cast
 
 import httpx2
+import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
@@ -156,8 +157,9 @@ class ModelProvider:
     async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
         """The raw response, as soon as its headers have arrived. Reading it through the client would take four times as long."""
         path = "/responses" if self._uses_responses_api else "/chat/completions"
+        content = msgspec.json.encode(body)  # the client's own encoder takes ten times as long
         response = await client.post(
-            path, body=dict(body), cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
+            path, content=content, cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
         )
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
