@@ -100,16 +100,16 @@ async def _request(context: CommandContext, body: CreateChatCompletion, *, store
 
 
 async def _parsed(context: CommandContext, body: CreateChatCompletion) -> ParsedTranscript:
-    sent, known = body.sent_messages, context.dependencies.shared_contexts.known_messages
+    sent, known_messages = body.sent_messages, context.dependencies.shared_contexts.known_messages
     parse = partial(
         parsed,
         sent,
         tenant=context.principal.tenant,
         subject=context.principal.subject,
         user=body.safety_identifier or body.user,
-        known_messages=known,
+        known_messages=known_messages,
     )
-    new = sum(known.get(digest) is None for digest in sent.digests)
+    new = sum(known_messages.get(digest) is None for digest in sent.digests)
     return await asyncio.to_thread(parse) if new > MAX_NEW_ON_LOOP else parse()
 
 

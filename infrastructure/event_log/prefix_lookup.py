@@ -53,7 +53,7 @@ _STATEMENT = _TEMPLATE.format(
 
 
 class PrefixRow(Struct, frozen=True, array_like=True):
-    """A row of `transcript_prefixes`. `number`: the index of its hash in the look-up. `conversation_number`: that of its conversation among the heads.
+    """A row of `transcript_prefixes`. `number`: the index of its hash in the look-up. `conversation_number`: that of its conversation among the last events.
 
     `response_id`: None if the response was deleted, or if there is none. The other fields: as in Prefix.
     """
@@ -73,7 +73,7 @@ class PrefixRow(Struct, frozen=True, array_like=True):
 
 class _Answer(Struct, frozen=True, array_like=True):
     rows: list[PrefixRow] | None
-    heads: list[Head | None] | None
+    last_events: list[Head | None] | None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -96,9 +96,9 @@ class PrefixLookup:
         for start in range(0, len(hashes), MAX_HASHES):
             some = list(hashes[start : start + MAX_HASHES])
             answer: _Answer = await self._pool.read(self._pipeline, [some, tenant], self._timeout_seconds)
-            heads = answer.heads or ()
+            last_events = answer.last_events or ()
             found += [
-                (msgspec.structs.replace(row, number=start + row.number), heads[row.conversation_number])
+                (msgspec.structs.replace(row, number=start + row.number), last_events[row.conversation_number])
                 for row in answer.rows or ()
             ]
         return found

@@ -99,20 +99,20 @@ def test_given_look_ups_in_flight_when_the_server_ends_then_they_are_repeated_at
         async with make_pool(proxy.url) as pool:
             versions, prefixes = VersionLookup(pool, timeout_seconds=10.0), PrefixLookup(pool, timeout_seconds=10.0)
 
-            async def look_up() -> list[object]:
-                found: list[object] = await asyncio.gather(
+            async def look_up() -> tuple[object, object]:
+                head, found = await asyncio.gather(
                     versions.head(mint(CONVERSATION), "default"), prefixes.find([b"unknown"], "default")
                 )
-                return found
+                return head, found
 
-            assert await look_up() == [None, []]
+            assert await look_up() == (None, [])
             async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
                 await other.execute("LOCK TABLE events")
                 looking_up = asyncio.create_task(look_up())
                 await wait_for_backend(settings, "relation")
                 proxy.end(last_bytes, reset=reset)
             async with asyncio.timeout(AT_ONCE_SECONDS):
-                assert await looking_up == [None, []]
+                assert await looking_up == (None, [])
 
     run(settings, scenario)
 

@@ -137,14 +137,14 @@ async def test_more_hashes_than_one_round_trip_takes_are_looked_up_in_order(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     hashes = [str(number) for number in range(2 * MAX_HASHES + 1)]
-    known = {hashes[0]: 0, hashes[MAX_HASHES]: 1, hashes[-1]: 2}
-    conversations = [await start(events) for _ in known]
-    for hashed, number in known.items():
+    stored = {hashes[0]: 0, hashes[MAX_HASHES]: 1, hashes[-1]: 2}
+    conversations = [await start(events) for _ in stored]
+    for hashed, number in stored.items():
         await events.append(request(conversations[number], append(hashed)))
 
     found = await reader.of(ANN).prefixes_with([hashed.encode() for hashed in hashes])
 
-    assert [(hashes[one.number], one.conversation_id) for one in found] == list(zip(known, conversations, strict=True))
+    assert [(hashes[one.number], one.conversation_id) for one in found] == list(zip(stored, conversations, strict=True))
     assert [one.read_version for one in found] == [2, 2, 2]
 
 
