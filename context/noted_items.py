@@ -29,18 +29,33 @@ async def with_noted_tokens(
     items: Sequence[ContextItem], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> Sequence[ContextItem]:
     """These items, with the tokens that they have as they are sent to a model without the `missing` abilities."""
-    tokens = await noted_tokens([(item.item_id, item.item) for item in items], renderer, missing, counts, encoding)
-    if not tokens:
+    others = _others(items)
+    as_sent = await noted_tokens([(item.item_id, item.item) for _, item in others], renderer, missing, counts, encoding)
+    if not as_sent:
         return items
+    tokens = {others[index][0]: item_tokens for index, item_tokens in as_sent.items()}
     return [replace(item, tokens=tokens[index]) if index in tokens else item for index, item in enumerate(items)]
 
 
 def noted_ranges(sent: Sequence[ContextItem], renderer: int, missing: Collection[str]) -> list[LeftOut]:
     """The sent items of which something is left out, as ranges: neighbours with the same reason form one range."""
-    noted = [(item.item_id, noted_item(renderer, item.item, missing)) for item in sent]
+    reasons = {
+        index: noted.reason
+        for index, item in _others(sent)
+        if (noted := noted_item(renderer, item.item, missing)) is not None
+    }
     ranges: list[LeftOut] = []
-    for reason, group in groupby(noted, key=lambda each: each[1].reason if each[1] else None):
+    for reason, group in groupby(range(len(sent)) if reasons else (), key=reasons.get):
         if reason is not None:
-            ids = [item_id for item_id, _ in group]
+            ids = [sent[index].item_id for index in group]
             ranges.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
     return ranges
+
+
+def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
+    """(index, item) of all but the messages whose content is a string, which every model takes. A context may have thousands of these."""
+    return [
+        (index, item)
+        for index, item in enumerate(items)
+        if not isinstance(item.item.get("content"), str) or item.item.get("type", "message") != "message"
+    ]

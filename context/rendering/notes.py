@@ -61,7 +61,7 @@ class Noted(Struct, frozen=True):
 
 def _is_plain(item: Item) -> bool:
     """Whether the item is a message with one text, as most items are. It is always sent as it is."""
-    if item.get("type") != "message":
+    if item.get("type", "message") != "message":
         return False
     content = item["content"]
     if isinstance(content, str):
