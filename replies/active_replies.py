@@ -45,6 +45,7 @@ class ActiveReplies:
         self._ending_orphans: asyncio.Task[None] | None = None
         self._checking_heads: asyncio.Task[None] | None = None
         self._renewed_at: float | None = None
+        self._closing = False
         self._not_running = HeartbeatWatch[str](grace_seconds, RENEW_SECONDS)
 
     @property
@@ -57,7 +58,8 @@ class ActiveReplies:
         self._checking_heads = asyncio.create_task(self._keep_checking_heads())
 
     async def close(self) -> None:
-        """Stops the running replies and waits until the end of each is in the log, at most ALIVE_SECONDS."""
+        """Stops the replies and waits until the end of each is in the log, at most ALIVE_SECONDS. Replies that are started later are stopped too."""
+        self._closing = True
         for reply in list(self._replies.values()):
             reply.stop("server_stopped")
         if self._tasks:
@@ -84,6 +86,8 @@ class ActiveReplies:
                 log.error("reply_end_not_recorded", response_id=reply.response_id, exc_info=ended_task.exception())
 
         task.add_done_callback(forget)
+        if self._closing:
+            reply.stop("server_stopped")
         return task
 
     async def cancel(self, tenant: str, response_id: str) -> None:
