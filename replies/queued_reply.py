@@ -150,6 +150,8 @@ class QueuedReply(RunningReply):
                     await self._interrupt(state, give_up_at)
             with self._queue.watch.change(self._in_conversation, seen) as change:
                 await asyncio.wait({change}, timeout=CHECK_SECONDS)
+                if change.cancelled() and self._outlives_process:  # the process is about to stop
+                    self.stop("server_stopped")
 
     async def _interrupt(self, state: Conversation, give_up_at: float) -> None:
         """Asks the running reply to stop. Raises ApiError if it did not in time."""
