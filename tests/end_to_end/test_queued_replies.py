@@ -30,6 +30,6 @@ async def test_of_fifty_requests_at_once_each_ends_as_its_on_busy_says_and_in_or
     await check(requests, FIFTY)
     running.wait_restarted("api", pid)
     running.wait_ready()
-    again = {"input": "again", "conversation": requests.conversation}
-    assert (await http.post(f"{urls[1]}/v1/responses", json=again)).status_code == 200
+    next_turn = {"input": "again", "conversation": requests.conversation}
+    assert (await http.post(f"{urls[1]}/v1/responses", json=next_turn)).status_code == 200
     assert_views_equal_the_log(running)
