@@ -4,7 +4,7 @@ scripts/test tests/projections/test_context_sources.py -m endless     tries a hu
 """
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -52,7 +52,7 @@ class History:
         self.conversation_id = ""
 
     async def start(self) -> None:
-        policy = ContextPolicy(budget=self.random.choice((None, None, 60, 300)))
+        policy = self._policy(None, None, 60, 300)
         fork = None
         if self.random.random() < 0.3:
             origin = await self._write.start(*(self._text() for _ in range(4)))
@@ -107,12 +107,23 @@ class History:
             (
                 {"instructions": self._text()},
                 {"instructions": None},
-                {"context_policy": ContextPolicy(budget=self.random.choice((None, 80)))},
+                {"context_policy": self._policy(None, 80)},
                 {"metadata": {"a": self._text()}},
                 {"title": self._text()},
             )
         )
         await self._write.execute(self.conversation_id, DescribeConversation(**fields))
+
+    def _policy(self, *budgets: int | None) -> ContextPolicy:
+        window: Literal["stable", "newest"] = self.random.choice(("stable", "stable", "newest"))
+        return ContextPolicy(
+            budget=self.random.choice(budgets), window=window, refill=self.random.choice((0.1, 0.6, 0.6, 0.9))
+        )
+
+    async def record(self, model: str, context: Context) -> None:
+        """Records a request with this context."""
+        assert context.shown.sequence is not None
+        await self._write.send_sequence(self.conversation_id, model, context.shown.sequence)
 
     async def _request(self) -> None:
         sequence = SentSequence(
@@ -170,6 +181,7 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
                     from_snapshot = replace(from_snapshot, chain_hash="", incarnation="")  # only snapshots have these
                 from_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, max_tokens)
                 assert from_snapshot is None or from_snapshot == from_log, (seed, max_tokens)
+            requests: list[tuple[str, Context]] = []
             for window, name in ((200, "gpt-4"), (200, "gpt-4o"), (500, "gpt-4"), (9_000, "smol")):
                 models = Models(Settings(model_window=window))
                 reply_request = ReplyRequest(
@@ -180,4 +192,8 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
                 with_redis = await _context(with_snapshot, history.conversation_id, head.stream_version, reply_request)
                 from_log_only = await _context(log_only, history.conversation_id, head.stream_version, reply_request)
                 assert with_redis == from_log_only, (seed, window, name)
+                if isinstance(with_redis, Context):
+                    requests.append((name, with_redis))
+            if requests and history.random.random() < 0.5:
+                await history.record(*history.random.choice(requests))
     assert compared > 10 * histories

@@ -70,7 +70,12 @@ class History:
         self.fork_responses: list[str] = []
 
     async def run(self, steps: int = 14) -> None:
-        policy = {"budget": BUDGET, "strategy": self._random.choice(("newest_turns", "rolling_summary"))}
+        policy = {
+            "budget": BUDGET,
+            "strategy": self._random.choice(("newest_turns", "rolling_summary")),
+            "window": self._random.choice(("stable", "newest")),
+            "refill": self._random.choice((0.1, 0.6, 0.9)),
+        }
         started = await self._post("", instructions=self._text(), context_policy=policy)
         self.conversation_id = started.json()["id"]
         actions = (
