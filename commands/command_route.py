@@ -21,6 +21,7 @@ from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts, SharedContexts
+from context.learnt_models import LearntModels
 from context.models import Models
 from domain.commands import Command
 from domain.errors import ConversationNotFound
@@ -60,6 +61,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     log: EventLog
     provider: "ModelProvider"
     models: Models
+    learnt: LearntModels
     shared_contexts: SharedContexts
     keep_keys: timedelta
     """How long the first answer to an idempotency key is kept."""

@@ -31,6 +31,7 @@ from commands.command_route import ProcessDependencies
 from commands.open_sockets import OpenSockets, SocketLimits
 from commands.unfinished_histories import UnfinishedHistories
 from context.assembly import SharedContexts
+from context.learnt_models import LearntModels
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
@@ -52,12 +53,13 @@ from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import redis
-from infrastructure.stores.postgres import make_pool
+from infrastructure.stores.postgres import Pool, make_pool
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
 from replies.leases import Orphan, ReplyLeases
 from replies.live_events import LiveWriter
 from replies.live_reader import LiveReader
+from replies.model_watch import ModelWatch
 from replies.orphaned_replies import OrphanedReplies
 from replies.provider.provider import ModelProvider
 from replies.queued_reply import ReplyQueue
@@ -113,8 +115,7 @@ def create_app(
         following_redis = redis.connect(settings)
         live_redis = redis.connect(settings, answer_seconds=None)
         reader = EventReader(pool)
-        provider = ModelProvider(settings, metrics)
-        models = Models(settings)
+        models, provider, learnt, model_watch = _models(settings, metrics, key_pool)
         keep_keys = timedelta(hours=settings.idempotency_hours)
         process_id = mint_uuid()
         events_log = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=process_id)
@@ -137,6 +138,7 @@ def create_app(
             reader=reader,
             provider=provider,
             models=models,
+            learnt=learnt,
             shared_contexts=SharedContexts(models, snapshot_lookup(snapshot_redis)),
             keep_keys=keep_keys,
             reply_services=ReplyServices(
@@ -161,6 +163,7 @@ def create_app(
         finally:
             migrating.cancel()
             sweeping.cancel()
+            model_watch.close()
             sockets.close()
             await active_replies.close()
             await live_reader.close()
@@ -194,6 +197,16 @@ def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaita
         return await queued_replies.take_over(app.state.dependencies, leases, orphan)
 
     return take_over
+
+
+def _models(settings: Settings, metrics: Metrics, pool: Pool) -> tuple[Models, ModelProvider, LearntModels, ModelWatch]:
+    """What is known of models, and what keeps it current. `pool`: for writers."""
+    models = Models(settings)
+    provider = ModelProvider(settings, metrics, on_list=models.set_listed)
+    learnt = LearntModels(pool, settings.openai_base_url, models.set_learnt)
+    watch = ModelWatch(provider, models, learnt)
+    watch.open()
+    return models, provider, learnt, watch
 
 
 def _checks(

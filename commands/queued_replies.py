@@ -9,6 +9,7 @@ import structlog
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext, ProcessDependencies
+from commands.repeat_request import repeat_stored
 from commands.rolling_summary import context_with_summary
 from commands.start_reply import Reply, append_once
 from commands.unsent_input import check_outputs
@@ -93,7 +94,7 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
             await context.append(conversation_id, command)
         except (ItemsDeleted, HistoryLost):
             continue
-        return Turn(command, model_context.body)
+        return Turn(command, model_context.body, repeat_stored(context, conversation_id, reply_request))
     message = "The conversation kept changing while the request was prepared."
     raise ApiError(409, message, code="conversation_changed")
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext
 from commands.matched_input import MatchedInput, match_input
 from commands.queued_replies import queue_reply
+from commands.repeat_request import repeat_stored, repeat_unstored
 from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
@@ -18,8 +19,8 @@ from commands.response_schemas import check_schemas
 from commands.retried_reply import find_retried
 from commands.rolling_summary import context_with_summary
 from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from commands.target_context import assemble_context
 from commands.unsent_input import check_outputs
-from context.assembly import Context
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering import uses_responses_api
@@ -178,10 +179,12 @@ async def _request_at(
         retracts=target.retracts,
     )
     if not body.stored:
-        return start_reply(context, command, model_context)
+        repeat = repeat_unstored(context, target, reply_request)
+        return start_reply(context, command, model_context, repeat=repeat)
     prefixes = _prefixes(matched, taken, command.response_id) if matched else None
+    repeat = repeat_stored(context, target.conversation_id, reply_request)
     return await append_and_start(
-        context, command, model_context, target.conversation_id, only_at=only_at, prefixes=prefixes
+        context, command, model_context, target.conversation_id, only_at=only_at, prefixes=prefixes, repeat=repeat
     )
 
 
@@ -258,14 +261,3 @@ async def _cache_key(context: CommandContext, body: CreateResponse, target: Repl
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
     """Rewrites `param` for the client: replaces an index among the taken items by the item's index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
-
-
-async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
-    """The context of the reply: what the model is sent. Never makes a new summary. Raises ContextTooLong."""
-    contexts = context.dependencies.contexts
-    if target.fork is not None:
-        return await contexts.assemble_fork(target.fork, reply_request)
-    if target.snapshot is not UNSET:
-        choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
-        return contexts.render(reply_request, choice)
-    return await contexts.assemble(target.source, target.at, reply_request)

@@ -10,7 +10,6 @@ from commands.delete_reply import delete_reply
 from commands.reply_input import take_input
 from commands.reply_target import find_target
 from commands.request_reply import (
-    assemble_context,
     check_body,
     keeps_running,
     make_reply_request,
@@ -19,6 +18,7 @@ from commands.request_reply import (
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from commands.start_reply import stream_of
+from commands.target_context import assemble_context
 from commands.unsent_input import check_outputs
 from domain.events import ReplyCancelled
 from infrastructure.http import shapes

@@ -15,6 +15,7 @@ from infrastructure.event_log.append_request import Appended, LogUnavailable, Ve
 from infrastructure.http.errors import ApiError, as_api_error
 from replies.client_disconnect import stream_for_client
 from replies.recorded_reply import RecordedReply, ReplyReference
+from replies.repeat import RepeatOf
 from replies.reply_end import PrefixesOf
 from replies.running_reply import RunningReply
 
@@ -49,15 +50,16 @@ async def append_and_start(
     *,
     only_at: int | None = None,
     prefixes: PrefixesOf | None = None,
+    repeat: RepeatOf | None = None,
 ) -> Reply:
     """Appends the request to the conversation, and then starts the reply. Raises what `CommandContext.append` raises.
 
-    `only_at`: as for `CommandContext.append`. `prefixes`: as for RunningReply.
+    `only_at`: as for `CommandContext.append`. `prefixes`, `repeat`: as for RunningReply.
     """
     requested = await append_once(context, command, conversation_id, only_at=only_at)
     if isinstance(requested, RecordedReply):
         return requested
-    return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes)
+    return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes, repeat=repeat)
 
 
 async def append_once(
@@ -85,6 +87,7 @@ def start_reply(
     requested: Appended | None = None,
     *,
     prefixes: PrefixesOf | None = None,
+    repeat: RepeatOf | None = None,
 ) -> RunningReply:
     """Starts a reply. `requested`: the result of its request's append. Without `requested`, the reply is not stored."""
     reply = RunningReply(
@@ -97,6 +100,7 @@ def start_reply(
         requested=requested,
         spend=context.allowance.spend,
         prefixes=prefixes,
+        repeat=repeat,
     )
     context.allowance.end_with(context.dependencies.active_replies.start(reply))
     return reply

@@ -11,7 +11,9 @@ snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their 
 stored_items                      an item as an event holds it
 deleted_content, withdrawn_summaries, copies   what is deleted now; summaries of deleted items; every place that holds content
 noted_items                       items that are sent with a note in place of what a model cannot take
-models, tokens, encodings, item_tokens, item_counts, message_counts   windows and prices; counting tokens
+models, listed_models, model_prices, learnt_models   windows, abilities and prices: from MODELS, the provider, genai-prices, and what was learnt
+tokens, encodings, item_tokens, item_counts, message_counts   counting tokens
 summaries                         what is summarized, in which portions
 rendering, rerender               requests to providers; recorded requests rendered again
+last_shown                        what the model was shown last for a reply
 """

@@ -29,6 +29,7 @@ DEFAULT_ANSWER_TOKENS = 1_024
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
+    `window`: the model's window, if a refusal just named it. It takes the place of what is known. None: what is known holds.
     `without`: items of the conversation that are retracted together with the request, so they are not shown. `input_unknown`: the context is
     chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
     `carried`: how many of the `input` items come first and were carried over from earlier replies. `missing`: abilities that the model is taken
@@ -39,6 +40,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     parameters: Mapping[str, Any]
     input: Sequence[tuple[str, Item]] = ()
     without: frozenset[str] = frozenset()
+    window: int | None = None
     input_unknown: bool = False
     carried: int = 0
     missing: frozenset[str] = frozenset()
@@ -113,7 +115,11 @@ class ContextChooser:
             lost=recent.lost,
             input_unknown=reply_request.input_unknown,
         )
-        selection = _select(context_input, budget, recent, reply_request, renderer)
+        try:
+            selection = _select(context_input, budget, recent, reply_request, renderer)
+        except ContextTooLong as error:
+            is_known = self._models.facts(reply_request.model).window_is_known
+            raise ContextTooLong(error.tokens, error.budget, window_is_known=is_known) from error
         notes = noted_ranges(selection.sent, renderer, missing)
         return ContextChoice(
             recent=recent,
@@ -132,10 +138,10 @@ class ContextChooser:
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
         """The tokens that may be sent: the window minus the tokens kept free for the answer, times `safety`; at most the policy's budget."""
-        window = self._models.window(reply_request.model)
-        requested = reply_request.parameters.get("max_output_tokens")
-        answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
-        return token_limit(policy, max(0, self._models.max_request_tokens(reply_request.model, reserved=answer)))
+        model = reply_request.model
+        window = reply_request.window or self._models.window(model)
+        reserved = answer_tokens(reply_request.parameters, policy.reserve, window, self._models.facts(model).output)
+        return token_limit(policy, max(0, self._models.max_request_tokens(model, reserved=reserved, window=window)))
 
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
@@ -191,6 +197,14 @@ def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
     summarized_depth = recent.summary.depth if recent.summary else 0
     first_depth = recent.items[0].depth
     return first_depth - 1 - summarized_depth - sum(summarized_depth < pin.depth < first_depth for pin in pins)
+
+
+def answer_tokens(
+    parameters: Mapping[str, Any], reserve: int | None, window: int, longest_answer: int | None = None
+) -> int:
+    """The tokens that are kept free for the answer. `reserve`: those of the policy. `longest_answer`: the model's limit, if it is known."""
+    tokens: int = parameters.get("max_output_tokens") or reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
+    return min(tokens, longest_answer or tokens)
 
 
 def _summarized(recent: RecentItems) -> LeftOut | None:

@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 
 from context.conversation_settings import Summary
 from context.selection import ContextItem
-from domain.events import Event, ReplyRequested, SentSequence
+from domain.events import Event, ReplyRequested, ReplyShown, SentSequence
 
 MAX_LAST_REQUESTS = 16
 """Of how many models the last request is known: of those that were used last."""
 
 
 def sent_request(event: Event) -> tuple[str, SentSequence] | None:
-    """The model and the sequence of a request. None for other events, for requests that recorded no sequence, and for chat completions."""
-    if isinstance(event, ReplyRequested) and event.shown.sequence is not None:
+    """The model and the sequence of a request, also of one that was sent again with another context.
+
+    None for other events, for requests that recorded no sequence, and for chat completions.
+    """
+    if isinstance(event, ReplyRequested | ReplyShown) and event.shown.sequence is not None:
         return event.model, event.shown.sequence
     return None
 

@@ -1,17 +1,25 @@
-"""Windows, tokenizers and prices of models, by their names, from the providers' pages of October 2026.
+"""What is known of models: windows, tokenizers, abilities and prices.
 
-Where a page is unclear, the smaller window is listed, and no price. The setting MODELS overrides every value.
+The facts come, in this order, from the settings MODELS and MODEL_WINDOW, from the provider's `/models` (`listed_models.py`), and from the
+package genai-prices (`model_prices.py`). What the provider's refusals taught (`learnt_models.py`) can only make a window smaller, or take
+an ability away. It changes nothing that a setting says.
 """
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from context.learnt_models import LearntModel
+from context.listed_models import ABILITIES, ListedModel, listed_model
+from context.model_prices import PricedModel, find_priced, load_providers
 from context.rendering import CHAT, RESPONSES, TRANSCRIPT_CHAT, TRANSCRIPT_RESPONSES
-from context.tokens import encoding_for
+from context.tokens import encoding_for, is_exact
 from domain.events import Usage
-from infrastructure.settings import Settings
+from infrastructure.settings import ModelSettings, Settings
+
+UNKNOWN_WINDOW = 200_000
+"""The window that a model has for the store if nobody says how large it is. If it is smaller, the provider refuses a request, and the store learns."""
 
 ESTIMATED_SAFETY = 0.8
 """`safety` of models whose tokenizer is not in tiktoken. Their tokens are estimated, and the estimate may be too low."""
@@ -21,99 +29,52 @@ MAX_CACHED_MODELS = 256
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
-    """What is known of a model. `window`: in tokens, counted in `encoding`. `safety`: the part of the window that may be filled, 0 to 1.
+    """What is known of a model.
 
-    Prices in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price.
+    window      in tokens, counted in `encoding`. UNKNOWN_WINDOW, or less, if it is not known
+    output      the most tokens of an answer; None: not known
+    safety      the part of the window that may be filled, 0 to 1
+    accepts     whether the model takes each of ABILITIES. What is not known is absent
+    prices      in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
+    priced      where the prices come from, if no setting names one
     """
 
     window: int
+    window_is_known: bool
+    output: int | None = None
     encoding: str
     safety: float
+    accepts: Mapping[str, bool] = {}
     input_price: float | None = None
     cached_input_price: float | None = None
     output_price: float | None = None
-
-
-Price = tuple[float, float | None, float]
-"""Input, cached input, output."""
-
-_OPENAI: tuple[tuple[str, int, Price | None], ...] = (
-    ("gpt-5-pro", 400_000, (15, None, 120)),
-    ("gpt-5-mini", 400_000, (0.25, 0.025, 2)),
-    ("gpt-5-nano", 400_000, (0.05, 0.005, 0.4)),
-    ("gpt-5.1-codex-mini", 400_000, (0.25, 0.025, 2)),
-    ("gpt-5.1", 400_000, (1.25, 0.125, 10)),
-    ("gpt-5.", 400_000, None),
-    ("gpt-5", 400_000, (1.25, 0.125, 10)),
-    ("gpt-4.1-mini", 1_047_576, (0.4, 0.1, 1.6)),
-    ("gpt-4.1-nano", 1_047_576, (0.1, 0.025, 0.4)),
-    ("gpt-4.1", 1_047_576, (2, 0.5, 8)),
-    ("gpt-4o-mini", 128_000, (0.15, 0.075, 0.6)),
-    ("gpt-4o", 128_000, (2.5, 1.25, 10)),
-    ("chatgpt-4o", 128_000, None),
-    ("gpt-4-turbo", 128_000, (10, None, 30)),
-    ("gpt-4-32k", 32_768, (60, None, 120)),
-    ("gpt-4", 8_192, (30, None, 60)),
-    ("gpt-3.5", 16_385, (0.5, None, 1.5)),
-    ("gpt-oss", 131_072, None),
-    ("gpt-", 8_192, None),
-    ("o1-mini", 128_000, (1.1, 0.55, 4.4)),
-    ("o1-pro", 200_000, (150, None, 600)),
-    ("o1", 200_000, (15, 7.5, 60)),
-    ("o3-mini", 200_000, (1.1, 0.55, 4.4)),
-    ("o3-pro", 200_000, (20, None, 80)),
-    ("o3-deep", 200_000, (10, 2.5, 40)),
-    ("o3", 200_000, (2, 0.5, 8)),
-    ("o4-mini-deep", 200_000, (2, 0.5, 8)),
-    ("o4-mini", 200_000, (1.1, 0.275, 4.4)),
-    ("o4", 200_000, None),
-)
-"""(prefix of the name, window, price). The first prefix that matches is used. tiktoken has the tokenizers of these models."""
-
-_OTHERS: tuple[tuple[str, int, Price | None], ...] = (
-    ("claude-opus-4-5", 200_000, (5, 0.5, 25)),
-    ("claude-opus-4", 200_000, (15, 1.5, 75)),
-    ("claude-sonnet-4", 200_000, (3, 0.3, 15)),
-    ("claude-haiku-4-5", 200_000, (1, 0.1, 5)),
-    ("claude-3-7-sonnet", 200_000, (3, 0.3, 15)),
-    ("claude-3-5-sonnet", 200_000, (3, 0.3, 15)),
-    ("claude-3-5-haiku", 200_000, (0.8, 0.08, 4)),
-    ("claude-3-haiku", 200_000, (0.25, 0.03, 1.25)),
-    ("claude", 200_000, None),
-    ("gemini-1.0", 32_768, None),
-    ("gemini", 1_048_576, None),
-    ("gemma-3", 32_768, None),
-    ("gemma", 8_192, None),
-    ("llama-4", 131_072, None),
-    ("llama-3.", 131_072, None),
-    ("llama3.", 131_072, None),
-    ("meta-llama-3.", 131_072, None),
-    ("llama-3", 8_192, None),
-    ("llama3", 8_192, None),
-    ("meta-llama-3", 8_192, None),
-    ("qwen", 32_768, None),
-    ("mistral-large", 131_072, None),
-    ("ministral", 131_072, None),
-    ("mistral", 32_768, None),
-    ("mixtral", 32_768, None),
-    ("codestral", 32_768, None),
-    ("deepseek", 65_536, None),
-    ("phi-4", 16_384, None),
-    ("phi-3", 4_096, None),
-    ("smollm3", 65_536, None),
-    ("smollm2", 4_096, None),
-)
-"""As _OPENAI, for models with other tokenizers."""
-
-_DEFAULT_WINDOW = 4_096
+    priced: PricedModel | None = None
 
 
 class Models:
-    """The facts of any model. The setting MODELS overrides MODEL_WINDOW, and both override the tables of this module."""
+    """The facts of any model. `set_listed` and `set_learnt` are called when the provider's list or the learnt facts were read again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._listed: Mapping[str, ListedModel] = {}
+        self._learnt: Mapping[str, LearntModel] = {}
         self._facts: dict[str, ModelFacts] = {}
+
+    def load_prices(self) -> None:
+        """Loads genai-prices. Without this call, the first look-up of a model does it."""
+        load_providers()
+
+    def set_listed(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """`entries`: the provider's list of models, as it came."""
+        listed = {str(entry.get("id")): listed_model(entry) for entry in entries}
+        if listed != self._listed:
+            self._listed = listed
+            self._facts.clear()
+
+    def set_learnt(self, learnt: Mapping[str, LearntModel]) -> None:
+        if learnt != self._learnt:
+            self._learnt = dict(learnt)
+            self._facts.clear()
 
     @property
     def renderer(self) -> int:
@@ -126,12 +87,12 @@ class Models:
         return TRANSCRIPT_RESPONSES if self._settings.model_api == "responses" else TRANSCRIPT_CHAT
 
     def facts(self, name: str) -> ModelFacts:
-        """The window, encoding, safety and prices of a model."""
+        """What is known of the model."""
         facts = self._facts.get(name)
         if facts is None:
             if len(self._facts) >= MAX_CACHED_MODELS:
                 self._facts.clear()
-            facts = self._facts[name] = self._configured_facts(name)
+            facts = self._facts[name] = self._look_up(name)
         return facts
 
     def window(self, name: str) -> int:
@@ -142,18 +103,33 @@ class Models:
         """The encoding that counts the model's tokens, one of `context.encodings.ENCODINGS`."""
         return self.facts(name).encoding
 
-    def max_request_tokens(self, name: str, *, reserved: int = 0) -> int:
-        """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`."""
+    def unknown(self, name: str) -> list[Literal["window", "price"]]:
+        """Which of the two nobody knows of this model."""
         facts = self.facts(name)
-        return int((facts.window - reserved) * facts.safety)
+        unknown: list[Literal["window", "price"]] = []
+        if not facts.window_is_known:
+            unknown.append("window")
+        if facts.input_price is None or facts.output_price is None:
+            unknown.append("price")
+        return unknown
 
-    def missing_abilities(self, name: str) -> frozenset[str]:  # noqa: ARG002 - nothing is known yet
-        """The abilities that the model is known not to have, of: image, file, audio, tools, custom_tools."""
-        return frozenset()
+    def missing_abilities(self, name: str) -> frozenset[str]:
+        """Which of ABILITIES the model does not take. Those that are not known are not among them."""
+        return frozenset(ability for ability, accepted in self.facts(name).accepts.items() if not accepted)
+
+    def max_request_tokens(self, name: str, *, reserved: int = 0, window: int | None = None) -> int:
+        """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`.
+
+        `window`: in place of the model's window.
+        """
+        facts = self.facts(name)
+        return int(((window or facts.window) - reserved) * facts.safety)
 
     def cost(self, name: str, usage: Usage) -> int | None:
         """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known."""
         facts = self.facts(name)
+        if facts.priced is not None:
+            return facts.priced.cost(usage)
         if facts.input_price is None or facts.output_price is None:
             return None
         cached_price = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
@@ -162,31 +138,41 @@ class Models:
         input_millionths = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
         return round((input_millionths + usage.output_tokens * facts.output_price) * 1000)
 
-    def _configured_facts(self, name: str) -> ModelFacts:
-        configured: dict[str, Any] = {}
-        if self._settings.model_window:
-            configured["window"] = self._settings.model_window
-        if name in self._settings.models:
-            configured.update(self._settings.models[name].model_dump(exclude_none=True))
-        return replace(_built_in_facts(name), **configured)
+    def _look_up(self, name: str) -> ModelFacts:
+        configured = self._settings.models.get(name, ModelSettings())
+        listed = self._find_listed(name)
+        learnt = self._learnt.get(name, LearntModel())
+        priced = find_priced(name, self._settings.openai_base_url)
+        input_price, cached_price, output_price = priced.price if priced else (None, None, None)
+        configured_window = configured.window or self._settings.model_window or None
+        known_window = configured_window or listed.window or (priced.window if priced else None)
+        limits = (known_window or UNKNOWN_WINDOW, listed.max_window, learnt.window)
+        accepts = {**listed.accepts, **dict.fromkeys(learnt.missing, False)}
+        if configured.accepts is not None:
+            accepts = {ability: ability in configured.accepts for ability in ABILITIES}
+        prices = {
+            "input_price": _first(configured.input_price, input_price),
+            "cached_input_price": _first(configured.cached_input_price, cached_price),
+            "output_price": _first(configured.output_price, output_price),
+        }
+        return ModelFacts(
+            window=configured_window or min(limit for limit in limits if limit is not None),
+            window_is_known=(known_window or learnt.window) is not None,
+            output=configured.output or listed.output,
+            encoding=configured.encoding or encoding_for(name),
+            safety=configured.safety or (1.0 if is_exact(name) else ESTIMATED_SAFETY),
+            accepts=accepts,
+            priced=None if configured.names_a_price else priced,
+            **prices,
+        )
+
+    def _find_listed(self, name: str) -> ListedModel:
+        """Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
+        if name in self._listed:
+            return self._listed[name]
+        below_a_path = (model for model_id, model in self._listed.items() if model_id.endswith(f"/{name}"))
+        return next(below_a_path, ListedModel())
 
 
-def _built_in_facts(name: str) -> ModelFacts:
-    name_without_path = name.rsplit("/", 1)[-1].lower()
-    for safety, table in ((1.0, _OPENAI), (ESTIMATED_SAFETY, _OTHERS)):
-        for prefix, window, price in table:
-            if name_without_path.startswith(prefix):
-                return _facts(name, window, price, safety)
-    return _facts(name, _DEFAULT_WINDOW, None, ESTIMATED_SAFETY)
-
-
-def _facts(name: str, window: int, price: Price | None, safety: float) -> ModelFacts:
-    input_price, cached, output_price = price or (None, None, None)
-    return ModelFacts(
-        window=window,
-        encoding=encoding_for(name),
-        safety=safety,
-        input_price=input_price,
-        cached_input_price=cached,
-        output_price=output_price,
-    )
+def _first(configured: float | None, otherwise: float | None) -> float | None:
+    return otherwise if configured is None else configured

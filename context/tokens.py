@@ -63,16 +63,29 @@ async def count_off_loop(
     return await asyncio.to_thread(lambda: [count_text(text, encoding) for text in texts])
 
 
+def is_exact(model: str) -> bool:
+    """Whether `encoding_for` knows the model's own tokenizer. Else its tokens are estimated."""
+    try:
+        tiktoken.encoding_name_for_model(_name_alone(model))
+    except KeyError:
+        return False
+    return True
+
+
 def encoding_for(model: str) -> str:
     """The encoding a model counts in: `cl100k_base` for GPT-4, GPT-3.5 and embeddings, `o200k_base` for all others.
 
     For a model with another vocabulary it is an estimate. A provider's prefix (`openai/gpt-4`) is skipped.
     """
     try:
-        name = tiktoken.encoding_name_for_model(model.rsplit("/", 1)[-1])
+        name = tiktoken.encoding_name_for_model(_name_alone(model))
     except KeyError:
         return DEFAULT_ENCODING
     return name if name in ENCODINGS else DEFAULT_ENCODING
+
+
+def _name_alone(model: str) -> str:
+    return model.rsplit("/", 1)[-1].lower()
 
 
 def split(text: str) -> Iterator[str]:

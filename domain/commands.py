@@ -139,6 +139,15 @@ class ReadQueue(Command, frozen=True, kw_only=True):
     """Changes nothing. The result has the conversation's state as the log has it now: which replies run and wait."""
 
 
+class ShowReply(Command, frozen=True, kw_only=True):
+    """The request of a running reply is sent again with another context. `shown`, `reason`: as in ReplyShown."""
+
+    response_id: str
+    model: str
+    shown: Shown
+    reason: str
+
+
 class CompleteReply(Command, frozen=True, kw_only=True):
     """`input` and `output` are appended after the item that is the head when the command is decided."""
 

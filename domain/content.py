@@ -30,6 +30,7 @@ from domain.events import (
     ReplyInterrupted,
     ReplyQueued,
     ReplyRequested,
+    ReplyShown,
 )
 
 Part = Literal["conversation", "item", "items", "response", "summary", "transcript"]
@@ -69,6 +70,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ItemUnpinned: frozenset({"item_id", "pinned"}),
     ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),
     ReplyRequested: frozenset({"response_id", "model", "shown", "queued"}),
+    ReplyShown: frozenset({"response_id", "model", "shown", "reason"}),
     ReplyCompleted: frozenset(
         {
             *("response_id", "model", "input_ids", "output_ids", "usage"),

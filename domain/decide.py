@@ -26,6 +26,7 @@ from domain.commands import (
     RequestReply,
     RetractItem,
     ShareConversation,
+    ShowReply,
     StartConversation,
     UndoCompaction,
     UnpinItem,
@@ -41,6 +42,7 @@ from domain.errors import (
     ItemNotFound,
     ItemsDeleted,
     NothingToUndo,
+    ReplyIsOver,
     ResponseNotFound,
     SharedWithOwner,
     ShareNotFound,
@@ -65,6 +67,8 @@ from domain.events import (
     ItemUnpinned,
     ReplyDescribed,
     ReplyRequested,
+    ReplyShown,
+    Shown,
 )
 from domain.reply_ends import delete_reply, end_reply, retract_all
 from domain.reply_queue import check_turn, queue_reply
@@ -107,6 +111,8 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return queue_reply(state, command)
         case ReadQueue():
             return ()
+        case ShowReply():
+            return _show_reply(state, command)
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return end_reply(state, command)
         case DescribeReply():
@@ -140,9 +146,13 @@ def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
     check_turn(state, command)
     if command.expected_head is not UNSET and command.expected_head != state.head:
         raise HeadHasMoved(state.id)
-    if command.shown.version > state.version:
+    _check_shown(state, command.shown)
+
+
+def _check_shown(state: Conversation, shown: Shown) -> None:
+    if shown.version > state.version:
         raise HistoryLost(state.id)
-    if command.shown.ranges and command.shown.version < state.retracted_at:
+    if shown.ranges and shown.version < state.retracted_at:
         raise ItemsDeleted(state.id)
 
 
@@ -179,6 +189,14 @@ def _reply_requested(command: RequestReply) -> ReplyRequested:
         transcript=command.transcript,
         queued=command.queued,
     )
+
+
+def _show_reply(state: Conversation, command: ShowReply) -> tuple[Event, ...]:
+    if command.response_id not in state.running:
+        raise ReplyIsOver(command.response_id)
+    _check_shown(state, command.shown)
+    shown = ReplyShown(response_id=command.response_id, model=command.model, shown=command.shown, reason=command.reason)
+    return (shown,)
 
 
 def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:

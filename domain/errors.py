@@ -208,9 +208,10 @@ class ContextTooLong(Refused):
 
     code = "context_length_exceeded"
 
-    def __init__(self, tokens: int, budget: int) -> None:
+    def __init__(self, tokens: int, budget: int, *, window_is_known: bool = True) -> None:
+        hint = "" if window_is_known else " The window of this model is not known: the setting MODELS can name it."
         super().__init__(
-            f"This request needs {tokens} tokens, instructions included. Its context budget is {budget} tokens."
+            f"This request needs {tokens} tokens, instructions included. Its context budget is {budget} tokens.{hint}"
         )
         self.tokens = tokens
         self.budget = budget
@@ -247,6 +248,7 @@ class ModelFailed(Exception):
     model_not_found          the provider does not have the model
     context_length_exceeded  the provider refused the request because it is longer than the model's context window
 
+    `window`: the model's context window in tokens, if the provider named it when it refused the request.
     `unreachable`: the provider was not reached, did not answer in time, or answered 502, 503 or 504. The circuit breaker counts these failures.
     `refused`: the provider refused the request, perhaps because of something in it that the model cannot take.
     """
@@ -260,8 +262,10 @@ class ModelFailed(Exception):
         unreachable: bool = False,
         retry_after: float | None = None,
         refused: RefusedRequest | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__(message)
+        self.window = window
         self.code = code
         self.message = message
         self.refused = refused

@@ -376,6 +376,24 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
         return self.shown.renderer
 
 
+class ReplyShown(Event, frozen=True, kw_only=True):
+    """The provider refused the reply's request, and the model is asked again with another context. `shown` takes the place of the one before.
+
+    `reason`: what the provider refused. `window`: the request was too long.
+    """
+
+    topic = "reply.shown"
+
+    response_id: str
+    model: str
+    shown: Shown
+    reason: str
+
+    @property
+    def row_key(self) -> str:
+        return self.response_id
+
+
 class ReplyCompleted(Event, frozen=True, kw_only=True):
     """Appended together with an ItemAppended for each of its items.
 
@@ -590,6 +608,7 @@ EVENTS: tuple[type[Event], ...] = (
     ItemUnpinned,
     ReplyQueued,
     ReplyRequested,
+    ReplyShown,
     ReplyCompleted,
     ReplyFailed,
     ReplyCancelled,

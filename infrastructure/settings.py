@@ -28,16 +28,22 @@ ChatCompletionsStore = Literal["always", "requested", "never"]
 
 
 class ModelSettings(BaseModel):
-    """One model in `MODELS`. A field that is absent is looked up by the model's name. Prices are in US dollars per 1,000,000 tokens."""
+    """One model in `MODELS`. A field that is absent is looked up. Prices are in US dollars per 1,000,000 tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    window: Annotated[int, Field(gt=0)] | None = None
+    window: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    output: Annotated[int, Field(gt=0, lt=2**31)] | None = None
     encoding: Literal["o200k_base", "cl100k_base"] | None = None
     safety: Annotated[float, Field(gt=0, le=1)] | None = None
+    accepts: frozenset[Literal["image", "file", "audio", "tools", "custom_tools"]] | None = None
     input_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     cached_input_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     output_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @property
+    def names_a_price(self) -> bool:
+        return any(price is not None for price in (self.input_price, self.cached_input_price, self.output_price))
 
 
 class Settings(BaseSettings):
@@ -77,13 +83,16 @@ class Settings(BaseSettings):
     )
     models: Annotated[dict[str, ModelSettings], NoDecode] = Field(
         {},
-        description="Facts about models that replace those looked up by name. Every field is optional: "
-        '`{"name": {"window": 8192, "encoding": "o200k_base", "safety": 0.8, "input_price": 1, "cached_input_price": 0.1, '
-        '"output_price": 2}}`. `window` in tokens; `safety` (0 to 1): how much of the window may be filled, after the room for the '
-        "answer is subtracted; prices in US dollars per 1,000,000 tokens.",
+        description="Facts about models. They replace what the provider lists, what is looked up by name, and what was learnt. Every field is "
+        'optional: `{"name": {"window": 8192, "output": 2048, "encoding": "o200k_base", "safety": 0.8, "accepts": ["image", "file", "audio", '
+        '"tools", "custom_tools"], "input_price": 1, "cached_input_price": 0.1, "output_price": 2}}`. `window` and `output` (the longest answer) '
+        "in tokens; `safety` (0 to 1): how much of the window may be filled, after the room for the answer is subtracted; `accepts`: all that "
+        "the model takes besides text; prices in US dollars per 1,000,000 tokens.",
     )
     model_window: int = Field(
-        0, ge=0, description="The context window of every model, in tokens. 0: looked up by the model's name."
+        0,
+        ge=0,
+        description="The context window of every model without a `window` in `MODELS`, in tokens. 0: it is looked up.",
     )
     model_timeout: float = Field(
         120.0,

@@ -9,6 +9,7 @@ import structlog
 from starlette.applications import Starlette
 
 from context.assembly import SharedContexts
+from context.learnt_models import LearntModels
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
@@ -53,6 +54,7 @@ from queries.query_context import ProcessDependencies
 from queries.view_reports import ViewReports
 from replies.following import ReplyStreams
 from replies.live_reader import LiveReader
+from replies.model_watch import ModelWatch
 from replies.provider.provider import ModelProvider
 
 RESOURCES = (
@@ -112,9 +114,13 @@ async def open_dependencies(
         pages = StreamPages()
         live_reader = LiveReader(redis_client, pages)
         stack.push_async_callback(live_reader.close)
-        provider = ModelProvider(settings)
-        stack.push_async_callback(provider.close)
         models = Models(settings)
+        provider = ModelProvider(settings, on_list=models.set_listed)
+        stack.push_async_callback(provider.close)
+        learnt = LearntModels(pool, settings.openai_base_url, models.set_learnt)
+        model_watch = ModelWatch(provider, models, learnt)
+        model_watch.open()
+        stack.callback(model_watch.close)
         contexts = SharedContexts(models, snapshot_lookup(redis_client))
         consistency = Consistency(log, views)
         yield ProcessDependencies(

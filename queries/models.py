@@ -1,13 +1,13 @@
 """GET /v1/models and /v1/models/{id}: the models that the provider lists, with what this store knows of each."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
 
-from context.models import ModelFacts
+from context.models import Models
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
 from queries.query_context import QueryContext
@@ -28,14 +28,22 @@ class ModelPrice(Struct, frozen=True, kw_only=True):
 
 
 class Model(Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
-    """A model of the provider. `window`: the size of its context window, in tokens of `encoding`. `price` is null if it is not known."""
+    """A model of the provider.
+
+    `window`: the size of its context window, in tokens of `encoding`. `output`: the most tokens of an answer; null: not known. `accepts`: whether
+    it takes each of `image`, `file`, `audio`, `tools` and `custom_tools`; what is not known is absent. `price` is null if it is not known.
+    `unknown`: which of `window` and `price` nobody knows. Then `window` is the most that the store sends.
+    """
 
     id: str
     created: int
     owned_by: str
     window: int
+    output: int | None
     encoding: str
+    accepts: Mapping[str, bool]
     price: ModelPrice | None
+    unknown: list[Literal["window", "price"]]
 
 
 class ModelList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
@@ -49,7 +57,7 @@ async def list_models(context: QueryContext) -> Response:
     """The models. The list is empty if no provider is configured."""
     provider, models = context.dependencies.provider, context.dependencies.models
     listed = await provider.list_models() if provider.configured else []
-    return json_response(ModelList(data=[_model(model, models.facts(model["id"])) for model in listed]))
+    return json_response(ModelList(data=[_model(model, models) for model in listed]))
 
 
 @query_route(router, "/v1/models/{model_id:path}", answer=Model, answer_headers=(), errors=(502, 504))
@@ -59,10 +67,11 @@ async def get_model(context: QueryContext, model_id: str) -> Response:
     if model is None:
         message = f"There is no model `{model_id[:MAX_NAME_LENGTH]}`. `GET /v1/models` lists those that exist."
         raise ApiError(404, message, code="model_not_found", param="model")
-    return json_response(_model(model, context.dependencies.models.facts(model["id"])))
+    return json_response(_model(model, context.dependencies.models))
 
 
-def _model(listed: Mapping[str, Any], facts: ModelFacts) -> Model:
+def _model(listed: Mapping[str, Any], models: Models) -> Model:
+    facts = models.facts(listed["id"])
     price = None
     if facts.input_price is not None and facts.output_price is not None:
         cached = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
@@ -72,6 +81,9 @@ def _model(listed: Mapping[str, Any], facts: ModelFacts) -> Model:
         created=listed["created"],
         owned_by=listed["owned_by"],
         window=facts.window,
+        output=facts.output,
         encoding=facts.encoding,
+        accepts=facts.accepts,
         price=price,
+        unknown=models.unknown(listed["id"]),
     )

@@ -7,8 +7,9 @@ a path may go through conversations that the caller may not see.
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
+from context.last_shown import with_last_shown
 from domain.errors import ConversationNotFound
-from domain.events import ReplyDeleted, ReplyRequested
+from domain.events import ReplyDeleted
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.conversation_reader import MAX_PAGE_BYTES
 from infrastructure.event_log.reader import PrincipalReader
@@ -97,7 +98,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response; its ReplyQueued if it was not requested yet.
+        """The ReplyRequested of a response, with what the model was shown last; its ReplyQueued if it was not requested yet.
 
         None if there is no such response, if it or its conversation was deleted, or if the caller may not see it.
         """
@@ -109,22 +110,17 @@ class PrincipalLog:
             events = await reader.items(conversation_id, [response_id])
             if not events or any(isinstance(recorded.event, ReplyDeleted) for recorded in events):
                 return None
-            return _request_of(events)
+            return with_last_shown(events)
 
         return await self._look_up(lookup)
 
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
         """As `reply_requested`, for any response of the tenant, even if it was deleted. This does not check whether the caller may see it."""
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
-        return _request_of(events) if events else None
+        return with_last_shown(events) if events else None
 
     async def _look_up(self, lookup: Callable[[PrincipalReader], Awaitable[T]]) -> T:
         return await self._access.look_up(lambda reader: lookup(reader.of(self.principal)), self.tenant)
 
     async def _look_up_version(self, lookup: Callable[[PrincipalReader], Awaitable[T]]) -> T:
         return await self._access.look_up_version(lambda reader: lookup(reader.of(self.principal)))
-
-
-def _request_of(events: Sequence[Recorded]) -> Recorded:
-    """The ReplyRequested among the events of a response, or else the first event."""
-    return next((recorded for recorded in events if isinstance(recorded.event, ReplyRequested)), events[0])

@@ -5,7 +5,7 @@
 A caller sees only their own use. An admin sees the use of the whole tenant.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
+reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by date and model. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
 """
 
 import re
@@ -29,12 +29,13 @@ router = APIRouter(tags=["usage"])
 DEFAULT_DAYS: Final = 31
 MAX_DAYS: Final = 366
 MAX_ROWS: Final = 20_000
-AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "prefix_tokens", "cost")
+COUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "prefix_tokens")
+AMOUNTS: Final = (*COUNTS, "cost", "unpriced")
 NANODOLLARS: Final = 1_000_000_000
 
 
 class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
-    """The tokens and the cost of a model on a day."""
+    """The tokens and the cost of a model on a day. `cost_usd` is null if the price of any of its replies and summaries was not known."""
 
     date: str
     model: str
@@ -46,7 +47,7 @@ class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage
     reasoning_tokens: int
     cache_write_tokens: int
     prefix_tokens: int
-    cost_usd: float
+    cost_usd: float | None
 
 
 class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
@@ -92,8 +93,8 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
         "object": {"$literal": "usage"},
         "date": "$_id.date",
         "model": "$_id.model",
-        **dict.fromkeys(AMOUNTS[:-1], 1),
-        "cost_usd": {"$divide": ["$cost", NANODOLLARS]},
+        **dict.fromkeys(COUNTS, 1),
+        "cost_usd": {"$cond": ["$unpriced", None, {"$divide": ["$cost", NANODOLLARS]}]},
     }
     stages: list[dict[str, Any]] = [
         {"$group": {"_id": {"date": "$date", "model": "$model"}, **sums}},

@@ -24,6 +24,7 @@ from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import mint_uuid
 from replies import stream_events
 from replies.record import read_record
+from replies.repeat import RepeatOf
 from replies.reply_end import StopReason
 from replies.running_reply import ReplyServices, RunningReply, request_of
 
@@ -40,10 +41,11 @@ log = structlog.get_logger(__name__)
 
 
 class Turn(Struct, frozen=True):
-    """A reply whose turn has come: its request as it was recorded, and the request to the provider."""
+    """A reply whose turn has come: its request as it was recorded, and the request to the provider. `repeat`: as for RunningReply."""
 
     command: RequestReply
     body: Mapping[str, Any]
+    repeat: RepeatOf
 
 
 class ReplyQueue(Struct, frozen=True):
@@ -123,7 +125,7 @@ class QueuedReply(RunningReply):
             await self._fail(ModelFailed(api_error.code or "refused", api_error.message), refusal)
         else:
             self._waits = False
-            self._requested, self._body = request_of(turn.command), turn.body
+            self._requested, self._body, self._repeat_of = request_of(turn.command), turn.body, turn.repeat
             self._started_at = time.perf_counter()
             await super()._answer()
 

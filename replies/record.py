@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
+from context.last_shown import with_last_shown
 from domain.errors import ResponseNotFound
 from domain.events import (
     REPLY_ENDS,
@@ -17,7 +18,6 @@ from domain.events import (
     ReplyDescribed,
     ReplyEnd,
     ReplyQueued,
-    ReplyRequested,
 )
 from domain.items import as_output
 from infrastructure.event_log.incarnation import LogMoved
@@ -138,7 +138,7 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     rows = await reader.items(conversation_id, [response_id])
     if not rows or isinstance(rows[-1].event, ReplyDeleted):
         raise ResponseNotFound(response_id)
-    request_event = next((row for row in rows if isinstance(row.event, ReplyRequested)), rows[0])
+    request_event = with_last_shown(rows)
     requested = request_event.event
     if not isinstance(requested, Request):
         raise ResponseNotFound(response_id)  # its row was removed by hand

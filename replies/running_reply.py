@@ -6,15 +6,16 @@ end is committed. The output that had arrived is kept, even if the reply fails o
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from context.models import Models
 from context.tokens import count_off_loop
-from domain.commands import QueueReply, RequestReply
+from domain.commands import Command, QueueReply, RequestReply, ShowReply
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
 from domain.events import InputItem, ReplyQueued, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
@@ -35,6 +36,7 @@ from replies.output import Output
 from replies.provider.stream_parts import Finished
 from replies.record import Record
 from replies.record_reply_end import record_reply_end
+from replies.repeat import Repeat, RepeatOf
 from replies.reply_end import PrefixesOf, ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
 from replies.response_from_events import Request, opening_events, response_of
 
@@ -60,7 +62,8 @@ class RunningReply:
 
     `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
     it goes into the log, and it has no conversation. `spend` is called with the tokens that it took. `prefixes` makes the prefixes that are
-    recorded when its items join the conversation.
+    recorded when its items join the conversation. `repeat` is called at most once, if the provider refuses the request before it
+    answers anything.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class RunningReply:
         requested: Appended | None = None,
         spend: Callable[[int], None],
         prefixes: PrefixesOf | None = None,
+        repeat: RepeatOf | None = None,
     ) -> None:
         self.response_id = command.response_id
         self.stored = requested is not None
@@ -93,6 +97,7 @@ class RunningReply:
         """How many of the opening events were sent."""
         self._spend = spend
         self._prefixes = prefixes
+        self._repeat_of = repeat
         self._output = Output()
         self._started_at = time.perf_counter()
         self._first_part_at: float | None = None
@@ -195,7 +200,7 @@ class RunningReply:
             self._open()
             if self._stop_reason is not None:
                 raise asyncio.CancelledError
-            finished = await self._read_provider()
+            finished = await self._ask()
             self._ending = True
             await self._complete(finished)
         except asyncio.CancelledError:
@@ -217,11 +222,45 @@ class RunningReply:
             self._emit(event)
         self._opened = len(events)
 
-    async def _read_provider(self) -> Finished:
+    async def _ask(self) -> Finished:
+        """Reads the provider's answer. If the provider refused the request, another one may be sent instead, once."""
+        try:
+            return await self._read_provider()
+        except ModelFailed as failure:
+            repeat = await self._repeat_after(failure)
+            if repeat is None:
+                raise
+        return await self._read_provider(repeat.learn)
+
+    async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
+        """What is sent instead of the refused request. It is on record before it is sent."""
+        requested = self._requested
+        if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
+            return None
+        try:
+            repeat = await self._repeat_of(failure, requested.shown)
+            if repeat is None:
+                return None
+            if self._conversation_id is not None:
+                shown = ShowReply(
+                    response_id=self.response_id, model=requested.model, shown=repeat.shown, reason=repeat.reason
+                )
+                await self._services.log.append(self._append_request(self._conversation_id, shown))
+        except Exception as error:  # noqa: BLE001 - without a repeat, the refusal is the answer
+            log.warning("reply_not_repeated", response_id=self.response_id, error_type=type(error).__name__)
+            return None
+        log.warning("reply_repeated", response_id=self.response_id, reason=repeat.reason)
+        self._body = repeat.body
+        self._requested = replace(requested, shown=repeat.shown)
+        return repeat
+
+    async def _read_provider(self, on_first_part: Callable[[], Awaitable[None]] | None = None) -> Finished:
         finished = Finished("stop")
         async for part in self._services.provider.stream(self._body):
             if self._first_part_at is None:
                 self._first_part_at = time.perf_counter()
+                if on_first_part is not None:
+                    await on_first_part()
             if isinstance(part, Finished):
                 finished = part
                 continue
@@ -291,14 +330,7 @@ class RunningReply:
         if self._conversation_id is None:
             self._emit_end(end, time.time(), {})
             return
-        request = AppendRequest(
-            principal=self._principal,
-            conversation_id=self._conversation_id,
-            command=end.command,
-            command_id=mint_uuid(),
-            correlation_id=self._request_id,
-            size=command_bytes(end.command),
-        )
+        request = self._append_request(self._conversation_id, end.command)
         try:
             # Not with the principal's rights: the end is recorded even if the principal may no longer read the conversation.
             reader = services.reader.of_tenant(self._principal.tenant)
@@ -315,6 +347,16 @@ class RunningReply:
             self._emit(stream_events.ended(appended.status, self._response[0]))
             return
         self._emit_end(end, appended.recorded_at.timestamp(), command_headers(appended))
+
+    def _append_request(self, conversation_id: str, command: Command) -> AppendRequest:
+        return AppendRequest(
+            principal=self._principal,
+            conversation_id=conversation_id,
+            command=command,
+            command_id=mint_uuid(),
+            correlation_id=self._request_id,
+            size=command_bytes(command),
+        )
 
     def _report_delay(self, error: Exception) -> None:
         """Ends the clients' streams with an error while the end is still being appended."""

@@ -19,7 +19,10 @@ class Exchange(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.provider.list_requests += 1
-        models = [{"id": name, "object": "model", "created": 1, "owned_by": "us"} for name in self.provider.models]
+        models = [
+            {"id": name, "object": "model", "created": 1, "owned_by": "us", **self.provider.model_facts.get(name, {})}
+            for name in self.provider.models
+        ]
         self.json(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
@@ -106,13 +109,14 @@ class Exchange(BaseHTTPRequestHandler):
 
 class ScriptedProvider:
     """The server. `script` answers each POST. `requests` has the bodies of the POSTs, and `paths` their paths. `disconnected` is set when the
-    store closes a connection early. `models`: the names in its list of models. `list_requests`: how often that list was requested."""
+    store closes a connection early. `models`: the names in its list of models; `model_facts`: more fields of their entries. `list_requests`: how often that list was requested."""
 
     def __init__(self) -> None:
         self.script: Script = lambda exchange: exchange.stream_text("Hello", ", ", "world", "!")
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.models = ["scripted"]
+        self.model_facts: dict[str, dict[str, Any]] = {}
         self.list_requests = 0
         self.disconnected = threading.Event()
         handler = type("Bound", (Exchange,), {"provider": self})

@@ -22,6 +22,7 @@ from domain.events import (
     ReplyInterrupted,
     ReplyQueued,
     ReplyRequested,
+    ReplyShown,
 )
 from domain.items import as_output
 from infrastructure.event_log.recorded import Logged
@@ -83,6 +84,9 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     **({"copies": copies} if copies else {}),
                 },
             )
+        case ReplyShown():
+            renderer = {"renderer": event.shown.renderer}
+            yield Update("responses", document_key(logged.tenant, event.response_id), renderer)
         case ReplyCompleted():
             yield Update(
                 "responses",

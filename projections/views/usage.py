@@ -1,5 +1,6 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
 
+`cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
 The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
 """
 
@@ -38,4 +39,5 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     amounts["cost"] = event.cost or 0
     if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it
         amounts["prefix_tokens"] = event.prefix_tokens
+    amounts["unpriced"] = int(event.cost is None)
     yield Add("usage", key, document, amounts, logged.position)

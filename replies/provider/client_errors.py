@@ -12,12 +12,13 @@ from domain.errors import ModelFailed
 from replies.provider.failures import (
     context_too_long,
     error_fields,
+    error_object,
     incomplete_answer,
     invalid_answer,
-    is_context_too_long,
     rate_limited,
 )
 from replies.provider.refusals import refusal
+from replies.provider.too_long import is_too_long, window_of
 
 
 def as_failure(error: Exception) -> ModelFailed:
@@ -47,9 +48,10 @@ def _refused(error: openai.APIStatusError) -> ModelFailed:
     if 300 <= status < 400:
         message = f"The model provider answered with a redirect (status {status}), which is not followed: set OPENAI_BASE_URL to its target."
         return ModelFailed("model_error", message)
-    code, error_type, message = error_fields(error.body)
-    if status in (400, 413, 422) and is_context_too_long(code, error_type, message):
-        return context_too_long()
+    fields = error_object(error.body)
+    code, error_type, message = error_fields(fields)
+    if status in (400, 413, 422, 500) and is_too_long(code, error_type, message):
+        return context_too_long(window_of(fields))
     refused = refusal(status, message or str(error.body))
     if status == 404 or (status == 400 and code == "model_not_found"):
         return ModelFailed("model_not_found", "The model provider does not have this model.", refused=refused)

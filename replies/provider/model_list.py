@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import openai
@@ -19,9 +19,15 @@ REFRESH_SECONDS = 3.0
 
 
 class ModelList:
-    """The list of one process. Concurrent callers share one request."""
+    """The list of one process. Concurrent callers share one request. `on_list` is called with each fetched list, as the provider sent it."""
 
-    def __init__(self, client: AsyncOpenAI, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        clock: Callable[[], float] = time.monotonic,
+        on_list: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
+    ) -> None:
+        self._on_list = on_list
         self._client = client.with_options(timeout=LIST_TIMEOUT_SECONDS, max_retries=1)
         self._clock = clock
         self._models: list[dict[str, Any]] = []
@@ -63,6 +69,7 @@ class ModelList:
     async def _fetch(self) -> list[dict[str, Any]]:
         try:
             page = await self._client.models.list()
+            self._on_list([{**(model.model_extra or {}), "id": model.id} for model in page.data])
             return [
                 {
                     "id": clean(model.id),

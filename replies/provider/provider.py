@@ -1,7 +1,7 @@
 """Requests to the provider at OPENAI_BASE_URL through the official client, for either of the two APIs."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -41,7 +41,7 @@ class Answer(Protocol):
 
 
 class ModelProvider:
-    """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end."""
+    """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end. `on_list`: as for ModelList."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class ModelProvider:
         metrics: Metrics | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        on_list: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._uses_responses_api = settings.model_api == "responses"
@@ -67,7 +68,7 @@ class ModelProvider:
                 # A redirect is not followed: it would send what people wrote, and the API key, to an address that nobody configured.
                 http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False),
             )
-            self._list = ModelList(self._client, clock)
+            self._list = ModelList(self._client, clock, on_list)
 
         def report_open(models: int) -> None:
             if metrics is not None:
@@ -94,13 +95,18 @@ class ModelProvider:
             raise ModelFailed("model_error", "The model provider lists no model.")
         return str(models[0]["id"])
 
+    @property
+    def configured_models(self) -> frozenset[str]:
+        """The models that a setting names."""
+        settings = self._settings
+        of_tenants = (defaults.model for defaults in settings.tenant_defaults.values())
+        return frozenset(name for name in (*settings.models, settings.default_model, *of_tenants) if name)
+
     async def has_model(self, model: str) -> bool:
         """Whether the provider lists the model or a setting names it. Also true without a provider, or if its list is
         empty or cannot be fetched.
         """
-        settings = self._settings
-        of_tenants = (defaults.model for defaults in settings.tenant_defaults.values())
-        if model in (*settings.models, settings.default_model, *of_tenants):
+        if model in self.configured_models:
             return True
         return self._list is None or await self._list.has(model)
 

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.commands.api_client import create_conversation, create_response, events_of, eventually
+from infrastructure.settings import Settings
+from tests.commands.api_client import create_conversation, create_response, events_of, open_api
 from tests.commands.provider_scripts import silence
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider, SlowModels
@@ -66,20 +67,24 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     ids=["with If-Match", "with a tool output"],
 )
 async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_it_gets_the_first_answer(
-    apis: list[httpx.AsyncClient], provider: ScriptedProvider, request_input: Any, headers: dict[str, str]
+    settings: Settings,
+    api: httpx.AsyncClient,
+    provider: ScriptedProvider,
+    request_input: Any,
+    headers: dict[str, str],
 ) -> None:
-    conversation = await create_conversation(apis[0], items=[CALL])
+    conversation = await create_conversation(api, items=[CALL])
     headers = {"Idempotency-Key": "once", **headers}
     body = {"input": request_input, "conversation": conversation, "model": "scripted"}
-    await create_response(apis[0], "warm up", model="scripted")
-    list_requests = provider.list_requests
+    await create_response(api, "warm up", model="scripted")
     provider.models = slow = SlowModels("scripted")
-    repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
-    # When the repeat requests the list of models, it has already looked up its key, but not yet its conversation.
-    await eventually(lambda: provider.list_requests > list_requests or None)
-    first = await apis[0].post("/v1/responses", json=body, headers=headers)
-    slow.released.set()
-    second = await repeat
+    async with open_api(settings.model_copy(update={"openai_base_url": provider.url, **WITH_PROVIDER})) as second_api:
+        # The repeat waits for the list of models. Then it has already looked up its key, but not yet its conversation.
+        repeat = asyncio.create_task(second_api.post("/v1/responses", json=body, headers=headers))
+        await create_response(api, "meanwhile", model="scripted")
+        first = await api.post("/v1/responses", json=body, headers=headers)
+        slow.released.set()
+        second = await repeat
     assert (first.status_code, second.status_code) == (200, 200), (first.text, second.text)
     assert second.json()["id"] == first.json()["id"]
     assert second.headers["idempotent-replayed"] == "true"

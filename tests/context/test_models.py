@@ -1,37 +1,112 @@
-"""The facts about a model are found by its name, and settings override them.
+"""What is known of a model: from settings, from the provider's list, by its name, and what was learnt.
 
 The cost of a reply is computed from these facts.
 """
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+from context.learnt_models import LearntModel
 from context.models import Models
 from domain.events import Usage
-from infrastructure.settings import Settings
+from infrastructure.settings import ModelSettings, Settings
 
 
 @pytest.mark.parametrize(
-    ("name", "window", "encoding", "safety", "priced"),
+    ("name", "window", "encoding", "safety", "unknown"),
     [
-        ("gpt-5", 400_000, "o200k_base", 1.0, True),
-        ("gpt-5-mini-2025-08-07", 400_000, "o200k_base", 1.0, True),
-        ("openai/GPT-4o", 128_000, "o200k_base", 1.0, True),
-        ("gpt-4", 8_192, "cl100k_base", 1.0, True),
-        ("o3", 200_000, "o200k_base", 1.0, True),
-        ("claude-sonnet-4-5", 200_000, "o200k_base", 0.8, True),
-        ("gemini-2.5-pro", 1_048_576, "o200k_base", 0.8, False),
-        ("Qwen/Qwen2.5-7B-Instruct", 32_768, "o200k_base", 0.8, False),
-        ("smollm2-135m", 4_096, "o200k_base", 0.8, False),
-        ("of-tomorrow", 4_096, "o200k_base", 0.8, False),
+        ("gpt-5", 400_000, "o200k_base", 1.0, []),
+        ("gpt-5-mini-2025-08-07", 400_000, "o200k_base", 1.0, []),
+        ("openai/GPT-4o", 128_000, "o200k_base", 1.0, []),
+        ("gpt-4", 8_192, "cl100k_base", 1.0, []),
+        ("o3", 200_000, "o200k_base", 1.0, []),
+        ("claude-sonnet-4-5", 200_000, "o200k_base", 0.8, []),
+        ("gemini-2.5-pro", 1_048_576, "o200k_base", 0.8, []),
+        ("gpt-6-sol", 1_050_000, "o200k_base", 0.8, []),
+        ("grok-4", 256_000, "o200k_base", 0.8, []),
+        ("glm-of-tomorrow", 200_000, "o200k_base", 0.8, ["window", "price"]),
+        ("smollm2-135m", 200_000, "o200k_base", 0.8, ["window", "price"]),
+        ("", 200_000, "o200k_base", 0.8, ["window", "price"]),
     ],
 )
-def test_a_model_is_found_by_the_prefix_of_its_name(
-    name: str, window: int, encoding: str, safety: float, priced: bool
+def test_a_model_is_found_by_its_name_and_an_unknown_one_is_not_small(
+    name: str, window: int, encoding: str, safety: float, unknown: list[str]
 ) -> None:
     models = Models(Settings())
     assert (models.window(name), models.encoding(name), models.facts(name).safety) == (window, encoding, safety)
-    assert (models.cost(name, Usage(input_tokens=1)) is not None) is priced
+    assert models.unknown(name) == unknown
+    assert (models.cost(name, Usage(input_tokens=1)) is None) is ("price" in unknown)
+
+
+def test_the_provider_that_is_asked_says_which_price_counts() -> None:
+    usage = Usage(input_tokens=1_000_000)
+    costs = {
+        Models(Settings(openai_base_url=url)).cost("openai/gpt-oss-120b", usage)
+        for url in ("https://api.groq.com/openai/v1", "https://openrouter.ai/api/v1", "http://127.0.0.1:1/v1")
+    }
+    assert len(costs) > 1
+    assert None not in costs
+
+
+NO_TOKENS: list[Any] = [0, -1, "8192", True, 4_096.5, None, [], {"n_ctx": "8192"}, {"n_ctx": 0}, 10**30]
+LISTED: list[tuple[dict[str, Any], int, bool]] = [
+    ({"max_model_len": 4_096}, 4_096, True),
+    ({"context_length": 5_000, "top_provider": {"context_length": 4_000}}, 4_000, True),
+    ({"context_window": 6_000}, 6_000, True),
+    ({"meta": {"n_ctx": 7_000, "n_ctx_train": 9_000}}, 7_000, True),
+    ({"loaded_context_length": 8_000, "max_context_length": 9_000}, 8_000, True),
+    ({"meta": {"n_ctx_train": 9_000}}, 9_000, False),
+    ({"max_context_length": 900_000}, 200_000, False),
+    *(
+        ({field: wrong}, 200_000, False)
+        for field in ("max_model_len", "context_length", "loaded_context_length", "max_context_length", "meta")
+        for wrong in NO_TOKENS
+    ),
+]
+
+
+@pytest.mark.parametrize(("entry", "window", "is_known"), LISTED)
+def test_the_providers_list_says_how_large_a_window_is(entry: dict[str, Any], window: int, is_known: bool) -> None:
+    models = Models(Settings(models={"mine": ModelSettings(window=999)}))
+    models.set_listed([{"id": "models/local", **entry}, {"id": "mine", **entry}, {"id": "gpt-4o", **entry}])
+    assert (models.window("local"), models.facts("local").window_is_known) == (window, is_known)
+    assert models.window("mine") == 999
+    assert models.window("gpt-4o") == (window if is_known else min(128_000, window))
+
+
+def test_what_was_learnt_makes_a_window_smaller_and_never_overrides_a_setting() -> None:
+    models = Models(Settings(models={"mine": ModelSettings(window=999, accepts=frozenset({"image"}))}))
+    models.set_listed([{"id": "listed", "max_model_len": 4_096}])
+    learnt = LearntModel(window=3_000, missing=frozenset({"image"}))
+    assert models.window("unknown") == 200_000
+    models.set_learnt(dict.fromkeys(("mine", "listed", "unknown", "gpt-4"), learnt))
+    assert [models.window(name) for name in ("mine", "listed", "unknown", "gpt-4")] == [999, 3_000, 3_000, 3_000]
+    assert models.unknown("unknown") == ["price"]
+    assert models.missing_abilities("unknown") == {"image"}
+    assert models.missing_abilities("mine") == {"file", "audio", "tools", "custom_tools"}
+    models.set_learnt({"listed": LearntModel(window=100_000)})
+    assert (models.window("unknown"), models.window("listed")) == (200_000, 4_096)
+
+
+def test_the_providers_list_says_what_a_model_accepts_as_far_as_it_does() -> None:
+    models = Models(Settings())
+    models.set_listed(
+        [
+            {"id": "a", "architecture": {"input_modalities": ["text", "image"]}, "supported_parameters": ["tools"]},
+            {"id": "b", "capabilities": {"vision": False, "function_calling": True, "audio": 5}},
+            {"id": "c", "architecture": "text", "capabilities": ["completion"], "supported_parameters": "tools"},
+            {"id": "d", "top_provider": {"max_completion_tokens": 300}},
+        ]
+    )
+    accepts = [models.facts(name).accepts for name in "abc"]
+    assert accepts == [
+        {"image": True, "file": False, "audio": False, "tools": True},
+        {"image": False, "tools": True},
+        {},
+    ]
+    assert models.facts("d").output == 300
 
 
 def test_settings_override_the_listed_facts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +128,10 @@ def test_settings_override_the_listed_facts(monkeypatch: pytest.MonkeyPatch) -> 
         '{"a": 5}',
         '{"a": {"windows": 5}}',
         '{"a": {"window": 0}}',
+        '{"a": {"window": 9223372036854775808}}',
+        '{"a": {"output": 0}}',
+        '{"a": {"accepts": ["video"]}}',
+        '{"a": {"accepts": "image"}}',
         '{"a": {"safety": 1.5}}',
         '{"a": {"input_price": -1}}',
         '{"a": {"encoding": "p50k_base"}}',
@@ -78,3 +157,12 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("gpt-4", usage) == 1_000 * 30_000 + 10 * 60_000
     assert models.cost("gpt-4", Usage(input_tokens=1, cached_tokens=5)) == 30_000
     assert models.cost("of-tomorrow", usage) is None
+
+
+def test_a_long_request_and_written_cache_cost_what_the_price_list_says() -> None:
+    models = Models(Settings())
+    short, long = (Usage(input_tokens=tokens, output_tokens=10) for tokens in (100_000, 300_000))
+    assert models.cost("claude-sonnet-4-5", short) == 100_000 * 3_000 + 10 * 15_000
+    assert models.cost("claude-sonnet-4-5", long) == 300_000 * 6_000 + 10 * 22_500
+    written = Usage(input_tokens=1_000, cached_tokens=300, cache_write_tokens=400)
+    assert models.cost("claude-sonnet-4-5", written) == 300 * 3_000 + 300 * 300 + 400 * 3_750

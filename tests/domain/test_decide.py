@@ -23,6 +23,7 @@ from domain.commands import (
     ReopenConversation,
     RequestReply,
     RetractItem,
+    ShowReply,
     StartConversation,
     UndoCompaction,
     UnpinItem,
@@ -68,6 +69,7 @@ from domain.events import (
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
+    ReplyShown,
     Shown,
     ShownRange,
     Timing,
@@ -416,6 +418,19 @@ def test_a_summary_or_reply_made_from_lost_events_is_refused() -> None:
 def compact(replaces: int = 0) -> CompactContext:
     facts = {name: getattr(compaction(replaces), name) for name in ContextCompacted.__struct_fields__}
     return CompactContext(read_version=3, **facts)
+
+
+def test_another_context_of_a_running_reply_is_recorded_before_it_is_sent() -> None:
+    replace = msgspec.structs.replace
+    shown = replace(SHOWN, ranges=(ShownRange(first="msg_1", last="msg_1", count=1, tokens=1),), version=2)
+    command = ShowReply(response_id="resp_1", model="m", shown=shown, reason="window")
+    running = given(started(), appended("msg_1", 1, None), REQUESTED)
+    running.when(command).then(ReplyShown(response_id="resp_1", model="m", shown=shown, reason="window"))
+    running.when(replace(command, response_id="resp_2")).refused(ReplyIsOver)
+    running.when(replace(command, shown=replace(shown, version=9))).refused(HistoryLost)
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    deleted = given(started(), appended("msg_1", 1, None), REQUESTED, retracted)
+    deleted.when(command).refused(ItemsDeleted)
 
 
 def compaction(replaces: int = 0) -> ContextCompacted:

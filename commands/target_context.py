@@ -1,0 +1,19 @@
+"""The context of a reply at its target: what the model is sent."""
+
+from msgspec import UNSET
+
+from commands.command_route import CommandContext
+from commands.reply_target import ReplyTarget
+from context.assembly import Context
+from context.choice import ReplyRequest
+
+
+async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
+    """The context of the reply. Never makes a new summary. Raises ContextTooLong."""
+    contexts = context.dependencies.contexts
+    if target.fork is not None:
+        return await contexts.assemble_fork(target.fork, reply_request)
+    if target.snapshot is not UNSET:
+        choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
+        return contexts.render(reply_request, choice)
+    return await contexts.assemble(target.source, target.at, reply_request)

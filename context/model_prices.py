@@ -1,0 +1,105 @@
+"""The prices and windows that `genai-prices` lists. It is a table in a package: nothing is downloaded.
+
+The package takes 0.4 s and 75 MB to load, so it is loaded when a model is first looked up.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from domain.events import Usage
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, ModelPrice, Provider
+
+OPENROUTER = "openrouter"
+"""It lists the models of many providers, as `anthropic/claude-sonnet-4.5`."""
+
+_WINDOWS = (("gemini-", 1_048_576),)
+"""(prefix of the name, window). genai-prices has no window for most Gemini models, and Google's `/models` lists none either. Without this line,
+four fifths of their window would not be used.
+"""
+
+
+class PricedModel(Struct, frozen=True):
+    """A model in the table, and the provider that sells it at these prices."""
+
+    provider: "Provider"
+    model: "ModelInfo"
+
+    @property
+    def window(self) -> int | None:
+        """The context window in tokens; None if it is not listed."""
+        if self.model.context_window is not None:
+            return self.model.context_window
+        return next((window for prefix, window in _WINDOWS if self.model.id.startswith(prefix)), None)
+
+    @property
+    def price(self) -> tuple[float | None, float | None, float | None]:
+        """The prices of input, cached input and output today: US dollars for 1,000,000 tokens. None: not listed.
+
+        A request with a long context may cost more: `cost` knows.
+        """
+        prices = self._prices()
+        names = ("input_mtok", "cache_read_mtok", "output_mtok")
+        input_price, cached, output = (_base(getattr(prices, name, None)) for name in names)
+        return input_price, cached, output
+
+    def cost(self, usage: Usage) -> int | None:
+        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not listed."""
+        from genai_prices.types import Usage as PricedUsage  # noqa: PLC0415 - see the module's docstring
+
+        input_price, _, output_price = self.price
+        if input_price is None or output_price is None:
+            return None
+        cached = min(usage.cached_tokens, usage.input_tokens)
+        priced = PricedUsage(
+            input_tokens=usage.input_tokens,
+            cache_read_tokens=cached,
+            cache_write_tokens=min(usage.cache_write_tokens, usage.input_tokens - cached),
+            output_tokens=usage.output_tokens,
+        )
+        return round(self._prices().calc_price(priced)["total_price"] * 1_000_000_000)
+
+    def _prices(self) -> "ModelPrice":
+        return self.model.get_prices(datetime.now(UTC))
+
+
+def find_priced(name: str, base_url: str) -> PricedModel | None:
+    """The model of this name: in the list of the provider at `base_url`, if the table has this provider. Else by its name alone.
+
+    A path before the name is left out if the model is not found with it.
+    """
+    providers = load_providers()
+    for reference in dict.fromkeys((name, name.rsplit("/", 1)[-1])):
+        for provider in _sellers(reference.lower(), base_url, providers):
+            if (model := provider.find_model(reference, all_providers=providers)) is not None:
+                return PricedModel(provider, model)
+    return None
+
+
+def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
+    """The providers in whose lists the model is looked up, in this order."""
+    yield from (provider for provider in providers if re.match(provider.api_pattern, base_url))
+    yield from (provider for provider in providers if provider.model_match and provider.model_match.is_match(reference))
+    if "/" in reference:
+        yield from (provider for provider in providers if provider.id == OPENROUTER)
+
+
+def _base(price: object) -> float | None:
+    """The price of a short request. `price`: a number, or prices that rise with the length of the request."""
+    value = price if isinstance(price, Decimal) else getattr(price, "base", None)
+    return None if value is None else float(value)
+
+
+@functools.cache
+def load_providers() -> "list[Provider]":
+    """The table. It is loaded once."""
+    from genai_prices.data import providers  # noqa: PLC0415 - see the module's docstring
+
+    return providers
