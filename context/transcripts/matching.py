@@ -165,7 +165,8 @@ class _Search:
         return max((index for index, found in self._prefixes.items() if self._counting(found)), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
-        """The newest of these prefixes that nothing follows; if something follows each of them, the newest one. They have equal messages."""
+        """One of these prefixes, which have equal messages: one that only the caller sees; of several, the newest that nothing follows."""
+        prefixes = [prefix for prefix in prefixes if prefix.is_private] or prefixes
         if len(prefixes) == 1:
             return prefixes[0]
         followed = await self._reader.are_followed(prefixes)

@@ -54,14 +54,15 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 class FoundPrefix(Struct, frozen=True, kw_only=True):
     """The beginning of a transcript that the log has: it ends with this item. `version`: of the event that appended the item.
 
-    `number`: which of the hashes that were looked up it has, from 0. `read_version`: the conversation's version. `response_id`: None if the
-    response was deleted. The other fields: as in Prefix.
+    `number`: which of the hashes that were looked up it has, from 0. `read_version`: the conversation's version. `is_private`: the conversation
+    is the principal's own, and is shared with nobody. `response_id`: None if the response was deleted. The other fields: as in Prefix.
     """
 
     number: int
     hash: bytes
     read_version: int
     conversation_id: str
+    is_private: bool
     item_id: str
     version: int
     depth: int
@@ -154,6 +155,7 @@ class PrincipalReader(ConversationReader):
                 hash=row.hash,
                 conversation_id=conversation_id_of(row.conversation_id),
                 read_version=head.version,
+                is_private=head.owner == self.principal.subject and not head.shares,
                 item_id=row.item_id,
                 version=row.version,
                 depth=row.depth,

@@ -244,6 +244,7 @@ async def test_only_who_may_write_in_a_conversation_finds_its_prefixes(
     appended = append("a")
     await events.append(request(conversation_id, appended))
     own = [("a", appended.items[0].item_id)]
+    assert [one.is_private for one in await reader.of(ANN).prefixes_with([b"a"])] == [True]
     for role, subject in (("writer", "bob"), ("reader", "ada")):
         share = ShareConversation(share=Share(role=role, subject=subject))  # type: ignore[arg-type] # one of the two
         await events.append(request(conversation_id, share))
@@ -260,6 +261,8 @@ async def test_only_who_may_write_in_a_conversation_finds_its_prefixes(
     }
 
     assert seen == {"owner": own, "writer": own, "reader": [], "nobody": [], "other tenant": []}
+    for principal in (ANN, BOB, Principal("acme", "root", SCOPES)):
+        assert [one.is_private for one in await reader.of(principal).prefixes_with([b"a"])] == [False]
 
 
 async def test_a_row_whose_item_is_gone_is_not_found(

@@ -129,6 +129,21 @@ async def test_of_equal_transcripts_the_newest_that_nothing_follows_goes_on(chat
     assert end_of(await chats.match(turns("same", "same answer", "else"))) == (older.answer_id, 2)
 
 
+async def test_of_equal_transcripts_one_that_only_its_user_sees_goes_on(chats: Asking) -> None:
+    """Otherwise a question from another window could become visible to those with whom the newer conversation is shared."""
+    private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
+    await chats.events.append(
+        request(shared.conversation_id, ShareConversation(share=Share(role="reader", subject="bob")))
+    )
+    words = turns("same", "same answer", "more")
+
+    went_on = await chats.ask(words, "x")
+    assert went_on.conversation_id == private.conversation_id
+    assert end_of(await chats.match(turns("same", "same answer", "else"))) == (private.answer_id, 2)
+    await chats.events.append(request(private.conversation_id, DeleteConversation()))
+    assert end_of(await chats.match(words)) == (shared.answer_id, 2)
+
+
 CALLS: list[Any] = [
     {"type": "reasoning", "summary": []},
     {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Look:", "annotations": []}]},
