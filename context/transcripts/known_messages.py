@@ -1,6 +1,6 @@
-"""Keeps what was computed of recent messages. A transcript repeats all messages of the request before it, so most of them are known.
+"""Keeps what was computed of recent messages and transcripts. A transcript repeats all messages of the request before it, so most of it is known.
 
-With this, a transcript of a thousand messages is checked, hashed and counted in about 3 ms instead of 9.
+With this, a transcript of a thousand messages is checked, hashed and counted in about 2 ms instead of 9.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from context.transcripts.chat_messages import Json
-from context.transcripts.prefix_hashes import HashedItem, exact_hashes
+from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""How many messages are kept. They take about 30 MB."""
+"""How many messages are kept, by themselves and in transcripts. They take about 40 MB."""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -33,17 +33,28 @@ class MessageFacts(Struct, frozen=True, gc=False):
     is_answer: bool
 
 
+class TranscriptFacts(Struct, frozen=True, gc=False):
+    """What is known of the messages of a transcript. The fields are as in ParsedTranscript."""
+
+    facts: Sequence[MessageFacts] = ()
+    ends: Sequence[int] = ()
+    chains: Sequence[Chain] = ()
+
+
 def digest_of(message: object) -> bytes:
     """The hash of a message as a JSON value: the order of keys does not matter."""
     return hashlib.sha256(_encode(message)).digest()
 
 
 class KnownMessages:
-    """The facts of messages, by `digest_of`. The oldest are dropped when there are too many. Thread-safe."""
+    """The facts of messages, by `digest_of`, and those of transcripts. The oldest are dropped when there are too many. Thread-safe."""
 
     def __init__(self, max_messages: int = MAX_MESSAGES) -> None:
         self._max_messages = max_messages
         self._facts: dict[bytes, MessageFacts] = {}
+        self._transcripts: dict[tuple[bytes, bytes], TranscriptFacts] = {}
+        """By the seed of the chain, and the exact hash of all messages."""
+        self._in_transcripts = 0
         self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> MessageFacts | None:
@@ -55,6 +66,22 @@ class KnownMessages:
             if len(self._facts) > self._max_messages:
                 for oldest in list(islice(self._facts, self._max_messages // 10)):
                     del self._facts[oldest]
+
+    def take_transcript(self, seed: bytes, exact: Sequence[bytes]) -> TranscriptFacts:
+        """The longest known transcript that one with these hashes begins with. Forgets it: the longer one is known soon. Empty if there is none."""
+        with self._lock:
+            keys = ((seed, hashed) for hashed in reversed(exact))
+            found = next((self._transcripts.pop(key) for key in keys if key in self._transcripts), TranscriptFacts())
+            self._in_transcripts -= len(found.ends)
+            return found
+
+    def add_transcript(self, seed: bytes, exact: Sequence[bytes], facts: TranscriptFacts) -> None:
+        with self._lock:
+            replaced = self._transcripts.pop((seed, exact[-1]), TranscriptFacts())
+            self._transcripts[seed, exact[-1]] = facts
+            self._in_transcripts += len(facts.ends) - len(replaced.ends)
+            while self._in_transcripts > self._max_messages:
+                self._in_transcripts -= len(self._transcripts.pop(next(iter(self._transcripts))).ends)
 
 
 class SentMessages(Struct, frozen=True):

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.transcripts.chat_messages import custom_calls, items_of
-from context.transcripts.known_messages import KnownMessages, MessageFacts, SentMessages
+from context.transcripts.known_messages import KnownMessages, MessageFacts, SentMessages, TranscriptFacts
 from context.transcripts.prefix_hashes import (
     Chain,
     TranscriptEnd,
@@ -90,11 +90,11 @@ def parsed(
     messages, start = sent.messages, sent.instructions
     rest = messages[start:]
     calls = custom_calls(rest)
-    all_facts: list[MessageFacts] = []
-    ends: list[int] = []
-    chains: list[Chain] = []
-    first = chain = first_chain(tenant, subject, user)
-    for message, digest in zip(rest, sent.digests[start:], strict=True):
+    first = first_chain(tenant, subject, user)
+    before = known_messages.take_transcript(first.seed, sent.exact) if known_messages else TranscriptFacts()
+    all_facts, ends, chains = list(before.facts), list(before.ends), list(before.chains)
+    chain = chains[-1] if chains else first
+    for message, digest in list(zip(rest, sent.digests[start:], strict=True))[len(ends) :]:
         facts = known_messages.get(digest) if known_messages else None
         if facts is None:
             facts = _facts_of(message, calls)
@@ -105,6 +105,8 @@ def parsed(
             chains.append(chain)
         all_facts.append(facts)
         ends.append(len(chains))
+    if known_messages and rest:
+        known_messages.add_transcript(first.seed, sent.exact, TranscriptFacts(all_facts, ends, chains))
     return ParsedTranscript(
         instructions=tuple(map(msgspec.json.encode, messages[:start])),
         messages=rest,

@@ -345,3 +345,40 @@ def test_known_messages_change_nothing_but_the_time() -> None:
     many = [{"role": "user", "content": str(number)} for number in range(100)]
     parsed(sent_messages(many), known_messages=cached, **arguments)
     assert sum(cached.get(digest_of(message)) is not None for message in many) in range(9, 11)
+
+
+def test_known_transcripts_change_nothing_but_the_time() -> None:
+    """Transcripts go on, are sent again, depart, lose their front, and are sent by others."""
+    turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(40)]
+    cached, few = KnownMessages(), KnownMessages(max_messages=30)
+    edited = [*turns[:11], {"role": "assistant", "content": "edited"}, *turns[12:20]]
+    sent: tuple[list[dict[str, str]], ...] = (
+        turns[:5],
+        turns[:9],
+        turns[:9],
+        turns[:21],
+        edited,
+        turns[:7],
+        turns[2:21],
+        turns,
+        turns[:5],
+        [],
+    )
+    for messages in sent:
+        for subject in ("s", "other"):
+            for leading in ((), ({"role": "system", "content": messages[-1]["content"] if messages else "s"},)):
+                request = sent_messages([*leading, *messages])
+                expected = parsed(request, tenant="t", subject=subject, user=None)
+                for kept in (cached, few):
+                    assert parsed(request, tenant="t", subject=subject, user=None, known_messages=kept) == expected
+
+
+def test_of_too_many_known_transcripts_the_oldest_are_dropped() -> None:
+    cached = KnownMessages(max_messages=10)
+    sent = [sent_messages([{"role": "user", "content": f"{chat}.{number}"} for number in range(4)]) for chat in "abc"]
+    for one in sent:
+        parsed(one, tenant="t", subject="s", user=None, known_messages=cached)
+
+    seed = first_chain("t", "s", None).seed
+    assert [len(cached.take_transcript(seed, one.exact).ends) for one in sent] == [0, 4, 4]
+    assert [len(cached.take_transcript(seed, one.exact).ends) for one in sent] == [0, 0, 0]
