@@ -82,7 +82,11 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
 ) -> None:
     provider.script = endless_answer
     killed_url, other_url = urls
-    conversations = [(await http.post(f"{killed_url}/v1/conversations", json={})).json()["id"] for _ in range(20)]
+    policies = ({"stopped": "drop"}, {"stopped": "keep"})
+    conversations = [
+        (await http.post(f"{killed_url}/v1/conversations", json={"context_policy": policies[number % 2]})).json()["id"]
+        for number in range(20)
+    ]
     readers = [StreamReader() for _ in conversations]
 
     async def ask(reader: StreamReader, conversation: str) -> None:
@@ -103,6 +107,8 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
         assert text_of(response).startswith(reader.text)
         items = (await http.get(f"{other_url}/v1/responses/{reader.response_id}/input_items")).json()["data"]
         assert items[0]["content"][0]["text"] == f"question of {conversation}"
+        joined = (await http.get(f"{other_url}/v1/conversations/{conversation}/items?order=asc")).json()["data"]
+        assert joined == ([items[0], *response["output"]] if conversation in conversations[1::2] else [])
         await reader.resume(http, other_url)
         assert reader.events[-1]["response"] == response
         assert reader.text == text_of(response)

@@ -5,6 +5,9 @@ stopped reply do. Those of a failed reply, or of one that is deleted while it ru
 """
 
 import asyncio
+import json
+import time
+from typing import Any
 
 import httpx
 
@@ -12,7 +15,7 @@ from infrastructure.settings import Settings
 from scripts.stores import open_stores
 from scripts.verify import verify
 from tests.replies.stopped_cases import WAYS, Stops, cases
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, Script, ScriptedProvider
 
 
 async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says_so(
@@ -26,3 +29,105 @@ async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says
     async with open_stores(settings) as stores:
         verified = await verify(stores, lambda _done, _total: None, wait=10)
     assert verified.differences == []
+
+
+async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: Any) -> tuple[str, str]:
+    """Asks for a stream and leaves it after some deltas. The conversation keeps what is stopped. Returns the ids of the conversation and the response."""
+    async with http.stream("POST", path, json={"model": "scripted", "stream": True, **body}) as answer:
+        async for line in answer.aiter_lines():
+            event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
+            if event.get("type") == "response.created":
+                response, conversation = event["response"]["id"], event["response"]["conversation"]["id"]
+            elif event.get("object") == "chat.completion.chunk":
+                response, conversation = answer.headers["x-response-id"], answer.headers["x-conversation-id"]
+            choice = (event.get("choices") or [{}])[0]
+            deltas -= event.get("type") == "response.output_text.delta" or bool(choice.get("delta", {}).get("content"))
+            if deltas == 0:
+                break
+        keeps = await http.post(f"/v1/conversations/{conversation}", json={"context_policy": {"stopped": "keep"}})
+        assert keeps.status_code == 200, keeps.text
+    return conversation, response
+
+
+def holds(*texts: str) -> Script:
+    """A script that sends these texts, and then waits until the store hangs up. All later answers are complete."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.provider.script = lambda later: later.stream_text("Fine.")
+        exchange.begin_stream()
+        for text in texts:
+            exchange.text_chunk(text)
+        while True:
+            exchange.wfile.write(b": waiting\n\n")
+            time.sleep(0.05)
+
+    return script
+
+
+async def until_stopped(http: httpx.AsyncClient, response_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        response = {"status": "in_progress"}
+        while response.get("status") == "in_progress":
+            await asyncio.sleep(0.02)
+            response = (await http.get(f"/v1/responses/{response_id}")).json()
+    assert response["status"] == "incomplete"
+    stopped: dict[str, Any] = response
+    return stopped
+
+
+async def texts_of(http: httpx.AsyncClient, conversation: str) -> list[str]:
+    items = (await http.get(f"/v1/conversations/{conversation}/items?order=asc")).json()["data"]
+    return ["".join(part["text"] for part in item["content"]) for item in items]
+
+
+async def test_a_client_that_sends_the_kept_partial_answer_back_goes_on_in_its_conversation(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    question, following = {"role": "user", "content": "Why?"}, {"role": "user", "content": "And?"}
+    provider.script = holds("Because ", "of ")
+    conversation, response = await stop_after(http, "/v1/chat/completions", 2, messages=[question])
+    await until_stopped(http, response)
+    messages = [question, {"role": "assistant", "content": "Because of"}, following]
+    answer = await http.post("/v1/chat/completions", json={"model": "scripted", "messages": messages})
+    assert answer.headers["x-conversation-id"] == conversation
+    assert provider.requests[-1]["messages"] == messages
+    assert await texts_of(http, conversation) == ["Why?", "Because of ", "And?", "Fine."]
+
+    provider.script = holds("Since ", "it rains ")
+    conversation, response = await stop_after(http, "/v1/responses", 2, input=[question])
+    stopped = await until_stopped(http, response)
+    whole = [question, *stopped["output"], following]
+    answer = await http.post("/v1/responses", json={"model": "scripted", "input": whole})
+    assert answer.json()["conversation"]["id"] == conversation
+    assert await texts_of(http, conversation) == ["Why?", "Since it rains ", "And?", "Fine."]
+
+    provider.script = holds("Because ", "of ", "the rain ")
+    conversation, response = await stop_after(http, "/v1/chat/completions", 1, messages=[question])
+    await until_stopped(http, response)
+    messages = [question, {"role": "assistant", "content": "Because"}, following]  # this client has less than the store
+    answer = await http.post("/v1/chat/completions", json={"model": "scripted", "messages": messages})
+    assert answer.status_code == 200
+    assert provider.requests[-1]["messages"] == messages
+
+
+async def test_what_continues_from_a_kept_reply_carries_nothing_over_and_its_deletion_takes_all_of_it(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    provider.script = holds("Because ", "of ")
+    conversation, response = await stop_after(http, "/v1/responses", 2, input="Why?")
+    stopped = await until_stopped(http, response)
+    usual = {"model": "scripted", "previous_response_id": response}
+    following = (await http.post("/v1/responses", json={"input": "And?", **usual})).json()
+    assert following["conversation"]["id"] == conversation
+    assert await texts_of(http, conversation) == ["Why?", "Because of ", "And?", "Fine."]
+    assert [message["content"] for message in provider.requests[-1]["messages"]] == ["Why?", "Because of ", "And?"]
+    context = (await http.get(f"/v1/responses/{following['id']}/context")).json()
+    assert context["request_sha256_matches"] is True
+    [item] = stopped["output"]
+    assert (await http.delete(f"/v1/conversations/{conversation}/items/{item['id']}")).status_code == 200
+    assert (await http.get(f"/v1/responses/{response}")).json()["output"] == []
+    streamed = (await http.get(f"/v1/responses/{response}?stream=true")).text
+    assert "Because" not in streamed
+    assert "response.incomplete" in streamed
+    assert (await http.delete(f"/v1/responses/{response}")).status_code == 200
+    assert await texts_of(http, conversation) == ["And?", "Fine."]
