@@ -45,6 +45,9 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
 
 log = structlog.get_logger(__name__)
 
+MAX_REPEATS = 2
+"""How often a refused request is sent in another form. The first repeat changes what the refusal names, the second all that may be its cause."""
+
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
     """The services that all running replies of a process use. `main.py` makes them."""
@@ -62,8 +65,8 @@ class RunningReply:
 
     `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
     it goes into the log, and it has no conversation. `spend` is called with the tokens that it took. `prefixes` makes the prefixes that are
-    recorded when its items join the conversation. `repeat` is called at most once, if the provider refuses the request before it
-    answers anything.
+    recorded when its items join the conversation. `repeat` is called at most twice, each time when the
+    provider refuses the request before it answers anything.
     """
 
     def __init__(
@@ -223,14 +226,17 @@ class RunningReply:
         self._opened = len(events)
 
     async def _ask(self) -> Finished:
-        """Reads the provider's answer. If the provider refused the request, another one may be sent instead, once."""
-        try:
-            return await self._read_provider()
-        except ModelFailed as failure:
-            repeat = await self._repeat_after(failure)
-            if repeat is None:
-                raise
-        return await self._read_provider(repeat.learn)
+        """Reads the provider's answer. If the provider refused the request, another one may be sent instead."""
+        learn: Callable[[], Awaitable[None]] | None = None
+        for _ in range(MAX_REPEATS):
+            try:
+                return await self._read_provider(learn)
+            except ModelFailed as failure:
+                repeat = await self._repeat_after(failure)
+                if repeat is None:
+                    raise
+                learn = repeat.learn
+        return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
         """What is sent instead of the refused request. It is on record before it is sent."""

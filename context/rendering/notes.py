@@ -27,6 +27,9 @@ OTHER_ITEMS = "other_items"
 REASONING = "reasoning"
 """Encrypted reasoning. It is left out without a note."""
 
+NOTED_ABILITIES = frozenset((IMAGE, FILE, AUDIO, TOOLS, CUSTOM_TOOLS, OTHER_ITEMS, REASONING))
+"""The abilities for whose lack something is replaced. The first five may be known of a model."""
+
 NOT_EXPRESSIBLE = "not_expressible"
 """Why a part or an item is replaced: the provider's API cannot take it."""
 

@@ -105,6 +105,12 @@ BROKEN = CALL | {"arguments": '{"note":"The arguments of this call were not vali
             "same",
         ),
         (
+            output(IMAGE, kind="custom_tool_call_output"),
+            "custom_tools image",
+            (user(text("[Answer to call c:]"), text(NOT_HERE)), "no_custom_tools"),
+            (user(text("[Answer to call c:]"), text(NO_IMAGES)), "no_custom_tools"),
+        ),
+        (
             {"type": "web_search_call", "status": "completed"},
             "",
             (note("assistant", "[An item of type web_search_call was here. This model cannot take it.]"), "not_expressible"),
