@@ -84,8 +84,8 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
         # Its budget is not that of a new conversation, so the model might be shown something else than its path.
-        whole = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
-        assert (await create_response(api, whole))["conversation"]["id"] != unlisted["conversation"]["id"]
+        history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
+        assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
 
 async def test_a_whole_history_continues_a_conversation_whose_policy_only_says_what_happens_to_stopped_replies(
@@ -95,8 +95,8 @@ async def test_a_whole_history_continues_a_conversation_whose_policy_only_says_w
     async with open_api(settings_with(settings, provider, {})) as api:
         first = await create_response(api, [{"role": "user", "content": "hi"}])
     async with open_api(settings_with(settings, provider, defaults)) as api:
-        whole = [{"role": "user", "content": "hi"}, *first["output"], {"role": "user", "content": "and?"}]
-        assert (await create_response(api, whole))["conversation"] == first["conversation"]
+        history_items = [{"role": "user", "content": "hi"}, *first["output"], {"role": "user", "content": "and?"}]
+        assert (await create_response(api, history_items))["conversation"] == first["conversation"]
 
 
 @pytest.mark.parametrize(

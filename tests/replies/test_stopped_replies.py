@@ -96,8 +96,8 @@ async def test_a_client_that_sends_the_kept_partial_answer_back_goes_on_in_its_c
     provider.script = holds("Since ", "it rains ")
     conversation, response = await stop_after(http, "/v1/responses", 2, input=[question])
     stopped = await until_stopped(http, response)
-    whole = [question, *stopped["output"], following]
-    answer = await http.post("/v1/responses", json={"model": "scripted", "input": whole})
+    history_items = [question, *stopped["output"], following]
+    answer = await http.post("/v1/responses", json={"model": "scripted", "input": history_items})
     assert answer.json()["conversation"]["id"] == conversation
     assert await texts_of(http, conversation) == ["Why?", "Since it rains ", "And?", "Fine."]
 
