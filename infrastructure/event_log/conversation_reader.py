@@ -21,13 +21,16 @@ _FORWARDS = sql.SQL(
         order="originator_version",
     )
 )
-_BACKWARDS = sql.SQL(
+BACKWARDS = sql.SQL(
     PAGE.format(
-        where="originator_id = %s AND originator_version <= coalesce(%s, originator_version)"
+        where="originator_id = %s AND originator_version <= %s AND originator_version >"
+        " (SELECT max(originator_version) FROM events WHERE originator_id = %s AND originator_version <= %s) - %s"
         " AND tenant_id = coalesce(%s, tenant_id)",
         order="originator_version DESC",
     )
 )
+"""Versions have no gaps, so a page's lowest version is known. Without it, Postgres may read and sort the whole conversation, because it expects a
+short one. A page of a conversation of 10,000 events then took 75 ms instead of 0.3 ms."""
 
 _WITH_ROW_KEY = (
     "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s"
@@ -117,7 +120,8 @@ class ConversationReader(LogRows):
         self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Recorded]:
         """One conversation's events with version <= `until`, newest first. The page is limited as in `OrderedReader.batch`."""
-        return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, self.tenant, limit), max_bytes))
+        up_to = uuid_of(conversation_id), until
+        return readable(await self._page(BACKWARDS, (*up_to, *up_to, limit, self.tenant, limit), max_bytes))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
