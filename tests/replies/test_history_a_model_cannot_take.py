@@ -221,6 +221,14 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_no_outage
             assert answer.status_code == 200, answer.text
             assert "An image was here." in str(provider.requests[-1])
 
+        # A reply that is not stored is repeated too.
+        first = await apis.sdk.responses.create(model=PLAIN, input=[user(text("This?"), IMAGE)])  # type: ignore[list-item]  # the SDK's types
+        unstored = await apis.sdk.responses.create(
+            model="unknown-tools", input="So?", previous_response_id=first.id, store=False
+        )
+        assert unstored.output_text == "Yes"
+        assert models.refused[-1] == "unknown-tools"
+
 
 async def test_a_conversation_and_its_forks_have_one_key_of_the_prompt_cache(
     settings: Settings, provider: ScriptedProvider
