@@ -1,20 +1,23 @@
 """`retry` in POST /v1/responses: a failed or stopped turn is tried again, and the client repeats nothing."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from domain.events import ItemRetracted
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
 from scripts.stores import open_stores
 from scripts.verify import verify
-from tests.commands.api_client import error_of
+from tests.commands.api_client import error_of, output_text
 from tests.commands.provider_scripts import breaks_off
+from tests.commands.served_api import answer_of, socket_error
 from tests.log import Log
-from tests.principals import headers_of
+from tests.principals import HEADER, headers_of
 from tests.replies.stopped_cases import FINISHED, Case, Stops, Way
 from tests.scripted_provider import ScriptedProvider
 
@@ -242,3 +245,46 @@ async def test_what_was_deleted_of_a_kept_turn_does_not_come_back_with_a_retry(
         assert sum(isinstance(event, ItemRetracted) for event in log.events(conversation)) == 1
     else:
         assert error_of(second) == (400, "input_deleted", "retry")
+
+
+async def test_a_turn_that_failed_in_a_fork_is_tried_again_in_the_fork(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    origin = (await post(http, "/v1/conversations"))["id"]
+    one = await post(http, input="one", conversation=origin)
+    await post(http, input="two", conversation=origin)
+    broken = await failed(http, provider, previous_response_id=one["id"])
+    fork = (await http.get(f"/v1/responses/{broken}")).json()["conversation"]["id"]
+    assert fork != origin
+    second = await post(http, retry=broken)
+    assert second["conversation"]["id"] == fork
+    assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
+
+
+async def test_of_two_retries_at_once_one_is_answered_and_a_retry_can_be_conditional(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    conversation = (await post(http, "/v1/conversations"))["id"]
+    broken = await failed(http, provider, conversation=conversation)
+    old = await http.post("/v1/responses", json={"retry": broken}, headers={"If-Match": '"1"'})
+    assert old.status_code == 412
+    answers = await asyncio.gather(*(http.post("/v1/responses", json={"retry": broken}) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    assert log.topics(conversation).count("item.appended") == 2
+    broken = await failed(http, provider, conversation=conversation)
+    version = len(log.topics(conversation))
+    new = await http.post("/v1/responses", json={"retry": broken}, headers={"If-Match": f'"{version}"'})
+    assert new.status_code == 200
+
+
+async def test_a_response_is_tried_again_over_a_websocket(http: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+    broken = await failed(http, provider)
+    url = f"{http.base_url}/v1/responses".replace("http", "ws", 1)
+    headers = {HEADER: http.headers[HEADER]}
+    async with connect(url, additional_headers=headers) as socket:
+        await socket.send(json.dumps({"type": "response.create", "retry": broken}))
+        last = (await answer_of(socket))[-1]
+        assert last["type"] == "response.completed"
+        assert output_text(last["response"]) == "Hello, world!"
+        await socket.send(json.dumps({"type": "response.create", "retry": last["response"]["id"]}))
+        assert socket_error((await answer_of(socket))[-1]) == (400, "response_over", "retry")
