@@ -4,9 +4,10 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from context.conversation_settings import settings_at
+from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
-from domain.events import ConversationStarted, Fork, ItemAppended
-from domain.paths import PathSegment
+from domain.events import ConversationStarted, Fork, InheritedSummary, ItemAppended
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
@@ -29,9 +30,14 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
     """The command that starts an unlisted fork, which belongs to the caller. `origin`: the place where it forks. `family`: the family of the origin, which decides the partition.
 
-    The fork has the instructions and the policy that its origin had at `origin.version`.
+    The fork has the instructions and the policy that its origin had at `origin.version`, and those of its pinned items and its summary that lie on the fork's path.
     """
-    settings = await settings_at(context.dependencies.reader, origin.conversation_id, origin.version)
+    reader = context.dependencies.reader
+    settings = await settings_at(reader, origin.conversation_id, origin.version)
+    pinned = await appended_on_path(reader, origin_of(origin), settings.pinned) if settings.pinned else {}
+    summary = None
+    if settings.compaction is not None and settings.compaction[1].depth <= origin.depth:
+        summary = InheritedSummary(conversation_id=settings.compacted_in, version=settings.compaction[0])
     return replace(
         unlisted_conversation(context),
         conversation_id=mint_in_partition_of(family),
@@ -39,6 +45,8 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
         family=family,
         instructions=settings.instructions,
         context_policy=settings.policy,
+        pinned=tuple(item_id for item_id in settings.pinned if item_id in pinned),
+        summary=summary,
     )
 
 

@@ -3,7 +3,7 @@
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
 the last response of an unlisted conversation appends to it. Continuing from an earlier response creates a fork. So does continuing
 from a response in a listed conversation, or in one that the caller may only read. The fork shares the items, instructions and policy up
-to that response. It shares neither pins nor summaries. If no item
+to that response, and the pinned items and the summary that lie before it. If no item
 precedes the response, a new conversation is created instead of a fork.
 """
 

@@ -169,7 +169,7 @@ async def summarize(
         tokens_after=tokens_after,
         model=model,
         read_version=version,
-        replaces=previous.version if previous else 0,
+        replaces=previous.version if previous and settings.compacted_in == conversation_id else 0,
         usage=written.usage,
         cost=models.cost(model, written.usage),
         read_position=max((head.position for head in last_events if head is not None), default=0),

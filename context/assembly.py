@@ -31,6 +31,7 @@ from context.transcripts.known_messages import KnownMessages, SentMessages
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
@@ -119,9 +120,9 @@ class Contexts:
         """The context of a fork that is about to be created by `start`."""
         max_tokens = self._models.max_request_tokens(reply_request.model)
         recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
-        context = self.render(reply_request, await self._chooser.choose(recent, None, reply_request))
         fork = start.forked_from
         assert fork is not None
+        context = self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
         head = await self._reader.head(fork.conversation_id)
         if head is None or head.version < fork.version:
             raise LogMoved(f"the log does not have version {fork.version} of {fork.conversation_id} any more")
@@ -150,14 +151,14 @@ class Contexts:
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         max_tokens = self._models.max_request_tokens(reply_request.model)
-        without = reply_request.without
+        without, end = reply_request.without, PathSegment(conversation_id, at.version)
         if snapshot is not None and not without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
-            return await self._chooser.choose(snapshot, conversation_id, reply_request)
+            return await self._chooser.choose(snapshot, end, reply_request)
         async with self._shared.log_read():
             recent = await recent_items_from_log(
                 self._reader, conversation_id, at.version, max_tokens, self._counts, without=without
             )
-            choice = await self._chooser.choose(recent, conversation_id, reply_request)
+            choice = await self._chooser.choose(recent, end, reply_request)
         head = await self._reader.head(conversation_id)
         if head is None or head.incarnation != at.incarnation:
             raise LogMoved("the log may have moved back while a context was read from it")

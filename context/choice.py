@@ -9,18 +9,20 @@ from msgspec.structs import replace
 
 from context.conversation_settings import SUMMARY_TOKENS, Reader
 from context.encodings import DEFAULT_ENCODING
-from context.history_backwards import RecentItems, partners_of_pins, token_limit
+from context.history_backwards import RecentItems, token_limit
 from context.item_counts import ItemCounts
 from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
 from context.last_requests import summary_hash
 from context.models import Models
 from context.noted_items import noted_ranges, with_noted_tokens
+from context.pinned_items import partners_of_pins
 from context.rendering import unsendable
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, StableWindow, select
 from context.tokens import count_off_loop
 from domain.errors import ContextTooLong
 from domain.events import ContextPolicy, LeftOut
 from domain.items import Item
+from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
 """Tokens kept free for the answer when neither the request nor the policy says how many. In a small window it is half of the window."""
@@ -77,10 +79,8 @@ class ContextChooser:
         self._models = models
         self._counts = counts
 
-    async def choose(
-        self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
-    ) -> ContextChoice:
-        """Chooses which items of `recent` are shown. `conversation_id`: the conversation in which the outputs of pinned calls, and the calls of
+    async def choose(self, recent: RecentItems, end: PathSegment | None, reply_request: ReplyRequest) -> ContextChoice:
+        """Chooses which items of `recent` are shown. `end`: the newest segment of the path on which the outputs of pinned calls, and the calls of
         pinned outputs, are looked up; None for a new one.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
@@ -94,8 +94,9 @@ class ContextChooser:
             recent, instructions, parameters, encoding
         )
         pins = [*recent.pins]
-        if conversation_id is not None:
-            pins += await partners_of_pins(self._reader, conversation_id, recent, self._counts)
+        if end is not None:
+            items = [*recent.pins, *recent.items]
+            pins += await partners_of_pins(self._reader, end, items, recent.pinned, self._counts)
         pins.sort(key=lambda pin: pin.depth)
         input_tokens = await self._counts.of(reply_request.input, encoding)
         new_items = [

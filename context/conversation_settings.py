@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import UNSET, Struct, field
 
 from context.encodings import DEFAULT_ENCODING
+from context.forks import fork_of
 from context.tokens import count_off_loop
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
@@ -19,6 +20,7 @@ from domain.events import (
     ConversationDescribed,
     ConversationStarted,
     Fork,
+    InheritedSummary,
     ItemAppended,
     ItemPinned,
     ItemRetracted,
@@ -86,17 +88,26 @@ class Reader(Protocol):
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted.
+    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted. `pinned`: some of
+    them may be deleted.
 
-    `withdrawn`: the versions of the newer summaries that were passed over, because they cover a deleted item.
+    `compacted_in`: the conversation of `compaction`; another one if a fork inherits its summary. `inherits`: whether the conversation began with
+    pins or a summary of another one. `withdrawn`: the versions of the newer summaries that were passed over, because they cover a deleted item.
     """
 
     instructions: str | None
     policy: ContextPolicy
     pinned: tuple[str, ...]
     compaction: tuple[int, ContextCompacted] | None
+    compacted_in: str = ""
     withdrawn: tuple[int, ...] = ()
     forked_from: Fork | None
+    inherits: bool = False
+
+
+def inherits(started: ConversationStarted) -> bool:
+    """Whether a conversation began with pins or a summary of another one."""
+    return bool(started.pinned) or started.summary is not None
 
 
 def family_of(events: Iterable[Recorded]) -> str | None:
@@ -119,12 +130,12 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
     pinned: tuple[str, ...] = ()
     active = 0
     by_version: dict[int, Recorded] = {}
-    forked_from: Fork | None = None
+    started: ConversationStarted | None = None
     events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
         match recorded.event:
             case ConversationStarted():
-                forked_from = recorded.event.forked_from
+                started, pinned = recorded.event, recorded.event.pinned
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
             case ContextCompacted():
@@ -134,7 +145,9 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
                 active = recorded.event.active
             case _:
                 pass
+    forked_from = started.forked_from if started else None
     compaction: tuple[int, ContextCompacted] | None = None
+    compacted_in = conversation_id
     withdrawn: list[int] = []
     while active and compaction is None:
         compacted = by_version.get(active) or await _compacted(reader, conversation_id, active)
@@ -145,15 +158,36 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
             active = event.replaces
         else:
             compaction = active, event
+    if compaction is None and started is not None and started.summary is not None:
+        compaction = await inherited_summary(reader, started.summary)
+        compacted_in = started.summary.conversation_id
     instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
         instructions=instructions,
         policy=policy,
         pinned=pinned,
         compaction=compaction,
+        compacted_in=compacted_in,
         withdrawn=tuple(withdrawn),
         forked_from=forked_from,
+        inherits=started is not None and inherits(started),
     )
+
+
+async def inherited_summary(reader: Reader, summary: InheritedSummary | None) -> tuple[int, ContextCompacted] | None:
+    """(version, event) of the summary that a fork inherits. If it is withdrawn: of the newest one before it that is not."""
+    if summary is None:
+        return None
+    conversation_id, version = summary.conversation_id, summary.version
+    forked_from = await fork_of(reader, conversation_id)
+    while version:
+        compacted = await _compacted(reader, conversation_id, version)
+        event = compacted.event
+        assert isinstance(event, ContextCompacted)
+        if not await is_withdrawn(reader, compacted, forked_from):
+            return version, event
+        version = event.replaces
+    return None
 
 
 async def _compacted(reader: Reader, conversation_id: str, version: int) -> Recorded:

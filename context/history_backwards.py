@@ -7,17 +7,15 @@ from itertools import takewhile
 from msgspec import Struct
 from msgspec.structs import replace
 
-from context.conversation_settings import Reader, Summary, counted_summary, settings_at, unretracted
-from context.deleted_content import deleted_items
-from context.encodings import DEFAULT_ENCODING
+from context.conversation_settings import Reader, Summary, counted_summary, inherited_summary, settings_at
 from context.item_counts import ItemCounts
 from context.last_requests import MAX_LAST_REQUESTS, comparable_requests
 from context.path_backwards import PAGE_EVENTS, PathPage, path_backwards
-from context.rendering.orphans import call_key, is_output, pairs
+from context.pinned_items import items_on_path
 from context.selection import ContextItem
+from context.stored_items import counted_items
 from domain.commands import StartConversation
-from domain.events import ContextPolicy, ItemAppended, LeftOut, SentSequence
-from domain.items import from_stored
+from domain.events import ContextPolicy, LeftOut, SentSequence
 from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
 
@@ -100,7 +98,7 @@ async def recent_items_from_log(
     items, reaches_start = backwards.items, backwards.reaches_start
     ids = {item.item_id for item in items}
     older_pins = [item_id for item_id in settings.pinned if item_id not in ids and item_id not in without]
-    pins = await _items_by_id(reader, conversation_id, version, older_pins, counts)
+    pins = await items_on_path(reader, PathSegment(conversation_id, version), older_pins, counts)
     return RecentItems(
         version=version,
         instructions=settings.instructions,
@@ -119,17 +117,24 @@ async def recent_items_from_log(
 async def recent_items_of_fork(
     reader: Reader, start: StartConversation, max_tokens: int, counts: ItemCounts
 ) -> RecentItems:
-    """The newest items of a fork that is about to be created by `start`: those of its origin, up to the item where it forks."""
+    """The newest items of a fork that is about to be created by `start`: those of its origin, up to the item where it forks. And what it inherits."""
     fork = start.forked_from
     assert fork is not None
-    backwards = _BackwardRead(token_limit(start.context_policy, max_tokens), 0, counts)
+    summary = await counted_summary(await inherited_summary(reader, start.summary))
+    backwards = _BackwardRead(token_limit(start.context_policy, max_tokens), summary.depth if summary else 0, counts)
     await backwards.read(path_backwards(reader, origin_of(fork), is_past=True))
+    ids = {item.item_id for item in backwards.items}
+    older_pins = [item_id for item_id in start.pinned if item_id not in ids]
+    pins = await items_on_path(reader, origin_of(fork), older_pins, counts)
     return RecentItems(
         version=1,
         instructions=start.instructions,
         policy=start.context_policy,
         items=backwards.items,
         reaches_start=backwards.reaches_start,
+        pins=pins,
+        pinned=frozenset(start.pinned) & (ids | {pin.item_id for pin in pins}),
+        summary=summary,
         lost=tuple(reversed(backwards.lost)),
         is_inherited=True,
         last_requests=backwards.last_requests,
@@ -185,7 +190,7 @@ class _BackwardRead:
         newer = list(takewhile(lambda event: event.depth > self._above_depth, page.items))
         appended = [event for event in newer if event.item_id not in self._without]
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):
-            for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
+            for item in await counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
                 before_gap = item.item_id in page.before_gap
                 self._newest_first.append(replace(item, before_gap=True) if before_gap else item)
                 self.is_inherited = page.is_inherited
@@ -194,68 +199,3 @@ class _BackwardRead:
                     return True
         self._reads_all = len(newer) < len(page.items)
         return self._reads_all
-
-
-async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
-    items = [from_stored(event.item) for event in appended]
-    ids = [event.item_id for event in appended]
-    tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
-    return [
-        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth, copy_of=event.copy_of)
-        for event, item, item_tokens in zip(appended, items, tokens, strict=True)
-    ]
-
-
-async def _items_by_id(
-    reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
-) -> tuple[ContextItem, ...]:
-    """The items with these ids, ordered by depth, without deleted ones."""
-    rows = [*(await unretracted(reader, conversation_id, version, item_ids)).values()]
-    appended = [recorded.event for recorded in rows if isinstance(recorded.event, ItemAppended)]
-    copies = {event.item_id: event.copy_of for event in appended if event.copy_of is not None}
-    deleted = await deleted_items(reader, copies) if copies else ()
-    appended = [event for event in appended if event.item_id not in deleted]
-    return tuple(sorted(await _counted_items(appended, counts), key=lambda item: item.depth))
-
-
-async def partners_of_pins(
-    reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
-) -> tuple[ContextItem, ...]:
-    """The outputs of pinned calls, and the calls of pinned outputs, if they are not among the recent items.
-
-    They are looked for within PAGE_EVENTS events of the pin.
-    """
-    if not recent.pinned:
-        return ()
-    items = [*recent.pins, *recent.items]
-    paired = {index for pair in pairs([item.item for item in items]) for index in pair}
-    unpaired = [
-        item
-        for index, item in enumerate(items)
-        if item.item_id in recent.pinned and index not in paired and call_key(item.item) is not None
-    ]
-    if not unpaired:
-        return ()
-    rows = await unretracted(reader, conversation_id, recent.version, [pin.item_id for pin in unpaired])
-    partners: list[str] = []
-    path = PathSegment(conversation_id, recent.version)
-    for pin in unpaired:
-        if (row := rows.get(pin.item_id)) is None:
-            continue
-        if is_output(pin.item):
-            page = await reader.conversation_backwards(conversation_id, until=row.version - 1, limit=PAGE_EVENTS)
-        else:
-            page = await reader.conversation(
-                conversation_id, after=row.version, until=recent.version, limit=PAGE_EVENTS
-            )
-        for recorded in page:
-            event = recorded.event
-            if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
-                item = from_stored(event.item)
-                if call_key(item) == call_key(pin.item):
-                    if is_output(item) != is_output(pin.item):
-                        partners.append(event.item_id)
-                    break
-    ids = {item.item_id for item in items}
-    missing = [item_id for item_id in dict.fromkeys(partners) if item_id not in ids]
-    return await _items_by_id(reader, conversation_id, recent.version, missing, counts)

@@ -103,7 +103,7 @@ async def rerender(
     if not with_deleted:
         deleted = await deleted_items(reader, {stored.item_id: stored.copy_of for stored in sent})
         summary_is_blanked = compacted is not None and await is_withdrawn(
-            reader, compacted, await fork_of(reader, conversation_id)
+            reader, compacted, await fork_of(reader, compacted.conversation_id)
         )
         if summary is not None and summary_is_blanked:
             summary = replace(summary, text="")
@@ -195,10 +195,15 @@ async def _range(reader: Reader, conversation_id: str, version: int, shown: Show
 
 
 async def _compacted(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Recorded | None:
-    """The ContextCompacted of a summary."""
-    for recorded in await reader.items(conversation_id, [SUMMARY], until=version) if compaction_id else ():
-        if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
-            return recorded
+    """The ContextCompacted of a summary, which a fork may have inherited."""
+    while compaction_id is not None:
+        for recorded in await reader.items(conversation_id, [SUMMARY], until=version):
+            if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
+                return recorded
+        fork = await fork_of(reader, conversation_id)
+        if fork is None:
+            return None
+        conversation_id, version = fork.conversation_id, fork.version
     return None
 
 

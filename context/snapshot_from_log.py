@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from context.conversation_settings import (
     ConversationSettings,
     counted_summary,
+    inherits,
     instructions_and_policy,
     settings_at,
     unretracted,
@@ -93,6 +95,8 @@ async def snapshot_from_log(
         return None
     last = page[0]
     settings = await settings_at(reader, conversation_id, last.version)
+    if settings.compacted_in != conversation_id:  # a snapshot has nothing of other conversations
+        settings = replace(settings, compaction=None)
     newest = _newest_items(settings)
     while page:
         for recorded in page:
@@ -115,6 +119,7 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
         pinned=pinned,
         compaction=compaction,
         forked_from=first.forked_from if isinstance(first, ConversationStarted) else None,
+        inherits=isinstance(first, ConversationStarted) and inherits(first),
     )
     newest = _newest_items(settings)
     for recorded in reversed(events):
@@ -184,6 +189,7 @@ async def _snapshot(
             pins=() if pins_too_large else tuple(sorted(pins, key=lambda pin: pin.depth)),
             pins_too_large=pins_too_large,
             is_fork=settings.forked_from is not None,
+            inherits=settings.inherits,
         ),
         branch=newest.branch,
         depth=newest.depth,

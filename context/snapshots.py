@@ -75,7 +75,8 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `pins`: the pinned items, by depth, even if they are in the list too. `pins_too_large`: they have more than MAX_PINNED_BYTES and are not
     stored; then contexts are read from the log. `is_fork`: a summary in a fork also covers items of other conversations, which may be
-    deleted now. So contexts with such a summary, or with a summary of copies, are read from the log.
+    deleted now. So contexts with such a summary, or with a summary of copies, are read from the log. `inherits`: so are those of a fork that
+    inherited pins or a summary.
     """
 
     instructions: str | None = None
@@ -84,11 +85,16 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pins: tuple[SnapshotItem, ...] = ()
     pins_too_large: bool = False
     is_fork: bool = False
+    inherits: bool = False
 
     @property
     def needs_log(self) -> bool:
         """Whether contexts are read from the log, although there is a snapshot."""
-        return self.pins_too_large or (self.summary is not None and (self.is_fork or self.summary.has_copies))
+        return (
+            self.inherits
+            or self.pins_too_large
+            or (self.summary is not None and (self.is_fork or self.summary.has_copies))
+        )
 
 
 class LastRequest(Struct, frozen=True, array_like=True):

@@ -1,7 +1,12 @@
-"""An item as an event of the log holds it."""
+"""Items as events of the log hold them."""
+
+from collections.abc import Sequence
 
 from msgspec import Struct
 
+from context.encodings import DEFAULT_ENCODING
+from context.item_counts import ItemCounts
+from context.selection import ContextItem
 from domain.events import InputItem, ItemAppended
 from domain.items import Item, from_stored
 
@@ -18,3 +23,14 @@ class StoredItem(Struct, frozen=True):
 def stored_item(event: ItemAppended | InputItem) -> StoredItem:
     """The item of an event."""
     return StoredItem(event.item_id, from_stored(event.item), event.copy_of)
+
+
+async def counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
+    """The items of these events, with their tokens in DEFAULT_ENCODING."""
+    items = [from_stored(event.item) for event in appended]
+    ids = [event.item_id for event in appended]
+    tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
+    return [
+        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth, copy_of=event.copy_of)
+        for event, item, item_tokens in zip(appended, items, tokens, strict=True)
+    ]

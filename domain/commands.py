@@ -5,7 +5,7 @@ The handlers in `commands/` and the replies in `replies/` make them. `decide` tu
 
 from msgspec import UNSET, Struct, UnsetType
 
-from domain.events import ContextPolicy, Fork, InputItem, Share, Shown, Timing, Transcript, Usage
+from domain.events import ContextPolicy, Fork, InheritedSummary, InputItem, Share, Shown, Timing, Transcript, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class StartConversation(Command, frozen=True, kw_only=True):
-    """`listed`, `forked_from` and `family`: see ConversationStarted. `family` None: the conversation starts a family of its own."""
+    """`listed`, `forked_from`, `family`, `pinned` and `summary`: see ConversationStarted. `family` None: the conversation starts a family of its own."""
 
     conversation_id: str
     tenant: str
@@ -61,6 +61,8 @@ class StartConversation(Command, frozen=True, kw_only=True):
     items: tuple[NewItem, ...] = ()
     forked_from: Fork | None = None
     family: str | None = None
+    pinned: tuple[str, ...] = ()
+    summary: InheritedSummary | None = None
 
 
 class DescribeConversation(Command, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
 
 NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationStarted: frozenset(
-        {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from"}
+        {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from", "pinned", "summary"}
     ),
     ConversationDescribed: frozenset({"context_policy", "listed"}),
     ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),

@@ -120,6 +120,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             listed=event.listed,
             head=event.forked_from.item_id if event.forked_from else None,
             depth=event.forked_from.depth if event.forked_from else 0,
+            pinned=event.pinned,
         )
     if state is None:
         raise ValueError(f"The first event of a stream is {event.topic}, not {ConversationStarted.topic}")

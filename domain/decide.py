@@ -171,6 +171,8 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
         context_policy=command.context_policy,
         listed=command.listed,
         forked_from=origin,
+        pinned=command.pinned,
+        summary=command.summary,
     )
     parent, depth = (origin.item_id, origin.depth) if origin else (None, 0)
     return (
@@ -217,9 +219,9 @@ def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple
 
 
 def _unpin(state: Conversation, command: UnpinItem, item: KnownItem | None) -> tuple[Event, ...]:
-    if item is None or item.retracted:
-        raise ItemNotFound(command.item_id)
     if command.item_id not in state.pinned:
+        if item is None or item.retracted:
+            raise ItemNotFound(command.item_id)
         return ()
     pinned = tuple(item_id for item_id in state.pinned if item_id != command.item_id)
     return (ItemUnpinned(item_id=command.item_id, pinned=pinned),)

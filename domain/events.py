@@ -40,6 +40,13 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     depth: int = 0
 
 
+class InheritedSummary(Struct, frozen=True, kw_only=True):
+    """The summary that a fork inherits: the ContextCompacted of `conversation_id` at `version`."""
+
+    conversation_id: str
+    version: int
+
+
 class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An item stored in an event of a reply. The event ItemAppended adds it to the conversation, if it joins. `copy_of`: as in ItemAppended."""
 
@@ -226,7 +233,10 @@ SHARES = "shares"
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
-    """`listed`: lists of conversations include it. `family`: the id of the first conversation in its chain of forks; its own id if it is no fork."""
+    """`listed`: lists of conversations include it. `family`: the id of the first conversation in its chain of forks; its own id if it is no fork.
+
+    `pinned`: the pinned items that a fork inherits. `summary`: the summary that it inherits.
+    """
 
     topic = "conversation.started"
 
@@ -240,6 +250,8 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     context_policy: ContextPolicy = ContextPolicy()
     listed: bool = True
     forked_from: Fork | None = None
+    pinned: tuple[str, ...] = ()
+    summary: InheritedSummary | None = None
 
     @property
     def row_key(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, Struct
 
+from context.conversation_settings import inherits
 from context.last_requests import sent_request
 from context.snapshot_store import write_arguments
 from context.snapshots import (
@@ -100,6 +101,7 @@ class SnapshotChange(Struct):
                 instructions=started.instructions,
                 policy=started.context_policy,
                 is_fork=fork is not None,
+                inherits=inherits(started),
             )
             fields |= {"settings": encode_settings(settings), "branch": 0, "depth": fork.depth if fork else 0}
         if self.appended:

@@ -18,6 +18,7 @@ from domain.events import (
     ConversationUnshared,
     Event,
     Fork,
+    InheritedSummary,
     InputItem,
     ItemAppended,
     ItemPinned,
@@ -268,6 +269,15 @@ EXTENDED: tuple[Event, ...] = (
         timing=Timing(first_ms=5, total_ms=6),
         prefix_tokens=5,
     ),
+    ConversationStarted(
+        conversation_id="conv_1",
+        tenant="acme",
+        owner="ann",
+        family="conv_0",
+        forked_from=Fork(conversation_id="conv_0", item_id="msg_0", version=3, depth=4),
+        pinned=("msg_0",),
+        summary=InheritedSummary(conversation_id="conv_0", version=2),
+    ),
 )
 """Events with fields that were added after the first version."""
 
@@ -357,6 +367,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.completed",
         "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647390aa6f75747075745f69647390a5757361676580ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ad7072656669785f746f6b656e7305",
+    ),
+    (
+        "conversation.started",
+        "0187af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d84af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a670696e6e656491a56d73675f30a773756d6d61727982af636f6e766572736174696f6e5f6964a6636f6e765f30a776657273696f6e02",
     ),
 )
 """The first version wrote `FROZEN`, on 2026-11-22.

@@ -27,7 +27,7 @@ from context.snapshots import (
     to_fields,
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
-from domain.events import ContextPolicy, ConversationDeleted, Fork, SentSequence, SequencePoint
+from domain.events import ContextPolicy, ConversationDeleted, Fork, InheritedSummary, SentSequence, SequencePoint
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView
@@ -394,6 +394,31 @@ async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log
     await write.retract(origin, ids[0])
     recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
     assert recent.summary is None
+
+
+async def test_given_a_fork_that_inherits_a_pin_and_a_summary_then_its_context_is_read_from_the_log(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start("one")
+    ids = await write.append(origin, "x0", "x1", "x2")
+    await write.compact(origin, ids[0], 2, "To 2.")
+    fork = Fork(conversation_id=origin, item_id=ids[1], version=6, depth=3)
+    summary = InheritedSummary(conversation_id=origin, version=6)
+    conversation = await write.start("a", forked_from=fork, pinned=(ids[0],), summary=summary)
+    [own] = await write.append(conversation, "b")
+    await _project(world)
+    snapshot = await _equals_the_log(world, conversation)
+    assert (snapshot.settings.inherits, snapshot.settings.pins, snapshot.settings.summary) == (True, (), None)
+    assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
+    await write.execute(conversation, PinItem(item_id=own))
+    await write.compact(conversation, own, 5, "To 5.")
+    await _project(world, await world.reader.last_position() - 2)
+    await _equals_the_log(world, conversation)
+    recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
+    assert recent.summary is not None
+    assert (recent.summary.text, recent.summary.depth) == ("To 2.", 2)
+    assert [item.item["content"] for item in (*recent.pins, *recent.items)] == ["x0", "x1", "a", "b"]
+    assert recent.pinned == {ids[0]}
 
 
 async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_continues_in_the_origin(

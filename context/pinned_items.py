@@ -1,0 +1,90 @@
+"""Reads pinned items from the log, wherever they are on the path, and the calls and outputs that belong to them."""
+
+from collections.abc import Collection, Sequence
+
+from context.conversation_settings import Reader, unretracted
+from context.deleted_content import deleted_items
+from context.forks import fork_of
+from context.item_counts import ItemCounts
+from context.path_backwards import PAGE_EVENTS
+from context.rendering.orphans import call_key, is_output, pairs
+from context.selection import ContextItem
+from context.stored_items import counted_items
+from domain.events import ItemAppended
+from domain.items import from_stored
+from domain.paths import PathSegment
+from infrastructure.event_log.recorded import Recorded
+
+
+async def appended_on_path(
+    reader: Reader, end: PathSegment, item_ids: Sequence[str]
+) -> dict[str, tuple[PathSegment, Recorded]]:
+    """The ItemAppended of each of these items that is on the path whose newest segment is `end`, with the segment that it is in.
+
+    Items that were retracted at the segment's version are left out; later deletions are not looked up.
+    """
+    found: dict[str, tuple[PathSegment, Recorded]] = {}
+    segment: PathSegment | None = end
+    while segment is not None and (missing := [item_id for item_id in item_ids if item_id not in found]):
+        rows = await unretracted(reader, segment.conversation_id, segment.version, missing)
+        for item_id, row in rows.items():
+            event = row.event
+            if isinstance(event, ItemAppended) and segment.contains(event.branch, event.depth, row.version):
+                found[item_id] = segment, row
+        fork = await fork_of(reader, segment.conversation_id) if len(rows) < len(missing) else None
+        segment = segment.origin(fork) if fork else None
+    return found
+
+
+async def items_on_path(
+    reader: Reader, end: PathSegment, item_ids: Sequence[str], counts: ItemCounts
+) -> tuple[ContextItem, ...]:
+    """The items with these ids on the path whose newest segment is `end`, ordered by depth, without those that are deleted now."""
+    rows = (await appended_on_path(reader, end, item_ids)).values()
+    appended = [row.event for _, row in rows if isinstance(row.event, ItemAppended)]
+    deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended})
+    kept = [event for event in appended if event.item_id not in deleted]
+    return tuple(sorted(await counted_items(kept, counts), key=lambda item: item.depth))
+
+
+async def partners_of_pins(
+    reader: Reader, end: PathSegment, items: Sequence[ContextItem], pinned: Collection[str], counts: ItemCounts
+) -> tuple[ContextItem, ...]:
+    """The outputs of pinned calls, and the calls of pinned outputs, if they are not among `items`, which are on the path that ends with `end`.
+
+    They are looked for within PAGE_EVENTS events of the pin, in its conversation.
+    """
+    if not pinned:
+        return ()
+    paired = {index for pair in pairs([item.item for item in items]) for index in pair}
+    unpaired = [
+        item
+        for index, item in enumerate(items)
+        if item.item_id in pinned and index not in paired and call_key(item.item) is not None
+    ]
+    if not unpaired:
+        return ()
+    rows = await appended_on_path(reader, end, [pin.item_id for pin in unpaired])
+    partners: list[str] = []
+    for pin in unpaired:
+        if pin.item_id not in rows:
+            continue
+        segment, row = rows[pin.item_id]
+        conversation_id = segment.conversation_id
+        if is_output(pin.item):
+            page = await reader.conversation_backwards(conversation_id, until=row.version - 1, limit=PAGE_EVENTS)
+        else:
+            page = await reader.conversation(
+                conversation_id, after=row.version, until=segment.version, limit=PAGE_EVENTS
+            )
+        for recorded in page:
+            event = recorded.event
+            if isinstance(event, ItemAppended) and segment.contains(event.branch, event.depth, recorded.version):
+                item = from_stored(event.item)
+                if call_key(item) == call_key(pin.item):
+                    if is_output(item) != is_output(pin.item):
+                        partners.append(event.item_id)
+                    break
+    ids = {item.item_id for item in items}
+    missing = [item_id for item_id in dict.fromkeys(partners) if item_id not in ids]
+    return await items_on_path(reader, end, missing, counts)
