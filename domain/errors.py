@@ -231,11 +231,12 @@ class ReplyLost(Exception):
 class RefusedRequest(Struct, frozen=True):
     """A provider's refusal of a request, without its words. `names`: the abilities of a model that it speaks of, such as "image".
 
-    `lacks`: those of them that, as it says, the model does not have.
+    `lacks`: those of them that, as it says, the model does not have. `says_so`: the few words that say this, such as "not support".
     """
 
     names: frozenset[str]
-    lacks: frozenset[str]
+    lacks: frozenset[str] = frozenset()
+    says_so: str = ""
 
 
 class ModelFailed(Exception):

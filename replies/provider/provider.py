@@ -17,6 +17,7 @@ from replies.provider.breaker import CircuitBreakers
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
 from replies.provider.model_list import ModelList
+from replies.provider.refusals import believed
 from replies.provider.responses import ResponsesAnswer
 from replies.provider.server_sent_events import read_events
 from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, PartStarted, StreamPart
@@ -148,6 +149,8 @@ class ModelProvider:
                 yield part
         except Exception as error:
             failure = as_failure(error)
+            if failure.refused is not None:
+                failure.refused = believed(failure.refused, body)
             if failure.unreachable:
                 attempt.failed()
             else:

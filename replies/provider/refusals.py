@@ -4,7 +4,10 @@ The patterns come from the messages of OpenAI, Anthropic, Mistral, DeepSeek, Ope
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
 
 from domain.errors import RefusedRequest
 
@@ -46,9 +49,17 @@ def refusal(status: int | None, message: str) -> RefusedRequest | None:
     names = frozenset(name for name, pattern in _NAMES.items() if pattern.search(read))
     if not names and (status is None or status == 404 or status >= 500):
         return None
-    lacks = frozenset[str]()
-    if _LACKS.search(read) and not _ONE_BAD_PART.search(read):
-        lacks = names.intersection(_LEARNABLE)
-        if "custom_tools" in lacks:
-            lacks -= {"tools"}
-    return RefusedRequest(names, lacks)
+    says_so = _LACKS.search(read)
+    if says_so is None or _ONE_BAD_PART.search(read):
+        return RefusedRequest(names)
+    lacks = names.intersection(_LEARNABLE)
+    return RefusedRequest(names, lacks - {"tools"} if "custom_tools" in lacks else lacks, says_so[0])
+
+
+def believed(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
+    """The refusal without `lacks` if the request has its words too. Then the provider may only repeat what somebody wrote, and what is
+    learnt of a model holds for everybody.
+    """
+    if refused.lacks and refused.says_so in msgspec.json.encode(body).decode().lower():
+        return RefusedRequest(refused.names)
+    return refused

@@ -2,9 +2,10 @@
 
 import pytest
 
+from domain.errors import ModelFailed
 from replies.provider.provider import ModelProvider
 from replies.provider.refusals import refusal
-from tests.replies.provider.conftest import failure_of
+from tests.replies.provider.conftest import BODY, failure_of
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 
@@ -65,6 +66,21 @@ def test_what_a_provider_repeats_of_the_request_is_not_read() -> None:
     refused = refusal(400, "Invalid value: " + "x" * 300 + " images are not supported")
     assert refused is not None
     assert refused.names == frozenset()
+
+
+async def test_words_that_the_request_has_too_say_nothing_about_the_model(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    message = "Invalid name: 'it does NOT support images'"
+    provider.script = lambda exchange: exchange.json(400, {"error": {"message": message}})
+    lacks = []
+    for text in ("Hello", "It does not support images"):
+        with pytest.raises(ModelFailed) as failed:
+            [part async for part in chat.stream({**BODY, "messages": [{"role": "user", "content": text}]})]
+        assert failed.value.refused is not None
+        assert failed.value.refused.names == {"image"}
+        lacks.append(failed.value.refused.lacks)
+    assert lacks == [{"image"}, set()]
 
 
 async def test_a_refusal_is_found_in_every_form_of_an_error(chat: ModelProvider, provider: ScriptedProvider) -> None:
