@@ -14,23 +14,33 @@ requests run at once, and apis are killed. Questions and answers come from a sma
 - A conversation is listed from its second request on.
 - A killed request has left a reply that is interrupted, a complete one, or nothing.
 - What is deleted is recognised no more, and the table of prefixes has no row of it.
+
+The last test kills an api while it stores a long history.
 """
 
+import asyncio
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
 
+from commands.unfinished_histories import MIN_AGE_SECONDS, UnfinishedHistories
+from commands.unfinished_histories import SUBJECT as SWEEPER
+from infrastructure.ids import conversation_id
+from infrastructure.stores.postgres import make_pool
 from tests.end_to_end.walk_checks import LogTail
-from tests.end_to_end.walk_plan import Planner, Round
+from tests.end_to_end.walk_plan import Answer, Planner, Round
 from tests.end_to_end.walk_provider import PlannedAnswers
-from tests.end_to_end.walk_run import Walk, WalkStore
+from tests.end_to_end.walk_run import MODEL, TENANT, Walk, WalkStore
+from tests.event_log.appending import open_log
 from tests.scripted_provider import ScriptedProvider
+from tests.servers import wait_until_async
 from tests.system import System
-from tests.user_service import SECRET
+from tests.user_service import SECRET, token
 
 UP = ("--no-model", "--apis", "2")
 WITH_PROVIDER = True
@@ -95,3 +105,40 @@ async def run_rounds(store: WalkStore, rounds: Sequence[Round]) -> Counter[str]:
             raise
     await walk.finish()
     return walk.checks.counts
+
+
+async def test_given_an_api_that_is_killed_while_it_stores_a_long_history_then_a_repeat_stores_it_anew_and_the_parts_are_deleted(
+    store: WalkStore, running: System
+) -> None:
+    def stored() -> dict[str, int]:
+        """How many items each conversation of the subject has."""
+        sql = "SELECT originator_id, count(*) FROM events WHERE subject = 'cut off' AND topic = 'item.appended' GROUP BY 1"
+        return {conversation_id(stream): count for stream, count in store.log.rows(sql)}
+
+    messages = [{"role": "user", "content": f"question {n} {'x' * 2_000}"} for n in range(4_500)]
+    body = {"model": MODEL, "messages": messages, "seed": -1}
+    headers = {"authorization": f"Bearer {token(tenant=TENANT, sub='cut off', exp=time.time() + 3_600)}"}
+
+    async def complete(api: int) -> httpx.Response:
+        return await store.http.post(f"{store.api_urls[api]}/v1/chat/completions", json=body, headers=headers)
+
+    store.answers.plan(-1, Answer("done"))
+
+    sending = asyncio.create_task(complete(0))
+    await wait_until_async(lambda: sum(stored().values()) >= 300, 20, "the first parts of the history")
+    store.kill(0)
+    with pytest.raises(httpx.TransportError):
+        await sending
+    [(left, count)] = stored().items()
+    assert 300 <= count < 4_500
+    answer = await complete(1)
+    assert answer.status_code == 200, answer.text
+    assert stored() == {left: count, answer.headers["x-conversation-id"]: 4_501}
+
+    pool = make_pool(running.env["POSTGRES_URL"])
+    await pool.open()
+    async with open_log(running.env["POSTGRES_URL"]) as events:
+        await UnfinishedHistories(pool, events, clock=lambda: time.time() + 2 * MIN_AGE_SECONDS).sweep()
+    await pool.close()
+    deleted = store.log.rows("SELECT originator_id FROM events WHERE subject = %s", SWEEPER)
+    assert [conversation_id(stream) for (stream,) in deleted] == [left]
