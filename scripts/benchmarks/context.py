@@ -18,8 +18,8 @@ SHORT = 20
 BUDGET = 4_000
 """Tokens. About two hundred items fit."""
 
-LARGE_BUDGET = 128_000
-LARGE_ITEMS = 8_000
+MIN_TOKENS = 16
+"""Each message has more tokens than this."""
 
 FROM_LOG = ", from the log"
 """The end of the name of a figure whose conversation has no snapshot."""
@@ -30,14 +30,18 @@ FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 class Context(Benchmark):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        medium, longest = (f"context of {items:,} items" for items in (sizes.conversations, sizes.longest_items))
+        medium_items = sizes.longest_items // 100
+        medium, longest = (f"context of {items:,} items" for items in (medium_items, sizes.longest_items))
         self._conversations = {
             f"context of {SHORT} items": (SHORT, BUDGET),
-            medium: (sizes.conversations, BUDGET),
+            medium: (medium_items, BUDGET),
             longest: (sizes.longest_items, BUDGET),
-            f"{medium}{FROM_LOG}": (sizes.conversations, BUDGET),
+            f"{medium}{FROM_LOG}": (medium_items, BUDGET),
             f"{longest}{FROM_LOG}": (sizes.longest_items, BUDGET),
-            f"context of {LARGE_BUDGET:,} tokens of short messages": (LARGE_ITEMS, LARGE_BUDGET),
+            f"context of {sizes.context_tokens:,} tokens of short messages": (
+                sizes.context_tokens // MIN_TOKENS,
+                sizes.context_tokens,
+            ),
         }
         self._compared = {
             longest: (medium, f"{longest}{FROM_LOG}"),
@@ -67,4 +71,5 @@ class Context(Benchmark):
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         paths, seconds = self._paths[store], self.sizes.seconds / 2
         times = uvloop.run(timed_floors(store.base_url, floor.url, paths, "context", seconds))
-        return {**self._times, **{f"{FLOOR} ({name})": ms for name, ms in times.items()}}
+        others = {other: self._times[other] for names in self._compared.values() for other in names}
+        return {**others, **{f"{FLOOR} ({name})": ms for name, ms in times.items()}}

@@ -21,6 +21,8 @@ TINY = Sizes(
     seconds=0.3,
     conversations=40,
     long_items=600,
+    longest_items=600,
+    context_tokens=6_000,
     streams=4,
     reply_seconds=0.4,
     dialogues=5,
@@ -72,12 +74,18 @@ def test_reads_are_measured_from_commit_to_visible_and_page_by_page(store: Bench
     assert {"page of the newest 20 items of 600", "page of the oldest 20 items of 600"} <= set(measurements)
 
 
-def test_contexts_are_measured_within_and_beyond_their_snapshot(store: BenchStore, floor: FloorServer) -> None:
-    assert set(measured(What.CONTEXT, store, floor)) == {
+def test_contexts_are_measured_from_their_snapshot_and_from_the_log(store: BenchStore, floor: FloorServer) -> None:
+    measurements = measured(What.CONTEXT, store, floor)
+
+    assert {*measurements} == {
         "context of 20 items",
-        "context of a full snapshot, 512 items",
-        "context of 600 items, beyond its snapshot",
+        "context of 6 items",
+        "context of 600 items",
+        "context of 6 items, from the log",
+        "context of 600 items, from the log",
+        "context of 6,000 tokens of short messages",
     }
+    assert {"context of 6 items", "context of 600 items, from the log"} < {*measurements["context of 600 items"].floors}
 
 
 def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor: FloorServer) -> None:
