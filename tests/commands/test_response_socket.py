@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from commands.open_sockets import SocketLimits
 from infrastructure.settings import Settings
-from tests.commands.api_client import create_conversation, eventually, message, sent_messages
+from tests.commands.api_client import create_conversation, eventually, message, output_text, sent_messages
 from tests.commands.served_api import (
     ServedApi,
     answer_of,
@@ -82,6 +82,30 @@ class Paused:
         exchange.text_chunk(" two")
         exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()
+
+
+async def test_a_request_that_the_provider_finds_too_long_is_repeated_shorter(
+    served: ServedApi, provider: ScriptedProvider
+) -> None:
+    def refuse_long(exchange: Exchange) -> None:
+        if json.dumps(exchange.body).count("word") > 1_000:
+            exchange.json(
+                400, {"error": {"message": "request (2100 tokens) exceeds the available context size", "n_ctx": 1_000}}
+            )
+        else:
+            exchange.stream_text("fine")
+
+    provider.script = refuse_long
+    turn = [message("word " * 150), message("yes", "assistant")]
+    conversation = await create_conversation(served.http, items=turn * 10)
+    async with served.socket() as client:
+        for _ in range(2):
+            response = (await create(client, "now", conversation=conversation))[-1]["response"]
+            assert (response["status"], output_text(response)) == ("completed", "fine")
+        unstored = (await create(client, "now", store=False, previous_response_id=response["id"]))[-1]["response"]
+        assert unstored["status"] == "completed"
+    sizes = [json.dumps(request).count("word") for request in provider.requests]
+    assert sizes == [1_500, 150, 150, 150]  # only the first request was refused
 
 
 async def test_the_messages_are_the_data_of_the_events_of_a_post(served: ServedApi, log: Log) -> None:

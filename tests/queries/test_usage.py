@@ -73,6 +73,20 @@ async def test_the_usage_of_a_summary_is_counted(
     }
 
 
+async def test_a_sum_with_an_unknown_price_is_null(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start()
+    [item_id] = await write.append(conversation_id, "a")
+    await write.compact(conversation_id, item_id, 1)
+    await write.compact(conversation_id, item_id, 1, cost=None)
+    await projector.catch_up()
+
+    [day] = await _usage(api)
+
+    assert (day["summaries"], day["cost_usd"]) == (2, None)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

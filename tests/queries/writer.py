@@ -81,7 +81,9 @@ class Writer:
     async def retract(self, conversation_id: str, item_id: str) -> Appended:
         return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
-    async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
+    async def compact(
+        self, conversation_id: str, last: str, depth: int, text: str = "They talked.", cost: int | None = 7_000
+    ) -> Appended:
         """Summarizes all items up to the item `last`, which is at depth `depth`. Replaces the earlier summary, if there is one."""
         appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
         command = CompactContext(
@@ -97,7 +99,7 @@ class Writer:
             replaces=appended.conversation.summary,
             read_version=appended.version,
             usage=Usage(input_tokens=90, output_tokens=5),
-            cost=7_000,
+            cost=cost,
         )
         return await self.execute(conversation_id, command)
 

@@ -89,8 +89,11 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
     provider.script = with_window(4_000)
     async with opened(settings, provider, model_api) as apis:
         conversation = await long_conversation(apis)
-        response = await apis.sdk.responses.create(input="now", conversation=conversation)
+        raw = await apis.sdk.responses.with_raw_response.create(input="now", conversation=conversation)
+        response = raw.parse()
         assert response.output_text == "short answer"
+        assert response.to_dict()["cost_usd"] is None  # its price is not known either
+        assert int(raw.headers["x-context-left-out"]) > TURNS
         refused, repeated = provider.requests
         assert words(refused) == TURNS * TURN_WORDS  # nothing was left out of what an unknown model is sent
         assert 1_000 < words(repeated) < 4_000
