@@ -72,6 +72,9 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
         copies = {item.item_id: item.copy_of for item in queued.input if item.copy_of is not None}
         deleted = await deleted_items(reader, copies)
         items = tuple(item for item in queued.input if item.item_id not in deleted)
+        if queued.input and not items:
+            message = "Every item that `input` refers to was deleted before the response had its turn."
+            raise ApiError(404, message, code="item_not_found", param="input")
         reply_request = ReplyRequest(
             model=queued.model,
             parameters=parameters,

@@ -19,6 +19,7 @@ from tests.commands.api_client import (
     sent_messages,
 )
 from tests.commands.slow_answers import SlowAnswers
+from tests.commands.summarizing_store import talk
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 
@@ -208,6 +209,43 @@ async def test_a_repeat_gets_the_reply_that_waits_and_if_match_counts_when_a_rep
     assert (await first).status_code == 200
     await eventually(lambda: True if log.topics(conversation).count("reply.completed") == 2 else None)
     assert slow.questions == ["q0", "q1"]
+
+
+async def test_an_item_that_is_deleted_while_a_reply_waits_is_not_shown_when_its_turn_comes(
+    apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
+) -> None:
+    conversation, other = await create_conversation(apis[0]), await create_conversation(apis[0])
+    items = f"/v1/conversations/{other}/items"
+    added = (await apis[0].post(items, json={"items": [message("secret"), message("kept")]})).json()["data"]
+    first = await asking(slow, apis[0], "q0", conversation)
+    secret, kept = ({"type": "item_reference", "id": item["id"]} for item in added)
+    both = await waiting(log, apis[1], [secret, kept, message("q1")], conversation)
+    alone = await waiting(log, apis[0], [secret], conversation)
+    assert (await apis[0].delete(f"{items}/{added[0]['id']}")).status_code == 200
+    slow.release()
+    await first
+    assert (await both).status_code == 200
+    assert sent_messages(provider.requests[-1])[-2:] == [("user", "kept"), ("user", "q1")]
+    assert error_of(await alone) == (404, "item_not_found", "input")
+    assert log.topics(conversation)[-1] == "reply.failed"
+
+
+async def test_a_summary_that_a_reply_needs_is_written_when_its_turn_comes(
+    apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
+) -> None:
+    policy = {"strategy": "rolling_summary", "budget": 1_000}
+    conversation = await create_conversation(apis[0], context_policy=policy)
+    first = await asking(slow, apis[0], "q0", conversation)
+    for start in range(0, 60, 20):
+        turns = {"items": talk(30)[start : start + 20]}
+        assert (await apis[0].post(f"/v1/conversations/{conversation}/items", json=turns)).status_code == 200
+    waits = await waiting(log, apis[1], "q1", conversation)
+    after = await waiting(log, apis[0], "q2", conversation)
+    slow.release()
+    await asyncio.gather(first, waits, after)
+    kinds = ("context.compacted", "reply.queued", "reply.requested")
+    topics = [topic for topic in log.topics(conversation) if topic in kinds]
+    assert topics[:5] == [kinds[2], kinds[1], kinds[1], kinds[0], kinds[2]]
 
 
 async def test_when_a_conversation_has_ended_before_its_turn_a_reply_fails(
