@@ -92,6 +92,7 @@ def test_at_most_sixteen_replies_wait_besides_one_that_interrupts() -> None:
     given(started(), *full).when(queue("late")).refused(TooManyQueued)
     given(started(), *full).when(queue("now", interrupts=True)).then(waiting("now", interrupts=True))
     given(started(), *full, waiting("now", interrupts=True)).when(queue("late")).refused(TooManyQueued)
+    given(started(), *full[1:], waiting("now", interrupts=True)).when(queue("late")).then(waiting("late"))
     given(started(), *full, cancelled("r3")).when(queue("late")).then(waiting("late"))
 
 

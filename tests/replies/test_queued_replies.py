@@ -80,8 +80,12 @@ async def test_a_response_that_waits_is_read_as_queued_and_its_stream_is_the_sam
     cancelled_id = (await post_response(http, "q2", **taken_out)).json()["id"]
     cancelled = (await http.post(f"/v1/responses/{cancelled_id}/cancel")).json()
     assert cancelled["status"] == "cancelled"
-    slow.release()
+    slow.release("q0")
     assert (await first).status_code == 200
+    await eventually(lambda: "q1" in slow.questions)
+    await both.projector.catch_up()
+    assert (await http.get(path)).json()["status"] == "in_progress"
+    slow.release()
     streamed = (await posted).content
     assert (await followed).content == streamed
     assert (await http.get(path, params={"stream": "true"})).content == streamed
