@@ -183,7 +183,25 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
     async with asyncio.timeout(10):
         while store.log.rows("SELECT FROM responses WHERE running"):  # noqa: ASYNC110 - only Postgres has this state
             await asyncio.sleep(0.02)
-    return store.ids("SELECT item_id FROM events WHERE topic = 'reply.interrupted'")[-1]
+    return store.ids("SELECT item_id FROM events WHERE topic = 'reply.interrupted' ORDER BY notification_id")[-1]
+
+
+async def deleted_stopped_turns(store: PlantedStore) -> None:
+    """Stops replies in a conversation that keeps their partial answers. Tries the first one again, which deletes its partial answer. Then deletes
+    all items and responses.
+    """
+    conversation = (await store.post("/v1/conversations", context_policy={"stopped": "keep"}))["id"]
+    stopped = await interrupted(store, conversation)
+    store.says(store.plant("retried"))
+    retried = await store.post("/v1/responses", is_keyed=True, retry=stopped)
+    responses = [stopped, retried["id"], await cancelled(store, conversation)]
+    path = f"/v1/conversations/{conversation}"
+    items = (await store.http.get(f"{path}/items")).json()["data"]
+    assert len(items) == 4
+    for item in items:
+        await store.delete(f"{path}/items/{item['id']}")
+    for response_id in responses:
+        await store.delete(f"/v1/responses/{response_id}")
 
 
 async def deleted_conversation(store: PlantedStore) -> None:
@@ -294,6 +312,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
 ) -> None:
     await retracted_items(store)
     await deleted_responses(store)
+    await deleted_stopped_turns(store)
     await deleted_completions(store)
     await deleted_conversation(store)
     fork, other = await deleted_parent(store)

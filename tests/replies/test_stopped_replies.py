@@ -14,7 +14,7 @@ import httpx
 from infrastructure.settings import Settings
 from scripts.stores import open_stores
 from scripts.verify import verify
-from tests.replies.stopped_cases import WAYS, Stops, cases
+from tests.replies.stopped_cases import WAYS, Case, Stops, cases
 from tests.scripted_provider import Exchange, Script, ScriptedProvider
 
 
@@ -131,3 +131,23 @@ async def test_what_continues_from_a_kept_reply_carries_nothing_over_and_its_del
     assert "response.incomplete" in streamed
     assert (await http.delete(f"/v1/responses/{response}")).status_code == 200
     assert await texts_of(http, conversation) == ["And?", "Fine."]
+
+
+async def test_a_reply_that_interrupts_is_shown_the_kept_partial_answer_and_one_that_stopped_waiting_is_not_kept(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    stops = Stops(provider, http, [str(http.base_url)])
+    case = Case(0, "cancel", "keep", "stop", "text")
+    asking = await stops.begin(case)
+    conversation = stops.conversations[0]
+    body = {"model": "scripted", "conversation": conversation}
+    waits = {**body, "input": "Never mind", "on_busy": "queue", "background": True}
+    waiting = (await http.post("/v1/responses", json=waits)).json()
+    assert (await http.post(f"/v1/responses/{waiting['id']}/cancel")).json()["status"] == "cancelled"
+    following = await http.post("/v1/responses", json={**body, "input": "And?", "on_busy": "interrupt"})
+    assert following.json()["status"] == "completed"
+    await asyncio.wait({asking})
+    assert (await http.get(f"/v1/responses/{stops.responses[0]}")).json()["status"] == "cancelled"
+    assert await texts_of(http, conversation) == [case.question, "one two ", "And?", "Fine."]
+    shown = [message["content"] for message in provider.requests[-1]["messages"]]
+    assert shown == [case.question, "one two ", "And?"]
