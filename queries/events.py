@@ -42,7 +42,8 @@ _CHUNK_EVENTS = 100
 _CHUNK_BYTES = 1024 * 1024
 """How much is read from the log at a time, in bytes of decompressed events."""
 
-_HASHES = frozenset({"request_sha256"})
+_HASHES = frozenset({"request_sha256", "sha256", "settings", "summary"})
+"""Fields that hold a hash if they hold bytes."""
 
 
 class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event"):
@@ -213,7 +214,7 @@ def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
 def _fields(struct: Struct | Event) -> dict[str, Any]:
     """The fields that are set. A field of bytes holds JSON text, or a hash."""
     return {
-        name: value.hex() if name in _HASHES else _plain(value)
+        name: value.hex() if isinstance(value, bytes) and name in _HASHES else _plain(value)
         for name in struct.__struct_fields__
         if (value := getattr(struct, name)) is not UNSET
     }
