@@ -14,16 +14,15 @@ import structlog
 from msgspec import Struct
 
 from domain.commands import QueueReply, ReadQueue, RequestReply
-from domain.conversation import Conversation
-from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ResponseNotFound
+from domain.errors import ConversationLocked, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.http.errors import ApiError, reported
 from infrastructure.ids import mint_uuid
 from replies import stream_events
-from replies.record import read_record
+from replies.record import is_lost, read_record
 from replies.repeat import RepeatOf
 from replies.reply_end import StopReason
 from replies.running_reply import ReplyServices, RunningReply, request_of
@@ -33,6 +32,9 @@ CHECK_SECONDS = 10.0
 
 RETRY_SECONDS = 1.0
 """How long a reply waits after the log could not be read."""
+
+MAX_RETRIES = 60
+"""So many times in a row the log is read again. Then the reply fails, so that it does not block those behind it for ever."""
 
 INTERRUPT_TIMEOUT_SECONDS = 30.0
 """How long a reply that interrupts waits for the end of the running one. If that one's process died, its end is recorded sooner than this."""
@@ -119,10 +121,10 @@ class QueuedReply(RunningReply):
         except ReplyIsOver:
             self._ending = True
             await self._end_as_recorded()
-        except (Refused, ApiError, LogUnavailable) as refusal:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those that wait behind this reply must get their turn
             self._ending = True
-            api_error = as_api_error(refusal)
-            await self._fail(ModelFailed(api_error.code or "refused", api_error.message), refusal)
+            api_error = reported(error)
+            await self._fail(ModelFailed(api_error.code or "refused", api_error.message), error)
         else:
             self._waits = False
             self._requested, self._body, self._repeat_of = request_of(turn.command), turn.body, turn.repeat
@@ -130,46 +132,47 @@ class QueuedReply(RunningReply):
             await super()._answer()
 
     async def _wait_for_turn(self) -> Turn:
-        """Requests the reply when its turn has come. Raises ReplyIsOver if it waits no longer; Refused, ApiError or LogUnavailable if it cannot be requested."""
+        """Requests the reply when its turn has come. Raises ReplyIsOver if it waits no longer, and other errors if it cannot be requested."""
         give_up_at = time.monotonic() + INTERRUPT_TIMEOUT_SECONDS
+        retries = 0
         while True:
             try:
                 seen = await self._reader.head(self._in_conversation)
-                state = await self._read_queue()
+                if (turn := await self._request_if_first(give_up_at)) is not None:
+                    return turn
+                retries = 0
+            except ConversationLocked:
+                continue
             except (psycopg.Error, LogBusy, LogUnavailable) as error:
-                log.warning("queue_not_read", response_id=self.response_id, error_type=type(error).__name__)
+                retries += 1
+                if retries > MAX_RETRIES or (isinstance(error, LogUnavailable) and error.outcome_unknown):
+                    raise
+                log.warning("turn_delayed", response_id=self.response_id, error_type=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if self.response_id not in state.queued:
-                raise ReplyIsOver(self.response_id)
-            if state.queued[0] == self.response_id:
-                if not state.running:
-                    try:
-                        return await self._request()
-                    except ConversationLocked:
-                        continue
-                if self._interrupts:
-                    await self._interrupt(state, give_up_at)
             with self._queue.watch.change(self._in_conversation, seen) as change:
                 await asyncio.wait({change}, timeout=CHECK_SECONDS)
                 if change.cancelled() and self._outlives_process:  # the process is about to stop
                     self.stop("server_stopped")
 
-    async def _interrupt(self, state: Conversation, give_up_at: float) -> None:
-        """Asks the running reply to stop. Raises ApiError if it did not in time."""
-        if time.monotonic() > give_up_at:
-            message = "The response that was to be interrupted did not stop in time."
-            raise ApiError(503, message, code="response_in_progress", retry=False)
-        for response_id in state.running:
-            try:
-                await self._queue.cancel(self._principal.tenant, response_id)
-            except psycopg.Error as error:
-                log.warning("interrupt_delayed", response_id=response_id, error_type=type(error).__name__)
-
-    async def _read_queue(self) -> Conversation:
-        return (
+    async def _request_if_first(self, give_up_at: float) -> Turn | None:
+        """Requests the reply if it is its turn. If it interrupts, asks the running reply to stop, until `give_up_at`."""
+        state = (
             await read_queue(self._services.log, self._principal, self._in_conversation, self._request_id)
         ).conversation
+        if self.response_id not in state.queued:
+            raise ReplyIsOver(self.response_id)
+        if state.queued[0] != self.response_id:
+            return None
+        if not state.running:
+            return await self._request()
+        if self._interrupts:
+            if time.monotonic() > give_up_at:
+                message = "The response that was to be interrupted did not stop in time."
+                raise ApiError(503, message, code="response_in_progress", retry=False)
+            for response_id in state.running:
+                await self._queue.cancel(self._principal.tenant, response_id)
+        return None
 
     async def _stop_waiting(self) -> None:
         """Takes it out of the queue, or leaves it there for another process."""
@@ -185,7 +188,8 @@ class QueuedReply(RunningReply):
             record = await read_record(self._reader, self._in_conversation, self.response_id)
         except ResponseNotFound as error:
             self._on_record = False
-            self._end_with_error(error)
+            lost = await is_lost(self._reader, self._in_conversation, self.response_id)
+            self._end_with_error(ReplyLost(self.response_id) if lost else error)
             return
         if record.end is None:
             self._leaves = True
@@ -196,7 +200,7 @@ class QueuedReply(RunningReply):
 
 
 async def read_queue(events_log: EventLog, principal: Principal, conversation_id: str, request_id: str) -> Appended:
-    """The conversation's state as the log has it now. Raises what EventLog.append raises."""
+    """The conversation's state as the log has it now. Raises Refused, LogBusy, or LogUnavailable, whose outcome is known: nothing is appended."""
     request = AppendRequest(
         principal=principal,
         conversation_id=conversation_id,
@@ -204,4 +208,7 @@ async def read_queue(events_log: EventLog, principal: Principal, conversation_id
         command_id=mint_uuid(),
         correlation_id=request_id,
     )
-    return await events_log.append(request)
+    try:
+        return await events_log.append(request)
+    except LogUnavailable as error:
+        raise LogUnavailable(outcome_unknown=False) from error
