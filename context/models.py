@@ -125,9 +125,13 @@ class Models:
         facts = self.facts(name)
         return int(((window or facts.window) - reserved) * facts.safety)
 
-    def cost(self, name: str, usage: Usage) -> int | None:
-        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known."""
-        facts = self.facts(name)
+    def cost(self, name: str, usage: Usage, *, reported: str | None = None) -> int | None:
+        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known.
+
+        `reported`: the name by which the provider called the model in its answer. It counts, unless a setting has a price for `name`.
+        """
+        configured = self._settings.models.get(name)
+        facts = self.facts(name if reported is None or (configured and configured.names_a_price) else reported)
         if facts.priced is not None:
             return facts.priced.cost(usage)
         if facts.input_price is None or facts.output_price is None:

@@ -296,7 +296,7 @@ class RunningReply:
             author=self._principal.subject,
             model=model,
             usage=usage,
-            cost=self._services.models.cost(model, usage),
+            cost=self._services.models.cost(self._requested.model, usage, reported=model),
             finish_reason=finished.finish_reason,
             service_tier=finished.service_tier,
             timing=Timing(

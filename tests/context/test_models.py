@@ -159,6 +159,14 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
+def test_the_name_that_the_provider_reports_has_the_price_unless_a_setting_has_one_for_the_requested_name() -> None:
+    priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
+    models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
+    assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000
+    assert models.cost("free", usage, reported="gpt-4o") == 1_000 * 2_500
+    assert models.cost("gpt-4o", usage, reported="of-tomorrow") is None
+
+
 def test_a_long_request_and_written_cache_cost_what_the_price_list_says() -> None:
     models = Models(Settings())
     short, long = (Usage(input_tokens=tokens, output_tokens=10) for tokens in (100_000, 300_000))
