@@ -1,6 +1,6 @@
 """Makes a context snapshot from a conversation's events. The events are read from the log, or passed by the caller."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
@@ -11,7 +11,6 @@ from context.conversation_settings import (
     ConversationSettings,
     counted_summary,
     inherits,
-    instructions_and_policy,
     settings_at,
     unretracted,
 )
@@ -30,17 +29,14 @@ from context.snapshots import (
     newest_requests,
     snapshot_keys,
 )
+from domain.conversation import fold
 from domain.events import (
-    CompactionRedone,
-    CompactionUndone,
     ContextCompacted,
     ConversationDeleted,
     ConversationStarted,
     Event,
     ItemAppended,
-    ItemPinned,
     ItemRetracted,
-    ItemUnpinned,
 )
 from domain.items import from_stored
 from infrastructure.event_log.reader import EventReader
@@ -110,74 +106,46 @@ async def snapshot_from_log(
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     """The snapshot after `events`: a conversation's events from the first one on, in order and without gaps."""
-    first = events[0].event
-    pinned, compaction = _pins_and_compaction(events)
-    instructions, policy = instructions_and_policy(events)
+    started, state = events[0].event, fold(recorded.event for recorded in events)
+    assert state is not None
+    assert isinstance(started, ConversationStarted)
+    compacted = events[state.summary - 1].event if state.summary else None
     settings = ConversationSettings(
-        instructions=instructions,
-        policy=policy,
-        pinned=pinned,
-        compaction=compaction,
-        forked_from=first.forked_from if isinstance(first, ConversationStarted) else None,
-        inherits=isinstance(first, ConversationStarted) and inherits(first),
+        instructions=state.instructions,
+        policy=state.context_policy,
+        pinned=state.pinned,
+        compaction=(state.summary, compacted) if isinstance(compacted, ContextCompacted) else None,
+        forked_from=started.forked_from,
+        inherits=inherits(started),
     )
     newest = _newest_items(settings)
     for recorded in reversed(events):
         newest.add_older(recorded)
-    pins = [event for event in (recorded.event for recorded in events) if _is_one_of(event, pinned)]
-    return await _snapshot(newest, events[-1], settings, pins)
-
-
-def _is_one_of(event: Event, item_ids: Sequence[str]) -> bool:
-    return isinstance(event, ItemAppended) and event.item_id in item_ids
-
-
-def _pins_and_compaction(events: Sequence[Recorded]) -> tuple[tuple[str, ...], tuple[int, ContextCompacted] | None]:
-    """The pinned items after these events, and the active compaction with its version."""
-    pinned: tuple[str, ...] = ()
-    active = 0
-    for recorded in events:
-        match recorded.event:
-            case ItemPinned() | ItemUnpinned():
-                pinned = recorded.event.pinned
-            case ItemRetracted(item_id=retracted, depth=depth):
-                pinned = tuple(item_id for item_id in pinned if item_id != retracted)
-                active = _not_covering(events, active, depth)
-            case ContextCompacted():
-                active = recorded.version
-            case CompactionUndone() | CompactionRedone():
-                active = recorded.event.active
-            case _:
-                pass
-    compaction = events[active - 1].event if active else None
-    return pinned, (active, compaction) if isinstance(compaction, ContextCompacted) else None
-
-
-def _not_covering(events: Sequence[Recorded], active: int, depth: int) -> int:
-    """The version of the summary that is active after an item at `depth` was retracted; 0 for none."""
-    while active and isinstance(event := events[active - 1].event, ContextCompacted) and event.depth >= depth:
-        active = event.replaces
-    return active
+    return await _snapshot(newest, events[-1], settings, [recorded.event for recorded in events])
 
 
 async def _snapshot(
     newest: "_NewestItems",
     last: Recorded,
     settings: ConversationSettings,
-    pinned: Sequence[Event],
+    events: Iterable[Event],
     counts: ItemCounts | None = None,
 ) -> Snapshot:
+    """`events`: among them are those of the pinned items."""
     if newest.deleted:
         return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
     counts = counts or ItemCounts()
     items = await snapshot_items(newest.newest_first[::-1], counts)
-    pins = await snapshot_items([event for event in pinned if isinstance(event, ItemAppended)], counts)
-    pins_too_large = _size(pins) > MAX_PINNED_BYTES
     first, size = newest.first, _size(items)
     while size > MAX_BYTES:
         oldest = items.pop(0)
         first = oldest.depth + 1
         size -= _size([oldest])
+    pinned = [event for event in events if isinstance(event, ItemAppended) and event.item_id in settings.pinned]
+    pins = sorted(await snapshot_items(pinned, counts), key=lambda pin: pin.depth)
+    pins_too_large = _size(pins) > MAX_PINNED_BYTES
+    summary = await counted_summary(settings.compaction)
+    covers_others = summary is not None and (settings.forked_from is not None or summary.has_copies)
     return Snapshot(
         version=last.version,
         chain_hash=last.chain_hash,
@@ -185,11 +153,9 @@ async def _snapshot(
         settings=SnapshotSettings(
             instructions=settings.instructions,
             policy=settings.policy,
-            summary=await counted_summary(settings.compaction),
-            pins=() if pins_too_large else tuple(sorted(pins, key=lambda pin: pin.depth)),
-            pins_too_large=pins_too_large,
-            is_fork=settings.forked_from is not None,
-            inherits=settings.inherits,
+            summary=summary,
+            pins=() if pins_too_large else tuple(pins),
+            needs_log=settings.inherits or pins_too_large or covers_others,
         ),
         branch=newest.branch,
         depth=newest.depth,

@@ -71,30 +71,17 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
 
 
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What only changes when a snapshot is made again.
+    """What only changes when a snapshot is made again. `pins`: the pinned items, by depth, even if they are in the list too.
 
-    `pins`: the pinned items, by depth, even if they are in the list too. `pins_too_large`: they have more than MAX_PINNED_BYTES and are not
-    stored; then contexts are read from the log. `is_fork`: a summary in a fork also covers items of other conversations, which may be
-    deleted now. So contexts with such a summary, or with a summary of copies, are read from the log. `inherits`: so are those of a fork that
-    inherited pins or a summary.
+    `needs_log`: contexts are read from the log, because of what belongs to other conversations and may be deleted there: inherited pins, an
+    inherited summary, a fork's summary, a summary of copies. Or because the pinned items have more than MAX_PINNED_BYTES; then `pins` is empty.
     """
 
     instructions: str | None = None
     policy: ContextPolicy = ContextPolicy()
     summary: Summary | None = None
     pins: tuple[SnapshotItem, ...] = ()
-    pins_too_large: bool = False
-    is_fork: bool = False
-    inherits: bool = False
-
-    @property
-    def needs_log(self) -> bool:
-        """Whether contexts are read from the log, although there is a snapshot."""
-        return (
-            self.inherits
-            or self.pins_too_large
-            or (self.summary is not None and (self.is_fork or self.summary.has_copies))
-        )
+    needs_log: bool = False
 
 
 class LastRequest(Struct, frozen=True, array_like=True):

@@ -98,10 +98,7 @@ class SnapshotChange(Struct):
         if (started := self.started) is not None:
             fork = started.forked_from
             settings = SnapshotSettings(
-                instructions=started.instructions,
-                policy=started.context_policy,
-                is_fork=fork is not None,
-                inherits=inherits(started),
+                instructions=started.instructions, policy=started.context_policy, needs_log=inherits(started)
             )
             fields |= {"settings": encode_settings(settings), "branch": 0, "depth": fork.depth if fork else 0}
         if self.appended:

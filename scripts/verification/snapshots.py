@@ -88,7 +88,7 @@ class Snapshots:
         if not events or found.version > events[-1].version:
             # The snapshot is newer than the events that were read.
             events = await self._read_up_to(stream.conversation_id, found.version)
-        if not events or found.version > events[-1].version:
+        if not events or events[0].version != 1 or found.version > events[-1].version:
             return self._unused()
         projected = stream.until(position)
         if projected and found.version < projected[-1].version:

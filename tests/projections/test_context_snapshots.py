@@ -387,7 +387,7 @@ async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log
     await _project(world, await world.reader.last_position() - 1)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
-    assert (snapshot.settings.is_fork, snapshot.settings.summary is not None) == (True, True)
+    assert (snapshot.settings.needs_log, snapshot.settings.summary is not None) == (True, True)
     assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
     recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
     assert recent.summary is not None
@@ -408,7 +408,7 @@ async def test_given_a_fork_that_inherits_a_pin_and_a_summary_then_its_context_i
     [own] = await write.append(conversation, "b")
     await _project(world)
     snapshot = await _equals_the_log(world, conversation)
-    assert (snapshot.settings.inherits, snapshot.settings.pins, snapshot.settings.summary) == (True, (), None)
+    assert (snapshot.settings.needs_log, snapshot.settings.pins, snapshot.settings.summary) == (True, (), None)
     assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
     await write.execute(conversation, PinItem(item_id=own))
     await write.compact(conversation, own, 5, "To 5.")
@@ -478,14 +478,14 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read
         await write.execute(conversation, PinItem(item_id=item_id))
     await _project(world)
     snapshot = await _equals_the_log(world, conversation)
-    assert (snapshot.settings.pins_too_large, snapshot.settings.pins) == (True, ())
+    assert (snapshot.settings.needs_log, snapshot.settings.pins) == (True, ())
     assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
     after = await world.reader.last_position()
     await write.retract(conversation, ids[0])
     await write.retract(conversation, ids[1])
     await _project(world, after)
     snapshot = await _equals_the_log(world, conversation, 10)
-    assert (snapshot.settings.pins_too_large, len(snapshot.settings.pins)) == (False, 5)
+    assert (snapshot.settings.needs_log, len(snapshot.settings.pins)) == (False, 5)
 
 
 async def _write_in_format_7(world: World, conversation: str) -> None:
