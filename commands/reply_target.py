@@ -146,7 +146,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     joined = isinstance(record.end, ReplyCompleted) or (record.end is not None and bool(joined_ids(record.end)))
-    carried_items = () if joined else _carried_items(record)
+    carried_items = () if joined else await _carried_items(context, record)
     joined_at = record.end_event if joined else None
     at = (joined_at or record.request_event).stream_version
     version = at.version
@@ -198,12 +198,17 @@ async def _after_empty_start(
     )
 
 
-def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the usable output of a reply that did not join its conversation, as new items.
+async def _carried_items(context: CommandContext, record: Record) -> tuple[NewItem, ...]:
+    """The input and the usable output of a reply that did not join its conversation, as new items. Without deleted items: if the reply was tried
+    again, its input has joined with the second reply, and may be deleted there.
 
     Each item gets a new id. Its old id is kept in its `id`, like an id from a client, so a client can still refer to the item by it.
     """
-    carried = [(stored, from_stored(stored.item)) for stored in record.requested.input]
+    input_items = record.requested.input
+    deleted = await deleted_items(
+        context.dependencies.reader, {stored.item_id: stored.copy_of for stored in input_items}
+    )
+    carried = [(stored, from_stored(stored.item)) for stored in input_items if stored.item_id not in deleted]
     carried += [(stored, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
     return linked(
         [

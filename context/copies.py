@@ -51,6 +51,11 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/context/test_deleted_from_paths.py",
     ),
     Copy(
+        "the input of a response that was tried again (`retry`)",
+        "its items have the same ids in both requests, so they are left out of both (`commands/retried_reply.py`)",
+        "tests/deletion/test_planted_word.py",
+    ),
+    Copy(
         "input and output of Responses, and streams that are made again",
         "`replies/record.py`, `queries/responses.py` and `queries/deleted_copies.py` leave deleted items out",
         "tests/queries/test_deleted_items.py",

@@ -204,6 +204,20 @@ async def deleted_stopped_turns(store: PlantedStore) -> None:
         await store.delete(f"/v1/responses/{response_id}")
 
 
+async def retracted_retried_turn(store: PlantedStore) -> None:
+    """Tries a failed turn again, and deletes its items. The failed response stays, and has the question as its input too."""
+    conversation = (await store.post("/v1/conversations"))["id"]
+    store.says(breaks_off_after("kept"))
+    body = {"conversation": conversation, "input": store.plant("retriedinput")}
+    failed = await store.post("/v1/responses", status=502, **body)
+    store.says(store.plant("retriedanswer"))
+    await store.post("/v1/responses", is_keyed=True, retry=failed["error"]["response_id"])
+    store.says("kept")
+    path = f"/v1/conversations/{conversation}/items"
+    for item in (await store.http.get(path)).json()["data"]:
+        await store.delete(f"{path}/{item['id']}")
+
+
 async def deleted_conversation(store: PlantedStore) -> None:
     """Makes a conversation with content of every kind, and deletes the conversation."""
     plant = store.plant
@@ -313,6 +327,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     await retracted_items(store)
     await deleted_responses(store)
     await deleted_stopped_turns(store)
+    await retracted_retried_turn(store)
     await deleted_completions(store)
     await deleted_conversation(store)
     fork, other = await deleted_parent(store)
