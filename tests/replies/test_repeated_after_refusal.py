@@ -178,13 +178,20 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert "4000 tokens" in error["message"]
         assert len(provider.requests) == 1
 
+        # Nothing is learnt of it: a later request is as long as before.
+        provider.script = with_window(4_000, "Please reduce the length of the messages.")
+        assert (await apis.http.post("/v1/responses", json=body)).status_code == 400
+        provider.script = answer
+        assert (await apis.http.post("/v1/responses", json={**body, "truncation": "auto"})).status_code == 200
+        assert [words(request) for request in provider.requests] == [TURNS * TURN_WORDS] * 3
+
         # More than the most that a model of unknown size is sent: then the store refuses it, and says why.
         large = [{"type": "message", "role": "user", "content": "word " * 170_000}]
         too_long = await apis.http.post("/v1/responses", json={"input": large, "truncation": "disabled"})
         error = too_long.json()["error"]
         assert (too_long.status_code, error["code"]) == (400, "context_length_exceeded")
         assert "The window of this model is not known: the setting MODELS can name it." in error["message"]
-        assert len(provider.requests) == 1
+        assert len(provider.requests) == 3
 
 
 async def test_without_a_number_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
