@@ -45,6 +45,8 @@ class Exchange(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
+        # Without this, the client would use the closed connection again, fail, and wait before it retries.
+        self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
