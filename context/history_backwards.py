@@ -29,7 +29,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
     lie before `items`, except those that the summary replaces. `pins`: the pinned items before `items`, oldest first. `pinned`: the ids of all
     pinned items, in `pins` or in `items`. `lost`: in a fork, the inherited items that are gone, because a conversation that it comes from was
-    deleted. `is_inherited`: some of the items in `items` or `lost` are inherited from another conversation. `last_requests`: what was last sent
+    deleted. `is_inherited`: some of the items in `items` or `lost`, pins or the summary may be inherited from another conversation. `last_requests`: what was last sent
     to each model on this path, by the model's name (`context/last_requests.py`).
     """
 
@@ -109,7 +109,7 @@ async def recent_items_from_log(
         pinned=frozenset(settings.pinned) & (ids | {pin.item_id for pin in pins}),
         summary=summary,
         lost=tuple(reversed(backwards.lost)),
-        is_inherited=backwards.is_inherited,
+        is_inherited=backwards.is_inherited or settings.inherits,
         last_requests=backwards.last_requests,
     )
 

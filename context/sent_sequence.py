@@ -47,10 +47,8 @@ def sent_sequence(
     last = recent.last_requests.get(reply_request.model)
     tokens_at = _tokens_at(choice, body, body_of)
     hashes = _hashes(body, {*tokens_at, *(point.length for point in (last.points if last else ()))})
-    settings = {
-        **reply_request.parameters,
-        "prompt_cache_key": body.get("prompt_cache_key"),
-    }  # the store has a default for this one
+    # The store has a default for the key.
+    settings = {**reply_request.parameters, "prompt_cache_key": body.get("prompt_cache_key")}
     depth = recent.items[-1].depth if recent.items else recent.summary.depth if recent.summary else 0
     sequence = SentSequence(
         depth=depth,

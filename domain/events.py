@@ -67,8 +67,8 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Items of the path that a model was not shown, and why.
 
-    If the path was not read to its start, the range of the items that did not fit (`reason` "budget") has no `first` and no `count`.
-    If none of these items was read, it has no `last` either.
+    If the path was not read to its start, the range of the items that did not fit (`reason` "budget") has no `first`, and its `count` includes
+    deleted items. Older events have no `count` then. If none of these items was read, it has no `last` either.
     """
 
     reason: str

@@ -40,7 +40,9 @@ class SentItem(Struct, frozen=True, gc=False):
 
 
 class LeftOutItems(Struct, frozen=True):
-    """The items from `from` to `to`, which a model is not sent, and the reason. A field is null if its items were not read."""
+    """The items from `from` to `to`, which a model is not sent, and the reason. An end is null if its item was not read; then `count` includes
+    deleted items. It is null in older records.
+    """
 
     first: str | None = field(name="from")
     to: str | None
@@ -129,7 +131,7 @@ def _item(item: ContextItem) -> SentItem:
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[LeftOutItems]:
-    """Ranges of items that were left out. `from` and `count` are null if the first items were not read."""
+    """Ranges of items that were left out."""
     return [LeftOutItems(part.first, part.last, part.count, part.reason) for part in left_out]
 
 

@@ -23,7 +23,7 @@ from queries.query_route import query_route
 router = APIRouter(tags=["responses"])
 
 
-class SharedPrefixShape(Struct, frozen=True, kw_only=True):
+class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
     """The tokens and the messages of the request that a provider's prompt cache may have. `reason`: why they are not all of the request before,
     in the words of the official API's `prompt_cache_diagnostics`. Null: they are.
     """
@@ -51,7 +51,7 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
     items: list[SentItem]
     left_out: list[LeftOutItems]
     summary: SentSummary | None
-    shared_prefix: SharedPrefixShape | None
+    shared_prefix: SharedPromptPrefix | None
     request: Mapping[str, Any]
     request_sha256_matches: bool | None
     blanked: list[str] | UnsetType = UNSET
@@ -101,10 +101,10 @@ async def _body(
     )
 
 
-def _shared_prefix(shared: SharedPrefix | None) -> SharedPrefixShape | None:
+def _shared_prefix(shared: SharedPrefix | None) -> SharedPromptPrefix | None:
     if shared is None:
         return None
-    return SharedPrefixShape(tokens=shared.tokens, messages=shared.messages, reason=shared.reason)
+    return SharedPromptPrefix(tokens=shared.tokens, messages=shared.messages, reason=shared.reason)
 
 
 def _item_json(shown: ShownItem) -> Raw:
