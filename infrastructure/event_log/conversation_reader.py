@@ -14,10 +14,11 @@ from infrastructure.stores.postgres import Pool
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 """The largest page of one conversation, in bytes of decompressed states."""
 
-_FORWARDS = sql.SQL(
+FORWARDS = sql.SQL(
     PAGE.format(
-        where="originator_id = %s AND originator_version > %s AND originator_version <= coalesce(%s, originator_version)"
-        " AND tenant_id = coalesce(%s, tenant_id)",
+        where="originator_id = %s AND originator_version > %s AND originator_version <"
+        " (SELECT min(originator_version) FROM events WHERE originator_id = %s AND originator_version > %s) + %s"
+        " AND originator_version <= coalesce(%s, originator_version) AND tenant_id = coalesce(%s, tenant_id)",
         order="originator_version",
     )
 )
@@ -29,8 +30,8 @@ BACKWARDS = sql.SQL(
         order="originator_version DESC",
     )
 )
-"""Versions have no gaps, so a page's lowest version is known. Without it, Postgres may read and sort the whole conversation, because it expects a
-short one. A page of a conversation of 10,000 events then took 75 ms instead of 0.3 ms."""
+"""Versions have no gaps, so the versions at both ends of a page are known. Without them, Postgres may read and sort the whole conversation, because
+it expects a short one. A page of a conversation of 10,000 events then took 75 ms instead of 0.3 ms."""
 
 _WITH_ROW_KEY = (
     "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s"
@@ -107,14 +108,19 @@ class ConversationReader(LogRows):
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
         """One conversation's events with `after` < version <= `until`, ascending. The page is limited as in `OrderedReader.batch`."""
-        parameters = (uuid_of(conversation_id), after, until, self.tenant, limit)
-        return readable(await self._page(_FORWARDS, parameters, max_bytes))
+        return readable(await self._page_after(conversation_id, after, until, limit, max_bytes))
 
     async def conversation_logged(
         self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Logged]:
         """As `conversation`, with an UnreadableRecord for each unreadable event."""
-        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, self.tenant, limit), max_bytes)
+        return await self._page_after(conversation_id, after, None, limit, max_bytes)
+
+    async def _page_after(
+        self, conversation_id: str, after: int, until: int | None, limit: int, max_bytes: int
+    ) -> list[Logged]:
+        from_version = uuid_of(conversation_id), after
+        return await self._page(FORWARDS, (*from_version, *from_version, limit, until, self.tenant, limit), max_bytes)
 
     async def conversation_backwards(
         self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES

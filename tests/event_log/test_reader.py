@@ -10,7 +10,7 @@ from context.conversation_settings import instructions_and_policy
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
 from infrastructure.access.principal import ANONYMOUS
-from infrastructure.event_log.conversation_reader import BACKWARDS, MAX_PAGE_BYTES, SETTINGS_EVENTS
+from infrastructure.event_log.conversation_reader import BACKWARDS, FORWARDS, MAX_PAGE_BYTES, SETTINGS_EVENTS
 from infrastructure.event_log.log_rows import COLUMNS_SQL, PAGE_COLUMNS_SQL
 from infrastructure.event_log.reader import ITEMS_OF_TENANT, EventReader
 from infrastructure.ids import uuid_of
@@ -66,18 +66,23 @@ async def test_given_a_long_conversation_when_it_is_read_backwards_then_each_pag
     assert versions == list(range(8, 0, -1))
 
 
-async def test_given_a_long_conversation_among_short_ones_when_its_newest_events_are_read_then_postgres_reads_only_these(
+async def test_given_a_long_conversation_among_short_ones_when_a_page_is_read_then_postgres_reads_only_its_events(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     conversation_id = await write.start(*["x"] * 800)
-    up_to = (uuid_of(conversation_id), 801)
+    up_to, after = (uuid_of(conversation_id), 801), (uuid_of(conversation_id), 300)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         # Without statistics, Postgres expects a short conversation.
-        explain = sql.SQL("EXPLAIN (ANALYZE) ") + BACKWARDS.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
-        parameters = (*up_to, *up_to, 20, "default", 20, MAX_PAGE_BYTES)
-        plan = await (await connection.execute(explain, parameters)).fetchall()
-    rows = [int(count) for row in plan for count in re.findall(r"actual time=\S+ rows=(\d+)", str(row[0]))]
-    assert 0 < max(rows) <= 21
+        for page_sql, parameters in (
+            (BACKWARDS, (*up_to, *up_to, 20, "default", 20, MAX_PAGE_BYTES)),
+            (FORWARDS, (*after, *after, 20, None, "default", 20, MAX_PAGE_BYTES)),
+        ):
+            statement = page_sql.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
+            plan = await (await connection.execute(sql.SQL("EXPLAIN (ANALYZE) ") + statement, parameters)).fetchall()
+            rows = [int(count) for row in plan for count in re.findall(r"actual time=\S+ rows=(\d+)", str(row[0]))]
+            assert 0 < max(rows) <= 21
+    page = await reader.conversation(conversation_id, after=300, limit=20)
+    assert [recorded.version for recorded in page] == list(range(301, 321))
     for until in (801, 5_000):
         page = await reader.conversation_backwards(conversation_id, until=until, limit=20)
         assert [recorded.version for recorded in page] == list(range(801, 781, -1))
