@@ -76,8 +76,10 @@ async def create_conversation(context: CommandContext, body: CreateConversation)
 
 
 class UpdateConversation(Body):
-    """A field that is absent stays as it is; null clears it. `metadata` replaces all pairs, and `context_policy` the whole policy: null, and each
-    of its fields that is absent, stands for the tenant's default.
+    """An absent field stays as it is. `null` clears a field. `metadata` replaces all pairs.
+
+    `context_policy` replaces the whole policy: fields that are absent in it get the tenant's defaults. If it is `null`,
+    all fields do.
     """
 
     model_config = examples({"title": "A trip to Bergen"})
@@ -113,8 +115,9 @@ class EndConversation(Body):
     router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False, answer=Conversation
 )
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
-    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation. If the conversation has already ended,
-    nothing changes.
+    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation.
+
+    If the conversation has already ended, nothing changes.
     """
     command = commands.EndConversation(reason=body.reason if body else None)
     return await context.execute(conversation_id, command, conversation_answer)
@@ -135,7 +138,12 @@ class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object",
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}", answer=ConversationDeleted)
 async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
-    """Deletes the conversation: later requests for it are answered with 404, except a repeat of this one with its key, and the audit trail. Answers with a receipt."""
+    """Deletes the conversation. Answers with a receipt.
+
+    Later requests for it are answered with 404. A repeat of this request with the same `Idempotency-Key` still works.
+    The owner and an admin can still read the audit trail and the contexts of responses. For this they need the scope
+    `audit` and a login.
+    """
     return await context.execute(conversation_id, commands.DeleteConversation(), _receipt)
 
 

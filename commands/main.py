@@ -95,9 +95,9 @@ def create_app(
 
     The app also starts while Postgres is down. It answers writes with 503 until Postgres is up.
 
-    `authenticator`: pass the authenticator of another app in this process to share it. With None, the app makes its own. When `shutdown`
-    is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this
-    code.
+    `authenticator`: pass the authenticator of another app in this process to share it. With None, the app makes its
+    own. `shutdown`: when it is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets
+    it if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
     limiter = Limiter(settings, metrics, counts_tokens=True)
@@ -191,7 +191,10 @@ def create_app(
 
 
 def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaitable[bool]]:
-    """Takes over a reply that waits and whose process died. The app's dependencies are made later than the code that calls this."""
+    """Returns the function that takes over a waiting reply whose process died.
+
+    It reads the app's dependencies when it is called: they do not exist yet when the function is made.
+    """
 
     async def take_over(orphan: Orphan) -> bool:
         return await queued_replies.take_over(app.state.dependencies, leases, orphan)
@@ -200,7 +203,10 @@ def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaita
 
 
 def _models(settings: Settings, metrics: Metrics, pool: Pool) -> tuple[Models, ModelProvider, LearntModels, ModelWatch]:
-    """What is known of models, and what keeps it current. `pool`: for writers."""
+    """Makes the object with the facts of all models, the provider, and the two objects that keep these facts current.
+
+    `pool`: for writers.
+    """
     models = Models(settings)
     provider = ModelProvider(settings, metrics, on_list=models.set_listed)
     learnt = LearntModels(pool, settings.openai_base_url, models.set_learnt)

@@ -45,9 +45,9 @@ def check_body(body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Starts a reply, or queues it (`on_busy`). If this is a repeat, returns the reply that the first request with the idempotency key started.
+    """Starts a reply, or queues it if another one runs and `on_busy` allows it. A refused request records nothing.
 
-    A refused request records nothing.
+    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
     """
     if body.on_busy == "interrupt" and context.if_match is not None:
         message = "`on_busy: interrupt` changes the conversation: it cannot be used with `If-Match`."
@@ -63,8 +63,10 @@ def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests the reply. Tries again if the conversation changed after the input was compared with it, or if items were deleted after
-    the context was read. With If-Match, it does not try again.
+    """Requests the reply.
+
+    Tries again if the conversation changed after the input was compared with it, or if items were deleted after the
+    context was read. With If-Match, it does not try again.
     """
     for _ in range(MAX_COMPARISONS):
         try:
@@ -79,9 +81,10 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 
 
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests the reply at its target. If another request moved the target's head or runs a reply there, uses the target's fallback.
+    """Requests the reply at its target.
 
-    Does the same if a conversation that was found by its input has ended.
+    Uses the target's fallback if another request moved the target's head, or runs a reply there. Also uses it if the
+    conversation has ended and was found by the input. If the request may wait, it is queued while another reply runs.
     """
     given = body.items()
     model = await resolve_model(context, body.model)
@@ -105,7 +108,7 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
 
 
 async def _request_again(context: CommandContext, body: CreateResponse, response_id: str) -> Reply:
-    """Requests the reply in place of a failed or stopped one."""
+    """Requests a reply again, in place of the one that failed or was stopped."""
     retried = await find_retried(context, body, response_id)
     model = await resolve_model(context, retried.body.model)
     return await _request_at(context, retried.body, retried.target, model, retried.taken, matched=None)
@@ -118,8 +121,9 @@ async def _target(context: CommandContext, body: CreateResponse, matched: Matche
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
-    """The snapshot of the conversation that the request names; UNSET if it names none. To save time, it is read
-    while the target is looked up.
+    """The snapshot of the conversation that the request names. UNSET if it names none.
+
+    To save time, the snapshot is read while the target is looked up.
     """
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
@@ -191,7 +195,10 @@ async def _request_at(
 async def _queue(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
 ) -> Reply:
-    """Queues the reply. Its input was compared with the conversation as it is now; its context is assembled when its turn comes."""
+    """Queues the reply, with the input that was compared with the conversation as it is now.
+
+    The reply's context is assembled when its turn comes.
+    """
     reply_request = make_reply_request(context, body, target, model, taken.items)
     command = QueueReply(
         response_id=mint(RESPONSE),
@@ -221,7 +228,8 @@ def make_reply_request(
 ) -> ReplyRequest:
     """The ReplyRequest that the context is assembled for.
 
-    Raises ApiError: 400 if the provider's API cannot express an item or a parameter, 413 if the input and the carried items are too large together.
+    Raises ApiError: 400 if the provider's API or the model cannot take an item or a parameter, 413 if the input and the
+    carried items are too large together.
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
@@ -244,8 +252,10 @@ def make_reply_request(
 
 
 async def _cache_key(context: CommandContext, body: CreateResponse, target: ReplyTarget) -> str | None:
-    """The conversation's family, so that its forks share the provider's prompt cache. None if the client gave a key, if the reply is not
-    stored, or if the provider may not know such keys.
+    """The key of the provider's prompt cache: the conversation's family.
+
+    So the forks of a conversation share the cache. None if the client gave a key, if the reply is not stored, or if the
+    provider may not know such keys.
     """
     if (
         body.prompt_cache_key is not None

@@ -1,6 +1,6 @@
-"""Appends the request for a reply to the log and starts the reply; or finds the reply that the first request with the same key started.
+"""Appends the request for a reply to the log, and starts the reply. Both the Responses API and Chat Completions use it.
 
-The routes of the Responses API and of Chat Completions both end here.
+If the request repeats an earlier one with the same idempotency key, finds the reply of the first request instead.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -25,9 +25,9 @@ Reply = RunningReply | RecordedReply
 async def request_once(
     context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
 ) -> Reply:
-    """Calls `request`, and returns its reply. If this is a repeat, returns the reply that the first request with the idempotency key started.
+    """Calls `request`, and returns its reply. A refused request records nothing.
 
-    A refused request records nothing.
+    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
     """
     if (recorded := await _first_reply(context, stored=stored)) is not None:
         await context.allowance.follow()
@@ -65,7 +65,10 @@ async def append_and_start(
 async def append_once(
     context: CommandContext, command: RequestReply | QueueReply, conversation_id: str, *, only_at: int | None = None
 ) -> Appended | RecordedReply:
-    """Appends the command. If this is a repeat, returns the reply of the first request with the idempotency key instead."""
+    """Appends the command.
+
+    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
+    """
     reference = msgspec.json.encode(ReplyReference(conversation_id, command.response_id))
     try:
         appended = await context.append(conversation_id, command, lambda _: reference, only_at=only_at)
@@ -119,7 +122,10 @@ async def _first_reply(context: CommandContext, *, stored: bool) -> RecordedRepl
 
 
 def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
-    """The reply that a repeated request gets. `answer`: the ReplyReference that is stored with the idempotency key, as JSON text."""
+    """The reply that a repeated request gets.
+
+    `answer`: the ReplyReference that is stored with the idempotency key, as JSON text.
+    """
     reference = msgspec.json.decode(answer, type=ReplyReference)
     dependencies = context.dependencies
     shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)

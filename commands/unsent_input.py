@@ -7,7 +7,10 @@ from infrastructure.http.errors import ApiError
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if the input has a tool output whose call is not sent, or if `input` has items and none of all items is sent."""
+    """Raises ApiError (400) if the input has a tool output that is not sent because its call is missing.
+
+    Also raises it if there is input, but the context has no item that can be sent.
+    """
     for item_id, item in reply_request.input:
         if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]

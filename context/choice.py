@@ -1,4 +1,7 @@
-"""Chooses which of a conversation's newest items the model is shown for a reply: counts their tokens, sets the budget, and selects."""
+"""Chooses which of a conversation's newest items the model is shown for a reply.
+
+Counts their tokens, computes the budget, and selects the items that fit.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,11 +34,13 @@ DEFAULT_ANSWER_TOKENS = 1_024
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
-    `window`: the model's window, if a refusal just named it. It takes the place of what is known. None: what is known holds.
-    `without`: items of the conversation that are retracted together with the request, so they are not shown. `input_unknown`: the context is
-    chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
-    `carried`: how many of the `input` items come first and were carried over from earlier replies. `missing`: abilities that the model is taken
-    not to have for this request, besides those that it is known not to have. `cache_key`: the key of the prompt cache, if the client gave none.
+    `window`: the model's window, if a refusal just named it. None: the window that `Models` knows is used.
+    `without`: items of the conversation that are retracted together with the request, so they are not shown.
+    `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and
+    there is no input.
+    `carried`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
+    the store assumes the model lacks, for this request only; they are added to those that it is known to lack.
+    `cache_key`: the key of the prompt cache, if the client gave none.
     """
 
     model: str
@@ -52,7 +57,8 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 class ContextChoice(Struct, frozen=True, kw_only=True):
     """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from.
 
-    `missing`: the abilities that the model is taken not to have. Notes replace what needs them. `parameter_tokens`: of tools and answer format.
+    `missing`: the abilities that the model is assumed to lack; notes replace what needs them. `parameter_tokens`: the
+    tokens of the tools and the answer format.
     """
 
     recent: RecentItems
@@ -72,7 +78,7 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
 
 
 class ContextChooser:
-    """One for a process: `counts` keeps the tokens of items that were counted before."""
+    """Makes ContextChoices. `counts`: the tokens of items that were counted before in this process."""
 
     def __init__(self, reader: Reader, models: Models, counts: ItemCounts) -> None:
         self._reader = reader
@@ -80,8 +86,10 @@ class ContextChooser:
         self._counts = counts
 
     async def choose(self, recent: RecentItems, end: PathSegment | None, reply_request: ReplyRequest) -> ContextChoice:
-        """Chooses which items of `recent` are shown. `end`: the newest segment of the path on which the outputs of pinned calls, and the calls of
-        pinned outputs, are looked up; None for a new one.
+        """Chooses which items of `recent` are shown.
+
+        `end`: the newest segment of the conversation's path. The outputs of pinned calls, and the calls of pinned
+        outputs, are looked up on this path. None for a new conversation.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -138,7 +146,10 @@ class ContextChooser:
         return self._models.missing_abilities(reply_request.model) | reply_request.missing
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
-        """The tokens that may be sent: the window minus the tokens kept free for the answer, times `safety`; at most the policy's budget."""
+        """The tokens that may be sent, at most the policy's budget.
+
+        Computed as (the window, minus the tokens kept free for the answer) times `safety`.
+        """
         model = reply_request.model
         window = reply_request.window or self._models.window(model)
         reserved = answer_tokens(reply_request.parameters, policy.reserve, window, self._models.facts(model).output)
@@ -147,7 +158,7 @@ class ContextChooser:
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int, int]:
-        """The tokens of what is always sent: (instructions, tools and answer format, the summary)."""
+        """The tokens of what is always sent: (of the instructions, of tools and answer format, of the summary)."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
@@ -172,7 +183,10 @@ class ContextChooser:
 def _select(
     context_input: ContextInput, budget: int, recent: RecentItems, reply_request: ReplyRequest, renderer: int
 ) -> Selection:
-    """Selects by the policy of `recent`. With `truncation: "disabled"` nothing may be left out for the budget."""
+    """Selects the items that are sent, as the policy of `recent` says.
+
+    With `truncation: "disabled"`, raises ContextTooLong if items do not fit in the budget.
+    """
     if reply_request.parameters.get("truncation") != "disabled":
         stable = _stable_window(recent, reply_request.model)
         return select(context_input, budget, partial(unsendable, renderer), stable)
@@ -184,7 +198,10 @@ def _select(
 
 
 def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
-    """The window that the policy asks for; None for one that begins as early as the budget allows. After a new summary it stands nowhere."""
+    """The stable window. None if the policy wants a window that begins as early as the budget allows.
+
+    It has no `first_depth` if there was no earlier request, or if the summary is another one since that request.
+    """
     policy = recent.policy
     if policy.window == "newest":
         return None
@@ -194,7 +211,10 @@ def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
 
 
 def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
-    """How many items lie before `recent`, by their depths. Those that the summary replaces, and pinned ones, do not count."""
+    """How many items lie before `recent`, by their depths.
+
+    Pinned items, and items that the summary replaces, do not count.
+    """
     summarized_depth = recent.summary.depth if recent.summary else 0
     first_depth = recent.items[0].depth
     return first_depth - 1 - summarized_depth - sum(summarized_depth < pin.depth < first_depth for pin in pins)
@@ -203,7 +223,10 @@ def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
 def answer_tokens(
     parameters: Mapping[str, Any], reserve: int | None, window: int, longest_answer: int | None = None
 ) -> int:
-    """The tokens that are kept free for the answer. `reserve`: those of the policy. `longest_answer`: the model's limit, if it is known."""
+    """The tokens that are kept free for the answer.
+
+    `reserve`: the policy's. `longest_answer`: the most tokens of an answer of this model, if it is known.
+    """
     tokens: int = parameters.get("max_output_tokens") or reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
     return min(tokens, longest_answer or tokens)
 

@@ -1,6 +1,7 @@
 """A conversation's settings at a version: instructions, policy, pins and summary.
 
-The settings are read from a few events, which the log finds with an index. `Reader` lists everything that contexts need of the log.
+The settings are read from a few events, which the log finds with an index. `Reader` lists all that contexts read from
+the log.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -31,14 +32,15 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 
 SUMMARY_TOKENS = 32
-"""The tokens that a summary takes besides its text: those of the message around it, and of the words that introduce it."""
+"""The tokens that a summary takes besides its text: for the message around it, and for the words that introduce it."""
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A summary that replaces the path's `count` items up to `depth`, from item `first` to item `last`.
+    """A summary that replaces `count` items of the path, from item `first` to item `last`.
 
-    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces.
-    `has_copies`: some of these items are copies of other items. Snapshots keep a Summary as JSON.
+    `depth`: the depth of `last`. `version`: the version of its ContextCompacted. `tokens`: the tokens of its text, in
+    `o200k_base`. `tokens_before`: the tokens of the items that it replaces. `has_copies`: some of these items are
+    copies of other items. Snapshots keep a Summary as JSON.
     """
 
     version: int
@@ -54,7 +56,10 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What a context needs of the log. ConversationReader implements it. On the query side PrincipalLog implements it, and limits how long a query takes."""
+    """What a context reads from the log. ConversationReader implements it.
+
+    On the query side PrincipalLog implements it, and limits how long a query takes.
+    """
 
     @property
     def tenant(self) -> str | None:
@@ -66,13 +71,22 @@ class Reader(Protocol):
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending. A page may have fewer although more follow. It is empty only if there are none."""
+        """At most `limit` events with `after` < version <= `until`, ascending.
+
+        A page may have fewer events even if more follow. It is empty only if there are no more.
+        """
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first. A page may have fewer although more follow. It is empty only if there are none."""
+        """At most `limit` events with version <= `until`, newest first.
+
+        A page may have fewer events even if more follow. It is empty only if there are no more.
+        """
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event about one of these items (or responses: `item_ids` may have their ids too), with version <= `until`, ascending."""
+        """Every event about one of these items, with version <= `until`, ascending.
+
+        `item_ids` may also have ids of responses.
+        """
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
@@ -88,11 +102,12 @@ class Reader(Protocol):
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted. `pinned`: some of
-    them may be deleted.
+    """A conversation's settings at one version.
 
-    `compacted_in`: the conversation of `compaction`; another one if a fork inherits its summary. `inherits`: whether the conversation began with
-    pins or a summary of another one. `withdrawn`: the versions of the newer summaries that were passed over, because they cover a deleted item.
+    `pinned`: the ids of the pinned items; some of these items may be deleted. `compaction`: (version, event) of the
+    active summary's ContextCompacted. `compacted_in`: the conversation that has this event; for an inherited summary,
+    not this one. `withdrawn`: the versions of newer summaries that are not used, because they cover a deleted item.
+    `inherits`: whether the conversation began with pins or a summary of another one.
     """
 
     instructions: str | None
@@ -126,7 +141,10 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 
 
 async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """The conversation's settings at `version`. A summary that covers a deleted item is left out, even if the item was deleted after `version`."""
+    """The conversation's settings at `version`.
+
+    A summary that covers a deleted item is left out, even if the item was deleted after `version`.
+    """
     pinned: tuple[str, ...] = ()
     active = 0
     by_version: dict[int, Recorded] = {}
@@ -175,7 +193,10 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
 
 
 async def inherited_summary(reader: Reader, summary: InheritedSummary | None) -> tuple[int, ContextCompacted] | None:
-    """(version, event) of the summary that a fork inherits. If it is withdrawn: of the newest one before it that is not."""
+    """(version, event) of the summary that a fork inherits.
+
+    If that summary is withdrawn, the newest one before it that is not withdrawn. None if there is none.
+    """
     if summary is None:
         return None
     conversation_id, version = summary.conversation_id, summary.version

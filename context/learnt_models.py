@@ -1,7 +1,7 @@
-"""What a provider's refusals taught about its models, in the table `learnt_models`. So every process knows it after some seconds.
+"""Facts about models that the store learns from a provider's refusals. The table `learnt_models` keeps them.
 
-A fact is forgotten after a week: the provider may serve the model with a larger window by then, or with more abilities. If not, one request is
-refused, and the fact is learnt again.
+Every process reads the table every few seconds. A fact is forgotten after a week: by then, the provider may serve the
+model with a larger window, or with more abilities. If not, one request is refused, and the fact is learnt again.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -39,16 +39,17 @@ _READ = sql.SQL("""
 
 
 class LearntModel(Struct, frozen=True, kw_only=True):
-    """What was learnt of a model. `window`: it has at most so many tokens. `missing`: abilities that it does not have."""
+    """Facts about a model. `window`: its window has at most so many tokens. `missing`: abilities that it lacks."""
 
     window: int | None = None
     missing: frozenset[str] = frozenset()
 
 
 class LearntModels:
-    """The learnt facts of the provider at `base_url`. `on_change` is called with all of them when they were read or learnt.
+    """The learnt facts about the models of the provider at `base_url`.
 
-    Learning does not fail: while Postgres is unavailable, only this process knows what it learnt.
+    `on_change` is called with all facts after they were read, and after one was learnt. If Postgres is unavailable,
+    learning does not fail: only this process knows the fact, until it reads the table again.
     """
 
     def __init__(self, pool: Pool, base_url: str, on_change: Callable[[Mapping[str, LearntModel]], None]) -> None:
@@ -57,7 +58,7 @@ class LearntModels:
         self._on_change = on_change
         self._models: dict[str, LearntModel] = {}
         self._writing = self._writes = 0
-        """How many facts are being written, and how many were."""
+        """How many calls are writing facts now, and how many have finished."""
 
     async def refresh(self) -> None:
         """Reads what all processes have learnt. Raises psycopg.Error."""
@@ -65,7 +66,7 @@ class LearntModels:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(_READ, {"provider": self._provider})).fetchall()
         if self._writing or writes != self._writes:
-            return  # what this process is learning just now is not in these rows
+            return  # these rows may lack a fact that this process has just learnt
         models: dict[str, LearntModel] = {}
         for row in rows:
             model, fact, tokens = str(row[0]), str(row[1]), row[2]
@@ -74,11 +75,11 @@ class LearntModels:
         self._on_change(models)
 
     async def learn_window(self, model: str, tokens: int) -> None:
-        """The provider refused a request that was too long: the model has a window of at most `tokens` tokens."""
+        """Learns from the refusal of a request that was too long: the model's window has at most `tokens` tokens."""
         await self._learn(model, {WINDOW: tokens})
 
     async def learn_missing(self, model: str, abilities: Collection[str]) -> None:
-        """The provider refused what needs these abilities."""
+        """Learns from the refusal of a request that needs these abilities: the model lacks them."""
         await self._learn(model, {f"{MISSING}{ability}": None for ability in abilities})
 
     async def _learn(self, model: str, facts: Mapping[str, int | None]) -> None:
@@ -110,6 +111,9 @@ def _with_fact(learnt: LearntModel, fact: str, tokens: object) -> LearntModel:
 
 
 def _without_credentials(url: str) -> str:
-    """The provider's address as it is stored: without a user name, a password, and the parameters after `?`."""
+    """The provider's address as it is stored: host, port and path.
+
+    No scheme, user name, password or parameters after `?`.
+    """
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -1,7 +1,8 @@
 """Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages, so they are not counted again.
 
-What is kept is one count for each request: that of all its messages, by their hash. The next request begins with these messages. The leading
-system messages are counted apart: clients change them often.
+One count is kept for each request: the tokens of all its messages, by their hash. The next request begins with the same
+messages, so only its new messages are counted. The leading system messages have a count of their own, because clients
+change them often.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,10 @@ MAX_COUNTS = 50_000
 """How many counts are kept. They take about 10 MB."""
 
 MAX_COUNTED_CHARACTERS = 1_000_000
-"""Of texts that are longer together, only so many characters are counted, which takes about half a second. The rest is estimated."""
+"""The tokens of so many characters of a request's new messages are counted, which takes about half a second.
+
+The tokens of the rest are estimated.
+"""
 
 
 class MessageCounts:
@@ -28,13 +32,13 @@ class MessageCounts:
         self._counts: dict[tuple[bytes, str], int] = {}
 
     async def total(self, sent: SentMessages, encoding: str) -> int:
-        """The tokens of all messages in this encoding: those of the items that they become."""
+        """The tokens of all messages in this encoding, counted on the items that the messages are stored as."""
         start = sent.instructions
         instructions = await self._of_all(sent.messages[:start], exact_hashes(sent.digests[:start]), encoding)
         return instructions + await self._of_all(sent.messages[start:], sent.exact, encoding)
 
     async def _of_all(self, messages: Sequence[Json], hashes: Sequence[bytes], encoding: str) -> int:
-        """`hashes`: for each message, the hash of it and those before it."""
+        """The tokens of these messages. `hashes`: for each message, the hash of all messages up to and including it."""
         if not messages:
             return 0
         counts = self._counts

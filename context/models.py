@@ -1,8 +1,8 @@
 """What is known of models: windows, tokenizers, abilities and prices.
 
-The facts come, in this order, from the settings MODELS and MODEL_WINDOW, from the provider's `/models` (`listed_models.py`), and from the
-package genai-prices (`model_prices.py`). What the provider's refusals taught (`learnt_models.py`) can only make a window smaller, or take
-an ability away. It changes nothing that a setting says.
+The facts come, in this order, from the settings MODELS and MODEL_WINDOW, from the provider's `/models`
+(`listed_models.py`), and from the package genai-prices (`model_prices.py`). A fact that was learnt from a refusal
+(`learnt_models.py`) can only make a window smaller, or remove an ability. It never changes what a setting says.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,10 @@ from domain.events import Usage
 from infrastructure.settings import ModelSettings, Settings
 
 UNKNOWN_WINDOW = 200_000
-"""The window that a model has for the store if nobody says how large it is. If it is smaller, the provider refuses a request, and the store learns."""
+"""The window that the store assumes if nothing is known.
+
+If the real one is smaller, the provider refuses a long request. Then the store learns a smaller window.
+"""
 
 ESTIMATED_SAFETY = 0.8
 """`safety` of models whose tokenizer is not in tiktoken. Their tokens are estimated, and the estimate may be too low."""
@@ -32,11 +35,11 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     """What is known of a model.
 
     window      in tokens, counted in `encoding`. UNKNOWN_WINDOW, or less, if it is not known
-    output      the most tokens of an answer; None: not known
+    output      the most tokens that an answer can have; None: not known
     safety      the part of the window that may be filled, 0 to 1
-    accepts     whether the model takes each of ABILITIES. What is not known is absent
+    accepts     for each of ABILITIES, whether the model has it. Abilities of which nothing is known are absent
     prices      in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
-    priced      where the prices come from, if no setting names one
+    priced      the model's entry in genai-prices. None if there is none, or if a setting has a price
     """
 
     window: int
@@ -104,7 +107,7 @@ class Models:
         return self.facts(name).encoding
 
     def unknown(self, name: str) -> list[Literal["window", "price"]]:
-        """Which of the two nobody knows of this model."""
+        """Which of the model's window and price are not known."""
         facts = self.facts(name)
         unknown: list[Literal["window", "price"]] = []
         if not facts.window_is_known:
@@ -114,13 +117,13 @@ class Models:
         return unknown
 
     def missing_abilities(self, name: str) -> frozenset[str]:
-        """Which of ABILITIES the model does not take. Those that are not known are not among them."""
+        """Which of ABILITIES the model lacks. Abilities of which nothing is known are not included."""
         return frozenset(ability for ability, accepted in self.facts(name).accepts.items() if not accepted)
 
     def max_request_tokens(self, name: str, *, reserved: int = 0, window: int | None = None) -> int:
         """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`.
 
-        `window`: in place of the model's window.
+        `window`: used instead of the model's window.
         """
         facts = self.facts(name)
         return int(((window or facts.window) - reserved) * facts.safety)
@@ -128,7 +131,7 @@ class Models:
     def cost(self, name: str, usage: Usage, *, reported: str | None = None) -> int | None:
         """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known.
 
-        `reported`: the name by which the provider called the model in its answer. It counts, unless a setting has a price for `name`.
+        `reported`: the model's name in the provider's answer. Its price is used, unless a setting names one for `name`.
         """
         configured = self._settings.models.get(name)
         facts = self.facts(name if reported is None or (configured and configured.names_a_price) else reported)
@@ -171,7 +174,10 @@ class Models:
         )
 
     def _find_listed(self, name: str) -> ListedModel:
-        """Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
+        """What the provider lists about the model. Empty if it does not list the model.
+
+        Some providers list a model with a path before its name (`models/gemini-2.5-pro`). Requests leave the path out.
+        """
         if name in self._listed:
             return self._listed[name]
         below_a_path = (model for model_id, model in self._listed.items() if model_id.endswith(f"/{name}"))

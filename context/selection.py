@@ -4,9 +4,9 @@ A turn starts with a user's message and runs to the next one. The newest whole t
 cut, and a call is never separated from its output. Pinned items of older turns are shown too: a pinned call with its output, and a
 pinned output with its call. Items that the renderer cannot send are not counted. `left_out` names them.
 
-A window begins as early as the budget allows, or it is stable: it begins where it began for the last request, as long as that fits. Then the
-request only grows at its end, and the provider's prompt cache has its beginning. When it no longer fits, the window moves forward by
-many turns at once, so that the next requests fit again.
+A window begins as early as the budget allows, or it is stable: it begins where the window of the last request began, as
+long as that fits. Then each request begins like the last one, and the provider's prompt cache has this beginning. When
+a request no longer fits, the window moves forward by many turns at once, so that the next requests fit again.
 """
 
 from bisect import bisect_left
@@ -23,10 +23,10 @@ from domain.items import Item, type_of
 BUDGET = "budget"
 SUMMARIZED = "summarized"
 DELETED = "deleted"
-"""The reason of items that a fork inherited from a conversation that was deleted."""
+"""The reason for items that a fork inherited from a conversation that is deleted now."""
 
 Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
-"""Which of the items are not sent, by index, and why."""
+"""A function that returns which of the items are not sent: the reason by the item's index."""
 
 
 def _all_sendable(_: Sequence[Item]) -> Mapping[int, str]:
@@ -38,7 +38,8 @@ class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
     `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
 
-    A context has thousands, and most are decoded from a snapshot: as an array, and unknown to the garbage collector, they take 0.6x of the time.
+    A context has thousands of these, and most are decoded from a snapshot. They are encoded as arrays, and the garbage
+    collector does not track them: so they take 0.6x of the time.
     """
 
     item_id: str
@@ -53,14 +54,14 @@ class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 class ContextInput(Struct, frozen=True, kw_only=True):
     """What there is to choose from, each list oldest first.
 
-    path           consecutive items up to the path's last
+    path           consecutive items of the path, up to its last one
     reaches_start  whether no items lie before `path`, except summarized ones. If false, `path` may begin within a turn
     unread         how many items lie before `path`, by their depths: deleted ones are counted too
     pins           pinned items before `path`, and the calls and outputs that belong to them
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
     summarized     what the summary replaces
-    lost           in a fork: the inherited items that are gone, because a conversation that it comes from was deleted
+    lost           in a fork: the inherited items that are gone, because their conversation was deleted
     input_unknown  there is no input yet, so the window may be empty
     """
 
@@ -76,9 +77,10 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 
 
 class StableWindow(Struct, frozen=True, kw_only=True):
-    """A window that stands still. `refill`: when it moves, a request fills at most this part of the budget (0 to 1), if a turn starts there.
+    """A window that begins where the window of the last request began, as long as the request fits in the budget.
 
-    `first_depth`: where it began for the last request. None: there is no such request.
+    `refill`: when the window moves, the request fills at most this part of the budget (0 to 1), if a turn starts there.
+    `first_depth`: the depth at which the last request's window began. None: there is no such request.
     """
 
     refill: float
@@ -107,7 +109,7 @@ def begins_turn(item: Item) -> bool:
 def select(
     context_input: ContextInput, budget: int, unsendable: Unsendable, stable: StableWindow | None = None
 ) -> Selection:
-    """The newest whole turns that fit in `budget` tokens, `base_tokens` included. Without `stable`: as many of them as fit.
+    """Selects the newest whole turns that fit in `budget` tokens, with `base_tokens`. Without `stable`, as many as fit.
 
     Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, the newest
     turn is the last turn of the path and the input together.
@@ -143,9 +145,11 @@ def select(
 def _limited(
     context_input: ContextInput, starts: Iterable[int], budget: int, stable: StableWindow
 ) -> Iterator[tuple[int, int]]:
-    """Where a stable window may start, the best first, and how many tokens the request may then have.
+    """The indices at which a stable window may start, the best first, each with a limit for the request's tokens.
 
-    First where it stands, or at the path's start if it stands nowhere. Then at later starts, if that leaves room to grow. At last, at the last start.
+    The first is the start of the last request's window, or the path's start if there is no such window: it may fill the
+    budget. Then later starts, which may fill only the `refill` part: this leaves room to grow. Then the last start
+    again: it may fill the budget.
     """
     first = 0
     stands = context_input.reaches_start
@@ -260,7 +264,10 @@ def _selection(
 
 
 def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[ContextItem, str]]) -> list[LeftOut]:
-    """The items that are left out, as ranges: neighbours with the same reason form one range. An item without a reason is not left out."""
+    """The items that are left out, as ranges. Neighbours with the same reason form one range.
+
+    Items without a reason are sent.
+    """
     ranges: list[LeftOut] = []
     for reason, group in groupby(reasons, key=lambda item_and_reason: item_and_reason[1]):
         if reason is not None:

@@ -24,7 +24,10 @@ def append_after(
     depth: int,
     response_id: str | None,
 ) -> Iterator[ItemAppended]:
-    """Each item is the parent of the next. The first item's parent is `parent`; `depth` is the depth of `parent`."""
+    """The event of each item. Each item is the parent of the next one.
+
+    `parent`: the parent of the first item. `depth`: the depth of `parent`.
+    """
     for distance, new_item in enumerate(items, 1):
         yield ItemAppended(
             item_id=new_item.item_id,

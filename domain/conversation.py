@@ -50,13 +50,17 @@ class KnownSummary(Struct, frozen=True, gc=False):
 
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
-    """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
+    """The state of a conversation.
 
-    `running`: ids of responses in progress. `queued`: ids of responses that wait for their turn, the next one first. `interrupting`: the one of
-    these that stops the running reply; None if there is none. `summaries`: the summaries that can be undone. The last one is active, and each includes the one
-    before. `undone`: the summaries that can be redone. RedoCompaction takes the first one, which includes the active summary. `items`: how many
-    of the conversation's own items are not retracted. `replies`: how many responses are not deleted. `retracted_at`: the version of the last
-    retraction, 0 for none.
+    head, depth   id and depth of the active branch's last item; None and 0 if it has none
+    running       ids of responses in progress
+    queued        ids of responses that wait for their turn, the next one first
+    interrupting  the waiting response that stops the running one; None if there is none
+    summaries     the summaries that can be undone. The last one is active, and each includes the one before
+    undone        the summaries that can be redone, the next one first. That one includes the active summary
+    items         how many of the conversation's own items are not retracted
+    replies       how many responses are not deleted
+    retracted_at  the version of the last retraction, 0 for none
     """
 
     id: str
@@ -91,9 +95,10 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """The state of one item or response that a command names. For a response, `branch` and `depth` are unused and `retracted` means deleted.
+    """The state of one item or response that a command names.
 
-    `item_ids`: the items that a response added to the conversation.
+    For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
+    the conversation with it.
     """
 
     branch: int = 0
@@ -199,7 +204,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
 
 
 def _without_reply(state: Conversation, response_id: str) -> Conversation:
-    """The state in which the reply neither runs nor waits."""
+    """The state without this reply: it neither runs nor waits any more."""
     return replace(
         state,
         running=_without(state.running, response_id),

@@ -141,7 +141,10 @@ def _check_active(state: Conversation) -> None:
 
 
 def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
-    """A conversation has at most one reply in progress. While others wait, it must be the first of them."""
+    """Raises Refused if the reply may not start now.
+
+    A conversation has at most one reply in progress. While replies wait, only the first of them may start.
+    """
     _check_active(state)
     check_turn(state, command)
     if command.expected_head is not UNSET and command.expected_head != state.head:

@@ -10,13 +10,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a conversation a model is shown. Turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
+    """How much of a conversation a model is shown, and what happens to a reply that is stopped or loses its client.
 
-    `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. None: derived from the model's window.
-    `window`: where the shown turns begin. `newest`: as early as the budget allows. `stable`: where they began in the last request, as long as that
-    fits; then later, so that a request fills `refill` (0.1 to 0.9) of the budget.
-    `stopped`: whether the question and the partial answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when
-    its client disconnects.
+    `strategy`: whether turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
+    `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. If one of these is None, it is
+    derived from the model's window. `window`: where the shown turns begin. `newest`: as early as the budget allows.
+    `stable`: where they began in the last request, as long as that fits. When it no longer fits, they begin so much
+    later that a request fills `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
+    answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when its client disconnects.
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
@@ -48,7 +49,10 @@ class InheritedSummary(Struct, frozen=True, kw_only=True):
 
 
 class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An item stored in an event of a reply. The event ItemAppended adds it to the conversation, if it joins. `copy_of`: as in ItemAppended."""
+    """An item that is stored in an event of a reply. If it joins the conversation, an ItemAppended adds it.
+
+    `copy_of`: as in ItemAppended.
+    """
 
     item_id: str
     item: bytes
@@ -67,8 +71,9 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Items of the path that a model was not shown, and why.
 
-    If the path was not read to its start, the range of the items that did not fit (`reason` "budget") has no `first`, and its `count` includes
-    deleted items. Older events have no `count` then. If none of these items was read, it has no `last` either.
+    `reason` "budget": the items did not fit. If the path was not read to its start, this range has no `first`, and its
+    `count` includes deleted items; in older events it has no `count`. If none of its items was read, it has no `last`
+    either.
     """
 
     reason: str
@@ -78,9 +83,9 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SequencePoint(Struct, frozen=True, array_like=True):
-    """How a request began: its first `length` parts, their tokens, and the first 8 bytes of their SHA-256.
+    """The beginning of a request: its first `length` parts, their tokens, and the first 8 bytes of their SHA-256.
 
-    The parts of a request: tools, instructions, then each message of its body.
+    The parts of a request are its tools, its instructions, and then each message of its body.
     """
 
     length: int
@@ -91,11 +96,11 @@ class SequencePoint(Struct, frozen=True, array_like=True):
 class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the next request of the same model is compared with (`context/sent_sequence.py`).
 
-    depth        of the path's last item when the request was made
-    first_depth  where the window began. If it was empty: one more than `depth`
+    depth        the depth of the path's last item when the request was made
+    first_depth  the depth at which the window began. If the window was empty: one more than `depth`
     settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
     summary      the first 8 bytes of the SHA-256 of the id of the compaction whose summary was sent
-    points       by length; the last one is the whole request
+    points       in the order of their length; the last one is the whole request
     """
 
     depth: int
@@ -106,10 +111,11 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a request was sent before, at its beginning, with the last request of the same model on the path.
+    """The beginning that a request has in common with the last request to the same model on the path.
 
-    `messages`: of the request's body. `reason`: why it is not all of that last request, or why there was none, in the words of `prompt_cache_diagnostics` in the
-    official API. None: it is all of it.
+    `tokens`, `messages`: how long it is. These are the messages of the request's body. `reason`: why it is shorter than
+    that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
+    None: it is the whole last request.
     """
 
     tokens: int
@@ -122,7 +128,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
     compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
-    `notes`: the abilities that some of the items need and that the model was taken not to have, so that notes were sent instead.
+    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes were sent instead.
     """
 
     version: int
@@ -151,9 +157,9 @@ class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One or more messages of a transcript. Either `items` or `message` is set.
 
     items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
-    changes  None: the messages are as they are made of the items. Otherwise all the items are one message, and this says how it
-             differs from what is made of them (`context/transcripts/message_changes.py`)
-    message  one message as JSON text, as it was sent. No item is like it
+    changes  None: the messages that the store makes from the items are those that were sent. Otherwise the items make
+             one message, and this says how the sent one differs from it (`context/transcripts/message_changes.py`)
+    message  one message as JSON text, as it was sent. It is stored because no items are like it
     """
 
     items: tuple[str, ...] = ()
@@ -165,8 +171,8 @@ class Transcript(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The messages of a Chat Completions request, in order: enough to render them again exactly.
 
     instructions  the leading system and developer messages, as JSON texts. They are not items
-    base          what the messages after these begin with; None: nothing of an earlier request
-    parts         what follows
+    base          the messages of an earlier request that come next; None: there are none
+    parts         the messages after `base`
     """
 
     instructions: tuple[bytes, ...] = ()
@@ -233,8 +239,9 @@ SHARES = "shares"
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
-    """`listed`: lists of conversations include it. `family`: the id of the first conversation in its chain of forks; its own id if it is no fork.
+    """A conversation was created. `listed`: whether lists of conversations include it.
 
+    `family`: the id of the first conversation in its chain of forks. If it is not a fork, this is its own id.
     `pinned`: the pinned items that a fork inherits. `summary`: the summary that it inherits.
     """
 
@@ -259,7 +266,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """A field that is UNSET did not change."""
+    """Title, instructions, metadata, policy or listing changed. A field that is UNSET did not change."""
 
     topic = "conversation.described"
 
@@ -330,7 +337,7 @@ class ItemPinned(Event, frozen=True, kw_only=True):
 
 
 class ItemUnpinned(Event, frozen=True, kw_only=True):
-    """`pinned`: the items that are still pinned."""
+    """The item is not pinned any more. `pinned`: the items that are still pinned."""
 
     topic = "item.unpinned"
 
@@ -343,10 +350,11 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyQueued(Event, frozen=True, kw_only=True):
-    """A reply waits for its turn, because another one runs, or others wait before it. It is asked for on behalf of the row's subject.
+    """A reply waits for its turn, because another one runs, or others wait before it. The row's subject requested it.
 
-    When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in ReplyRequested. `renderer`: of the
-    process that queued it. `interrupts`: the reply that runs is to be stopped, and this one goes before those that wait.
+    When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in
+    ReplyRequested. `renderer`: the one that was set in the process that queued the reply. `interrupts`: this reply
+    stops the running one, and goes before the others that wait.
     """
 
     topic = "reply.queued"
@@ -364,9 +372,10 @@ class ReplyQueued(Event, frozen=True, kw_only=True):
 
 
 class ReplyRequested(Event, frozen=True, kw_only=True):
-    """`parameters`: the JSON text of what the client set. The items of `input` are not in the conversation yet.
+    """A model is asked for a reply. `parameters`: what the client set, as JSON text.
 
-    `transcript`: the messages of a Chat Completions request. None: it was another request. `queued`: the reply waited for its turn, see ReplyQueued.
+    The items of `input` are not in the conversation yet. `transcript`: the messages of a Chat Completions request; None
+    for other requests. `queued`: whether the reply waited for its turn before (ReplyQueued).
     """
 
     topic = "reply.requested"
@@ -389,9 +398,10 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
 
 
 class ReplyShown(Event, frozen=True, kw_only=True):
-    """The provider refused the reply's request, and the model is asked again with another context. `shown` takes the place of the one before.
+    """The provider refused the reply's request, and the model is asked again with another context.
 
-    `reason`: what the provider refused. `window`: the request was too long.
+    `shown` replaces the earlier one of this reply. `reason`: why the provider refused, for example `window`: the
+    request was too long.
     """
 
     topic = "reply.shown"
@@ -410,7 +420,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     """Appended together with an ItemAppended for each of its items.
 
     `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
-    not known. `service_tier`: as the provider reported it. `prefix_tokens`: of the request's SharedPrefix, as counted by the store.
+    not known. `service_tier`: as the provider reported it. `prefix_tokens`: the tokens of the request's SharedPrefix.
     """
 
     topic = "reply.completed"
@@ -550,7 +560,10 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
 
 class CompactionUndone(Event, frozen=True, kw_only=True):
-    """`active`: the version of the ContextCompacted whose summary is active now, 0 for none."""
+    """The last compaction was undone.
+
+    `active`: the version of the ContextCompacted whose summary is active now, 0 for none.
+    """
 
     topic = "context.compaction_undone"
 
@@ -562,7 +575,7 @@ class CompactionUndone(Event, frozen=True, kw_only=True):
 
 
 class CompactionRedone(Event, frozen=True, kw_only=True):
-    """`active`: the version of the ContextCompacted whose summary is active again."""
+    """A compaction was redone. `active`: the version of the ContextCompacted whose summary is active again."""
 
     topic = "context.compaction_redone"
 
@@ -638,7 +651,10 @@ EVENTS: tuple[type[Event], ...] = (
 )
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
-"""The events that end a reply. One of them follows each ReplyQueued and each ReplyRequested, unless the conversation is deleted first."""
+"""The events that end a reply.
+
+Each reply that was queued or requested gets one, unless its conversation is deleted first.
+"""
 
 
 def joined_ids(end: ReplyEnd) -> tuple[str, ...]:

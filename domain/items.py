@@ -54,7 +54,7 @@ _NOT_IN_MESSAGES = {
     "function_call": "function_call",
     "tool_call_id": "function_call_output",
 }
-"""Fields of a message of the Chat Completions API, and the type of items that replaces them here."""
+"""Fields of messages in the Chat Completions API. Here an item of the named type replaces each of them."""
 
 CUT_OFF = "incomplete"
 """The status of an output item that ended early."""
@@ -172,7 +172,10 @@ def is_usable(item: Item) -> bool:
 
 
 def without_content(item: Item) -> Item:
-    """A deleted item for an answer that must name it: only its id and type. A message also keeps its role, and its content is empty."""
+    """A deleted item, for an answer that must name it: only its id and type.
+
+    A message also has its role, and empty content.
+    """
     blank: Item = {"id": item["id"], "type": type_of(item)}
     if blank["type"] != "message":
         return blank
@@ -189,9 +192,12 @@ def emptied(item: Item) -> Item:
 
 
 def output_item_json(item_id: str, item: Item) -> str:
-    """`output_item` as JSON text. Faster for messages whose content is a string, because a context has thousands of them."""
+    """`output_item` as JSON text.
+
+    It is fast for messages whose content is a string: a context has thousands of them.
+    """
     content = item.get("content")
-    # Only role and content, or these and the type.
+    # The item has only a role and content, or only these and a type.
     is_plain = len(item) == (3 if item.get("type") == "message" else 2) and "role" in item
     if not is_plain or not isinstance(content, str):
         return msgspec.json.encode(output_item(item_id, item)).decode()

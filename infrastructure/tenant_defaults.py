@@ -27,7 +27,7 @@ class PolicyFields(BaseModel):
     on_disconnect: Literal["stop", "finish"] = "stop"
 
     def applied_to(self, defaults: ContextPolicy) -> ContextPolicy:
-        """The policy with the fields that were given. The others are those of `defaults`."""
+        """The policy with the fields that were given. The other fields are taken from `defaults`."""
         return replace(defaults, **self.model_dump(exclude_unset=True))
 
 

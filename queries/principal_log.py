@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 
 class PrincipalLog:
-    """It implements the `Reader` protocols of `context/` and `replies/`. Every method raises what `LogAccess.look_up` raises."""
+    """The log for one principal. Implements the `Reader` protocols of `context/` and `replies/`.
+
+    Every method raises what `LogAccess.look_up` raises.
+    """
 
     def __init__(self, access: LogAccess, principal: Principal) -> None:
         self._access = access
@@ -29,7 +32,10 @@ class PrincipalLog:
         self.tenant = principal.tenant
 
     def shared(self) -> "PrincipalLog":
-        """The log as an admin of the tenant reads it, for a result that several callers share. Check for each caller whether they may see it."""
+        """The log as an admin of the tenant reads it, for a result that several callers share.
+
+        The code that shares the result must check for each caller whether they may see it.
+        """
         return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
 
     async def head(self, conversation_id: str) -> Head | None:
@@ -37,7 +43,10 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.head(conversation_id))
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The same for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        """As `head`, for each of these conversations, in one round trip.
+
+        There may be at most MAX_BATCH_LOOKUPS of them.
+        """
         return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
@@ -60,7 +69,10 @@ class PrincipalLog:
         until: int | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending. A page ends at about `max_bytes` of states, but has at least one event."""
+        """At most `limit` events with `after` < version <= `until`, ascending.
+
+        A page ends after about `max_bytes` of event data, but it has at least one event if there is one.
+        """
         return await self._look_up(
             lambda reader: reader.conversation(
                 conversation_id, limit=limit, after=after, until=until, max_bytes=max_bytes
@@ -98,8 +110,9 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response, with what the model was shown last; its ReplyQueued if it was not requested yet.
+        """The ReplyRequested of a response, with the context that the model was shown last.
 
+        Its ReplyQueued, if it waited for its turn and was not requested.
         None if there is no such response, if it or its conversation was deleted, or if the caller may not see it.
         """
 
@@ -115,7 +128,10 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
-        """As `reply_requested`, for any response of the tenant, even if it was deleted. This does not check whether the caller may see it."""
+        """As `reply_requested`, for any response of the tenant, even if it was deleted.
+
+        Does not check whether the caller may see the response.
+        """
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return with_last_shown(events) if events else None
 

@@ -24,12 +24,17 @@ HEAD_CHECK_SECONDS = 1.0
 """How often the conversations of the running replies are looked up. A reply that ends sooner causes no look-up."""
 
 GRACE_SECONDS = 45.0
-"""If Postgres lists a reply for this process for this long, and the process does not run it, the reply is lost. The process never learned
-that the request was committed."""
+"""How long Postgres may list a reply for this process while the process does not run it. Then the reply counts as lost.
+
+The process never learnt that the reply's request was committed.
+"""
 
 
 class ActiveReplies:
-    """All running replies of this process. Open it when the app starts; close it before the log is closed."""
+    """All replies that run or wait in this process.
+
+    Open it when the app starts, and close it before the log is closed.
+    """
 
     def __init__(
         self, leases: ReplyLeases, orphaned: OrphanedReplies, look_up: LookUp, *, grace_seconds: float = GRACE_SECONDS
@@ -58,7 +63,10 @@ class ActiveReplies:
         self._checking_heads = asyncio.create_task(self._keep_checking_heads())
 
     async def close(self) -> None:
-        """Stops the replies and waits until the end of each is in the log, at most ALIVE_SECONDS. Replies that are started later are stopped too."""
+        """Stops the replies, and waits until their ends are in the log, but at most ALIVE_SECONDS.
+
+        Replies that are started later are stopped too.
+        """
         self._closing = True
         for reply in list(self._replies.values()):
             reply.stop("server_stopped")
@@ -100,7 +108,7 @@ class ActiveReplies:
     def stop_deleted(self, response_id: str) -> None:
         """Stops a reply that was deleted, if it runs here.
 
-        If it runs in another process, that process stops it itself, at the latest when the log refuses the reply's end.
+        If it runs in another process, that process stops it, at the latest when the log refuses the reply's end.
         """
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
@@ -133,7 +141,10 @@ class ActiveReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Renews the lease, cancels the replies that other processes asked to cancel, and starts a task that ends orphaned replies."""
+        """Renews the lease. Starts a task that ends or takes over orphaned replies.
+
+        Stops the replies that other processes asked to cancel, and those that this process no longer owns.
+        """
         requested_at = time.monotonic()
         renewed = await self._leases.renew()
         self._renewed_at = time.monotonic()

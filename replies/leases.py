@@ -1,7 +1,8 @@
-"""Records in Postgres which replies run in which process. So any process can cancel a reply, and find the replies whose process died.
+"""Records in Postgres in which process a reply runs or waits.
 
-A process raises its `beat` every RENEW_SECONDS. The others count it as dead when they have seen the same beat for ALIVE_SECONDS
-(`heartbeats.py`). Beats are in the table `api_processes`. The replies are in the table `responses`; the appends write its rows.
+So any process can cancel it, and can see that its process died. A process raises its `beat` every RENEW_SECONDS. The
+others count it as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
+`api_processes`. The replies are in the table `responses`; the appends write its rows.
 """
 
 import time
@@ -16,7 +17,7 @@ from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a beat may stay unchanged: longer than a busy machine delays a renewal, shorter than a person waits."""
+"""How long a beat may stay unchanged. On a busy machine, a renewal takes less. A person is willing to wait so long."""
 
 RENEW_SECONDS = 0.5
 """How often a beat is raised, and cancellations are read."""
@@ -46,8 +47,8 @@ _ORPHANS = """
 class RenewedLease(Struct, frozen=True):
     """What a process learns when it renews its lease.
 
-    `own`: for each reply that runs in this process according to Postgres, by id: whether another process asked to cancel it.
-    `dead`: the processes that are dead, whether they own replies or not.
+    `own`: the ids of the replies that run or wait in this process according to Postgres, each with whether another
+    process asked to cancel it. `dead`: the dead processes, also those that own no replies.
     """
 
     own: Mapping[str, bool]
@@ -55,7 +56,7 @@ class RenewedLease(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A reply that no living process runs, or that waits for its turn in none."""
+    """A reply that has not ended, and whose process is dead or has lost it."""
 
     tenant: str
     response_id: str
@@ -85,7 +86,7 @@ class ReplyLeases:
         """Raises the beat. Returns this process's replies, and the beat of each process that has a lease or runs a reply."""
         self._beat += 1
         async with self._pool.connection() as connection, connection.transaction():
-            # Not worth a wait for the disk: a crash of Postgres only loses a beat, and the next one follows.
+            # The commit does not wait for the disk. If Postgres crashes, a beat is lost, and the next one follows.
             await connection.execute("SET LOCAL synchronous_commit = off")
             await connection.execute(_RENEW, (self._owner, self._beat))
             own: list[Any] = await (await connection.execute(_OWN, (self._owner,))).fetchall()
@@ -99,7 +100,11 @@ class ReplyLeases:
     async def orphans(
         self, dead: Collection[Owner], lost: Collection[str], *, after: Orphan | None, limit: int
     ) -> list[Orphan]:
-        """At most `limit` running replies: those of `dead` processes, and those in `lost`. `after`: the last one of the page before."""
+        """At most `limit` replies that have not ended and that no living process runs.
+
+        These are the replies of `dead` processes, those without an owner, and those in `lost`. `after`: the last reply
+        of the page before.
+        """
         position = ("", "") if after is None else (after.response_id, after.tenant)
         parameters = {
             "dead": list(dead),
@@ -126,7 +131,7 @@ class ReplyLeases:
             return claimed.rowcount == 1
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
-        """Asks the process that runs the reply to cancel it."""
+        """Asks the reply's process to cancel it."""
         # A single statement, without BEGIN. A process that froze inside a transaction would hold the row's lock. Then the reply's end, and all
         # appends after it, would wait.
         async with self._pool.connection() as connection:
@@ -136,7 +141,10 @@ class ReplyLeases:
             )
 
     async def forget(self, orphan: Orphan) -> None:
-        """Marks the reply as not running. This is for a reply whose end the log refuses, for example because somebody removed its events."""
+        """Marks the reply as not running.
+
+        This is for a reply whose end the log refuses, for example because somebody removed its events.
+        """
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",

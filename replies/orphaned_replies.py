@@ -1,7 +1,8 @@
-"""Replies whose process died: another process marks each as interrupted, with the output that Redis has of it. It waits in place of the dead process
-for the turn of replies that outlive their process.
+"""Ends or takes over the replies whose process died.
 
-If the conversation's policy keeps stopped replies, the question and this output join the conversation.
+A reply that waits and outlives its process is taken over: a living process waits for its turn instead. Every other
+reply is marked as interrupted, with the output that Redis has of it. If the conversation's policy keeps stopped
+replies, the question and this output join the conversation.
 """
 
 import asyncio
@@ -31,13 +32,14 @@ MAX_ORPHANS = 100
 
 MAX_CONCURRENT_ENDS = 10
 SUBJECT = "conversation-store"
-"""The author of the recorded interruption."""
+"""The subject of the events that record an interruption."""
 
 
 class OrphanedReplies:
-    """Finds orphaned replies and ends them. Reads their requests with `reader`, and their live events through `redis`.
+    """Finds orphaned replies, and ends or takes them over.
 
-    `take_over`: returns True if the reply waits for its turn, and this or another process waits in place of the dead one.
+    Reads their requests with `reader`, and their output with `redis`. `take_over`: returns True if this or another
+    process waits for the reply's turn, in place of the dead process.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class OrphanedReplies:
         self._last_tried: Orphan | None = None
 
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
-        """Ends at most `max_orphans` replies: those of the `dead` processes, and those in `lost`. Deletes the leases of the dead.
+        """Ends or takes over at most `max_orphans` replies. Deletes the leases of the `dead` processes.
 
-        Each call continues where the last one stopped. After the last orphan, the next call starts at the first one again. So orphans that
+        These are the replies of `dead` processes, those without an owner, and those in `lost`. Each call continues
+        where the last one stopped. After the last orphan, the next call starts at the first one again. So orphans that
         cannot be ended do not block others.
         """
         try:
@@ -100,7 +103,7 @@ class OrphanedReplies:
         except (LogBusy, LogUnavailable, psycopg.OperationalError) as error:
             log.warning("interruption_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
         except Exception:
-            # For example a conversation that cannot be read. The orphans after it must still be ended.
+            # For example, the conversation cannot be read. The other orphans must still be ended.
             log.exception("interruption_failed", response_id=orphan.response_id)
         else:
             log.warning("reply_interrupted", response_id=orphan.response_id, items=len(output))
@@ -126,7 +129,10 @@ class OrphanedReplies:
         await self._log.append(request)
 
     async def _reply_request(self, orphan: Orphan) -> tuple[tuple[InputItem, ...], str]:
-        """(the input of the reply's request, who sent it). Without input if the log has lost the request."""
+        """(the input of the reply's request, the subject who sent it).
+
+        If the reply was never requested, or the log has lost the request: no input, and SUBJECT.
+        """
         reader = self._reader.of_tenant(orphan.tenant)
         for recorded in await reader.items(orphan.conversation_id, [orphan.response_id]):
             if isinstance(event := recorded.event, ReplyRequested):

@@ -1,7 +1,8 @@
 """A reply that waits for its turn in its conversation, and then runs.
 
-The log says which replies wait, and in which order (`domain/reply_queue.py`). The process of the client waits here: it reads the queue again when
-the conversation has changed. When it is the reply's turn, its context is assembled and it is requested. So the model sees the replies before it.
+The log says which replies wait, and in which order (`domain/reply_queue.py`). The reply waits in the process that its
+client called. That process reads the queue again when the conversation has changed. When the reply's turn comes, its
+context is assembled, and it is requested. So the model sees the replies that ran before it.
 """
 
 import asyncio
@@ -28,22 +29,31 @@ from replies.reply_end import StopReason
 from replies.running_reply import ReplyServices, RunningReply, request_of
 
 CHECK_SECONDS = 10.0
-"""How long a reply waits for a change of its conversation before it reads the queue again."""
+"""How long a reply waits for a change of its conversation. Then it reads the queue again even without a change."""
 
 RETRY_SECONDS = 1.0
 """How long a reply waits after the log could not be read."""
 
 MAX_RETRIES = 60
-"""So many times in a row the log is read again. Then the reply fails, so that it does not block those behind it for ever."""
+"""How many times in a row the log is read again after a failure.
+
+Then the reply fails, so that it does not block the others for ever.
+"""
 
 INTERRUPT_TIMEOUT_SECONDS = 30.0
-"""How long a reply that interrupts waits for the end of the running one. If that one's process died, its end is recorded sooner than this."""
+"""How long a reply that interrupts waits until the running reply has ended.
+
+If the process of the running reply dies, the reply's end is recorded sooner than this.
+"""
 
 log = structlog.get_logger(__name__)
 
 
 class Turn(Struct, frozen=True):
-    """A reply whose turn has come: its request as it was recorded, and the request to the provider. `repeat`: as for RunningReply."""
+    """A reply whose turn has come. `command`: its request, as it was recorded. `body`: the request to the provider.
+
+    `repeat`: as for RunningReply.
+    """
 
     command: RequestReply
     body: Mapping[str, Any]
@@ -51,7 +61,10 @@ class Turn(Struct, frozen=True):
 
 
 class ReplyQueue(Struct, frozen=True):
-    """What replies that wait use. `watch` says when a conversation has changed. `cancel` cancels a reply (tenant, response id) in any process."""
+    """What a waiting reply needs. `watch`: tells when a conversation has changed.
+
+    `cancel`: cancels the reply (tenant, response id) in any process.
+    """
 
     watch: ConversationWatch
     cancel: Callable[[str, str], Awaitable[None]]
@@ -60,8 +73,8 @@ class ReplyQueue(Struct, frozen=True):
 class QueuedReply(RunningReply):
     """A RunningReply that waits for its turn first.
 
-    `request`: assembles the context and requests the reply; raises ConversationLocked if it is not its turn after all. `outlives_process`: if
-    this process stops or dies, another process waits in its place.
+    `request`: assembles the context and requests the reply. It raises ConversationLocked if it is not the reply's turn.
+    `outlives_process`: if this process stops or dies, another process waits in its place.
     """
 
     def __init__(
@@ -98,18 +111,27 @@ class QueuedReply(RunningReply):
         self._leaves = False
 
     def stop(self, reason: StopReason) -> None:
-        """While it waits, it is taken out of the queue. If the process stops, it may stay in the queue for another process."""
+        """Stops the reply. If it waits, it is taken out of the queue.
+
+        If the process stops and the reply outlives its process, the reply stays in the queue for another process.
+        """
         if self._waits and reason == "server_stopped" and self._outlives_process:
             self._leaves = True
         super().stop(reason)
 
     def stop_lost(self) -> None:
-        """While it waits, it stays in the queue: another process may have taken it."""
+        """Stops a reply that this process no longer owns.
+
+        If it waits, it stays in the queue: another process may have taken it over.
+        """
         self._leaves = self._leaves or self._waits
         super().stop_lost()
 
     async def _answer(self) -> None:
-        """Waits for its turn, and then runs. If it is refused when its turn comes, it ends as failed."""
+        """Waits for the reply's turn, and then runs the reply.
+
+        If its request is refused when its turn comes, the reply fails.
+        """
         try:
             self._open()
             if self._stop_reason is not None:
@@ -121,7 +143,7 @@ class QueuedReply(RunningReply):
         except ReplyIsOver:
             self._ending = True
             await self._end_as_recorded()
-        except Exception as error:  # noqa: BLE001 - whatever it is, those that wait behind this reply must get their turn
+        except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
             api_error = reported(error)
             await self._fail(ModelFailed(api_error.code or "refused", api_error.message), error)
@@ -132,7 +154,10 @@ class QueuedReply(RunningReply):
             await super()._answer()
 
     async def _wait_for_turn(self) -> Turn:
-        """Requests the reply when its turn has come. Raises ReplyIsOver if it waits no longer, and other errors if it cannot be requested."""
+        """Waits until the reply's turn comes, and requests the reply.
+
+        Raises ReplyIsOver if the reply no longer waits, and other errors if it cannot be requested.
+        """
         give_up_at = time.monotonic() + INTERRUPT_TIMEOUT_SECONDS
         retries = 0
         while True:
@@ -156,7 +181,11 @@ class QueuedReply(RunningReply):
                     self.stop("server_stopped")
 
     async def _request_if_first(self, give_up_at: float) -> Turn | None:
-        """Requests the reply if it is its turn. If it interrupts, asks the running reply to stop, until `give_up_at`."""
+        """Requests the reply if it is its turn, else returns None. If it interrupts, asks the running reply to stop.
+
+        Raises ReplyIsOver if the reply no longer waits, and ApiError (503) if the running reply still runs after
+        `give_up_at`.
+        """
         state = (
             await read_queue(self._services.log, self._principal, self._in_conversation, self._request_id)
         ).conversation
@@ -175,15 +204,19 @@ class QueuedReply(RunningReply):
         return None
 
     async def _stop_waiting(self) -> None:
-        """Takes it out of the queue, or leaves it there for another process."""
+        """Takes the reply out of the queue, or leaves it there for another process."""
         if self._leaves:
-            message = "This process does not wait for the response's turn any more. Another one does."
+            message = "The response waits for its turn in another process now. Read it with GET."
             self._end_with_error(ApiError(503, message, code="response_in_progress", retry=False))
         else:
             await self._end_stopped()
 
     async def _end_as_recorded(self) -> None:
-        """Ends the clients' streams with the end that was recorded elsewhere: the reply was cancelled, deleted, or taken by another process."""
+        """Ends the clients' streams of a reply that no longer waits here.
+
+        If another process recorded its end, the streams show this end. If the reply was deleted or taken over by
+        another process, they end with an error.
+        """
         try:
             record = await read_record(self._reader, self._in_conversation, self.response_id)
         except ResponseNotFound as error:
@@ -200,7 +233,10 @@ class QueuedReply(RunningReply):
 
 
 async def read_queue(events_log: EventLog, principal: Principal, conversation_id: str, request_id: str) -> Appended:
-    """The conversation's state as the log has it now. Raises Refused, LogBusy, or LogUnavailable, whose outcome is known: nothing is appended."""
+    """The conversation's state as the log has it now. Raises Refused, LogBusy or LogUnavailable.
+
+    `outcome_unknown` of LogUnavailable is False, because this appends nothing.
+    """
     request = AppendRequest(
         principal=principal,
         conversation_id=conversation_id,

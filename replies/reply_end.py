@@ -1,4 +1,7 @@
-"""The ways in which a reply can end: the command that records the end, and the values for the Response. Pure."""
+"""Makes the end of a reply: the command that records it, and the values for the Response.
+
+There is one function for each way to end. Pure.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -18,7 +21,10 @@ from replies.response_shape import Status
 StopReason = Literal["client_closed", "server_stopped", "cancelled"]
 
 PrefixesOf = Callable[[Sequence[tuple[str, Item]]], tuple[Prefix, ...]]
-"""The prefixes that are recorded when the items of a reply join the conversation, from the (id, item) of each output item."""
+"""A function that makes the prefixes to record when a reply's items join the conversation.
+
+Its argument: (id, item) of each output item.
+"""
 
 EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
@@ -92,7 +98,7 @@ def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
 def stopped(
     request: Request, output: Output, reason: StopReason, *, author: str, prefixes: PrefixesOf | None = None
 ) -> ReplyEnd:
-    """The end of a reply that was cancelled, or interrupted for another reason."""
+    """The end of a reply that was cancelled, or whose client disconnected, or whose process stops."""
     items = output.items()
     arguments: dict[str, Any] = {
         "response_id": request.response_id,

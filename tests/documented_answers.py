@@ -26,19 +26,19 @@ _OF_HTTP = {
     "vary",
     "x-accel-buffering",
 }
-"""Headers that HTTP itself defines for any answer. The document does not list them."""
+"""Headers that any answer may have and the document does not list: of HTTP, for browsers, and for proxies."""
 
 _MAX_BYTES = 64 * 1024
 """Larger bodies are not checked, because the check would take longer than the test itself."""
 
 _NAMED_IN_PART = "ResponseEvent"
-"""The one schema that does not name all fields, because each type of event has some fields of its own."""
+"""The only schema that does not name all fields: each type of event has some fields of its own."""
 
 _documents: dict[str, "AnswerCheck"] = {}
 
 
 def checked_answers(side: str, app: Starlette) -> Mapping[str, list[Callable[[httpx.Response], Awaitable[None]]]]:
-    """Hooks for an httpx client, which check each answer. `side` names the API. Its document is made once."""
+    """Hooks for an httpx client. They check each answer. `side` names the API, whose document is made only once."""
 
     async def check(answer: httpx.Response) -> None:
         if side not in _documents:
@@ -94,7 +94,7 @@ class AnswerCheck:
             assert not errors, f"{name} does not have the shape of the document: {errors} in {value[:1000]!r}"
 
     def _operation(self, method: str, path: str) -> Any:
-        """The operation. None if the document lacks the path or the method. The API then answers 404 or 405."""
+        """The operation. None if the document lacks the path or the method: such an answer is not checked."""
         found = [operations for pattern, operations in self._paths.items() if pattern.fullmatch(path)]
         return found[0].get(method.lower()) if found else None
 
@@ -115,7 +115,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def _event_data(body: bytes) -> Iterator[bytes]:
-    """The JSON texts of the events. A stream of Chat Completions ends with `[DONE]`, which is none."""
+    """The JSON texts of the events. Leaves out `[DONE]`, which ends a stream of Chat Completions and is not JSON."""
     values = (line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: "))
     return (value for value in values if value != b"[DONE]")
 

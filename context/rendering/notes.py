@@ -1,7 +1,7 @@
-"""Replaces what a model cannot take by short notes in plain words. Renderers 8 and 9 share this. Pure.
+"""Replaces what a model cannot take with short notes in plain words. Renderers 8 and 9 use this. Pure.
 
-A part becomes a text part, and an item of a type that cannot be sent becomes a message. A call of a tool and its output become two
-messages, with the same text. The same item is always replaced in the same way, whatever is before and after it.
+A note for a part is a text part. A note for a whole item is a message. A tool call and its output become two messages,
+which keep the text of both. How an item is replaced does not depend on the items before and after it.
 
 Never change what this module returns, because a renderer's output must not change.
 """
@@ -28,7 +28,10 @@ REASONING = "reasoning"
 """Encrypted reasoning. It is left out without a note."""
 
 NOTED_ABILITIES = frozenset((IMAGE, FILE, AUDIO, TOOLS, CUSTOM_TOOLS, OTHER_ITEMS, REASONING))
-"""The abilities for whose lack something is replaced. The first five may be known of a model."""
+"""If a model lacks one of these abilities, what needs it is replaced.
+
+Providers and settings list only the first five.
+"""
 
 NOT_EXPRESSIBLE = "not_expressible"
 """Why a part or an item is replaced: the provider's API cannot take it."""
@@ -53,9 +56,10 @@ _NAMES = {IMAGE: ("An image", "images"), FILE: ("A file", "files"), AUDIO: ("An 
 
 
 class Noted(Struct, frozen=True):
-    """An item as it is sent, and why it is not sent as it is: `no_…` with the ability that the model lacks, or another reason.
+    """The `item` that is sent instead of an item, and the `reason`.
 
-    `reason` None: only its form was changed, and nothing is missing. The reasons are stored in events: do not change them.
+    `reason`: `no_…` with the ability that the model lacks; or NOT_EXPRESSIBLE, INVALID_ARGUMENTS or REASONING. None if
+    only the form was changed and nothing is missing. The reasons are stored in events: do not change them.
     """
 
     item: Item
@@ -73,7 +77,10 @@ def _is_plain(item: Item) -> bool:
 
 
 def needs(item: Item, *, responses: bool) -> frozenset[str]:
-    """The abilities that a model needs to take this item as the renderer would send it. `responses`: for the Responses API."""
+    """The abilities that a model needs for this item, in the form in which the renderer sends it.
+
+    `responses`: whether it is sent to the Responses API.
+    """
     if _is_plain(item):
         return frozenset()
     kind = type_of(item)
@@ -93,7 +100,10 @@ def needs(item: Item, *, responses: bool) -> frozenset[str]:
 
 
 def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | None:
-    """The item as it is sent to a model without the `missing` abilities. None: it is sent as it is."""
+    """What is sent instead of the item to a model that lacks the `missing` abilities.
+
+    None: the item is sent unchanged.
+    """
     if _is_plain(item):
         return None
     kind = type_of(item)
@@ -119,7 +129,7 @@ def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | N
 
 
 def item_reason(item: Item, missing: Collection[str], *, responses: bool) -> str | None:
-    """Why the whole item is replaced. None if it is not, or if only some of its parts are."""
+    """Why the whole item is replaced. None if it is not replaced, or if only some of its parts are."""
     kind = type_of(item)
     if kind in ("message", "reasoning"):
         return None
@@ -137,7 +147,7 @@ def item_reason(item: Item, missing: Collection[str], *, responses: bool) -> str
 
 
 def part_reason(role: str, part: Any, missing: Collection[str], *, responses: bool) -> str | None:
-    """Why this part of a message, or of an output (role "tool"), is replaced. None: it is not."""
+    """Why this part of a message, or of an output (role "tool"), is replaced. None if it is not replaced."""
     can_send = _can_send_in_responses if responses else _can_send_in_chat
     if not can_send(role, part):
         return NOT_EXPRESSIBLE
@@ -181,7 +191,7 @@ def _noted_output(item: Item, kind: str, missing: Collection[str], *, responses:
 def _noted_parts(
     role: str, parts: Sequence[Any], missing: Collection[str], *, responses: bool
 ) -> tuple[list[Any], str | None]:
-    """The parts as they are sent, and the reason of the first that is replaced."""
+    """(the parts that are sent, the reason for the first part that is replaced)."""
     sent: list[Any] = []
     first_reason: str | None = None
     for part in parts:
@@ -209,7 +219,7 @@ def _note(part: Any, reason: str) -> str:
 
 
 def _in_api_form(role: str, part: Item) -> Item:
-    """A part that the Responses API takes, with what this API demands."""
+    """The part in the form that the Responses API requires. The part must be of a type that this API takes."""
     kind = part["type"]
     if kind in _OTHER_TEXT_PARTS and not (kind == "refusal" and role == "assistant"):
         return {"type": "output_text" if role == "assistant" else "input_text", "text": text_of_part(part)}
@@ -225,7 +235,7 @@ def _can_send_in_chat(role: str, part: Any) -> bool:
 
 
 def _can_send_in_responses(role: str, part: Any) -> bool:
-    """Whether the API has this part in a message of this role. It may have types that this version does not know."""
+    """Whether the API takes this part in a message of this role. True for unknown types: the API may have new ones."""
     if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
         return False
     if kind in _TEXT_PARTS or kind in _OTHER_TEXT_PARTS:

@@ -1,4 +1,7 @@
-"""Renderer 9: `/responses` as in renderer 5, with a note in place of what the API or this model cannot take, and always with a key of the prompt cache.
+"""Renderer 9: a request for `/responses`, as in renderer 5, with two differences.
+
+Notes replace what the API or the model cannot take. The request also has a key of the prompt cache that the store
+chose, if the client gave none.
 
 Shapes: `openai/types/responses/response_create_params.py` of the official SDK.
 """
@@ -25,8 +28,8 @@ def render(
 ) -> dict[str, Any]:
     """The body of the request. It asks for a streamed answer that the provider does not store.
 
-    `item_ids`: those of `items`, if they are known. `missing`: abilities that the model lacks. `cache_key`: the `prompt_cache_key`, if the
-    client gave none.
+    `item_ids`: the ids of `items`, if they are known. `missing`: abilities that the model lacks. `cache_key`: the
+    `prompt_cache_key`, if the client gave none. With None, the request has none either.
     """
     left_out = unsendable(items)
     sent_indexes = [index for index in range(len(items)) if index not in left_out]
@@ -41,7 +44,10 @@ def render(
 
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
-    """Which items are not sent, by index, and why: calls without an output, outputs without a call, and reasoning that is not encrypted."""
+    """The indexes of the items that are not sent, each with the reason.
+
+    Calls without an output, outputs without a call, and reasoning that is not encrypted are not sent.
+    """
     others = non_messages(items)
     orphaned = orphans(items) if others else {}
     return orphaned | {

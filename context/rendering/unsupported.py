@@ -1,4 +1,7 @@
-"""Finds what a request has that the provider's API or the model cannot take. The refusal of the request names the first one."""
+"""Finds the first parameter or input item of a request that the provider's API or the model cannot take.
+
+The request is then refused, and the error names it.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,14 +11,17 @@ from context.rendering.notes import NOT_EXPRESSIBLE, TOOL_OUTPUTS, item_reason, 
 from domain.items import Item, type_of
 
 Refusal = tuple[str, str]
-"""The parameter's path (`tools[0].type`, `input[2].content[1]`), and a message that says what is wrong, without content."""
+"""(the parameter's path, a message that says what is wrong). Paths: `tools[0].type`, `input[2].content[1]`.
+
+The message has no content.
+"""
 
 _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
 _CHOICES = ("auto", "none", "required")
 _NOT_IN_CHAT = ("top_logprobs", "prompt")
 _OUR_PARTS = {"image_url": "input_image", "image": "input_image", "file": "input_file", "document": "input_file"}
-"""The types of parts in other APIs' messages, and their names here."""
+"""Types of parts in messages of other APIs, and the type that has the same meaning here."""
 
 _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
     "access_programs": {"cyber": ("standard",)},
@@ -28,9 +34,9 @@ _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
         "mode": ("standard",),
     },
 }
-"""The options of these parameters that are accepted, each with its possible values (None: every value).
+"""For each of these parameters, the accepted options, and for each option the accepted values (None: every value).
 
-A summary of the reasoning is accepted, although it is not sent: it does not change the answer.
+The options for a summary of the reasoning are accepted but not sent: they do not change the answer.
 """
 
 
@@ -39,9 +45,10 @@ def first_unsupported(
 ) -> Refusal | None:
     """The first parameter or input item that `renderer` cannot send to a model without the `missing` abilities, or None.
 
-    A reasoning item is never refused: it is left out of the request. Nor are arguments that are no JSON: the model wrote them.
+    A reasoning item is never refused: it is left out of the request if it cannot be sent. A call whose arguments are
+    not JSON is not refused either, because a model wrote them.
 
-    Takes parameters of any shape. If it returns None, `render` accepts them.
+    The parameters may have any shape. If the result is None, `render` accepts them.
     """
     responses = uses_responses_api(renderer)
     in_parameters = iter(()) if responses else _in_chat(parameters)
@@ -113,7 +120,7 @@ def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
 
 
 def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
-    """A tool, or a reference to one."""
+    """Checks a tool, or a reference to a tool."""
     if not isinstance(tool, dict):
         yield path, "A tool must be an object."
     elif tool.get("type") not in _TOOLS:

@@ -1,4 +1,4 @@
-"""Looks up the last version of conversations by primary key: all concurrent look-ups share one round trip.
+"""Looks up the last version of conversations by primary key. All concurrent look-ups share one round trip.
 
 Every read and every reply starts with a look-up, so look-ups have their own `PostgresPipeline`. With a pooled connection and a cursor, a
 look-up would take as much of the event loop's time as the rest of a read.
@@ -45,7 +45,10 @@ _TEMPLATE = """
 
 
 def heads_sql(streams: str) -> str:
-    """SQL that selects the Heads of some streams as one JSON array, in the order of their numbers. `streams`: SQL for rows (stream, tenant, number)."""
+    """SQL that selects the Heads of some streams as one JSON array, in the order of their numbers.
+
+    `streams`: SQL for rows (stream, tenant, number).
+    """
     return _TEMPLATE.format(streams=streams, incarnation=INCARNATION, shares=SHARES)
 
 

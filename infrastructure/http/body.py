@@ -26,7 +26,7 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 """If a body is too large, this much of it is read before the connection is closed."""
 
 MAX_DEPTH = 64
-"""The most levels of nested objects and lists."""
+"""How many levels of nested objects and lists a body may have."""
 
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")

@@ -1,10 +1,13 @@
-"""The view `responses`: one document per reply, from the time when it was queued or requested. Values that would make it too large for MongoDB are shortened.
+"""The view `responses`: one document for each reply, as soon as it is queued or requested.
 
-chat      whether it is a chat completion that is not deleted: then it is in the list of chat completions, once it has an answer
+Values that would make a document too large for MongoDB are shortened.
+
+chat      whether it is a chat completion that is not deleted. If so, it is listed as one as soon as it has an answer
 subject   who requested it
-output_ids, output  the output items that joined the conversation, and after them the others
-metadata  [name, value] pairs. They are also in `parameters`, as the client sent them; these here may be newer
-copies    the ids [item, original] of each input item that is a copy of another item. Absent if there are none
+output_ids  the ids of the output items that joined the conversation
+output      the output items of a failed or stopped reply that did not join. They come after the others
+metadata  [name, value] pairs, as they are now. `parameters` has them as they were when the reply was requested
+copies    [id, id of the original] of each input item that is a copy of another item. Absent if there are none
 """
 
 from collections.abc import Iterator, Mapping, Sequence

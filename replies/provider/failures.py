@@ -43,7 +43,11 @@ def reported_failure(error: Any) -> ModelFailed:
 
 
 def error_object(body: Any) -> dict[str, Any]:
-    """The error in the body of an answer: `{"error": {…}}`, or the object alone. Gemini puts it into a list, LM Studio sends `{"error": "…"}`."""
+    """The error object in the body of an answer. Empty if there is none.
+
+    Most providers send `{"error": {…}}`, or the object alone. Gemini puts it into a list. LM Studio sends
+    `{"error": "…"}`: this text becomes the object's `message`.
+    """
     if isinstance(body, list) and body:
         body = body[0]
     error = body.get("error", body) if isinstance(body, dict) else body
@@ -51,6 +55,6 @@ def error_object(body: Any) -> dict[str, Any]:
 
 
 def error_fields(fields: dict[str, Any]) -> tuple[str, str, str]:
-    """The code, type and message of an error object; "" for each that is missing."""
+    """The code, type and message of an error object. A missing one is an empty string."""
     code, error_type, message = (str(fields.get(name) or "")[:1000] for name in ("code", "type", "message"))
     return code, error_type, message

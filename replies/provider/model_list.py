@@ -15,11 +15,14 @@ from replies.provider.json_text import clean, clean_value
 LIST_TIMEOUT_SECONDS = 5.0
 MAX_AGE_SECONDS = 30.0
 REFRESH_SECONDS = 3.0
-"""The list is fetched again this soon when a model is not in it, and after a fetch failed."""
+"""If a model is not in the list, or the last fetch failed, the list is fetched again after this time."""
 
 
 class ModelList:
-    """The list of one process. Concurrent callers share one request. `on_list` is called with each fetched list, as the provider sent it."""
+    """The list of one process. Concurrent callers share one request.
+
+    `on_list` is called with each list that was fetched, with all fields that the provider sent.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,10 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """The listed model of this name. If it is not listed, fetches the list again. None if it is still not listed. Raises ModelFailed."""
+        """The listed model of this name. None if it is not listed. Raises ModelFailed.
+
+        Fetches the list again before it returns None, unless the list is newer than REFRESH_SECONDS or empty.
+        """
         models = await self.models()
         found = _find(name, models)
         if found is None and models:
@@ -85,7 +91,10 @@ class ModelList:
 
 
 def _find(name: str, models: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The model of this name. Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
+    """The model of this name.
+
+    Some providers list a model with a path before its name (`models/gemini-2.5-pro`). Requests leave the path out.
+    """
     named = (model for model in models if model["id"] == name)
     below_a_path = (model for model in models if model["id"].endswith(f"/{name}"))
     return next(named, None) or next(below_a_path, None)

@@ -1,6 +1,7 @@
 """Recognises the refusal of a request that is longer than the model's window, in the words of many providers.
 
-Only OpenAI and llama.cpp have a code for it. Others say it in the message, and many of them name the window in it.
+OpenAI, llama.cpp and Anthropic have a code or type for it. Others say it only in the message. Many messages name the
+size of the window.
 """
 
 import re
@@ -47,7 +48,7 @@ _PATTERNS: Final = tuple(
         rf"max_new_tokens` must be <= {_N}",
     )
 )
-"""Each finds the window in the message of a refusal. The comments say whose words they are."""
+"""Each pattern finds the window in the message of a refusal. The comments name the providers that use these words."""
 
 _WITHOUT_NUMBER: Final = re.compile(
     r"exceeds? (?:the |this model's )?(?:available )?context (?:window|size|length)|context window exceeds limit|prompt (?:is )?too long"
@@ -55,10 +56,10 @@ _WITHOUT_NUMBER: Final = re.compile(
     r"|maximum context length|context size has been exceeded|greater than the context length|too large for model with|input length exceeds",
     re.IGNORECASE,
 )
-"""The same refusal in words without the window."""
+"""Words of such a refusal that may come without the window's size."""
 
 _OTHER_LIMITS: Final = re.compile(r"rate limit|per minute|quota", re.IGNORECASE)
-"""A rate limit also speaks of tokens."""
+"""Words about other limits. Messages with these words are not taken for such a refusal, even if they name tokens."""
 
 
 def is_too_long(code: str, error_type: str, message: str) -> bool:
@@ -71,7 +72,7 @@ def is_too_long(code: str, error_type: str, message: str) -> bool:
 
 
 def window_in(message: str) -> int | None:
-    """The model's window in tokens, if the message of such a refusal names it."""
+    """The model's window in tokens, if the message of a refusal names it."""
     for pattern in _PATTERNS:
         if match := pattern.search(message):
             return _tokens(next(group for group in match.groups() if group))

@@ -1,4 +1,4 @@
-"""The differences that verification reports. Instead of content, they show its hash and its length."""
+"""The differences that verification reports. They never show content, only its hash and its length."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _CONTENT_FIELDS = {
     "parameters",
     "settings",
 }
-"""Fields that hold content, of documents, states of streams and context snapshots."""
+"""The fields with content in documents of views, in states of streams, and in context snapshots."""
 
 _MAX_LENGTH = 80
 

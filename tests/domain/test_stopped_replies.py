@@ -1,4 +1,7 @@
-"""What joins a conversation when a reply is stopped, and what a request that tries it again retracts. `context_policy.stopped` decides."""
+"""Which items join a conversation when its reply is stopped: `context_policy.stopped` decides it.
+
+Also: which of these items are retracted when the reply is requested again.
+"""
 
 from typing import Any
 
@@ -67,7 +70,7 @@ HALF_CALL = item("fc_2", type="function_call", call_id="d", name="f", arguments=
         ((THOUGHT, HALF_CALL), (THOUGHT,)),
     ],
 )
-def test_with_keep_the_question_and_what_a_model_can_be_shown_of_the_partial_answer_join(
+def test_with_keep_the_question_and_the_usable_items_of_the_partial_answer_join(
     output: tuple[InputItem, ...], joining: tuple[InputItem, ...]
 ) -> None:
     facts: dict[str, Any] = {
@@ -111,7 +114,7 @@ STOPPED = (
 )
 
 
-def test_what_joined_is_deleted_with_the_response_in_an_unlisted_conversation_and_stays_in_a_listed_one() -> None:
+def test_deleting_a_stopped_response_retracts_its_items_in_an_unlisted_conversation_only() -> None:
     delete = DeleteReply(response_id="resp_1", item_ids=("msg_q", "msg_a"))
     deleted = ReplyDeleted(response_id="resp_1")
     given(started(context_policy=KEEP), *STOPPED).when(delete).then(deleted)

@@ -1,4 +1,7 @@
-"""200 replies of two api processes are stopped in every way, also by kill -9, under each policy. After a rebuild the store must be what the rule says.
+"""200 replies of two api processes are stopped in every way, also by kill -9, and under each policy.
+
+Then all views are rebuilt. After that, each conversation must have the items that the rule in
+`tests/replies/test_stopped_replies.py` says.
 
 scripts/test tests/end_to_end/test_stopped_replies.py -m endless
 """
@@ -23,7 +26,10 @@ COUNT, KILLED, AT_ONCE = 200, 24, 16
 
 
 def killed_cases(start: int) -> list[Case]:
-    """Cases in the first process, whose replies run when it is killed. Every policy with every kind of answer."""
+    """Cases whose replies run in the first process when it is killed.
+
+    They cover every policy with every kind of answer.
+    """
     every = itertools.product(("drop", "keep"), ("stop", "finish"), ANSWERS)
     return [Case(start + 2 * number, "kill", *facts) for number, facts in enumerate(itertools.islice(every, KILLED))]
 

@@ -1,4 +1,4 @@
-"""Whatever happened to a conversation, its context from the snapshot equals the one from the log.
+"""After any changes of a conversation, its context from the snapshot equals the one from the log.
 
 scripts/test tests/projections/test_context_sources.py -m endless     tries a hundred and fifty histories
 """

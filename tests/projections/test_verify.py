@@ -236,7 +236,7 @@ ADD_PREFIX = (
 
 
 async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tuple[Any, ...]:
-    """A row of `snapshots`: the conversation at its last version, but with these changes."""
+    """A row of the table `snapshots`: the conversation's state at its last version, but with these changes."""
     events = await world.reader.conversation(conversation_id, limit=1_000)
     state = fold(recorded.event for recorded in events)
     assert state is not None
@@ -359,7 +359,7 @@ async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, 
 
 
 async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Writer, world: World) -> None:
-    """The trigger that removes it was off."""
+    """The prefix is added after the deletion: so the trigger that removes such prefixes did not remove it."""
     deleted, conversation_id = await write.start("a"), await write.start()
     await write.execute(deleted, DeleteConversation())
     [item_id] = await write.append(conversation_id, "x")
@@ -416,7 +416,7 @@ async def test_given_differences_in_a_snapshot_then_they_are_reported_without_co
     assert not [word for word in ("hello", "secret", "content", "The s") if word in printed]
 
 
-async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first_then_that_is_reported(
+async def test_given_a_snapshot_that_names_a_wrong_first_item_then_that_is_reported(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("words " * 200_000, "two", "three")

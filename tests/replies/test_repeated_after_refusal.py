@@ -1,6 +1,7 @@
-"""A provider refuses a request because it is too long for the model. The request is repeated once, shorter, and the store knows the window from then on.
+"""A provider refuses a request because it is too long for the model. The store repeats the request once, shorter.
 
-Trial 13: a model that nobody knows is not taken to be small, and nothing is left out in silence.
+From then on the store knows the window. Trial 13: the store does not assume that an unknown model has a small window,
+and it tells the client when it leaves items out.
 """
 
 import json
@@ -46,7 +47,7 @@ async def opened(
 
 
 def words(body: Any) -> int:
-    """About how many tokens a request has: each of the word `word` is one."""
+    """About how many tokens a request has: each `word` in it is one token."""
     return json.dumps(body).count("word")
 
 
@@ -59,7 +60,7 @@ def answer(exchange: Exchange) -> None:
 
 
 def with_window(tokens: int, message: str = "This model's maximum context length is {} tokens.") -> Script:
-    """A provider whose model has this window. `message`: what it says when a request is longer."""
+    """A script for a provider whose model has this window. `message`: the error message for a longer request."""
 
     def script(exchange: Exchange) -> None:
         if words(exchange.body) > tokens:
@@ -92,10 +93,10 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         raw = await apis.sdk.responses.with_raw_response.create(input="now", conversation=conversation)
         response = raw.parse()
         assert response.output_text == "short answer"
-        assert response.to_dict()["cost_usd"] is None  # its price is not known either
+        assert response.to_dict()["cost_usd"] is None  # the price of the model is not known either
         assert int(raw.headers["x-context-left-out"]) > TURNS
         refused, repeated = provider.requests
-        assert words(refused) == TURNS * TURN_WORDS  # nothing was left out of what an unknown model is sent
+        assert words(refused) == TURNS * TURN_WORDS  # an unknown model is sent everything
         assert 1_000 < words(repeated) < 4_000
 
         events = log.events(conversation)
@@ -118,21 +119,24 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         assert len(provider.requests) == 3
         assert words(provider.requests[-1]) < 4_000
         [model] = (await apis.http.get("/v1/models")).json()["data"]
-        assert model["unknown"] in (["price"], ["window", "price"])  # the other process has read it, or will in seconds
+        assert model["unknown"] in (["price"], ["window", "price"])  # the queries may not have read it yet
 
-    async with opened(settings, provider, model_api) as apis:  # a process that starts later knows it
+    async with opened(settings, provider, model_api) as apis:  # a process that starts later knows the window
         await apis.sdk.responses.create(input="later", conversation=conversation)
         assert len(provider.requests) == 4
 
 
 async def test_a_repeat_is_made_for_every_kind_of_response(settings: Settings, provider: ScriptedProvider) -> None:
-    """Streamed, in the background, in a fork, not stored. Over a WebSocket: `tests/commands/test_response_socket.py`."""
+    """The kinds: streamed, in the background, in a fork, and not stored.
+
+    `tests/commands/test_response_socket.py` tests it over a WebSocket.
+    """
     async with opened(settings, provider) as apis:
         conversation = await long_conversation(apis, 240, 50, context_policy={"reserve": 50, "window": "newest"})
         window = 28_000
 
         async def ask(**body: Any) -> Any:
-            """Asks for a reply that is refused first: the window is smaller each time."""
+            """Requests a reply. The provider refuses the first request, because each call makes the window smaller."""
             nonlocal window
             window = window * 7 // 20
             provider.script = with_window(window)
@@ -178,14 +182,14 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert "4000 tokens" in error["message"]
         assert len(provider.requests) == 1
 
-        # Nothing is learnt of it: a later request is as long as before.
+        # The store learnt nothing from this refusal: a later request is as long as before.
         provider.script = with_window(4_000, "Please reduce the length of the messages.")
         assert (await apis.http.post("/v1/responses", json=body)).status_code == 400
         provider.script = answer
         assert (await apis.http.post("/v1/responses", json={**body, "truncation": "auto"})).status_code == 200
         assert [words(request) for request in provider.requests] == [TURNS * TURN_WORDS] * 3
 
-        # More than the most that a model of unknown size is sent: then the store refuses it, and says why.
+        # This is longer than the window that is assumed for an unknown model: the store refuses it, and says why.
         large = [{"type": "message", "role": "user", "content": "word " * 170_000}]
         too_long = await apis.http.post("/v1/responses", json={"input": large, "truncation": "disabled"})
         error = too_long.json()["error"]
@@ -227,7 +231,7 @@ async def test_the_refusal_is_the_answer_where_the_newest_turn_alone_is_too_long
         assert error["response_id"] in error["message"]
         assert len(provider.requests) == 1
         short = await apis.http.post("/v1/responses", json={"input": "word " * 900})
-        assert short.status_code == 200  # what one client's message provoked is not learnt
+        assert short.status_code == 200  # the store did not learn from a refusal that one client's long message caused
 
 
 async def test_an_answer_that_has_begun_is_not_repeated(settings: Settings, provider: ScriptedProvider) -> None:

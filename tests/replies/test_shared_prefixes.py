@@ -1,4 +1,7 @@
-"""What answers say of the window: `X-Context-Left-Out`, `shared_prefix` in a response's context, `prefix_tokens` in usage. And what forks inherit."""
+"""What the API says about the window of a request, and which window a fork inherits.
+
+The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -26,7 +29,7 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
 
 
 async def create(store: BothApis, turns: int, **policy: Any) -> str:
-    """A conversation with this many turns of about 30 tokens each. Returns its id."""
+    """Creates a conversation with this many turns of about 30 tokens each. Returns its id."""
     created = await store.http.post("/v1/conversations", json={"context_policy": {"budget": BUDGET, **policy}})
     conversation_id = str(created.json()["id"])
     messages = [
@@ -84,7 +87,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_one_before
     for earlier, later in zip(contexts, shared[1:], strict=False):
         messages = len(earlier["request"]["messages"])
         assert later == {"tokens": earlier["tokens"], "messages": messages, "reason": None}
-    # A chat completion is sent as it came.
+    # The messages of a Chat Completions request are sent as they came, so nothing is said about a shared prefix.
     chat = {"messages": [{"role": "user", "content": "hi"}], "store": True}
     completion = (await store.http.post("/v1/chat/completions", json=chat)).json()
     assert (await context_of(store, completion))["shared_prefix"] is None
@@ -93,7 +96,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_one_before
     assert usage["prefix_tokens"] == sum(prefix["tokens"] for prefix in shared) > 0
 
 
-async def test_a_fork_inherits_the_window_and_what_was_sent_before_the_item_where_it_begins(store: BothApis) -> None:
+async def test_a_fork_inherits_the_window_and_the_last_request_before_the_item_where_it_begins(store: BothApis) -> None:
     first = await ask(store, "First question? " + "word " * 10)
     second = await ask(store, "Second question?", previous_response_id=first["id"])
     third = await ask(store, "Third question?", previous_response_id=second["id"])
@@ -105,7 +108,7 @@ async def test_a_fork_inherits_the_window_and_what_was_sent_before_the_item_wher
     assert shared == {"tokens": expected["tokens"], "messages": len(expected["request"]["messages"]), "reason": None}
     expected = await context_of(store, forked)
     assert (await context_of(store, fourth))["shared_prefix"]["tokens"] == expected["tokens"]
-    # The request for the third answer was made after the fork's item: it does not count.
+    # The request for the third answer is not compared: it was made after the item at which the fork begins.
     late = await ask(store, "And another third question?", previous_response_id=second["id"])
     expected = await context_of(store, second)
     assert (await context_of(store, late))["shared_prefix"]["tokens"] == expected["tokens"]

@@ -1,7 +1,7 @@
-"""Replies that are stopped in every way, under each policy: the items, the responses and the next request are what the rule says.
+"""Replies are stopped in every way, under each policy. The items, the responses and the next request follow this rule.
 
-The rule: the items of a reply join its conversation if it completes. `context_policy.stopped` decides whether the question and the partial answer of a
-stopped reply do. Those of a failed reply, or of one that is deleted while it runs, never do.
+If a reply completes, its items join the conversation. If it is stopped, `context_policy.stopped` decides whether the
+question and the partial answer join. If it fails, or is deleted while it runs, they never join.
 """
 
 import asyncio
@@ -32,7 +32,10 @@ async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says
 
 
 async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: Any) -> tuple[str, str]:
-    """Asks for a stream and leaves it after some deltas. The conversation keeps what is stopped. Returns the ids of the conversation and the response."""
+    """Requests a streamed reply, makes the conversation keep stopped replies, and disconnects after `deltas` deltas.
+
+    Returns (conversation id, response id).
+    """
     async with http.stream("POST", path, json={"model": "scripted", "stream": True, **body}) as answer:
         async for line in answer.aiter_lines():
             event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
@@ -50,7 +53,7 @@ async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: An
 
 
 def holds(*texts: str) -> Script:
-    """A script that sends these texts, and then waits until the store hangs up. All later answers are complete."""
+    """A script that sends these texts, and then waits until the store disconnects. All later answers are complete."""
 
     def script(exchange: Exchange) -> None:
         exchange.provider.script = lambda later: later.stream_text("Fine.")
@@ -104,13 +107,13 @@ async def test_a_client_that_sends_the_kept_partial_answer_back_goes_on_in_its_c
     provider.script = holds("Because ", "of ", "the rain ")
     conversation, response = await stop_after(http, "/v1/chat/completions", 1, messages=[question])
     await until_stopped(http, response)
-    messages = [question, {"role": "assistant", "content": "Because"}, following]  # this client has less than the store
+    messages = [question, {"role": "assistant", "content": "Because"}, following]  # this client has less text
     answer = await http.post("/v1/chat/completions", json={"model": "scripted", "messages": messages})
     assert answer.status_code == 200
     assert provider.requests[-1]["messages"] == messages
 
 
-async def test_what_continues_from_a_kept_reply_carries_nothing_over_and_its_deletion_takes_all_of_it(
+async def test_a_request_that_continues_from_a_kept_reply_carries_no_items_over_and_deleting_the_reply_deletes_its_items(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     provider.script = holds("Because ", "of ")

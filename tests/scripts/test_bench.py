@@ -47,7 +47,10 @@ def floor(store: BenchStore) -> Iterator[FloorServer]:
 
 
 def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
-    """Runs one benchmark. Returns its measurements by name. Asserts that each measurement names floors, and that these floors are measured too."""
+    """Runs one benchmark. Returns its measurements by name.
+
+    Asserts that each measurement names floors, and that these floors are measured too.
+    """
     benchmark = BENCHMARKS[what](TINY)
     benchmark.prepare(store)
     measurements = benchmark.measure(store)
