@@ -1,4 +1,7 @@
-"""What a reply's request is repeated with after the provider refused it: the context is assembled again, to fit what the refusal taught."""
+"""Makes the request that is sent instead of one that the provider refused. Its context is assembled again.
+
+The new context is smaller, or has notes in place of what the model may not be able to take.
+"""
 
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
@@ -19,20 +22,21 @@ from domain.events import Shown
 from replies.repeat import Repeat, RepeatOf
 
 TOO_LONG: Final = "window"
-"""The reason of a repeat whose first request was too long."""
+"""The reason of a repeat: the refused request was too long."""
 
 NOT_TAKEN: Final = "abilities"
-"""The reason of a repeat whose first request may have had something in its history that the model cannot take."""
+"""The reason of a repeat: the history of the refused request may have something that the model cannot take."""
 
 MIN_GUESS_TOKENS: Final = 4_096
-"""A smaller window that was only guessed is learnt when a request within it was answered, and not before.
+"""A guessed window of at least so many tokens is learnt at once, unless the request sets `max_output_tokens`.
 
-The refusal may have had another cause than the context, and what is learnt holds for everybody.
+Otherwise the guess is learnt only when the smaller request is answered. The first request may have been refused for
+another reason than its length, and what is learnt applies to everybody's requests.
 """
 
 
 class _Change(Struct, frozen=True, kw_only=True):
-    """What the request is repeated with. `reason`, `learn`: as in Repeat."""
+    """A changed request, to send instead of the refused one. `reason`, `learn`: as in Repeat."""
 
     reply_request: ReplyRequest
     reason: str
@@ -40,11 +44,13 @@ class _Change(Struct, frozen=True, kw_only=True):
 
 
 class _Repeats:
-    """What is sent instead of a request, each time when the provider refuses it. `assemble`: makes the context of the changed request; None: its
-    conversation is deleted.
+    """Makes the next request each time the provider refuses one.
 
-    What a refusal says the model lacks is learnt if a note in its place helped. Nothing else is: the cause may be one bad image, and what is
-    learnt holds for everybody.
+    `assemble` makes the context of a changed request. It returns None if the conversation is deleted.
+
+    The store learns that the model lacks an ability only if a refusal says so, and a request with notes instead is
+    answered. In other cases the cause may be one bad image, and what is learnt applies to everybody's requests.
+    `_smaller` says when a window is learnt.
     """
 
     def __init__(
@@ -60,7 +66,10 @@ class _Repeats:
         self._lacks: set[str] = set()
 
     async def next(self, failure: ModelFailed, shown: Shown) -> Repeat | None:
-        """None if there is nothing to repeat."""
+        """The request to send instead of the refused one. None if there is no other: then the refusal is the answer.
+
+        `shown`: what is recorded of the refused request.
+        """
         if failure.refused is not None:
             self._lacks |= failure.refused.lacks
         for change in await _changes(self._context, self._sent, failure, shown, self._reasons):
@@ -83,7 +92,11 @@ class _Repeats:
 
 
 def repeat_stored(context: CommandContext, conversation_id: str, reply_request: ReplyRequest) -> RepeatOf:
-    """Makes the repeats of a request that is on record in this conversation. Their context is that of now: items may have been deleted since."""
+    """Makes the repeats of a request that is stored in this conversation.
+
+    Each context is read at the conversation's newest version: items may have been deleted since the request was
+    stored.
+    """
 
     async def assemble(changed: ReplyRequest) -> Context | None:
         head = await context.dependencies.reader.readable_head(conversation_id)
@@ -106,9 +119,10 @@ def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request:
 async def _changes(
     context: CommandContext, sent: ReplyRequest, failure: ModelFailed, shown: Shown, reasons: Collection[str]
 ) -> list[_Change]:
-    """How the request may change: the first that makes another request is sent. None: a change would not help, or the client does not allow it.
+    """The possible changes of the request, in the order to try. The first one that gives a different request is used.
 
-    `reasons`: why the request was repeated before. It is made smaller only once.
+    Empty if no change would help, or if the client does not allow one. `reasons`: why the request was repeated before.
+    The request is made smaller only once.
     """
     if failure.code == "context_length_exceeded":
         if TOO_LONG in reasons or sent.parameters.get("truncation") == "disabled":
@@ -119,9 +133,9 @@ async def _changes(
 
 
 def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedRequest) -> list[_Change]:
-    """The request with notes in place of what the refusal names, then of all that may be its cause.
+    """Two changes: notes replace what the refusal names; or notes replace everything that may be the cause.
 
-    New input is never replaced. So what it needs is sent again.
+    New input is never replaced. History that needs the same abilities as the new input is not replaced either.
     """
     renderer = context.dependencies.models.renderer
     replaceable = NOTED_ABILITIES - needed_abilities(renderer, (item for _, item in sent.input[sent.carried :]))
@@ -134,17 +148,21 @@ def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedReq
 async def _smaller(
     context: CommandContext, reply_request: ReplyRequest, failure: ModelFailed, shown: Shown
 ) -> _Change | None:
-    """The request for a smaller window: the one that the provider names, else three quarters of what was sent."""
+    """The request for a smaller window. The provider names it, or it is three quarters of the tokens that were sent.
+
+    The window is learnt when the smaller request is answered. A large guess is learnt at once (MIN_GUESS_TOKENS).
+    None if no smaller window is possible.
+    """
     models, learnt, model = context.dependencies.models, context.dependencies.learnt, reply_request.model
     named, parameters = failure.window, reply_request.parameters
     if named is not None:
         reserved = answer_tokens(parameters, None, named)
         if models.max_request_tokens(model, reserved=reserved, window=named) >= shown.tokens:
-            named = None  # by the store's own count the request fitted, so this window does not make it smaller
+            named = None  # by the store's own count the request fits in this window, which would not make it smaller
     window = named or shown.tokens * 3 // 4
     if window < 1:
         return None
     learn = partial(learnt.learn_window, model, window)
     if named is None and window >= MIN_GUESS_TOKENS and not parameters.get("max_output_tokens"):
-        await learn()  # if the repeat is refused too, the next request is smaller
+        await learn()  # so that the next request is smaller, even if the repeat is refused too
     return _Change(reply_request=replace(reply_request, window=window), reason=TOO_LONG, learn=learn)

@@ -35,9 +35,11 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     source         the conversation whose context the model is sent; None if no conversation has items to share
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
-    fallback       is used as `start` if another request has moved the head of `source`, or runs a reply there
-    expected_head  the id that the last item of `source` must have when the request is appended; None: it must have no items; UNSET: not checked
-    carried_items  items of previous replies that did not join their conversation or were not stored. They are sent before the input
+    fallback       replaces `start` if another request has moved the head of `source`, or if another reply runs there
+    expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
+                   have no items. UNSET: not checked
+    carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
+                   before the input
     retracts       the last items of `source`. They are retracted when the request is appended
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
@@ -182,7 +184,7 @@ async def _after_empty_start(
     at: StreamVersion,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
-    """The target of a reply that continues from a response with no items before it, so that there is no item to fork from."""
+    """The target of a reply that continues from a response with no items before it. There is no item to fork from."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     new_conversation = unlisted_conversation(context)
     head = await reader.head(conversation_id)
@@ -199,10 +201,13 @@ async def _after_empty_start(
 
 
 async def _carried_items(context: CommandContext, record: Record) -> tuple[NewItem, ...]:
-    """The input and the usable output of a reply that did not join its conversation, as new items. Without deleted items: if the reply was tried
-    again, its input has joined with the second reply, and may be deleted there.
+    """The input and the usable output of a reply that did not join its conversation, as new items.
 
-    Each item gets a new id. Its old id is kept in its `id`, like an id from a client, so a client can still refer to the item by it.
+    Deleted items are left out: if the reply was tried again, its input has joined the conversation with the second
+    reply, and may have been deleted there.
+
+    Each item gets a new id. Its `id` field keeps the old one, like an id from a client. So a client can still refer to
+    the item by its old id.
     """
     input_items = record.requested.input
     deleted = await deleted_items(

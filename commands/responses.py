@@ -32,7 +32,7 @@ from replies.recorded_reply import RecordedReply
 from replies.response_shape import ResponseEvent, ResponseObject
 
 CANCEL_TIMEOUT_SECONDS = 10.0
-"""How long a cancel waits for the reply to end. If the reply's process died, another process ends the reply sooner than this."""
+"""How long a cancel waits for the reply to end. Other processes need less time to end the reply of a process that died."""
 
 router = APIRouter()
 
@@ -50,9 +50,10 @@ router = APIRouter()
     errors=(404, 502, 504),
 )
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Requests a reply. Answers with the Response when the reply has ended. `on_busy` says what happens while another one runs in the conversation.
+    """Requests a reply. Answers with the Response when the reply has ended.
 
-    With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response.
+    `on_busy` says what happens if another reply runs in the conversation. With `stream`: answers with the reply's
+    events as they come. With `background` and without `stream`: answers at once with a queued Response.
     """
     check_body(body)
     reply = await request_reply(context, body)

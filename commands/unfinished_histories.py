@@ -1,4 +1,4 @@
-"""Deletes long histories whose request was never recorded: the process that stored them was killed in between.
+"""Deletes long histories whose request was never recorded, because the process that stored them was killed before that.
 
 A history of more than 1,000 items or 4 MB is stored in parts before its request (`request_chat_reply.py`). If the process is killed before the
 request, the parts are left in an unlisted conversation. Nobody gets this conversation's id, and a repeated request stores the history again.
@@ -28,10 +28,10 @@ RETRY_SECONDS = 60.0
 """The time before the first sweep, and before the next try of a sweep that failed."""
 
 MIN_AGE_SECONDS = 3600.0
-"""A younger conversation may still get its request."""
+"""A conversation that is younger than this may still get its request."""
 
 FIRST_SWEEP_SECONDS = 86_400.0
-"""The first sweep of a process looks at the conversations that were started so long ago or later."""
+"""The first sweep of a process looks at conversations that are older than MIN_AGE_SECONDS by up to this much."""
 
 SUBJECT = "conversation-store"
 """The author of the recorded deletion."""
@@ -62,7 +62,10 @@ class UnfinishedHistories:
         self._swept_until: float | None = None
 
     async def sweep(self) -> None:
-        """Deletes the unfinished histories that were started since the last sweep. Raises psycopg.Error, TimeoutError, LogBusy and LogUnavailable."""
+        """Deletes the unfinished histories that have become old enough (MIN_AGE_SECONDS) since the last sweep.
+
+        Raises psycopg.Error, TimeoutError, LogBusy and LogUnavailable.
+        """
         until = self._clock() - MIN_AGE_SECONDS
         since = until - FIRST_SWEEP_SECONDS if self._swept_until is None else self._swept_until
         async with self._pool.connection() as connection:

@@ -9,9 +9,10 @@ from infrastructure.event_log.recorded import Recorded
 
 
 def with_last_shown(events: Sequence[Recorded]) -> Recorded:
-    """The ReplyRequested of a reply, with what the model was shown last. `events`: all that name the reply, by version.
+    """The ReplyRequested of a reply, with what the model was shown last.
 
-    The first event if the reply was not requested yet.
+    `events`: all events that name the reply, by ascending version. If none of them is a ReplyRequested, the first one
+    is returned.
     """
     requested = next((recorded for recorded in events if isinstance(recorded.event, ReplyRequested)), events[0])
     shown = [event.shown for recorded in events if isinstance(event := recorded.event, ReplyShown)]

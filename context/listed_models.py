@@ -13,9 +13,11 @@ MAX_TOKENS = 2**31 - 1
 
 
 class ListedModel(Struct, frozen=True, kw_only=True):
-    """`window`: the model's context window in tokens. `max_window`: it is not larger than this. `output`: the most tokens of an answer.
+    """What a provider says of a model. None: it does not say.
 
-    None: the provider does not say. `accepts`: whether the model takes each of ABILITIES, as far as the provider says.
+    `window`: the model's context window in tokens. `max_window`: the window is not larger than this. `output`: the
+    most tokens of an answer. `accepts`: whether the model takes each of ABILITIES. An ability that the provider does
+    not mention is absent.
     """
 
     window: int | None = None
@@ -27,8 +29,9 @@ class ListedModel(Struct, frozen=True, kw_only=True):
 def listed_model(entry: Mapping[str, Any]) -> ListedModel:
     """What an entry of the list says.
 
-    `max_model_len`: vLLM. `context_length`: OpenRouter and Together. `meta.n_ctx`: llama.cpp. `loaded_context_length`: LM Studio.
-    `context_window`: Groq. The last three of `max_window` are what a model was made for. The server may have loaded it with less.
+    The window has a different name at each provider. vLLM: `max_model_len`. OpenRouter and Together: `context_length`.
+    llama.cpp: `meta.n_ctx`. LM Studio: `loaded_context_length`. Groq: `context_window`. The two fields of `max_window`
+    say which window the model was made for. The server may have loaded the model with a smaller one.
     """
     meta, top = _object(entry, "meta"), _object(entry, "top_provider")
     windows = (
@@ -46,7 +49,10 @@ def listed_model(entry: Mapping[str, Any]) -> ListedModel:
 
 
 def _abilities(entry: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """OpenRouter lists `architecture.input_modalities` and `supported_parameters`, Mistral has `capabilities` of true and false."""
+    """The abilities in an entry. OpenRouter lists `architecture.input_modalities` and `supported_parameters`.
+
+    Mistral has `capabilities`, an object of booleans.
+    """
     modalities = _object(entry, "architecture").get("input_modalities")
     if isinstance(modalities, list):
         yield from ((ability, ability in modalities) for ability in ("image", "file", "audio"))

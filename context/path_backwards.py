@@ -1,4 +1,7 @@
-"""Reads a path backwards from the log, from its last item to its first. For a fork, it goes on in the origin. Deleted items are left out."""
+"""Reads a path backwards from the log, from its last item to its first. The path of a fork goes on in the origin.
+
+Deleted items are left out.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -20,8 +23,8 @@ PAGE_EVENTS = 200
 class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
-    before_gap    ids of the items whose following, newer item was on the path at the segment's version and has been deleted since
-    requests      the model and the sequence of each request that was made on the path, newest first
+    before_gap    ids of items whose next newer item on the path has been deleted since the segment's version
+    requests      (model, sequence) of each request that was made on the path, newest first
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
     """
@@ -40,10 +43,11 @@ async def path_backwards(
     is_past: bool = False,
     first_page: Sequence[Recorded] | None = None,
 ) -> AsyncIterator[PathPage]:
-    """The items of the path whose newest segment is `end`, newest first, page by page. After a fork's first item it continues in the origin.
+    """The items of the path that ends with the segment `end`, newest first, in pages.
 
-    `is_past`: the conversation may have later events than `end`. They may have retracted items of the path, so deletions are looked up. `first_page`: the page
-    that ends at the version of `end`, if it was read already.
+    After the first item of a fork come the items of its origin. `is_past`: the conversation may have later events than
+    `end`. They may have retracted items of the path, so deletions are looked up. `first_page`: the page that ends at
+    the version of `end`, if it was read already.
     """
     segment: PathSegment | None = end
     last_id: str | None = None
@@ -82,9 +86,8 @@ class _Page(Struct, frozen=True):
 async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Recorded] | None) -> AsyncIterator[_Page]:
     """The segment's pages, newest first."""
     retracted: set[str] = set()
-    is_on_path = (
-        segment.last_depth is None
-    )  # if the path leaves the conversation at an item, the requests after this item were not made on it
+    # The path may leave the conversation at an item. Then the requests after this item were not made on the path.
+    is_on_path = segment.last_depth is None
     until = segment.version
     while until > 0:
         events = first_page or await reader.conversation_backwards(
@@ -113,10 +116,11 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 async def _undeleted(
     reader: Reader, page: _Page, gap: bool, *, has_later_events: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """(the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
+    """Returns (the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
 
-    `gap`: whether the path's next newer item, which is on the page before, has been deleted since the segment's version. `has_later_events`: the conversation has events after the path. They may have
-    retracted any item. Without later events, the only items that can be deleted are copies whose original was deleted.
+    `gap`: whether the item of the path that is just newer than this page has been deleted since the segment's version.
+    `has_later_events`: the conversation has events after the path. They may have retracted any item. Without later
+    events, the only items that can be deleted are copies whose original was deleted.
     """
     may_be_deleted = {
         event.item_id: event.copy_of for event in page.appended if has_later_events or event.copy_of is not None

@@ -1,8 +1,9 @@
-"""What a request has in common with the last request of the same model. A provider's prompt cache can reuse nothing else. Pure.
+"""What a request has in common with the last request of the same model. A provider's prompt cache can reuse only this.
 
-To a provider, a request is a sequence: tools, instructions, the summary, pinned items, then the other messages. Its cache has the beginning that two
-requests share. So each request records a few points of its sequence, with a hash of everything before each. The next request looks up the longest of them
-that it begins with.
+For a provider, a request is a sequence: tools, instructions, the summary, pinned items, then the other messages. Two
+requests can share the cache for their common beginning. So each request records a few points of its sequence. Each
+point has a hash of everything before it. The next request is compared with these points, to find the last point up to
+which both requests are the same. Pure.
 """
 
 import hashlib
@@ -18,7 +19,9 @@ from domain.events import SentSequence, SequencePoint, SharedPrefix
 
 TOOLS_CHANGED, CONTEXT_COMPACTED, INPUT_CHANGED = "tools_changed", "context_compacted", "input_changed"
 MODEL_CHANGED, NOT_FOUND = "model_changed", "comparison_response_not_found"
-"""Reasons. These and the next are words of `prompt_cache_diagnostics`: `openai/types/responses/response.py` of the official SDK."""
+"""Why a request does not share all of the last request. These reasons, and those in `_SETTINGS`, are values of
+`prompt_cache_diagnostics`: `openai/types/responses/response.py` of the official SDK.
+"""
 
 _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
     ("tools", None, TOOLS_CHANGED),
@@ -28,7 +31,10 @@ _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
     ("service_tier", None, "service_tier_changed"),
     ("prompt_cache_key", None, "prompt_cache_key_changed"),
 )
-"""The parameters without which a cache reuses nothing, and the reason if one of them changed. The order is that of `SentSequence.settings`."""
+"""(parameter, its field or None, reason). If one of these settings changes, a cache reuses nothing.
+
+The order is that of `SentSequence.settings`.
+"""
 
 _SETTING_BYTES = 4
 _POINT_BYTES = 8
@@ -42,12 +48,15 @@ def sent_sequence(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> tuple[SentSequence, SharedPrefix]:
-    """The sequence of a request with this body, and what it shares with the last request of the model. `body_of`: renders it with other items."""
+    """The sequence of a request with this body, and what it shares with the last request of the model.
+
+    `body_of`: renders the body with other items.
+    """
     recent, window = choice.recent, choice.selection.window
     last = recent.last_requests.get(reply_request.model)
     tokens_at = _tokens_at(choice, body, body_of)
     hashes = _hashes(body, {*tokens_at, *(point.length for point in (last.points if last else ()))})
-    # The store has a default for the key.
+    # The body has the key that is sent: the client's, or the store's default.
     settings = {**reply_request.parameters, "prompt_cache_key": body.get("prompt_cache_key")}
     depth = recent.items[-1].depth if recent.items else recent.summary.depth if recent.summary else 0
     sequence = SentSequence(
@@ -63,7 +72,7 @@ def sent_sequence(
 
 
 def _shared_prefix(last: SentSequence, sequence: SentSequence, hashes: Mapping[int, bytes]) -> SharedPrefix:
-    """`hashes`: of the new request, at the points of the last one."""
+    """What the new request, `sequence`, shares with the last one. `hashes`: of the new request, by length."""
     for number, (_, _, reason) in enumerate(_SETTINGS):
         setting = slice(number * _SETTING_BYTES, (number + 1) * _SETTING_BYTES)
         if last.settings[setting] != sequence.settings[setting]:
@@ -82,7 +91,11 @@ def _tokens_at(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> dict[int, int]:
-    """The tokens before each point, by its length: after the tools, the instructions, the summary and the pins, before the newest turn, and at the end."""
+    """The tokens before each point, by the point's length.
+
+    The points are: after the tools, after the instructions, after the summary, after the pins, before the newest turn,
+    and at the end.
+    """
     sent, pins = choice.selection.sent, {pin.item_id for pin in choice.selection.pins}
     parts = _parts(body)
     base_tokens = choice.context_input.base_tokens
@@ -120,7 +133,7 @@ def _parts(body: Mapping[str, Any]) -> list[Any]:
 
 
 def _hashes(body: Mapping[str, Any], lengths: Collection[int]) -> dict[int, bytes]:
-    """By length: the hash of that many parts of the request."""
+    """By length: the hash of the first `length` parts of the request."""
     hashes: dict[int, bytes] = {}
     sha256 = hashlib.sha256()
     for length, part in enumerate([*_parts(body), None]):

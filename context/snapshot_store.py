@@ -39,10 +39,13 @@ from context.snapshots import (
 
 FIRST_READ_ITEMS = 256
 TOKENS_PER_ITEM = 16
-"""How many items are read at first: FIRST_READ_ITEMS, or fewer if so many items of TOKENS_PER_ITEM tokens do not fit. Most contexts need no second read."""
+"""The first read takes FIRST_READ_ITEMS items, or as many items of TOKENS_PER_ITEM tokens as fit if these are fewer.
+
+Most contexts need no second read.
+"""
 
 REPLACE = -1
-"""As `before` in `write_arguments`: the stored snapshot is replaced."""
+"""The `before` of `write_arguments` that replaces the stored snapshot."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +65,7 @@ def write_arguments(
     branch: int | str = "",
     seconds: int = SNAPSHOT_TTL_SECONDS,
 ) -> list[str | int | bytes]:
-    """The arguments of `write_snapshot.lua`."""
+    """The arguments of `write_snapshot.lua`, which explains them."""
     bounds = (MAX_ITEMS, MAX_BYTES, MAX_FIELDS)
     names_and_values = [value for field in fields.items() for value in field]
     identity = (fields["version"], fields["incarnation"], SNAPSHOT_FORMAT, branch)
@@ -81,9 +84,9 @@ async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot
 async def read_stored(
     redis: Redis, tenant: str, conversation_id: str, newest: int = MAX_ITEMS, *, skip: int = 0
 ) -> tuple[dict[str, str], list[bytes]]:
-    """A snapshot's hash, and the `newest` elements of its list without the last `skip` of them, both of the same moment.
+    """The Redis hash of a snapshot, and the `newest` elements of its list without the last `skip` of them.
 
-    Raises redis.exceptions.RedisError and UnicodeDecodeError.
+    Both are read at the same moment. Raises redis.exceptions.RedisError and UnicodeDecodeError.
     """
     hash_key, list_key = snapshot_keys(tenant, conversation_id)
     async with redis.pipeline(transaction=True) as pipeline:
@@ -108,10 +111,11 @@ _decode_items = msgspec.json.Decoder(tuple[ContextItem, ...]).decode
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
-    """The newest items of the snapshot, which may have any version: those that fit in `max_tokens` and in the policy's budget, and one more.
+    """The newest items of the snapshot: those that fit in `max_tokens` and in the policy's budget, and one more item.
 
-    None if there is no readable snapshot, or if all its items fit and the conversation has older ones. One that cannot be decoded is removed, so
-    that the next event makes it again. Raises redis.exceptions.RedisError.
+    The snapshot may have any version. None if there is no usable snapshot, or if all its items fit and the
+    conversation has older ones. A snapshot that cannot be decoded is removed: the next event makes it again. Raises
+    redis.exceptions.RedisError.
     """
     newest, read = min(FIRST_READ_ITEMS, max_tokens // TOKENS_PER_ITEM + 1), 0
     items: tuple[ContextItem, ...] = ()
@@ -119,7 +123,7 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max
     while True:
         try:
             fields, elements = await read_stored(redis, tenant, conversation_id, newest, skip=read)
-            if read and fields != previous:  # it was written since the last read
+            if read and fields != previous:  # the snapshot was written again after the last read
                 read, items = 0, ()
                 continue
             snapshot = from_stored(fields)
@@ -139,12 +143,16 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max
             return _recent_items(snapshot, items[start:], reaches_start=False)
         if read == snapshot.length:
             return _recent_items(snapshot, items, reaches_start=True) if snapshot.reaches_start else None
-        # As many as probably suffice, and a tenth more.
+        # The number of items that is probably enough, and a tenth more.
         newest = max(2 * newest, newest * limit * 11 // (tokens * 10)) if tokens else MAX_ITEMS
 
 
 def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
-    """(the index of the newest item with which the items from there on have more than `limit` tokens, or 0; the tokens of the items from there on)."""
+    """Returns (index, the tokens of the items from this index on).
+
+    Adds up the tokens from the newest item backwards, until the sum is more than `limit`. If all items fit, the index
+    is 0.
+    """
     tokens = 0
     for index in range(len(items) - 1, -1, -1):
         tokens += items[index].tokens

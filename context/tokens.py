@@ -30,8 +30,10 @@ MAX_INLINE_CHARACTERS: Final = 4_096
 """If the texts together are no longer than this, they are counted on the event loop. That takes about 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
-    r"(?<=\S)(?=[ \t\xa0\u3000])"  # between a word and a space, which joins the next word. Not before a newline: it joins punctuation before it
-    r"|(?<=\n)(?=[^\s/])"  # after a newline. Not before a slash: it joins the punctuation before the newline
+    # Between a word and a space: the space joins the next word. Not before a newline, which joins punctuation before it.
+    r"(?<=\S)(?=[ \t\xa0\u3000])"
+    # After a newline. Not before a slash: it joins the punctuation before the newline.
+    r"|(?<=\n)(?=[^\s/])"
     r"|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
     r"|(?<=[^\W_])(?=[.,;:!?\u3001\u3002\uff01\uff0c\uff1f])"
 )
@@ -39,10 +41,11 @@ EXACT_CUT: Final = re.compile(
 
 
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
-    """How many tokens `text` is. Special tokens count as plain text.
+    """How many tokens `text` has. Special tokens count as plain text.
 
-    Takes any string, also one with lone surrogates. It takes linear time, about 2 MB a second. So count only short texts on the event loop.
-    The module's docstring says how exact the count is. Raises ValueError for an unknown encoding.
+    Accepts any string, also one with lone surrogates. Counting takes linear time, about 2 MB a second. So count only
+    short texts on the event loop. The module's docstring says how exact the count is. Raises ValueError for an unknown
+    encoding.
     """
     encode = _encodings().get(encoding).encode_ordinary
     if len(text) <= MAX_PIECE_CHARACTERS:
@@ -64,7 +67,7 @@ async def count_off_loop(
 
 
 def is_exact(model: str) -> bool:
-    """Whether `encoding_for` knows the model's own tokenizer. Else its tokens are estimated."""
+    """Whether `encoding_for` knows the model's own tokenizer. If not, the counts for this model are estimates."""
     try:
         tiktoken.encoding_name_for_model(_name_alone(model))
     except KeyError:
@@ -73,9 +76,10 @@ def is_exact(model: str) -> bool:
 
 
 def encoding_for(model: str) -> str:
-    """The encoding a model counts in: `cl100k_base` for GPT-4, GPT-3.5 and embeddings, `o200k_base` for all others.
+    """The encoding in which a model's tokens are counted.
 
-    For a model with another vocabulary it is an estimate. A provider's prefix (`openai/gpt-4`) is skipped.
+    `cl100k_base` for GPT-4, GPT-3.5 and embeddings, `o200k_base` for all others. For a model with another vocabulary
+    the count is an estimate. A provider's prefix (`openai/gpt-4`) is skipped.
     """
     try:
         name = tiktoken.encoding_name_for_model(_name_alone(model))
@@ -99,9 +103,10 @@ def split(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int) -> int:
-    """Where the piece that begins at `start` ends: at the first EXACT_CUT in its second half, else at the last in its first half.
+    """The end of the piece that begins at `start`.
 
-    Without any, it ends at MAX_PIECE_CHARACTERS.
+    It is the first EXACT_CUT in the second half of the next MAX_PIECE_CHARACTERS characters, or the last one in their
+    first half. If there is no EXACT_CUT, the piece has MAX_PIECE_CHARACTERS characters.
     """
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
     if match := EXACT_CUT.search(text, middle, end):

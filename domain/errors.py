@@ -5,6 +5,7 @@
     │   ├── ConversationNotFound   (never started, or deleted)
     │   ├── ItemNotFound           (never appended, or retracted)
     │   ├── ResponseNotFound       (never requested, or deleted)
+    │   ├── CompletionNotFound     (a chat completion that does not exist, was not stored, or is deleted)
     │   └── ShareNotFound
     ├── Conflict
     │   ├── ConversationIsEnded
@@ -229,9 +230,10 @@ class ReplyLost(Exception):
 
 
 class RefusedRequest(Struct, frozen=True):
-    """A provider's refusal of a request, without its words. `names`: the abilities of a model that it speaks of, such as "image".
+    """What a provider's refusal of a request says, without its text.
 
-    `lacks`: those of them that, as it says, the model does not have. `says_so`: the few words that say this, such as "not support".
+    `names`: the abilities of a model that the refusal mentions, such as "image". `lacks`: those of `names` that the
+    model does not have, according to the refusal. `says_so`: the few words that say so, such as "not support".
     """
 
     names: frozenset[str]
@@ -240,7 +242,9 @@ class RefusedRequest(Struct, frozen=True):
 
 
 class ModelFailed(Exception):
-    """The model provider did not answer as it should. `message` holds no content, neither the provider's nor the user's. `code`:
+    """The model provider did not answer as it should. `message` has no text of the provider or the user.
+
+    The values of `code`:
 
     model_error              the provider refused, could not be reached, stopped early, or sent something we do not understand
     model_timeout            the provider was too slow (`timed_out`)
@@ -251,7 +255,7 @@ class ModelFailed(Exception):
 
     `window`: the model's context window in tokens, if the provider named it when it refused the request.
     `unreachable`: the provider was not reached, did not answer in time, or answered 502, 503 or 504. The circuit breaker counts these failures.
-    `refused`: the provider refused the request, perhaps because of something in it that the model cannot take.
+    `refused`: what the refusal says about the model's abilities. None if the failure is not such a refusal.
     """
 
     def __init__(

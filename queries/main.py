@@ -85,7 +85,7 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 async def open_dependencies(
     settings: Settings, shutdown: threading.Event, connections: Connections | None = None
 ) -> AsyncIterator[ProcessDependencies]:
-    """Opens what the queries share, and closes it at the end. Each store is connected to at its first use, so no store has to be up yet."""
+    """Opens what the queries share, and closes it at the end. Waits for no connection, so no store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
@@ -153,8 +153,9 @@ def create_app(
 ) -> Starlette:
     """The app. Its lifespan opens and closes what the queries share. No store has to be up.
 
-    When `shutdown` is set, the streams end. The app sets it if the data is newer than this code. `connections`: the server's connections,
-    if there is a server. `authenticator`: the one that another app of the process uses too; None makes a new one.
+    When `shutdown` is set, the streams end. The app sets it if the data is newer than this code. `connections`: the
+    server's connections, if there is a server. `authenticator`: shared with another app of the process. If it is None,
+    the app makes its own.
     """
     checks = dict[str, Check]()
     limiter = Limiter(settings, metrics)

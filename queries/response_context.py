@@ -24,8 +24,10 @@ router = APIRouter(tags=["responses"])
 
 
 class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
-    """The tokens and the messages of the request that a provider's prompt cache may have. `reason`: why they are not all of the request before,
-    in the words of the official API's `prompt_cache_diagnostics`. Null: they are.
+    """How many tokens and messages at the beginning of the request a provider's prompt cache may have.
+
+    `reason`: why this is not all of the last request of the same model, in the words of `prompt_cache_diagnostics` in
+    the official API. Null if it is all of it.
     """
 
     tokens: int
@@ -34,14 +36,16 @@ class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
 
 
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
-    """What a model was sent for a reply. `request`: the body of the request, rendered again. `items`: for a chat completion, those that its
-    messages are; messages that no item is like, and the leading system messages, are only in `request`.
+    """What a model was sent for a reply. `request`: the body of the request, rendered again from the log.
 
-    `shared_prefix`: how much of the request's beginning was sent before, with the last request of the same model in the conversation. Null for a chat
-    completion, and for requests that were made before it was recorded.
+    `items`: the items that were sent. For a chat completion they are the items that its messages stand for. Its
+    leading system messages, and messages that do not stand for an item, are only in `request`.
 
-    `blanked`: the names of the fields whose content is left out, because it is deleted now. Then `request_sha256_matches` is null, because the
-    request is not shown in full.
+    `shared_prefix`: how much of the request's beginning was also sent with the last request of the same model in the
+    conversation. Null for a chat completion, and for requests from before the store recorded it.
+
+    `blanked`: the names of the fields whose content is left out, because it is deleted now. If `request` is among
+    them, `request_sha256_matches` is null.
     """
 
     version: int

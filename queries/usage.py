@@ -1,6 +1,7 @@
 """GET /v1/usage: the tokens and costs of replies and summaries by day (UTC) and model, as counted by the providers.
 
-`prefix_tokens` are counted by the store: those that the last request of the same model in the conversation began with too (`shared_prefix`).
+The store counts `prefix_tokens`: the tokens at the beginning of a request that the last request of the same model in
+the conversation began with too (`shared_prefix`).
 
 A caller sees only their own use. An admin sees the use of the whole tenant.
 

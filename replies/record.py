@@ -28,7 +28,10 @@ from replies.response_shape import Status
 
 
 class Reader(Protocol):
-    """The reader that a record is read with: PrincipalReader, or on the query side PrincipalLog. Look-ups of PrincipalLog time out sooner."""
+    """What a record is read with: PrincipalReader in commands, and PrincipalLog in queries.
+
+    Look-ups of PrincipalLog time out sooner.
+    """
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None when it was never started."""
@@ -41,11 +44,12 @@ class Reader(Protocol):
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded.
+    """A reply's request and, once it has ended, its end and output.
 
-    `requested`: a ReplyQueued if the reply waits for its turn, or ended before it.
-    `described_event`: the newest change of the Response's metadata. `retracted`: the ids of output items that were retracted since. They are
-    in `output`, but not in the Response.
+    `request_event` and `end_event` say where and when the request and the end were recorded. `requested`: a
+    ReplyQueued if the reply waits for its turn, or ended before its turn. `described_event`: the newest change of the
+    Response's metadata. `retracted`: the ids of output items that are retracted now. They are in `output`, but not in
+    the Response.
     """
 
     conversation_id: str
@@ -65,7 +69,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def last(self) -> Recorded:
-        """The newest of its events."""
+        """The newest of the events in this record."""
         events = (self.request_event, self.end_event, self.described_event)
         return max((event for event in events if event is not None), key=lambda event: event.version)
 

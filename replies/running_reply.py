@@ -46,7 +46,10 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""How often a refused request is sent in another form. The first repeat changes what the refusal names, the second all that may be its cause."""
+"""How often a refused request is sent in another form.
+
+Two, because notes may take two attempts: first they replace what the refusal names, then all that may be its cause.
+"""
 
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
@@ -63,10 +66,11 @@ class ReplyServices(Struct, frozen=True, kw_only=True):
 class RunningReply:
     """A requested reply. Call `start` once. Any number of clients may call `response` and `stream`, at any time.
 
-    `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
-    it goes into the log, and it has no conversation. `spend` is called with the tokens that it took. `prefixes` makes the prefixes that are
-    recorded when its items join the conversation. `repeat` is called at most twice, each time when the
-    provider refuses the request before it answers anything.
+    `command` is what was requested, `body` the request to the provider. `requested` is the result of appending the
+    command. Without it the reply is not stored: nothing of it goes into the log, and it has no conversation. `spend`
+    is called with the tokens that the reply took. `prefixes` makes the prefixes that are recorded when the reply's
+    items join the conversation. `repeat` is called each time when the provider refuses the request before any part of
+    an answer, at most twice. It makes the request that is sent instead.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class RunningReply:
             **({} if requested is None else command_headers(requested)),
             **left_out_header(command),
         }
-        """The headers that its stream, or its queued Response, is sent with."""
+        """The headers of an answer with its stream or with its queued Response."""
         self._services = services
         self._principal = principal
         self._request_id = request_id
@@ -134,7 +138,7 @@ class RunningReply:
         return time.perf_counter() - self._started_at
 
     def start(self) -> "asyncio.Task[None]":
-        """Runs it in a task that ends when the reply's end is in the log, even if the client has gone."""
+        """Runs the reply in a task, also if the client has gone. The task ends when the reply's end is in the log."""
         self._task = asyncio.create_task(self._run())
         return self._task
 
@@ -147,7 +151,10 @@ class RunningReply:
             self._task.cancel()
 
     def stop_lost(self) -> None:
-        """Stops a reply that this process does not own any more: its conversation was deleted, or another process has ended the reply."""
+        """Stops a reply that this process does not own any more.
+
+        Its conversation was deleted, or another process has ended the reply.
+        """
         self.stop("cancelled")
 
     @property
@@ -156,10 +163,10 @@ class RunningReply:
         return self._conversation_id
 
     def update_head(self, head: Head | None) -> None:
-        """Ends the client's stream if the client may no longer read the conversation. `head`: the conversation's last event now.
+        """Ends the client's stream if the client may no longer read the conversation.
 
-        If the conversation is deleted, the reply is also stopped, because nothing of it can be stored. Otherwise the reply goes on,
-        because it was allowed when it was requested.
+        `head`: the conversation's last event now. If the conversation is deleted, the reply is also stopped, because
+        nothing of it can be stored. Otherwise the reply goes on, because it was allowed when it was requested.
         """
         if head is None or self._conversation_id is None or self.is_cut_off:
             return
@@ -171,7 +178,7 @@ class RunningReply:
             self.stop("cancelled")
 
     def queued_response(self) -> bytes:
-        """The Response that a request with `background` is answered with."""
+        """The Response with the status `queued`. It answers a request with `background`."""
         return response_of(self._requested, self._conversation_id, "queued")
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
@@ -198,7 +205,10 @@ class RunningReply:
             self._events.end()
 
     async def _answer(self) -> None:
-        """Sends the first events, reads the provider's answer, and appends the end. The end is also appended if the reply fails or is stopped."""
+        """Sends the first events, reads the provider's answer, and appends the end.
+
+        The end is also appended if the reply fails or is stopped.
+        """
         try:
             self._open()
             if self._stop_reason is not None:
@@ -239,7 +249,7 @@ class RunningReply:
         return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
-        """What is sent instead of the refused request. It is on record before it is sent."""
+        """The request to send instead of the refused one. It is recorded before it is sent. None if there is none."""
         requested = self._requested
         if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
             return None
@@ -329,7 +339,7 @@ class RunningReply:
         await self._end(end)
 
     async def _end(self, end: ReplyEnd) -> None:
-        """Appends the end, even if that takes long. Then sends the event that ends the stream."""
+        """Appends the end, however long that takes. Then sends the event that ends the stream."""
         services = self._services
         services.metrics.replies.labels(end.status).inc()
         services.metrics.reply_seconds.observe(self.seconds)
@@ -342,8 +352,8 @@ class RunningReply:
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
-            # The conversation was deleted, or another process ended the reply because this one seemed dead. That end stays.
-            # Or the log has lost the reply's request. Then nothing of the reply is stored.
+            # Either the conversation was deleted. Or another process ended the reply because this one seemed dead: that
+            # end stays. Or the log has lost the reply's request: then nothing of the reply is stored.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)
@@ -377,8 +387,9 @@ class RunningReply:
         self._emit(stream_events.ended(end.status, response))
 
     def _end_with_error(self, error: Exception) -> None:
-        """Ends the streams of this process's clients with an `error` event. Clients that follow the
-        reply's record get the end that is recorded there.
+        """Ends the streams of this process's clients with an `error` event.
+
+        Clients that follow the reply's record get the end that is recorded there.
         """
         self._failure = self._failure or error
         self._events.end_with_error(stream_events.failed(self._error(error)))
@@ -388,7 +399,10 @@ class RunningReply:
         return api_error.on_record_as(self.response_id) if self._on_record else api_error
 
     async def _spend_on_what_arrived(self) -> None:
-        """Spends the tokens of a reply that did not complete. They are counted here: a provider reports them only at the end of an answer."""
+        """Spends the tokens of a reply that did not complete.
+
+        They are counted here, because a provider reports them only at the end of an answer.
+        """
         if self._first_part_at is not None:
             usage = await self._count_usage()
             self._spend(usage.input_tokens + usage.output_tokens)
@@ -401,7 +415,7 @@ class RunningReply:
 
 
 def request_of(command: RequestReply | QueueReply) -> Request:
-    """The event that the command leads to, without what only the log needs."""
+    """The event that the command leads to, without the fields that only the log needs."""
     if isinstance(command, QueueReply):
         return ReplyQueued(**{name: getattr(command, name) for name in ReplyQueued.__struct_fields__})
     return ReplyRequested(

@@ -1,4 +1,7 @@
-"""A provider whose models refuse what they cannot take, as strict servers do. It also refuses what no model takes, such as a call without its output."""
+"""A provider whose models refuse what they cannot take, as strict servers do.
+
+It also refuses what no model takes, such as a call without its output.
+"""
 
 import json
 import threading
@@ -31,7 +34,7 @@ _ITEMS = {
 
 
 class StrictModels:
-    """A script for a ScriptedProvider. `abilities`: of each model. `refused`: the models of the requests that were refused."""
+    """A script for a ScriptedProvider. `abilities`: by model. `refused`: the model of each request that was refused."""
 
     def __init__(self, abilities: dict[str, frozenset[str]]) -> None:
         self.abilities = abilities
@@ -56,7 +59,7 @@ class StrictModels:
 
 
 def _chat_needs(messages: list[dict[str, Any]]) -> Iterator[str]:
-    """The abilities that a request needs, and "malformed" if it is."""
+    """The abilities that these messages need. Also "malformed", if they are malformed."""
     open_calls: list[str] = []
     for message in messages:
         if message["role"] == "tool":

@@ -1,4 +1,4 @@
-"""Renderer 8: `/chat/completions` as in renderer 4, with a note in place of what the API or this model cannot take.
+"""Renderer 8: `/chat/completions` as in renderer 4, but notes replace what the API or this model cannot take.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """
@@ -21,7 +21,10 @@ def render(
     *,
     missing: Collection[str],
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end. `missing`: abilities that the model lacks."""
+    """The body of the request. It always asks for a streamed answer with the token usage at its end.
+
+    `missing`: abilities that the model lacks.
+    """
     left_out = unsendable(items)
     sent = [item for index, item in enumerate(items) if index not in left_out]
     with_notes = [n.item if (n := noted(item, missing, responses=False)) else item for item in sent]

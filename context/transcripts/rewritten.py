@@ -1,7 +1,7 @@
-"""Says whether a message of a transcript is a message of the path that the client wrote differently. Pure.
+"""Says whether a message of a transcript is a message of the path that the client has rewritten. Pure.
 
-Some clients send a question with a reminder or with found documents, and without them in later requests. Some send an answer with a note after
-it, or write calls as text.
+Some clients add a reminder or found documents to a question, and leave them out in later requests. Some add a note to
+an answer, or write its calls as text.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,21 @@ from context.transcripts.prefix_hashes import message_hash, text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
-"""Two texts of which one begins with the other must have this many characters in common, unless a line break or a tag follows our answer."""
+"""A common beginning of two texts must have this many characters. A shorter answer is enough if a line break or a tag
+follows it.
+"""
 
 
 def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
-    """Whether one of the two texts contains the other. `stored`: the question's text."""
+    """Whether one of the two texts contains the other. `stored`: the text of the question on the path."""
     one, other = stored, text_of_message(sent)
     return bool(one and other) and (one in other or other in one)
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other, or the sent text names all calls of the answer. `answer`: the text of the `stored` items.
+    """Whether one text begins with the other, or the sent text has the ids of all calls of the answer.
 
-    If the sent message has calls, they must be those of the answer.
+    `answer`: the text of the `stored` items. If the sent message has calls, they must be those of the answer.
     """
     text = text_of_message(sent)
     calls, sent_calls = _calls(stored), _calls(sent)

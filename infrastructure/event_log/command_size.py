@@ -1,4 +1,4 @@
-"""Estimates how many bytes of events a command leads to. The maximum sizes of the queue and of a batch count these bytes."""
+"""Estimates how many bytes of events a command leads to. The queue and a batch have maximum sizes in these bytes."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""The largest page of one conversation, in bytes of decompressed states."""
+"""The largest page of one conversation, in bytes of decompressed event states."""
 
 FORWARDS = sql.SQL(
     PAGE.format(
@@ -30,8 +30,11 @@ BACKWARDS = sql.SQL(
         order="originator_version DESC",
     )
 )
-"""Versions have no gaps, so the versions at both ends of a page are known. Without them, Postgres may read and sort the whole conversation, because
-it expects a short one. A page of a conversation of 10,000 events then took 75 ms instead of 0.3 ms."""
+"""Versions have no gaps, so the versions at both ends of a page are known. The statements name them.
+
+Without them, Postgres may expect a short conversation, and read and sort all of it. A page of a conversation of 10,000
+events took 75 ms then, instead of 0.3 ms.
+"""
 
 _WITH_ROW_KEY = (
     "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s"

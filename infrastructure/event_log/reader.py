@@ -52,10 +52,12 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 
 
 class FoundPrefix(Struct, frozen=True, kw_only=True):
-    """The beginning of a transcript that the log has: it ends with this item. `version`: of the event that appended the item.
+    """A prefix of a transcript that was found in the log. It ends with the item `item_id`.
 
-    `number`: which of the hashes that were looked up it has, from 0. `read_version`: the conversation's version. `is_private`: the conversation
-    is the principal's own, and is shared with nobody. `response_id`: None if the response was deleted. The other fields: as in Prefix.
+    `version`: of the event that appended the item. `number`: the index of the prefix's hash among those that were
+    looked up. `read_version`: the conversation's version at the look-up. `is_private`: the conversation is the
+    principal's own, and is shared with nobody. `response_id`: None if the response was deleted, or if there is none.
+    The other fields: as in Prefix.
     """
 
     number: int
@@ -144,9 +146,10 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """The prefixes with these hashes: of each hash those in the newest conversations, newest first. PrefixLookup says how many.
+        """The prefixes with these hashes. Prefixes in conversations where the principal may not write are left out.
 
-        Only those of conversations in which the principal may write, and whose item is still there.
+        So are prefixes whose item or conversation is deleted. The prefixes of one hash are sorted by conversation,
+        newest first. `PrefixLookup` reads at most MAX_PREFIXES of each hash.
         """
         found = await self._prefix_lookup.find(hashes, self.tenant)
         return [
@@ -169,17 +172,20 @@ class PrincipalReader(ConversationReader):
         ]
 
     async def hashes_of(self, prefix: FoundPrefix) -> list[bytes]:
-        """The hashes of all prefixes that end with the item of this one."""
+        """The hashes of all prefixes that end with the same item as this one."""
         rows = await self._rows(_HASHES, (uuid_of(prefix.conversation_id), prefix.version, self.tenant))
         return [hashed for (hashed,) in rows]
 
     async def conversation_named(self, hashed_name: bytes) -> str | None:
-        """The conversation that got this name last, if the principal may write in it. `hashed_name`: as in `name_prefix`."""
+        """The conversation that got this name last, of those in which the principal may write.
+
+        `hashed_name`: as in `name_prefix`.
+        """
         named = await self.prefixes_with([hashed_name])
         return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None
 
     async def are_followed(self, prefixes: Sequence[FoundPrefix]) -> list[bool]:
-        """For each prefix, whether its conversation has a later item than its last one."""
+        """For each prefix: whether its conversation has an item after the item that the prefix ends with."""
         streams = [uuid_of(prefix.conversation_id) for prefix in prefixes]
         rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
         return [followed for (followed,) in rows]

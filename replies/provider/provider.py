@@ -58,7 +58,8 @@ class ModelProvider:
         self._list: ModelList | None = None
         if settings.openai_base_url:
             url = httpx2.URL(settings.openai_base_url)
-            # A user name and password replace the API key. aiohttp refuses them in the URL of a request with an Authorization header.
+            # A user name and password in the URL replace the API key. They are taken out of the URL, because aiohttp
+            # refuses them there if the request has an Authorization header.
             basic_auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
             self._client = AsyncOpenAI(
                 base_url=str(url.copy_with(userinfo=b"")),
@@ -104,8 +105,9 @@ class ModelProvider:
         return frozenset(name for name in (*settings.models, settings.default_model, *of_tenants) if name)
 
     async def has_model(self, model: str) -> bool:
-        """Whether the provider lists the model or a setting names it. Also true without a provider, or if its list is
-        empty or cannot be fetched.
+        """Whether the provider lists the model, or a setting names it.
+
+        Also true if there is no provider, or if its list is empty or cannot be fetched.
         """
         if model in self.configured_models:
             return True
@@ -122,8 +124,9 @@ class ModelProvider:
         return None if self._list is None else await self._list.find(name)
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to a request body of `Models.renderer`. The request is retried until the response begins,
-        but not after that.
+        """The parts of the answer to `body`, which the renderer `Models.renderer` made.
+
+        The request is retried until the response begins, but not after that.
 
         Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """

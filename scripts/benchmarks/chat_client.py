@@ -22,9 +22,10 @@ _FIRST, _END = b'"content":"', b"data: [DONE]"
 async def added_by_chats(
     store_url: str, provider_url: str, *, messages: int, clients: int, reply_seconds: float, seconds: float
 ) -> float:
-    """How much later the first word comes from the store than from its provider, in milliseconds: the difference of the medians.
+    """How many milliseconds later the first word comes from the store than from its provider: the medians' difference.
 
-    Both get transcripts of the same length, which begin with this many messages, from the same number of clients.
+    Both get transcripts of the same length from the same number of clients. The first request of each chat has
+    `messages` messages.
     """
     chats = _Chats(messages, clients, reply_seconds)
     own = await chats.first_words(f"{provider_url}/chat/completions", seconds, _nothing)
@@ -37,7 +38,7 @@ async def _nothing() -> None:
 
 
 class _Chats:
-    """Chats that begin with `messages` messages each, one of each client."""
+    """One chat for each client. The first request of a chat has `messages` messages."""
 
     def __init__(self, messages: int, clients: int, reply_seconds: float) -> None:
         self._messages = messages
@@ -47,8 +48,8 @@ class _Chats:
     async def first_words(self, url: str, seconds: float, settle: Callable[[], Awaitable[None]]) -> float:
         """The median time until the first word, in milliseconds.
 
-        The first request of each chat is not counted. It stores the history, which is much work also for the views, so `settle` is called before
-        the others.
+        The first request of each chat is not counted. It stores the history, which is much work for the views too. So
+        `settle` is called after the first requests, before the others are sent.
         """
         transcripts = [self._transcript() for _ in range(self._clients)]
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -60,7 +61,10 @@ class _Chats:
     async def _ask(
         self, session: aiohttp.ClientSession, url: str, transcripts: Sequence[list[Json]], seconds: float
     ) -> list[float]:
-        """The times until the first word of all chats at the same time, each repeatedly for so many seconds, at least once."""
+        """Runs all chats at the same time. Returns the times until the first words, in milliseconds.
+
+        Each chat sends requests one after the other for so many seconds, and at least one.
+        """
         started = time.perf_counter()
 
         async def chat(number: int, transcript: list[Json]) -> list[float]:
@@ -73,7 +77,7 @@ class _Chats:
         return [ms for times in await asyncio.gather(*map(chat, count(), transcripts)) for ms in times]
 
     def _transcript(self) -> list[Json]:
-        """A history that no other chat has: an equal one would be a second place where the store finds the transcript."""
+        """A history that no other chat has. If two were equal, the store would find both conversations."""
         name = uuid4().hex
         return [
             {"role": ("user", "assistant")[n % 2], "content": f"{name} {n} {TEXT}"} for n in range(self._messages - 1)
@@ -81,7 +85,10 @@ class _Chats:
 
 
 async def _turn(session: aiohttp.ClientSession, url: str, transcript: list[Json]) -> float:
-    """Asks, and adds the answer to the transcript. Returns the milliseconds until the first word. Raises RequestFailed."""
+    """Sends a question, and adds it and the answer to the transcript. Returns the milliseconds until the first word.
+
+    Raises RequestFailed.
+    """
     transcript.append({"role": "user", "content": TEXT})
     body = msgspec.json.encode({"model": "even", "stream": True, "messages": transcript})
     first_word_at: float | None = None

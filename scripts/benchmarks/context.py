@@ -19,7 +19,7 @@ BUDGET = 4_000
 """Tokens. About two hundred items fit."""
 
 MESSAGE_TOKENS = 20
-"""Of a message of `import_conversation`: 16 of its text, and 4 besides."""
+"""The tokens of one message of `import_conversation`: 16 for its text, and 4 more for a message."""
 
 FROM_LOG = ", from the log"
 """The end of the name of a figure whose conversation has no snapshot."""
@@ -47,7 +47,7 @@ class Context(Benchmark):
             longest: (medium, f"{longest}{FROM_LOG}"),
             f"{longest}{FROM_LOG}": (f"{medium}{FROM_LOG}",),
         }
-        """By figure: the figures of the same turn that it is compared with, besides its floor."""
+        """For some figures: the other figures of the same turn that they are compared with, besides their floor."""
         self._paths: dict[BenchStore, dict[str, str]] = {}
         self._times: dict[str, float] = {}
 

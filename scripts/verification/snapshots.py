@@ -33,9 +33,9 @@ _PAGE_EVENTS = 1_000
 
 
 class Snapshots:
-    """Compares the snapshots of one page of conversations after another.
+    """Compares snapshots, a page of conversations at a time (`compare`).
 
-    At the end, finds the snapshots of conversations that are not in the log.
+    At the end, `not_in_log` finds the snapshots of conversations that are not in the log.
     """
 
     def __init__(self, redis: Redis, reader: EventReader) -> None:
@@ -97,7 +97,10 @@ class Snapshots:
         expected = await snapshot_of(events[: found.version])
         if expected.chain_hash != found.chain_hash:
             return self._unused()
-        different = fields_that_differ(_values(to_fields(expected), to_elements(expected)), _values(fields, elements))
+        different = fields_that_differ(
+            _values(to_fields(expected), to_elements(expected)),
+            _values(_without_older_requests(fields, found), elements),
+        )
         if not different:
             return []
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
@@ -128,6 +131,6 @@ def _without_older_requests(fields: Mapping[str, str], found: Snapshot) -> dict[
 
 
 def _values(fields: Mapping[str, str | int], elements: Sequence[bytes]) -> dict[str, str]:
-    """The values that must be equal. A restart of Postgres changes the incarnation, so this is not compared."""
+    """The values that must be equal. The incarnation is left out, because a restart of Postgres changes it."""
     values = {name: str(value) for name, value in fields.items() if name != "incarnation"}
     return {**values, "items": b"\n".join(elements).decode("utf-8", "replace")}

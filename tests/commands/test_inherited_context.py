@@ -1,4 +1,7 @@
-"""A fork inherits the pinned items and the summary that lie before the item where it begins. They go when their items are deleted in the origin."""
+"""A fork inherits the pinned items and the summary that lie before the item where it begins.
+
+When their items are deleted in the origin, the fork loses them.
+"""
 
 from typing import Any
 
@@ -38,7 +41,7 @@ async def test_pinned_items_before_the_fork_are_shown_in_it_until_they_are_unpin
     ):
         assert all(text in request for text in ("Zoe", "sky", "A rainbow."))
         assert "Ben" not in request
-    # What is pinned in the fork is added to what it inherits.
+    # Items that are pinned in the fork are added to those that it inherits.
     [own] = await store.append(fork, {"type": "message", "role": "user", "content": "My cat is Tom."})
     assert (await store.post(f"{fork}/items/{own}/pin")).status_code == 200
     await store.append(fork, *talk(10))
@@ -75,7 +78,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     assert "Of tea." in await shown_to_model(
         store, await fork_at(store, await create_response(store.api, "two", previous_response_id=response["id"]))
     )
-    # A summary of the fork includes the one that it inherits, and undo brings that back.
+    # A summary that is made in the fork includes the inherited summary. Undo brings the inherited one back.
     await store.append(fork, *talk(40))
     provider.requests.clear()
     await compact(store, provider, fork, "Of tea and cake.")
@@ -88,7 +91,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     request = await shown_to_model(store, fork)
     assert ("Of tea." in request, "Of tea and cake." in request) == (True, False)
     assert (await store.post(f"{fork}/compact/redo")).status_code == 200
-    # An item that it covers is deleted.
+    # An item that both summaries cover is deleted.
     await retract(store, origin, ids[0])
     request = await shown_to_model(store, fork)
     assert not any(text in request for text in ("Of tea.", "Of tea and cake."))

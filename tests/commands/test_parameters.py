@@ -172,7 +172,7 @@ async def api_of(
 
 
 def without_cache_key(sent: dict[str, Any]) -> dict[str, Any]:
-    """A request to the provider without the key that names its conversation."""
+    """A request to the provider without its prompt cache key, which differs between conversations."""
     return {name: value for name, value in sent.items() if name != "prompt_cache_key"}
 
 

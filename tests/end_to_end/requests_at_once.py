@@ -1,4 +1,4 @@
-"""Many requests at once into one conversation, on two processes of which one is killed, and what must have become of them."""
+"""Sends many requests at once into one conversation, to two processes. Kills one process, and checks how each ended."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from tests.servers import wait_until_async
 from tests.system import System
 
 BACKGROUND = 2
-"""Each second request to each process is in the background."""
+"""A request is in the background if its number modulo 4 is at least this: every second request to each process."""
 
 
 class Request(Struct, frozen=True):
@@ -37,7 +37,7 @@ class Request(Struct, frozen=True):
 
 
 class RequestsAtOnce:
-    """Sends the requests, kills the first process while they run and wait, and waits until all have ended."""
+    """Sends requests, kills the first process while they run or wait, and waits until all have ended."""
 
     def __init__(
         self, running: System, http: httpx.AsyncClient, urls: Sequence[str], provider: ScriptedProvider
@@ -56,7 +56,7 @@ class RequestsAtOnce:
         self.conversation = (await self._http.post(f"{self._urls[1]}/v1/conversations", json={})).json()["id"]
 
     async def ask_first(self, process: int) -> None:
-        """Asks `first`, and waits until it runs."""
+        """Sends the request `first`, and waits until its reply runs."""
         self.ask(Request("first", process, background=False), on_busy="reject")
         await wait_until_async(lambda: "first" in self.answers.questions, 10, "the first reply to run")
 
@@ -98,7 +98,7 @@ class RequestsAtOnce:
         return self._running.kill("api")
 
     async def ended(self) -> dict[str, httpx.Response | None]:
-        """The answer to each request, once all replies have ended. None: its process was killed."""
+        """The answer to each request, once all replies have ended. None if the process was killed before it answered."""
         answers = dict(zip(self._asking, await asyncio.gather(*self._asking.values()), strict=True))
         await self.until(self._all_have_ended, "all replies to end")
         return answers
@@ -111,11 +111,11 @@ class RequestsAtOnce:
         return self._log.events(self.conversation)
 
     def texts(self, kind: type[ReplyQueued] | type[ReplyRequested]) -> list[str]:
-        """The texts of these events, in the order of the log."""
+        """The texts of the requests that have an event of this kind, in the order of the log."""
         return [self._names()[event.response_id] for event in self.events if isinstance(event, kind)]
 
     def ends(self) -> dict[str, Event]:
-        """The end of each reply, by its text."""
+        """The end of each reply, by the text of its request."""
         names = self._names()
         return {names[event.response_id]: event for event in self.events if isinstance(event, REPLY_ENDS)}
 
@@ -125,7 +125,10 @@ class RequestsAtOnce:
 
 
 async def check_queue(requests: RequestsAtOnce, count: int) -> None:
-    """`queue`: sixteen wait, the others are refused. All that wait run in the order of the log, except those that the killed process held in the foreground."""
+    """With `queue`, sixteen requests wait and the others are refused. The waiting ones run in the order of the log.
+
+    Foreground requests to the killed process do not run: they end as interrupted.
+    """
     await requests.ask_first(process=1)
     requests.ask_all(count, "queue")
     waiting = min(count, MAX_QUEUED)
@@ -150,7 +153,7 @@ async def check_queue(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_reject(requests: RequestsAtOnce, count: int) -> None:
-    """`reject`: one runs, the others are refused. If the process of the one is killed, it ends as interrupted."""
+    """With `reject`, one reply runs and the other requests are refused. If its process is killed, it is interrupted."""
     requests.ask_all(count, "reject")
     await requests.until(lambda: requests.refused == count - 1, "all but one to be refused")
     requests.kill()
@@ -161,7 +164,7 @@ async def check_reject(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_interrupt(requests: RequestsAtOnce, count: int) -> None:
-    """`interrupt`: each stops the one before it. The last one on record completes. Of the others none does."""
+    """With `interrupt`, each request stops the one before it. Only the last recorded request completes."""
     await requests.ask_first(process=1)
     requests.ask_all(count, "interrupt")
     await requests.until(lambda: len(requests.texts(ReplyQueued)) == count, "all to be recorded")

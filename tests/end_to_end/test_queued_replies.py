@@ -1,4 +1,7 @@
-"""Fifty requests at once into one conversation under each `on_busy`, on two processes, one of which is killed. And one that is frozen."""
+"""Fifty requests at once into one conversation, with each `on_busy`, while one of the two processes is killed.
+
+Another test freezes a process while its request waits.
+"""
 
 import signal
 from collections.abc import Awaitable, Callable

@@ -2,20 +2,23 @@
 
     scripts/test tests/end_to_end/test_transcript_walks.py                                     a short walk, as in CI
     scripts/test tests/end_to_end/test_transcript_walks.py -m endless                          forty walks of 250 requests
-    WALKS=10 WALK_SEED=7 WALK_REQUESTS=100 scripts/test … -m endless                           ten others, from seed 7 on
-    WALK_NAMES=1 scripts/test … -m endless                                                     in these, some clients name their conversations
+    WALKS=10 WALK_SEED=7 WALK_REQUESTS=100 scripts/test … -m endless                           ten shorter walks, from seed 7 on
+    WALK_NAMES=1 scripts/test … -m endless                                                     some clients name conversations
 
-Clients continue, repeat, edit, cut the front, rewrite answers, send messages in other shapes, send other people's words, and delete; two or three
-requests run at once, and apis are killed. Questions and answers come from a small vocabulary, so that a wrong match shows. These must hold:
+Clients continue, repeat and edit transcripts, cut off the front, rewrite answers, send messages in other shapes, send
+other people's words, and delete. Two or three requests run at once, and API processes are killed. Questions and
+answers come from a small vocabulary. So many of them are equal, and a wrong match is likely to be found. These must
+hold:
 
 - The provider gets exactly the messages that were sent, once, and the recorded request renders again to its SHA-256.
 - Each reply goes on where the model says (`walk_model.py`): in one of the same owner's conversations, with the same messages before it.
-- Only what follows is stored, below that item. Under one item two messages of a client are equal only if they were sent at once.
+- Only the messages after that item are stored, below it. The same message of a client is stored twice below one item
+  only if two requests sent it at the same time.
 - A conversation is listed from its second request on.
-- A killed request has left a reply that is interrupted, a complete one, or nothing.
-- What is deleted is recognised no more, and the table of prefixes has no row of it.
+- A request whose process was killed leaves an interrupted reply, a complete reply, or nothing.
+- Deleted messages are not recognised any more, and the table `transcript_prefixes` has no row for them.
 
-The last test kills an api while it stores a long history.
+The last test kills an API process while it stores a long history.
 """
 
 import asyncio

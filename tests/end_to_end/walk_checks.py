@@ -1,4 +1,4 @@
-"""Checks what the log records of a random walk against the model, event after event."""
+"""Compares what the log records of a random walk with the model of the store (`walk_model.py`), event by event."""
 
 import json
 from collections import Counter
@@ -55,9 +55,12 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that it goes on from. `joined`: its items, in order, once the reply has completed.
+    """A request that the log has. `after`: the item that it goes on from.
 
-    `since`: how many events were seen before its round. `deleted_before`: items of its path that were deleted before it was sent. `ended`: how many were seen when its reply ended.
+    `new_count`: how many items of its input are compared with the transcript. `since`: how many events were seen
+    before its round. `deleted_before`: the items of its path that were deleted before it was recorded. `ended`: how
+    many events were seen when its reply ended. `joined`: the ids of its input and output, in order, once the reply has
+    completed.
     """
 
     request: PlannedRequest
@@ -74,9 +77,11 @@ class RecordedRequest(Struct):
 
 
 class WalkChecks:
-    """`requests`: the planned requests by the number that they have in the store. `subjects`: the subjects of the store by those of the plan.
+    """Checks the events of a walk. `observe` takes the events of one round.
 
-    `observe` takes the events of one round. `counts`: how often each way to go on was seen.
+    `requests`: the planned requests, by the number that they have in the store. `subjects`: the subjects in the store,
+    by their names in the plan. `counts`: how often a request began a new conversation, was appended, or went into a
+    fork.
     """
 
     def __init__(self, requests: Mapping[int, PlannedRequest], subjects: Mapping[str, str]) -> None:
@@ -102,12 +107,16 @@ class WalkChecks:
             self._observe(conversation_id, event)
 
     def may_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether something that the request has is deleted, in this conversation or elsewhere."""
+        """Whether an item that is equal to one of the request's is deleted, in this conversation or elsewhere."""
         deleted = {item.meaning for item in self.model.items.values() if self.model.is_deleted(item.item_id)}
         return bool(deleted & set(recorded.transcript.items))
 
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether an item is deleted that the request surely has: its path is its transcript."""
+        """Whether an item that the request certainly has was deleted after the request.
+
+        The request certainly has its new items if they have joined. It certainly has the items of its path if they are
+        equal to the beginning of the transcript.
+        """
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
         count = len(recorded.transcript.items) - recorded.new_count
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
@@ -132,7 +141,7 @@ class WalkChecks:
             case ConversationDeleted():
                 self.model.delete(conversation_id)
                 for response_id in self.model.conversations[conversation_id].running:
-                    self._ended(conversation_id, response_id)  # nothing more is recorded of it
+                    self._ended(conversation_id, response_id)  # no end of this reply is recorded
             case ItemRetracted():
                 self.model.retract(event.item_id)
             case _ if isinstance(event, REPLY_ENDS):
@@ -188,10 +197,11 @@ class WalkChecks:
         return started.forked_from.item_id if started.forked_from else None
 
     def _fault(self, recorded: RecordedRequest, count: int) -> str | None:
-        """Why the reply must not go on where it does. `count`: how many items of the transcript were recognised.
+        """Why the reply must not go on where it does. None if the place is right.
 
-        The store compares the transcript, and appends the request later. Other requests may be recorded in between. So the match must be right in
-        one of the states of this round, and the place in this state or in a later one.
+        `count`: how many items of the transcript were recognised. The store first compares the transcript, and appends
+        the request later. Other requests may be recorded in between. So the match must be right in one state of this
+        round, and the place must be right in this state or in a later one.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
@@ -206,7 +216,7 @@ class WalkChecks:
 
     @staticmethod
     def _fault_of_match(recorded: RecordedRequest, count: int, state: StoreModel) -> str | None:
-        """Why the transcript must not be taken for the path before the reply, if the store is in this state."""
+        """What is wrong with the match, if the transcript is compared in `state`. None if the match is right."""
         transcript, after = recorded.transcript, recorded.after
         required = state.required(transcript).length
         if _is_only_named(recorded, count, state):
@@ -222,7 +232,10 @@ class WalkChecks:
     def _fault_of_place(
         self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
     ) -> str | None:
-        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended."""
+        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended.
+
+        `compared`: the state when the transcript was compared. None if the place is right.
+        """
         if (named := compared.named(recorded.transcript)) is not None and _is_only_named(recorded, count, compared):
             return self._fault_at_end(recorded, named, state)
         if recorded.after is None:
@@ -237,7 +250,11 @@ class WalkChecks:
 
     @staticmethod
     def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
-        """The transcript has nothing in common with the conversation that the client names: it is appended at its end. While a reply runs there, it goes to a fork."""
+        """Why the place is wrong, if the transcript has nothing in common with the conversation that the client names.
+
+        Such a transcript is appended at the end of that conversation. While another reply runs there, it goes into a
+        fork.
+        """
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
             return f"it does not go on at the end of {named}"
@@ -275,9 +292,10 @@ class WalkChecks:
         self._ended(conversation_id, event.response_id)
 
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
-        """Below one item, the last message of one beginning of a transcript is stored once, unless two requests that have it ran at once.
+        """Checks that a message is stored once below one item, unless it came with two requests that ran at once.
 
-        A request that names its conversation does not see what is stored in others.
+        Two messages are the same if the transcripts up to them are equal. A request that names its conversation is not
+        checked, because it does not see what is stored in others.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]

@@ -135,7 +135,7 @@ class Writer:
         return response_id, input_items
 
     async def send_sequence(self, conversation_id: str, model: str, sequence: SentSequence) -> None:
-        """Requests a reply that records this sequence, and fails."""
+        """Requests a reply that records this sequence. Then records that the reply failed."""
         response_id, _ = await self.request_reply(
             conversation_id, "?", model=model, shown=structs.replace(SHOWN, sequence=sequence)
         )
@@ -166,7 +166,7 @@ class Writer:
         return output
 
     async def complete_chat(self, conversation_id: str, question: str, answer: str, **parameters: Any) -> str:
-        """Asks a question as a chat completion, and completes it. Returns the id of its response."""
+        """Records a chat completion with this question and answer. Returns the id of its response."""
         transcript = Transcript()
         response_id, questions = await self.request_reply(
             conversation_id, question, transcript=transcript, **parameters

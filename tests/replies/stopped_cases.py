@@ -1,7 +1,8 @@
-"""Replies that are stopped in the middle of their answer, each in one way, in a conversation with one policy; and what the rule makes of each.
+"""Cases in which a reply is stopped in the middle of its answer.
 
-`Stops` runs the cases against a store that is served on a port, with both APIs and a projector. Its provider holds each answer after a few parts, until the store
-hangs up, or until the case says that the answer may go on.
+A case has a way to stop the reply, and a context policy. It also says what must be stored at the end. `Stops` runs the
+cases against a store that is served on a port, with both APIs and a projector. The provider pauses each answer after a
+few parts, until the store disconnects or `Stops` lets the answer go on.
 """
 
 import asyncio
@@ -63,10 +64,13 @@ ANSWERS: dict[str, Sequence[Step]] = {
     "half call": (text("I look. "), call(0, '{"at": "sk')),
     "two calls": (call(0, '{"at": "sky"}'), call(1, '{"at": "se')),
 }
-"""What the provider has sent of each kind of answer when it is stopped."""
+"""For each kind of answer: what the provider has sent when the reply is stopped."""
 
 DELTAS = {answer: len(steps) for answer, steps in ANSWERS.items()} | {"two calls": 1}
-"""How many deltas arrive. Calls come one after the other, and the first one ends when the answer ends."""
+"""How many deltas arrive before the stop. The store sends one call after the other, and the first ends with the answer.
+
+So the second of `two calls` does not arrive.
+"""
 
 JOINING: dict[str, list[tuple[str, str, str]]] = {
     "nothing": [],
@@ -77,17 +81,17 @@ JOINING: dict[str, list[tuple[str, str, str]]] = {
     "half call": [("message", "I look. ", "completed")],
     "two calls": [],
 }
-"""What of it joins the conversation with `stopped: keep`: (type, text, status) of each item."""
+"""The items of the stopped answer that join the conversation with `stopped: keep`, each as (type, text, status)."""
 
 REST: dict[str, list[tuple[str, str, str]]] = {
     "thought": [("reasoning", "I should", "incomplete")],
     "half call": [("function_call", '{"at": "sk', "incomplete")],
     "two calls": [("function_call", '{"at": "sky"}', "incomplete")],
 }
-"""What of it is only in the Response, because no model can be shown it."""
+"""The items of the stopped answer that are only in the Response, because they cannot be shown to a model."""
 
 FINISHED = [("message", "one two three", "completed")]
-"""The answer `text`, if the reply goes on."""
+"""The items of the answer `text` if the reply goes on."""
 
 
 class Case(Struct, frozen=True):
@@ -130,7 +134,10 @@ class Case(Struct, frozen=True):
 
 
 def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
-    """The first `count` cases: every way with every policy, and the kinds of answers in turn."""
+    """`count` cases: every way with every policy, and again from the start if there are more. The answers take turns.
+
+    A case in which the reply goes on always has the answer `text`.
+    """
     answers = itertools.cycle(ANSWERS)
     every = itertools.cycle(itertools.product(ways, ("drop", "keep"), ("stop", "finish")))
     created: list[Case] = []
@@ -141,7 +148,7 @@ def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
 
 
 class Stops:
-    """Runs cases. `urls`: of the API processes; requests are spread over them."""
+    """Runs cases. `urls`: of the API processes. The cases are spread over them."""
 
     def __init__(self, provider: ScriptedProvider, http: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self.http = http
@@ -159,7 +166,10 @@ class Stops:
         return self.urls[case.number % len(self.urls)]
 
     async def begin(self, case: Case) -> "asyncio.Task[None]":
-        """Starts the conversation and asks. Returns when the parts of the answer have arrived; the task is the client's request."""
+        """Starts the conversation and asks the question. Returns when the parts of the answer have arrived.
+
+        The returned task is the client's request.
+        """
         policy = {"stopped": case.stopped, "on_disconnect": case.on_disconnect}
         answer = await self.http.post(f"{self.url(case)}/v1/conversations", json={"context_policy": policy})
         assert answer.status_code == 200, answer.text
@@ -171,7 +181,7 @@ class Stops:
         return asking
 
     async def stop(self, case: Case, asking: "asyncio.Task[None]") -> None:
-        """Stops the reply, in every way but `kill`. Returns when it has ended."""
+        """Stops the reply in the way of the case, which must not be `kill`. Returns when the reply has ended."""
         url, response_id, conversation_id = self.url(case), self.responses[case.number], self.conversations[case.number]
         if case.way in LEAVING:
             asking.cancel()
@@ -202,7 +212,7 @@ class Stops:
                 await asyncio.sleep(0.05)
 
     async def check(self, case: Case) -> None:
-        """Compares the items, the list of responses, the Response and the next request with the rule."""
+        """Compares the items, the list of responses, the Response and the next request with what the case says."""
         question_items = [("message", case.question, "completed")]
         if case.way == "delete conversation":
             conversation_id = self.conversations[case.number]

@@ -1,6 +1,6 @@
 """A conversation has something that a model cannot take. The model gets a note in its place, and the conversation goes on.
 
-Trials 11 and 12. The provider is strict: its models refuse what they do not know.
+The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
 """
 
 import asyncio
@@ -24,11 +24,11 @@ SETS: dict[str, frozenset[str]] = {
     "tools": frozenset(["tools"]),
     "text": frozenset(),
 }
-"""The abilities of models. Each set is that of two models: one that MODELS names, and one of which nothing is known."""
+"""Sets of abilities. Two models have each set: MODELS names the abilities of one, and nothing is known of the other."""
 
 SETTABLE = {"image", "file", "audio", "tools", "custom_tools"}
 PLAIN = "plain"
-"""The model of a conversation without odd items. No refusal of another model may change anything for it."""
+"""The model of a conversation without odd items. Refusals of other models must not change its requests."""
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
 PDF = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}
@@ -119,7 +119,7 @@ def store_settings(settings: Settings, provider: ScriptedProvider, model_api: Ap
 
 
 async def conversation_with(apis: BothApis, items: list[dict[str, Any]]) -> str:
-    """A conversation with a turn before these items, and one after them."""
+    """Creates a conversation with a turn before these items, and a turn after them. Returns its id."""
     turn = [user(text("Q")), {"type": "message", "role": "assistant", "content": "A"}]
     created = await apis.http.post("/v1/conversations", json={"items": [*turn, *items, *turn]})
     assert created.status_code == 200, created.text
@@ -162,7 +162,7 @@ async def test_every_odd_item_is_answered_by_every_model_in_turn_and_no_other_co
             requested = [event for event in events if isinstance(event, ReplyRequested)]
             repeated = {event.response_id: event.shown for event in events if isinstance(event, ReplyShown)}
             for event in requested:
-                # What a known model is known to lack was not sent.
+                # The store knows what this model lacks, and did not send it. So no repeat was needed.
                 if event.model.startswith("known") and model_api == "chat":
                     assert event.response_id not in repeated
             assert len(requested) == len(names)
@@ -207,14 +207,14 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_no_outage
     async with open_both_apis(store_settings(settings, provider, "chat")) as apis:
         conversation = await conversation_with(apis, [])
         body = {"conversation": conversation, "model": "unknown-text", "input": [user(text("This?"), IMAGE)]}
-        for _ in range(6):  # more than the circuit breaker allows to fail
+        for _ in range(6):  # so many failures would open the circuit breaker
             refused = await apis.http.post("/v1/responses", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (502, "model_error")
             assert refused.headers["x-should-retry"] == "false"
         assert models.refused == ["unknown-text"] * 6
         assert await ask(apis, conversation, "unknown-text")
 
-        # What is carried over from a failed reply is history.
+        # Input that is carried over from a failed reply counts as history. So notes may replace it.
         chained = {"input": "So?", "previous_response_id": refused.json()["error"]["response_id"]}
         for model in ("unknown-text", "known-text"):
             answer = await apis.http.post("/v1/responses", json={**chained, "model": model})

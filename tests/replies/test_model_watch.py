@@ -1,4 +1,4 @@
-"""A process names the models that nobody knows when it starts, and `GET /v1/models` says so."""
+"""After its start, a process logs the models whose window or price is unknown. `GET /v1/models` shows this too."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Where transcripts go on: as they were, changed by the client, and changed by deletions."""
+"""Where transcripts go on: unchanged ones, ones that the client has changed, and ones with deleted items."""
 
 import time
 from collections.abc import AsyncIterator
@@ -130,7 +130,7 @@ async def test_of_equal_transcripts_the_newest_that_nothing_follows_goes_on(chat
 
 
 async def test_of_equal_transcripts_one_that_only_its_user_sees_goes_on(chats: Asking) -> None:
-    """Otherwise a question from another window could become visible to those with whom the newer conversation is shared."""
+    """Otherwise a question from another window could be seen by people with whom the newer conversation is shared."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
         request(shared.conversation_id, ShareConversation(share=Share(role="reader", subject="bob")))
@@ -172,11 +172,11 @@ async def test_an_answer_with_calls_is_one_message(chats: Asking) -> None:
         went_on.answer_id,
         5,
     )
-    # Only one of two outputs is there: the match does not end within the answer.
+    # The transcript has only one of the two outputs. The match ends at this output.
     assert end_of(await chats.match([user("?"), SENT_CALLS, OUTPUTS[0]])) == (chats.items(turn.conversation_id)[5], 3)
 
 
-async def test_a_front_that_was_cut_off_matches_at_the_last_answer(chats: Asking) -> None:
+async def test_a_transcript_whose_front_was_cut_off_matches_at_its_last_answer(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d", "e", "f")
     ids = chats.items(turn.conversation_id)
 
@@ -186,7 +186,7 @@ async def test_a_front_that_was_cut_off_matches_at_the_last_answer(chats: Asking
     assert match is not None
     assert match.base is None
     assert end_of(await chats.match([assistant("f"), user("new")])) == (ids[5], 1)
-    summary = user("What we assistant before: …")
+    summary = user("What we said before: …")
     assert end_of(await chats.match([summary, *turns("e", "f", "new")])) == (ids[5], 3)
     assert end_of(await chats.match(turns("c", "d", "e"))) == (ids[4], 3), "regenerated: the question is there already"
     assert end_of(await chats.match(turns("c", "d", "edited"))) == (ids[3], 2)
@@ -235,8 +235,8 @@ async def test_of_several_places_of_an_answer_the_one_that_agrees_most_is_taken(
     assert end_of(await chats.match(words)) == (wanted.answer_id, 6)
 
 
-async def test_a_question_that_was_decorated_when_it_was_asked_matches_when_it_is_plain(chats: Asking) -> None:
-    """aider adds a reminder to the current question, Open WebUI the documents that it found."""
+async def test_a_question_that_was_sent_with_a_reminder_matches_when_it_is_sent_without(chats: Asking) -> None:
+    """aider adds a reminder to the current question. Open WebUI adds the documents that it found."""
     pair = turns("I share no files.", "Ok.")
     first = await chats.ask([*pair, user("What is my name?\n\nReply in English.\n")], "You have not told me.")
     plain = [*pair, user("What is my name?"), assistant("You have not told me.\n")]
@@ -252,7 +252,7 @@ async def test_a_question_that_was_decorated_when_it_was_asked_matches_when_it_i
 
 
 async def test_an_answer_that_the_client_wrote_differently_goes_on(chats: Asking) -> None:
-    """smolagents writes calls as text, and its observations as a user's message."""
+    """smolagents writes calls as text, and the outputs of its tools as messages of the user."""
     first = await chats.ask([user("Weather?")], CALLS[2:3])
     as_text = assistant("Calling tools:\n[{'id': 'call_a', 'type': 'function', 'function': {'name': 'f'}}]")
     observed = [user("Weather?"), as_text, user("Observation:\nsunny")]
@@ -276,7 +276,7 @@ async def test_a_clients_own_answer_that_it_wrote_differently_is_not_taken_for_o
 
 
 async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls(chats: Asking) -> None:
-    """Nor for other calls with the same text. With the right calls, a text that the client wrote differently changes nothing."""
+    """It is not taken for other calls with the same text either. If the calls are the same, the text may differ."""
     text = "I look at both places for you."
     alone = await chats.ask([user("Weather?")], text)
     cut = await chats.ask(turns("Where?", "Here.", "Weather?"), [assistant(text), *CALLS[2:]])
@@ -293,7 +293,7 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
 
 
 async def test_of_places_that_agree_equally_the_one_with_the_same_question_is_taken(chats: Asking) -> None:
-    """Also if the transcript already went on from there otherwise, so that the new question forks."""
+    """Even if the conversation already goes on after that answer. Then the new question goes into a fork."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")

@@ -249,7 +249,7 @@ async def test_a_model_that_fails_and_then_hangs_stops_neither_other_models_nor_
     await client.close()
 
 
-async def test_a_model_that_sends_nothing_but_empty_pieces_opens_the_breaker(
+async def test_a_model_that_sends_only_empty_deltas_opens_the_breaker(
     provider: ScriptedProvider,
 ) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=0.1))
