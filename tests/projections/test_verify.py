@@ -12,9 +12,11 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
+from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshots import snapshot_keys
 from domain.commands import DeleteConversation, PinItem
 from domain.conversation import fold
+from domain.events import SentSequence, SequencePoint
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
 from projections.views.catalog import ALL_VIEWS, CONTEXT
@@ -425,6 +427,20 @@ async def test_given_a_snapshot_that_names_a_wrong_first_item_then_that_is_repor
     await world.redis.hset(_snapshot_hash(conversation), "first", 3)
     (difference,) = (await _verify(world)).differences
     assert (difference.where, difference.what) == (CONTEXT, "different")
+
+
+async def test_given_requests_of_more_models_than_readers_look_at_then_the_older_ones_are_no_difference(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    for number in range(MAX_LAST_REQUESTS + 2):
+        point = SequencePoint(1, number, number.to_bytes(8))
+        sequence = SentSequence(depth=1, first_depth=1, settings=bytes(4), points=(point,))
+        await write.send_sequence(conversation, f"model {number}", sequence)
+        await world.catch_up()
+    stored: Any = await world.redis.hkeys(_snapshot_hash(conversation))
+    assert sum(name.startswith(b"request:") for name in stored) == MAX_LAST_REQUESTS + 2
+    assert (await _verify(world)).differences == []
 
 
 async def test_given_the_command_line_then_its_exit_status_and_its_json_report_differences(
