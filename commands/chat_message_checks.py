@@ -1,6 +1,6 @@
 """Checks the messages of a Chat Completions request. These are plain loops: pydantic models would take ten times as long for long transcripts.
 
-Fields and types of parts that the store does not know are accepted: they are kept, and sent to the provider.
+Unknown fields, and unknown types of parts, are accepted: they are kept, and sent to the provider.
 Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
 """
 
@@ -13,7 +13,10 @@ from commands.bodies import MAX_ITEM_BYTES
 from infrastructure.http.errors import ApiError
 
 MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
-"""Bytes of an assistant's message. A client must be able to send back our own answers, which may have a million characters."""
+"""The most bytes of an assistant's message.
+
+Clients send our own answers back, and these may have a million characters.
+"""
 
 MAX_ESCAPED_BYTES = 6
 """The most bytes that a character has in JSON text."""
@@ -21,7 +24,10 @@ MAX_ESCAPED_BYTES = 6
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
 _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
-"""By type of part. A part has an object under the name of its type; these are the strings that the object must have."""
+"""By the type of a part: the strings that its object must have.
+
+The object is the part's field with the name of its type.
+"""
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 _CALLS = ("tool_calls", "function_call")
@@ -31,9 +37,9 @@ _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_all: bool = True) -> None:
     """Raises ApiError (400, 413), which names the first message or field that is wrong.
 
-    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and a call has at most one answer.
-    `are_known`: for each message, whether it was checked by itself before. `are_all`: False if a stored conversation is before them, which may
-    have the calls.
+    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and a call
+    has at most one answer. `are_known`: for each message, whether it was checked by itself before. `are_all`: False if
+    the messages continue a stored conversation. Then a tool message may answer a call that is not among the messages.
     """
     calls: dict[str, bool] = {}  # by id: whether it is answered
     for index, message in enumerate(messages):

@@ -1,6 +1,7 @@
-"""Routes of commands. A route makes a CommandContext from the request, checks the ids and the body, and passes all three to the handler.
+"""Routes of commands. A route makes a CommandContext from the request, and checks the ids and the body.
 
-The handler makes a command, appends it through the context, and returns the Response.
+It passes the context, the ids and the body to the handler. The handler makes a command, appends it through the context,
+and returns the Response.
 """
 
 import inspect
@@ -102,7 +103,10 @@ class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
-    """One request: who sent it, its If-Match versions and its idempotency key. Handlers append through it."""
+    """What a handler knows of a request: who sent it, its If-Match versions, its idempotency key.
+
+    Handlers append through this context.
+    """
 
     dependencies: Dependencies
     principal: Principal
@@ -118,7 +122,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     """The headers of the request."""
 
     def policy(self, given: PolicyFields | None = None) -> ContextPolicy:
-        """The context policy of a new conversation: that of the caller's tenant, with the fields that the client gave."""
+        """The context policy of a new conversation: the policy of the caller's tenant.
+
+        The fields in `given` replace its fields.
+        """
         defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
         of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
         return given.applied_to(of_tenant) if given else of_tenant
@@ -133,11 +140,11 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     ) -> Appended:
         """Appends the events of the command, and returns when they are durable.
 
-        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: without If-Match,
-        the command is appended only if the conversation is at this version.
+        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: if
+        the request has no If-Match, the command is appended only if the conversation is at this version.
 
-        Raises what EventLog.append raises. With If-Match, or with an idempotency key and `answer`, LogUnavailable has `outcome_unknown=False`: the
-        client can repeat the request safely.
+        Raises the errors of EventLog.append. If the request has If-Match, or an idempotency key and `answer`, then
+        LogUnavailable has `outcome_unknown=False`: the client can repeat the request safely.
         """
         request = AppendRequest(
             principal=self.principal,
@@ -165,7 +172,9 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """The answer to the first request with this idempotency key, without what was deleted since. None if there was no such request.
+        """The answer to the first request with this idempotency key. Content that was deleted since is left out.
+
+        None if there was no such request.
 
         Raises KeyReused if that request differed. Raises ConversationNotFound if its conversation was deleted, or if the caller can
         no longer read it.
@@ -221,7 +230,7 @@ APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
 """The headers of the answer to a command that was appended."""
 
 ERRORS = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503)
-"""The errors that every command can be answered with."""
+"""The status codes of the errors that any command may be answered with."""
 
 
 def command_route(
@@ -245,10 +254,11 @@ def command_route(
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a command. The caller needs `scope`.
 
-    The handler is called with the CommandContext, each id in the path, and the body or the query parameters if the route has them. With
-    `body_required=False`, an empty body is passed as None. With `streamed`, the handler gets an iterator over the body's chunks; then
-    `body` is only used in the OpenAPI document. `errors`: the status codes besides ERRORS. The arguments from `body_media` on are only
-    for the OpenAPI document, see Operation.
+    The handler is called with the CommandContext, each id in the path, and the body or the query parameters if the
+    route has them. With `body_required=False`, an empty body is passed as None. With `streamed`, the handler gets an
+    iterator over the body's chunks. Then `body` is only used in the OpenAPI document. `errors`: status codes that an
+    error of this route may have besides ERRORS. The arguments from `body_media` on are only used in the OpenAPI
+    document, see Operation.
     """
     names = id_names(path)
 

@@ -1,4 +1,7 @@
-"""The conversations that the store starts for replies: unlisted ones, and forks."""
+"""Makes the commands that start conversations for replies: unlisted conversations, and forks.
+
+Finds a path's last item.
+"""
 
 from msgspec.structs import replace
 
@@ -13,7 +16,7 @@ from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
 
 PAGE_EVENTS = 50
-"""Events read at a time to find the last item."""
+"""How many events are read at a time to find the last item."""
 
 
 def unlisted_conversation(context: CommandContext) -> StartConversation:
@@ -28,9 +31,12 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
-    """The command that starts an unlisted fork, which belongs to the caller. `origin`: the place where it forks. `family`: the family of the origin, which decides the partition.
+    """The command that starts an unlisted fork. The fork belongs to the caller.
 
-    The fork has the instructions and the policy that its origin had at `origin.version`, and those of its pinned items and its summary that lie on the fork's path.
+    `origin`: the place where it forks. `family`: the family of the origin; it decides the partition.
+
+    The fork has the instructions and the policy that its origin had at `origin.version`. It also has the pinned items
+    and the summary that the origin had then, if they lie on the path of the fork.
     """
     reader = context.dependencies.reader
     settings = await settings_at(reader, origin.conversation_id, origin.version)
@@ -59,7 +65,10 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
 
 
 async def last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version; None if it had none. Items that a fork inherited do not count."""
+    """The last item of the conversation at this version. None if it had no item.
+
+    Items that a fork inherits do not count.
+    """
     path = PathSegment(conversation_id, version)
     until = version
     while until > 0:

@@ -24,9 +24,10 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """A response's document in MongoDB holds its input, and MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""Bytes of the input, the items that it refers to, and the items carried over from earlier replies that did not complete.
+"""The most bytes of the input, of the items that it refers to, and of the items that are carried over, together.
 
-If several such replies follow one another, each one also carries over what the earlier ones did.
+Items are carried over from earlier replies that did not complete. If several such replies follow one another, each one
+also carries over the items that the one before it carried over.
 """
 
 MAX_TOOLS = 128
@@ -69,7 +70,10 @@ _STORED = (
 """The parameters that are recorded with a reply, as the client set them."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
-"""Unsupported parameters, and the values of each that are accepted because they request nothing. Null is always accepted."""
+"""Unsupported parameters. For each one, the values that are accepted because they request nothing.
+
+Null is always accepted.
+"""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Include = Literal[
@@ -111,8 +115,8 @@ class CreateResponse(OptionsBody, Body):
     retry: Annotated[
         str | None,
         Field(
-            description="The id of a failed or stopped response, which is tried again in its place: with the same input, model and parameters. "
-            "Those given here take precedence."
+            description="The id of a failed or stopped response. It is tried again at its place, with the same input, model and parameters. "
+            "Parameters that are given here take precedence."
         ),
     ] = None
     model: Name | None = None
@@ -173,7 +177,10 @@ class CreateResponse(OptionsBody, Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """Those parameters that the client set and that are stored. If `mode` of allowed tools is missing, adds it: providers need it."""
+        """The stored parameters that the client set.
+
+        If allowed tools have no `mode`, adds it, because providers need it.
+        """
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
             parameters["tool_choice"] = {"mode": "auto", **self.tool_choice}
@@ -192,7 +199,7 @@ class CreateResponse(OptionsBody, Body):
         if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = given_items(input_items)
-        # The size of the items as the views hold them, which may be larger than what was sent.
+        # The items are measured in the form in which the views hold them. It may be larger than what was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
@@ -200,8 +207,10 @@ class CreateResponse(OptionsBody, Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400) if parameters contradict each other or are not supported. The schemas are checked
-        separately, see `schemas`. With `retry`, the parameters are checked later, together with those of the first request.
+        """Raises ApiError (400) if parameters contradict each other or are not supported.
+
+        The schemas are checked separately, see `schemas`. With `retry`, most parameters are checked later, together
+        with those of the first request (`check_parameters`).
         """
         self._check_target()
         if self.retry is None:
@@ -236,7 +245,7 @@ class CreateResponse(OptionsBody, Body):
                 raise _contradicts_retry("store", "the response that is tried again is stored")
 
     def check_parameters(self) -> None:
-        """Checks the other parameters. Raises ApiError (400)."""
+        """Checks the parameters that `_check_target` does not check. Raises ApiError (400)."""
         self.check_options()
         self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):
@@ -295,7 +304,7 @@ def _contradicts_retry(param: str, reason: str) -> ApiError:
 
 
 def _check_shape(value: dict[str, Any], nested: str, param: str) -> None:
-    """Raises ApiError (400) if the value has the form of the Chat Completions API, with its fields in an inner object `nested`."""
+    """Raises ApiError (400) if the value's fields are in an inner object `nested`, as in the Chat Completions API."""
     if isinstance(value.get(nested), dict):
         raise _invalid(f"{param}.{nested}", f"put its fields directly into `{param}`")
 

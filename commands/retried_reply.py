@@ -1,9 +1,11 @@
-"""`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place, and the client repeats nothing.
+"""`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place.
 
-The new reply has the input, the model and the parameters of the first one. Those that the request gives take precedence. `stream` and `background`
-only say how the answer is delivered, so they are not repeated.
+The client need not repeat its input. The new reply has the input, the model and the parameters of the first one. If the
+request has a model or parameters, they replace those of the first one. `stream` and `background` only say how the
+answer is delivered, so they are not repeated.
 
-If the question had joined the conversation (`context_policy.stopped`), the input is empty, and the partial answer is retracted with the request.
+If the question has already joined the conversation (`context_policy.stopped`), the new input is empty. The partial
+answer is retracted when the new reply is requested.
 """
 
 from typing import Any
@@ -35,7 +37,7 @@ _NOT_REPEATED = ("background",)
 
 
 class RetriedReply(Struct, frozen=True):
-    """What a request with `retry` stands for: the request `body`, where its reply goes, and its input."""
+    """A request with `retry`, completed from the first request: its body, where its reply goes, and its input."""
 
     body: CreateResponse
     target: ReplyTarget
@@ -45,8 +47,9 @@ class RetriedReply(Struct, frozen=True):
 async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> RetriedReply:
     """The request that tries the response again.
 
-    Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it runs. Raises NotAllowed if the
-    caller may not write into its conversation. If the conversation has gone on since, the append raises HeadHasMoved.
+    Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it
+    runs, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
+    conversation. If items joined the conversation after the response ended, the append raises HeadHasMoved.
     """
     record, end = await _ended_record(context, response_id)
     check_may_write(context, record.conversation_id, record.head)
@@ -66,7 +69,7 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
 
 
 async def _ended_record(context: CommandContext, response_id: str) -> tuple[Record, ReplyEnd]:
-    """The record of a reply that ended without an answer. Raises ApiError."""
+    """The record and the end of a reply that failed or was stopped. Raises ApiError for any other reply."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id[:64])
@@ -86,7 +89,10 @@ async def _ended_record(context: CommandContext, response_id: str) -> tuple[Reco
 
 
 async def _check_not_summarized(context: CommandContext, record: Record, end: ReplyEnd) -> None:
-    """Raises ApiError (409) if a summary covers the partial answer. Its retraction would withdraw the summary."""
+    """Raises ApiError (409) if a summary covers the partial answer.
+
+    Retracting the answer would withdraw the summary.
+    """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     compaction = (await settings_at(reader, conversation_id, record.head.version)).compaction
     if compaction is None:
@@ -99,7 +105,10 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 
 async def _last_id(context: CommandContext, conversation_id: str, version: int) -> str | None:
-    """The id of the path's last item at this version; None if it had none."""
+    """The id of the path's last item at this version. In a fork it may be an inherited item.
+
+    None if the path had no item.
+    """
     reader = context.dependencies.reader
     if (last := await last_item(reader, conversation_id, version)) is not None:
         return last.item_id
@@ -108,9 +117,9 @@ async def _last_id(context: CommandContext, conversation_id: str, version: int) 
 
 
 async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:
-    """The items of the input that are not deleted by now. They keep their ids: each joins the conversation at most once.
+    """The items of the first request's input that are not deleted now. They keep their ids.
 
-    Raises ApiError (400) if all of them are deleted.
+    So each item joins the conversation at most once. Raises ApiError (400) if all of them are deleted.
     """
     requested = record.requested
     deleted = await deleted_items(
@@ -129,7 +138,10 @@ async def _remaining_input(context: CommandContext, record: Record) -> list[Take
 
 
 def _merged(body: CreateResponse, requested: Request) -> CreateResponse:
-    """The parameters of the first request, with those that `body` gives. Raises ApiError (400) if they contradict each other."""
+    """The first request's body, with the parameters of `body` in place of its own.
+
+    Raises ApiError (400) if they contradict each other.
+    """
     parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
     recorded = {name: value for name, value in parameters.items() if name not in _NOT_REPEATED}
     given = body.model_dump(mode="json", exclude_unset=True)

@@ -51,7 +51,7 @@ class ShareTarget(Body):
 
 
 class CreateShare(Body):
-    """A new share. It replaces an earlier share with the same subject, or the earlier one with the tenant."""
+    """A new share. It replaces the share with the same subject, or, with `tenant: true`, the share with the tenant."""
 
     model_config = examples(
         {"with": {"subject": "ben"}, "role": "writer"}, {"with": {"tenant": True}, "role": "reader"}
@@ -65,8 +65,8 @@ class CreateShare(Body):
 async def share_conversation(context: CommandContext, conversation_id: str, body: CreateShare) -> Response:
     """Shares the conversation, or changes the role of a share. Only the conversation's owner and an admin may do this.
 
-    Takes effect with the next request. A share that exists already changes nothing. Answers with the share. If the conversation would
-    have more than 100 shares, the answer is 409.
+    Takes effect with the next request. If the same share exists already, nothing changes. Answers with the share.
+    If the conversation would have more than 100 shares, the answer is 409.
     """
     subject = _named(body.shared_with.subject, body.shared_with.tenant, "with")
     share = Share(subject=subject, role=body.role)
@@ -88,8 +88,9 @@ class ShareQuery(QueryParameters):
 async def unshare_conversation(context: CommandContext, conversation_id: str, query: ShareQuery) -> Response:
     """Withdraws one share: the share with `subject`, or with `tenant=true` the share with everyone of the tenant.
 
-    Only the conversation's owner and an admin may do this. Takes effect with the next request. Open streams end within 5 seconds. Answers
-    with a receipt, or with 404 if there is no such share.
+    Only the conversation's owner and an admin may do this. Takes effect with the next request. Streams of subjects
+    who can no longer read the conversation end within 5 seconds. Answers with a receipt, or with 404 if there is no
+    such share.
     """
     subject = _named(query.subject, query.tenant, "subject")
 

@@ -1,8 +1,9 @@
-"""Lists every place that holds content of a conversation, what removes or hides the content there after a deletion, and which test proves it.
+"""Lists every place that holds content of a conversation.
 
-Content is what people and models wrote. `domain/content.py` lists the fields of events that hold it. The tables here list the places that the
-content is copied to. A test checks the tables. It fails if a view or a snapshot has a field with content that is not listed, or if a test
-that is named here does not exist.
+For each place it says what removes or hides the content after a deletion, and which test proves that. Content is what
+people and models wrote. `domain/content.py` lists the fields of events that hold content. The tables here list the
+places that content is copied to. A test fails if a view or a snapshot has a field with content that is not listed here,
+or if a test that is named here does not exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,14 @@ class Copy(Struct, frozen=True):
 COPIES: Final[Sequence[Copy]] = (
     Copy(
         "the log (Postgres, table events)",
-        "only the audit trail reads deleted content, for the scope `audit`; every other reader asks `context/deleted_content.py`",
+        "read for the scope `audit` only: by the audit trail, and for a response's context. Every other reader asks "
+        "`context/deleted_content.py`",
         "tests/queries/test_deleted_items.py",
     ),
     Copy(
         "the views (MongoDB): conversations, items, responses",
-        "a deleted conversation's documents are removed, a deleted response's fields are emptied (`projections/views/`); retracted items are filtered",
+        "a deleted conversation's documents are removed, and a deleted response's fields are emptied (`projections/views/`). "
+        "Reads leave out or blank retracted items, except with `as_of` for the scope `audit`",
         "tests/deletion/test_planted_word.py",
     ),
     Copy(
@@ -37,7 +40,8 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "summaries (ContextCompacted)",
-        "withdrawn when an item that they cover is deleted (`domain/conversation.py`); in forks this is checked when they are read (`context/withdrawn_summaries.py`)",
+        "withdrawn when an item that they cover is deleted (`domain/conversation.py`). For items of other conversations, this is "
+        "checked when the summary is read (`context/withdrawn_summaries.py`)",
         "tests/commands/test_withdrawn_summaries.py",
     ),
     Copy(
@@ -56,7 +60,7 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/deletion/test_planted_word.py",
     ),
     Copy(
-        "input and output of Responses, and streams that are made again",
+        "input and output of Responses, and a reply's SSE stream that is made from the log",
         "`replies/record.py`, `queries/responses.py` and `queries/deleted_copies.py` leave deleted items out",
         "tests/queries/test_deleted_items.py",
     ),
@@ -67,7 +71,8 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "answers kept for idempotency keys (table idempotency_keys)",
-        "emptied with their conversation (migrations/0017); `commands/repeated_answers.py` takes out deleted items and summaries",
+        "emptied when their conversation is deleted (migrations/0017). `commands/repeated_answers.py` takes out items and "
+        "summaries that are deleted",
         "tests/commands/test_repeated_answers.py",
     ),
     Copy(
@@ -77,7 +82,7 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "live events of replies (Redis, stream:{response_id})",
-        "removed with the response; never read without the reply's record, and expired an hour after the last event",
+        "removed with the response. They are never read without the reply's record, and they expire an hour after the last event",
         "tests/commands/test_deleted_responses.py",
     ),
     Copy(
@@ -106,4 +111,7 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
 """The fields of each view's documents that hold content."""
 
 SNAPSHOT_FIELDS: Final = frozenset({"settings"})
-"""The fields of a context snapshot's hash that hold content. Its list holds items."""
+"""The fields with content in the Redis hash of a context snapshot.
+
+A snapshot also has a Redis list. Each of its elements holds an item, so it has content too.
+"""

@@ -1,4 +1,7 @@
-"""Reads pinned items from the log, wherever they are on the path, and the calls and outputs that belong to them."""
+"""Reads pinned items from the log, wherever they are on the path.
+
+Also reads the calls and outputs that belong to them.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -19,9 +22,10 @@ from infrastructure.event_log.recorded import Recorded
 async def appended_on_path(
     reader: Reader, end: PathSegment, item_ids: Sequence[str]
 ) -> dict[str, tuple[PathSegment, Recorded]]:
-    """The ItemAppended of each of these items that is on the path whose newest segment is `end`, with the segment that it is in.
+    """Finds items on the path whose newest segment is `end`.
 
-    Items that were retracted at the segment's version are left out; later deletions are not looked up.
+    Returns, by item id, the item's segment and its ItemAppended. Items that are not on the path are left out, and so
+    are items that were retracted at their segment's version. Later deletions are not looked up.
     """
     found: dict[str, tuple[PathSegment, Recorded]] = {}
     segment: PathSegment | None = end
@@ -39,7 +43,10 @@ async def appended_on_path(
 async def items_on_path(
     reader: Reader, end: PathSegment, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The items with these ids on the path whose newest segment is `end`, ordered by depth, without those that are deleted now."""
+    """The items with these ids on the path whose newest segment is `end`, ordered by depth.
+
+    Items that are deleted now are left out.
+    """
     rows = (await appended_on_path(reader, end, item_ids)).values()
     appended = [row.event for _, row in rows if isinstance(row.event, ItemAppended)]
     deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended})
@@ -50,9 +57,10 @@ async def items_on_path(
 async def partners_of_pins(
     reader: Reader, end: PathSegment, items: Sequence[ContextItem], pinned: Collection[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The outputs of pinned calls, and the calls of pinned outputs, if they are not among `items`, which are on the path that ends with `end`.
+    """The output of each pinned call, and the call of each pinned output, if it is not among `items`.
 
-    They are looked for within PAGE_EVENTS events of the pin, in its conversation.
+    `items`: items of the path whose newest segment is `end`, with the pinned ones among them. A call or an output is
+    looked for in the conversation of its pinned item, within PAGE_EVENTS events from it.
     """
     if not pinned:
         return ()

@@ -54,10 +54,10 @@ async def refill(
     *,
     counts: ItemCounts | None = None,
 ) -> Snapshot | None:
-    """Makes the snapshot at `version` from the log, writes it unless Redis has a newer one, and returns it.
+    """Makes the snapshot at `version` from the log and returns it. Writes it unless Redis has a newer one.
 
-    If the log does not have the conversation, removes the snapshot in Redis and returns None. `tenant`: the conversation's tenant; not checked.
-    Raises psycopg.Error and redis.exceptions.RedisError.
+    If the log does not have the conversation, removes the snapshot in Redis and returns None. `tenant`: the
+    conversation's tenant; it is not checked. Raises psycopg.Error and redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version, counts)
     if snapshot is not None:
@@ -82,16 +82,17 @@ async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
 async def snapshot_from_log(
     reader: EventReader, conversation_id: str, version: int, counts: ItemCounts | None = None
 ) -> Snapshot | None:
-    """The snapshot at `version`, or at the conversation's last version if that is lower; None if the log does not have the conversation.
+    """The snapshot at `version`, or at the conversation's last version if that is lower.
 
-    Reads backwards, only as far as the snapshot reaches. Raises psycopg.Error when Postgres is unavailable.
+    None if the log does not have the conversation. Reads backwards, only as far as the snapshot reaches. Raises
+    psycopg.Error when Postgres is unavailable.
     """
     page = await reader.conversation_backwards(conversation_id, until=version, limit=_PAGE_EVENTS)
     if not page:
         return None
     last = page[0]
     settings = await settings_at(reader, conversation_id, last.version)
-    if settings.compacted_in != conversation_id:  # a snapshot has nothing of other conversations
+    if settings.compacted_in != conversation_id:  # a snapshot holds nothing from other conversations
         settings = replace(settings, compaction=None)
     newest = _newest_items(settings)
     while page:
@@ -131,7 +132,10 @@ async def _snapshot(
     events: Iterable[Event],
     counts: ItemCounts | None = None,
 ) -> Snapshot:
-    """`events`: among them are those of the pinned items."""
+    """The snapshot of these newest items.
+
+    `events`: must include those that appended the pinned items; others are ignored.
+    """
     if newest.deleted:
         return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
     counts = counts or ItemCounts()
@@ -172,7 +176,9 @@ def _size(items: Sequence[SnapshotItem]) -> int:
 class _NewestItems(Struct):
     """Collects the items of a snapshot from events that come newest first. `complete`: no older event is needed.
 
-    `above_depth`: the depth of the last item that the summary replaces, or after which a fork begins. `depth`: of the path's last item.
+    Only items deeper than `above_depth` are collected: those after the items that a summary replaces, and those that a
+    fork did not inherit. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
+    depth on, without retracted ones.
 
     All items of a snapshot are of one branch. A context that needs older items is read from the log.
     """

@@ -1,6 +1,7 @@
-"""Says which fields of events hold content (what people or models wrote), and which deletions remove it. Pure.
+"""Says which fields of events hold content, and which deletions remove it. Pure.
 
-A test fails if a field of an event is in neither of the two tables below. So nobody can add a field with content that a deletion misses.
+Content is what people or models wrote. A test fails if a field of an event is in neither of the two tables below. So
+nobody can add a field with content that a deletion misses.
 """
 
 from collections.abc import Mapping
@@ -34,14 +35,16 @@ from domain.events import (
 )
 
 Part = Literal["conversation", "item", "items", "response", "summary", "transcript"]
-"""What a field's content belongs to. The content is deleted with it, and with the whole conversation.
+"""What the content of a field belongs to. If that is deleted, or the whole conversation, the content is deleted too.
 
 conversation   only the whole conversation
 item           the item `item_id` of the event
-items          the field holds InputItems: each belongs to the item with its id, and all belong to the response `response_id` of the event
+items          the field holds InputItems. Each one belongs to the item with its id. All of them belong to the response
+               `response_id` of the event
 response       the response `response_id` of the event
 summary        the summary that the event records
-transcript     the field holds a Transcript: it belongs to the response, and the `changes` of each part to the items of the part too
+transcript     the field holds a Transcript. It belongs to the response. The `changes` of each part also belong to the
+               items of this part
 """
 
 CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
@@ -96,4 +99,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationReopened: frozenset(),
     ConversationDeleted: frozenset(),
 }
-"""The other fields: ids, numbers and names that the store or the client's code chose. The store itself writes the `message` of a failure."""
+"""The other fields: ids, numbers, and names that the store or the client's program chose.
+
+The store writes the `message` of a failure.
+"""

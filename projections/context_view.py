@@ -1,9 +1,10 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis.
 
-Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied twice. The second
-time it changes nothing. New items are added to a snapshot. After any other change of what a model is shown, the snapshot is made again
-from the log. The same happens if it is missing, if it does not have the version before the batch, or if its keys hold something else. If
-Redis refuses to write (out of memory, read-only …), the error is raised. Then the batch is applied again, until Redis accepts it.
+Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
+twice. The second time it changes nothing. New items are added to a snapshot. After any other change of what a model is
+shown, the snapshot is made again from the log. It is also made again if it is missing, if it does not have the version
+before the batch, or if its keys hold something else. If Redis refuses to write (out of memory, read-only …), the error
+is raised. Then the batch is applied again, until Redis accepts it.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ from projections.views.partitions import partition_of
 from projections.views.view_position import ViewPosition
 
 MAX_POSITION_DELAY_SECONDS = 0.1
-"""How long a new position may stay unwritten in MongoDB. After a kill, the events since the written position are applied again."""
+"""How long a batch may wait until its position is written to MongoDB.
+
+After a kill, the events since the written position are applied again.
+"""
 
 _CANNOT_APPLY = -1
 _KEYS_PER_CALL = 1_000
@@ -65,7 +69,10 @@ class ContextView:
         self._written_at = 0.0
 
     async def prepare(self) -> None:
-        """Creates the collection of positions, and loads the vocabulary for counting tokens, so that the first event does not wait for it."""
+        """Creates the collection of positions.
+
+        Loads the vocabulary for counting tokens, so that the first event need not wait for it.
+        """
         await self._positions.prepare()
         await count_off_loop([""])
 
@@ -86,8 +93,8 @@ class ContextView:
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
         """Applies a batch to the snapshots of these partitions and moves their positions to its end. Returns the new positions.
 
-        Snapshots of parked conversations are removed, since they would be outdated. Raises UnreadableEvent, PositionMoved,
-        RedisError, PyMongoError and psycopg.Error; then the batch must be applied again.
+        Snapshots of parked conversations are removed, because they would be outdated. Raises UnreadableEvent,
+        PositionMoved, RedisError, PyMongoError and psycopg.Error. After an error the batch must be applied again.
         """
         partitions = {view_position.partition for view_position in view_positions}
         parked = {conversation_id for view_position in view_positions for conversation_id in view_position.parked}
@@ -126,8 +133,8 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead of this one. If Redis lost its newer snapshots, the older ones from here would stay. So
-            # they are removed.
+            # Another projector may be ahead of this one. If Redis has lost the newer snapshots of that projector, the
+            # older snapshots of this one would stay. So they are removed.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])
@@ -153,7 +160,10 @@ class ContextView:
         log.debug("snapshot_refilled", conversation_id=change.conversation_id, version=change.version)
 
     async def _remove_all(self) -> None:
-        """Removes all snapshots. One that another projector writes meanwhile may stay: it is up to date."""
+        """Removes all snapshots.
+
+        A snapshot that another projector writes meanwhile may stay, because it is up to date.
+        """
         keys: list[bytes] = []
         for prefix in (KEY_PREFIX, ITEMS_KEY_PREFIX):
             async for key in self._redis.scan_iter(match=f"{prefix}*", count=_KEYS_PER_CALL):
@@ -165,7 +175,10 @@ class ContextView:
             await self._redis.unlink(*keys)
 
     async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int]:
-        """Runs `write_snapshot.lua` for each change, all in one round trip. Returns its results. Raises RedisError."""
+        """Runs `write_snapshot.lua` for each change, all in one round trip. Returns the result of each run.
+
+        Raises RedisError.
+        """
         if not changes:
             return []
         items = iter(await snapshot_items([event for change in changes for event in change.appended], self._counts))

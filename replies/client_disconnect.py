@@ -1,6 +1,7 @@
 """Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running.
 
-It must if the request says so (`keep_running`), or the policy of its conversation (`RunningReply.finishes_alone`).
+The reply must keep running if its request says so (`keep_running`), or if the policy of its conversation says so
+(`RunningReply.finishes_alone`).
 """
 
 import asyncio
@@ -12,7 +13,10 @@ from replies.running_reply import RunningReply
 async def response_for_client(
     reply: RunningReply, disconnected: Callable[[], Awaitable[object]], *, keep_running: bool
 ) -> tuple[bytes, dict[str, str]]:
-    """Returns or raises the same as `reply.response`. `disconnected` returns when the client has disconnected."""
+    """Returns what `reply.response` returns, or raises its error.
+
+    `disconnected` returns when the client has disconnected.
+    """
     keep_running = keep_running or reply.finishes_alone
     response = asyncio.ensure_future(reply.response())
     gone = asyncio.ensure_future(disconnected())
@@ -29,7 +33,7 @@ async def response_for_client(
 
 
 async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncGenerator[bytes, None]:
-    """Yields the same as `reply.stream`. The server closes this generator when the client has disconnected."""
+    """Yields the events of `reply.stream`. The server closes this generator when the client has disconnected."""
     complete = False
     try:
         async for events in reply.stream():

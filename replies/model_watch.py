@@ -1,4 +1,4 @@
-"""Keeps what a process knows of models current: the provider's list, and what all processes have learnt."""
+"""Keeps the facts about models in a process up to date: the provider's list, and what all processes have learnt."""
 
 import asyncio
 from collections.abc import Iterable
@@ -15,17 +15,26 @@ from replies.provider.provider import ModelProvider
 log = structlog.get_logger(__name__)
 
 LEARNT_SECONDS = 5.0
-"""How soon a process knows what another one has learnt."""
+"""The seconds between two reads of the learnt facts.
+
+After this time at most, a process knows what another one has learnt.
+"""
 
 LIST_EVERY = 12
-"""The provider's list is read at every so many reads of the learnt facts: once a minute."""
+"""The provider's list is read with every 12th read of the learnt facts: once a minute.
+
+Until it has been read for the first time, it is read with each of them.
+"""
 
 MAX_LOGGED_MODELS = 20
 MAX_LOGGED_NAME = 256
 
 
 class ModelWatch:
-    """Reads both in one task. The first time that the provider's list is there, logs the models whose window or price nobody knows."""
+    """Reads the provider's list and the learnt facts in one task.
+
+    When it has read the list for the first time, it logs the models whose window or price is unknown.
+    """
 
     def __init__(self, provider: ModelProvider, models: Models, learnt: LearntModels) -> None:
         self._provider = provider

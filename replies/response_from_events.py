@@ -1,4 +1,4 @@
-"""The Response that a reply's events describe: its status, its error, its partial output. Pure."""
+"""Makes the Response that a reply's events describe: its status, its error, its partial output. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ from replies.response_shape import Status
 from replies.stream_events import StreamEvent
 
 Request = ReplyQueued | ReplyRequested
-"""What asks for a reply. A reply that waits for its turn has only a ReplyQueued."""
+"""The event that requests a reply. A reply that waits for its turn has only a ReplyQueued."""
 
 INTERRUPTIONS: Mapping[str, str] = {
     "client_closed": "The client hung up.",
@@ -42,7 +42,10 @@ def response_of(
     metadata: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> bytes:
-    """The Response to a request. `facts`: arguments of `response_object` that are known by now. `metadata`: instead of the request's."""
+    """The Response to a request. `facts`: more arguments of `response_object`.
+
+    `metadata` replaces the request's metadata.
+    """
     parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
     if metadata is not None:
         parameters["metadata"] = metadata
@@ -65,7 +68,10 @@ def response_of(
 
 
 def opening_events(requested: Request, conversation_id: str | None) -> list[StreamEvent]:
-    """The events that a reply's stream begins with. While the reply waits for its turn, `response.in_progress` is not among them."""
+    """The events that a reply's stream begins with.
+
+    While the reply waits for its turn, there is no `response.in_progress`.
+    """
     queued = in_progress = None
     if isinstance(requested, ReplyQueued) or requested.queued or is_background(requested):
         queued = response_of(requested, conversation_id, "queued")
@@ -80,7 +86,7 @@ def is_background(requested: Request) -> bool:
 
 
 def status_of(end: ReplyEnd | None) -> Status:
-    """The status of a reply with this end; None: it was requested, and has not ended."""
+    """The status of a reply that ended like this. `end` is None if the reply was requested and has not ended."""
     match end:
         case None:
             return "in_progress"

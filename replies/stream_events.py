@@ -1,7 +1,8 @@
-"""The events of a reply's stream, as the Responses API names and orders them, and their form as server-sent events. Pure.
+"""Makes the events of a reply's stream, with the names and in the order of the Responses API. Pure.
 
-Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode` adds the `sequence_number`, which counts from 0.
-The events of an item depend only on the item and the lengths of its deltas, so the same events can be made again from the log.
+Also encodes them as server-sent events. Types: `openai/types/responses/response_*_event.py` of the official SDK.
+`encode` adds the `sequence_number`, which counts from 0. The events of an item depend only on the item and the lengths
+of its deltas, so the same events can be made again from the log.
 
     response.output_item.added
         response.content_part.added              for each part of a message's or reasoning's content
@@ -65,7 +66,10 @@ _KINDS_OF_TYPES = {
     "function_call": ("arguments",),
     "custom_tool_call": ("input",),
 }
-"""The types of items that are streamed in deltas, with the kinds of their parts. An item of any other type is sent when it is complete."""
+"""The types of items that are streamed in deltas, and the kinds of their parts.
+
+Items of other types are sent when they are complete.
+"""
 
 
 class PartPosition(Struct, frozen=True):
@@ -157,7 +161,7 @@ def part_added(position: PartPosition) -> Iterator[StreamEvent]:
 
 
 def delta(position: PartPosition, text: str) -> StreamEvent:
-    """Has the next text of a part."""
+    """The event with the next text of a part."""
     event = {"type": f"{_KINDS[position.kind].events}.delta", **position.fields(), "delta": text}
     if position.kind == "output_text":
         event["logprobs"] = []
@@ -203,7 +207,7 @@ def is_streamed(item: Item) -> bool:
 
 
 def usual_kind(item: Item) -> str:
-    """The kind that a part of this item has unless another kind is named. The item's type must be one that is streamed."""
+    """The kind of the item's parts if no other kind is named. The item must be of a type that is streamed."""
     return _KINDS_OF_TYPES[type_of(item)][0]
 
 
@@ -231,7 +235,7 @@ def new_part(kind: str, text: str) -> Item:
 def parts_of(item: Item) -> list[ItemPart]:
     """The parts of an output item that are streamed, in the order in which they are streamed.
 
-    The fields come in the item's order, and the parts in the order of their field.
+    The fields are in the same order as in the item, and the parts in the same order as in their field.
     """
     kinds = _KINDS_OF_TYPES.get(type_of(item), ())
     if kinds and not _KINDS[kinds[0]].field:
@@ -252,7 +256,10 @@ def text_of_output(item: Item) -> str:
 
 
 def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Item:
-    """An output item as it is stored, with this status. `parts`: the kind and the text of each; not used if the item's type has no parts."""
+    """An output item as it is stored, with this status.
+
+    `parts`: (kind, text) of each part; ignored if items of this type have no parts.
+    """
     match type_of(item):
         case "message":
             return {**item, "status": status, "content": _content(item, parts)}
@@ -271,7 +278,10 @@ def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Ite
 
 
 def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
-    """The content of a message. If the streamed texts are those of its own parts, these parts are kept, with their annotations."""
+    """The content of a message.
+
+    If its own parts have the texts that were streamed, these parts are kept, with their annotations.
+    """
     streamed = [part for part in parts_of(message) if part.text]
     if [(part.kind, part.text) for part in streamed] == list(parts):
         content = [part.part for part in streamed]

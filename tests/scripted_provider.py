@@ -110,8 +110,11 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class ScriptedProvider:
-    """The server. `script` answers each POST. `requests` has the bodies of the POSTs, and `paths` their paths. `disconnected` is set when the
-    store closes a connection early. `models`: the names in its list of models; `model_facts`: more fields of their entries. `list_requests`: how often that list was requested."""
+    """The server. `script` answers each POST. `requests`: the bodies of the POSTs. `paths`: their paths.
+
+    `disconnected` is set when the store closes a connection early. `models`: the names in the list of models.
+    `model_facts`: more fields of the entries in this list, by name. `list_requests`: how often the list was requested.
+    """
 
     def __init__(self) -> None:
         self.script: Script = lambda exchange: exchange.stream_text("Hello", ", ", "world", "!")

@@ -1,4 +1,6 @@
-"""Renders a conversation as a provider request. Each renderer has a number, which is recorded with every request. Pure.
+"""Renders a conversation as a request to a provider. Pure.
+
+Each renderer has a number. Every request records the number of its renderer.
 
     1  renderer_1_chat         `/chat/completions`, the first version; not used any more
     2  renderer_2_chat         `/chat/completions`; the base of 4
@@ -8,11 +10,12 @@
     6  renderer_6_transcript_chat        `/chat/completions`, for a Chat Completions request
     7  renderer_7_transcript_responses   `/responses`, for a Chat Completions request
     8  renderer_8_chat         `/chat/completions`, with notes in place of what cannot be sent
-    9  renderer_9_responses    `/responses`, with such notes
+    9  renderer_9_responses    `/responses`, also with notes
 
-Renderers 6 and 7 render the messages of a request (`render_transcript`), the others items that were chosen from a conversation (`render`).
-A renderer's output never changes: recorded requests must render to the same bytes, and golden tests check that. `unsendable` names
-the items that a renderer leaves out, `noted_item` how it sends an item that this model cannot take.
+Renderers 6 and 7 render the messages of a request (`render_transcript`). The other renderers render items that were
+chosen from a conversation (`render`). A renderer's output never changes: recorded requests must render to the same
+bytes. Golden tests check that. `unsendable` says which items a renderer leaves out. `noted_item` says how it sends an
+item that the model cannot take.
 """
 
 import hashlib
@@ -39,7 +42,7 @@ CHAT = 8
 RESPONSES = 9
 TRANSCRIPT_CHAT = 6
 TRANSCRIPT_RESPONSES = 7
-"""The renderers of new requests."""
+"""New requests use these four renderers."""
 
 
 def uses_responses_api(renderer: int) -> bool:
@@ -64,10 +67,10 @@ def render(
     missing: Collection[str] = (),
     cache_key: str | None = None,
 ) -> dict[str, Any]:
-    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: the ids of `items`.
+    """The body of the request. It always asks for a streamed answer. The `unsendable` items are left out.
 
-    Renderers 8 and 9: `missing` are abilities that the model lacks, and notes replace what needs them. Renderer 9: `cache_key` is the
-    `prompt_cache_key`, if the parameters have none.
+    `item_ids`: the ids of `items`. `missing`, for renderers 8 and 9: the abilities that the model lacks. Notes replace
+    what needs them. `cache_key`, for renderer 9: sent as `prompt_cache_key` if the parameters have none.
 
     Raises ValueError for a renderer of transcripts, and for an unknown one.
     """
@@ -101,9 +104,9 @@ def render(
 def render_transcript(
     renderer: int, *, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of the request for these messages, all of which are sent. It always asks for a streamed answer.
+    """The body of a request that sends all these messages. It always asks for a streamed answer.
 
-    Raises ValueError for any other renderer than those of transcripts.
+    Raises ValueError if the renderer does not render transcripts.
     """
     match renderer:
         case 6:
@@ -114,9 +117,10 @@ def render_transcript(
 
 
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
-    """Which of `items` are not sent by a renderer of items, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`.
+    """The items that this renderer does not send: their index in `items`, and the reason.
 
-    `not_expressible`: the provider's API cannot take the item. These words are stored in events: do not change them.
+    The reasons: `orphaned_call`, `orphaned_output`, `not_expressible` (the provider's API cannot take the item),
+    `reasoning`. They are stored in events: do not change them. Raises ValueError if the renderer does not render items.
     """
     match renderer:
         case 1:
@@ -134,12 +138,18 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 
 
 def noted_item(renderer: int, item: Item, missing: Collection[str]) -> Noted | None:
-    """How this renderer sends the item to a model without the `missing` abilities. None: as it is, as far as the API allows."""
+    """The form in which this renderer sends the item to a model without the `missing` abilities.
+
+    None: its form is not changed.
+    """
     return noted(item, missing, responses=renderer == 9) if renderer in (8, 9) else None
 
 
 def needed_abilities(renderer: int, items: Iterable[Item]) -> frozenset[str]:
-    """The abilities that a model needs to take these items as this renderer sends them. Earlier renderers than 8 do not know abilities."""
+    """The abilities that a model needs to take these items as this renderer sends them.
+
+    Empty for renderers before 8: they ignore abilities.
+    """
     if renderer not in (8, 9):
         return frozenset()
     return frozenset().union(*(needs(item, responses=renderer == 9) for item in items))

@@ -1,11 +1,11 @@
-"""Finds where a transcript goes on: the last item that the transcript and the log have in common.
+"""Finds the place in the log that a transcript continues: the last item that the transcript and the log have in common.
 
 1. The longest prefix of the transcript that the log knows is looked up by its hash.
-2. If this prefix ends before the last answer in the transcript, the client may have changed something before that answer. It may have cut
-   the front off, or written a question or an answer differently. Then the answer itself is looked up, and the messages before it are
-   compared with its path.
+2. If this prefix ends before the last answer in the transcript, the client may have changed something before that
+   answer. It may have cut off the first messages, or written a question or an answer differently. Then the answer
+   itself is looked up, and the messages before it are compared with its path.
 
-A match must have an answer of this store, except in a conversation that the client named.
+A match must contain an answer of this store, except in a conversation that the client named.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,30 +24,33 @@ from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
 
 NEWEST_MESSAGES = 16
-"""The prefixes that end with the newest messages are looked up first. In most transcripts one of them is known."""
+"""The prefixes that end with this many of the newest messages are looked up first.
+
+In most transcripts one of them is known.
+"""
 
 MAX_CANDIDATES = 8
 """The log may have the same answer in several places. At most this many of them are compared with the transcript."""
 
 MAX_ANSWERS = 3
-"""How many of the newest answers in a transcript are looked for. The last one may be the client's own."""
+"""How many of the newest answers in a transcript are looked up. The last one may not come from this store."""
 
 MAX_REWRITTEN = 3
-"""The log may have the same prefix in several places. A rewritten answer is looked for after at most this many of them."""
+"""The log may have the same prefix in several places. At most this many of them are searched for a rewritten answer."""
 
 _ANSWER_EVENTS = 50
 _VERIFIED_EVENTS = 200
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """The last common item of a transcript and the path that it continues or departs from.
+    """The last item that a transcript and a path have in common. After it, the transcript continues or leaves the path.
 
     conversation_id, item_id, depth   the item
-    messages, items  how many messages and items of the transcript lie up to it
-    answered         one of these messages is an answer of this store
-    base             an earlier request: the transcript begins with exactly its messages; None if none is known
-    aligned          for each of these messages, the (id, item) of the path's items that it stands for. The message may differ from them.
-                     Empty where none are known, or where the message is part of `base`
+    messages, items  how many messages and items the transcript has up to this item
+    answered         whether one of these messages is an answer of this store
+    base             an earlier request: the transcript begins with exactly its messages. None if there is none
+    aligned          for each of these messages, the (id, item) of the path's items that it stands for. The message may
+                     differ from them. Empty if they are not known, or if the message is part of `base`
     read_version     the conversation's version when the match was looked for
     """
 
@@ -79,14 +82,20 @@ async def find_match(
 
 
 async def longest_prefix(reader: PrincipalReader, transcript: ParsedTranscript) -> tuple[int, FoundPrefix] | None:
-    """The longest known prefix that has an answer of this store, as (its number of messages, prefix). None if there is none."""
+    """The longest known prefix with an answer of this store, as (its number of messages, prefix).
+
+    None if there is no such prefix.
+    """
     if not any(map(transcript.is_answer, range(len(transcript.ends)))):
         return None
     return await _Search(reader, transcript).longest_prefix()
 
 
 class _Search:
-    """The search for one match. `end` and `path`: those of the conversation that the client named."""
+    """The search for one match. `path`: the path of the conversation that the client named.
+
+    `end`: the newest segment of this path.
+    """
 
     def __init__(
         self,
@@ -100,7 +109,7 @@ class _Search:
         self._end = end
         self._path = path
         self._prefixes: dict[int, list[FoundPrefix]] = {}
-        """The prefixes of the log that end with a message of the transcript, by its index; the best one first."""
+        """By the index of a message: the known prefixes that end with this message, the newest first."""
 
     async def match(self) -> Match | None:
         longest = await self._look_up_newest()
@@ -117,7 +126,7 @@ class _Search:
         return None if longest is None else (longest + 1, await self._best(self._counting(self._prefixes[longest])))
 
     async def match_of_named_path(self) -> Match | None:
-        """A match on the path of the named conversation, where no prefix of the transcript is known.
+        """A match on the path of the named conversation. It is used if no prefix of the transcript is known there.
 
         The path and the transcript must have two equal messages in a row, or begin with the same message.
         """
@@ -137,7 +146,10 @@ class _Search:
         return None
 
     async def _look_up_newest(self) -> int | None:
-        """Looks up the prefixes that end with the newest messages. If none makes a match, looks up all others. Returns what `_longest` returns."""
+        """Looks up the prefixes that end with the newest messages. If none can be a match, looks up all others.
+
+        Returns the result of `_longest`.
+        """
         count = len(self._transcript.ends)
         await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
         if self._longest() is None and count > NEWEST_MESSAGES:
@@ -157,15 +169,22 @@ class _Search:
         return self._path is None or self._path.contains(prefix.conversation_id, 0, prefix.depth, prefix.version)
 
     def _counting(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
-        """Those of these prefixes that make a match."""
+        """The prefixes that can be a match: those with an answer of this store.
+
+        If the client named a conversation: all.
+        """
         return [prefix for prefix in prefixes if prefix.answered or self._path is not None]
 
     def _longest(self) -> int | None:
-        """The index of the last message of the longest prefix that makes a match. None if there is none."""
+        """The index of the last message of the longest prefix that can be a match. None if there is no such prefix."""
         return max((index for index, found in self._prefixes.items() if self._counting(found)), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
-        """One of these prefixes, which have equal messages: one that only the caller sees; of several, the newest that nothing follows."""
+        """Chooses one of these prefixes, which have equal messages.
+
+        Prefers prefixes in the caller's own conversations that are shared with nobody. Among several, takes the newest
+        one that no item follows. If items follow all of them, takes the newest one.
+        """
         prefixes = [prefix for prefix in prefixes if prefix.is_private] or prefixes
         if len(prefixes) == 1:
             return prefixes[0]
@@ -177,7 +196,8 @@ class _Search:
     async def _changed_before(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
         """Looks for an answer of this store that comes later in the transcript than the longest known prefix.
 
-        Returns (message, prefix) of this answer, or of a later message that its path has too. None if there is no such answer.
+        Returns the index of this answer's message, and the prefix that ends with it. If later messages of the
+        transcript also follow in the log, returns those of the last such message. None if there is no such answer.
         """
         least = -1 if longest is None else longest
         found = await self._found_by_answer([index for index in answers if index > least], longest)
@@ -204,9 +224,12 @@ class _Search:
         return None
 
     async def _next_answer(self, prefix: FoundPrefix) -> list[tuple[ItemAppended, int]] | None:
-        """The items of the answer of this store that follows a prefix, each with its version. None if something else follows, or if one of them is deleted."""
+        """The items of the answer of this store that follows a prefix, each with its version.
+
+        None if something else follows, or if one of these items is deleted.
+        """
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
-        # The input of a request may have an answer that the client brought along. Only output is an answer of this store.
+        # The input of a request may contain an answer from elsewhere. Only output is an answer of this store.
         ends = [recorded.event for recorded in page if isinstance(recorded.event, REPLY_ENDS)]
         outputs = {item_id for end in ends for item_id in end.output_ids}
         answer: list[tuple[ItemAppended, int]] = []
@@ -220,9 +243,10 @@ class _Search:
         return answer
 
     async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """(message, prefix) of the last of these answers that is found on a path that agrees with the transcript.
+        """Finds the last of these answers whose path agrees with the transcript.
 
-        An answer is looked up by the hash of it alone, and by the hash of it and the item before it.
+        Returns the index of its message, and the prefix that ends with it. Each answer is looked up by two hashes: the
+        hash of the answer and the item before it, and the hash of the answer alone.
         """
         transcript = self._transcript
         newest_first = list(reversed(answers[-MAX_ANSWERS:]))
@@ -242,9 +266,10 @@ class _Search:
         return None
 
     async def _agreeing(self, index: int, prefixes: Sequence[FoundPrefix], longest: int | None) -> FoundPrefix | None:
-        """The place of the answer whose path agrees best with the transcript before it; None if none agrees.
+        """The prefix that ends with the answer, and whose path agrees best with the messages before the answer.
 
-        A place whose question agrees comes first, then the one with most equal messages, then the one with these closest together.
+        A path whose question agrees is better than one whose question does not. Next, the number of equal messages
+        decides, and then how close together they are. None if no path agrees.
         """
         unique: dict[tuple[str, int], FoundPrefix] = {}
         for prefix in prefixes:
@@ -262,7 +287,7 @@ class _Search:
         return await self._best(ranked[max(ranked)]) if ranked else None
 
     async def _question_agrees(self, path: PathMessages, index: int) -> bool:
-        """Whether the message before the answer with this index is the one before the path's last, perhaps written differently."""
+        """Whether the message before answer `index` is the path's second-to-last one, perhaps written differently."""
         question = await path.get(1)
         if index == 0 or question is None:
             return False
@@ -272,7 +297,7 @@ class _Search:
         )
 
     async def _is_after(self, prefix: FoundPrefix, longest: int) -> bool:
-        """Whether the path that leads to a prefix has the item that the longest known prefix ends with."""
+        """Whether the path of `prefix` contains the item that ends the longest known prefix."""
         before = self._counting(self._prefixes[longest])
         if any(one.conversation_id == prefix.conversation_id and one.version <= prefix.version for one in before):
             return True
@@ -280,9 +305,10 @@ class _Search:
         return any(path.contains(one.conversation_id, 0, one.depth, one.version) for one in before)
 
     async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
-        """Moves a match forward if the transcript's messages after `index` follow `prefix` in the log too.
+        """Moves a match forward if the transcript's messages after `index` also follow `prefix` in the log.
 
-        Returns (message, prefix) of the last such message; if there is none, `index` and `prefix`.
+        Returns the index of the last such message, and the prefix that ends with it. If there is no such message,
+        returns `index` and `prefix`.
         """
         transcript = self._transcript
         later = range(index + 1, len(transcript.ends))
@@ -308,7 +334,10 @@ class _Search:
     async def _match(
         self, index: int, end: PathSegment, *, item_id: str, depth: int, base: TranscriptBase | None = None
     ) -> Match:
-        """The match of the messages up to `index`, at an item. `end`: of the path that ends with this item."""
+        """The match of the messages up to `index` with an item.
+
+        `end`: the newest segment of the path that ends with this item.
+        """
         count = index + 1
         since = base.count if base else 0
         aligned: list[Aligned] = [()] * count
@@ -329,7 +358,10 @@ class _Search:
         )
 
     def _base(self, conversation_id: str, index: int) -> TranscriptBase | None:
-        """The longest earlier request of the conversation whose messages are exactly the first ones of the transcript, none after `index`."""
+        """The longest earlier request of the conversation with exactly the first messages of the transcript.
+
+        It has no messages after `index`. None if there is no such request.
+        """
         possible = [
             prefix
             for prefixes in self._prefixes.values()

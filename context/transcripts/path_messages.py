@@ -18,17 +18,18 @@ MAX_MESSAGES = 2_000
 """A transcript is compared with at most this many of the newest messages of its path."""
 
 MAX_SKIPPED = 20
-"""A transcript may lack this many messages of its path in one place."""
+"""A transcript may leave out this many messages of its path in one place."""
 
 MAX_UNKNOWN = 100
-"""A transcript is compared with its path until this many messages in a row are not on the path."""
+"""The comparison of a transcript with its path ends when this many messages in a row are not found on the path."""
 
 Aligned = tuple[tuple[str, Item], ...]
 
 
 class PathMessage(Struct, frozen=True):
-    """A message of the path. `items`: (id, item) of each of its items, in order, without those that are not hashed. `hash`, `text`: of
-    these items.
+    """A message of the path. `items`: the (id, item) of each item in it that is hashed, in order.
+
+    `hash` and `text`: the hash and the text of these items. `depth`: the depth of the last one.
     """
 
     items: Aligned
@@ -46,9 +47,10 @@ class PathMessage(Struct, frozen=True):
 
 
 class PathMessages:
-    """The messages of the path that ends at `end`. They are read when they are needed. All items of one answer are one message, as for clients.
+    """The messages of the path that ends at `end`. They are read when they are needed.
 
-    `first_events`: how many events of the conversation are read first.
+    All items of one answer are one message, because clients get them as one message. `first_events`: how many events of
+    the conversation are read first.
     """
 
     def __init__(self, reader: PrincipalReader, end: PathSegment, first_events: int = 16) -> None:
@@ -56,7 +58,10 @@ class PathMessages:
         self._read: list[PathMessage] = []
 
     async def get(self, index: int) -> PathMessage | None:
-        """The message with this index, the newest being 0. None if the path has no more, or from MAX_MESSAGES on."""
+        """The message with this index. The newest has index 0.
+
+        None if the path has fewer messages, or if the index is MAX_MESSAGES or more.
+        """
         while len(self._read) <= index < MAX_MESSAGES:
             message = await anext(self._messages, None)
             if message is None:
@@ -65,7 +70,10 @@ class PathMessages:
         return self._read[index] if index < len(self._read) else None
 
     async def find(self, hashed: bytes, start: int) -> int | None:
-        """The index of the first message with this hash. Only MAX_SKIPPED messages from `start` on are compared; None if none of them has it."""
+        """The index of the first message with this hash among MAX_SKIPPED messages from `start` on.
+
+        None if none of them has it.
+        """
         for index in range(start, start + MAX_SKIPPED):
             message = await self.get(index)
             if message is None or message.hash == hashed:
@@ -74,11 +82,12 @@ class PathMessages:
 
 
 class Alignment(Struct, frozen=True):
-    """How messages of a transcript lie on a path.
+    """Which messages of a path the messages of a transcript stand for.
 
-    items   for each message, the (id, item) of the path's items that it stands for; empty where none are known
-    equal   how many of the messages equal those that they stand for
-    length  how many messages of the path, from its newest one on, lie between the first and the last of them
+    items   for each message of the transcript: the (id, item) of the path's items that it stands for; empty if they are
+            not known
+    equal   how many messages of the transcript equal the messages of the path that they stand for
+    length  how far back on the path they reach: the number of messages from the path's newest one on
     """
 
     items: list[Aligned]
@@ -108,7 +117,10 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
 
 
 async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: list[Aligned], since: int) -> None:
-    """Also aligns messages that are elsewhere on the path. A record that had their text would keep it when their items are deleted."""
+    """Aligns the messages that have no items yet with equal messages anywhere on the path.
+
+    Otherwise the record of the request would hold their text, and would keep it when the items are deleted.
+    """
     missing = [index for index in range(since, len(aligned)) if not aligned[index] and transcript.is_hashed(index)]
     if not missing:
         return
@@ -122,7 +134,7 @@ async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: 
 
 
 async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -> int:
-    """How many items of the path are part of transcripts; at most `most` are counted."""
+    """How many items of the path are hashed for transcripts. At most `most` are counted."""
     count = 0
     async for event in _appended(reader, end, PAGE_EVENTS):
         count += is_hashed(from_stored(event.item))
@@ -140,7 +152,7 @@ def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
 
 
 async def _appended(reader: PrincipalReader, end: PathSegment, first_events: int) -> AsyncIterator[ItemAppended]:
-    """The items of the path, newest first. The first page is small: mostly the last answer is enough."""
+    """The items of the path, newest first. The first page is small, because the last answer is usually enough."""
     page = await reader.conversation_backwards(end.conversation_id, until=end.version, limit=first_events)
     async for older in path_backwards(reader, end, first_page=page):
         for event in older.items:
@@ -165,7 +177,10 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
 
 
 def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
-    """Whether two items of an assistant in a row are in one message: the newer one is a call, or both are of one reply."""
+    """Whether two consecutive items of the assistant are in one message.
+
+    They are if the newer one is a call, or if both are from one reply.
+    """
     response_id = newer[0].response_id
     return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
 

@@ -1,6 +1,7 @@
-"""Looks up the beginnings of transcripts by their hashes, together with the last versions of their conversations.
+"""Looks up the beginnings of transcripts by their hashes, together with the last events of their conversations.
 
-Every Chat Completions request starts with a look-up, so look-ups have their own `PostgresPipeline`, as those of versions have.
+Every Chat Completions request starts with such a look-up. So these look-ups have their own `PostgresPipeline`, like the
+look-ups of versions.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,13 @@ from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head
 from infrastructure.stores.postgres import Pool
 
 MAX_PREFIXES = 32
-"""How many prefixes with one hash are looked at. Many have the same hash if one subject begins many conversations with the same words."""
+"""At most this many prefixes with the same hash are read.
+
+There may be more if one subject begins many conversations with the same words.
+"""
 
 MAX_HASHES = 64
-"""How many hashes are looked up in one round trip. More would hold up the look-ups of other requests."""
+"""How many hashes are looked up in one round trip. With more, the look-ups of other requests would have to wait."""
 
 # LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
 _FOUND = """
@@ -53,9 +57,10 @@ _STATEMENT = _TEMPLATE.format(
 
 
 class PrefixRow(Struct, frozen=True, array_like=True):
-    """A row of `transcript_prefixes`. `number`: the index of its hash in the look-up. `conversation_number`: that of its conversation among the last events.
+    """A row of `transcript_prefixes`. `number`: the index of its hash among the hashes that were looked up.
 
-    `response_id`: None if the response was deleted, or if there is none. The other fields: as in Prefix.
+    `conversation_number`: the index of its conversation in `_Answer.last_events`. `response_id`: None if there is no
+    response, or if it was deleted. The other fields: as in `domain.commands.Prefix` and ItemAppended.
     """
 
     number: int
@@ -88,9 +93,10 @@ class PrefixLookup:
         self._pipeline = pool.pipeline("prefix_lookup", ["bytea[]", "text"], _STATEMENT, _set_up)
 
     async def find(self, hashes: Sequence[bytes], tenant: str) -> list[tuple[PrefixRow, Head | None]]:
-        """The rows with these hashes, and the last event of the conversation of each. Only those whose item is still there.
+        """The rows with these hashes, each with the last event of its conversation.
 
-        Ordered by hash; those of one hash in the newest conversations first, at most MAX_PREFIXES of them. Raises psycopg.Error.
+        Rows without their item are left out. The rows are in the order of the hashes. For each hash there are at most
+        MAX_PREFIXES rows, those in the newest conversations first. Raises psycopg.Error.
         """
         found: list[tuple[PrefixRow, Head | None]] = []
         for start in range(0, len(hashes), MAX_HASHES):
@@ -105,6 +111,9 @@ class PrefixLookup:
 
 
 async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Makes the connection decode the statement's JSON, and plan the statement once: that takes longer than to run it."""
+    """Makes the connection decode the statement's JSON, and plan the statement only once.
+
+    Planning takes longer than running.
+    """
     set_json_loads(_decode, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

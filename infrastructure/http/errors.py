@@ -1,4 +1,4 @@
-"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes.
+"""Makes every error that a client can see. Errors have the shape of the OpenAI API. One table assigns the status codes.
 
 No error contains a traceback or content.
 
@@ -114,7 +114,10 @@ class ApiError(HTTPException):
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
-        """The same error, which also names the response. `is_certain`: False if it is unknown whether it is on record."""
+        """Adds the response to this error and returns the error.
+
+        `is_certain`: False if it is unknown whether the response is on record.
+        """
         self.response_id = response_id
         is_or_may_be = "is" if is_certain else "may be"
         self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
@@ -137,15 +140,15 @@ class ApiError(HTTPException):
     def response(self, body: Struct | None = None) -> Response:
         """The HTTP answer. If `body` is given, it is sent instead of `self.body()`. It must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        # If `retry` is false, Retry-After is not sent: the request may be stored already, and a client that looks only at
-        # this header would send it again.
+        # Without `retry`, no Retry-After is sent. The request may be stored already, and a client that reads only this
+        # header would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(body or self.body()), self.status, headers, "application/json")
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table
-    """What the client receives for each error of ours and of the libraries."""
+    """The error that the client receives for an error of this project or of a library."""
     match error:
         case ApiError():
             return error
@@ -237,12 +240,13 @@ def _challenge(error: InvalidCredential) -> str:
 def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
     """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
 
-    `sent`: that value. `other_names` maps the name of a parameter in another API to what to send here instead.
+    `sent`: the value that was sent. `other_names` maps a parameter's name in another API to what to send here instead.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
     path = _path_of(first_error, sent)
-    # A value that fits no type of a union has an error for each type. The one deepest inside is of the type that was meant.
+    # A value that fits no type of a union has an error for each type. The error deepest inside the value belongs to the
+    # type that was meant.
     for other_error in errors:
         if len(other_path := _path_of(other_error, sent)) > len(path) and other_path[: len(path)] == path:
             first_error, path = other_error, other_path
@@ -271,9 +275,9 @@ def _path_of(error: ErrorDetails, sent: Any) -> list[int | str]:
 
 
 def reported(error: Exception) -> ApiError:
-    """What the client receives. Logs each 5xx that was not raised as an ApiError.
+    """The error that the client receives. Logs each 5xx that was not raised as an ApiError.
 
-    The log line of a 500 also has the frames.
+    The log line of a 500 also has the stack frames.
     """
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):

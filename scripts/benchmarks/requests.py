@@ -54,9 +54,10 @@ async def start_conversations(base_url: str, count: int, body: bytes = b"{}") ->
 
 
 async def import_conversation(base_url: str, items: int, policy: Mapping[str, int] | None = None) -> str:
-    """Imports a conversation with this many short messages, and returns its id once all views show it.
+    """Imports a conversation with this many short messages. Returns its id when all views show it.
 
-    All but the newest messages of a very long one are shorter still, because an imported line has at most 8 MB.
+    In a very long conversation, all but the newest 20,000 messages are only one word, because an imported line has at
+    most 8 MB.
     """
     connection = await Connection.open(base_url)
     older = [{"role": "user", "content": "Yes."}] * (items - _IMPORTED_TEXTS)
@@ -87,9 +88,10 @@ async def wait_for_views(base_url: str) -> None:
 async def timed_floors(
     base_url: str, floor_url: str, paths: Mapping[str, str], kind: str, seconds: float
 ) -> dict[str, float]:
-    """Saves the store's answer to each path in the floor app. Then returns `timed_gets` of the floor app.
+    """Saves the store's answer to each path in the floor app.
 
-    `kind`: `page` or `context`.
+    Then measures with `timed_gets` how fast the floor app answers. `kind`: `page` or `context`, the path of the floor
+    app that answers.
     """
     store, floor = await Connection.open(base_url), await Connection.open(floor_url)
     floors = {}
@@ -102,9 +104,9 @@ async def timed_floors(
 
 
 async def timed_gets(base_url: str, paths: Mapping[str, str], seconds: float) -> dict[str, float]:
-    """The median time of a GET of each path, in milliseconds, by name.
+    """The median time of a GET of each path in milliseconds, by the names in `paths`.
 
-    Sends one request at a time, to each path in turn, for `seconds` times the number of paths.
+    Sends one request at a time, to each path in turn. This takes `seconds` times the number of paths.
     """
     connection = await Connection.open(base_url)
     for path in list(paths.values()) * _WARM_UPS:

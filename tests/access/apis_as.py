@@ -112,9 +112,9 @@ async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
 
 
 def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
-    """Status, body and headers of an answer.
+    """Status, body and headers of an answer, in a form that can be compared with other answers.
 
-    `ids` are replaced by `<id>`, and the headers that differ in every answer are left out.
+    `<id>` replaces each of `ids` in the body. Headers that differ in every answer are left out.
     """
     text = answer.text
     for one in ids:

@@ -6,9 +6,9 @@ from tests.scripted_provider import Exchange
 
 
 class SlowAnswers:
-    """Answers each question with `partial`, and then `answer to <question>` once the question is released.
+    """Answers each question with `partial`. When the question is released, sends `answer to <question>` too.
 
-    `questions`: in the order in which the provider got them.
+    `questions`: the questions in the order in which the provider got them.
     """
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class SlowAnswers:
         self._all = threading.Event()
 
     def release(self, *questions: str) -> None:
-        """Lets the answers to these questions end; without arguments, all."""
+        """Lets the answers to these questions end. Without arguments, lets all answers end."""
         self._released.update(questions)
         if not questions:
             self._all.set()

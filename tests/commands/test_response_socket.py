@@ -1,6 +1,7 @@
 """Responses over a WebSocket.
 
-The messages equal the events of a POST, a chain of responses need not be stored, and errors are messages.
+The messages on the socket are the same as the events of a streamed POST. A chain of responses need not be stored.
+Errors are sent as messages.
 """
 
 import asyncio
@@ -158,7 +159,7 @@ async def test_a_chain_that_is_not_stored_continues_on_its_connection_and_nowher
             ("assistant", "Hello, world!"),
             ("user", "three"),
         ]
-        # A connection remembers only its last response, and no other connection knows that response.
+        # A connection remembers only its last response. No other connection knows that response.
         assert await error_to(client, store=False, previous_response_id=first["id"]) == NOT_FOUND
         assert await error_to(other, store=False, previous_response_id=third["id"]) == NOT_FOUND
         posted = await served.http.post("/v1/responses", json={"input": "x", "previous_response_id": third["id"]})
@@ -317,7 +318,7 @@ async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempo
         await client.send(json.dumps({"type": "response.create", "input": "hi"}))
         while json.loads(await client.recv())["type"] != "response.output_text.delta":
             pass
-    # The provider sends nothing now, and the client has disconnected.
+    # The client has disconnected. The reply stops although the provider sends nothing.
     await eventually(lambda: "reply.interrupted" in topics(log) or None)
 
     request = json.dumps({"type": "response.create", "input": "again"})
@@ -336,7 +337,7 @@ async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempo
     assert len(provider.requests) == 2
 
 
-async def test_a_client_that_breaks_the_protocol_while_a_reply_runs_is_like_one_that_goes_away(
+async def test_a_client_that_breaks_the_protocol_stops_its_reply_as_a_disconnect_does(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()

@@ -1,4 +1,4 @@
-"""Long histories that a killed process left without a request."""
+"""Long histories without a request: the process stored the history and was killed before it stored the request."""
 
 import time
 
@@ -21,7 +21,7 @@ def history(*, answered: bool) -> AppendItems:
 
 
 async def stored(events: EventLog, *commands: AppendItems | RequestReply) -> str:
-    """A new conversation with these commands."""
+    """Starts a conversation and appends these commands to it. Returns its id."""
     conversation_id = await start(events)
     for command in commands:
         await events.append(request(conversation_id, command))

@@ -1,4 +1,4 @@
-"""What is known of a model: from settings, from the provider's list, by its name, and what was learnt.
+"""The facts about a model. They come from settings, from the provider's list, from its name, and from what was learnt.
 
 The cost of a reply is computed from these facts.
 """
@@ -31,7 +31,7 @@ from infrastructure.settings import ModelSettings, Settings
         ("", 200_000, "o200k_base", 0.8, ["window", "price"]),
     ],
 )
-def test_a_model_is_found_by_its_name_and_an_unknown_one_is_not_small(
+def test_a_model_is_found_by_its_name_and_an_unknown_one_gets_a_large_window(
     name: str, window: int, encoding: str, safety: float, unknown: list[str]
 ) -> None:
     models = Models(Settings())
@@ -90,7 +90,7 @@ def test_what_was_learnt_makes_a_window_smaller_and_never_overrides_a_setting() 
     assert (models.window("unknown"), models.window("listed")) == (200_000, 4_096)
 
 
-def test_the_providers_list_says_what_a_model_accepts_as_far_as_it_does() -> None:
+def test_what_a_model_accepts_is_read_from_the_providers_list_if_it_says_so() -> None:
     models = Models(Settings())
     models.set_listed(
         [
@@ -159,7 +159,7 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
-def test_the_name_that_the_provider_reports_has_the_price_unless_a_setting_has_one_for_the_requested_name() -> None:
+def test_the_reported_name_has_the_price_unless_a_setting_has_a_price_for_the_requested_name() -> None:
     priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
     models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
     assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000

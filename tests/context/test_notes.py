@@ -1,4 +1,4 @@
-"""What a model cannot take of a conversation is replaced in its place by a short note (renderers 8 and 9).
+"""Renderers 8 and 9 send a short note in place of each item, or part of an item, that the model cannot take.
 
 `scripts/test tests/context/test_notes.py -m endless` tries ten thousand conversations.
 """
@@ -286,7 +286,7 @@ _answer_part: TypeAdapter[Any] = TypeAdapter(ResponseOutputTextParam | ResponseO
 
 
 def exhaust(validated: Any) -> None:
-    """pydantic checks what the SDK calls an Iterable only while it is read."""
+    """Reads the whole value. pydantic checks the elements of an `Iterable` only while they are read."""
     if isinstance(validated, dict):
         for value in validated.values():
             exhaust(value)
@@ -325,7 +325,10 @@ def check_responses(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
 def test_any_items_become_a_request_that_the_api_takes_and_each_is_replaced_in_the_same_way(examples: int) -> None:
-    """Our own items of the Responses API that are malformed are sent to a model that may take them. So here it takes none."""
+    """For the Responses API, the model here always lacks `other_items`, `audio` and `reasoning`.
+
+    A model that has these abilities is sent such items as they are, also malformed ones. The check would refuse those.
+    """
 
     @settings(max_examples=examples, deadline=None)
     @given(st.lists(odd_items, max_size=12), st.sets(st.sampled_from(ABILITIES)))
@@ -336,13 +339,13 @@ def test_any_items_become_a_request_that_the_api_takes_and_each_is_replaced_in_t
             check(body)
             left_out = unsendable(renderer, items)
             sent = [item for index, item in enumerate(items) if index not in left_out]
-            # What was replaced needs only the abilities that are recorded.
+            # The missing abilities that the sent items need are recorded. The others make no difference.
             recorded = needed_abilities(renderer, sent) & missing
             assert render_items(renderer, sent, recorded) == render_items(renderer, items, missing)
-            # Nothing is lost: each item, or its note, is one message or a part of one.
+            # Nothing is lost: each item that is sent is one element of the input. Only reasoning may be left out.
             if renderer == RESPONSES:
                 assert len(body["input"]) == sum(item["type"] != "reasoning" for item in sent)
-            # What comes after does not change how an item is sent, unless it answers a call.
+            # A message after the items does not change how they are sent.
             assert (
                 body_of(renderer, [*items, note("user", "more")], missing)[_list(renderer)][:-1]
                 == body[_list(renderer)]

@@ -49,7 +49,7 @@ def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
 def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
     """The items to choose from, the instructions, and the summary if there is one.
 
-    Retracted items are gaps in the path.
+    Retracted items are missing from the path: the depths have gaps.
     """
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
     path = [context_item(n, item, rare == 0) for n, (item, _, rare, not_retracted) in enumerate(drawn) if not_retracted]
@@ -95,7 +95,7 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
     for index, item in enumerate(everything):
         if item.pinned and index not in unsent:
             assert item.item_id in shown
-    # The newest turn is complete: all the input, and the turn of the path that it continues.
+    # The newest turn is complete. It has all the input and, if the input begins no turn, the last turn of the path.
     assert all(
         item.item_id in shown or index in unsent for index, item in enumerate(everything) if item in context_input.input
     )
@@ -116,7 +116,11 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
 
 
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
-    """Where the window must begin, among `starts`. For a stable window: where it stands, else where it leaves room, else at the last start."""
+    """The one of `starts` at which the window must begin.
+
+    Without a stable window, it is the first start that fits in the budget. With one, it is the start where the window
+    stood before, if that still fits. If not, it is the first later start that leaves room, or else the last start.
+    """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:
         return next(start for start in starts if sizes[start] <= budget)
@@ -130,7 +134,10 @@ def expected_start(context_input: ContextInput, starts: list[int], budget: int, 
 
 
 def tokens_from(context_input: ContextInput, start: int) -> int:
-    """The tokens of a request whose window begins at this index of the path: with it all later items, all pinned ones, and their calls or outputs."""
+    """The tokens of a request whose window begins at this index of the path.
+
+    The request has all items from there on, all pinned items, and the calls or outputs that belong to pinned items.
+    """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     unsent = unsent_by_chat([item.item for item in everything])
     sent = {n for n in range(len(everything)) if n >= len(context_input.pins) + start or everything[n].pinned}

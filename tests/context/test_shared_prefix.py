@@ -1,4 +1,4 @@
-"""What a request records of its beginning, and what it says it shares with the last request of the same model."""
+"""What is recorded of each request: points of its beginning, and how much it shares with the model's last request."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -38,7 +38,7 @@ async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> Rec
 
 
 class Chat:
-    """A conversation in memory. Each request is compared with the one before it."""
+    """A conversation in memory. Each request is compared with the last one of the same model."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -82,7 +82,7 @@ def messages(context: Context) -> int:
 
 
 def tokens_at(context: Context) -> list[int]:
-    """The tokens before each point that is recorded."""
+    """How many tokens the request has before each recorded point."""
     assert context.shown.sequence is not None
     return [point.tokens for point in context.shown.sequence.points]
 

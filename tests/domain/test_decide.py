@@ -1,4 +1,7 @@
-"""The rules of conversations: given past events, when a command comes, then these events follow or it is refused."""
+"""The rules of conversations.
+
+Given past events, when a command comes, then these events follow, or the command is refused.
+"""
 
 import msgspec
 from hypothesis import given as for_any
@@ -311,7 +314,7 @@ def test_an_unlisted_conversation_with_something_else_loses_the_items_of_a_delet
     )
 
 
-def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() -> None:
+def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_item_can_be_neither() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     given(*events).when(PinItem(item_id="msg_1")).then(pinned)

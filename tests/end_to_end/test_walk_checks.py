@@ -1,4 +1,7 @@
-"""The checks of random walks pass for a store that follows the rules, and fail for each store that breaks one of them. No server is needed."""
+"""The checks of random walks pass for a store that follows the rules. They fail for each store that breaks one rule.
+
+No server is needed.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +26,7 @@ WALKS = 6
 REQUESTS = 120
 
 
-# Stores that break a rule each.
+# Each of these stores breaks one rule.
 
 
 class JoinsSubjects(RuleStore):
@@ -37,7 +40,7 @@ class JoinsUsers(RuleStore):
 
 
 class JoinsFirstMessages(RuleStore):
-    """Continues a conversation whose first message is the same."""
+    """Continues any conversation that begins with the same message, if it recognises nothing else."""
 
     def recognised(self, transcript: SentTranscript) -> Recognised:
         found = super().recognised(transcript)
@@ -76,7 +79,7 @@ class RecognisesNoTurns(RuleStore):
 
 
 class IgnoresAnswers(RuleStore):
-    """Takes every answer for the one that it gave."""
+    """Accepts any answer of the assistant in place of the answer that it gave."""
 
     def recognised(self, transcript: SentTranscript) -> Recognised:
         found = super().recognised(transcript)
@@ -184,7 +187,11 @@ def test_a_store_that_follows_the_rules_passes(plans: Sequence[Sequence[Round]])
 
 
 class ComparesFirst(RuleStore):
-    """Compares all requests of a round with the store as it was before, and then appends them. Of equal places it takes the first one, and then the last."""
+    """Compares all requests of a round with the store as it was before the round, and then appends them.
+
+    If it finds several equally good items, the first request continues from the first item, and the other requests
+    continue from the last item.
+    """
 
     def run(self, planned: Round) -> None:
         self._before, self._is_first = self.model.copy(), True

@@ -1,12 +1,14 @@
-"""A model in memory of what the store keeps of transcripts, and of where the next one may go on. Pure.
+"""A model in memory of the transcripts that the store keeps. Pure.
 
-It knows items by their meaning (`walk_messages.py`) and by their ids, which come from the log. It has two bounds for a match, and the store must be
-between them: `required` is how far a transcript must be recognised by the rules, and `is_sound` says whether it may go on after an item at all.
+It says from which items the next transcript may continue. It knows items by their meaning (`walk_messages.py`) and by
+their ids, which come from the log. It has two bounds for a match, and the store must stay between them. `required` says
+how far the store must recognise a transcript. `is_sound` says whether a transcript may continue from an item at all.
 
-The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it and it has an answer of
-this store. A *turn* is an answer of this store together with the item before it; a transcript whose front was cut, or whose older messages were
-rewritten, is recognised at its last turn, and at what follows this turn on the same path. A turn wins over a prefix that ends earlier if it is on
-a path with this prefix.
+The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it,
+and if it has an answer of this store. A *turn* is an answer of this store together with the item before it. If the
+first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised at its last
+turn, and at the items that follow this turn on the same path. If a prefix is recognised too, the turn is used if it
+ends later and its path contains this prefix.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,10 +24,13 @@ MAX_ANSWERS = 3
 """A turn must be recognised if it is one of the last three of a transcript."""
 
 MAX_EQUAL_TURNS = 8
-"""If more turns are equal, not all of them are compared with the transcript, so it need not be recognised at one of them."""
+"""If the store has more equal turns than this, it compares only some of them.
+
+So it need not recognise the transcript at a turn.
+"""
 
 MIN_COMMON_TEXT = 16
-"""An answer that a client has cut is still the same if so many characters of it are left."""
+"""An answer that a client has shortened still counts as the same if at least this many of its characters are left."""
 
 
 ASSISTANT = ("message", "assistant")
@@ -54,17 +59,23 @@ class SentTranscript:
         ]
 
     def start_of(self, end: int) -> int:
-        """Where the message starts that ends at `end`."""
+        """The start of the message that ends at `end`."""
         return max((other for other in self.ends if other < end), default=0)
 
     def turns(self) -> Iterator[tuple[Meaning, tuple[Meaning, ...], int]]:
-        """Each answer with the item before it, and its end. The last one first."""
+        """(item before the answer, items of the answer, its end) of the newest MAX_ANSWERS answers.
+
+        The last one comes first.
+        """
         for start, end in reversed(self.answers[-MAX_ANSWERS:]):
             yield self.items[start - 1], self.items[start:end], end
 
 
 class StoredItem(Struct, frozen=True):
-    """An item in the store. `meaning` None: reasoning. `is_answer`: an answer of this store."""
+    """An item in the store. `meaning`: None for reasoning.
+
+    `is_answer`: whether it belongs to an answer of this store.
+    """
 
     item_id: str
     parent_id: str | None
@@ -86,7 +97,7 @@ class StoredConversation(Struct, frozen=True):
 
 
 class Recognised(NamedTuple):
-    """How many items of a transcript are recognised, and the items that they may end at."""
+    """How many items of a transcript are recognised, and the ids of the stored items that the last of them may be."""
 
     length: int
     item_ids: frozenset[str]
@@ -114,7 +125,7 @@ class StoreModel:
         self._never_written: frozenset[str] = frozenset()
 
     def copy(self) -> "StoreModel":
-        """A copy that later changes of this model do not change."""
+        """A copy. Later changes of this model do not affect it."""
         copied = copy(self)
         copied.items = self.items.copy()
         copied.conversations = self.conversations.copy()
@@ -129,7 +140,7 @@ class StoreModel:
     # What happens in the store.
 
     def start(self, conversation_id: str, subject: str, after: str | None) -> None:
-        """A conversation begins. `after`: the item that it was forked at."""
+        """A conversation begins. `after`: the item after which the fork begins. None if the conversation is no fork."""
         assert conversation_id not in self.conversations
         self.conversations[conversation_id] = StoredConversation(subject, after)
 
@@ -174,7 +185,10 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The prefixes and turns of its conversation that have this item are forgotten, also those of replies that run."""
+        """The item is deleted. The store forgets the prefixes and turns of its conversation that contain this item.
+
+        Replies that run now will not write theirs.
+        """
         conversation_id = self.items[item_id].conversation_id
         later = {
             other.item_id
@@ -185,7 +199,7 @@ class StoreModel:
         self._forgetful |= self.conversations[conversation_id].running
         self._forgotten |= later
 
-    # Where a transcript may go on.
+    # From which items a transcript may continue.
 
     def named(self, transcript: SentTranscript) -> str | None:
         """The conversation that the client names: its id, or the last one that a request with this name went to."""
@@ -196,7 +210,10 @@ class StoreModel:
         return self.items[named[-1]].conversation_id if named else None
 
     def required(self, transcript: SentTranscript) -> Recognised:
-        """How far the transcript must be recognised. In a conversation that it names no answer is needed, and other conversations do not count."""
+        """How far the store must recognise the transcript.
+
+        If the client names a conversation, no answer of this store is needed, and only items on its path count.
+        """
         by_prefix = self._longest_prefix(transcript)
         for before, answer, end in transcript.turns():
             if end <= by_prefix.length:
@@ -215,14 +232,14 @@ class StoreModel:
         return by_prefix
 
     def _question_of(self, answer_id: str) -> Meaning | None:
-        """What the item before an answer means."""
+        """The meaning of the item before an answer. None if nothing is before it."""
         response_id = self.items[answer_id].response_id
         path = [self.items[item_id] for item_id in self.path(answer_id)]
         before = [item for item in path if item.meaning and not (item.is_answer and item.response_id == response_id)]
         return before[-1].meaning if before else None
 
     def is_sound(self, transcript: SentTranscript, item_id: str, count: int) -> bool:
-        """Whether the first `count` items of the transcript may be taken for the path that ends with the item."""
+        """Whether the store may treat the transcript's first `count` items as the path that ends with this item."""
         item = self.items[item_id]
         if (named := self.named(transcript)) is not None:
             is_on_path = item_id in self.path(self.conversations[named].head) and not self.is_deleted(item_id)
@@ -252,7 +269,11 @@ class StoreModel:
         return any(self._is_sound_turn(transcript, path, end, count) for end in transcript.ends if end <= count)
 
     def _is_sound_turn(self, transcript: SentTranscript, path: Sequence[StoredItem], end: int, count: int) -> bool:
-        """Whether the transcript has an answer of the path that ends at `end`, and then the rest of the path. Something before it must agree."""
+        """Whether the message that ends at `end` is an answer on the path, and the items after it complete the path.
+
+        The items after it end at `count`. If the transcript has items before the answer, some of them must agree with
+        the path as well.
+        """
         rest = count - end
         if len(path) <= rest or [item.meaning for item in path[len(path) - rest :]] != [*transcript.items[end:count]]:
             return False
@@ -267,7 +288,7 @@ class StoreModel:
 
     @staticmethod
     def _is_same_answer(path: Sequence[StoredItem], transcript: SentTranscript, end: int) -> bool:
-        """Whether the message that ends at `end` may be made of the answer that the path ends with."""
+        """Whether a client may have made the message that ends at `end` from the answer that ends the path."""
         answer = [item.meaning for item in _last_answer(path) if item.meaning is not None]
         return is_same_answer(answer, transcript.items[transcript.start_of(end) : end])
 
@@ -292,7 +313,7 @@ class StoreModel:
         return set(self._unretracted(items))
 
     def has_name(self, item_id: str) -> bool:
-        """Whether a name that was given to the conversation with this item still stands."""
+        """Whether the conversation still has the name that it was given at this item."""
         return item_id not in self._forgotten and not self.conversations[self.items[item_id].conversation_id].is_deleted
 
     def named_items(self, conversation_id: str) -> set[str]:
@@ -301,7 +322,7 @@ class StoreModel:
         return {item_id for item_id in named if self.items[item_id].conversation_id == conversation_id}
 
     def is_forgotten(self, item_id: str) -> bool:
-        """Whether no transcript may be recognised at the item any more."""
+        """Whether the store can no longer recognise a transcript at this item."""
         return not self._unretracted([item_id])
 
     def is_deleted(self, item_id: str) -> bool:
@@ -319,7 +340,7 @@ class StoreModel:
         return NOTHING
 
     def _extended(self, transcript: SentTranscript, turn: Recognised) -> Recognised:
-        """The turn, and what follows it in the transcript and on the path of one of its items."""
+        """Extends the turn by the messages after it, as far as stored transcripts also have them after this turn."""
         for end in reversed(transcript.ends):
             if end <= turn.length:
                 break
@@ -339,7 +360,10 @@ class StoreModel:
         self._prefixes_of[item_id] = self._prefixes_of.get(item_id, frozenset()) | {prefix}
 
     def _within(self, transcript: SentTranscript, item_ids: Iterable[str]) -> list[str]:
-        """Those of the items that are not deleted and, if the client names a conversation, are on its path."""
+        """The items at which the store can recognise the transcript.
+
+        If the client names a conversation: those on its path.
+        """
         found = self._unretracted(item_ids)
         if (named := self.named(transcript)) is None:
             return found
@@ -347,12 +371,12 @@ class StoreModel:
         return [item_id for item_id in found if item_id in path]
 
     def _unretracted(self, item_ids: Iterable[str]) -> list[str]:
-        """Those of the items that were not deleted, and whose conversation was not."""
+        """The items whose prefixes are still stored. Deletions remove prefixes: see `delete` and `retract`."""
         return [item_id for item_id in item_ids if item_id not in self._never_written and self.has_name(item_id)]
 
 
 def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
-    """The answer of this store that the path ends with. Empty if it ends with something else."""
+    """The items of the answer of this store that ends the path. Empty if the path ends with something else."""
     start = len(path)
     while start and path[start - 1].is_answer and path[start - 1].response_id == path[-1].response_id:
         start -= 1
@@ -360,7 +384,11 @@ def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
 
 
 def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
-    """Whether a client may have made the one of the other. The calls must be equal, or be gone. One text must be the beginning of the other, or name the calls."""
+    """Whether a client may have made the sent answer from the stored one.
+
+    The sent answer must have the same calls or none. One text must be the beginning of the other, or the sent text must
+    name the calls that are gone.
+    """
     calls, sent_calls = [[item for item in answer if item[0] == "call"] for answer in (stored, sent)]
     if not stored or (sent_calls and sent_calls != calls):
         return False
@@ -384,5 +412,5 @@ def contains_other(one: Meaning | None, other: Meaning) -> bool:
 
 
 def texts_of(message: Meaning) -> list[str]:
-    """The texts of a message with its images left out: clients drop the images of old messages."""
+    """The texts of a message, without its images. Clients leave out the images of old messages."""
     return [text for kind, text in zip(message[2::2], message[3::2], strict=True) if kind == "text"]

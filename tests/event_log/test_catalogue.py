@@ -279,7 +279,7 @@ EXTENDED: tuple[Event, ...] = (
         summary=InheritedSummary(conversation_id="conv_0", version=2),
     ),
 )
-"""Events with fields that were added after the first version."""
+"""Events with fields that were added after the first version of their type."""
 
 FROZEN: dict[str, str] = {
     "conversation.started": "018aaf636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30a57469746c65a154ac696e737472756374696f6e73a149a86d6574616461746181a16ba176ae636f6e746578745f706f6c69637982a662756467657401a77265736572766502a66c6973746564c2ab666f726b65645f66726f6d83af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03",
@@ -373,9 +373,9 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "0187af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d84af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a670696e6e656491a56d73675f30a773756d6d61727982af636f6e766572736174696f6e5f6964a6636f6e765f30a776657273696f6e02",
     ),
 )
-"""The first version wrote `FROZEN`, on 2026-11-22.
+"""`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.
 
-If a line of `FROZEN` or `EXTENDED_FROZEN` changes, stored events of that type can no longer be read.
+If a line of `FROZEN` or `EXTENDED_FROZEN` changes, events of that type that are stored already may become unreadable.
 """
 
 

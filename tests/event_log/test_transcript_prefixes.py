@@ -1,4 +1,7 @@
-"""The table `transcript_prefixes`: written and removed in the transactions of the log, and looked up for a principal."""
+"""The table `transcript_prefixes`. Its rows are written and removed in the log's transactions.
+
+Look-ups are for a principal.
+"""
 
 import asyncio
 from typing import Any
@@ -39,14 +42,14 @@ def prefix(item_id: str, hashed: str, **fields: Any) -> Prefix:
 
 
 def append(*hashes: str) -> AppendItems:
-    """An item for each hash."""
+    """A command that appends an item for each hash, with a prefix that has this hash."""
     items = [NewItem(item_id=mint("msg"), item=b"{}") for _ in hashes]
     prefixes = tuple(prefix(item.item_id, hashed) for item, hashed in zip(items, hashes, strict=True))
     return AppendItems(items=tuple(items), author="ann", prefixes=prefixes)
 
 
 async def reply(events: EventLog, conversation_id: str, *hashes: str, start_unlisted: bool = False) -> CompleteReply:
-    """A reply with one input item, and an output item for each hash."""
+    """Requests and completes a reply. It has one input item, and an output item for each hash."""
     response_id = mint("resp")
     shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")
     given = InputItem(item_id=mint("msg"), item=b'{"role": "user", "content": "?"}')
@@ -162,7 +165,9 @@ async def test_a_name_leads_to_the_conversation_that_got_it_last(
     assert await reader.of(ANN).conversation_named(b"other") is None
 
 
-async def test_a_deleted_response_is_not_named(events: EventLog, reader: EventReader, log: Log) -> None:
+async def test_a_prefix_of_a_deleted_response_has_no_response_id(
+    events: EventLog, reader: EventReader, log: Log
+) -> None:
     conversation_id = await start(events)
     completed = await reply(events, conversation_id, "a")
     await events.append(request(conversation_id, DeleteReply(response_id=completed.response_id)))
@@ -237,7 +242,7 @@ async def test_given_an_append_and_a_deletion_in_one_transaction_then_no_row_is_
     assert hashes_in(log) == []
 
 
-async def test_only_who_may_write_in_a_conversation_finds_its_prefixes(
+async def test_only_principals_who_may_write_in_a_conversation_find_its_prefixes(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     conversation_id = await start(events)
@@ -268,7 +273,7 @@ async def test_only_who_may_write_in_a_conversation_finds_its_prefixes(
 async def test_a_row_whose_item_is_gone_is_not_found(
     events: EventLog, reader: EventReader, log: Log, settings: Settings
 ) -> None:
-    """Such rows are left after rows of the log were removed by hand, or while the triggers are off."""
+    """Such rows are left over if rows of the log were removed by hand, or if the triggers are off during a deletion."""
     deleted, retracted, lost, moved = [await start(events) for _ in range(4)]
     commands = {
         deleted: append("deleted"),

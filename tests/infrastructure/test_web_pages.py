@@ -266,7 +266,7 @@ async def test_without_a_login_a_page_of_another_origin_is_refused(method: str, 
     assert store.served == []
 
 
-async def test_a_page_of_the_store_itself_is_served() -> None:
+async def test_without_a_login_a_request_from_a_page_of_the_store_is_served() -> None:
     store = Store()
     for host, origin in (
         ("localhost:8000", "http://localhost:8000"),
@@ -282,7 +282,7 @@ async def test_a_page_of_the_store_itself_is_served() -> None:
         assert (await store.ask("WEBSOCKET", "/v1/socket", *sent)).status == 101, host
 
 
-async def test_two_origins_are_both_checked() -> None:
+async def test_a_request_with_two_different_origins_is_refused_even_if_each_is_allowed() -> None:
     store = Store(cors_origins=[CHAT])
     for other in ("http://evil.example", "http://localhost:8000"):
         for pair in ([CHAT, other], [other, CHAT]):
@@ -295,7 +295,7 @@ async def test_two_origins_are_both_checked() -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v1/things"), ("POST", "/v1/things"), ("WEBSOCKET", "/v1/socket")]
 )
-async def test_without_a_login_a_request_that_the_browser_ascribes_to_another_site_is_refused(
+async def test_without_a_login_a_request_that_the_browser_says_is_from_another_site_is_refused(
     method: str, path: str
 ) -> None:
     store = Store(cors_origins=[CHAT])
@@ -376,7 +376,7 @@ class NobodyGetsIn:
         raise InvalidCredential("invalid_token", "The token has expired.")
 
 
-async def test_a_page_of_a_listed_origin_may_read_that_its_credential_is_refused() -> None:
+async def test_a_page_of_a_listed_origin_may_read_the_401_for_its_credential() -> None:
     store = Store(NobodyGetsIn(), has_login=True, cors_origins=[CHAT])
     answer = await store.ask("POST", "/v1/things", ("host", "any"), ("origin", CHAT))
     assert (answer.status, answer.code, store.served) == (401, "invalid_token", [])
@@ -385,7 +385,7 @@ async def test_a_page_of_a_listed_origin_may_read_that_its_credential_is_refused
     assert (await store.ask("OPTIONS", "/v1/things", ("host", "any"), *preflight)).status == 204
 
 
-async def test_an_unmodified_answer_has_the_same_headers() -> None:
+async def test_a_304_answer_has_the_cors_and_protection_headers_of_a_200() -> None:
     answer = await Store(cors_origins=[CHAT]).ask(
         "GET", "/v1/things", LOCAL, ("origin", CHAT), ("if-none-match", '"1"')
     )
@@ -444,7 +444,7 @@ async def test_every_answer_has_the_headers_that_protect_it_in_a_browser() -> No
     assert refused.headers["x-request-id"]
 
 
-async def test_the_documentation_page_may_be_cached_and_runs_only_its_own_scripts() -> None:
+async def test_the_documentation_page_runs_only_its_own_scripts_and_its_files_may_be_cached() -> None:
     page = await Store().ask("GET", "/docs", LOCAL)
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy

@@ -1,5 +1,7 @@
-"""A long conversation at ten times its budget: requests only grow at their end, except when the window moves. Then a provider's prompt cache has nearly
-everything that it is sent. They are the same with snapshots, from the log alone, and after the snapshots were made again.
+"""A conversation ten times as long as its budget. Its requests only grow at their end, except when the window moves.
+
+So a provider's prompt cache already has nearly all of each request. The requests are the same with a snapshot, from the
+log alone, and after the snapshot was made again.
 
 scripts/test tests/projections/test_standing_window.py -m endless     talks for a thousand turns
 """
@@ -53,7 +55,7 @@ def texts_of_chitchat(number: int) -> list[str]:
 
 
 def answer(exchange: Exchange, api: str, text: str | None, call_id: str) -> None:
-    """Answers with the text; without one, with a call."""
+    """Answers with the text. If it is None, answers with a call."""
     call = {"name": "look", "arguments": "{}"}
     if api == "chat" and text is not None:
         exchange.stream_text(text)
@@ -83,7 +85,7 @@ async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> Rec
 
 
 class Sent(Struct, frozen=True):
-    """A request that the provider received, and what the log says of it."""
+    """A request that the provider received, and its ReplyRequested in the log."""
 
     body: dict[str, Any]
     requested: ReplyRequested
@@ -109,7 +111,10 @@ class Talk:
         self.conversation_id = (await self._store.post("/v1/conversations", json=body)).json()["id"]
 
     async def turn(self, number: int, question: str, reply: str) -> None:
-        """One request, or two: every fifth answer is a call, whose output is the next input."""
+        """Sends the question. Every fifth answer is a call: then a second request sends its output.
+
+        Before every seventh turn, the snapshot is removed and made again.
+        """
         if number % TURNS_TO_A_REBUILD == 0:
             await self._world.redis.flushdb()
             head = await self._world.reader.head(self.conversation_id)
@@ -167,7 +172,7 @@ def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
 
 
 def sent_before(earlier: Sequence[bytes], later: Sequence[bytes]) -> int:
-    """How many bytes of `later` are the beginning that both have."""
+    """How many bytes at the beginning of `later` are also the beginning of `earlier`."""
     shared = 0
     for one, other in zip(earlier, later, strict=False):
         if one != other:
@@ -204,7 +209,7 @@ async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_for
     moves = [later for earlier, later in pairs if not is_prefix(earlier.parts, later.parts)]
     # Each move makes room for four tenths of the budget.
     assert 10 < len(moves) <= max(30, turns // 20)
-    # The record says the same.
+    # The recorded `shared_prefix` of each request says the same.
     for earlier, later in pairs:
         shared = later.requested.shown.shared_prefix
         assert shared is not None

@@ -1,4 +1,4 @@
-"""The events of a conversation, which are its audit trail: read in pages, and as a live stream."""
+"""The events of a conversation are its audit trail. They are read in pages, and as a live stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
 
 
 @pytest.mark.parametrize("event", [*EXAMPLES, *EXTENDED], ids=lambda event: event.topic)
-def test_every_field_of_every_event_is_json(event: LogEvent) -> None:
+def test_every_event_is_written_as_json_without_unknown_fields(event: LogEvent) -> None:
     recorded = Recorded(
         position=70,
         conversation_id="conv_1",

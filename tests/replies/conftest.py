@@ -2,7 +2,8 @@
 
 log       reads the event log of the test's own database
 provider  a scripted model provider
-http      a client of a running store with that provider: both APIs, served on a port, and the projector. Its requests are Ann's
+http      a client of a running store that uses this provider. The store serves both APIs on a port, and runs the
+          projector. The client sends its requests as Ann
 """
 
 import asyncio

@@ -79,7 +79,7 @@ def test_a_wrong_command_gets_a_message_and_nothing_is_stored(settings: Settings
     assert Log(settings.postgres_url).rows("SELECT FROM api_keys") == []
 
 
-def test_without_a_store_the_tool_says_so(tmp_path: Path) -> None:
+def test_a_missing_or_unreachable_store_is_an_error_that_shows_no_password(tmp_path: Path) -> None:
     done = keys("list", data=tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "No store found" in done.stderr
@@ -88,7 +88,7 @@ def test_without_a_store_the_tool_says_so(tmp_path: Path) -> None:
     assert "hunter2" not in done.stderr
 
 
-def test_a_store_with_auth_mode_keys_serves_the_official_client_with_a_key_of_the_tool(
+def test_a_key_that_the_tool_made_lets_the_official_client_in_until_it_is_revoked(
     system: Callable[..., System],
 ) -> None:
     running = system("--no-model", environment={"AUTH_MODE": "keys"})

@@ -1,4 +1,7 @@
-"""The hashes of a transcript's prefixes: what clients change without meaning to keeps them, and what changes the meaning changes them."""
+"""The hashes of a transcript's prefixes.
+
+They stay the same if a client changes only the form of a message, and differ if the meaning changes.
+"""
 
 import json
 import time
@@ -39,7 +42,7 @@ arguments = st.dictionaries(
 
 @st.composite
 def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
-    """A chat message, and the same message as another client, or the same one later, might write it."""
+    """A chat message, and the same message in a form that another client, or the same client later, might send."""
     space = st.sampled_from(["", " ", "\n", "\r\n\t "])
 
     def content(text: str) -> Any:
@@ -152,7 +155,7 @@ DIFFERENT: list[Json] = [
 ]
 
 
-def test_what_means_something_else_has_another_hash() -> None:
+def test_messages_with_another_meaning_have_another_hash() -> None:
     hashes = [last_hash(message) for message in DIFFERENT]
 
     assert len(set(hashes)) == len(DIFFERENT)
@@ -314,7 +317,7 @@ def test_the_prefixes_of_an_answer_are_those_of_the_message_that_clients_send_ba
     )
 
 
-def test_an_empty_answer_is_not_found_alone() -> None:
+def test_an_empty_answer_has_no_hash_of_its_own() -> None:
     end = transcript_end(of([USER]), "resp_1", answered=False)
     empty = {"type": "message", "role": "assistant", "content": "<think>x</think>"}
 
@@ -328,7 +331,7 @@ def test_a_name_is_mapped_to_an_item() -> None:
     assert (name.item_id, name.hash, name.answered) == ("msg_1", name_hash("t", "s", "n"), True)
 
 
-def test_many_unclosed_thoughts_take_no_quadratic_time() -> None:
+def test_many_unclosed_thoughts_do_not_take_quadratic_time() -> None:
     start = time.perf_counter()
     last_hash({"role": "assistant", "content": "<think>" * 300_000})
     last_hash({"role": "assistant", "content": "<think></think>" * 100_000})
@@ -348,7 +351,7 @@ def test_known_messages_change_nothing_but_the_time() -> None:
 
 
 def test_known_transcripts_change_nothing_but_the_time() -> None:
-    """Transcripts go on, are sent again, depart, lose their front, and are sent by others."""
+    """Transcripts are continued, repeated, edited, sent without their first messages, and sent by another subject."""
     turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(40)]
     cached, few = KnownMessages(), KnownMessages(max_messages=30)
     edited = [*turns[:11], {"role": "assistant", "content": "edited"}, *turns[12:20]]

@@ -1,4 +1,7 @@
-"""The refusal of a request that is too long is recognised in the words of many providers, and the window in it is found."""
+"""Recognises that a request was refused because it is too long, in the words of many providers.
+
+Finds the window in the refusal.
+"""
 
 import pytest
 
@@ -102,7 +105,7 @@ REFUSALS: list[tuple[object, int | None]] = [
     ({"message": "invalid params, context window exceeds limit (2013)"}, None),
     ({"message": "Request body too large for gpt-4o model. Max size: 8000 tokens."}, 8_000),
     ({"message": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 5000"}, 4_097),
-    # numbers that are none
+    # numbers that cannot be the size of a window
     ({"message": "This model's maximum context length is 0 tokens"}, None),
     ({"code": "context_length_exceeded", "n_ctx": -5}, None),
     ({"code": "context_length_exceeded", "n_ctx": "4096"}, None),
@@ -132,5 +135,5 @@ def test_a_refusal_for_the_length_is_recognised_and_its_window_is_found(body: ob
 
 
 @pytest.mark.parametrize("body", OTHER_REFUSALS)
-def test_another_refusal_is_not_taken_for_it(body: object) -> None:
+def test_another_refusal_is_not_taken_for_a_refusal_for_the_length(body: object) -> None:
     assert not is_too_long(*error_fields(error_object(body)))
