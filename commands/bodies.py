@@ -42,8 +42,12 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
 
 
 class Policy(PolicyFields):
-    """A conversation's context policy: a budget and a reserve for the answer, both in tokens; what happens to older items; and what happens to
-    replies that are stopped, or whose client disconnects. A field that is absent is as the tenant's default.
+    """Which items of a conversation the model is sent, and what happens to a reply that is stopped or loses its client.
+
+    `budget`: the most tokens that are sent. `reserve`: the tokens that are kept free for the answer. `strategy`:
+    whether older items are left out or summarized. `window`, `refill`: at which item the sent history begins.
+    `stopped`: what happens to a stopped reply. `on_disconnect`: what happens when the client disconnects. An absent
+    field has the tenant's default.
     """
 
 

@@ -13,7 +13,12 @@ from infrastructure.event_log.reader import PrincipalReader
 
 
 async def delete_reply(context: CommandContext, response_id: str, receipt: bytes) -> Response:
-    """Deletes the response. A running reply is recorded as cancelled, and then stopped. Answers with the receipt. Raises ResponseNotFound."""
+    """Deletes the response, and answers with the receipt.
+
+    A reply that runs or waits is recorded as cancelled, and then stopped.
+
+    Raises ResponseNotFound.
+    """
     conversation_id = await context.dependencies.reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
@@ -23,7 +28,7 @@ async def delete_reply(context: CommandContext, response_id: str, receipt: bytes
 
     try:
         response = await _delete(context, conversation_id, response_id, answer)
-    except ReplyIsOver:  # it has completed since its items were read
+    except ReplyIsOver:  # the reply has ended since its items were read, and has added items
         response = await _delete(context, conversation_id, response_id, answer)
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error

@@ -1,7 +1,8 @@
-"""Finds the conversation that a Responses request repeats in its `input`. Clients that keep their history themselves send all of it each time.
+"""Finds the conversation whose history a Responses request repeats in its `input`.
 
-Such a request names neither a conversation nor a response. Its input is compared with the transcripts that are known, so that nothing is
-stored twice. The model is shown the path of the conversation, so the match counts only if this path is exactly what the client sent.
+Clients that keep the history themselves send all of it with each request, and name neither a conversation nor a
+response. The input is compared with the transcripts that the store knows, so that nothing is stored twice. The model
+is shown the path of the conversation, so a match is used only if this path is exactly what the client sent.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ from infrastructure.ids import is_id
 
 
 class MatchedInput(Struct, frozen=True, kw_only=True):
-    """An input and what it repeats.
+    """The input of a request, and how much of it a conversation has already.
 
     transcript  the items of the input
-    repeated    how many of them the target's conversation has already
+    repeated    how many of these items the target's conversation has already
     target      where the reply goes; None: into a new conversation
     """
 
@@ -43,11 +44,15 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
     def prefixes(
         self, new_ids: dict[int, str], response_id: str, output: Sequence[tuple[str, Item]]
     ) -> tuple[Prefix, ...]:
-        """The prefixes that are recorded when the reply completes. `new_ids`: the ids of the input's new items, by their index in the input."""
+        """The prefixes that are recorded when the reply completes.
+
+        `new_ids`: the ids of the input's new items, by their index in the input. `output`: (id, item) of each item.
+        """
         transcript, target = self.transcript, self.target
         version = target.version if target is not None and target.start is None else None
         chain = transcript.chains[-1] if transcript.chains else transcript.first
-        # A prefix that ends with an item of the input is looked for only if an answer of this store is before this item.
+        # A prefix that ends with an input item is useful only if an answer of this store lies before the item. Without
+        # a target, the store knows of no such answer.
         of_input = [
             Prefix(
                 item_id=new_ids[index],
@@ -63,7 +68,10 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
 
 
 async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
-    """What the input of a request repeats. None: the input is not compared, and no prefixes of it are recorded, so later requests do not match it."""
+    """Compares the input of a request with the known transcripts.
+
+    None if the input is not compared. Then no prefixes of it are recorded either, so later requests do not match it.
+    """
     if not body.stored or body.conversation is not None or body.previous_response_id is not None:
         return None
     items = await _items(context, given)
@@ -88,7 +96,10 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 
 
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
-    """The items of the input, with those that references name. None if the caller may not read one of these: `take_input` refuses such an input."""
+    """The items of the input. The item that a reference names takes the reference's place.
+
+    None if the caller may not read a referenced item. Then `take_input` refuses the input.
+    """
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
     found = await find_items(context, ids)
     items: list[Item] = []
@@ -103,7 +114,10 @@ async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[It
 
 
 async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix) -> bool:
-    """Whether the path up to the prefix has no more items than the transcript. It has more if a client cut off the front in an earlier request."""
+    """Whether the path up to the prefix has only the `repeated` items of the transcript.
+
+    It has more items if an earlier request left out the beginning of its history.
+    """
     if prefix.depth == repeated:
         return True
     sent = sum(map(transcript.is_hashed, range(repeated)))
@@ -112,10 +126,10 @@ async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeat
 
 
 async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget | None:
-    """The conversation of the prefix if nothing follows it there, otherwise a fork.
+    """The conversation of the prefix if no item follows the prefix there, otherwise a fork.
 
-    None if the conversation was deleted meanwhile, or if the model would be shown something else than its path: it has instructions, a
-    summary, or a context policy of its own that chooses what is shown.
+    None if the conversation was deleted meanwhile. None also if the model would not be shown exactly the path: the
+    conversation has instructions, a summary, or a context policy that chooses other items than the tenant's default.
     """
     reader, conversation_id = context.dependencies.reader, prefix.conversation_id
     head = await reader.readable_head(conversation_id)
@@ -139,5 +153,5 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
 
 
 def _shown_by(policy: ContextPolicy) -> ContextPolicy:
-    """The policy without the fields that do not matter for what a model is shown of a path."""
+    """The policy with fixed values for `stopped` and `on_disconnect`, which do not change what a model is shown."""
     return replace(policy, stopped="drop", on_disconnect="stop")

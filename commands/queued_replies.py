@@ -1,4 +1,7 @@
-"""Replies that wait for their turn (`on_busy`): records that they wait, requests them when their turn comes, and takes over those of a dead process."""
+"""Replies that wait for their turn (`on_busy`).
+
+Records that a reply waits, requests it when its turn comes, and takes over the waiting replies of a process that died.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -43,7 +46,10 @@ async def queue_reply(context: CommandContext, command: QueueReply, conversation
 
 
 def _wait(context: CommandContext, command: QueueReply, conversation_id: str, queued: Appended) -> QueuedReply:
-    """Starts to wait. The headers of the request counted when the reply was queued."""
+    """Starts a reply that waits for its turn.
+
+    `If-Match` and the idempotency key were used when the reply was queued, so they are not used again for its request.
+    """
     dependencies = context.dependencies
     reply = QueuedReply(
         dependencies.reply_services,
@@ -62,7 +68,10 @@ def _wait(context: CommandContext, command: QueueReply, conversation_id: str, qu
 
 
 async def _request(context: CommandContext, queued: QueueReply, conversation_id: str) -> Turn:
-    """Assembles the context of a reply whose turn has come, and requests the reply. Items that were deleted meanwhile are left out."""
+    """Assembles the context of a reply whose turn has come, and requests the reply.
+
+    Items that were deleted while the reply waited are left out.
+    """
     reader, parameters = context.dependencies.reader, msgspec.json.decode(queued.parameters)
     cache_key = await _cache_key(context, parameters, conversation_id)
     for _ in range(MAX_TRIES):
@@ -103,7 +112,10 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
 
 
 async def _cache_key(context: CommandContext, parameters: Mapping[str, Any], conversation_id: str) -> str | None:
-    """As for a reply that does not wait: the conversation's family, unless the client gave a key or the provider may not know such keys."""
+    """The default of `prompt_cache_key`, as for a reply that does not wait: the conversation's family.
+
+    None if the client gave a key, or if the provider may not know such keys.
+    """
     if "prompt_cache_key" in parameters or not uses_responses_api(context.dependencies.models.renderer):
         return None
     return await context.dependencies.contexts.family(conversation_id)
@@ -114,7 +126,9 @@ def _outlives_process(command: QueueReply, policy: ContextPolicy) -> bool:
 
 
 async def take_over(dependencies: ProcessDependencies, leases: ReplyLeases, orphan: Orphan) -> bool:
-    """Waits in place of a process that died, if the reply waits and outlives its process. Returns whether this or another process has taken it over.
+    """Takes over a reply whose process died, if the reply still waits and outlives its process.
+
+    Returns whether this process or another one has taken the reply over.
 
     Raises psycopg.Error, and what EventLog.append raises.
     """

@@ -1,6 +1,7 @@
-"""Requests a reply to a transcript: finds the conversation that it continues, stores what is new, and starts the reply.
+"""Requests a reply to a transcript.
 
-The model is sent exactly the messages of the request. The conversation stores each message once.
+Finds the conversation that the transcript continues, stores the new messages, and starts the reply. The model is sent
+exactly the messages of the request. The conversation stores each message once.
 """
 
 import asyncio
@@ -34,10 +35,13 @@ from replies.reply_end import PrefixesOf
 
 MAX_ATTEMPTS = 3
 MAX_NEW_ON_LOOP = 1_000
-"""A transcript with more messages that are not known yet is parsed in a thread, so that it delays no other request. The event loop parses others sooner."""
+"""A transcript with more unknown messages than this is parsed in a thread, so that it delays no other request.
+
+A shorter one is parsed on the event loop, because a thread would take longer.
+"""
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""The most items and bytes of a long history that one append stores. A large append would delay the appends of others."""
+"""One append stores at most so many items and bytes of a long history. A larger append would delay other appends."""
 
 
 class ChatRequest(Struct, frozen=True):
@@ -126,7 +130,9 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 
 
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
-    """Requests the reply at its target. If the target's conversation has gone on, is ended, or has a running reply, requests it in a fork.
+    """Requests the reply at its target.
+
+    If the target's conversation has newer items, is ended, or has a running reply, requests it in a fork.
 
     Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.
     """
@@ -153,13 +159,16 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
         if not (isinstance(error, ApiError) and error.response_id):  # the reply is not on record
             await _delete_history(context, target)
         raise
-    if reply.conversation_id != target.conversation_id:  # another request with the idempotency key was first
+    if reply.conversation_id != target.conversation_id:  # another request with the same idempotency key was first
         await _delete_history(context, target)
     return reply
 
 
 async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
-    """Deletes the target's conversation. Without its reply nobody would find the history, and a repeated request stores the history again."""
+    """Deletes the target's conversation.
+
+    Without the reply, no later request would find the history. A repeated request stores it again.
+    """
     with suppress(Refused, LogUnavailable):
         await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
 
@@ -220,7 +229,7 @@ def _prefixes(
 
 
 def _matched(target: ChatTarget) -> tuple[int, bool]:
-    """How many items of the transcript lie up to the match, and whether one of them is an answer of this store."""
+    """How many items of the transcript the match covers, and whether one of them is an answer of this store."""
     return (target.match.items, target.match.answered) if target.match else (0, False)
 
 
@@ -241,7 +250,10 @@ def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: N
 async def _append_history(
     context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
 ) -> ChatTarget:
-    """Starts the target's conversation, and appends the history in chunks. Returns the target after the history."""
+    """Starts the target's conversation, and appends the history in chunks.
+
+    Returns the target for the reply, which follows the history.
+    """
     context = replace(context, if_match=None)
     assert target.start is not None
     await context.append(target.conversation_id, target.start)

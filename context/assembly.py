@@ -1,7 +1,8 @@
-"""Assembles what a model is shown: finds the newest items, chooses those that fit the token budget, renders the request.
+"""Assembles what a model is shown: finds the newest items, chooses those that fit in the budget, renders the request.
 
-The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
-budget is full. They never come from the views in MongoDB. Commands send these contexts, queries show them.
+The items come from the snapshot in Redis if it can be used. Otherwise they are read from the log, backwards from the
+head until the budget is full. They never come from the views in MongoDB. Commands send these contexts, and queries show
+them.
 """
 
 import asyncio
@@ -43,7 +44,10 @@ LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 
 
 MAX_FAMILIES = 10_000
-"""Of how many conversations the family is remembered. They take about 2 MB."""
+"""For how many conversations a process remembers the family: the first conversation in the chain of forks.
+
+They take about 2 MB.
+"""
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -144,9 +148,10 @@ class Contexts:
         reply_request: ReplyRequest,
         snapshot: RecentItems | None,
     ) -> ContextChoice:
-        """As `choose`, with a snapshot that was looked up before. Reads the log if there is no snapshot, or if it has another version or too few items.
+        """As `choose`, with a snapshot that was looked up before.
 
-        Raises LogMoved if the log may have moved back since `at` was read.
+        The log is read if there is no snapshot, if the snapshot has another version or too few items, or if the request
+        leaves out items (`without`). Raises LogMoved if the log may have moved back since `at` was read.
         """
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
@@ -204,9 +209,10 @@ class Contexts:
     async def assemble_transcript(
         self, *, model: str, parameters: Mapping[str, Any], sent: SentMessages, version: int = 0
     ) -> Context:
-        """The context of a Chat Completions request: all of `sent`, however many tokens they are. `version`: that of the conversation it continues.
+        """The context of a Chat Completions request: all messages of `sent`, whatever their number of tokens.
 
-        The provider decides whether they fit. So the recorded budget is the whole window of the model.
+        The provider decides whether they fit. So the recorded budget is the whole window of the model. `version`: of
+        the conversation that the request continues.
         """
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
@@ -242,9 +248,10 @@ class Contexts:
         return family
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
-        """The newest items of the conversation's snapshot, of any version, as many as fit in a request to this model.
+        """The newest items of the conversation's snapshot: those that fit in a request to this model, and one more.
 
-        None if there is no usable snapshot, or if it has copies of items that are deleted by now.
+        The snapshot may have any version. None if there is no usable snapshot, or if it has copies of items that are
+        deleted by now.
         """
         assert self._reader.tenant is not None
         recent = await self._shared.find_snapshot(

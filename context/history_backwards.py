@@ -26,11 +26,12 @@ COUNT_BATCH_ITEMS = 32
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
-    lie before `items`, except those that the summary replaces. `pins`: the pinned items before `items`, oldest first. `pinned`: the ids of all
-    pinned items, in `pins` or in `items`. `lost`: in a fork, the inherited items that are gone, because a conversation that it comes from was
-    deleted. `is_inherited`: some of the items in `items` or `lost`, pins or the summary may be inherited from another conversation. `last_requests`: what was last sent
-    to each model on this path, by the model's name (`context/last_requests.py`).
+    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log.
+    `reaches_start`: no items lie before `items`, except those that the summary replaces. `pins`: the pinned items
+    before `items`, oldest first. `pinned`: the ids of all pinned items, in `pins` or in `items`. `lost`: in a fork, the
+    inherited items that are gone, because their conversation was deleted. `is_inherited`: whether `items`, `lost`, the
+    pins or the summary may come from another conversation. `last_requests`: the last request to each model on this
+    path, by the model's name (`context/last_requests.py`).
     """
 
     version: int
@@ -82,8 +83,11 @@ async def recent_items_from_log(
     *,
     without: Collection[str] = (),
 ) -> RecentItems:
-    """The newest items at `version`, except those in `without`: those that fit in `max_tokens` and in the policy's budget, and one more. If that
-    reaches the items that the summary replaces, reading stops there. In a fork, reading continues in its origin.
+    """The newest items at `version` that fit in `max_tokens` and in the policy's budget, and one more.
+
+    Items in `without` are skipped.
+
+    Reading stops at the items that the summary replaces. In a fork, it continues in the origin.
     """
     counts = counts or ItemCounts()
     settings, newest_page = await asyncio.gather(
@@ -117,7 +121,10 @@ async def recent_items_from_log(
 async def recent_items_of_fork(
     reader: Reader, start: StartConversation, max_tokens: int, counts: ItemCounts
 ) -> RecentItems:
-    """The newest items of a fork that is about to be created by `start`: those of its origin, up to the item where it forks. And what it inherits."""
+    """The newest items of a fork that `start` is about to create: the origin's items up to the place of the fork.
+
+    The pins and the summary are those that the fork inherits.
+    """
     fork = start.forked_from
     assert fork is not None
     summary = await counted_summary(await inherited_summary(reader, start.summary))
@@ -142,7 +149,10 @@ async def recent_items_of_fork(
 
 
 class _BackwardRead:
-    """Collects a path's newest items, except those in `without`, until they have more than `limit` tokens, or until an item is not deeper than `above_depth`."""
+    """Collects a path's newest items. Items in `without` are skipped.
+
+    Stops when the items have more than `limit` tokens, or at the first item whose depth is `above_depth` or less.
+    """
 
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts, without: Collection[str] = ()) -> None:
         self._without = without

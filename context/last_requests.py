@@ -8,11 +8,13 @@ from context.selection import ContextItem
 from domain.events import Event, ReplyRequested, ReplyShown, SentSequence
 
 MAX_LAST_REQUESTS = 16
-"""Of how many models the last request is known: of those that were used last."""
+"""For how many models the last request is kept: the models that were used most recently."""
 
 
 def sent_request(event: Event) -> tuple[str, SentSequence] | None:
-    """The model and the sequence of a request, also of one that was sent again with another context.
+    """The model and the sequence of the request that this event records.
+
+    This may also be a request that was sent with another context, because the provider had refused the first one.
 
     None for other events, for requests that recorded no sequence, and for chat completions.
     """
@@ -24,14 +26,16 @@ def sent_request(event: Event) -> tuple[str, SentSequence] | None:
 def comparable_requests(
     last_requests: Mapping[str, SentSequence], items: Sequence[ContextItem], *, reaches_start: bool, summary_depth: int
 ) -> dict[str, SentSequence]:
-    """Those that were made since the oldest of `items`, a path's newest items. If these reach the start: since the summary, or all.
+    """The last requests that were made since the oldest of `items` was appended. `items`: the path's newest items.
 
-    So the last requests are the same wherever the items come from. A snapshot may have older requests; in the log they were not read.
+    If `items` reach the start: the last requests that were made since the last summarized item was appended, or all. So
+    the result is the same from a snapshot and from the log. A snapshot may have older requests, which are not read from
+    the log.
     """
     from_depth = summary_depth if reaches_start else items[0].depth
     return {model: sequence for model, sequence in last_requests.items() if sequence.depth >= from_depth}
 
 
 def summary_hash(summary: Summary | None) -> bytes:
-    """As in SentSequence. Empty if there is no summary."""
+    """The value of `SentSequence.summary` for this summary. Empty if there is no summary."""
     return b"" if summary is None else hashlib.sha256(summary.compaction_id.encode()).digest()[:8]

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 OPENROUTER = "openrouter"
-"""It lists the models of many providers, as `anthropic/claude-sonnet-4.5`."""
+"""The id of the provider that lists the models of many others, with names such as `anthropic/claude-sonnet-4.5`."""
 
 _WINDOWS = (("gemini-", 1_048_576),)
-"""(prefix of the name, window). genai-prices has no window for most Gemini models, and Google's `/models` lists none either. Without this line,
-four fifths of their window would not be used.
+"""(prefix of the model's name, window).
+
+genai-prices has no window for most Gemini models, and Google's `/models` lists none either. Without
+this line, the store would use only a fifth of their window.
 """
 
 
@@ -43,7 +45,7 @@ class PricedModel(Struct, frozen=True):
     def price(self) -> tuple[float | None, float | None, float | None]:
         """The prices of input, cached input and output today: US dollars for 1,000,000 tokens. None: not listed.
 
-        A request with a long context may cost more: `cost` knows.
+        A request with a long context may cost more. `cost` takes this into account.
         """
         prices = self._prices()
         names = ("input_mtok", "cache_read_mtok", "output_mtok")
@@ -71,9 +73,11 @@ class PricedModel(Struct, frozen=True):
 
 
 def find_priced(name: str, base_url: str) -> PricedModel | None:
-    """The model of this name: in the list of the provider at `base_url`, if the table has this provider. Else by its name alone.
+    """The model of this name.
 
-    A path before the name is left out if the model is not found with it.
+    The list of the provider at `base_url` is searched first, then the lists that `_sellers` names.
+
+    If the model is not found, it is looked up again without the path before its name.
     """
     providers = load_providers()
     for reference in dict.fromkeys((name, name.rsplit("/", 1)[-1])):
@@ -84,7 +88,10 @@ def find_priced(name: str, base_url: str) -> PricedModel | None:
 
 
 def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
-    """The providers in whose lists the model is looked up, in this order."""
+    """The providers in whose lists the model is looked up, in this order.
+
+    First the provider at `base_url`, then those whose models have such names. Last OpenRouter, if the name has a slash.
+    """
     yield from (provider for provider in providers if re.match(provider.api_pattern, base_url))
     yield from (provider for provider in providers if provider.model_match and provider.model_match.is_match(reference))
     if "/" in reference:

@@ -1,4 +1,7 @@
-"""Items that a model is shown with a note in place of what it cannot take: their tokens, and what a request records of them."""
+"""Items that are sent in a changed form because the model cannot take a part of them: their tokens, and their record.
+
+For example, a note takes the place of an image. The record of the request names these items.
+"""
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -15,7 +18,7 @@ from domain.items import Item
 async def noted_tokens(
     items: Sequence[tuple[str, Item]], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> dict[int, int]:
-    """By index, the tokens of each (id, item) that is not sent as it is."""
+    """The tokens of each item that is sent in a changed form, by its index in `items`. `items`: (id, item) of each."""
     noted = {
         index: (f"{item_id} {','.join(sorted(missing))}", as_sent.item)
         for index, (item_id, item) in enumerate(items)
@@ -28,7 +31,7 @@ async def noted_tokens(
 async def with_noted_tokens(
     items: Sequence[ContextItem], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> Sequence[ContextItem]:
-    """These items, with the tokens that they have as they are sent to a model without the `missing` abilities."""
+    """These items, with the tokens that they have in a request to a model without the `missing` abilities."""
     others = _others(items)
     as_sent = await noted_tokens([(item.item_id, item.item) for _, item in others], renderer, missing, counts, encoding)
     if not as_sent:
@@ -38,7 +41,7 @@ async def with_noted_tokens(
 
 
 def noted_ranges(sent: Sequence[ContextItem], renderer: int, missing: Collection[str]) -> list[LeftOut]:
-    """The sent items of which something is left out, as ranges: neighbours with the same reason form one range."""
+    """The sent items in which something is left out, as ranges: neighbours with the same reason form one range."""
     reasons = {
         index: noted.reason
         for index, item in _others(sent)
@@ -53,7 +56,10 @@ def noted_ranges(sent: Sequence[ContextItem], renderer: int, missing: Collection
 
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
-    """(index, item) of all but the messages whose content is a string, which every model takes. A context may have thousands of these."""
+    """(index, item) of each item that may have to be changed: all except messages whose content is a string.
+
+    Every model takes such messages, and a context may have thousands of them.
+    """
     return [
         (index, item)
         for index, item in enumerate(items)

@@ -50,10 +50,11 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 
 
 class Rerendered(Struct, frozen=True, kw_only=True):
-    """A body that was rendered again. `matches`: it has the recorded SHA-256; None if something in it is blanked.
+    """A body that was rendered again.
 
-    `items`: the items that were sent, the request's own input last.
-    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: the summary covers a deleted item, so its text is left out.
+    `matches`: whether its SHA-256 is the recorded one; None if something in the body is blanked. `items`: the items
+    that were sent. The request's own input comes last. `summary_tokens`: tokens of the summary, 0 if there was none.
+    `summary_is_blanked`: the summary covers a deleted item, so its text is left out.
     """
 
     body: dict[str, Any]

@@ -1,4 +1,6 @@
-"""The shape of context snapshots. A snapshot has a conversation's newest items and their token counts, so its next reply need not read the log.
+"""The shape of context snapshots.
+
+A snapshot has a conversation's newest items and their token counts, so its next reply need not read the log.
 
     context:{tenant}:{conversation_id}        HASH
         version        of the conversation; every event changes it
@@ -6,17 +8,20 @@
         incarnation    of the log that the snapshot was made from; versions of different incarnations are not compared
         format         SNAPSHOT_FORMAT; a snapshot of another format is ignored
         settings       JSON of SnapshotSettings
-        branch depth   of the path's last item, which may be retracted. Without items, depth is 0, or in a fork the depth of the item it begins after
+        branch depth   of the path's last item, which may be retracted. Without items, depth is 0,
+                       or in a fork the depth of the item after which the fork begins
         first          the depth of the list's first element; depth + 1 if the list is empty
         bytes          the size of all elements together
-        request:{model}  JSON of a LastRequest: what this model was last sent. Some may be older than those of `Snapshot.last_requests`
+        request:{model}  JSON of a LastRequest: the last request to this model. `Snapshot.last_requests` has only the
+                         newer ones
         deleted        "1" on a tombstone. It has only this field, version and incarnation, and expires after a day
 
     context_items:{tenant}:{conversation_id}  LIST
         an element for each depth from `first` to `depth`: JSON of a SnapshotItem, or empty if the item is retracted
 
-The list has the newest items of the path's last branch that the summary does not replace, and no items of a fork's origin: as many as fit
-in MAX_ITEMS and MAX_BYTES. Redis may evict one of the two keys. So a list of another length than `first` and `depth` say is not used.
+The list has the newest items of the path's last branch, as many as fit in MAX_ITEMS and MAX_BYTES. It has no items that
+the summary replaces, and none of a fork's origin. Redis may evict one of the two keys. So the list is used only if it
+has the length that `first` and `depth` say.
 
 `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
 """
@@ -38,10 +43,16 @@ MAX_BYTES = 2_000_000
 
 MAX_PINNED_BYTES = 1_000_000
 MAX_FIELDS = 40
-"""A hash with more fields is made again, so that it does not have a `request:` field for each of many models."""
+"""If the hash has more fields, the snapshot is made again.
+
+Otherwise the hash could get a `request:` field for each of many models.
+"""
 
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
-"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation. Every event of the conversation writes it."""
+"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation.
+
+Every event of the conversation writes the snapshot.
+"""
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
@@ -53,11 +64,14 @@ KEY_PREFIX = "context:"
 ITEMS_KEY_PREFIX = "context_items:"
 
 UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
-"""What `from_stored` raises for a hash and a list that are no snapshot of SNAPSHOT_FORMAT."""
+"""The errors that `from_stored` raises if the fields or the elements cannot be read as a snapshot."""
 
 
 class SnapshotItem(Struct, frozen=True, array_like=True):
-    """An item as an element of the list. `item`: as stored. `tokens`: in o200k_base. It has the first fields of a ContextItem, which is decoded from the same JSON."""
+    """An item as an element of the list. `item`: as stored. `tokens`: in o200k_base.
+
+    Its fields are the first fields of ContextItem. So a ContextItem can be decoded from the same JSON.
+    """
 
     item_id: str
     item: Raw
@@ -71,10 +85,12 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
 
 
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What only changes when a snapshot is made again. `pins`: the pinned items, by depth, even if they are in the list too.
+    """The part of a snapshot that changes only when the snapshot is made again.
 
-    `needs_log`: contexts are read from the log, because of what belongs to other conversations and may be deleted there: inherited pins, an
-    inherited summary, a fork's summary, a summary of copies. Or because the pinned items have more than MAX_PINNED_BYTES; then `pins` is empty.
+    `pins`: the pinned items, by depth, even if they are in the list too. `needs_log`: contexts are read from the log,
+    for one of two reasons. The conversation has inherited pins, an inherited summary, a fork's summary or a summary of
+    copies: their content belongs to other conversations and may be deleted there. Or the pinned items have more than
+    MAX_PINNED_BYTES; then `pins` is empty.
     """
 
     instructions: str | None = None
@@ -85,7 +101,7 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LastRequest(Struct, frozen=True, array_like=True):
-    """What was last sent to a model. `version`: of the event that says so."""
+    """The last request to a model. `version`: of the event that records the request."""
 
     version: int
     sequence: SentSequence
@@ -94,7 +110,8 @@ class LastRequest(Struct, frozen=True, array_like=True):
 class Snapshot(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has no items and no settings.
 
-    `last_requests`: by model, those that were made since the item before `first`; of at most MAX_LAST_REQUESTS models.
+    `last_requests`: the last request to each of at most MAX_LAST_REQUESTS models. Requests whose depth is less than
+    `first` - 1 are left out.
     """
 
     version: int
@@ -153,7 +170,7 @@ def request_fields(last_requests: Mapping[str, LastRequest]) -> dict[str, str]:
 
 
 def newest_requests(last_requests: Mapping[str, LastRequest], first: int) -> dict[str, LastRequest]:
-    """Those that `Snapshot.last_requests` has, if its list begins at depth `first`."""
+    """The requests that `Snapshot.last_requests` has if the snapshot's list begins at depth `first`."""
     newest = sorted(last_requests.items(), key=lambda entry: -entry[1].version)[:MAX_LAST_REQUESTS]
     return {model: last for model, last in newest if last.sequence.depth >= first - 1}
 

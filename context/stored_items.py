@@ -1,4 +1,4 @@
-"""Items as events of the log hold them."""
+"""The items in events of the log: decoded, and with their token counts."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,10 @@ from domain.items import Item, from_stored
 
 
 class StoredItem(Struct, frozen=True):
-    """`copy_of`: the id of the original, if the item is a copy. `is_deleted`: it is deleted now, and the caller is not shown deleted content."""
+    """`copy_of`: the id of the original, if the item is a copy.
+
+    `is_deleted`: the item is deleted now, and the caller is not shown deleted content.
+    """
 
     item_id: str
     item: Item

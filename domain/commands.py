@@ -1,6 +1,7 @@
-"""The commands a conversation takes. Ids, times and item bodies come from outside and are already validated.
+"""The commands that a conversation takes. Ids, times and item bodies come from outside and are already validated.
 
-The handlers in `commands/` and the replies in `replies/` make them. `decide` turns them into events or refuses them.
+The handlers in `commands/` and the replies in `replies/` make the commands. `decide` turns a command into events, or
+refuses it.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -17,16 +18,18 @@ class NewItem(Struct, frozen=True, kw_only=True):
 
 
 class Prefix(Struct, frozen=True, kw_only=True):
-    """The beginning of a transcript, up to an item that the command appends. The log's table `transcript_prefixes` maps it to this item.
+    """The beginning of a transcript, up to an item that the command appends.
+
+    The log's table `transcript_prefixes` maps the hash of this beginning to the item.
 
     item_id      the item that the prefix ends with
     hash         of the normalized items of the prefix, of an answer alone, or of a name (`context/transcripts/prefix_hashes.py`)
-    answered     whether one of its items is an answer of this store
-    response_id  the request with which the item came
+    answered     whether one of the prefix's items is an answer of this store
+    response_id  of the request with which the item came
     messages     how many messages that request's transcript has up to the end of this prefix; 0 if the prefix ends within a message
-    exact        the hash of exactly these messages, if there are any
-    read_version the conversation's version when the transcript was compared with it. If an item was retracted after it, the prefix may contain
-                 this item and is not recorded. None: the transcript was compared with nothing of the conversation
+    exact        the exact hash of these messages; empty if there are none
+    read_version the conversation's version when the transcript was compared with it. If an item was retracted after this version, the prefix is
+                 not recorded, because it may contain the item. None: the transcript was not compared with the conversation
     """
 
     item_id: str
@@ -39,7 +42,7 @@ class Prefix(Struct, frozen=True, kw_only=True):
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What every command has."""
+    """The base of all commands."""
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -103,10 +106,13 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is another item; UNSET: accept any head.
+    """`start`: create this conversation in the same transaction.
 
-    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`: the reply waits in the
-    queue, and its turn has come. `retracts`: items to retract in the same append, if they are not retracted yet. `shown` has none of them.
+    `expected_head`: refuse if the head is another item; UNSET: accept any head.
+
+    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`:
+    the reply waits in the queue, and its turn has come. `retracts`: items to retract in the same append, if they are
+    not retracted yet. They are not in `shown`.
     """
 
     response_id: str
@@ -127,7 +133,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
 
 class QueueReply(Command, frozen=True, kw_only=True):
-    """As in ReplyQueued."""
+    """Records that a reply waits for its turn. The fields are as in ReplyQueued."""
 
     response_id: str
     model: str
@@ -138,7 +144,10 @@ class QueueReply(Command, frozen=True, kw_only=True):
 
 
 class ReadQueue(Command, frozen=True, kw_only=True):
-    """Changes nothing. The result has the conversation's state as the log has it now: which replies run and wait."""
+    """Changes nothing.
+
+    The result has the conversation's current state in the log: which replies run, and which ones wait.
+    """
 
 
 class ShowReply(Command, frozen=True, kw_only=True):
@@ -177,7 +186,10 @@ class FailReply(Command, frozen=True, kw_only=True):
 
 
 class StopReply(Command, frozen=True, kw_only=True):
-    """What the next two commands have. If the conversation's policy keeps stopped replies, `input` and `output` are appended as by CompleteReply."""
+    """The fields of CancelReply and InterruptReply.
+
+    If the conversation's policy keeps stopped replies, `input` and `output` are appended as by CompleteReply.
+    """
 
     response_id: str
     author: str = ""
@@ -219,10 +231,13 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another summary is active.
+    """`replaces`: the version of the active summary, which the new summary includes; 0 for none.
 
-    `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of a fork. The new summary
-    replaces them without including them. `read_version`: the conversation's version when the items were read. Refuse if an item was retracted after it.
+    Refuse if another summary is active.
+
+    `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of
+    a fork. The new summary replaces these and does not include them. `read_version`: the conversation's version when
+    the items were read. Refuse if an item was retracted after this version.
     """
 
     compaction_id: str

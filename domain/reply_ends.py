@@ -1,6 +1,7 @@
 """The rules for the end of a reply: it completes, fails, is stopped, or is deleted. Pure.
 
-The items of a completed reply join the conversation, those of a failed one never do. `context_policy.stopped` decides for the others.
+The items of a completed reply join the conversation. Those of a failed reply never do. For a stopped reply,
+`context_policy.stopped` decides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,10 @@ def end_reply(
 
 
 def joinable(output: Sequence[InputItem]) -> Sequence[InputItem]:
-    """What of a partial answer may join a conversation: all but a last item that cannot be sent to a model again, such as half a call."""
+    """The items of a partial answer that may join a conversation.
+
+    The last item is left out if it cannot be sent to a model again. An example is half a call.
+    """
     return output if not output or is_usable(from_stored(output[-1].item)) else output[:-1]
 
 
@@ -72,7 +76,10 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
 
 
 def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[Event, ...]:
-    """A reply that was still waiting for its turn never joins."""
+    """The items that join the conversation, and the end of the reply.
+
+    Nothing joins if the reply was still waiting for its turn.
+    """
     keeps = state.context_policy.stopped == "keep" and command.response_id in state.running
     joining_input = command.input if keeps else ()
     joining_output = joinable(command.output) if keeps else ()
@@ -90,9 +97,10 @@ def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[E
 
 
 def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """A running or waiting reply is cancelled first, and none of its items joins. In an unlisted conversation the reply's items are retracted too.
+    """Deletes a reply. If it runs or waits, it is cancelled first, and none of its items joins the conversation.
 
-    If an unlisted conversation holds nothing else, the conversation is deleted instead.
+    In an unlisted conversation the reply's items are retracted too. If the conversation then has no other items and no
+    other replies, the conversation is deleted instead.
     """
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
@@ -111,7 +119,7 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
 
 
 def retract_all(item_ids: Sequence[str], known_items: Mapping[str, KnownItem]) -> tuple[ItemRetracted, ...]:
-    """The retractions of those of these items that are not retracted yet."""
+    """A retraction for each of these items that is not retracted yet."""
     return tuple(
         ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth)
         for item_id in item_ids

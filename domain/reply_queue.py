@@ -6,11 +6,14 @@ from domain.errors import ConversationLocked, ReplyIsOver, TooManyQueued
 from domain.events import Event, ReplyCancelled, ReplyQueued
 
 MAX_QUEUED = 16
-"""How many replies may wait in a conversation, besides the one that interrupts."""
+"""How many replies may wait in a conversation. A waiting reply that interrupts is not counted."""
 
 
 def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
-    """The reply waits behind the others. One that interrupts goes before them, and cancels an earlier one that interrupts and still waits."""
+    """The reply waits behind the others. A reply that interrupts goes before them.
+
+    If an earlier reply that interrupts is still waiting, it is cancelled.
+    """
     superseded: tuple[Event, ...] = ()
     if not command.interrupts:
         if len(state.queued) - (state.interrupting is not None) >= MAX_QUEUED:
@@ -22,7 +25,10 @@ def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
 
 
 def check_turn(state: Conversation, command: RequestReply) -> None:
-    """Raises ReplyIsOver if the reply was queued and does not wait any more. Raises ConversationLocked if it is not its turn."""
+    """Raises ReplyIsOver if the reply was queued and no longer waits.
+
+    Raises ConversationLocked if it is not the reply's turn.
+    """
     if command.queued and command.response_id not in state.queued:
         raise ReplyIsOver(command.response_id)
     if state.running or (state.queued and state.queued[0] != command.response_id):

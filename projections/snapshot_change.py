@@ -35,9 +35,9 @@ from projections.views.event_writes import is_deletion
 class SnapshotChange(Struct):
     """The changes that a batch makes to one conversation's snapshot.
 
-    `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`: its new items.
-    `last_requests`: by model.
-    `needs_refill`: the batch has a change that is rare, so the snapshot is made again from the log.
+    `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`:
+    the batch's new items. `last_requests`: by model. `needs_refill`: the batch has one of the rare changes after which
+    the snapshot is made again from the log.
     """
 
     tenant: str

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the models that the provider lists, with what this store knows of each."""
+"""GET /v1/models and /v1/models/{id}: the models that the provider lists, with what this store knows about each."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -30,9 +30,10 @@ class ModelPrice(Struct, frozen=True, kw_only=True):
 class Model(Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
     """A model of the provider.
 
-    `window`: the size of its context window, in tokens of `encoding`. `output`: the most tokens of an answer; null: not known. `accepts`: whether
-    it takes each of `image`, `file`, `audio`, `tools` and `custom_tools`; what is not known is absent. `price` is null if it is not known.
-    `unknown`: which of `window` and `price` nobody knows. Then `window` is the most that the store sends.
+    `window`: the size of its context window, in tokens of `encoding`. `output`: the most tokens of an answer; null if
+    it is not known. `accepts`: whether the model takes `image`, `file`, `audio`, `tools` and `custom_tools`; those that
+    are not known are absent. `price`: null if it is not known. `unknown`: which of `window` and `price` are not known.
+    An unknown window is taken as the value of `window`.
     """
 
     id: str

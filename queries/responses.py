@@ -88,7 +88,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
 
 
 class InputItemsQuery(IncludeQuery, PageQuery):
-    """A page, and `include[]`."""
+    """The parameters of a page, and `include[]`."""
 
 
 @query_route(
@@ -99,7 +99,10 @@ class InputItemsQuery(IncludeQuery, PageQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_input_items(context: QueryContext, response_id: str, query: InputItemsQuery) -> Response:
-    """A page of the response's input items, newest first, without deleted ones. Any of them may be a cursor."""
+    """A page of the response's input items, newest first, without deleted ones.
+
+    Any input item may be a cursor, also a deleted one.
+    """
     read, document = await read_response(context, response_id)
     deleted = await deleted_input(context, read, [document])
     items = [item.encode() for item in document["input"]]
@@ -156,9 +159,9 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 
 
 async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
-    """The JSON of a reply's output items, in order: those in its conversation, from the view `items`, and those that did not join it.
+    """The JSON of a reply's output items, without retracted ones.
 
-    Retracted items are left out.
+    First come the items that joined the conversation, from the view `items`, then those that did not join it.
     """
     rest = [item.encode() for item in document["output"]]
     item_ids: list[str] = document["output_ids"]

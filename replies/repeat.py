@@ -12,7 +12,8 @@ from domain.events import Shown
 class Repeat(Struct, frozen=True, kw_only=True):
     """`body`: the request to the provider. `shown`: what is recorded of it. `reason`: as in ReplyShown.
 
-    `learn` is called when the answer to this request has begun: then the reason is certain. None: nothing is left to learn.
+    `learn` is called when the answer to this request has begun. Then it is certain that `reason` was the cause of the
+    refusal. None: there is nothing to learn.
     """
 
     body: Mapping[str, Any]
@@ -22,4 +23,9 @@ class Repeat(Struct, frozen=True, kw_only=True):
 
 
 RepeatOf = Callable[[ModelFailed, Shown], Awaitable[Repeat | None]]
-"""What to send instead of a request that the provider refused. `Shown`: what was sent. None: nothing else; the refusal is the answer."""
+"""Makes the request that is sent instead of one that the provider refused.
+
+`Shown`: what is recorded of the refused request.
+
+None: no other request is sent, and the refusal is the answer.
+"""

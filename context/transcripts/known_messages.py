@@ -1,4 +1,6 @@
-"""Keeps what was computed of recent messages and transcripts. A transcript repeats all messages of the request before it, so most of it is known.
+"""Keeps the results that were computed for recent messages and transcripts.
+
+A transcript repeats all messages of the request before it, so most of its messages are known.
 
 With this, a transcript of a thousand messages is checked, hashed and counted in about 2 ms instead of 9.
 """
@@ -18,7 +20,7 @@ from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""How many messages are kept, by themselves and in transcripts. They take about 40 MB."""
+"""The limit for single messages, and also the limit for messages in transcripts. They take about 40 MB."""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -26,7 +28,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 class MessageFacts(Struct, frozen=True, gc=False):
     """What is known of a message that was checked. `items`: one entry for each of its items; None for an item that is not hashed.
 
-    `is_answer`: an assistant says it.
+    `is_answer`: it is an assistant's message.
     """
 
     items: tuple[HashedItem | None, ...]
@@ -47,13 +49,16 @@ def digest_of(message: object) -> bytes:
 
 
 class KnownMessages:
-    """The facts of messages, by `digest_of`, and those of transcripts. The oldest are dropped when there are too many. Thread-safe."""
+    """The facts of messages, by their `digest_of`, and the facts of transcripts.
+
+    The oldest are dropped when there are too many. Thread-safe.
+    """
 
     def __init__(self, max_messages: int = MAX_MESSAGES) -> None:
         self._max_messages = max_messages
         self._facts: dict[bytes, MessageFacts] = {}
         self._transcripts: dict[tuple[bytes, bytes], TranscriptFacts] = {}
-        """By the seed of the chain, and the exact hash of all messages."""
+        """The key is the seed of the chain and the exact hash of all messages."""
         self._in_transcripts = 0
         self._lock = threading.Lock()
 
@@ -68,7 +73,10 @@ class KnownMessages:
                     del self._facts[oldest]
 
     def take_transcript(self, seed: bytes, exact: Sequence[bytes]) -> TranscriptFacts:
-        """The longest known transcript that one with these hashes begins with. Forgets it: the longer one is known soon. Empty if there is none."""
+        """The longest known transcript that is a beginning of the transcript with these hashes. Empty if there is none.
+
+        It is forgotten here, because the caller adds the longer transcript.
+        """
         with self._lock:
             keys = ((seed, hashed) for hashed in reversed(exact))
             found = next((self._transcripts.pop(key) for key in keys if key in self._transcripts), TranscriptFacts())
@@ -88,7 +96,7 @@ class SentMessages(Struct, frozen=True):
     """The messages of a request, and the digest of each.
 
     instructions  how many system and developer messages are before all others
-    exact         for each of the others, the exact hash of it and those before it
+    exact         for each of the other messages, the exact hash of it and of the other messages before it
     """
 
     messages: Sequence[Json]

@@ -28,11 +28,11 @@ Json = dict[str, Any]
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
-    """A transcript and its hashes. They depend on whose transcript it is.
+    """A transcript and its hashes. The hashes depend on the tenant, the subject and the user of the request.
 
     instructions  the leading system and developer messages, as JSON texts
     messages      the messages after them
-    custom_calls  the ids of their calls of custom tools
+    custom_calls  the ids of the calls of custom tools in `messages`
     facts         what is known of each message
     ends          for each message, how many items it and the messages before it have
     first         the chain before the first item
@@ -79,7 +79,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
         return any(item is not None for item in self.facts[message].items)
 
     def is_answer(self, message: int) -> bool:
-        """Whether an assistant says the message."""
+        """Whether this is an assistant's message."""
         return self.facts[message].is_answer
 
 
@@ -144,7 +144,7 @@ def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str 
 def transcript_end(
     transcript: ParsedTranscript, response_id: str, *, answered: bool, read_version: int | None = None
 ) -> TranscriptEnd:
-    """The end of the whole transcript. `answered`: whether it has an answer of this store."""
+    """The end of the whole transcript. `answered`: whether the transcript has an answer of this store."""
     chain = transcript.chains[-1] if transcript.chains else transcript.first
     return TranscriptEnd(
         replace(chain, answered=answered),
@@ -164,10 +164,13 @@ def input_prefixes(
     answered: bool,
     read_version: int | None = None,
 ) -> tuple[Prefix, ...]:
-    """The prefixes that end with a message whose last item is new: an item after the first `matched` items of the transcript.
+    """The prefixes that end with a message whose last item is new.
 
-    `new_ids`: the ids of the items that are appended now. They are the next ones after these. `response_id`: None if they are appended
-    before the request. `answered`: whether one of the first `matched` items is an answer of this store. `read_version`: as in Prefix.
+    The first `matched` items of the transcript are not new.
+
+    `new_ids`: the ids of the items that are appended now. They follow the first `matched` items. `response_id`: None if
+    the items are appended before the request. `answered`: whether one of the first `matched` items is an answer of this
+    store. `read_version`: as in Prefix.
     """
     return tuple(
         Prefix(

@@ -1,11 +1,13 @@
 """The hashes by which a transcript is recognised. Pure.
 
-The hash of a chain covers the normalized items of a prefix. Clients change some things without meaning to, and these do not change the hash:
-the order of keys, nulls and empty fields, a string instead of one text part, the name of a text part's type, outer white space, the id and
-the status of an item, and how the arguments of a call are written as JSON. In an answer, thoughts (`<think>…</think>`) do not change the
-hash either, nor how the text is divided into parts.
+The hash of a chain covers the normalized items of a prefix. Clients change some things without meaning to, and these do
+not change the hash: the order of keys, nulls and empty fields, a string instead of one text part, the name of a text
+part's type, outer white space, the id and the status of an item, and how the arguments of a call are written as JSON.
+In an answer, two more things do not change the hash: thoughts (`<think>…</think>`), and how the text is divided into
+parts.
 
-Reasoning and calls that the provider runs itself are left out, because chat messages have none. An empty answer before a call is left out too.
+Reasoning items, and calls that the provider runs itself, are not hashed, because chat messages do not have them. An
+empty answer before a call is not hashed either.
 
 An exact hash covers whole messages as JSON values: only the order of keys does not matter.
 """
@@ -38,7 +40,7 @@ _NO_PART_OF_CHATS = frozenset(
 """Types of items that are not hashed."""
 
 _THOUGHT_TAG = re.compile(r"<(?P<closes>/?)(?P<name>think(?:ing(?:-content-[0-9a-f]{32})?)?)>")
-"""The tags around thoughts in the text of an answer. aider writes the last form."""
+"""The tags around thoughts in the text of an answer. aider writes the form with `content`."""
 
 
 def _number(text: str) -> float:
@@ -66,7 +68,7 @@ class Chain(Struct, frozen=True, gc=False):
     answered      whether one of them is an answer of this store
     last          the hash of the last item alone; empty if there is none
     seed          the hash of the tenant, the subject and the user whose transcript it is
-    before_empty  the chain before the last item, if that item is an empty answer: a call that follows continues from there
+    before_empty  if the last item is an empty answer: the chain before it. A call that follows continues from this chain
     """
 
     hash: bytes
@@ -104,7 +106,7 @@ def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
 
 
 def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = False) -> Chain:
-    """As `next_chain`, but takes what `hashed_item` returns for the item."""
+    """As `next_chain`, but takes the result of `hashed_item` instead of the item."""
     if hashed is None:
         return chain
     before = chain
@@ -142,19 +144,19 @@ def is_hashed(item: Item) -> bool:
 
 
 def is_answers(item: Item) -> bool:
-    """Whether an assistant says this: a message or a call."""
+    """Whether the item is an assistant's message or a call."""
     kind = type_of(item)
     return item.get("role") == "assistant" if kind == "message" else kind.endswith("_call")
 
 
 def text_of_message(items: Iterable[Item]) -> str:
-    """The text of a message's items, normalized as it is hashed."""
+    """The text of a message's items, normalized as for the hash."""
     texts = [part for item in items if type_of(item) == "message" for part in (_normalized(item) or [[]])[-1]]
     return "\n".join(part for part in texts if isinstance(part, str))
 
 
 def message_hash(items: Iterable[Item]) -> bytes:
-    """The hash of the items of one message. What is before them does not change it."""
+    """The hash of the items of one message. It does not depend on the items before them."""
     return hash_of_all(map(hashed_item, items))
 
 
@@ -167,12 +169,15 @@ def hash_of_all(hashed_items: Iterable[HashedItem | None]) -> bytes:
 
 
 def turn_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
-    """The hash of an answer and the item before it. `chain`: after this item."""
+    """The hash of an answer and the item before it. `chain`: the chain after this item."""
     return _hash("turn", chain.seed, chain.last, message_hash(answer))
 
 
 def answer_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
-    """The hash of an answer alone. What is before it does not change it, but whose transcript it is does."""
+    """The hash of an answer alone.
+
+    It depends on the tenant, the subject and the user, but not on the items before the answer.
+    """
     return _hash("turn", chain.seed, b"", message_hash(answer))
 
 
@@ -198,9 +203,10 @@ def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
 
 
 def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
-    """The prefix that ends with a reply's output, and those by which the answer is found in a transcript that was changed before it.
+    """The prefix that ends with a reply's output, and the prefixes that find the answer if earlier messages change.
 
-    `output`: (id, item) of each item. Clients get an answer as one message, and send it back as one. So this message's items are hashed.
+    `output`: (id, item) of each item. Clients get an answer as one message, and send it back as one message. So the
+    items of this message are hashed.
     """
     if not output:
         return ()
@@ -249,7 +255,7 @@ def _hash(domain: str, *values: bytes) -> bytes:
 
 
 def _normalized(item: Item) -> list[Any] | None:
-    """What of an item is hashed, beginning with its type; None if it is not hashed."""
+    """The values of an item that are hashed. The first one is its type. None if the item is not hashed."""
     match kind := type_of(item):
         case "message":
             parts = _answer_parts if item.get("role") == "assistant" else _parts
@@ -272,7 +278,10 @@ def _is_empty_answer(normalized: list[Any]) -> bool:
 
 
 def _parts(content: Any) -> list[Any]:
-    """The parts of a message or an output: a text as a string, another part without empty fields. Texts of white space are left out."""
+    """The parts of a message or an output: each text as a string, each other part without its empty fields.
+
+    Empty texts are left out.
+    """
     if content is None or isinstance(content, str):
         return [text] if (text := (content or "").strip()) else []
     parts = (_part(part) for part in content)
@@ -312,7 +321,10 @@ def _answer_parts(content: Any) -> list[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without its thoughts. It is searched for single tags, because a pattern for whole blocks could take quadratic time."""
+    """The text without its thoughts.
+
+    Tags are searched one by one, because a pattern for whole blocks could take quadratic time.
+    """
     if "<think" not in text:
         return text
     kept: list[str] = []

@@ -33,7 +33,7 @@ With a longer timeout it would retry after 1, 3 and 7 s. In between, callers wou
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     """A pool that hands out no connection that the server has closed.
 
-    It does not lose a connection when a caller is cancelled while it returns the connection.
+    If a caller is cancelled while it returns a connection, the pool does not lose this connection.
     """
 
     _pipelines: Sequence[PostgresPipeline] = ()
@@ -55,8 +55,10 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         return pipeline
 
     async def read(self, pipeline: PostgresPipeline, values: Sequence[Any], timeout_seconds: float) -> Any:
-        """Calls a pipeline of this pool whose statement only reads. If the connection was lost, calls it once more: it may have been lost
-        while it was idle. Raises what the call raises.
+        """Calls a pipeline of this pool whose statement only reads. Raises what the call raises.
+
+        If the connection was lost, calls the pipeline once more, because the connection may have been lost while it was
+        idle.
         """
         try:
             return await pipeline.call(values, timeout_seconds)
@@ -71,7 +73,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.close()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # After a restart of the server every idle connection is closed. Without this check, each of them would make one caller fail.
+        # A restart of the server closes every idle connection. Without this check, each closed connection would make one
+        # caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it

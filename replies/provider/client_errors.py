@@ -60,7 +60,7 @@ def _refused(error: openai.APIStatusError) -> ModelFailed:
 
 
 def _has_no_connection(error: BaseException | None) -> bool:
-    """Whether a connection was refused or broke. The client's transport reports that as a timeout too."""
+    """Whether a connection was refused or broken off. The client's transport reports this as a timeout, too."""
     while error is not None:
         if isinstance(error, aiohttp.ClientConnectionError):
             return not isinstance(error, TimeoutError)

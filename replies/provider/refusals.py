@@ -1,6 +1,9 @@
-"""Finds out from a provider's refusal which abilities of the model it speaks of. Its words are not kept: they may contain what people wrote.
+"""Finds out which abilities of the model a provider's refusal names.
 
-The patterns come from the messages of OpenAI, Anthropic, Mistral, DeepSeek, OpenRouter, Groq, Ollama, llama.cpp, LM Studio and vLLM.
+The words of the refusal are not kept: they may contain what people wrote.
+
+The patterns come from the messages of OpenAI, Anthropic, Mistral, DeepSeek, OpenRouter, Groq, Ollama, llama.cpp, LM
+Studio and vLLM.
 """
 
 import re
@@ -12,7 +15,7 @@ import msgspec
 from domain.errors import RefusedRequest
 
 MAX_READ_CHARACTERS = 300
-"""How much of a message is read. Providers say first what is wrong, and then may repeat the request."""
+"""How much of a message is read. Providers first say what is wrong. After that, they may repeat the request."""
 
 _NOT_REFUSALS: Final = (401, 403, 408, 429)
 _OUTAGES: Final = (502, 503, 504)
@@ -33,15 +36,19 @@ _LACKS: Final = re.compile(
 _ONE_BAD_PART: Final = re.compile(
     r"format|media type|mime|(?<!\w)urls?(?!\w)|file_(id|url)|download|fetch|decode|corrupt|exceed|too (large|big|many|long)|size|resolution|page"
 )
-"""Words of a message about one image or file that is wrong in itself. Such a message does not show that the model takes none."""
+"""Words of a message about one image or file that is wrong in itself.
+
+Such a message does not show that the model takes no images or no files.
+"""
 
 _LEARNABLE: Final = ("image", "file", "audio", "tools", "custom_tools")
 
 
 def refusal(status: int | None, message: str) -> RefusedRequest | None:
-    """What a refusal with this status speaks of; None for other failures. `status` None: the error came in the stream of an answer.
+    """The abilities that a refusal with this status and message names. None if the failure is not a refusal.
 
-    A status 404 or 5xx, and an error in a stream, have other causes too. So they count as refusals only if they name an ability.
+    `status` None: the error came in the stream of an answer. A status 404 or 5xx, and an error in a stream, may have
+    other causes. So they count as refusals only if they name an ability.
     """
     if status in _NOT_REFUSALS or status in _OUTAGES:
         return None
@@ -57,8 +64,10 @@ def refusal(status: int | None, message: str) -> RefusedRequest | None:
 
 
 def believed(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
-    """The refusal without `lacks` if the request has its words too. Then the provider may only repeat what somebody wrote, and what is
-    learnt of a model holds for everybody.
+    """The refusal. Its `lacks` is removed if the request contains the words of `says_so` too.
+
+    Then the provider may only repeat what somebody wrote. This must not be learnt, because what is learnt applies to
+    everybody.
     """
     if refused.lacks and refused.says_so in msgspec.json.encode(body).decode().lower():
         return RefusedRequest(refused.names)

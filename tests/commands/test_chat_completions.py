@@ -54,7 +54,7 @@ async def complete(
 
 
 async def continued(api: httpx.AsyncClient, messages: list[Json], text: str, **fields: Any) -> tuple[list[Json], str]:
-    """The transcript after another turn, and the conversation that it went to."""
+    """Sends another turn. Returns the transcript after it, and the id of the conversation that the turn went to."""
     messages = [*messages, user(text)]
     answer = await complete(api, messages, **fields)
     return [*messages, answer.json()["choices"][0]["message"]], answer.headers["x-conversation-id"]
@@ -149,7 +149,9 @@ async def test_a_conversation_is_named_once_or_the_request_is_refused(api: httpx
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Conversation-Id")
 
 
-async def test_what_is_not_to_be_stored_is_not_stored(settings: Settings, provider: ScriptedProvider, log: Log) -> None:
+async def test_a_completion_is_stored_only_if_the_setting_and_the_request_allow_it(
+    settings: Settings, provider: ScriptedProvider, log: Log
+) -> None:
     expected = {
         ("always", None): 1,
         ("always", False): 0,
@@ -193,7 +195,7 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
 async def test_the_parts_of_a_long_history_that_were_left_after_an_answer_are_continued_by_the_next_request(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    """A cancelled request leaves what a killed process leaves."""
+    """A cancelled request leaves the same parts behind as a process that is killed."""
 
     def stored() -> int:
         return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])
@@ -202,7 +204,7 @@ async def test_the_parts_of_a_long_history_that_were_left_after_an_answer_are_co
     before = stored()
     messages += [message for n in range(1_250) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
     cut_off = asyncio.create_task(complete(api, [*messages, user("now")]))
-    while stored() < before + 300:  # noqa: ASYNC110 - nothing else says it
+    while stored() < before + 300:  # noqa: ASYNC110 - only the log shows it
         await asyncio.sleep(0.001)
     cut_off.cancel()
     await asyncio.wait([cut_off])

@@ -58,7 +58,7 @@ def requested_ids(log: Log, conversation: str) -> list[str]:
     return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyRequested)]
 
 
-async def test_replies_that_wait_in_two_processes_run_in_the_order_in_which_they_were_queued_and_see_those_before_them(
+async def test_waiting_replies_of_two_processes_run_in_the_order_of_the_queue_and_see_earlier_replies(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -110,7 +110,7 @@ async def test_the_seventeenth_reply_that_would_wait_is_refused_until_one_is_tak
     assert refused.headers["x-should-retry"] == "true"
     continued = await post_response(apis[0], "next", previous_response_id=ids[0])
     assert error_of(continued) == (409, "response_in_progress", "previous_response_id")
-    for number, response_id in enumerate(ids[:2]):  # at the process that holds it, and at the other one
+    for number, response_id in enumerate(ids[:2]):  # the first one waits in this process, the second one in the other
         cancelled = await apis[0].post(f"/v1/responses/{response_id}/cancel")
         assert cancelled.json()["status"] == "cancelled", number
         assert cancelled.json()["output"] == []
@@ -142,7 +142,7 @@ async def test_a_reply_that_interrupts_stops_the_running_one_and_runs_before_tho
     assert sent_messages(provider.requests[1]) == [("user", "now")]
     both = await post_response(
         apis[0], "x", conversation=conversation, on_busy="interrupt"
-    )  # nothing runs: it is answered at once
+    )  # no reply runs, so this one is answered at once
     assert both.json()["status"] == "completed"
 
 

@@ -1,4 +1,4 @@
-"""If a request for a reply is repeated with the same idempotency key, it gets the reply of the first request."""
+"""A request for a reply that is repeated with the same idempotency key gets the reply of the first request."""
 
 import asyncio
 from typing import Any
@@ -79,7 +79,7 @@ async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_i
     await create_response(api, "warm up", model="scripted")
     provider.models = slow = SlowModels("scripted")
     async with open_api(settings.model_copy(update={"openai_base_url": provider.url, **WITH_PROVIDER})) as second_api:
-        # The repeat waits for the list of models. Then it has already looked up its key, but not yet its conversation.
+        # While the repeat waits for the list of models, it has looked up its key, but not yet its conversation.
         repeat = asyncio.create_task(second_api.post("/v1/responses", json=body, headers=headers))
         await create_response(api, "meanwhile", model="scripted")
         first = await api.post("/v1/responses", json=body, headers=headers)

@@ -1,4 +1,4 @@
-"""`TENANT_DEFAULTS`: the context policy of every new conversation of a tenant, as far as the client gives none."""
+"""`TENANT_DEFAULTS`: a tenant's new conversations have its context policy, except the fields that the client gives."""
 
 import json
 from typing import Any
@@ -83,7 +83,7 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
-        # Its budget is not that of a new conversation, so the model might be shown something else than its path.
+        # The conversation has another budget than a new one. So the model might be shown something else than its path.
         history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
@@ -113,7 +113,7 @@ async def test_a_whole_history_continues_a_conversation_whose_policy_only_says_w
         '{"acme": {"context_policy": {"stoped": "keep"}}}',
     ],
 )
-def test_defaults_that_mean_nothing_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, defaults: str) -> None:
+def test_invalid_tenant_defaults_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, defaults: str) -> None:
     monkeypatch.setenv("TENANT_DEFAULTS", defaults)
     with pytest.raises((ValidationError, ValueError), match=r"(?i)tenant_defaults"):
         Settings()

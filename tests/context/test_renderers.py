@@ -334,7 +334,7 @@ def test_the_client_s_ids_in_stored_items_are_not_sent() -> None:
 
 
 @pytest.mark.parametrize("renderer", [5, 9])
-def test_our_ids_are_sent_of_the_items_that_need_them(renderer: int) -> None:
+def test_items_that_need_an_id_are_sent_with_ours(renderer: int) -> None:
     items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": "Q", "id": "client"},
         {"type": "function_call_output", "call_id": "lost", "output": ""},

@@ -1,4 +1,7 @@
-"""The stable window: it begins where it began for the last request, as long as that fits. Then it moves by many turns at once."""
+"""The stable window: it begins where it began for the last request, as long as the request fits.
+
+Then it moves by many turns at once.
+"""
 
 from functools import partial
 
@@ -15,7 +18,10 @@ ASSISTANT: Item = {"type": "message", "role": "assistant", "content": "a"}
 
 
 def turns(first: int, last: int, tokens: int = 5) -> list[ContextItem]:
-    """A question and an answer for each turn, of this many tokens each. The depth of a turn's question is twice the turn's number, less one."""
+    """A question and an answer for each turn, with `tokens` tokens each.
+
+    Turn n has the question at depth 2n - 1 and the answer at 2n.
+    """
     return [
         ContextItem(item_id=f"msg_{depth}", item=item, tokens=tokens, depth=depth)
         for turn in range(first, last + 1)
@@ -37,7 +43,7 @@ def first_depth(selection: Selection) -> int | None:
     return selection.window[0].depth if selection.window else None
 
 
-def test_the_window_stands_as_long_as_it_fits_then_moves_until_the_request_fills_six_tenths_of_the_budget() -> None:
+def test_without_an_earlier_window_it_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> None:
     stands_at: int | None = None
     begins: list[int | None] = []
     for answered in range(25):  # a turn has 10 tokens, the budget holds ten turns
@@ -59,10 +65,10 @@ def test_a_window_that_stood_nowhere_begins_at_the_start_if_everything_fits_or_e
 
 def test_the_window_never_moves_back_by_itself() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=13)) == 13
-    # Its first item is deleted: the next turn is the first.
+    # The window's first item is deleted: the window begins with the next turn.
     gap = [item for item in turns(1, 9) if item.depth not in (13, 14)]
     assert first_depth(selected(ContextInput(path=gap, input=question(19)), 1000, stands_at=13)) == 15
-    # It was empty, and still is, because the reply to the last request failed.
+    # The window was empty for the last request. The reply to that request failed, so the window is still empty.
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=19)) is None
 
 
@@ -70,7 +76,7 @@ def test_if_the_window_stood_before_all_items_that_were_read_it_moves() -> None:
     path = turns(4, 9)
     not_all_read = ContextInput(path=path, input=question(19), reaches_start=False)
     assert first_depth(selected(not_all_read, 60, stands_at=5)) == 13
-    # If the start was read, the items between were deleted.
+    # The start of the path was read, so the missing items were deleted. The window stays, and begins at the next item.
     assert first_depth(selected(ContextInput(path=path, input=question(19)), 65, stands_at=5)) == 7
 
 
@@ -84,7 +90,7 @@ def test_if_no_turn_leaves_room_only_the_newest_turn_is_shown() -> None:
     context_input = ContextInput(path=turns(1, 3), input=question(7), base_tokens=70)
     selection = selected(context_input, 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (None, 75)
-    # The input has no user message: the last turn of the path belongs to it.
+    # The input has no user message, so it belongs to the last turn of the path.
     answer = [ContextItem(item_id="msg_new", item=ASSISTANT, tokens=5)]
     selection = selected(ContextInput(path=turns(1, 3), input=answer, base_tokens=70), 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (5, 85)

@@ -112,8 +112,10 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Makes chat completions. The client changes the messages that it repeats. Then retracts all items of one chat, deletes the last response of
-    another, and deletes the conversation of a third.
+    """Makes three chats with two completions each. The client changes the messages that it repeats.
+
+    Then retracts all items of the first two chats, deletes both completions of the second chat, and deletes the
+    conversation of the third chat.
     """
     plant = store.plant
     for number in range(3):
@@ -187,8 +189,11 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
 
 
 async def deleted_stopped_turns(store: PlantedStore) -> None:
-    """Stops replies in a conversation that keeps their partial answers. Tries the first one again, which deletes its partial answer. Then deletes
-    all items and responses.
+    """Stops a reply in a conversation that keeps partial answers, and tries it again.
+
+    The retry deletes the partial answer.
+
+    Then stops a second reply, and deletes all items and responses.
     """
     conversation = (await store.post("/v1/conversations", context_policy={"stopped": "keep"}))["id"]
     stopped = await interrupted(store, conversation)
@@ -205,7 +210,10 @@ async def deleted_stopped_turns(store: PlantedStore) -> None:
 
 
 async def retracted_retried_turn(store: PlantedStore) -> None:
-    """Tries a failed turn again, and deletes its items. The failed response stays, and has the question as its input too."""
+    """Tries a failed turn again, and deletes its items.
+
+    The failed response is not deleted. It has the same question as its input.
+    """
     conversation = (await store.post("/v1/conversations"))["id"]
     store.says(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("retriedinput")}
@@ -241,7 +249,7 @@ async def deleted_conversation(store: PlantedStore) -> None:
 
 
 async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
-    """Deletes a conversation that has a fork, and of which one item was copied into another conversation.
+    """Deletes a conversation. It has a fork, and one of its items was copied into another conversation.
 
     Returns the id of the fork's last response, and the id of the other conversation.
     """
@@ -260,7 +268,9 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
 
 
 async def deleted_single_completions(store: PlantedStore) -> None:
-    """Makes a chat completion whose metadata is changed, a failed one, and one in a conversation that stays. Deletes them."""
+    """Deletes three chat completions: one whose metadata was changed, a failed one, and one in a conversation that is
+    not deleted.
+    """
     plant, path = store.plant, "/v1/chat/completions"
     alone = {"role": "system", "content": plant("chatsystem")}, {"role": "user", "content": plant("chatalone")}
     store.says(plant("chatlonely"))
@@ -278,7 +288,10 @@ async def deleted_single_completions(store: PlantedStore) -> None:
 
 
 async def withdrawn_summary(store: PlantedStore) -> str:
-    """Makes a conversation with a summary, and retracts an item that the summary covers. Returns its id."""
+    """Makes a conversation with a summary, and retracts an item that the summary covers.
+
+    Returns the conversation's id.
+    """
     talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
     talk[0] = message(store.plant("covered"))
     created = await store.post("/v1/conversations", items=talk[:16])

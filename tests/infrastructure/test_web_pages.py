@@ -133,7 +133,7 @@ class Answer(Struct, frozen=True):
 
 
 class Store:
-    """An app with these rules for web pages. `served`: the method of each request that reached `thing` or `socket`."""
+    """An app with these rules for web pages. `served`: the methods of the requests that reached `thing` or `socket`."""
 
     def __init__(self, authenticator: Authenticator | None = None, **rules: Any) -> None:
         self.served: list[str] = []
@@ -366,7 +366,7 @@ async def test_a_page_of_a_listed_origin_may_read_every_answer_and_our_headers(h
             assert {"ETag", "X-Position", "X-Request-ID", "RateLimit", "Retry-After", "WWW-Authenticate"} <= {*exposed}
             assert "access-control-allow-credentials" not in answer.headers
             assert answer.headers["vary"].split(", ")[-1] == "Origin"
-        # Without `Vary`, a cache could give a page this answer, which has no CORS headers.
+        # This answer has no CORS headers. Without `Vary`, a cache could give it to a page of another origin.
         own = await store.ask(method, path, LOCAL)
         assert (own.headers["vary"], "access-control-allow-origin" in own.headers) == ("Origin", False)
 

@@ -1,7 +1,7 @@
 """Tests of context snapshots.
 
-An older one never replaces a newer one. A lost one is refilled. Their size is bounded. Each equals one that is made
-from the log.
+An older snapshot never replaces a newer one. A lost snapshot is made again. The size of snapshots is bounded. Each
+snapshot equals one that is made from the log.
 """
 
 import asyncio
@@ -224,9 +224,9 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 
 
 async def _equals_the_log(world: World, conversation: str, *token_limits: int) -> Snapshot:
-    """Asserts that the snapshot equals one that is made from the log. Returns it.
+    """Asserts that the snapshot equals one that is made from the log. Returns the snapshot.
 
-    Does the same with the newest items that fit into each of `token_limits`, and with what is stored in Redis.
+    Also checks the hash and the list in Redis, and the newest items that fit in each of `token_limits`.
     """
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
@@ -489,7 +489,10 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read
 
 
 async def _write_in_format_7(world: World, conversation: str) -> None:
-    """Turns a snapshot into one of format 7, which had no list, and a field for the items of sixteen depths."""
+    """Replaces a snapshot by one of format 7.
+
+    That format had no list. A field of its hash held the items of sixteen depths.
+    """
     key, items = snapshot_keys(TENANT, conversation)
     fields: Any = await world.redis.hgetall(key)
     elements: Any = await world.redis.lrange(items, 0, -1)

@@ -1,4 +1,6 @@
-"""A reply that waits for its turn, as it is read: its Response, its stream, its client that disconnects, and its process that stops."""
+"""Replies that wait for their turn: reading their Response and their stream, and what happens if the client disconnects
+or the process stops.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -39,7 +41,7 @@ async def both(with_provider: Settings) -> AsyncIterator[BothApis]:
 
 
 async def wait_until_queued(log: Log, conversation: str, count: int = 1) -> list[str]:
-    """The ids of the replies that were queued, once there are this many."""
+    """Waits until `count` replies were queued. Returns their ids."""
 
     def ids() -> list[str]:
         return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyQueued)]
@@ -116,7 +118,7 @@ async def test_a_client_that_disconnects_takes_its_reply_out_of_the_queue(
     assert (await post_response(both.http, "next", conversation=conversation)).status_code == 200
 
 
-async def test_when_a_process_stops_another_waits_in_place_of_it_for_replies_that_do_not_need_their_client(
+async def test_when_a_process_stops_another_takes_over_waiting_replies_that_do_not_need_their_client(
     with_provider: Settings, slow: SlowAnswers, log: Log
 ) -> None:
     async with open_api(with_provider) as api:

@@ -40,7 +40,10 @@ def texts(items: list[dict[str, Any]]) -> list[str]:
 
 
 async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: Any) -> str:
-    """Asks. The provider breaks off after `partial`. Returns the id of the failed response. The next answers are complete."""
+    """Sends a request that fails: the provider breaks off after `partial`.
+
+    Returns the id of the response. Later answers are complete.
+    """
     usual, provider.script = provider.script, breaks_off
     answer = await http.post("/v1/responses", json={"input": "Why?", **body})
     provider.script = usual
@@ -128,7 +131,7 @@ async def test_the_parameters_of_the_first_request_are_repeated_and_those_that_a
     assert streamed.text.rstrip().rpartition("event: ")[2].startswith("response.completed")
 
 
-async def test_a_turn_of_a_chain_is_tried_again_in_the_chain_and_with_what_it_carried_over(
+async def test_a_turn_of_a_chain_is_tried_again_with_the_content_that_it_carried_over(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     start = await post(http, input="one")
@@ -227,7 +230,7 @@ async def test_a_chat_completion_with_its_own_messages_is_not_tried_again(
 
 
 @pytest.mark.parametrize("deletes", ["question", "answer"])
-async def test_what_was_deleted_of_a_kept_turn_does_not_come_back_with_a_retry(
+async def test_a_retry_does_not_bring_back_deleted_items_of_a_kept_turn(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, deletes: str
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
