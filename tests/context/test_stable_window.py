@@ -43,7 +43,7 @@ def first_depth(selection: Selection) -> int | None:
     return selection.window[0].depth if selection.window else None
 
 
-def test_without_an_earlier_window_it_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> None:
+def test_the_window_stands_as_long_as_it_fits_then_moves_until_the_request_fills_six_tenths_of_the_budget() -> None:
     stands_at: int | None = None
     begins: list[int | None] = []
     for answered in range(25):  # a turn has 10 tokens, the budget holds ten turns
@@ -55,7 +55,7 @@ def test_without_an_earlier_window_it_begins_at_the_start_if_everything_fits_and
     assert begins == [*[1] * 10, *[11] * 5, *[21] * 5, *[31] * 5]
 
 
-def test_a_window_that_stood_nowhere_begins_at_the_start_if_everything_fits_or_else_leaves_room() -> None:
+def test_without_an_earlier_window_it_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 95)) == 1
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 94)) == 9
     not_all_read = ContextInput(path=turns(4, 9), input=question(19), reaches_start=False, unread=6)
