@@ -16,7 +16,9 @@ from tests.fixtures.facts import MODEL
 CATCH_UP_TIMEOUT_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 AT_ONCE = 64
-NOT_COMPARED = frozenset({"cached_tokens", "cache_write_tokens", "reasoning_tokens", "cost_usd", "object"})
+NOT_COMPARED = frozenset(
+    {"cached_tokens", "cache_write_tokens", "reasoning_tokens", "prefix_tokens", "cost_usd", "object"}
+)
 """The fields of a row of usage that `LogCopy.usage` does not have."""
 
 
