@@ -197,7 +197,8 @@ def _noted_parts(
     for part in parts:
         reason = part_reason(role, part, missing, responses=responses)
         if reason is None:
-            sent.append(_in_api_form(role, part) if responses else part)
+            valid = _valid_media(part) if part.get("type") in _MEDIA else part
+            sent.append(_in_api_form(role, valid) if responses else valid)
             continue
         first_reason = first_reason or reason
         sent.append({"type": "output_text" if role == "assistant" else "input_text", "text": _note(part, reason)})
@@ -216,6 +217,16 @@ def _note(part: Any, reason: str) -> str:
         what = f"{what}, {_short(filename)},"
     why = f"This model cannot take {plural}." if reason == _lacks(ability) else "It cannot be sent to this model."
     return f"[{what} was here. {why}]"
+
+
+def _valid_media(part: Item) -> Item:
+    """An image, a file or audio without fields that are null, and without a filename or a detail that no API takes."""
+    fields = {name: value for name, value in part.items() if value is not None}
+    if not isinstance(fields.get("filename", ""), str):
+        del fields["filename"]
+    if fields.get("detail", "auto") not in _DETAILS:
+        del fields["detail"]
+    return fields
 
 
 def _in_api_form(role: str, part: Item) -> Item:

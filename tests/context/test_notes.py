@@ -51,6 +51,8 @@ BROKEN = CALL | {"arguments": '{"note":"The arguments of this call were not vali
     ("item", "missing", "in_chat", "in_responses"),
     [
         (user(text("a"), IMAGE), "", None, (user(text("a"), IMAGE | {"detail": "auto"}), None)),
+        (user(PDF | {"file_url": None}), "", (user(PDF), None), "same"),
+        (user(PDF | {"detail": "?"}), "", (user(PDF), None), "same"),
         (user(text("a"), IMAGE), "image", (user(text("a"), text(NO_IMAGES)), "no_image"), "same"),
         (
             user(PDF),
