@@ -203,9 +203,10 @@ def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaita
 
 
 def _models(settings: Settings, metrics: Metrics, pool: Pool) -> tuple[Models, ModelProvider, LearntModels, ModelWatch]:
-    """Makes the object with the facts of all models, the provider, and the two objects that keep these facts current.
+    """Makes Models, the provider, LearntModels and ModelWatch, and starts the ModelWatch.
 
-    `pool`: for writers.
+    Models has the facts of all models. LearntModels and ModelWatch keep these facts current. `pool`: its connections
+    must be able to write.
     """
     models = Models(settings)
     provider = ModelProvider(settings, metrics, on_list=models.set_listed)

@@ -1,6 +1,6 @@
 """Makes the commands that start conversations for replies: unlisted conversations, and forks.
 
-Finds a path's last item.
+Also finds a conversation's first event, and the last item of its own, without inherited items.
 """
 
 from msgspec.structs import replace

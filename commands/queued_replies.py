@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 async def queue_reply(context: CommandContext, command: QueueReply, conversation_id: str) -> Reply:
-    """Records that the reply waits, and waits for its turn. Raises what `CommandContext.append` raises."""
+    """Records that the reply waits, and waits for its turn. Raises what `append_once` raises."""
     queued = await append_once(context, command, conversation_id)
     return _wait(context, command, conversation_id, queued) if isinstance(queued, Appended) else queued
 

@@ -16,7 +16,8 @@ from infrastructure.http.errors import ApiError
 class FoundItems(Struct, frozen=True):
     """Items of the caller's tenant: the recorded ItemAppended of each, by item id.
 
-    `existing`: the items that are not deleted. The caller may read such an item only if it is also in `readable`, or on the caller's path.
+    `existing`: the items that are not deleted. The caller may read such an item only if it is also in `readable`, or on
+    the path that the request's input continues.
     `readable`: those of `existing` that are in conversations that the caller may read. `deleted`: the items that were deleted.
     """
 

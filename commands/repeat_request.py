@@ -48,9 +48,9 @@ class _Repeats:
 
     `assemble` makes the context of a changed request. It returns None if the conversation is deleted.
 
-    The store learns that the model lacks an ability only if a refusal says so, and a request with notes instead is
-    answered. In other cases the cause may be one bad image, and what is learnt applies to everybody's requests.
-    `_smaller` says when a window is learnt.
+    The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
+    and then a request with notes in place of the items that need it is answered. In other cases the cause may be one
+    bad image, and what is learnt applies to everybody's requests. `_smaller` says when a window is learnt.
     """
 
     def __init__(
@@ -148,17 +148,19 @@ def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedReq
 async def _smaller(
     context: CommandContext, reply_request: ReplyRequest, failure: ModelFailed, shown: Shown
 ) -> _Change | None:
-    """The request for a smaller window. The provider names it, or it is three quarters of the tokens that were sent.
+    """The request for a smaller window.
 
-    The window is learnt when the smaller request is answered. A large guess is learnt at once (MIN_GUESS_TOKENS).
-    None if no smaller window is possible.
+    The window is the one that the provider named, if that makes the request smaller. Otherwise it is three quarters of
+    the tokens that were sent. It is learnt when the smaller request is answered. A large guess is learnt at once
+    (MIN_GUESS_TOKENS). None if no smaller window is possible.
     """
     models, learnt, model = context.dependencies.models, context.dependencies.learnt, reply_request.model
     named, parameters = failure.window, reply_request.parameters
     if named is not None:
         reserved = answer_tokens(parameters, None, named)
         if models.max_request_tokens(model, reserved=reserved, window=named) >= shown.tokens:
-            named = None  # by the store's own count the request fits in this window, which would not make it smaller
+            # By the store's own count, the request fits in the named window. So that window would not make it smaller.
+            named = None
     window = named or shown.tokens * 3 // 4
     if window < 1:
         return None

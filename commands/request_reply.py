@@ -45,7 +45,7 @@ def check_body(body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Starts a reply, or queues it if another one runs and `on_busy` allows it. A refused request records nothing.
+    """Starts a reply, or queues it if another one runs and `on_busy` allows it. If it is refused, no reply is recorded.
 
     If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
     """

@@ -25,9 +25,11 @@ Reply = RunningReply | RecordedReply
 async def request_once(
     context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
 ) -> Reply:
-    """Calls `request`, and returns its reply. A refused request records nothing.
+    """Calls `request`, and returns its reply.
 
-    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
+    If `request` is refused, no reply is recorded, and the idempotency key is still free. A summary that was made for
+    the reply stays. If the client repeats an earlier request with the same idempotency key, returns the reply of the
+    first request.
     """
     if (recorded := await _first_reply(context, stored=stored)) is not None:
         await context.allowance.follow()
@@ -52,7 +54,7 @@ async def append_and_start(
     prefixes: PrefixesOf | None = None,
     repeat: RepeatOf | None = None,
 ) -> Reply:
-    """Appends the request to the conversation, and then starts the reply. Raises what `CommandContext.append` raises.
+    """Appends the request to the conversation, and then starts the reply. Raises what `append_once` raises.
 
     `only_at`: as for `CommandContext.append`. `prefixes`, `repeat`: as for RunningReply.
     """
@@ -68,6 +70,9 @@ async def append_once(
     """Appends the command.
 
     If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
+
+    Raises what `CommandContext.append` raises. But if the outcome is unknown, raises an ApiError that names the
+    response, instead of LogUnavailable.
     """
     reference = msgspec.json.encode(ReplyReference(conversation_id, command.response_id))
     try:

@@ -23,8 +23,9 @@ class Copy(Struct, frozen=True):
 COPIES: Final[Sequence[Copy]] = (
     Copy(
         "the log (Postgres, table events)",
-        "read for the scope `audit` only: by the audit trail, and for a response's context. Every other reader asks "
-        "`context/deleted_content.py`",
+        "the log keeps it. Only callers with the scope `audit` see it, in the audit trail and in a response's context. "
+        "Other code asks `context/deleted_content.py`, or reads the item's own conversation up to its end, and so also "
+        "reads the deletion",
         "tests/queries/test_deleted_items.py",
     ),
     Copy(
@@ -82,7 +83,8 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "live events of replies (Redis, stream:{response_id})",
-        "removed with the response. They are never read without the reply's record, and they expire an hour after the last event",
+        "removed with the response. They are never read without the reply's record. They expire ten minutes after the "
+        "reply's end, or an hour after the newest event if the reply has no end",
         "tests/commands/test_deleted_responses.py",
     ),
     Copy(

@@ -7,7 +7,7 @@ Only a whole name counts, not a part of it. Underscores at its ends are ignored.
 
 - EVERYWHERE: the word must not be the name of a module, package, class, function, method, parameter, variable, attribute or constant, and
   must not be a word in the name or in a label of a metric. A field of a dataclass or Struct counts as a parameter of its constructor.
-- CLASSES: the word must not be the name of a class. A parameter may have this name in lower case: an `outcome`, a `plan`, some `work`.
+- CLASSES: the word must not be the name of a class. If it is not in EVERYWHERE, a parameter may have this name in lower case: an `outcome`, a `plan`, some `work`.
 - MODULES: the word must not be the name of a file or folder. Other names may be this word: a file or a URL has a `path`, a text has
   a `line`, a process is `running`, HTTP has `keepalive`, JSON can be `flat`.
 - IN_FOLDERS: the word must not be a name in certain folders or files. It is right elsewhere: an item has an `item_id`, a conversation
@@ -128,7 +128,7 @@ IN_FOLDERS = {
 ALLOWED = {
     ("infrastructure/event_log/version_lookup.py", "heads"): "values of the type Head",
 }
-"""(file, name) -> why the word is right there."""
+"""(file, name) -> why this file may use the name."""
 
 PREFIXES = ("MOST_", "LARGEST_", "LONGEST_", "DEEPEST_")
 METRICS = ("Counter", "Gauge", "Histogram", "Summary", "Info", "Enum")

@@ -12,7 +12,7 @@ from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import import_conversation, timed_floors, timed_gets
 
 MODEL = "gpt-4.1"
-"""The window of this model is larger than each of these budgets."""
+"""A model whose window is larger than BUDGET and `Sizes.context_tokens`. So only these budgets limit a context."""
 
 SHORT = 20
 BUDGET = 4_000
@@ -47,7 +47,7 @@ class Context(Benchmark):
             longest: (medium, f"{longest}{FROM_LOG}"),
             f"{longest}{FROM_LOG}": (f"{medium}{FROM_LOG}",),
         }
-        """For some figures: the other figures of the same turn that they are compared with, besides their floor."""
+        """The name of a figure -> the names of other figures that it is compared with, besides its floor. They are measured together."""
         self._paths: dict[BenchStore, dict[str, str]] = {}
         self._times: dict[str, float] = {}
 

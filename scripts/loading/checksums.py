@@ -1,4 +1,4 @@
-"""Checksums of what a load stored: of the source, of the log and of MongoDB.
+"""Checksums of a load: of its source, of the log and of MongoDB. They show whether every message was stored.
 
 Equal checksums mean the same messages in the same order.
 

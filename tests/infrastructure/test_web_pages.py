@@ -366,7 +366,8 @@ async def test_a_page_of_a_listed_origin_may_read_every_answer_and_our_headers(h
             assert {"ETag", "X-Position", "X-Request-ID", "RateLimit", "Retry-After", "WWW-Authenticate"} <= {*exposed}
             assert "access-control-allow-credentials" not in answer.headers
             assert answer.headers["vary"].split(", ")[-1] == "Origin"
-        # This answer has no CORS headers. Without `Vary`, a cache could give it to a page of another origin.
+        # This answer has no CORS headers. Without `Vary`, a cache could give it to a page of a listed origin. Then the
+        # browser would not let that page read it.
         own = await store.ask(method, path, LOCAL)
         assert (own.headers["vary"], "access-control-allow-origin" in own.headers) == ("Origin", False)
 

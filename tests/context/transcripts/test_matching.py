@@ -81,7 +81,7 @@ async def test_a_transcript_without_an_answer_of_ours_begins_a_conversation(chat
     assert end_of(await chats.match(turns("imported", "of another store", "more", "ours", "?"))) == (turn.answer_id, 4)
 
 
-async def test_two_subjects_users_and_tenants_with_the_same_words_never_match(chats: Asking) -> None:
+async def test_a_transcript_never_matches_the_same_words_of_another_subject_user_or_tenant(chats: Asking) -> None:
     words = turns("hi", "hello", "more")
     await chats.chat("hi", "hello", end_user="one")
     conversation = (await chats.chat("hi", "hello")).conversation_id
@@ -119,7 +119,7 @@ async def test_a_long_transcript_that_departs_early_matches(chats: Asking) -> No
     assert end_of(await chats.match(turns("a", "b", *foreign))) == (turn.answer_id, 2)
 
 
-async def test_of_equal_transcripts_the_newest_that_nothing_follows_goes_on(chats: Asking) -> None:
+async def test_of_equal_conversations_the_newest_one_without_later_items_is_continued(chats: Asking) -> None:
     older, newer = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     words = turns("same", "same answer", "more")
 
@@ -129,8 +129,8 @@ async def test_of_equal_transcripts_the_newest_that_nothing_follows_goes_on(chat
     assert end_of(await chats.match(turns("same", "same answer", "else"))) == (older.answer_id, 2)
 
 
-async def test_of_equal_transcripts_one_that_only_its_user_sees_goes_on(chats: Asking) -> None:
-    """Otherwise a question from another window could be seen by people with whom the newer conversation is shared."""
+async def test_of_equal_conversations_one_that_only_its_user_sees_is_continued(chats: Asking) -> None:
+    """The user may have asked in the private one. In the shared one, other people could read the question."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
         request(shared.conversation_id, ShareConversation(share=Share(role="reader", subject="bob")))
@@ -198,7 +198,7 @@ async def test_a_transcript_whose_front_was_cut_off_matches_at_its_last_answer(c
     assert end_of(await chats.match(turns("e", "f", "new", "newer", "newest"))) == (went_on.answer_id, 4)
 
 
-async def test_an_older_answer_that_was_rewritten_changes_nothing(chats: Asking) -> None:
+async def test_a_rewritten_older_answer_does_not_move_the_match(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d", "e", "f")
     ids = chats.items(turn.conversation_id)
 
@@ -269,7 +269,7 @@ async def test_an_answer_that_the_client_wrote_differently_goes_on(chats: Asking
     assert await chats.match([user("Weather?"), other, user("Observation:\nsunny")]) is None
 
 
-async def test_a_clients_own_answer_that_it_wrote_differently_is_not_taken_for_ours(chats: Asking) -> None:
+async def test_an_answer_from_elsewhere_that_the_client_rewrote_is_not_taken_for_ours(chats: Asking) -> None:
     await chats.ask(turns("and then?", "it depends", "why?"), "because")
 
     assert await chats.match(turns("and then?", "it depends\n</done>", "why?")) is None
@@ -303,7 +303,9 @@ async def test_of_places_that_agree_equally_the_one_with_the_same_question_is_ta
     assert end_of(await chats.match(turns("a", "x", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_of_places_with_the_same_question_the_one_where_the_messages_are_closest_is_taken(chats: Asking) -> None:
+async def test_of_places_with_the_same_question_the_one_with_equal_messages_nearest_to_the_answer_is_taken(
+    chats: Asking,
+) -> None:
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("a", "b", "c", "d", "why?", "yes")
     answer_id = chats.items(wanted.conversation_id)[3]
@@ -320,7 +322,9 @@ async def test_an_answer_that_is_equal_on_another_path_wins_over_one_that_was_wr
     assert end_of(await chats.match(turns("Say more.", "It depends.\nOn the wind.", "?"))) == (wanted.answer_id, 2)
 
 
-async def test_an_answer_of_ours_is_not_followed_into_words_that_only_the_client_said(chats: Asking) -> None:
+async def test_a_match_at_our_answer_does_not_move_to_a_conversation_where_the_client_sent_that_answer(
+    chats: Asking,
+) -> None:
     await chats.ask(turns("Hi.", "Hello.", "And?"), "All is well.")
     ours = await chats.ask(turns("Hi."), "Hello.")
 
