@@ -64,6 +64,7 @@ class _Repeats:
         self._assemble = assemble
         self._reasons: set[str] = set()
         self._lacks: set[str] = set()
+        self._learn_window: Callable[[], Awaitable[None]] | None = None
 
     async def next(self, failure: ModelFailed, shown: Shown) -> Repeat | None:
         """The request to send instead of the refused one. None if there is no other: then the refusal is the answer.
@@ -82,13 +83,24 @@ class _Repeats:
             if model_context.shown.request_sha256 != shown.request_sha256:
                 self._sent = change.reply_request
                 self._reasons.add(change.reason)
-                learn = self._learn(model_context.shown) or change.learn
+                self._learn_window = change.learn or self._learn_window
+                learn = self._learn(model_context.shown)
                 return Repeat(body=model_context.body, shown=model_context.shown, reason=change.reason, learn=learn)
         return None
 
     def _learn(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
-        missing = self._lacks.intersection(shown.notes)
-        return partial(self._context.dependencies.learnt.learn_missing, self._sent.model, missing) if missing else None
+        """What an answer to this request teaches: the abilities that its notes stand for, and the window that it was made for."""
+        missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
+        if not missing:
+            return learn_window
+        learn_missing = partial(self._context.dependencies.learnt.learn_missing, self._sent.model, missing)
+
+        async def learn() -> None:
+            await learn_missing()
+            if learn_window is not None:
+                await learn_window()
+
+        return learn
 
 
 def repeat_stored(context: CommandContext, conversation_id: str, reply_request: ReplyRequest) -> RepeatOf:

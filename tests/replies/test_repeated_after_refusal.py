@@ -262,6 +262,33 @@ async def test_what_is_learnt_never_overrides_a_setting(settings: Settings, prov
         assert (model["window"], model["unknown"]) == (100_000, [])
 
 
+@pytest.mark.parametrize("refused_first", ["length", "image"])
+async def test_one_request_that_is_refused_for_its_length_and_for_an_image_teaches_both(
+    settings: Settings, provider: ScriptedProvider, refused_first: str
+) -> None:
+    too_long, no_images = with_window(4_000), {"error": {"message": "This model does not support image input."}}
+
+    def script(exchange: Exchange) -> None:
+        has_image = "a.png" in json.dumps(exchange.body)
+        is_long = words(exchange.body) > 4_000
+        if has_image and (refused_first == "image" or not is_long):
+            exchange.json(400, no_images)
+        else:
+            too_long(exchange)
+
+    provider.script = script
+    async with opened(settings, provider) as apis:
+        conversation = await long_conversation(apis)
+        image = {"type": "input_image", "image_url": "https://example.org/a.png"}
+        items = [{"type": "message", "role": "user", "content": [image]}]
+        added = await apis.http.post(f"/v1/conversations/{conversation}/items", json={"items": items})
+        assert added.status_code == 200, added.text
+        await apis.sdk.responses.create(input="now", conversation=conversation)
+        assert len(provider.requests) == 3
+        await apis.sdk.responses.create(input="and now", conversation=conversation)
+        assert len(provider.requests) == 4
+
+
 async def test_a_transcript_is_never_repeated(settings: Settings, provider: ScriptedProvider) -> None:
     provider.script = with_window(100)
     async with opened(settings, provider) as apis:
