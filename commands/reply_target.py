@@ -16,7 +16,7 @@ from commands.item_links import linked
 from commands.new_conversations import fork_at, last_item, start_of, unlisted_conversation
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
-from context.deleted_content import deleted_items
+from context.deleted_content import deleted_items, original_in
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
@@ -207,7 +207,8 @@ async def _carried_items(context: CommandContext, record: Record) -> tuple[NewIt
     reply, and may have been deleted there.
 
     Each item gets a new id. Its `id` field keeps the old one, like an id from a client. So a client can still refer to
-    the item by its old id.
+    the item by its old id. Each is a copy: it is deleted with the reply. If the reply is tried again later, the original
+    joins, and the copy is deleted with that too.
     """
     input_items = record.requested.input
     deleted = await deleted_items(
@@ -220,7 +221,7 @@ async def _carried_items(context: CommandContext, record: Record) -> tuple[NewIt
             NewItem(
                 item_id=mint(id_prefix(item)),
                 item=as_stored({**item, "id": stored.item_id}),
-                copy_of=stored.copy_of,
+                copy_of=stored.copy_of or original_in(record.response_id, stored.item_id),
             )
             for stored, item in carried
         ]

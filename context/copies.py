@@ -51,9 +51,14 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/context/test_deleted_from_paths.py",
     ),
     Copy(
-        "copies made by item references, and items that a reply took over from an earlier reply that did not complete",
+        "copies made by item references",
         "`copy_of`: a copy is deleted with its original (`context/deleted_content.py`)",
         "tests/context/test_deleted_from_paths.py",
+    ),
+    Copy(
+        "what a reply took over from an earlier reply that did not complete",
+        "`copy_of` names the earlier reply and the item: the copy is deleted with either of them (`context/deleted_content.py`)",
+        "tests/deletion/test_planted_word.py",
     ),
     Copy(
         "the input of a response that was tried again (`retry`)",

@@ -1,6 +1,7 @@
 """Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end.
 
-An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item.
+An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
+an earlier reply is also deleted when that reply is.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,16 +12,24 @@ class Reader(Protocol):
     """What the functions of this module need of the log."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items were retracted, or are in a deleted conversation."""
+        """Which of these items were retracted, of these responses were deleted, or are in a deleted conversation."""
+
+
+def original_in(response_id: str, item_id: str) -> str:
+    """The `copy_of` of a copy of an item in the input or the partial answer of a reply that did not join its conversation.
+
+    The log has no row for such an item, only for the response. If the reply is tried again, it has one for the item too.
+    """
+    return f"{response_id}/{item_id}"
 
 
 async def deleted_items(reader: Reader, items: Mapping[str, str | None]) -> frozenset[str]:
-    """Which of these items are deleted. `items`: for each item id, the id of its original if it is a copy, else None.
+    """Which of these items are deleted. `items`: for each item id, its `copy_of`.
 
     An id that the log does not have counts as not deleted. Takes one look-up, or none if there are no items.
     """
     if not items:
         return frozenset()
-    originals = {original for original in items.values() if original is not None}
-    deleted = await reader.deleted_items(items.keys() | originals)
-    return frozenset(item_id for item_id, original in items.items() if item_id in deleted or original in deleted)
+    named = {item_id: {item_id, *(copy_of.split("/") if copy_of else ())} for item_id, copy_of in items.items()}
+    deleted = await reader.deleted_items({each for ids in named.values() for each in ids})
+    return frozenset(item_id for item_id, ids in named.items() if not deleted.isdisjoint(ids))

@@ -7,6 +7,7 @@ fork, or of copies, also covers items of other conversations. Whether these item
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from context.deleted_content import deleted_items
 from context.forks import read_path
 from domain.events import ContextCompacted, ConversationDeleted, Fork, ItemRetracted
 from domain.paths import Path, PathSegment
@@ -45,7 +46,7 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
         is_before = deletion.conversation_id == compacted.conversation_id and deletion.version < compacted.version
         if not is_before and _deletes_on(path, deletion):
             return True
-    return bool(summary.originals) and bool(await reader.deleted_items(summary.originals))
+    return bool(await deleted_items(reader, {original: original for original in summary.originals}))
 
 
 def _deletes_on(path: Path, deletion: Recorded) -> bool:

@@ -287,7 +287,8 @@ class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
     `branch` is always 0 and `revises` always None: no command sets them yet. `copy_of`: the id of the original, if
-    this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted.
+    this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
+    the input or the partial answer of a reply that did not join: `<response id>/<item id>`; the copy is deleted with that response too.
     """
 
     topic = "item.appended"

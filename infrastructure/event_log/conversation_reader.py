@@ -64,8 +64,9 @@ _DELETED_RESPONSES = sql.SQL(
 )
 # This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row takes one look-up.
 _DELETED_ITEMS = sql.SQL(
-    "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'item.retracted') AS retracted FROM events"
-    " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted') GROUP BY item_id, originator_id),"
+    "WITH named AS (SELECT item_id, originator_id, bool_or(topic IN ('item.retracted', 'reply.deleted')) AS retracted FROM events"
+    " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted',"
+    " 'reply.queued', 'reply.requested', 'reply.deleted') GROUP BY item_id, originator_id),"
     " deleted AS (SELECT originator_id FROM (SELECT DISTINCT originator_id FROM named) AS conversation CROSS JOIN LATERAL"
     " (SELECT topic FROM events WHERE events.originator_id = conversation.originator_id ORDER BY originator_version DESC LIMIT 1) AS last"
     " WHERE topic = 'conversation.deleted')"
@@ -137,7 +138,7 @@ class ConversationReader(LogRows):
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items are retracted now, or are in a conversation that is deleted now."""
+        """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now."""
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (self.tenant, list(item_ids)))}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:

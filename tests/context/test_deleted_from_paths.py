@@ -160,7 +160,7 @@ async def test_a_copy_is_deleted_with_its_original(write: Writer, reader: EventR
         assert [new.item_id for new in copies if new.item_id in ids] == kept
 
 
-async def test_the_rule_asks_about_one_tenant_and_about_nothing_that_is_not_an_item(
+async def test_the_rule_asks_about_one_tenant_and_about_nothing_but_items_and_responses(
     write: Writer, reader: EventReader
 ) -> None:
     conversation_id = await write.start()
@@ -173,4 +173,4 @@ async def test_the_rule_asks_about_one_tenant_and_about_nothing_that_is_not_an_i
     assert await deleted_items(reader.of_tenant("other"), in_question) == frozenset()
     assert await deleted_items(reader, {}) == frozenset()
     await write.delete(conversation_id)
-    assert await deleted_items(reader, in_question) == {item_id, kept, *copies}
+    assert await deleted_items(reader, in_question) == {item_id, kept, response_id, *copies}

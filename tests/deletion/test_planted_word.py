@@ -226,6 +226,41 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
         await store.delete(f"{path}/{item['id']}")
 
 
+async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
+    """Continues twice from a failed turn, in a fork, so that its question is carried over twice. Tries the turn again, and deletes the conversation.
+
+    The fork stays.
+    """
+    conversation = (await store.post("/v1/conversations", items=[message("kept")]))["id"]
+    store.says(breaks_off_after("kept"))
+    body = {"conversation": conversation, "input": store.plant("carriedinput")}
+    failed = (await store.post("/v1/responses", status=502, **body))["error"]["response_id"]
+    again = await store.post("/v1/responses", status=502, input="kept", previous_response_id=failed)
+    store.says("kept")
+    chain = {"previous_response_id": again["error"]["response_id"]}
+    fork = await store.post("/v1/responses", input="kept", **chain)
+    assert fork["conversation"]["id"] != conversation
+    assert store.planted[-1] in str(store.provider.requests[-1])
+    await store.post("/v1/responses", is_keyed=True, retry=failed)
+    await store.delete(f"/v1/conversations/{conversation}")
+
+
+async def deleted_failed_responses(store: PlantedStore) -> None:
+    """Continues from failed turns: in the fork of a listed conversation, and in an unlisted one. Deletes the failed responses, and another such conversation."""
+    for start in ("listed", "unlisted", "deleted"):
+        body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
+        if start != "unlisted":
+            body["conversation"] = (await store.post("/v1/conversations", items=[message("kept")]))["id"]
+        store.says(breaks_off_after(store.plant(f"{start}failedoutput")))
+        failed = (await store.post("/v1/responses", status=502, **body))["error"]["response_id"]
+        store.says("kept")
+        await store.post("/v1/responses", input="kept", previous_response_id=failed)
+        sent = str(store.provider.requests[-1])
+        assert all(word in sent for word in store.planted[-2:])
+        what = f"responses/{failed}" if start != "deleted" else f"conversations/{body['conversation']}"
+        await store.delete(f"/v1/{what}")
+
+
 async def deleted_conversation(store: PlantedStore) -> None:
     """Makes a conversation with content of every kind, and deletes the conversation."""
     plant = store.plant
@@ -341,6 +376,8 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     await deleted_responses(store)
     await deleted_stopped_turns(store)
     await retracted_retried_turn(store)
+    await deleted_conversation_of_a_retried_turn(store)
+    await deleted_failed_responses(store)
     await deleted_completions(store)
     await deleted_conversation(store)
     fork, other = await deleted_parent(store)

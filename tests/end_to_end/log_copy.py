@@ -16,6 +16,7 @@ from domain.events import (
     ItemAppended,
     ItemRetracted,
     ReplyCompleted,
+    ReplyDeleted,
     ReplyRequested,
 )
 from domain.items import from_stored
@@ -112,7 +113,7 @@ class LogCopy:
 
     @cached_property
     def deleted_items(self) -> set[str]:
-        """The ids of items that were retracted, or are in deleted conversations; and of copies of those items."""
+        """The ids of items and responses that were deleted, or are in deleted conversations; and of copies of them."""
         items: dict[str, str | None] = {}
         deleted: set[str] = set()
         for name, stream in self.streams.items():
@@ -126,7 +127,13 @@ class LogCopy:
                         deleted.add(event.item_id)
                 elif isinstance(event, ReplyRequested):
                     items |= {stored.item_id: stored.copy_of for stored in event.input}
-        return deleted | {item_id for item_id, original in items.items() if original in deleted}
+                    if name not in self.conversations:
+                        deleted.add(event.response_id)
+                elif isinstance(event, ReplyDeleted):
+                    deleted.add(event.response_id)
+        return deleted | {
+            item_id for item_id, copy_of in items.items() if copy_of and not deleted.isdisjoint(copy_of.split("/"))
+        }
 
     @cached_property
     def documents(self) -> dict[Any, dict[str, Document]]:
