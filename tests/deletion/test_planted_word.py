@@ -235,9 +235,9 @@ async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
     store.says(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("carriedinput")}
     failed = (await store.post("/v1/responses", status=502, **body))["error"]["response_id"]
-    again = await store.post("/v1/responses", status=502, input="kept", previous_response_id=failed)
+    second = await store.post("/v1/responses", status=502, input="kept", previous_response_id=failed)
     store.says("kept")
-    chain = {"previous_response_id": again["error"]["response_id"]}
+    chain = {"previous_response_id": second["error"]["response_id"]}
     fork = await store.post("/v1/responses", input="kept", **chain)
     assert fork["conversation"]["id"] != conversation
     assert store.planted[-1] in str(store.provider.requests[-1])

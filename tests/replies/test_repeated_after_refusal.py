@@ -278,7 +278,7 @@ async def test_one_request_that_is_refused_for_its_length_and_for_an_image_teach
 
     provider.script = script
     async with opened(settings, provider) as apis:
-        conversation = await long_conversation(apis)
+        conversation = await long_conversation(apis, context_policy={"window": "newest"})
         image = {"type": "input_image", "image_url": "https://example.org/a.png"}
         items = [{"type": "message", "role": "user", "content": [image]}]
         added = await apis.http.post(f"/v1/conversations/{conversation}/items", json={"items": items})
