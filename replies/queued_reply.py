@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from domain.commands import QueueReply, ReadQueue, RequestReply
-from domain.errors import ConversationLocked, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
+from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ReplyLost, ResponseNotFound
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.conversation_watch import ConversationWatch
@@ -145,8 +145,9 @@ class QueuedReply(RunningReply):
             await self._end_as_recorded()
         except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
-            api_error = reported(error)
-            await self._fail(ModelFailed(api_error.code or "refused", api_error.message), error)
+            # The message that is recorded must have no content. Other messages than those of the rules may name a client's call id.
+            message = str(error) if isinstance(error, Refused) else "The request was refused when its turn came."
+            await self._fail(ModelFailed(reported(error).code or "refused", message), error)
         else:
             self._waits = False
             self._requested, self._body, self._repeat_of = request_of(turn.command), turn.body, turn.repeat

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from domain.events import ReplyQueued, ReplyRequested
+from domain.events import ReplyFailed, ReplyQueued, ReplyRequested
 from domain.reply_queue import MAX_QUEUED
 from tests.commands.api_client import (
     create_conversation,
@@ -190,6 +190,22 @@ async def test_a_reply_that_is_refused_when_its_turn_comes_fails_and_the_next_on
     assert repeated.json()["error"]["response_id"] == response_id
     ended = await apis[0].post(f"/v1/conversations/{conversation}/end")
     assert ended.status_code == 200
+
+
+async def test_the_recorded_message_of_a_reply_that_is_refused_at_its_turn_has_no_words_of_the_client(
+    apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
+) -> None:
+    conversation = await create_conversation(apis[0])
+    first = await asking(slow, apis[0], "q0", conversation)
+    output = {"type": "function_call_output", "call_id": "a-secret", "output": "x"}
+    refused = await waiting(log, apis[1], [output], conversation)
+    slow.release()
+    await first
+    answer = await refused
+    assert error_of(answer)[0] == 400
+    assert "a-secret" in answer.text
+    [failed] = [event for event in log.events(conversation) if isinstance(event, ReplyFailed)]
+    assert failed.message == "The request was refused when its turn came."
 
 
 async def test_a_repeat_gets_the_reply_that_waits_and_if_match_counts_when_a_reply_is_queued(
