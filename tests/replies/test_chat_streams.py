@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -230,8 +231,11 @@ async def test_a_client_that_leaves_a_stream_stops_the_reply(
 ) -> None:
     both, provider_api = store
 
+    is_asked = threading.Event()
+
     def never_ends(exchange: Exchange) -> None:
         exchange.begin_stream()
+        is_asked.set()
         while True:
             if provider_api == "chat":
                 exchange.text_chunk("Well")
@@ -245,6 +249,7 @@ async def test_a_client_that_leaves_a_stream_stops_the_reply(
         client.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as answer,
     ):
         assert answer.status_code == 200
+        assert await asyncio.to_thread(is_asked.wait, 10)
         if provider_api == "chat":
             lines = answer.aiter_lines()
             assert json.loads((await anext(lines)).removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
