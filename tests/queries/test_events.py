@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from threading import Event
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from domain.commands import DescribeConversation
 from domain.events import Event as LogEvent
 from infrastructure.access.principal import ANONYMOUS
-from infrastructure.event_log.recorded import Recorded
 from infrastructure.settings import Settings
 from queries.events import event_json, read_page
 from queries.main import open_dependencies
@@ -22,6 +21,7 @@ from tests.event_log.test_catalogue import EXAMPLES, EXTENDED
 from tests.queries.conftest import eventually, served
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
+from tests.queries.test_blanking import recorded
 from tests.queries.writer import Writer
 
 
@@ -34,18 +34,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
 
 @pytest.mark.parametrize("event", [*EXAMPLES, *EXTENDED], ids=lambda event: event.topic)
 def test_every_event_is_written_as_json_without_unknown_fields(event: LogEvent) -> None:
-    recorded = Recorded(
-        position=70,
-        conversation_id="conv_1",
-        version=7,
-        tenant="default",
-        recorded_at=datetime(2026, 11, 30, tzinfo=UTC),
-        subject="someone",
-        correlation_id="req_1",
-        event=event,
-    )
-
-    assert set(msgspec.json.decode(event_json(recorded))["data"]) <= set(event.__struct_fields__)
+    assert set(msgspec.json.decode(event_json(recorded(event)))["data"]) <= set(event.__struct_fields__)
 
 
 async def test_every_event_is_returned_in_full_without_any_view(api: httpx.AsyncClient, write: Writer) -> None:
