@@ -8,6 +8,7 @@ from starlette.responses import Response
 from commands.answers import conversation_answer
 from commands.bodies import Body, Items, examples, new_items
 from commands.command_route import CommandContext, command_route
+from commands.inherited_items import execute_on_item
 from commands.item_links import LINKING
 from commands.other_apis import OTHER_NAMES_OF_ITEMS
 from commands.path_links import linked_to_conversation
@@ -60,5 +61,8 @@ def _added(appended: Appended) -> bytes:
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}/items/{item_id}", answer=Conversation)
 async def delete_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
-    """Hides the item from readers and models; the log keeps it. Answers with the Conversation, as the OpenAI API does."""
-    return await context.execute(conversation_id, RetractItem(item_id=item_id), conversation_answer)
+    """Hides the item from readers and models; the log keeps it. Answers with the Conversation, as the OpenAI API does.
+
+    In a fork, an inherited item is hidden in this fork and in the forks of it. The conversation that it belongs to keeps it.
+    """
+    return await execute_on_item(context, conversation_id, item_id, RetractItem, conversation_answer)

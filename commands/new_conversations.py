@@ -40,7 +40,7 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
     """
     reader = context.dependencies.reader
     settings = await settings_at(reader, origin.conversation_id, origin.version)
-    pinned = await appended_on_path(reader, origin_of(origin), settings.pinned) if settings.pinned else {}
+    pinned = (await appended_on_path(reader, origin_of(origin), settings.pinned)).rows
     summary = None
     if settings.compaction is not None and settings.compaction[1].depth <= origin.depth:
         summary = InheritedSummary(conversation_id=settings.compacted_in, version=settings.compaction[0])

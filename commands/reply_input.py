@@ -108,6 +108,9 @@ async def _without_known_ids(
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}
     deleted = {item_id for item_id, appended in found.deleted.items() if await history.has(appended)}
+    retracted = await history.retracted_by_forks(on_path)
+    on_path -= retracted
+    deleted |= retracted
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
     # Output items of replies that were not stored have no id from a client, so their own ids are compared.
     on_path |= {item_id for item_id, _ in history.newer}
@@ -117,7 +120,8 @@ async def _without_known_ids(
         if item_id is not None and (item_id in on_path or await history.find_given(item_id) is not None):
             continue
         if isinstance(entry, ItemReference):
-            taken.append(_copy(entry, found.readable.get(entry.item_id), position))
+            appended = None if entry.item_id in deleted else found.readable.get(entry.item_id)
+            taken.append(_copy(entry, appended, position))
             on_path.add(entry.item_id)  # a second reference to it adds nothing
         elif item_id not in deleted:
             taken.append(entry)

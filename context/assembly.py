@@ -261,7 +261,7 @@ class Contexts:
             return None
         items = (*recent.pins, *recent.items)
         copies = {item.item_id: item.copy_of for item in items if item.copy_of is not None}
-        return None if await deleted_items(self._reader, copies) else recent
+        return None if await deleted_items(self._reader, copies, [conversation_id]) else recent
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
         """The items of the path at `version` that are not deleted by now, oldest first. With `after`, only the items after that one."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from msgspec import UNSET, Struct, field
 
 from context.encodings import DEFAULT_ENCODING
-from context.forks import fork_of
+from context.forks import fork_of, heirs
 from context.tokens import count_off_loop
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
@@ -27,6 +27,7 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
 )
+from domain.paths import PathSegment
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -88,8 +89,8 @@ class Reader(Protocol):
         `item_ids` may also have ids of responses.
         """
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """As in `context/deleted_content.py`."""
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
         """Which of these responses of the conversation a client has deleted."""
@@ -177,7 +178,7 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
         else:
             compaction = active, event
     if compaction is None and started is not None and started.summary is not None:
-        compaction = await inherited_summary(reader, started.summary)
+        compaction = await inherited_summary(reader, started.summary, conversation_id)
         compacted_in = started.summary.conversation_id
     instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
@@ -192,20 +193,23 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
     )
 
 
-async def inherited_summary(reader: Reader, summary: InheritedSummary | None) -> tuple[int, ContextCompacted] | None:
-    """(version, event) of the summary that a fork inherits.
+async def inherited_summary(
+    reader: Reader, summary: InheritedSummary | None, heir: str
+) -> tuple[int, ContextCompacted] | None:
+    """(version, event) of the summary that the conversation `heir` inherits.
 
     If that summary is withdrawn, the newest one before it that is not withdrawn. None if there is none.
     """
     if summary is None:
         return None
     conversation_id, version = summary.conversation_id, summary.version
+    inherited_by = await heirs(reader, heir, conversation_id)
     forked_from = await fork_of(reader, conversation_id)
     while version:
         compacted = await _compacted(reader, conversation_id, version)
         event = compacted.event
         assert isinstance(event, ContextCompacted)
-        if not await is_withdrawn(reader, compacted, forked_from):
+        if not await is_withdrawn(reader, compacted, forked_from, inherited_by):
             return version, event
         version = event.replaces
     return None
@@ -237,6 +241,15 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
         tokens_before=event.tokens_before,
         has_copies=bool(event.originals),
     )
+
+
+async def retracted_at(reader: Reader, fork: PathSegment, item_ids: Sequence[str]) -> set[str]:
+    """Those of these inherited items that the fork had retracted for itself at the version of the segment `fork`."""
+    retracted: set[str] = set()
+    for recorded in await reader.items(fork.conversation_id, item_ids, until=fork.version) if item_ids else ():
+        if isinstance(recorded.event, ItemRetracted) and recorded.event.inherited:
+            retracted.add(recorded.event.item_id)
+    return retracted
 
 
 async def unretracted(

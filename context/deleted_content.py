@@ -1,7 +1,8 @@
 """Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
-an earlier reply is also deleted when that reply is.
+an earlier reply is also deleted when that reply is. A fork may retract an item that it inherits. Then the item is deleted in that fork and in
+the forks of it, and nowhere else. So these readers name the conversations of the path.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,8 +12,11 @@ from typing import Protocol
 class Reader(Protocol):
     """What the functions of this module need of the log."""
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items were retracted, of these responses were deleted, or are in a deleted conversation."""
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """Which of these items were retracted, of these responses were deleted, or are in a deleted conversation.
+
+        `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
+        """
 
 
 def original_in(response_id: str, item_id: str) -> str:
@@ -23,13 +27,16 @@ def original_in(response_id: str, item_id: str) -> str:
     return f"{response_id}/{item_id}"
 
 
-async def deleted_items(reader: Reader, items: Mapping[str, str | None]) -> frozenset[str]:
+async def deleted_items(
+    reader: Reader, items: Mapping[str, str | None], inherited_by: Collection[str] = ()
+) -> frozenset[str]:
     """Which of these items are deleted. `items`: for each item id, its `copy_of`.
 
+    `inherited_by`: the conversations of the path on which the items are shown. Conversations that are no forks may be among them.
     An id that the log does not have counts as not deleted. Takes one look-up, or none if there are no items.
     """
     if not items:
         return frozenset()
     named = {item_id: {item_id, *(copy_of.split("/") if copy_of else ())} for item_id, copy_of in items.items()}
-    deleted = await reader.deleted_items({each for ids in named.values() for each in ids})
+    deleted = await reader.deleted_items({each for ids in named.values() for each in ids}, inherited_by)
     return frozenset(item_id for item_id, ids in named.items() if not deleted.isdisjoint(ids))

@@ -25,6 +25,20 @@ async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
     return started.forked_from
 
 
+async def lineage(reader: Reader, conversation_id: str) -> list[str]:
+    """The conversation, the one that it was forked from, and so on, back to the first one."""
+    conversations = [conversation_id]
+    while (fork := await fork_of(reader, conversations[-1])) is not None:
+        conversations.append(fork.conversation_id)
+    return conversations
+
+
+async def heirs(reader: Reader, conversation_id: str, origin_id: str) -> list[str]:
+    """The forks that lie between a conversation and one of those that it comes from: itself first, without `origin_id`."""
+    conversations = await lineage(reader, conversation_id)
+    return conversations[: conversations.index(origin_id)]
+
+
 async def read_path(reader: Reader, end: PathSegment) -> Path:
     """The path whose newest segment is `end`."""
     path = Path((end,))

@@ -1,8 +1,8 @@
 """Reads a path forwards from the log, from its first item or from any other. For a fork, it reads the origin first and then the fork."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from context.conversation_settings import Reader, unretracted
+from context.conversation_settings import Reader, retracted_at, unretracted
 from context.deleted_content import deleted_items
 from context.forks import read_path
 from context.path_backwards import PAGE_EVENTS
@@ -30,32 +30,37 @@ async def path(
     if (item_id := first or after) is not None:
         while segments and (row := await _appended(reader, segments[0], item_id)) is None:
             segments.pop(0)
-    for segment in segments:
+    for index, segment in enumerate(segments):
         after_version = 0
         if row is not None:
             after_version, row = row.version - (first is not None), None
-        events = (
-            _recorded_items(reader, segment, after_version) if as_recorded else _items(reader, segment, after_version)
-        )
+        forks = segments[index + 1 :]
+        read = _recorded_items if as_recorded else _items
+        events = read(reader, segment, after_version, forks)
         async for event in events:
             yield event
 
 
-async def _items(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[ItemAppended]:
-    """The segment's items without those that are deleted now."""
+async def _items(
+    reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment]
+) -> AsyncIterator[ItemAppended]:
+    """The segment's items without those that are deleted now. `forks`: the segments after this one. They inherit its items."""
+    inherited_by = [fork.conversation_id for fork in (segment, *forks)]
     head = await reader.head(segment.conversation_id)
     if head is None or head.deleted:
         return
     async for page in _pages(reader, segment, after_version):
         appended = _on_path(segment, page)
-        deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended})
+        deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended}, inherited_by)
         for event in appended:
             if event.item_id not in deleted:
                 yield event
 
 
-async def _recorded_items(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[ItemAppended]:
-    """The segment's items without those that were retracted at its version."""
+async def _recorded_items(
+    reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment]
+) -> AsyncIterator[ItemAppended]:
+    """The segment's items without those that were retracted at its version, or in one of `forks` at the version of that segment."""
     async for page in _pages(reader, segment, after_version):
         appended = _on_path(segment, page)
         retracted = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
@@ -63,6 +68,8 @@ async def _recorded_items(reader: Reader, segment: PathSegment, after_version: i
             ids = [event.item_id for event in appended]
             kept = await unretracted(reader, segment.conversation_id, segment.version, ids)
             retracted |= set(ids) - kept.keys()
+        for fork in forks:
+            retracted |= await retracted_at(reader, fork, [event.item_id for event in appended])
         for event in appended:
             if event.item_id not in retracted:
                 yield event

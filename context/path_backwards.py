@@ -52,9 +52,11 @@ async def path_backwards(
     segment: PathSegment | None = end
     last_id: str | None = None
     gap = False
+    conversations: list[str] = []
     while segment is not None:
         fork: Fork | None = None
         is_inherited = segment is not end
+        conversations.append(segment.conversation_id)
         head = await reader.head(segment.conversation_id) if is_past or is_inherited else None
         if head is not None and head.deleted:
             fork = await fork_of(reader, segment.conversation_id)
@@ -62,10 +64,13 @@ async def path_backwards(
             if (lost := _lost(segment, fork, last_id)) is not None:
                 yield PathPage(is_inherited=is_inherited, lost=lost)
         else:
-            has_later_events = head is not None and head.version > segment.version
+            # The fork may have retracted any of the items that it inherits.
+            may_be_deleted = is_inherited or (head is not None and head.version > segment.version)
             async for page in _pages(reader, segment, first_page):
                 fork = _origin(page)
-                items, before_gap, gap = await _undeleted(reader, page, gap, has_later_events=has_later_events)
+                items, before_gap, gap = await _undeleted(
+                    reader, page, gap, conversations, may_be_deleted=may_be_deleted
+                )
                 yield PathPage(items=items, before_gap=before_gap, requests=page.requests, is_inherited=is_inherited)
         first_page = None
         last_id = fork.item_id if fork else None
@@ -114,18 +119,17 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 
 
 async def _undeleted(
-    reader: Reader, page: _Page, gap: bool, *, has_later_events: bool
+    reader: Reader, page: _Page, gap: bool, conversations: Sequence[str], *, may_be_deleted: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
     """Returns (the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
 
     `gap`: whether the item of the path that is just newer than this page has been deleted since the segment's version.
-    `has_later_events`: the conversation has events after the path. They may have retracted any item. Without later
-    events, the only items that can be deleted are copies whose original was deleted.
+    `conversations`: those of the path, from its end up to this page. `may_be_deleted`: any of the items may have been retracted, because
+    a conversation of the path has events that were not read. If not, the only items that can be deleted are copies whose original was
+    deleted.
     """
-    may_be_deleted = {
-        event.item_id: event.copy_of for event in page.appended if has_later_events or event.copy_of is not None
-    }
-    deleted = await deleted_items(reader, may_be_deleted)
+    looked_up = {event.item_id: event.copy_of for event in page.appended if may_be_deleted or event.copy_of is not None}
+    deleted = await deleted_items(reader, looked_up, conversations)
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
     for event in page.appended:

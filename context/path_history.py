@@ -1,8 +1,9 @@
 """Reads the items of a path, newest first: from the snapshot, and then from the log, only as far back as needed."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from context.conversation_settings import Reader
+from context.deleted_content import deleted_items
 from context.forks import read_path
 from context.history_backwards import RecentItems
 from context.path_backwards import PathPage, path_backwards
@@ -96,6 +97,13 @@ class PathHistory:
         assert isinstance(event, ItemAppended)
         path = await self._path_through(conversation_id)
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
+
+    async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
+        """Those of these items of the path that a fork on it inherits, and has retracted for itself. `has` must have found them."""
+        if self._path is None:  # none of them is inherited
+            return frozenset()
+        conversations = [segment.conversation_id for segment in self._path.segments]
+        return await deleted_items(self._reader, dict.fromkeys(item_ids), conversations)
 
     async def _path_through(self, conversation_id: str) -> Path | None:
         """The path, or only its newest segment if that is the segment of this conversation. Older segments are read only if they are needed."""

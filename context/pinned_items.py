@@ -5,6 +5,8 @@ Also reads the calls and outputs that belong to them.
 
 from collections.abc import Collection, Sequence
 
+from msgspec import Struct
+
 from context.conversation_settings import Reader, unretracted
 from context.deleted_content import deleted_items
 from context.forks import fork_of
@@ -19,17 +21,24 @@ from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
 
-async def appended_on_path(
-    reader: Reader, end: PathSegment, item_ids: Sequence[str]
-) -> dict[str, tuple[PathSegment, Recorded]]:
+class OnPath(Struct, frozen=True):
+    """Items of a path: by item id, the item's segment and its ItemAppended. `conversations`: those of the path, from its end to the oldest item."""
+
+    rows: dict[str, tuple[PathSegment, Recorded]]
+    conversations: list[str]
+
+
+async def appended_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> OnPath:
     """Finds items on the path whose newest segment is `end`.
 
-    Returns, by item id, the item's segment and its ItemAppended. Items that are not on the path are left out, and so
-    are items that were retracted at their segment's version. Later deletions are not looked up.
+    Items that are not on the path are left out, and so are items that were retracted at their segment's version. Later
+    deletions are not looked up.
     """
     found: dict[str, tuple[PathSegment, Recorded]] = {}
+    conversations: list[str] = []
     segment: PathSegment | None = end
     while segment is not None and (missing := [item_id for item_id in item_ids if item_id not in found]):
+        conversations.append(segment.conversation_id)
         rows = await unretracted(reader, segment.conversation_id, segment.version, missing)
         for item_id, row in rows.items():
             event = row.event
@@ -37,7 +46,16 @@ async def appended_on_path(
                 found[item_id] = segment, row
         fork = await fork_of(reader, segment.conversation_id) if len(rows) < len(missing) else None
         segment = segment.origin(fork) if fork else None
-    return found
+    return OnPath(found, conversations)
+
+
+async def undeleted_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> dict[str, Recorded]:
+    """The ItemAppended of each of these items on the path whose newest segment is `end`, by item id, without items that are deleted now."""
+    found = await appended_on_path(reader, end, item_ids)
+    appended = [row.event for _, row in found.rows.values() if isinstance(row.event, ItemAppended)]
+    copies = {event.item_id: event.copy_of for event in appended}
+    deleted = await deleted_items(reader, copies, found.conversations)
+    return {item_id: row for item_id, (_, row) in found.rows.items() if item_id not in deleted}
 
 
 async def items_on_path(
@@ -47,10 +65,8 @@ async def items_on_path(
 
     Items that are deleted now are left out.
     """
-    rows = (await appended_on_path(reader, end, item_ids)).values()
-    appended = [row.event for _, row in rows if isinstance(row.event, ItemAppended)]
-    deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended})
-    kept = [event for event in appended if event.item_id not in deleted]
+    rows = await undeleted_on_path(reader, end, item_ids)
+    kept = [row.event for row in rows.values() if isinstance(row.event, ItemAppended)]
     return tuple(sorted(await counted_items(kept, counts), key=lambda item: item.depth))
 
 
@@ -72,7 +88,7 @@ async def partners_of_pins(
     ]
     if not unpaired:
         return ()
-    rows = await appended_on_path(reader, end, [pin.item_id for pin in unpaired])
+    rows = (await appended_on_path(reader, end, [pin.item_id for pin in unpaired])).rows
     partners: list[str] = []
     for pin in unpaired:
         if pin.item_id not in rows:

@@ -22,7 +22,7 @@ from context.conversation_settings import (
     unretracted,
 )
 from context.deleted_content import deleted_items
-from context.forks import fork_of
+from context.forks import fork_of, lineage
 from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
@@ -102,9 +102,13 @@ async def rerender(
     deleted = frozenset[str]()
     summary_is_blanked = False
     if not with_deleted:
-        deleted = await deleted_items(reader, {stored.item_id: stored.copy_of for stored in sent})
+        conversations = await lineage(reader, conversation_id)
+        deleted = await deleted_items(reader, {stored.item_id: stored.copy_of for stored in sent}, conversations)
         summary_is_blanked = compacted is not None and await is_withdrawn(
-            reader, compacted, await fork_of(reader, compacted.conversation_id)
+            reader,
+            compacted,
+            await fork_of(reader, compacted.conversation_id),
+            conversations[: conversations.index(compacted.conversation_id)],
         )
         if summary is not None and summary_is_blanked:
             summary = replace(summary, text="")

@@ -147,6 +147,7 @@ async def _snapshot(
         size -= _size([oldest])
     pinned = [event for event in events if isinstance(event, ItemAppended) and event.item_id in settings.pinned]
     pins = sorted(await snapshot_items(pinned, counts), key=lambda pin: pin.depth)
+    pins_inherited = settings.forked_from is not None and len(pins) < len(settings.pinned)
     pins_too_large = _size(pins) > MAX_PINNED_BYTES
     summary = await counted_summary(settings.compaction)
     covers_others = summary is not None and (settings.forked_from is not None or summary.has_copies)
@@ -159,7 +160,7 @@ async def _snapshot(
             policy=settings.policy,
             summary=summary,
             pins=() if pins_too_large else tuple(pins),
-            needs_log=settings.inherits or pins_too_large or covers_others,
+            needs_log=settings.inherits or pins_too_large or covers_others or pins_inherited,
         ),
         branch=newest.branch,
         depth=newest.depth,

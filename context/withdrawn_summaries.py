@@ -25,14 +25,17 @@ class Reader(Protocol):
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items were retracted, or are in a deleted conversation."""
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """As in `context/deleted_content.py`."""
 
 
-async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -> bool:
+async def is_withdrawn(
+    reader: Reader, compacted: Recorded, fork: Fork | None, inherited_by: Collection[str] = ()
+) -> bool:
     """Whether an item that a summary covers was deleted after it was read for the summary.
 
     `compacted`: the ContextCompacted of the summary. `fork`: what its conversation was forked from; None if it is no fork.
+    `inherited_by`: the forks through which the summary was inherited. They may have retracted an item that it covers for themselves.
     """
     summary = compacted.event
     assert isinstance(summary, ContextCompacted)
@@ -42,11 +45,22 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
     # (If an item of the summary's own conversation is deleted in that time, `decide` refuses the summary.)
     read_position = min(compacted.position, summary.read_position or compacted.position)
     conversations = [segment.conversation_id for segment in path.segments]
-    for deletion in await reader.deletions(conversations, after=read_position):
+    for deletion in await reader.deletions([*conversations, *inherited_by], after=read_position):
+        if deletion.conversation_id in inherited_by:
+            if _is_covered_and_inherited(deletion, summary):
+                return True
+            continue
         is_before = deletion.conversation_id == compacted.conversation_id and deletion.version < compacted.version
         if not is_before and _deletes_on(path, deletion):
             return True
-    return bool(await deleted_items(reader, {original: original for original in summary.originals}))
+    originals = {original: original for original in summary.originals}
+    return bool(await deleted_items(reader, originals, [*conversations, *inherited_by]))
+
+
+def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> bool:
+    """Whether a fork that inherited the summary has retracted an item that the summary covers."""
+    event = deletion.event
+    return isinstance(event, ItemRetracted) and event.inherited and event.depth <= summary.depth
 
 
 def _deletes_on(path: Path, deletion: Recorded) -> bool:

@@ -6,6 +6,7 @@ refuses it.
 
 from msgspec import UNSET, Struct, UnsetType
 
+from domain.conversation import KnownItem
 from domain.events import ContextPolicy, Fork, InheritedSummary, InputItem, Share, Shown, Timing, Transcript, Usage
 
 
@@ -82,7 +83,10 @@ class AppendItems(Command, frozen=True, kw_only=True):
 
 
 class RetractItem(Command, frozen=True, kw_only=True):
+    """`inherited`: the item, if it belongs to a conversation that this one was forked from."""
+
     item_id: str
+    inherited: KnownItem | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -90,7 +94,10 @@ class RetractItem(Command, frozen=True, kw_only=True):
 
 
 class PinItem(Command, frozen=True, kw_only=True):
+    """`inherited`: as in RetractItem."""
+
     item_id: str
+    inherited: KnownItem | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -98,7 +105,10 @@ class PinItem(Command, frozen=True, kw_only=True):
 
 
 class UnpinItem(Command, frozen=True, kw_only=True):
+    """`inherited`: as in RetractItem."""
+
     item_id: str
+    inherited: KnownItem | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ),
     ConversationDescribed: frozenset({"context_policy", "listed"}),
     ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),
-    ItemRetracted: frozenset({"item_id", "branch", "depth"}),
+    ItemRetracted: frozenset({"item_id", "branch", "depth", "inherited"}),
     ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
     ItemUnpinned: frozenset({"item_id", "pinned"}),
     ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),

@@ -98,11 +98,12 @@ class KnownItem(Struct, frozen=True, kw_only=True):
     """The state of one item or response that a command names.
 
     For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
-    the conversation with it.
+    the conversation with it. `inherited`: the item belongs to a conversation that this one comes from. Then `branch` is 0.
     """
 
     branch: int = 0
     depth: int = 0
+    inherited: bool = False
     retracted: bool = False
     item_ids: tuple[str, ...] = ()
 
@@ -161,7 +162,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 pinned=_without(state.pinned, event.item_id),
                 summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
                 undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
-                items=state.items - 1,
+                items=state.items - (not event.inherited),
                 retracted_at=version,
             )
         case ItemPinned() | ItemUnpinned():
@@ -197,6 +198,8 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem()
         case ReplyCompleted() | ReplyCancelled() | ReplyInterrupted() if item is not None:
             return replace(item, item_ids=joined_ids(event))
+        case ItemRetracted(inherited=True):
+            return KnownItem(branch=event.branch, depth=event.depth, inherited=True, retracted=True)
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
         case _:

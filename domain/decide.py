@@ -95,11 +95,11 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             _check_active(state)
             return tuple(append_at_head(state, command.items, command.author))
         case RetractItem():
-            return _retract(command, known_items.get(command.item_id))
+            return _retract(command, known_items.get(command.item_id, command.inherited))
         case PinItem():
-            return _pin(state, command, known_items.get(command.item_id))
+            return _pin(state, command, known_items.get(command.item_id, command.inherited))
         case UnpinItem():
-            return _unpin(state, command, known_items.get(command.item_id))
+            return _unpin(state, command, known_items.get(command.item_id, command.inherited))
         case DescribeConversation():
             return _describe(state, command)
         case RequestReply():
@@ -207,7 +207,8 @@ def _show_reply(state: Conversation, command: ShowReply) -> tuple[Event, ...]:
 def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:
     if item is None or item.retracted:
         raise ItemNotFound(command.item_id)
-    return (ItemRetracted(item_id=command.item_id, branch=item.branch, depth=item.depth),)
+    item_id, inherited = command.item_id, item.inherited
+    return (ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth, inherited=inherited),)
 
 
 def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple[Event, ...]:

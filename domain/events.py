@@ -309,13 +309,18 @@ class ItemAppended(Event, frozen=True, kw_only=True):
 
 
 class ItemRetracted(Event, frozen=True, kw_only=True):
-    """The item is deleted. Every summary that covers it is withdrawn for good."""
+    """The item is deleted. Every summary that covers it is withdrawn for good.
+
+    `inherited`: the item belongs to a conversation that this one comes from. It is deleted in this fork and in the forks of this fork.
+    Its own conversation keeps it.
+    """
 
     topic = "item.retracted"
 
     item_id: str
     branch: int
     depth: int
+    inherited: bool = False
 
     @property
     def row_key(self) -> str:

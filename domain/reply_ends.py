@@ -121,7 +121,7 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
 def retract_all(item_ids: Sequence[str], known_items: Mapping[str, KnownItem]) -> tuple[ItemRetracted, ...]:
     """A retraction for each of these items that is not retracted yet."""
     return tuple(
-        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth)
+        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth, inherited=item.inherited)
         for item_id in item_ids
         if (item := known_items.get(item_id)) is not None and not item.retracted
     )

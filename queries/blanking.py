@@ -85,7 +85,7 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
     content = _EventContent()
     for recorded in events:
         content.add(recorded)
-    items = await deleted_items(log, content.items)
+    items = await deleted_items(log, content.items, [conversation_id])
     responses = await log.deleted_responses(conversation_id, sorted(content.responses)) if content.responses else ()
     fork = await fork_of(log, conversation_id) if content.summaries else None
     summaries = {recorded.version for recorded in content.summaries if await is_withdrawn(log, recorded, fork)}

@@ -92,7 +92,7 @@ async def _messages(log: PrincipalLog, requested: Recorded, event: ReplyRequeste
     if renders_transcripts(event.shown.renderer):
         return await rendered_transcript(log, requested, with_deleted=False)
     items = [stored_item(new) for new in event.input]
-    deleted = await deleted_items(log, {item.item_id: item.copy_of for item in items})
+    deleted = await deleted_items(log, {item.item_id: item.copy_of for item in items}, [requested.conversation_id])
     messages: list[RenderedMessage] = []
     start = 0
     for plain in messages_of([item.item for item in items]):

@@ -24,10 +24,12 @@ class _WithId(Struct):
 _id_decoder = msgspec.json.Decoder(_WithId)
 
 
-async def deleted_copies(context: QueryContext, read: Read, copies: Mapping[str, str]) -> frozenset[str]:
-    """The copies whose originals are deleted. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown."""
+async def deleted_copies(
+    context: QueryContext, read: Read, copies: Mapping[str, str | None], inherited_by: Collection[str] = ()
+) -> frozenset[str]:
+    """The copies whose originals are deleted, and the inherited items that are deleted. `inherited_by`: as in `deleted_items`. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown."""
     try:
-        return await deleted_items(context.dependencies.log, copies)
+        return await deleted_items(context.dependencies.log, copies, inherited_by)
     except PostgresUnavailable:
         if read.verified:
             raise

@@ -89,9 +89,9 @@ class PrincipalLog:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items were retracted, or are in a deleted conversation."""
-        return await self._look_up(lambda reader: reader.deleted_items(item_ids))
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """Which of these items were retracted, in their conversation or in one of the forks `inherited_by`, or are in a deleted conversation."""
+        return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event after position `after` that deletes an item, a response, or one of these conversations."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
-from context.forks import fork_of
+from context.forks import fork_of, lineage
 from context.stored_items import StoredItem, stored_item
 from context.transcripts.chat_messages import Json, messages_of, one_message
 from context.transcripts.message_changes import changed
@@ -50,7 +50,8 @@ async def rendered_transcript(
     items = await _items(reader, chain)
     deleted = frozenset[str]()
     if not with_deleted:
-        deleted = await deleted_items(reader, {item.item_id: item.copy_of for item in items.values()})
+        copies = {item.item_id: item.copy_of for item in items.values()}
+        deleted = await deleted_items(reader, copies, await lineage(reader, requested.conversation_id))
         deleted |= await _deleted_responses(reader, chain)
     messages: list[RenderedMessage] = []
     for link in reversed(chain):

@@ -64,13 +64,15 @@ _DELETED_RESPONSES = sql.SQL(
 )
 # This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row takes one look-up.
 _DELETED_ITEMS = sql.SQL(
-    "WITH named AS (SELECT item_id, originator_id, bool_or(topic IN ('item.retracted', 'reply.deleted')) AS retracted FROM events"
+    "WITH named AS (SELECT item_id, originator_id, bool_or(topic IN ('item.retracted', 'reply.deleted')) AS retracted,"
+    " bool_or(topic NOT IN ('item.retracted', 'reply.deleted')) AS belongs FROM events"
     " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted',"
     " 'reply.queued', 'reply.requested', 'reply.deleted') GROUP BY item_id, originator_id),"
     " deleted AS (SELECT originator_id FROM (SELECT DISTINCT originator_id FROM named) AS conversation CROSS JOIN LATERAL"
     " (SELECT topic FROM events WHERE events.originator_id = conversation.originator_id ORDER BY originator_version DESC LIMIT 1) AS last"
     " WHERE topic = 'conversation.deleted')"
-    " SELECT item_id FROM named WHERE retracted OR originator_id IN (SELECT originator_id FROM deleted)"
+    " SELECT item_id FROM named WHERE CASE WHEN belongs THEN retracted OR originator_id IN (SELECT originator_id FROM deleted)"
+    " ELSE retracted AND originator_id = ANY(%s) END"
 )
 
 
@@ -137,9 +139,13 @@ class ConversationReader(LogRows):
         """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now."""
-        return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (self.tenant, list(item_ids)))}
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now.
+
+        `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
+        """
+        parameters = (self.tenant, list(item_ids), list(map(uuid_of, inherited_by)))
+        return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, parameters)}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event of these conversations after position `after` that deletes an item, a response or the conversation, in order of position."""

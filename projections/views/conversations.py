@@ -71,7 +71,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
         case ItemAppended():
             head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
             yield Update("conversations", key, {**head, **progress}, {"items": 1})
-        case ItemRetracted():
+        case ItemRetracted(inherited=False):
             yield Update("conversations", key, progress, {"items": -1})
         case ConversationShared() | ConversationUnshared():
             yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})

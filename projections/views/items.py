@@ -59,7 +59,7 @@ def item_writes(logged: Logged) -> Iterator[Write]:
                     **copy,
                 },
             )
-        case ItemRetracted():
+        case ItemRetracted(inherited=False):
             yield Update("items", document_key(logged.tenant, event.item_id), {"retracted_version": logged.version})
         case _:
             return

@@ -11,7 +11,9 @@ from context.history_backwards import RecentItems, recent_items_from_log, recent
 from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.path_history import PathHistory
-from domain.commands import AppendItems, NewItem, StartConversation
+from domain.commands import AppendItems, DescribeConversation, NewItem, RetractItem, StartConversation
+from domain.conversation import KnownItem
+from domain.errors import ItemNotFound
 from domain.events import Fork, LeftOut
 from domain.paths import PathSegment
 from infrastructure.event_log.reader import EventReader
@@ -96,6 +98,40 @@ async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_t
     # With `as_recorded` the deleted items are still read, so a recorded request can be rendered again.
     recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, as_recorded=True)]
     assert recorded == [*family.path[:5], *family.last]
+
+
+async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_it_and_its_forks_and_stays_in_its_origin(
+    write: Writer, reader: EventReader
+) -> None:
+    family = await start_family(write)
+
+    async def retract_inherited(conversation_id: str, item_id: str, depth: int) -> None:
+        inherited = KnownItem(depth=depth, inherited=True)
+        await write.execute(conversation_id, RetractItem(item_id=item_id, inherited=inherited))
+
+    before = await write.start(
+        forked_from=Fork(conversation_id=family.fork, item_id=family.fork_items[2], version=4, depth=6)
+    )
+    await retract_inherited(family.fork, family.items[1], 2)
+    await retract_inherited(family.fork_of_fork, family.fork_items[0], 4)
+    with pytest.raises(ItemNotFound):
+        await retract_inherited(family.fork, family.items[1], 2)
+    hidden = {family.items[1], family.fork_items[0]}
+    kept = [item_id for item_id in family.path if item_id not in hidden]
+    assert await shown(reader, family.fork_of_fork) == kept
+    assert await shown(reader, family.fork) == [*kept[:2], *family.fork_items]
+    assert await shown(reader, before) == [*kept[:2], *family.fork_items]
+    assert await shown(reader, family.root) == family.items
+    assert (await write.execute(family.fork, DescribeConversation())).conversation.items == 3
+    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, as_recorded=True)]
+    assert recorded == family.path
+    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 4, as_recorded=True)]
+    assert recorded == [item_id for item_id in family.path if item_id != family.fork_items[0]]
+    # A copy in the fork is deleted with its original. A copy elsewhere is not.
+    for conversation_id, stays in ((family.fork, False), (family.root, True)):
+        copied = NewItem(item_id=mint("msg"), item=body("two"), copy_of=family.items[1])
+        await write.execute(conversation_id, AppendItems(items=(copied,), author="someone"))
+        assert (copied.item_id in await shown(reader, conversation_id)) is stays
 
 
 async def test_an_item_retracted_before_is_gone_from_a_fork_made_at_an_earlier_version(

@@ -278,6 +278,7 @@ EXTENDED: tuple[Event, ...] = (
         pinned=("msg_0",),
         summary=InheritedSummary(conversation_id="conv_0", version=2),
     ),
+    ItemRetracted(item_id="msg_1", branch=0, depth=2, inherited=True),
 )
 """Events with fields that were added after the first version of their type."""
 
@@ -372,6 +373,7 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "conversation.started",
         "0187af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d84af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a670696e6e656491a56d73675f30a773756d6d61727982af636f6e766572736174696f6e5f6964a6636f6e765f30a776657273696f6e02",
     ),
+    ("item.retracted", "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a9696e68657269746564c3"),
 )
 """`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.
 

@@ -80,7 +80,7 @@ class MemoryLog:
         self.lookups += 1
         return self.streams[conversation_id][:until][::-1][:limit]
 
-    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:  # noqa: ARG002
         return self.deleted.intersection(item_ids)
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
