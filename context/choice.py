@@ -17,7 +17,7 @@ from context.item_counts import ItemCounts
 from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
 from context.last_requests import summary_hash
 from context.models import Models
-from context.noted_items import noted_ranges, with_noted_tokens
+from context.noted_items import as_sent, noted_ranges
 from context.pinned_items import partners_of_pins
 from context.rendering import unsendable
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, StableWindow, select
@@ -112,11 +112,18 @@ class ContextChooser:
             for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
         ]
         renderer, missing = self._models.renderer, self._missing(reply_request)
-        as_sent = partial(with_noted_tokens, renderer=renderer, missing=missing, counts=self._counts, encoding=encoding)
+        path, pinned, new = [
+            await as_sent(items, renderer, missing, self._counts, encoding)
+            for items in (
+                await self._in_encoding(recent.items, recent.pinned, encoding),
+                await self._in_encoding(pins, recent.pinned, encoding),
+                new_items,
+            )
+        ]
         context_input = ContextInput(
-            path=await as_sent(await self._in_encoding(recent.items, recent.pinned, encoding)),
-            pins=await as_sent(await self._in_encoding(pins, recent.pinned, encoding)),
-            input=await as_sent(new_items),
+            path=path.items,
+            pins=pinned.items,
+            input=new.items,
             base_tokens=instruction_tokens + parameter_tokens + summary_tokens,
             reaches_start=recent.reaches_start,
             unread=0 if recent.reaches_start else _unread(recent, pins),
@@ -129,7 +136,7 @@ class ContextChooser:
         except ContextTooLong as error:
             is_known = self._models.facts(reply_request.model).window_is_known
             raise ContextTooLong(error.tokens, error.budget, window_is_known=is_known) from error
-        notes = noted_ranges(selection.sent, renderer, missing)
+        notes = noted_ranges(selection.sent, {**path.reasons, **pinned.reasons, **new.reasons})
         return ContextChoice(
             recent=recent,
             context_input=context_input,

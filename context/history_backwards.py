@@ -58,7 +58,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
 
     def suffices(self, max_tokens: int) -> bool:
         """Whether these items exceed `max_tokens` or the policy's budget, or are all that there are."""
-        return self.reaches_start or sum(item.tokens for item in self.items) > token_limit(self.policy, max_tokens)
+        return self.reaches_start or sum([item.tokens for item in self.items]) > token_limit(self.policy, max_tokens)
 
 
 EMPTY = RecentItems(version=0, instructions=None, policy=ContextPolicy(), items=(), reaches_start=True)

@@ -3,16 +3,25 @@
 For example, a note takes the place of an image. The record of the request names these items.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from context.item_counts import ItemCounts
 from context.rendering import noted_item
+from context.rendering.notes import Noted
 from context.selection import ContextItem
 from domain.events import LeftOut
 from domain.items import Item
+
+
+class AsSent(Struct, frozen=True):
+    """Items, with the tokens that they have in a request. `reasons`: by item id, why a part of the item is left out."""
+
+    items: Sequence[ContextItem]
+    reasons: Mapping[str, str | None]
 
 
 async def noted_tokens(
@@ -20,39 +29,53 @@ async def noted_tokens(
 ) -> dict[int, int]:
     """The tokens of each item that is sent in a changed form, by its index in `items`. `items`: (id, item) of each."""
     noted = {
-        index: (f"{item_id} {','.join(sorted(missing))}", as_sent.item)
+        index: (item_id, form)
         for index, (item_id, item) in enumerate(items)
-        if (as_sent := noted_item(renderer, item, missing)) is not None
+        if (form := noted_item(renderer, item, missing)) is not None
     }
-    tokens = await counts.of(list(noted.values()), encoding) if noted else []
-    return dict(zip(noted, tokens, strict=True))
+    return await _count(noted, missing, counts, encoding)
 
 
-async def with_noted_tokens(
+async def as_sent(
     items: Sequence[ContextItem], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
-) -> Sequence[ContextItem]:
-    """These items, with the tokens that they have in a request to a model without the `missing` abilities."""
-    others = _others(items)
-    as_sent = await noted_tokens([(item.item_id, item.item) for _, item in others], renderer, missing, counts, encoding)
-    if not as_sent:
-        return items
-    tokens = {others[index][0]: item_tokens for index, item_tokens in as_sent.items()}
-    return [replace(item, tokens=tokens[index]) if index in tokens else item for index, item in enumerate(items)]
-
-
-def noted_ranges(sent: Sequence[ContextItem], renderer: int, missing: Collection[str]) -> list[LeftOut]:
-    """The sent items in which something is left out, as ranges: neighbours with the same reason form one range."""
-    reasons = {
-        index: noted.reason
-        for index, item in _others(sent)
-        if (noted := noted_item(renderer, item.item, missing)) is not None
+) -> AsSent:
+    """These items as they are sent to a model without the `missing` abilities."""
+    noted = {
+        index: (item.item_id, form)
+        for index, item in _others(items)
+        if (form := noted_item(renderer, item.item, missing)) is not None
     }
+    if not noted:
+        return AsSent(items, {})
+    tokens = await _count(noted, missing, counts, encoding)
+    return AsSent(
+        [replace(item, tokens=tokens[index]) if index in tokens else item for index, item in enumerate(items)],
+        {item_id: form.reason for item_id, form in noted.values()},
+    )
+
+
+def noted_ranges(sent: Sequence[ContextItem], reasons: Mapping[str, str | None]) -> list[LeftOut]:
+    """The sent items in which something is left out, as ranges: neighbours with the same reason form one range.
+
+    `reasons`: as in AsSent.
+    """
     ranges: list[LeftOut] = []
-    for reason, group in groupby(range(len(sent)) if reasons else (), key=reasons.get):
+    for reason, group in groupby(sent if reasons else (), key=lambda item: reasons.get(item.item_id)):
         if reason is not None:
-            ids = [sent[index].item_id for index in group]
+            ids = [item.item_id for item in group]
             ranges.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
     return ranges
+
+
+async def _count(
+    noted: Mapping[int, tuple[str, Noted]], missing: Collection[str], counts: ItemCounts, encoding: str
+) -> dict[int, int]:
+    """The tokens of items in the form in which they are sent. `noted`: (the item's id, this form), by the item's index."""
+    if not noted:
+        return {}
+    lacking = ",".join(sorted(missing))
+    forms = [(f"{item_id} {lacking}", form.item) for item_id, form in noted.values()]
+    return dict(zip(noted, await counts.of(forms, encoding), strict=True))
 
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:

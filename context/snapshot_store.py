@@ -7,9 +7,11 @@ A snapshot may be missing at any time. Then the log is read instead, and `refill
 """
 
 import functools
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from importlib import resources
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -153,12 +155,9 @@ def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
     Adds up the tokens from the newest item backwards, until the sum is more than `limit`. If all items fit, the index
     is 0.
     """
-    tokens = 0
-    for index in range(len(items) - 1, -1, -1):
-        tokens += items[index].tokens
-        if tokens > limit:
-            return index, tokens
-    return 0, tokens
+    sums = list(accumulate([item.tokens for item in reversed(items)]))
+    count = bisect_right(sums, limit) + 1
+    return (len(items) - count, sums[count - 1]) if count <= len(items) else (0, sums[-1] if sums else 0)
 
 
 def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches_start: bool) -> RecentItems:

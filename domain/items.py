@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 Item = dict[str, Any]
 
@@ -191,27 +192,41 @@ def emptied(item: Item) -> Item:
     return {"type": type_of(item), **kept, **{name: "" for name in _EMPTIED if name in item}}
 
 
-def output_item_json(item_id: str, item: Item) -> str:
-    """`output_item` as JSON text.
+class InputText(Struct, frozen=True, gc=False, tag_field="type", tag="input_text"):
+    """A text part of a message that the model reads."""
+
+    text: str
+
+
+class OutputText(Struct, frozen=True, gc=False, tag_field="type", tag="output_text"):
+    """A text part of a message of the model."""
+
+    text: str
+    annotations: tuple[()] = ()
+
+
+class OutputMessage(Struct, frozen=True, gc=False):
+    """A message for clients, with one text part."""
+
+    id: str
+    type: str
+    role: str
+    content: tuple[InputText | OutputText]
+    status: str
+
+
+def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
+    """`output_item` in a form that msgspec encodes.
 
     It is fast for messages whose content is a string: a context has thousands of them.
     """
-    content = item.get("content")
+    content, role = item.get("content"), item.get("role")
     # The item has only a role and content, or only these and a type.
-    is_plain = len(item) == (3 if item.get("type") == "message" else 2) and "role" in item
-    if not is_plain or not isinstance(content, str):
-        return msgspec.json.encode(output_item(item_id, item)).decode()
-    role = item["role"]
-    text = _encode_json(content).decode()
-    part = (
-        f'{{"type":"output_text","text":{text},"annotations":[]}}'
-        if role == "assistant"
-        else f'{{"type":"input_text","text":{text}}}'
-    )
-    return f'{{"id":"{item_id}","type":"message","role":"{role}","content":[{part}],"status":"completed"}}'
-
-
-_encode_json = msgspec.json.Encoder().encode
+    is_plain = len(item) == 2 or (len(item) == 3 and item.get("type") == "message")
+    if not is_plain or role is None or not isinstance(content, str):
+        return output_item(item_id, item)
+    part = OutputText(content) if role == "assistant" else InputText(content)
+    return OutputMessage(item_id, "message", role, (part,), "completed")
 
 
 def content_parts(message: Item) -> list[Item]:

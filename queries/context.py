@@ -4,19 +4,18 @@ import asyncio
 from collections.abc import Sequence
 
 from fastapi import APIRouter
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 from pydantic import Field
 from pymongo.errors import PyMongoError
 from starlette.responses import Response
 
 from context.choice import ReplyRequest
 from context.conversation_settings import Summary
-from context.selection import ContextItem
 from domain.events import ConversationStarted, LeftOut
-from domain.items import output_item_json
+from domain.items import encodable_output_item
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
-from infrastructure.http.item_schemas import ItemJson
+from infrastructure.http.item_schemas import EncodableItem
 from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_response
 from projections.views.catalog import CONTEXT
@@ -35,7 +34,7 @@ class SentItem(Struct, frozen=True, gc=False):
 
     id: str
     tokens: int
-    item: ItemJson
+    item: EncodableItem
     pinned: bool | UnsetType = UNSET
 
 
@@ -104,7 +103,10 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
         model=model,
         budget=choice.budget,
         tokens=choice.tokens,
-        items=[_item(item) for item in choice.selection.sent],
+        items=[
+            SentItem(item.item_id, item.tokens, encodable_output_item(item.item_id, item.item), item.pinned)
+            for item in choice.selection.sent
+        ],
         left_out=left_out_shape(choice.selection.left_out),
         summary=summary_shape(choice.recent.summary, choice.summary_tokens),
     )
@@ -124,10 +126,6 @@ async def _may_inherit(context: QueryContext, conversation_id: str) -> bool:
     except PostgresUnavailable:
         return True  # without Postgres, the version cannot be compared either
     return bool(page) and isinstance(page[0].event, ConversationStarted) and page[0].event.forked_from is not None
-
-
-def _item(item: ContextItem) -> SentItem:
-    return SentItem(item.item_id, item.tokens, Raw(output_item_json(item.item_id, item.item)), pinned=item.pinned)
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[LeftOutItems]:

@@ -11,7 +11,7 @@ from context.rendering import renders_transcripts
 from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
 from domain.events import ReplyQueued, ReplyRequested, SharedPrefix
-from domain.items import output_item, output_item_json
+from domain.items import encodable_output_item, output_item
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
@@ -95,7 +95,7 @@ async def _body(
         model=request.model,
         budget=request.shown.budget,
         tokens=request.shown.tokens,
-        items=[SentItem(item.item_id, item.tokens, _item_json(item)) for item in rerendered.items],
+        items=[SentItem(item.item_id, item.tokens, _item(item)) for item in rerendered.items],
         left_out=left_out_shape(request.shown.left_out),
         summary=summary_shape(rerendered.summary, rerendered.summary_tokens),
         shared_prefix=_shared_prefix(request.shown.shared_prefix),
@@ -111,10 +111,11 @@ def _shared_prefix(shared: SharedPrefix | None) -> SharedPromptPrefix | None:
     return SharedPromptPrefix(tokens=shared.tokens, messages=shared.messages, reason=shared.reason)
 
 
-def _item_json(shown: ShownItem) -> Raw:
+def _item(shown: ShownItem) -> Any:
+    """The item in a form that msgspec encodes."""
     if shown.is_blanked:
         return Raw(blanked_item_json(output_item(shown.item_id, shown.item)))
-    return Raw(output_item_json(shown.item_id, shown.item))
+    return encodable_output_item(shown.item_id, shown.item)
 
 
 def _blanked_names(rerendered: Rerendered) -> list[str]:

@@ -1,6 +1,7 @@
 """Finds which calls and outputs belong together, so that a request never has one without the other. Pure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from domain.items import Item, type_of
@@ -16,10 +17,13 @@ CALLS = (
 """Types of calls. Each call needs an output item, whose type is the call's type followed by `_output`. Items of other types need no output."""
 
 _OUTPUT = "_output"
+_MESSAGE = frozenset({"message"})
 
 
 def non_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
     """(index, item) of the items that are no messages. They are few, so it is fast to check only these."""
+    if _MESSAGE.issuperset(map(dict.get, items, repeat("type"), repeat("message"))):
+        return []  # a context may have thousands of messages and nothing else
     return [(index, item) for index, item in enumerate(items) if item.get("type", "message") != "message"]
 
 

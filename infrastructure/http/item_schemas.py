@@ -87,6 +87,9 @@ class ItemList(BaseModel):
 ItemJson = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Item"})]
 """An item as JSON text, for a field of a msgspec struct."""
 
+EncodableItem = Annotated[Any, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Item"})]
+"""An item as JSON text, or as a value that msgspec encodes, for a field of a msgspec struct."""
+
 
 class InputMessage(OpenModel):
     """A message. A `content` that is a string becomes one part."""

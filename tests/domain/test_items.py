@@ -1,11 +1,11 @@
-"""The fast `output_item_json` gives the same item as `output_item`."""
+"""The fast `encodable_output_item` gives the same item as `output_item`."""
 
 from typing import Any
 
 import msgspec
 import pytest
 
-from domain.items import output_item, output_item_json
+from domain.items import encodable_output_item, output_item
 
 TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
 
@@ -27,5 +27,19 @@ TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
         {"type": "reasoning", "summary": [], "content": TEXT},
     ],
 )
-def test_an_item_as_json_text_is_the_item_that_clients_get(item: dict[str, Any]) -> None:
-    assert msgspec.json.decode(output_item_json("msg_1", item)) == output_item("msg_1", item)
+def test_an_item_in_encodable_form_is_the_item_that_clients_get(item: dict[str, Any]) -> None:
+    encoded = msgspec.json.encode(encodable_output_item("msg_1", item))
+    assert msgspec.json.decode(encoded) == output_item("msg_1", item)
+
+
+@pytest.mark.parametrize(
+    ("role", "part"),
+    [
+        ("user", '{"type":"input_text","text":"hi"}'),
+        ("assistant", '{"type":"output_text","text":"hi","annotations":[]}'),
+    ],
+)
+def test_the_fields_of_a_message_have_one_order(role: str, part: str) -> None:
+    encoded = msgspec.json.encode(encodable_output_item("msg_1", {"content": "hi", "role": role}))
+    fields = f'"id":"msg_1","type":"message","role":"{role}","content":[{part}],"status":"completed"'
+    assert encoded.decode() == "{" + fields + "}"
