@@ -31,7 +31,7 @@ from projections.views.writes import Document
 MAX_REMOVED = 500
 """A transaction removes at most this many documents of deleted conversations. It has a time limit, and must fit into MongoDB's cache."""
 
-_LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses"})
+_LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses", "search"})
 """The views in which a conversation can have any number of documents."""
 
 _CONFLICT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult")

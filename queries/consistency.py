@@ -49,6 +49,7 @@ class Read(Struct, kw_only=True):
 
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
+    waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
     repaired     whether a repair ended during the read. Then a document may have been missing for a while
@@ -59,6 +60,7 @@ class Read(Struct, kw_only=True):
     position_keys: list[str]
     position: int
     incarnation: str
+    waits: bool = True
     collections: dict[str, str] = {}
     parked: frozenset[str] = frozenset()
     repairs: int = 0
@@ -77,9 +79,9 @@ class Read(Struct, kw_only=True):
         return {"x-consistency": value} if value else {}
 
     def is_satisfied_by(self, positions: Positions) -> bool:
-        """Whether the views have reached `position` and, if the read is not verified, are live."""
+        """Whether the views have reached `position` and, if that does not cover all that was committed, are live."""
         return all(
-            view_position.position >= self.position and (self.verified or view_position.is_live)
+            view_position.position >= self.position and ((self.verified and self.waits) or view_position.is_live)
             for view_position in self.needed(positions)
         )
 
@@ -176,6 +178,24 @@ class Consistency:
         await self._wait_for_views(read, positions, deadline)
         return read
 
+    async def read_without_waiting(self, tenant: str, *views: MongoView, min_position: int = 0) -> tuple[Read, int]:
+        """A read of these views as they are, and the position up to which they show everything. Raises ApiError 503.
+
+        Waits only for `min_position`, and for views that are not live.
+        """
+        deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
+        end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
+        read = Read(
+            tenant=tenant,
+            views=views,
+            position_keys=position_keys(views),
+            position=min_position,
+            incarnation=end.incarnation,
+            waits=False,
+        )
+        positions = await self._wait_for_views(read, positions, deadline)
+        return read, min(view_position.position for view_position in read.needed(positions))
+
     async def check(self, read: Read, positions: Positions | None = None) -> None:
         """Raises ApiError 503 if a view was reset since the read started, or if the read is of one conversation and this was parked.
 
@@ -215,7 +235,8 @@ class Consistency:
         except LogMoved as error:
             raise _views_behind() from error  # `position` is of another log
 
-    async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> None:
+    async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> Positions:
+        """Returns the positions at which the views show what the read needs."""
         pause = FIRST_PAUSE_SECONDS
         while not await self._shows(positions, read):
             remaining = deadline - time.monotonic()
@@ -225,6 +246,7 @@ class Consistency:
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
             positions = await self.positions.read()
         read.start(positions)
+        return positions
 
     async def _was_dropped(self, read: Read, positions: Positions) -> bool:
         """Whether a rebuilt view has replaced a collection that this read used, and the collection is gone."""

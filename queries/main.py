@@ -43,6 +43,7 @@ from queries import (
     projections_status,
     response_context,
     responses,
+    search,
     shares,
     usage,
 )
@@ -69,6 +70,7 @@ RESOURCES = (
     chat_completions,
     chat_messages,
     models,
+    search,
     usage,
     keys,
     projections_status,

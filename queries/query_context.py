@@ -154,13 +154,17 @@ class QueryContext(Struct, frozen=True):
         selection: Selection,
         stages: Sequence[Document] = (),
         batch_size: int | None = None,
+        *,
+        max_seconds: float | None = None,
     ) -> AsyncCommandCursor[Document]:
         """Runs the stages on the tenant's selected documents, in the collection that the view had when the read started.
 
         The collection stays complete for this read, even if a rebuilt one replaces it. If it is dropped, `Consistency.check` raises an error,
         so call `check` after the last document.
         """
-        return await self.dependencies.views.aggregate(read.collections[view], selection, stages, batch_size)
+        return await self.dependencies.views.aggregate(
+            read.collections[view], selection, stages, batch_size, max_seconds
+        )
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
         """The tenant's document with this id, or only these `fields` of it.
@@ -203,10 +207,19 @@ class QueryContext(Struct, frozen=True):
         return True
 
     async def aggregate(
-        self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]
+        self,
+        read: Read,
+        view: MongoView,
+        selection: Selection,
+        stages: Sequence[Document],
+        max_seconds: float | None = None,
     ) -> list[Document]:
-        """Runs the stages on the tenant's selected documents. Returns the resulting documents, which have no `_id`. Raises as `Consistency.check` does."""
-        cursor = await self.documents(read, view, selection, [*stages, with_positions(read.position_keys)])
+        """Runs the stages on the tenant's selected documents. Returns the resulting documents, which have no `_id`.
+
+        Raises as `Consistency.check` does, and pymongo's ExecutionTimeout after `max_seconds`.
+        """
+        all_stages = [*stages, with_positions(read.position_keys)]
+        cursor = await self.documents(read, view, selection, all_stages, max_seconds=max_seconds)
         documents = await cursor.to_list()
         positions = positions_from(document for document in documents if "_id" in document)
         await self.dependencies.consistency.check(read, positions)

@@ -28,11 +28,21 @@ class TenantViews:
         self._tenant = tenant
 
     async def aggregate(
-        self, collection: str, selection: Selection, stages: Sequence[Document] = (), batch_size: int | None = None
+        self,
+        collection: str,
+        selection: Selection,
+        stages: Sequence[Document] = (),
+        batch_size: int | None = None,
+        max_seconds: float | None = None,
     ) -> AsyncCommandCursor[Document]:
-        """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time."""
+        """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time.
+
+        Raises pymongo's ExecutionTimeout after `max_seconds`.
+        """
         pipeline = [{"$match": self._filter(selection)}, *stages]
         options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}
+        if max_seconds is not None:
+            options["maxTimeMS"] = round(max_seconds * 1000)
         return await self._database[collection].aggregate(pipeline, **options)
 
     def _filter(self, selection: Selection) -> Document:

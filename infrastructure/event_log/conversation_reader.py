@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from psycopg import sql
 
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
-from infrastructure.event_log.log_rows import PAGE, LogRows
+from infrastructure.event_log.log_rows import COLUMNS_SQL, COLUMNS_WITH_OWNER_SQL, PAGE, LogRows
 from infrastructure.event_log.recorded import Logged, Recorded, readable
 from infrastructure.event_log.version_lookup import Head, VersionLookup
 from infrastructure.ids import uuid_of
@@ -119,14 +119,22 @@ class ConversationReader(LogRows):
     async def conversation_logged(
         self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Logged]:
-        """As `conversation`, with an UnreadableRecord for each unreadable event."""
-        return await self._page_after(conversation_id, after, None, limit, max_bytes)
+        """As `conversation`, with an UnreadableRecord for each unreadable event, and with the conversation's owner."""
+        return await self._page_after(conversation_id, after, None, limit, max_bytes, columns=COLUMNS_WITH_OWNER_SQL)
 
     async def _page_after(
-        self, conversation_id: str, after: int, until: int | None, limit: int, max_bytes: int
+        self,
+        conversation_id: str,
+        after: int,
+        until: int | None,
+        limit: int,
+        max_bytes: int,
+        *,
+        columns: sql.SQL = COLUMNS_SQL,
     ) -> list[Logged]:
         from_version = uuid_of(conversation_id), after
-        return await self._page(FORWARDS, (*from_version, *from_version, limit, until, self.tenant, limit), max_bytes)
+        parameters = (*from_version, *from_version, limit, until, self.tenant, limit)
+        return await self._page(FORWARDS, parameters, max_bytes, columns)
 
     async def conversation_backwards(
         self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES

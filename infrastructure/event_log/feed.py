@@ -14,7 +14,7 @@ from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
 from infrastructure.event_log.incarnation import INCARNATION, LogCheck, LogPosition
-from infrastructure.event_log.log_rows import PAGE, LogRows
+from infrastructure.event_log.log_rows import COLUMNS_WITH_OWNER_SQL, PAGE, LogRows
 from infrastructure.event_log.recorded import Logged, Recorded, UnreadableRecord, readable
 from infrastructure.event_log.recorder import CHANNEL
 
@@ -48,7 +48,7 @@ _CHECK = sql.SQL(
 
 
 class OrderedReader(LogRows):
-    """Reads the events of all conversations in commit order. Raises psycopg.Error when Postgres is down.
+    """Reads the events of all conversations in commit order, each with the conversation's owner. Raises psycopg.Error when Postgres is down.
 
     Raises UnreadableEvent for an event that this code cannot read. `batch_logged` returns it as an UnreadableRecord instead.
     """
@@ -84,6 +84,7 @@ class OrderedReader(LogRows):
                 " AND notification_id <= coalesce(%s, notification_id) ORDER BY notification_id LIMIT %s"
             ),
             (position, until, limit),
+            COLUMNS_WITH_OWNER_SQL,
         )
 
     async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
@@ -91,13 +92,13 @@ class OrderedReader(LogRows):
 
         Returns only the events before the first unreadable one. Raises UnreadableEvent if the batch begins with an unreadable event.
         """
-        return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
+        return readable(await self.batch_logged(position, limit=limit, max_bytes=max_bytes, until=until))
 
     async def batch_logged(
         self, position: int, *, limit: int, max_bytes: int, until: int | None = None
     ) -> list[Logged]:
         """As `batch`, with an UnreadableRecord for each unreadable event."""
-        return await self._page(_BATCH, (position, until, limit), max_bytes)
+        return await self._page(_BATCH, (position, until, limit), max_bytes, COLUMNS_WITH_OWNER_SQL)
 
 
 class Batch(Struct, frozen=True):

@@ -8,6 +8,7 @@ from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.recorded import (
     COLUMNS,
     COLUMNS_OF_SUBQUERY,
+    COLUMNS_WITH_OWNER,
     Logged,
     Recorded,
     as_logged,
@@ -25,6 +26,7 @@ PAGE = (
 """
 
 COLUMNS_SQL = sql.SQL(COLUMNS)
+COLUMNS_WITH_OWNER_SQL = sql.SQL(COLUMNS_WITH_OWNER)
 PAGE_COLUMNS_SQL = sql.SQL(COLUMNS_OF_SUBQUERY)
 
 Parameters = tuple[object, ...] | dict[str, object]
@@ -39,8 +41,14 @@ class LogRows:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
-        page = statement.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
+    async def _page(
+        self,
+        statement: sql.SQL,
+        parameters: tuple[object, ...],
+        max_bytes: int,
+        columns: sql.SQL = COLUMNS_SQL,
+    ) -> list[Logged]:
+        page = statement.format(columns=columns, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(page, (*parameters, max_bytes))
         logged: list[Logged] = []
         size = 0
@@ -51,8 +59,10 @@ class LogRows:
             logged.append(as_logged(row))
         return logged
 
-    async def _recorded(self, statement: sql.SQL, parameters: Parameters) -> list[Recorded]:
-        return [recorded_of(row) for row in await self._rows(statement.format(COLUMNS_SQL), parameters)]
+    async def _recorded(
+        self, statement: sql.SQL, parameters: Parameters, columns: sql.SQL = COLUMNS_SQL
+    ) -> list[Recorded]:
+        return [recorded_of(row) for row in await self._rows(statement.format(columns), parameters)]
 
     async def _rows(self, statement: sql.SQL | sql.Composed, parameters: Parameters) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:

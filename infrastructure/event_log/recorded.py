@@ -16,7 +16,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 class Recorded(Struct, frozen=True, kw_only=True):
     """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`).
 
-    `chain_hash`: in hex. `incarnation`: the incarnation of the log that the event was read from (`incarnation.py`).
+    `owner`: the conversation's owner; empty if the reader did not look it up. `chain_hash`: in hex. `incarnation`: the incarnation of the log that the event was read from (`incarnation.py`).
     """
 
     position: int
@@ -29,6 +29,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
     event: Event
     chain_hash: str = ""
     incarnation: str = ""
+    owner: str = ""
 
     @property
     def topic(self) -> str:
@@ -57,6 +58,7 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
     problem: str
     chain_hash: str = ""
     incarnation: str = ""
+    owner: str = ""
 
     @property
     def log_position(self) -> LogPosition:
@@ -73,13 +75,19 @@ Logged = Recorded | UnreadableRecord
 _COLUMNS: Final[LiteralString] = (
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state, chain_hash"
 )
-COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation"
+COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, '' AS owner"
 """The columns to select from `events`, to get a `LoggedRow`."""
 
-COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation"
+COLUMNS_WITH_OWNER: Final[LiteralString] = (
+    f"{_COLUMNS}, {INCARNATION} AS incarnation, coalesce((SELECT started.subject FROM events AS started"
+    " WHERE started.originator_id = events.originator_id AND started.originator_version = 1), '') AS owner"
+)
+"""As COLUMNS, with the conversation's owner: the views need it."""
+
+COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation, owner"
 """The columns to select from a subquery that selects COLUMNS, to get a `LoggedRow`."""
 
-LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str]
+LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str, str]
 
 
 def as_logged(row: LoggedRow) -> Logged:
@@ -96,6 +104,7 @@ def as_logged(row: LoggedRow) -> Logged:
         state,
         chain_hash,
         incarnation,
+        owner,
     ) = row
     try:
         event = decode(topic, state)
@@ -112,6 +121,7 @@ def as_logged(row: LoggedRow) -> Logged:
             problem=str(error),
             chain_hash=chain_hash.hex(),
             incarnation=incarnation,
+            owner=owner,
         )
     return Recorded(
         position=position,
@@ -124,6 +134,7 @@ def as_logged(row: LoggedRow) -> Logged:
         event=event,
         chain_hash=chain_hash.hex(),
         incarnation=incarnation,
+        owner=owner,
     )
 
 

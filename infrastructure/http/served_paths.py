@@ -46,6 +46,7 @@ SERVED: Final[Mapping[str, str]] = {
     "/v1/models": "GET",
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",
+    "/v1/search": "GET",
     "/v1/usage": "GET",
     "/v1/keys": "GET POST",
     "/v1/keys/{key_id}": "DELETE",

@@ -23,7 +23,7 @@ from pymongo.synchronous import collection as synchronous
 
 from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.incarnation import INCARNATION, LogMoved
-from infrastructure.event_log.recorded import COLUMNS, Logged, UnreadableRecord, as_logged
+from infrastructure.event_log.recorded import COLUMNS_WITH_OWNER, Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Increment, ViewBatch, coalesce
 from projections.parking import parked_for, released
 from projections.views.catalog import MongoView
@@ -155,7 +155,9 @@ def _parts(connection: psycopg.Connection[Any], task: BackfillTask, after: int, 
     part: list[Logged] = []
     part_size = 0
     with connection.cursor(binary=True) as cursor:
-        for row in cursor.stream(_PAGE.format(columns=COLUMNS), parameters, binary=True, size=task.rows_per_fetch):
+        for row in cursor.stream(
+            _PAGE.format(columns=COLUMNS_WITH_OWNER), parameters, binary=True, size=task.rows_per_fetch
+        ):
             size = decoded_size(row[8])
             if part and part_size + size > task.pages.part_bytes:
                 yield part

@@ -3,23 +3,24 @@
 conversations  one document per conversation; removed when the conversation is deleted
 items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
+search         one document per item, with the terms of its text; removed with its conversation
 usage          one document per tenant, day (UTC), subject, model and partition: token totals; kept after deletion
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
 from typing import Literal
 
-MongoView = Literal["conversations", "items", "responses", "usage"]
+MongoView = Literal["conversations", "items", "responses", "search", "usage"]
 
-MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "usage")
-CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses")
+MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "usage")
+CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search")
 """The views whose documents belong to one conversation and are removed with it."""
 
 USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 5, "usage": 6}
+VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 5, "search": 1, "usage": 6}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -40,6 +41,10 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("chat", 1), ("subject", 1), ("status", 1), ("id", 1)),
         (("tenant", 1), ("chat", 1), ("model", 1), ("status", 1), ("id", 1)),
         (("tenant", 1), ("chat", 1), ("metadata", 1), ("status", 1), ("id", 1)),
+    ),
+    "search": (
+        (("tenant", 1), ("conversation_id", 1)),
+        (("tenant", 1), ("owner", 1), ("terms", 1), ("order", 1)),
     ),
     "usage": (
         (("tenant", 1), ("date", 1), ("model", 1)),

@@ -8,6 +8,7 @@ from projections.views.catalog import CONVERSATION_VIEWS
 from projections.views.conversations import conversation_writes
 from projections.views.items import item_writes
 from projections.views.responses import response_writes
+from projections.views.search import search_writes
 from projections.views.usage import usage_writes
 from projections.views.writes import Remove, Write
 
@@ -26,4 +27,5 @@ def event_writes(logged: Logged) -> Iterator[Write]:
     yield from conversation_writes(logged)
     yield from item_writes(logged)
     yield from response_writes(logged)
+    yield from search_writes(logged)
     yield from usage_writes(logged)

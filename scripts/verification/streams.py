@@ -59,6 +59,7 @@ class Stream:
     def __init__(self, first: Row) -> None:
         self.conversation_id = conversation_id(first.originator_id)
         self.tenant = first.tenant
+        self._owner = first.subject if first.version == 1 else ""
         self.events: list[Recorded] = []
         self.chain_hashes: dict[int, bytes] = {}
         """By version."""
@@ -91,6 +92,7 @@ class Stream:
             correlation_id=row.correlation_id,
             event=event,
             chain_hash=row.chain_hash.hex(),
+            owner=self._owner,
         )
         self.events.append(recorded)
 

@@ -150,6 +150,10 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", "/v1/import"): [
         Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n', "content_type": "application/x-ndjson"})
     ],
+    ("GET", "/v1/search"): [
+        Row(statuses=EVERYBODY, query="?q=plantedword*"),
+        Row(statuses=READERS, query="?q=plantedword*&conversation={conversation_id}", has_content=False),
+    ],
     ("GET", "/v1/usage"): [Row(statuses=EVERYBODY)],
     ("GET", "/v1/projections"): [Row(statuses=EVERYBODY)],
 }

@@ -1,0 +1,205 @@
+"""GET /v1/search: the messages that the caller may see and whose text matches, from the view `search`.
+
+A search reads the newest MAX_RANKED matches, ranks them, and shows them page by page; then it goes on with the next older ones. `search_matches.py` finds
+them. What the view says may be old. So each hit is checked before it is shown: the view `items` must show its item, and the log says
+whether the caller may read the conversation and whether the item is deleted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Struct
+from pymongo.errors import ExecutionTimeout
+from starlette.responses import Response
+
+from context.deleted_content import deleted_items
+from domain.items import text_of
+from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
+from infrastructure.http.shapes import Seconds
+from projections.views.writes import Document
+from queries.consistency import Read, may_see_unverified
+from queries.log_access import PostgresUnavailable
+from queries.query_context import QueryContext
+from queries.query_route import query_route
+from queries.search_cursor import SearchCursor, cursor_of, encode_cursor
+from queries.search_matches import Match, Matches
+from queries.search_query import SearchQuery
+from queries.search_snippets import snippet
+from queries.search_terms import SearchTerms, parse
+from queries.tenant_views import Ids
+
+router = APIRouter(tags=["search"])
+
+_SPARE = 10
+"""How many more matches are read than a page needs: some may turn out to be deleted."""
+
+
+class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
+    """A message that matches. `leaf`: the last item of its branch; `GET …/items?leaf=` shows the path through the message.
+
+    `highlights`: [start, end] of each match in the snippet, in characters (Unicode code points). A hit with a higher `score` is better.
+    """
+
+    conversation: str
+    item: str
+    branch: int
+    leaf: str
+    role: str
+    created_at: Seconds
+    snippet: str
+    highlights: list[tuple[int, int]]
+    score: float
+
+
+class SearchResults(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """A page of hits. `position`: the search knows all that was committed up to this position of the log."""
+
+    data: list[SearchHit]
+    position: int
+    has_more: bool
+    next_cursor: str | None
+
+
+@query_route(router, "/v1/search", SearchQuery, answer=SearchResults)
+async def search(context: QueryContext, query: SearchQuery) -> Response:
+    """The best matches among the newest messages, with the words in their surroundings.
+
+    Finds what the caller may read. Does not wait for the newest appends: `position` says up to where the answer is complete.
+    """
+    terms = parse(query.q)
+    cursor = cursor_of(query)
+    read, position = await context.dependencies.consistency.read_without_waiting(
+        context.principal.tenant, "search", "items", "conversations", min_position=context.min_position
+    )
+    try:
+        page = await _page(context, read, query, terms, cursor)
+    except ExecutionTimeout as error:
+        message = "The search took too long. Search for more or rarer words, or use a filter."
+        raise ApiError(503, message, code="search_timeout", param="q", headers={"retry-after": "5"}) from error
+    results = SearchResults(
+        data=page.hits,
+        position=position,
+        has_more=page.next is not None,
+        next_cursor=None if page.next is None else encode_cursor(page.next, query),
+    )
+    return shapes.json_response(shapes.encode(results), headers=read.headers)
+
+
+class _Page(Struct):
+    """`next`: where the next page begins. None: there are no more matches."""
+
+    hits: list[SearchHit]
+    next: SearchCursor | None = None
+
+
+async def _page(
+    context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, cursor: SearchCursor
+) -> _Page:
+    matches = await Matches.of(context, read, query, terms)
+    page = _Page([])
+    while True:
+        found = await matches.after(cursor, query.limit - len(page.hits) + _SPARE)
+        hits = await _hits(context, read, terms, found.matches)
+        for match in found.matches:
+            if match.item_id in hits:
+                if len(page.hits) == query.limit:
+                    page.next = cursor
+                    return page
+                page.hits.append(hits[match.item_id])
+            cursor = cursor.at(match)
+        if found.next is None:
+            return page
+        cursor = found.next
+
+
+async def _hits(
+    context: QueryContext, read: Read, terms: SearchTerms, matches: Sequence[Match]
+) -> dict[str, SearchHit]:
+    """The hits of those matches that the caller may see now, by item id."""
+    if not matches:
+        return {}
+    documents = {
+        document["id"]: document for document in await _items(context, read, [match.item_id for match in matches])
+    }
+    visible = await _visible(context, read, documents, {match.item_id: match.owner for match in matches})
+    return {
+        match.item_id: _hit(match, documents[match.item_id], terms) for match in matches if match.item_id in visible
+    }
+
+
+async def _items(context: QueryContext, read: Read, item_ids: Sequence[str]) -> list[Document]:
+    """The documents of these items that are not retracted, each with `leaf`, the last item of its branch."""
+    same_branch: Document = {
+        "from": read.collections["items"],
+        "let": {"conversation": "$conversation_id", "branch": "$branch"},
+        "pipeline": [
+            {
+                "$match": {
+                    "tenant": read.tenant,
+                    "$expr": {
+                        "$and": [
+                            {"$eq": ["$conversation_id", "$$conversation"]},
+                            {"$eq": ["$branch", "$$branch"]},
+                        ]
+                    },
+                    "retracted_version": None,
+                }
+            },
+            {"$sort": {"depth": -1}},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "id": 1}},
+        ],
+        "as": "leaf",
+    }
+    fields = ("id", "conversation_id", "branch", "item", "created_at", "copy_of", "leaf")
+    stages: list[Document] = [
+        {"$match": {"retracted_version": None}},
+        {"$lookup": same_branch},
+        {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
+    ]
+    return await context.aggregate(read, "items", Ids(item_ids), stages)
+
+
+async def _visible(
+    context: QueryContext, read: Read, documents: Mapping[str, Document], owners: Mapping[str, str]
+) -> set[str]:
+    """Those of the items that the caller may see, as the log says. While Postgres is unavailable, those of the caller's own conversations."""
+    log = context.dependencies.log
+    conversations = [*dict.fromkeys(document["conversation_id"] for document in documents.values())]
+    try:
+        heads = dict(zip(conversations, await log.head_of_each(conversations), strict=True))
+        deleted = await deleted_items(
+            log, {item_id: document.get("copy_of") for item_id, document in documents.items()}
+        )
+    except PostgresUnavailable:
+        if read.verified:
+            raise
+        return {item_id for item_id in documents if may_see_unverified(context.principal, owners[item_id])}
+    readable = {
+        conversation_id
+        for conversation_id, head in heads.items()
+        if head is not None and not head.deleted and head.role(context.principal) is not None
+    }
+    return {
+        item_id
+        for item_id, document in documents.items()
+        if document["conversation_id"] in readable and item_id not in deleted
+    }
+
+
+def _hit(match: Match, document: Document, terms: SearchTerms) -> SearchHit:
+    item = msgspec.json.decode(document["item"])
+    shown = snippet(text_of(item), terms.wanted)
+    return SearchHit(
+        conversation=document["conversation_id"],
+        item=match.item_id,
+        branch=document["branch"],
+        leaf=document["leaf"][0]["id"],
+        role=item["role"],
+        created_at=document["created_at"] // 1_000_000,
+        snippet=shown.text,
+        highlights=shown.highlights,
+        score=round(match.score, 4),
+    )

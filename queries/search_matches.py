@@ -1,0 +1,262 @@
+"""Finds and ranks the matches of a search in the view `search`.
+
+The documents of one term are read, newest first: of the query's rarest term, as far as a short look at the index tells. The parts of the query
+are compared with each document's text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+from msgspec import Struct
+
+from projections.views.conversations import shared_with_subject
+from projections.views.search import ALL, first_order_at
+from projections.views.writes import Document
+from queries.consistency import Read
+from queries.log_access import PostgresUnavailable
+from queries.query_context import QueryContext
+from queries.search_cursor import SearchCursor
+from queries.search_query import SearchQuery
+from queries.search_terms import Part, SearchTerms
+
+MAX_RANKED: Final = 2_000
+"""How many matches are ranked together: the newest ones. So a common word takes no longer than this many matches."""
+
+MAX_SECONDS: Final = 2.0
+"""The longest time that MongoDB may spend on a step of a search."""
+
+MAX_SHARED: Final = 1_000
+"""A search goes through at most this many conversations that are shared with the caller: the newest ones."""
+
+_MAX_OWNERS: Final = 200
+"""MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
+
+_ESTIMATED_TERMS: Final = 8
+_ESTIMATED_DOCUMENTS: Final = 1_000
+_MAX_PREFIX_DOCUMENTS: Final = 10_000
+
+
+class Match(Struct, frozen=True):
+    """A document that matches. `newest`, `oldest`: the `order` of the first and the last document of its block."""
+
+    item_id: str
+    owner: str
+    order: int
+    score: float
+    newest: int
+    oldest: int
+
+
+class Found(Struct, frozen=True):
+    """Matches, best first. `next`: where to go on if there may be more."""
+
+    matches: Sequence[Match] = ()
+    next: SearchCursor | None = None
+
+
+class Matches:
+    """The matches of one search."""
+
+    def __init__(self, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> None:
+        self._context = context
+        self._read = read
+        self._query = query
+        self._terms = terms
+        self._visible: Document = {}
+        self._driver: Document | None = None
+
+    @classmethod
+    async def of(cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> Self:
+        """Finds out which documents the caller's search has to read. Raises ConversationNotFound if the query's conversation is not visible."""
+        matches = cls(context, read, query, terms)
+        matches._visible = await _visible_documents(context, read, query.conversation)
+        matches._driver = await matches._rarest()
+        return matches
+
+    async def after(self, cursor: SearchCursor, count: int) -> Found:
+        """The next `count` matches, or those that are left of a block. Raises ExecutionTimeout."""
+        if self._driver is None:
+            return Found()
+        where: Document = {**self._visible, **self._driver, "retracted": False, **self._filters(cursor)}
+        following: list[Document] = []
+        if cursor.score is not None:
+            same = {"score": cursor.score, "order": {"$lt": cursor.order}}
+            following = [{"$match": {"$or": [{"score": {"$lt": cursor.score}}, same]}}]
+        best = {
+            "n": count,
+            "sortBy": {"score": -1, "order": -1},
+            "output": {"key": "$_id", "owner": "$owner", "order": "$order", "score": "$score"},
+        }
+        stages: list[Document] = [
+            {"$sort": {"order": -1}},
+            {"$limit": MAX_RANKED},
+            {"$project": {"owner": 1, "order": 1, "score": self._score()}},
+            *following,
+            {
+                "$group": {
+                    "_id": None,
+                    "newest": {"$max": "$order"},
+                    "oldest": {"$min": "$order"},
+                    "count": {"$sum": 1},
+                    "best": {"$topN": best},
+                }
+            },
+            {"$project": {"_id": 0}},
+        ]
+        blocks = await self._context.aggregate(self._read, "search", where, stages, MAX_SECONDS)
+        return _found(blocks, cursor, count)
+
+    def _filters(self, cursor: SearchCursor) -> Document:
+        query = self._query
+        lowest = [0 if query.since is None else first_order_at(query.since), cursor.oldest or 0]
+        highest = [] if query.until is None else [first_order_at(query.until) - 1]
+        highest += [] if cursor.newest is None else [cursor.newest]
+        order = {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}
+        fields = {"role": query.role, "author": query.author, "model": query.model}
+        return {
+            "order": order,
+            **{name: value for name, value in fields.items() if value is not None},
+            **({} if query.conversation is None else {"conversation_id": query.conversation}),
+            **self._comparisons(),
+        }
+
+    def _comparisons(self) -> Document:
+        """Compares those parts that the driver does not imply."""
+        implied = (self._driver or {}).get("terms")
+        wanted = [part for part in self._terms.wanted if not (part.is_one_term and part.terms[0] == implied)]
+        conditions = [{"$gte": [_place_of(part), 0]} for part in wanted]
+        conditions += [{"$lt": [_place_of(part), 0]} for part in self._terms.unwanted]
+        return {"$expr": {"$and": conditions}} if conditions else {}
+
+    def _score(self) -> Document:
+        """For each part between 0 and 1: more, the more often the text has it, and less, the longer the text is."""
+        scores = []
+        for part in self._terms.wanted:
+            pieces = {"$size": {"$split": ["$text", {"$literal": part.text}]}}
+            saturated = {"$divide": ["$$count", {"$add": ["$$count", 0.5, {"$divide": ["$words", 50]}]}]}
+            scores.append({"$let": {"vars": {"count": {"$subtract": [pieces, 1]}}, "in": saturated}})
+        return {"$add": scores}
+
+    async def _rarest(self) -> Document | None:
+        """Selects the documents to read: of the term that is rarest among the newest documents. None if a term has no document."""
+        exact = sorted(
+            {term for part in self._terms.wanted for term in part.terms}, key=lambda term: (-len(term), term)
+        )
+        exact = exact[:_ESTIMATED_TERMS]
+        prefixes = [part for part in self._terms.wanted if part.prefix is not None][:_ESTIMATED_TERMS]
+        if len(exact) == 1 and not prefixes:
+            return {"terms": exact[0]}
+        limit = _ESTIMATED_DOCUMENTS if exact else _MAX_PREFIX_DOCUMENTS
+        drivers: list[Document] = [{"terms": term} for term in exact]
+        drivers += [{"terms": {"$elemMatch": part.prefix_range}} for part in prefixes]
+        newest: list[Document] = [{"$sort": {"order": -1}}, {"$limit": limit}]
+        some: list[Document] = [{"$limit": limit}]
+        steps = [newest] * len(exact) + [some] * len(prefixes)
+        estimates = await self._estimates(drivers, steps)
+        if len(estimates) < len(drivers):
+            return None
+        rare = [number for number in range(len(drivers)) if number < len(exact) or estimates[number][0] < limit]
+        return drivers[min(rare, key=estimates.__getitem__)] if rare else {"terms": ALL}
+
+    async def _estimates(
+        self, drivers: Sequence[Document], steps: Sequence[Sequence[Document]]
+    ) -> Mapping[int, tuple[int, int]]:
+        """For each driver that selects documents: how many, at most the limit, and the lowest `order` among them. The lower, the rarer."""
+        pipelines: list[list[Document]] = [
+            [*step, {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}}, _numbered(number)]
+            for number, step in enumerate(steps)
+        ]
+        first, *others = drivers
+        stages = pipelines[0]
+        for driver, pipeline in zip(others, pipelines[1:], strict=True):
+            where = {"tenant": self._read.tenant, **self._visible, **driver}
+            selected = {"coll": self._read.collections["search"], "pipeline": [{"$match": where}, *pipeline]}
+            stages = [*stages, {"$unionWith": selected}]
+        rows = await self._context.aggregate(self._read, "search", {**self._visible, **first}, stages, MAX_SECONDS)
+        return {row["number"]: (row["count"], row["oldest"]) for row in rows}
+
+
+def _numbered(number: int) -> Document:
+    return {"$project": {"_id": 0, "number": {"$literal": number}, "count": 1, "oldest": 1}}
+
+
+def _place_of(part: Part) -> Document:
+    """Where the document's text has the part; -1 if nowhere."""
+    return {"$indexOfBytes": ["$text", {"$literal": part.text}]}
+
+
+def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int) -> Found:
+    """The matches in the answer. `cursor`: where they begin."""
+    started = cursor.oldest is not None
+    if not blocks:
+        return Found(next=_next_block(cursor.oldest) if cursor.oldest is not None else None)
+    [block] = blocks
+    newest = block["newest"] if cursor.newest is None else cursor.newest
+    oldest = block["oldest"] if cursor.oldest is None else cursor.oldest
+    matches = [
+        Match(
+            item_id=each["key"].rpartition(":")[2],
+            owner=each["owner"],
+            order=each["order"],
+            score=each["score"],
+            newest=newest,
+            oldest=oldest,
+        )
+        for each in block["best"]
+    ]
+    if len(matches) == count:
+        return Found(matches, cursor.at(matches[-1]))
+    is_last = not started and block["count"] < MAX_RANKED
+    return Found(matches, None if is_last else _next_block(oldest))
+
+
+def _next_block(oldest: int) -> SearchCursor:
+    return SearchCursor(newest=oldest - 1)
+
+
+async def _visible_documents(context: QueryContext, read: Read, conversation_id: str | None) -> Document:
+    """Selects the documents of conversations that the caller may see. Some may not be visible any more: each hit is checked."""
+    principal = context.principal
+    if conversation_id is not None:
+        try:
+            head = await context.dependencies.log.existing_head(conversation_id)
+        except PostgresUnavailable:
+            if read.verified:
+                raise
+        else:
+            return {"owner": head.owner}
+    if principal.may("admin"):
+        owners = await _owners(context, read)
+        return {"owner": {"$in": owners}} if len(owners) <= _MAX_OWNERS else {}
+    own: Document = {"owner": principal.subject}
+    shared = await _shared_conversations(context, read) if read.verified else []
+    if not shared:
+        return own
+    of_others = {
+        "owner": {"$in": sorted({document["owner"] for document in shared})},
+        "conversation_id": {"$in": [document["id"] for document in shared]},
+    }
+    return {"$or": [own, of_others]}
+
+
+async def _owners(context: QueryContext, read: Read) -> list[str]:
+    """The owners of the tenant's conversations, at most one more than _MAX_OWNERS."""
+    stages: list[Document] = [
+        {"$sort": {"owner": 1}},
+        {"$group": {"_id": "$owner"}},
+        {"$limit": _MAX_OWNERS + 1},
+        {"$project": {"_id": 0, "owner": "$_id"}},
+    ]
+    return [row["owner"] for row in await context.aggregate(read, "search", {}, stages, MAX_SECONDS)]
+
+
+async def _shared_conversations(context: QueryContext, read: Read) -> list[Document]:
+    """The id and the owner of the newest conversations that are shared with the caller."""
+    subject = context.principal.subject
+    where: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
+    stages: list[Document] = [
+        {"$sort": {"id": -1}},
+        {"$limit": MAX_SHARED},
+        {"$project": {"_id": 0, "id": 1, "owner": 1}},
+    ]
+    return await context.aggregate(read, "conversations", where, stages, MAX_SECONDS)
