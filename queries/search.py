@@ -108,7 +108,7 @@ async def _page(
                     page.next = cursor
                     return page
                 page.hits.append(hits[match.item_id])
-            cursor = cursor.at(match)
+            cursor = match.cursor
         if found.next is None:
             return page
         cursor = found.next
@@ -169,7 +169,7 @@ async def _visible(
     log = context.dependencies.log
     conversations = [*dict.fromkeys(document["conversation_id"] for document in documents.values())]
     try:
-        heads = dict(zip(conversations, await log.head_of_each(conversations), strict=True))
+        end_of = dict(zip(conversations, await log.head_of_each(conversations), strict=True))
         deleted = await deleted_items(
             log, {item_id: document.get("copy_of") for item_id, document in documents.items()}
         )
@@ -179,7 +179,7 @@ async def _visible(
         return {item_id for item_id in documents if may_see_unverified(context.principal, owners[item_id])}
     readable = {
         conversation_id
-        for conversation_id, head in heads.items()
+        for conversation_id, head in end_of.items()
         if head is not None and not head.deleted and head.role(context.principal) is not None
     }
     return {

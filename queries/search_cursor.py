@@ -3,17 +3,12 @@
 import base64
 import binascii
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from infrastructure.http.errors import ApiError
 from queries.search_query import SearchQuery
-
-if TYPE_CHECKING:
-    from queries.search_matches import Match
 
 _MAX_LENGTH = 200
 _NOT_IN_DIGEST = {"limit", "after"}
@@ -30,10 +25,6 @@ class SearchCursor(Struct, frozen=True, array_like=True):
     oldest: int | None = None
     score: float | None = None
     order: int | None = None
-
-    def at(self, match: "Match") -> "SearchCursor":
-        """The place after this match of the same block."""
-        return replace(self, newest=match.newest, oldest=match.oldest, score=match.score, order=match.order)
 
 
 class _Encoded(Struct, frozen=True, array_like=True):

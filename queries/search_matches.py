@@ -37,14 +37,12 @@ _MAX_PREFIX_DOCUMENTS: Final = 10_000
 
 
 class Match(Struct, frozen=True):
-    """A document that matches. `newest`, `oldest`: the `order` of the first and the last document of its block."""
+    """A document that matches. `cursor`: the place after it."""
 
     item_id: str
     owner: str
-    order: int
     score: float
-    newest: int
-    oldest: int
+    cursor: SearchCursor
 
 
 class Found(Struct, frozen=True):
@@ -132,9 +130,9 @@ class Matches:
         """For each part between 0 and 1: more, the more often the text has it, and less, the longer the text is."""
         scores = []
         for part in self._terms.wanted:
-            pieces = {"$size": {"$split": ["$text", {"$literal": part.text}]}}
+            parts = {"$size": {"$split": ["$text", {"$literal": part.text}]}}
             saturated = {"$divide": ["$$count", {"$add": ["$$count", 0.5, {"$divide": ["$words", 50]}]}]}
-            scores.append({"$let": {"vars": {"count": {"$subtract": [pieces, 1]}}, "in": saturated}})
+            scores.append({"$let": {"vars": {"count": {"$subtract": [parts, 1]}}, "in": saturated}})
         return {"$add": scores}
 
     async def _rarest(self) -> Document | None:
@@ -197,15 +195,13 @@ def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int
         Match(
             item_id=each["key"].rpartition(":")[2],
             owner=each["owner"],
-            order=each["order"],
             score=each["score"],
-            newest=newest,
-            oldest=oldest,
+            cursor=SearchCursor(newest, oldest, each["score"], each["order"]),
         )
         for each in block["best"]
     ]
     if len(matches) == count:
-        return Found(matches, cursor.at(matches[-1]))
+        return Found(matches, matches[-1].cursor)
     is_last = not started and block["count"] < MAX_RANKED
     return Found(matches, None if is_last else _next_block(oldest))
 

@@ -50,17 +50,17 @@ def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
 def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
     """The parts of the text that match, in characters of the text."""
     folded, origins = _traced(text)
-    searched, places = " ", [0]  # a place: the index in the folded text of each character of `searched`
+    searched, folded_indexes = " ", [0]  # of each character of `searched`
     for token, start in token_spans(folded):
         searched += f"{token.text} "
-        places += [*range(start, start + len(token.text)), start + len(token.text) - 1]
+        folded_indexes += [*range(start, start + len(token.text)), start + len(token.text) - 1]
     for part in wanted:
         inner = part.text.strip(" ")
         lead = part.text.index(inner)
         at = searched.find(part.text)
         while at >= 0:
             first = at + lead
-            yield origins[places[first]][0], origins[places[first + len(inner) - 1]][1]
+            yield origins[folded_indexes[first]][0], origins[folded_indexes[first + len(inner) - 1]][1]
             at = searched.find(part.text, at + max(1, len(inner)))
 
 

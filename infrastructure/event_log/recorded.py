@@ -78,10 +78,11 @@ _COLUMNS: Final[LiteralString] = (
 COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, '' AS owner"
 """The columns to select from `events`, to get a `LoggedRow`."""
 
-COLUMNS_WITH_OWNER: Final[LiteralString] = (
-    f"{_COLUMNS}, {INCARNATION} AS incarnation, coalesce((SELECT started.subject FROM events AS started"
-    " WHERE started.originator_id = events.originator_id AND started.originator_version = 1), '') AS owner"
+_OWNER: Final[LiteralString] = (
+    "(SELECT started.subject FROM events AS started"
+    " WHERE started.originator_id = events.originator_id AND started.originator_version = 1)"
 )
+COLUMNS_WITH_OWNER: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, coalesce({_OWNER}, '') AS owner"
 """As COLUMNS, with the conversation's owner: the views need it."""
 
 COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation, owner"
