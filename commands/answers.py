@@ -13,6 +13,7 @@ def conversation_answer(appended: Appended) -> bytes:
         status=state.status,
         title=state.title,
         instructions=state.instructions,
+        archived=state.archived,
         version=state.version,
     )
     return shapes.encode(conversation)

@@ -1,4 +1,4 @@
-"""The life cycle of conversations: create, update, end, reopen, delete."""
+"""The life cycle of conversations: create, update, end, reopen, archive, unarchive, delete."""
 
 from typing import Annotated, ClassVar
 
@@ -127,6 +127,21 @@ async def end_conversation(context: CommandContext, conversation_id: str, body: 
 async def reopen_conversation(context: CommandContext, conversation_id: str) -> Response:
     """Makes an ended conversation active again. Answers with the Conversation. If it is already active, nothing changes."""
     return await context.execute(conversation_id, commands.ReopenConversation(), conversation_answer)
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/archive", answer=Conversation)
+async def archive_conversation(context: CommandContext, conversation_id: str) -> Response:
+    """Archives the conversation. Answers with the Conversation. If it is already archived, nothing changes.
+
+    An archived conversation can still be read and written.
+    """
+    return await context.execute(conversation_id, commands.ArchiveConversation(archived=True), conversation_answer)
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/unarchive", answer=Conversation)
+async def unarchive_conversation(context: CommandContext, conversation_id: str) -> Response:
+    """Takes the conversation out of the archive. Answers with the Conversation. If it is not archived, nothing changes."""
+    return await context.execute(conversation_id, commands.ArchiveConversation(archived=False), conversation_answer)
 
 
 class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.deleted"):

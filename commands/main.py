@@ -25,6 +25,7 @@ from commands import (
     queued_replies,
     response_socket,
     responses,
+    restored_items,
     shares,
 )
 from commands.command_route import ProcessDependencies
@@ -72,6 +73,7 @@ RESOURCES = (
     conversations,
     items,
     pins,
+    restored_items,
     shares,
     compaction,
     responses,

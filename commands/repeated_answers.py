@@ -32,6 +32,9 @@ async def without_deleted(reader: PrincipalReader, conversation_id: str, answer:
             if deleted:
                 shown = [without_content(item) if item["id"] in deleted else item for item in items]
                 return msgspec.json.encode({**body, "data": shown})
+        case {"id": str(item_id), "type": str()} if "object" not in body:
+            if await deleted_items(reader, {item_id: None}, [conversation_id]):
+                return msgspec.json.encode(without_content(body))
         case {"object": "conversation.compaction"} if await _is_withdrawn(reader, conversation_id, body):
             return msgspec.json.encode({**body, "summary": ""})
         case _:

@@ -24,6 +24,7 @@ from domain.events import (
     InheritedSummary,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
 )
@@ -243,12 +244,17 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
     )
 
 
-async def retracted_at(reader: Reader, fork: PathSegment, item_ids: Sequence[str]) -> set[str]:
-    """Those of these inherited items that the fork had retracted for itself at the version of the segment `fork`."""
+async def retracted_at(reader: Reader, segment: PathSegment, item_ids: Sequence[str], position: int) -> set[str]:
+    """Those of these items that were retracted in the segment's conversation at its version, and not restored before log position `position`."""
     retracted: set[str] = set()
-    for recorded in await reader.items(fork.conversation_id, item_ids, until=fork.version) if item_ids else ():
-        if isinstance(recorded.event, ItemRetracted) and recorded.event.inherited:
-            retracted.add(recorded.event.item_id)
+    for recorded in await reader.items(segment.conversation_id, item_ids) if item_ids else ():
+        match recorded.event:
+            case ItemRetracted(item_id=item_id) if recorded.version <= segment.version:
+                retracted.add(item_id)
+            case ItemRestored(item_id=item_id) if recorded.version <= segment.version or recorded.position < position:
+                retracted.discard(item_id)
+            case _:
+                pass
     return retracted
 
 
@@ -257,12 +263,15 @@ async def unretracted(
 ) -> dict[str, Recorded]:
     """The ItemAppended of each of these items, by item id, without items that are retracted at `version`."""
     appended: dict[str, Recorded] = {}
+    retracted: set[str] = set()
     for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():
         match recorded.event:
             case ItemAppended(item_id=item_id):
                 appended[item_id] = recorded
             case ItemRetracted(item_id=item_id):
-                appended.pop(item_id, None)
+                retracted.add(item_id)
+            case ItemRestored(item_id=item_id):
+                retracted.discard(item_id)
             case _:
                 pass
-    return appended
+    return {item_id: recorded for item_id, recorded in appended.items() if item_id not in retracted}

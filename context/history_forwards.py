@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from context.conversation_settings import Reader, retracted_at, unretracted
+from context.conversation_settings import Reader, retracted_at
 from context.deleted_content import deleted_items
 from context.forks import read_path
 from context.path_backwards import PAGE_EVENTS
-from domain.events import ItemAppended, ItemRetracted
+from domain.events import ItemAppended
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
@@ -18,12 +18,12 @@ async def path(
     *,
     after: str | None = None,
     first: str | None = None,
-    as_recorded: bool = False,
+    recorded_at: int | None = None,
 ) -> AsyncIterator[ItemAppended]:
     """The items of the path at `version`, oldest first: all of them, those from item `first` on, or those after item `after`.
 
-    Items that are deleted now are left out. `as_recorded`: leave out only items that were already retracted at `version`, or in an origin
-    when it was forked.
+    Items that are deleted now are left out. `recorded_at`: the log position of a request. Leaves out only the items that were deleted at
+    `version`, or in an origin when it was forked, and were not restored before that position.
     """
     segments = [*(await read_path(reader, PathSegment(conversation_id, version))).segments]
     row: Recorded | None = None
@@ -35,8 +35,10 @@ async def path(
         if row is not None:
             after_version, row = row.version - (first is not None), None
         forks = segments[index + 1 :]
-        read = _recorded_items if as_recorded else _items
-        events = read(reader, segment, after_version, forks)
+        if recorded_at is None:
+            events = _items(reader, segment, after_version, forks)
+        else:
+            events = _recorded_items(reader, segment, after_version, forks, recorded_at)
         async for event in events:
             yield event
 
@@ -58,18 +60,17 @@ async def _items(
 
 
 async def _recorded_items(
-    reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment]
+    reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment], position: int
 ) -> AsyncIterator[ItemAppended]:
-    """The segment's items without those that were retracted at its version, or in one of `forks` at the version of that segment."""
+    """The segment's items without those that were retracted at its version, or in one of `forks` at the version of that segment.
+
+    An item that was restored before log position `position` counts as not retracted.
+    """
     async for page in _pages(reader, segment, after_version):
         appended = _on_path(segment, page)
-        retracted = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
-        if page[-1].version < segment.version:  # later pages may retract items of this one
-            ids = [event.item_id for event in appended]
-            kept = await unretracted(reader, segment.conversation_id, segment.version, ids)
-            retracted |= set(ids) - kept.keys()
-        for fork in forks:
-            retracted |= await retracted_at(reader, fork, [event.item_id for event in appended])
+        retracted: set[str] = set()
+        for each in (segment, *forks):
+            retracted |= await retracted_at(reader, each, [event.item_id for event in appended], position)
         for event in appended:
             if event.item_id not in retracted:
                 yield event

@@ -12,7 +12,7 @@ from context.deleted_content import deleted_items
 from context.forks import fork_of
 from context.last_requests import sent_request
 from context.selection import DELETED
-from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted, LeftOut, SentSequence
+from domain.events import ConversationStarted, Fork, ItemAppended, ItemRestored, ItemRetracted, LeftOut, SentSequence
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
@@ -23,7 +23,7 @@ PAGE_EVENTS = 200
 class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
-    before_gap    ids of items whose next newer item on the path has been deleted since the segment's version
+    before_gap    ids of items whose next newer item on the path is deleted, and was read
     requests      (model, sequence) of each request that was made on the path, newest first
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
@@ -66,7 +66,7 @@ async def path_backwards(
         else:
             # The fork may have retracted any of the items that it inherits.
             may_be_deleted = is_inherited or (head is not None and head.version > segment.version)
-            async for page in _pages(reader, segment, first_page):
+            async for page in _pages(reader, segment, first_page, with_retracted=may_be_deleted):
                 fork = _origin(page)
                 items, before_gap, gap = await _undeleted(
                     reader, page, gap, conversations, may_be_deleted=may_be_deleted
@@ -78,7 +78,8 @@ async def path_backwards(
 
 
 class _Page(Struct, frozen=True):
-    """A page of one conversation, newest first. `appended`: its items on the path, without those retracted up to the segment's version.
+    """A page of one conversation, newest first. `appended`: its items on the path. Those that were retracted up to the segment's
+    version may be left out.
 
     `requests`: as in PathPage.
     """
@@ -88,9 +89,12 @@ class _Page(Struct, frozen=True):
     requests: list[tuple[str, SentSequence]]
 
 
-async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Recorded] | None) -> AsyncIterator[_Page]:
-    """The segment's pages, newest first."""
-    retracted: set[str] = set()
+async def _pages(
+    reader: Reader, segment: PathSegment, first_page: Sequence[Recorded] | None, *, with_retracted: bool
+) -> AsyncIterator[_Page]:
+    """The segment's pages, newest first. `with_retracted`: their items are looked up, because retracted ones may have been restored later."""
+    retracted: dict[str, bool] = {}
+    """By item id, whether its newest change is a retraction."""
     # The path may leave the conversation at an item. Then the requests after this item were not made on the path.
     is_on_path = segment.last_depth is None
     until = segment.version
@@ -105,11 +109,11 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
         requests: list[tuple[str, SentSequence]] = []
         for recorded in events:
             match event := recorded.event:
-                case ItemRetracted():
-                    retracted.add(event.item_id)
+                case ItemRetracted() | ItemRestored():
+                    retracted.setdefault(event.item_id, isinstance(event, ItemRetracted))
                 case ItemAppended() if segment.contains(event.branch, event.depth, recorded.version):
                     is_on_path = True
-                    if event.item_id not in retracted:
+                    if with_retracted or not retracted.get(event.item_id):
                         appended.append(event)
                 case _:
                     if is_on_path and (request := sent_request(event)) is not None:
@@ -123,7 +127,7 @@ async def _undeleted(
 ) -> tuple[list[ItemAppended], set[str], bool]:
     """Returns (the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
 
-    `gap`: whether the item of the path that is just newer than this page has been deleted since the segment's version.
+    `gap`: whether the item of the path that is just newer than this page is deleted.
     `conversations`: those of the path, from its end up to this page. `may_be_deleted`: any of the items may have been retracted, because
     a conversation of the path has events that were not read. If not, the only items that can be deleted are copies whose original was
     deleted.

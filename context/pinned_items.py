@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from context.conversation_settings import Reader, unretracted
+from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
 from context.forks import fork_of
 from context.item_counts import ItemCounts
@@ -31,20 +31,21 @@ class OnPath(Struct, frozen=True):
 async def appended_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> OnPath:
     """Finds items on the path whose newest segment is `end`.
 
-    Items that are not on the path are left out, and so are items that were retracted at their segment's version. Later
-    deletions are not looked up.
+    Items that are not on the path are left out. Deleted ones are not.
     """
     found: dict[str, tuple[PathSegment, Recorded]] = {}
     conversations: list[str] = []
     segment: PathSegment | None = end
     while segment is not None and (missing := [item_id for item_id in item_ids if item_id not in found]):
         conversations.append(segment.conversation_id)
-        rows = await unretracted(reader, segment.conversation_id, segment.version, missing)
-        for item_id, row in rows.items():
+        rows = await reader.items(segment.conversation_id, missing, until=segment.version)
+        for row in rows:
             event = row.event
             if isinstance(event, ItemAppended) and segment.contains(event.branch, event.depth, row.version):
-                found[item_id] = segment, row
-        fork = await fork_of(reader, segment.conversation_id) if len(rows) < len(missing) else None
+                found[event.item_id] = segment, row
+        fork = (
+            await fork_of(reader, segment.conversation_id) if any(item_id not in found for item_id in missing) else None
+        )
         segment = segment.origin(fork) if fork else None
     return OnPath(found, conversations)
 

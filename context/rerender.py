@@ -90,7 +90,7 @@ async def rerender(
         single_items = await _single_items(reader, conversation_id, shown)
         for shown_range in shown.ranges:
             single = single_items.get(shown_range.first)
-            items += single or await _range(reader, conversation_id, shown.version, shown_range)
+            items += single or await _range(reader, conversation_id, requested, shown_range)
     items += map(stored_item, request.input)
     not_sent = unsendable(shown.renderer, [stored.item for stored in items])
     sent = [stored for index, stored in enumerate(items) if index not in not_sent]
@@ -189,12 +189,16 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
     }
 
 
-async def _range(reader: Reader, conversation_id: str, version: int, shown: ShownRange) -> list[StoredItem]:
-    """The items from the range's first to its last, as the path was at `version`."""
+async def _range(
+    reader: Reader, conversation_id: str, requested: Recorded, shown_range: ShownRange
+) -> list[StoredItem]:
+    """The items from the range's first to its last, as the path was when the reply was requested."""
+    assert isinstance(requested.event, ReplyRequested)
+    version, first = requested.event.shown.version, shown_range.first
     items: list[StoredItem] = []
-    async for event in path(reader, conversation_id, version, first=shown.first, as_recorded=True):
+    async for event in path(reader, conversation_id, version, first=first, recorded_at=requested.position):
         items.append(stored_item(event))
-        if event.item_id == shown.last:
+        if event.item_id == shown_range.last:
             break
     return items
 

@@ -36,6 +36,7 @@ from domain.events import (
     ConversationStarted,
     Event,
     ItemAppended,
+    ItemRestored,
     ItemRetracted,
 )
 from domain.items import from_stored
@@ -193,7 +194,8 @@ class _NewestItems(Struct):
     complete: bool = False
     deleted: bool = False
     _has_head: bool = False
-    _retracted: set[str] = set()
+    _retracted: dict[str, bool] = {}
+    """By item id, whether its newest change is a retraction."""
     _size: int = 0
 
     def add_older(self, recorded: Recorded) -> None:
@@ -204,8 +206,8 @@ class _NewestItems(Struct):
         match event:
             case ConversationDeleted():
                 self.deleted = self.complete = True
-            case ItemRetracted():
-                self._retracted.add(event.item_id)
+            case ItemRetracted() | ItemRestored():
+                self._retracted.setdefault(event.item_id, isinstance(event, ItemRetracted))
             case ItemAppended() if not self.complete:
                 self._add_item(event)
             case _:
@@ -215,7 +217,7 @@ class _NewestItems(Struct):
         if not self._has_head:
             self._has_head = True
             self.branch, self.depth, self.first = event.branch, event.depth, event.depth + 1
-        is_retracted = event.item_id in self._retracted
+        is_retracted = self._retracted.get(event.item_id, False)
         size = self._size + (0 if is_retracted else len(event.item))
         if (
             event.branch != self.branch

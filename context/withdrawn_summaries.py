@@ -9,7 +9,7 @@ from typing import Protocol
 
 from context.deleted_content import deleted_items
 from context.forks import read_path
-from domain.events import ContextCompacted, ConversationDeleted, Fork, ItemRetracted
+from domain.events import ContextCompacted, ConversationDeleted, Fork, ItemRestored, ItemRetracted
 from domain.paths import Path, PathSegment
 from infrastructure.event_log.recorded import Recorded
 
@@ -60,13 +60,13 @@ async def is_withdrawn(
 def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> bool:
     """Whether a fork that inherited the summary has retracted an item that the summary covers."""
     event = deletion.event
-    return isinstance(event, ItemRetracted) and event.inherited and event.depth <= summary.depth
+    return isinstance(event, ItemRetracted | ItemRestored) and event.inherited and event.depth <= summary.depth
 
 
 def _deletes_on(path: Path, deletion: Recorded) -> bool:
     """Whether the event deletes an item of the path, or a conversation of the path."""
     match event := deletion.event:
-        case ItemRetracted():
+        case ItemRetracted() | ItemRestored():
             return path.contains(deletion.conversation_id, event.branch, event.depth, version=0)
         case ConversationDeleted():
             return True

@@ -93,6 +93,22 @@ class RetractItem(Command, frozen=True, kw_only=True):
         return (self.item_id,)
 
 
+class RestoreItem(Command, frozen=True, kw_only=True):
+    """Shows a retracted item again. `inherited`: as in RetractItem.
+
+    `response_id`: the response that the item belongs to, if any. `unpins`: the last row of pins has the item. The pin went with the retraction, and does not come back.
+    """
+
+    item_id: str
+    inherited: KnownItem | None = None
+    response_id: str | None = None
+    unpins: bool = False
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return (self.item_id, self.response_id) if self.response_id else (self.item_id,)
+
+
 class PinItem(Command, frozen=True, kw_only=True):
     """`inherited`: as in RetractItem."""
 
@@ -286,6 +302,12 @@ class UnshareConversation(Command, frozen=True, kw_only=True):
     """`subject` None: withdraws the share with everyone of the tenant."""
 
     subject: str | None
+
+
+class ArchiveConversation(Command, frozen=True, kw_only=True):
+    """`archived`: whether the conversation is archived from now on."""
+
+    archived: bool
 
 
 class EndConversation(Command, frozen=True, kw_only=True):

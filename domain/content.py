@@ -21,6 +21,7 @@ from domain.events import (
     Event,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
     ReplyCancelled,
@@ -66,9 +67,10 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationStarted: frozenset(
         {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from", "pinned", "summary"}
     ),
-    ConversationDescribed: frozenset({"context_policy", "listed"}),
+    ConversationDescribed: frozenset({"context_policy", "listed", "archived"}),
     ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),
     ItemRetracted: frozenset({"item_id", "branch", "depth", "inherited"}),
+    ItemRestored: frozenset({"item_id", "branch", "depth", "inherited"}),
     ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
     ItemUnpinned: frozenset({"item_id", "pinned"}),
     ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),

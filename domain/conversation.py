@@ -26,6 +26,7 @@ from domain.events import (
     Event,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
     ReplyCancelled,
@@ -60,7 +61,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     undone        the summaries that can be redone, the next one first. That one includes the active summary
     items         how many of the conversation's own items are not retracted
     replies       how many responses are not deleted
-    retracted_at  the version of the last retraction, 0 for none
+    retracted_at  the version at which an item was last retracted or restored, 0 for none
     """
 
     id: str
@@ -74,6 +75,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     metadata: dict[str, str] = {}
     context_policy: ContextPolicy = ContextPolicy()
     listed: bool = True
+    archived: bool = False
     branch: int = 0
     head: str | None = None
     depth: int = 0
@@ -138,7 +140,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ConversationDescribed():
             changes = {
                 name: value
-                for name in ("title", "instructions", "metadata", "context_policy", "listed")
+                for name in ("title", "instructions", "metadata", "context_policy", "listed", "archived")
                 if (value := getattr(event, name)) is not UNSET
             }
             return replace(state, version=version, **changes)
@@ -163,6 +165,15 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
                 undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
                 items=state.items - (not event.inherited),
+                retracted_at=version,
+            )
+        case ItemRestored():
+            return replace(
+                state,
+                version=version,
+                summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
+                undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
+                items=state.items + (not event.inherited),
                 retracted_at=version,
             )
         case ItemPinned() | ItemUnpinned():
@@ -202,6 +213,8 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem(branch=event.branch, depth=event.depth, inherited=True, retracted=True)
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
+        case ItemRestored() if item is not None:
+            return replace(item, retracted=False)
         case _:
             return item
 

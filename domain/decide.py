@@ -7,6 +7,7 @@ from msgspec import UNSET
 from domain.appended_items import append_after, append_at_head
 from domain.commands import (
     AppendItems,
+    ArchiveConversation,
     CancelReply,
     Command,
     CompactContext,
@@ -24,6 +25,7 @@ from domain.commands import (
     RedoCompaction,
     ReopenConversation,
     RequestReply,
+    RestoreItem,
     RetractItem,
     ShareConversation,
     ShowReply,
@@ -63,6 +65,7 @@ from domain.events import (
     ConversationUnshared,
     Event,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
     ReplyDescribed,
@@ -96,6 +99,8 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return tuple(append_at_head(state, command.items, command.author))
         case RetractItem():
             return _retract(command, known_items.get(command.item_id, command.inherited))
+        case RestoreItem():
+            return _restore(state, command, known_items)
         case PinItem():
             return _pin(state, command, known_items.get(command.item_id, command.inherited))
         case UnpinItem():
@@ -125,6 +130,9 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return _share(state, command)
         case UnshareConversation():
             return _unshare(state, command)
+        case ArchiveConversation():
+            changes = command.archived != state.archived
+            return (ConversationDescribed(archived=command.archived),) if changes else ()
         case EndConversation():
             return () if state.status == "ended" else (ConversationEnded(reason=command.reason),)
         case ReopenConversation():
@@ -209,6 +217,20 @@ def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:
         raise ItemNotFound(command.item_id)
     item_id, inherited = command.item_id, item.inherited
     return (ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth, inherited=inherited),)
+
+
+def _restore(state: Conversation, command: RestoreItem, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
+    item = known_items.get(command.item_id, command.inherited)
+    if item is None:
+        raise ItemNotFound(command.item_id)
+    reply = known_items.get(command.response_id or "")
+    if reply is not None and reply.retracted and not state.listed:  # the item was deleted with its response
+        raise ItemNotFound(command.item_id)
+    if not item.retracted:
+        return ()
+    restored = ItemRestored(item_id=command.item_id, branch=item.branch, depth=item.depth, inherited=item.inherited)
+    unpinned = ItemUnpinned(item_id=command.item_id, pinned=state.pinned)
+    return (restored, unpinned) if command.unpins else (restored,)
 
 
 def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple[Event, ...]:

@@ -266,7 +266,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """Title, instructions, metadata, policy or listing changed. A field that is UNSET did not change."""
+    """Title, instructions, metadata, policy or listing changed, or the conversation was archived. A field that is UNSET did not change."""
 
     topic = "conversation.described"
 
@@ -275,6 +275,7 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     metadata: dict[str, str] | UnsetType = UNSET
     context_policy: ContextPolicy | UnsetType = UNSET
     listed: bool | UnsetType = UNSET
+    archived: bool | UnsetType = UNSET
 
     @property
     def row_key(self) -> str | None:
@@ -316,6 +317,24 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
     """
 
     topic = "item.retracted"
+
+    item_id: str
+    branch: int
+    depth: int
+    inherited: bool = False
+
+    @property
+    def row_key(self) -> str:
+        return self.item_id
+
+
+class ItemRestored(Event, frozen=True, kw_only=True):
+    """The item is not deleted any more. It is at its place again. Summaries that were made without it are withdrawn.
+
+    Pins and summaries that went with its deletion do not come back. `inherited`: as in ItemRetracted.
+    """
+
+    topic = "item.restored"
 
     item_id: str
     branch: int
@@ -635,6 +654,7 @@ EVENTS: tuple[type[Event], ...] = (
     ConversationDescribed,
     ItemAppended,
     ItemRetracted,
+    ItemRestored,
     ItemPinned,
     ItemUnpinned,
     ReplyQueued,

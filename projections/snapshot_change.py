@@ -25,6 +25,7 @@ from domain.events import (
     ConversationStarted,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
 )
@@ -76,6 +77,7 @@ class SnapshotChange(Struct):
                 self.appended.append(event)
             case (
                 ItemRetracted()
+                | ItemRestored()
                 | ItemPinned()
                 | ItemUnpinned()
                 | ContextCompacted()

@@ -21,7 +21,7 @@ from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["conversations"])
 
-_FIELDS = ("id", "metadata", "status", "title", "instructions", "version")
+_FIELDS = ("id", "metadata", "status", "title", "instructions", "archived", "version")
 
 
 @query_route(
@@ -88,6 +88,7 @@ def _shape(document: Document) -> shapes.Conversation:
         status=document["status"],
         title=document["title"],
         instructions=document["instructions"],
+        archived=document["archived"],
         version=document["version"],
     )
 

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 from pydantic import Field
 from starlette.responses import Response
 
+from context.conversation_settings import unretracted
 from domain.errors import ItemNotFound
 from domain.paths import PathSegment
 from infrastructure.http import shapes
@@ -66,10 +67,15 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 
 
 class _Found(Struct):
-    """What is found out about the items of a page. `copies`: the original of each copy, by id. `retracted`: the items that were retracted later."""
+    """What is found out about the items of a page. `copies`: the original of each copy, by id. `retracted`: the items that were retracted later.
 
+    `restored`: the items that were restored after the version of the page. Only the log knows whether they were retracted at that version.
+    """
+
+    version: int
     copies: dict[str, str] = field(default_factory=dict)
     retracted: set[str] = field(default_factory=set)
+    restored: set[str] = field(default_factory=set)
 
     def entry(self, document: Document) -> bytes:
         """Notes the item. Returns its JSON."""
@@ -77,12 +83,21 @@ class _Found(Struct):
             self.copies[document["id"]] = original
         if document["retracted_version"] is not None:
             self.retracted.add(document["id"])
+        if document.get("restored_version", 0) > self.version:
+            self.restored.add(document["id"])
         return bytes(document["item"], "utf-8")
 
     async def deleted_copies(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
         """Those items of the page that are copies of deleted items."""
         on_page = {item_id: self.copies[item_id] for item_id in page.ids if item_id in self.copies}
         return await deleted_copies(context, read, on_page)
+
+    async def retracted_then(self, context: QueryContext, read: ConversationRead, page: Page) -> set[str]:
+        """Those items of the page that were retracted at its version, and restored later."""
+        ids = [item_id for item_id in page.ids if item_id in self.restored]
+        if not ids:
+            return set()
+        return set(ids) - (await unretracted(context.dependencies.log, read.conversation_id, self.version, ids)).keys()
 
 
 async def _page(
@@ -98,10 +113,13 @@ async def _page(
 
     With `as_of`, it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
     """
-    where = items_on(read.tenant, segment) | {"retracted_version": {"$not": {"$lte": segment.version}}}
+    retracted: Document = {"retracted_version": {"$lte": segment.version}}
+    if query.as_of is not None:
+        retracted["restored_version"] = {"$not": {"$gt": segment.version}}
+    where = items_on(read.tenant, segment) | {"$nor": [retracted]}
     deleted: set[str] = set()
     while True:
-        items = _Found()
+        items = _Found(segment.version)
         page = await fetch_page(
             context,
             read,
@@ -111,10 +129,13 @@ async def _page(
             page=query,
             after=after,
             before=before,
-            fields=("id", "item", "copy_of", "retracted_version"),
+            fields=("id", "item", "copy_of", "retracted_version", "restored_version"),
             entry_of=items.entry,
         )
         page.has_copies = bool(items.copies or deleted)
+        if hidden := await items.retracted_then(context, read, page):
+            deleted |= hidden
+            continue
         if query.as_of is not None and context.principal.may("audit"):
             return page
         found = await items.deleted_copies(context, read, page)

@@ -54,19 +54,21 @@ _ITEMS = sql.SQL(
     " AND tenant_id = coalesce(%s, tenant_id) ORDER BY originator_version"
 )
 
-_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0017
+_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0025
     "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s AND tenant_id = coalesce(%s, tenant_id)"
-    " AND topic IN ('item.retracted', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
+    " AND topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
 )
 _DELETED_RESPONSES = sql.SQL(
     "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
     " AND tenant_id = coalesce(%s, tenant_id)"
 )
-# This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row takes one look-up.
+# This is fast: an item has few rows (one, and one more for each time it was retracted or restored), and each conversation's last row takes one look-up.
 _DELETED_ITEMS = sql.SQL(
-    "WITH named AS (SELECT item_id, originator_id, bool_or(topic IN ('item.retracted', 'reply.deleted')) AS retracted,"
-    " bool_or(topic NOT IN ('item.retracted', 'reply.deleted')) AS belongs FROM events"
-    " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted',"
+    "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'reply.deleted') OR"
+    " coalesce(max(originator_version) FILTER (WHERE topic = 'item.retracted'), 0)"
+    " > coalesce(max(originator_version) FILTER (WHERE topic = 'item.restored'), 0) AS retracted,"
+    " bool_or(topic NOT IN ('item.retracted', 'item.restored', 'reply.deleted')) AS belongs FROM events"
+    " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted', 'item.restored',"
     " 'reply.queued', 'reply.requested', 'reply.deleted') GROUP BY item_id, originator_id),"
     " deleted AS (SELECT originator_id FROM (SELECT DISTINCT originator_id FROM named) AS conversation CROSS JOIN LATERAL"
     " (SELECT topic FROM events WHERE events.originator_id = conversation.originator_id ORDER BY originator_version DESC LIMIT 1) AS last"
@@ -156,7 +158,7 @@ class ConversationReader(LogRows):
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, parameters)}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes an item, a response or the conversation, in order of position."""
+        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation, in order of position."""
         return await self._recorded(_DELETIONS, (list(map(uuid_of, conversation_ids)), after, self.tenant))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:

@@ -33,6 +33,16 @@ CHANNEL = TABLE
 _APPEND = f"SELECT append_at_once({', '.join(f'%b::{type_name}' for type_name in PARAMETER_TYPES)})"
 _PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
 
+_ROWS_WITH_KEY = (
+    "SELECT originator_version, topic, state FROM events"
+    " WHERE originator_id = i.stream AND item_id = i.item AND tenant_id = i.tenant ORDER BY originator_version"
+)
+_FIRST_AND_LAST_ROWS = f"({_ROWS_WITH_KEY} LIMIT 50) UNION ({_ROWS_WITH_KEY} DESC LIMIT 50)"
+_SELECT_ITEMS = f"""
+    SELECT i.number, e.topic, e.state FROM unnest(%b::text[], %b::uuid[], %b::text[]) WITH ORDINALITY AS i (tenant, stream, item, number)
+    CROSS JOIN LATERAL ({_FIRST_AND_LAST_ROWS}) AS e ORDER BY i.number, e.originator_version
+"""  # noqa: S608 - no text from outside
+
 
 class RowsRemoved(Exception):
     """The log has some rows of a transaction, and not the others: somebody removed rows by hand."""
@@ -190,12 +200,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_items(
         self, curs: Cursor[Any], items: Sequence[tuple[StreamName, str]]
     ) -> list[tuple[StreamName, str, str, bytes]]:
-        """For each (stream, item), the first 100 rows with this row key, in order: as (stream, item, topic, state)."""
+        """For each (stream, item), the first and the last 50 rows with this row key, in order: as (stream, item, topic, state)."""
         curs.execute(
-            "SELECT i.number, e.topic, e.state FROM unnest(%b::text[], %b::uuid[], %b::text[])"
-            " WITH ORDINALITY AS i (tenant, stream, item, number) CROSS JOIN LATERAL (SELECT * FROM events"
-            " WHERE originator_id = i.stream AND item_id = i.item AND tenant_id = i.tenant"
-            " ORDER BY originator_version LIMIT 100) AS e",
+            _SELECT_ITEMS,
             (*_columns([stream for stream, _ in items]), [item for _, item in items]),
             binary=True,
         )

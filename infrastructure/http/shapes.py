@@ -34,6 +34,7 @@ class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="c
     status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["active", "ended"]})]
     title: str | None
     instructions: str | None
+    archived: bool
     version: int
 
 
@@ -53,6 +54,7 @@ def conversation(
     status: str,
     title: str | None,
     instructions: str | None,
+    archived: bool,
     version: int,
 ) -> Conversation:
     """The Conversation. `created_at` comes from the id."""
@@ -63,6 +65,7 @@ def conversation(
         status=status,
         title=title,
         instructions=instructions,
+        archived=archived,
         version=version,
     )
 

@@ -20,7 +20,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 5, "search": 1, "usage": 6}
+VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "usage": 6}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"

@@ -17,6 +17,7 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     ItemAppended,
+    ItemRestored,
     ItemRetracted,
     Share,
 )
@@ -46,6 +47,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "owner": event.owner,
                     "family": event.family,
                     "listed": event.listed,
+                    "archived": False,
                     "status": "active",
                     "title": event.title,
                     "instructions": event.instructions,
@@ -61,7 +63,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                 },
             )
         case ConversationDescribed():
-            names = ("title", "instructions", "context_policy", "listed")
+            names = ("title", "instructions", "context_policy", "listed", "archived")
             changes = {
                 name: msgspec.to_builtins(value) for name in names if (value := getattr(event, name)) is not UNSET
             }
@@ -73,6 +75,8 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
             yield Update("conversations", key, {**head, **progress}, {"items": 1})
         case ItemRetracted(inherited=False):
             yield Update("conversations", key, progress, {"items": -1})
+        case ItemRestored(inherited=False):
+            yield Update("conversations", key, progress, {"items": 1})
         case ConversationShared() | ConversationUnshared():
             yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})
         case ConversationEnded():

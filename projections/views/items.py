@@ -1,14 +1,15 @@
 """The view `items`: one document per item.
 
 `version` and `retracted_version` say at which versions of the conversation the item was added and retracted, so a reader can show any
-earlier version. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
+earlier version. `restored_version`: the version at which the item was last restored; absent if it never was. Only the log has what was
+before that. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
 """
 
 from collections.abc import Iterator
 
 import msgspec
 
-from domain.events import ItemAppended, ItemRetracted
+from domain.events import ItemAppended, ItemRestored, ItemRetracted
 from domain.items import from_stored, output_item, type_of
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Logged
@@ -61,5 +62,8 @@ def item_writes(logged: Logged) -> Iterator[Write]:
             )
         case ItemRetracted(inherited=False):
             yield Update("items", document_key(logged.tenant, event.item_id), {"retracted_version": logged.version})
+        case ItemRestored(inherited=False):
+            restored = {"retracted_version": None, "restored_version": logged.version}
+            yield Update("items", document_key(logged.tenant, event.item_id), restored)
         case _:
             return

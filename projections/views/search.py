@@ -13,7 +13,7 @@ digits, those of the log position. So no two items have the same, and a search c
 from collections.abc import Iterator
 from typing import Final
 
-from domain.events import ItemAppended, ItemRetracted, ReplyCompleted
+from domain.events import ItemAppended, ItemRestored, ItemRetracted, ReplyCompleted
 from domain.items import from_stored, text_of
 from infrastructure.event_log.recorded import Logged
 from projections.views.search_text import searched
@@ -58,6 +58,8 @@ def search_writes(logged: Logged) -> Iterator[Write]:
             )
         case ItemRetracted() if not event.inherited:
             yield Update("search", document_key(logged.tenant, event.item_id), {"retracted": True})
+        case ItemRestored() if not event.inherited:
+            yield Update("search", document_key(logged.tenant, event.item_id), {"retracted": False})
         case ReplyCompleted():
             for item_id in event.output_ids:
                 yield Update("search", document_key(logged.tenant, item_id), {"model": event.model})

@@ -93,6 +93,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("DELETE", _ITEM): [Row(statuses=WRITERS, once=True)],
     ("POST", f"{_ITEM}/pin"): [Row(statuses=WRITERS)],
     ("POST", f"{_ITEM}/unpin"): [Row(statuses=WRITERS)],
+    ("POST", f"{_ITEM}/restore"): [Row(statuses=WRITERS)],
     ("GET", f"{_CONVERSATION}/responses"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/events"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/context"): [Row(statuses=READERS, query="?model=scripted")],
@@ -101,6 +102,8 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", f"{_CONVERSATION}/compact/redo"): [Row(statuses=NOTHING_TO_DO)],
     ("POST", f"{_CONVERSATION}/end"): [Row(statuses=WRITERS, once=True)],
     ("POST", f"{_CONVERSATION}/reopen"): [Row(statuses=WRITERS)],
+    ("POST", f"{_CONVERSATION}/archive"): [Row(statuses=WRITERS, once=True)],
+    ("POST", f"{_CONVERSATION}/unarchive"): [Row(statuses=WRITERS)],
     ("GET", f"{_CONVERSATION}/shares"): [Row(statuses=READERS, has_content=False)],
     ("POST", f"{_CONVERSATION}/shares"): [
         Row(statuses=OWNERS, body={"with": {"subject": "new"}, "role": "reader"}, once=True),

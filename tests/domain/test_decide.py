@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from domain.commands import (
     AppendItems,
+    ArchiveConversation,
     CancelReply,
     Command,
     CompactContext,
@@ -25,6 +26,7 @@ from domain.commands import (
     RedoCompaction,
     ReopenConversation,
     RequestReply,
+    RestoreItem,
     RetractItem,
     ShowReply,
     StartConversation,
@@ -63,6 +65,7 @@ from domain.events import (
     InputItem,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
     ReplyCancelled,
@@ -312,6 +315,37 @@ def test_an_unlisted_conversation_with_something_else_loses_the_items_of_a_delet
     given(UNLISTED, *JOINED, *last_one).when(DeleteReply(response_id="resp_2")).then(
         ReplyDeleted(response_id="resp_2"), ConversationDeleted()
     )
+
+
+def test_a_retracted_item_is_restored_once_and_not_after_its_unlisted_response_was_deleted() -> None:
+    events = (started(), appended("msg_1", 1, None))
+    pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    restored = ItemRestored(item_id="msg_1", branch=0, depth=1)
+    restore = RestoreItem(item_id="msg_1")
+    given(*events).when(restore).then()
+    given(*events, retracted).when(restore).then(restored)
+    given(*events, retracted, restored).when(restore).then()
+    unpinned = ItemUnpinned(item_id="msg_1", pinned=())
+    given(*events, pinned, retracted).when(RestoreItem(item_id="msg_1", unpins=True)).then(restored, unpinned)
+    given(*events).when(RestoreItem(item_id="msg_2")).refused(ItemNotFound)
+    given(*events, retracted, ConversationDeleted()).when(restore).refused(ConversationNotFound)
+    answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)
+    of_reply = RestoreItem(item_id="msg_a", response_id="resp_1")
+    given(UNLISTED, *JOINED, answer, DELETED).when(of_reply).refused(ItemNotFound)
+    given(started(), *JOINED, answer, DELETED).when(of_reply).then(ItemRestored(item_id="msg_a", branch=0, depth=2))
+    state = given(*events, retracted, restored).state
+    assert state is not None
+    assert (state.items, state.retracted_at) == (1, 4)
+
+
+def test_a_conversation_is_archived_and_unarchived_once_also_when_it_has_ended() -> None:
+    archive, unarchive = ArchiveConversation(archived=True), ArchiveConversation(archived=False)
+    archived = ConversationDescribed(archived=True)
+    given(started(), ConversationEnded()).when(archive).then(archived)
+    given(started(), archived).when(archive).then()
+    given(started(), archived).when(unarchive).then(ConversationDescribed(archived=False))
+    given(started()).when(unarchive).then()
 
 
 def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_item_can_be_neither() -> None:

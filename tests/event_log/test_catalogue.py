@@ -22,6 +22,7 @@ from domain.events import (
     InputItem,
     ItemAppended,
     ItemPinned,
+    ItemRestored,
     ItemRetracted,
     ItemUnpinned,
     LeftOut,
@@ -73,6 +74,7 @@ EXAMPLES: tuple[Event, ...] = (
         response_id="resp_1",
     ),
     ItemRetracted(item_id="msg_1", branch=0, depth=2),
+    ItemRestored(item_id="msg_1", branch=0, depth=2),
     ItemPinned(item_id="msg_1", branch=0, depth=2, pinned=("msg_0", "msg_1")),
     ItemUnpinned(item_id="msg_1", pinned=("msg_0",)),
     ReplyQueued(
@@ -279,6 +281,8 @@ EXTENDED: tuple[Event, ...] = (
         summary=InheritedSummary(conversation_id="conv_0", version=2),
     ),
     ItemRetracted(item_id="msg_1", branch=0, depth=2, inherited=True),
+    ItemRestored(item_id="msg_1", branch=0, depth=2, inherited=True),
+    ConversationDescribed(archived=True),
 )
 """Events with fields that were added after the first version of their type."""
 
@@ -287,6 +291,7 @@ FROZEN: dict[str, str] = {
     "conversation.described": "0184a57469746c65c0ac696e737472756374696f6e73a149a86d6574616461746180ae636f6e746578745f706f6c69637980",
     "item.appended": "0188a76974656d5f6964a56d73675f31a9706172656e745f6964a56d73675f30a66272616e636801a5646570746802a46974656dc40f7b22726f6c65223a2275736572227da6617574686f72a3616e6ea772657669736573a56d73675f39ab726573706f6e73655f6964a6726573705f31",
     "item.retracted": "0183a76974656d5f6964a56d73675f31a66272616e636800a5646570746802",
+    "item.restored": "0183a76974656d5f6964a56d73675f31a66272616e636800a5646570746802",
     "item.pinned": "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a670696e6e656492a56d73675f30a56d73675f31",
     "item.unpinned": "0182a76974656d5f6964a56d73675f31a670696e6e656491a56d73675f30",
     "reply.queued": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e7075749182a76974656d5f6964a56d73675f31a46974656dc4027b7da872656e646572657201",
@@ -374,6 +379,8 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "0187af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d84af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a670696e6e656491a56d73675f30a773756d6d61727982af636f6e766572736174696f6e5f6964a6636f6e765f30a776657273696f6e02",
     ),
     ("item.retracted", "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a9696e68657269746564c3"),
+    ("item.restored", "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a9696e68657269746564c3"),
+    ("conversation.described", "0181a86172636869766564c3"),
 )
 """`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.
 

@@ -334,3 +334,122 @@ async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_after_del
     for response in responses:
         context = await store.get(f"/v1/responses/{response['id']}/context")
         assert context["request_sha256_matches"] is True
+
+
+async def test_a_restored_item_is_back_at_its_place_wherever_it_was_shown(store: Store) -> None:
+    conversation_id = await create_conversation(store.commands)
+    [_, secret, _] = await store.add(conversation_id, "alpha", f"the {SECRET}", "gamma")
+    first = await create_response(store.commands, "one", conversation=conversation_id)
+    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    path = f"/v1/conversations/{conversation_id}"
+    pinned = await store.commands.post(f"{path}/items/{secret}/pin")
+    before = pinned.json()["version"]
+    await store.delete(f"{path}/items/{secret}")
+    late = await create_response(
+        store.commands, "three", previous_response_id=first["id"]
+    )  # a fork, while it is retracted
+    contexts = [
+        f"/v1/conversations/{each}/context"
+        for each in (conversation_id, *(r["conversation"]["id"] for r in (fork, late)))
+    ]
+    await store.catch_up()
+    assert SECRET not in await store.text_of(*contexts, f"{path}/items")
+    headers = {"Idempotency-Key": "restore"}
+
+    restored = await store.commands.post(f"{path}/items/{secret}/restore", headers=headers)
+
+    assert (restored.status_code, restored.json()["id"], SECRET in restored.text) == (200, secret, True)
+    again = await store.commands.post(f"{path}/items/{secret}/restore")
+    assert (again.json(), again.headers["etag"]) == (restored.json(), restored.headers["etag"])
+
+    async def check() -> None:
+        for context in contexts:
+            shown = await store.get(context)
+            assert [SECRET in json.dumps(item) for item in shown["items"]][:3] == [False, True, False]
+        listed = (await store.get(f"{path}/items?order=asc"))["data"]
+        assert [item["id"] for item in listed].index(secret) == 1
+        assert (await store.get(f"{path}/items/{secret}"))["id"] == secret
+        assert SECRET in await store.text_of(f"{path}/items?as_of={before}")
+        assert SECRET not in await store.text_of(f"{path}/items?as_of={before + 1}")
+        for response in (first, fork, late):
+            recorded = await store.get(f"/v1/responses/{response['id']}/context")
+            assert (recorded["request_sha256_matches"], SECRET in json.dumps(recorded)) == (True, response is not late)
+        more = await create_response(store.commands, "more", previous_response_id=late["id"])
+        assert SECRET in json.dumps(store.provider.requests[-1])
+        await store.catch_up()
+        assert (await store.get(f"/v1/responses/{more['id']}/context"))["request_sha256_matches"] is True
+
+    await store.in_every_state(check, rebuild=True)
+    await store.delete(f"{path}/items/{secret}")
+    repeated = await store.commands.post(f"{path}/items/{secret}/restore", headers=headers)
+    assert (repeated.status_code, SECRET in repeated.text) == (200, False), (
+        "a repeat shows no content that is deleted again"
+    )
+    await store.catch_up()
+    assert SECRET not in await store.text_of(*contexts, f"{path}/items")
+    assert SECRET in await store.text_of(f"{path}/items?as_of={before + 3}")
+
+
+async def test_a_pin_and_a_summary_do_not_come_back_with_the_item_and_what_cannot_be_restored_is_not_found(
+    store: Store,
+) -> None:
+    conversation_id = await create_conversation(store.commands, context_policy={"budget": 2_000})
+    path = f"/v1/conversations/{conversation_id}"
+    [secret, *_] = await store.add(conversation_id, f"the {SECRET}", *(f"word {number} " * 60 for number in range(9)))
+    await store.commands.post(f"{path}/items/{secret}/pin")
+    await store.delete(f"{path}/items/{secret}")
+    compacted = await store.commands.post(f"{path}/compact", json={"model": "scripted"})
+    assert compacted.status_code == 200, compacted.text
+    assert (await store.commands.post(f"{path}/items/{secret}/restore")).status_code == 200
+
+    async def check() -> None:
+        context = await store.get(f"{path}/context")
+        assert context["summary"] is None, "the summary was made without the item"
+        assert context["items"][0]["id"] == secret
+        assert not any(item.get("pinned") for item in context["items"])
+
+    await store.in_every_state(check)
+    for unknown in (f"msg_{0:032x}", (await store.add(await create_conversation(store.commands), "other"))[0]):
+        assert (await store.commands.post(f"{path}/items/{unknown}/restore")).status_code == 404
+    first = await create_response(store.commands, f"the {SECRET}")
+    second = await create_response(store.commands, "two", previous_response_id=first["id"])
+    chain = f"/v1/conversations/{first['conversation']['id']}/items/{first['output'][0]['id']}/restore"
+    copied = await create_response(
+        store.commands,
+        [{"type": "item_reference", "id": secret}],
+        conversation=await create_conversation(store.commands),
+    )
+    await store.delete(f"/v1/responses/{first['id']}")
+    assert (await store.commands.post(chain)).status_code == 404, "its response is deleted"
+    assert second["status"] == "completed"
+    await store.catch_up()
+    copies = f"/v1/conversations/{copied['conversation']['id']}/items"
+    copy = (await store.get(f"{copies}?order=asc"))["data"][0]["id"]
+    await store.delete(f"{copies}/{copy}")
+    await store.delete(f"{path}/items/{secret}")
+    assert (await store.commands.post(f"{copies}/{copy}/restore")).status_code == 404, "its original is deleted"
+    await store.delete(path)
+    assert (await store.commands.post(f"{path}/items/{secret}/restore")).status_code == 404
+
+
+async def test_a_fork_restores_what_it_retracted_for_itself_but_not_what_its_origin_retracted(store: Store) -> None:
+    conversation_id = await create_conversation(store.commands)
+    [secret, other] = await store.add(conversation_id, f"the {SECRET}", "beta")
+    first = await create_response(store.commands, "one", conversation=conversation_id)
+    fork = (await create_response(store.commands, "two", previous_response_id=first["id"]))["conversation"]["id"]
+    child = (await create_response(store.commands, "three", conversation=fork))["id"]
+    child = (await create_response(store.commands, "four", previous_response_id=child))["conversation"]["id"]
+    contexts = [f"/v1/conversations/{each}/context" for each in (fork, child)]
+    await store.delete(f"/v1/conversations/{fork}/items/{secret}")
+    await store.catch_up()
+    assert SECRET not in await store.text_of(*contexts)
+    restore = f"/v1/conversations/{fork}/items/{secret}/restore"
+    assert (await store.commands.post(restore)).json()["id"] == secret
+
+    async def check() -> None:
+        assert (await store.text_of(*contexts)).count(SECRET) == 2
+
+    await store.in_every_state(check)
+    await store.delete(f"/v1/conversations/{conversation_id}/items/{secret}")
+    assert (await store.commands.post(restore)).status_code == 404
+    assert (await store.commands.post(f"/v1/conversations/{fork}/items/{other}/restore")).status_code == 200

@@ -1,10 +1,10 @@
--- A fork may retract an item that it inherits. The row names the item, but the fork has no row that appended it. Then all beginnings of transcripts
+-- A fork may retract (or restore, see 0025) an item that it inherits. The row names the item, but the fork has no row that appended it. Then all beginnings of transcripts
 -- in the fork go, because each of them contains what the fork inherits. As in 0020 otherwise.
 CREATE OR REPLACE FUNCTION remove_transcript_prefixes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since bigint := 0;
 BEGIN
-    IF NEW.topic = 'item.retracted' THEN
+    IF NEW.topic IN ('item.retracted', 'item.restored') THEN
         SELECT originator_version INTO since FROM events
         WHERE item_id = NEW.item_id AND originator_id = NEW.originator_id AND tenant_id = NEW.tenant_id AND topic = 'item.appended'
         ORDER BY originator_version LIMIT 1;

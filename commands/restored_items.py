@@ -1,0 +1,96 @@
+"""Restore: a retracted item is shown again, at its place."""
+
+from fastapi import APIRouter
+from msgspec import Struct
+from starlette.responses import Response
+
+from commands.access import readable_conversation
+from commands.command_route import CommandContext, command_route
+from context.conversation_settings import settings_at
+from context.deleted_content import deleted_items
+from context.forks import read_path
+from domain.commands import RestoreItem
+from domain.conversation import KnownItem
+from domain.errors import ItemNotFound
+from domain.events import ItemAppended
+from domain.items import as_output
+from domain.paths import PathSegment
+from infrastructure.event_log.append_request import Appended
+from infrastructure.event_log.reader import PrincipalReader
+from infrastructure.http.item_schemas import Item
+
+router = APIRouter()
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/restore", answer=Item)
+async def restore_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
+    """Shows a retracted item again, at its place. Answers with the item. If it is not retracted, nothing changes.
+
+    Its pin does not come back. Summaries that cover it are withdrawn. In a fork, an inherited item that was deleted in the
+    conversation that it belongs to is a 404. So is an item that was deleted together with its response.
+    """
+    reader = context.dependencies.reader
+    version = (await readable_conversation(context, conversation_id)).version
+    found = await _found(reader, conversation_id, item_id, version)
+    if found is None or await _is_deleted_elsewhere(reader, found):
+        raise ItemNotFound(item_id)
+
+    def answer(_: Appended) -> bytes:
+        return as_output(item_id, found.event.item)
+
+    unpins = item_id in (await settings_at(reader, conversation_id, version)).pinned
+    command = RestoreItem(
+        item_id=item_id,
+        inherited=found.inherited,
+        response_id=None if found.inherited else found.event.response_id,
+        unpins=unpins,
+    )
+    return await context.execute(conversation_id, command, answer)
+
+
+class _Found(Struct, frozen=True):
+    """An item of a conversation, retracted or not.
+
+    `inherited`: the item, if the conversation inherits it; None if the item is the conversation's own. `forks`: the forks between
+    this conversation and the one that the item belongs to.
+    """
+
+    event: ItemAppended
+    inherited: KnownItem | None = None
+    forks: tuple[str, ...] = ()
+
+
+async def _found(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> _Found | None:
+    """The item, on any branch of the conversation, or on the path that it inherits. None if it has no such item."""
+    own = await _appended(reader, PathSegment(conversation_id, version), item_id, any_branch=True)
+    if own is not None:
+        return _Found(own)
+    path = await read_path(reader, PathSegment(conversation_id, version))
+    forks: list[str] = []
+    for segment in reversed(path.segments[:-1]):
+        event = await _appended(reader, segment, item_id)
+        if event is not None:
+            return _Found(event, KnownItem(branch=0, depth=event.depth, inherited=True), tuple(forks))
+        forks.append(segment.conversation_id)
+    return None
+
+
+async def _appended(
+    reader: PrincipalReader, segment: PathSegment, item_id: str, *, any_branch: bool = False
+) -> ItemAppended | None:
+    for recorded in await reader.items(segment.conversation_id, [item_id], until=segment.version):
+        event = recorded.event
+        if isinstance(event, ItemAppended) and (
+            any_branch or segment.contains(event.branch, event.depth, recorded.version)
+        ):
+            return event
+    return None
+
+
+async def _is_deleted_elsewhere(reader: PrincipalReader, found: _Found) -> bool:
+    """Whether the item stays deleted when this conversation restores it: its original, or the inherited item, is deleted."""
+    if found.inherited is not None:
+        items = {found.event.item_id: found.event.copy_of}
+    else:
+        items = dict.fromkeys(found.event.copy_of.split("/") if found.event.copy_of else ())
+    return bool(await deleted_items(reader, items, found.forks))
