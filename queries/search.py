@@ -62,7 +62,7 @@ class SearchResults(Struct, frozen=True, kw_only=True, tag_field="object", tag="
     next_cursor: str | None
 
 
-@query_route(router, "/v1/search", SearchQuery, answer=SearchResults)
+@query_route(router, "/v1/search", SearchQuery, answer=SearchResults, errors=(404,))
 async def search(context: QueryContext, query: SearchQuery) -> Response:
     """The best matches among the newest messages, with the words in their surroundings.
 

@@ -189,14 +189,14 @@ def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int
     if not blocks:
         return Found(next=_next_block(cursor.oldest) if cursor.oldest is not None else None)
     [block] = blocks
-    newest = block["newest"] if cursor.newest is None else cursor.newest
-    oldest = block["oldest"] if cursor.oldest is None else cursor.oldest
+    newest = int(block["newest"]) if cursor.newest is None else cursor.newest
+    oldest = int(block["oldest"]) if cursor.oldest is None else cursor.oldest
     matches = [
         Match(
             item_id=each["key"].rpartition(":")[2],
             owner=each["owner"],
             score=each["score"],
-            cursor=SearchCursor(newest, oldest, each["score"], each["order"]),
+            cursor=SearchCursor(newest, oldest, each["score"], int(each["order"])),
         )
         for each in block["best"]
     ]

@@ -1,6 +1,6 @@
 """Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
 floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
@@ -44,6 +44,7 @@ from scripts.benchmarks.neighbour import Neighbour
 from scripts.benchmarks.read import Read
 from scripts.benchmarks.rebuild import Rebuild
 from scripts.benchmarks.requests import RequestFailed
+from scripts.benchmarks.search import Search
 from scripts.benchmarks.stream import Stream
 from scripts.progress import progress
 
@@ -67,6 +68,7 @@ class What(StrEnum):
     MEMORY = "memory"
     ACCESS = "access"
     NEIGHBOUR = "neighbour"
+    SEARCH = "search"
     ALL = "all"
 
 
@@ -80,6 +82,7 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
         What.MEMORY: Memory,
         What.ACCESS: Append,
         What.NEIGHBOUR: Neighbour,
+        What.SEARCH: Search,
     }
 )
 

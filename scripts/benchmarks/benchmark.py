@@ -61,6 +61,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     streams: int = 100
     reply_seconds: float = 4.0
     dialogues: int = 2_000
+    searched_dialogues: int = 7_168
     active_conversations: int = 5_000
     large_items: int = 20_000
 

@@ -101,7 +101,7 @@ def _insert_seconds(store: BenchStore) -> float:
     """How long inserting the documents of all views takes. Reading them and creating the collections does not count."""
     seconds = 0.0
     with store.mongodb() as database:
-        for view in ("conversations", "items", "responses", "usage"):
+        for view in ("conversations", "items", "responses", "search", "usage"):
             copy = database[f"bench_{view}"]
             copy.drop()
             indexes = [index["key"] for index in database[view].list_indexes()]

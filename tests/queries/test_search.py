@@ -4,6 +4,12 @@ from typing import Any
 
 import httpx
 
+from domain.commands import ShareConversation, UnshareConversation
+from domain.events import Share
+from infrastructure.access.principal import Scope
+from infrastructure.settings import Settings
+from tests.principals import HeaderAuthenticator, headers_of
+from tests.queries.conftest import open_api
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.writer import Writer
 
@@ -36,3 +42,174 @@ async def test_words_phrases_prefixes_and_exclusions(
     )
     assert await found(api, "don't") == ["[Don't]!"]
     assert await found(api, "coffee") == await found(api, "green coffee") == await found(api, "coff*") == []
+
+
+async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start()
+    response_id, question = await write.request_reply(conversation_id, "Which tea is best?")
+    [answer] = await write.complete_reply(conversation_id, response_id, question, "Green tea is best.", model="smol-1")
+    other = await write.start("Tea for two")
+    await projector.catch_up()
+    page = (await api.get("/v1/search", params={"q": "best"})).json()
+    [best, asked] = sorted(page["data"], key=lambda hit: hit["role"])
+    position = (await api.get("/v1/projections")).json()["data"][0]["position"]
+    assert page | {"data": []} == {
+        "object": "list",
+        "data": [],
+        "position": position,
+        "has_more": False,
+        "next_cursor": None,
+    }
+    assert best == {
+        "object": "search.hit",
+        "conversation": conversation_id,
+        "item": answer.item_id,
+        "branch": 0,
+        "leaf": answer.item_id,
+        "role": "assistant",
+        "created_at": best["created_at"],
+        "snippet": "Green tea is best.",
+        "highlights": [[13, 17]],
+        "score": best["score"],
+    }
+    assert (asked["item"], asked["leaf"]) == (question[0].item_id, answer.item_id)
+    now = best["created_at"]
+    for parameters, expected in (
+        ({"role": "assistant"}, 1),
+        ({"role": "system"}, 0),
+        ({"model": "smol-1"}, 1),
+        ({"author": "someone"}, 1),
+        ({"author": "nobody"}, 0),
+        ({"conversation": other}, 1),
+        ({"since": now - 100, "until": now + 100}, 3),
+        ({"since": now + 100}, 0),
+        ({"until": now - 100}, 0),
+    ):
+        assert len(await found(api, "tea", **parameters)) == expected, parameters
+
+
+async def test_pages_continue_after_the_cursor_of_the_same_search_only(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start(*(f"tea {'x ' * number}" for number in range(7)))
+    await projector.catch_up()
+    parameters: dict[str, Any] = {"q": "tea", "limit": 3}
+    items: list[str] = []
+    first_cursor = None
+    while True:
+        page = (await api.get("/v1/search", params=parameters)).json()
+        items += [hit["item"] for hit in page["data"]]
+        first_cursor = first_cursor or page["next_cursor"]
+        if not page["has_more"]:
+            break
+        parameters["after"] = page["next_cursor"]
+        await write.append(conversation_id, "tea")  # newer matches do not move the pages of a search
+        await projector.catch_up()
+    assert len(items) == len({*items}) == 7
+    for wrong in (
+        {"q": "other", "after": first_cursor},
+        {"q": "tea", "role": "user", "after": first_cursor},
+        {"q": "tea", "after": "WyJhIiwgWzFdXQ"},
+        {"q": "tea", "after": "é" * 9},
+        {"q": "tea", "after": "A" * 10_000},
+    ):
+        answer = await api.get("/v1/search", params=wrong)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor"), wrong
+
+
+async def test_wrong_queries_are_refused_and_odd_ones_are_answered(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    await write.start("a $where {$gt: 1} .* b")
+    await projector.catch_up()
+    for q in (
+        "",
+        " ",
+        "\0",
+        "-a",
+        '-"a b" -c',
+        "***",
+        "- -- *",
+        '"',
+        '"a',
+        "x" * 1_001,
+        "x " * 5_000,
+        "a " + "-b" * 600,
+    ):
+        answer = await api.get("/v1/search", params={"q": q})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_query", "q"), q[:20]
+    for parameters in (
+        {},
+        {"q": "a", "limit": 0},
+        {"q": "a", "since": "x"},
+        {"q": "a", "role": "tool"},
+        {"q": "a", "y": 1},
+    ):
+        assert (await api.get("/v1/search", params=parameters)).status_code == 400, parameters
+    wrong_id = await api.get("/v1/search", params={"q": "a", "conversation": "conv_1"})
+    assert (wrong_id.status_code, wrong_id.json()["error"]["param"]) == (400, "conversation")
+    for q in ("a", "a\0b", ".*", "$where", "{$gt: 1}", "a*", "a -", "“a”"):
+        if q != ".*":
+            assert len(await found(api, q)) == (0 if q == "a\0b" else 1), q
+
+
+async def test_nothing_is_found_that_was_deleted_or_unshared_even_if_the_view_is_behind(
+    settings: Settings, write: Writer, projector: ManualProjector
+) -> None:
+    async with open_api(settings, authenticator=HeaderAuthenticator()) as api:
+        ann = write.for_subject("ann")
+        kept, shared, deleted = [await ann.start(f"platypus {name}") for name in ("kept", "shared", "deleted")]
+        [gone] = await ann.append(kept, "platypus gone")
+        for conversation_id in (kept, shared):
+            await ann.execute(conversation_id, ShareConversation(share=Share(role="reader", subject="eve")))
+        await write.for_tenant("other").start("platypus of another tenant")
+        await projector.catch_up()
+
+        async def found_by(subject: str, *scopes: Scope, tenant: str = "default") -> set[str]:
+            headers = headers_of(subject, *scopes, tenant=tenant)
+            answer = await api.get("/v1/search", params={"q": "platypus"}, headers=headers)
+            return {hit["snippet"].removeprefix("platypus ") for hit in answer.json()["data"]}
+
+        assert await found_by("ann") == await found_by("root", "admin") == {"kept", "shared", "deleted", "gone"}
+        assert await found_by("eve") == {"kept", "shared", "gone"}
+        assert await found_by("ben") == await found_by("ann", tenant="third") == set()
+        await ann.retract(kept, gone)
+        await ann.execute(shared, UnshareConversation(subject="eve"))
+        await ann.delete(deleted)
+        for catch_up in (False, True):
+            if catch_up:
+                await projector.catch_up()
+            assert await found_by("ann") == await found_by("root", "admin") == {"kept", "shared"}
+            assert await found_by("eve") == {"kept"}
+        unseen = await api.get("/v1/search", params={"q": "a", "conversation": shared}, headers=headers_of("eve"))
+        assert unseen.status_code == 404
+
+
+async def test_a_search_states_its_position_and_waits_only_for_a_position_that_is_named(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start("tea")
+    await projector.catch_up()
+    before = (await api.get("/v1/search", params={"q": "tea"})).json()
+    await write.append(conversation_id, "tea")
+    unchanged = await api.get("/v1/search", params={"q": "tea"})
+    assert unchanged.json() == before
+    behind = await api.get("/v1/search", params={"q": "tea"}, headers={"X-Min-Position": str(before["position"] + 1)})
+    assert (behind.status_code, behind.json()["error"]["code"]) == (503, "read_models_behind")
+    await projector.catch_up()
+    now = (await api.get("/v1/search", params={"q": "tea"})).json()
+    assert (len(now["data"]), now["position"] > before["position"]) == (2, True)
+
+
+async def test_a_snippet_is_the_part_with_the_matches(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    await write.start(f"{'lorem ipsum ' * 50}Zürich is naïve {'dolor sit ' * 50}", "\U0001f44d\U0001f3fd 東京都に行く")
+    await projector.catch_up()
+    [long] = await found(api, "ZURICH naive")
+    assert "[Zürich] is [naïve]" in long
+    assert (long[0], long[-1], len(long) < 210) == ("…", "…", True)
+    assert await found(api, "京都") == ["\U0001f44d\U0001f3fd 東[京都]に行く"]

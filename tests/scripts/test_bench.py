@@ -26,6 +26,7 @@ TINY = Sizes(
     streams=4,
     reply_seconds=0.4,
     dialogues=5,
+    searched_dialogues=5,
     active_conversations=20,
     large_items=300,
 )
