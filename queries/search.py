@@ -32,8 +32,8 @@ from queries.tenant_views import Ids
 
 router = APIRouter(tags=["search"])
 
-_SPARE = 10
-"""How many more matches are read than a page needs: some may turn out to be deleted."""
+_SPARE = 1
+"""How many more matches are read than a page needs: one tells whether there are more."""
 
 
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
@@ -71,7 +71,7 @@ async def search(context: QueryContext, query: SearchQuery) -> Response:
     terms = parse(query.q)
     cursor = cursor_of(query)
     read, position = await context.dependencies.consistency.read_without_waiting(
-        context.principal.tenant, "search", "items", "conversations", min_position=context.min_position
+        context.principal.tenant, "search", "items", min_position=context.min_position
     )
     try:
         page = await _page(context, read, query, terms, cursor)

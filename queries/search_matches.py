@@ -32,7 +32,7 @@ _MAX_OWNERS: Final = 200
 """MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
 
 _ESTIMATED_TERMS: Final = 8
-_ESTIMATED_DOCUMENTS: Final = 1_000
+_ESTIMATED_DOCUMENTS: Final = 300
 _MAX_PREFIX_DOCUMENTS: Final = 10_000
 
 
@@ -80,23 +80,20 @@ class Matches:
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}
             following = [{"$match": {"$or": [{"score": {"$lt": cursor.score}}, same]}}]
-        best = {
-            "n": count,
-            "sortBy": {"score": -1, "order": -1},
-            "output": {"key": "$_id", "owner": "$owner", "order": "$order", "score": "$score"},
-        }
+        match = {"key": "$_id", "owner": "$owner", "order": "$order", "score": "$score"}
         stages: list[Document] = [
             {"$sort": {"order": -1}},
             {"$limit": MAX_RANKED},
             {"$project": {"owner": 1, "order": 1, "score": self._score()}},
             *following,
+            {"$sort": {"score": -1, "order": -1}},
             {
                 "$group": {
                     "_id": None,
                     "newest": {"$max": "$order"},
                     "oldest": {"$min": "$order"},
                     "count": {"$sum": 1},
-                    "best": {"$topN": best},
+                    "best": {"$firstN": {"n": count, "input": match}},
                 }
             },
             {"$project": {"_id": 0}},
@@ -130,9 +127,12 @@ class Matches:
         """For each part between 0 and 1: more, the more often the text has it, and less, the longer the text is."""
         scores = []
         for part in self._terms.wanted:
-            parts = {"$size": {"$split": ["$text", {"$literal": part.text}]}}
-            saturated = {"$divide": ["$$count", {"$add": ["$$count", 0.5, {"$divide": ["$words", 50]}]}]}
-            scores.append({"$let": {"vars": {"count": {"$subtract": [parts, 1]}}, "in": saturated}})
+            more = {
+                "$size": {"$split": ["$text", {"$literal": part.text}]}
+            }  # one more than how often the text has the part
+            scores.append(
+                {"$divide": [{"$subtract": [more, 1]}, {"$add": [more, {"$multiply": ["$words", 0.02]}, -0.5]}]}
+            )
         return {"$add": scores}
 
     async def _rarest(self) -> Document | None:
@@ -170,7 +170,7 @@ class Matches:
             where = {"tenant": self._read.tenant, **self._visible, **driver}
             selected = {"coll": self._read.collections["search"], "pipeline": [{"$match": where}, *pipeline]}
             stages = [*stages, {"$unionWith": selected}]
-        rows = await self._context.aggregate(self._read, "search", {**self._visible, **first}, stages, MAX_SECONDS)
+        rows = await _documents(self._context, self._read.collections["search"], {**self._visible, **first}, stages)
         return {row["number"]: (row["count"], row["oldest"]) for row in rows}
 
 
@@ -225,7 +225,7 @@ async def _visible_documents(context: QueryContext, read: Read, conversation_id:
         owners = await _owners(context, read)
         return {"owner": {"$in": owners}} if len(owners) <= _MAX_OWNERS else {}
     own: Document = {"owner": principal.subject}
-    shared = await _shared_conversations(context, read) if read.verified else []
+    shared = await _shared_conversations(context) if read.verified else []
     if not shared:
         return own
     of_others = {
@@ -243,10 +243,10 @@ async def _owners(context: QueryContext, read: Read) -> list[str]:
         {"$limit": _MAX_OWNERS + 1},
         {"$project": {"_id": 0, "owner": "$_id"}},
     ]
-    return [row["owner"] for row in await context.aggregate(read, "search", {}, stages, MAX_SECONDS)]
+    return [row["owner"] for row in await _documents(context, read.collections["search"], {}, stages)]
 
 
-async def _shared_conversations(context: QueryContext, read: Read) -> list[Document]:
+async def _shared_conversations(context: QueryContext) -> list[Document]:
     """The id and the owner of the newest conversations that are shared with the caller."""
     subject = context.principal.subject
     where: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
@@ -255,4 +255,13 @@ async def _shared_conversations(context: QueryContext, read: Read) -> list[Docum
         {"$limit": MAX_SHARED},
         {"$project": {"_id": 0, "id": 1, "owner": 1}},
     ]
-    return await context.aggregate(read, "conversations", where, stages, MAX_SECONDS)
+    collection = context.dependencies.consistency.positions.last_collection("conversations")
+    return await _documents(context, collection, where, stages)
+
+
+async def _documents(
+    context: QueryContext, collection: str, where: Document, stages: Sequence[Document]
+) -> list[Document]:
+    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after them."""
+    documents = await context.dependencies.views.aggregate(collection, where, stages, max_seconds=MAX_SECONDS)
+    return await documents.to_list()
