@@ -84,7 +84,7 @@ def drawn_queries(dialogues: int) -> list[str]:
     rng = random.Random(QUERIES)  # noqa: S311 - not for secrets
     source = (entry for entry in islice(Chitchat(), dialogues) if isinstance(entry, Conversation))
     texts = [item["content"] for entry in source for item in entry.items]
-    queries = []
+    queries: list[str] = []
     while len(queries) < QUERIES:
         words = [word for word in rng.choice(texts).split() if word.isalnum()]
         if len(words) < 3:

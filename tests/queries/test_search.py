@@ -53,7 +53,7 @@ async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
     other = await write.start("Tea for two")
     await projector.catch_up()
     page = (await api.get("/v1/search", params={"q": "best"})).json()
-    [best, asked] = sorted(page["data"], key=lambda hit: hit["role"])
+    [best, first] = sorted(page["data"], key=lambda hit: hit["role"])
     position = (await api.get("/v1/projections")).json()["data"][0]["position"]
     assert page | {"data": []} == {
         "object": "list",
@@ -74,7 +74,7 @@ async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
         "highlights": [[13, 17]],
         "score": best["score"],
     }
-    assert (asked["item"], asked["leaf"]) == (question[0].item_id, answer.item_id)
+    assert (first["item"], first["leaf"]) == (question[0].item_id, answer.item_id)
     now = best["created_at"]
     for parameters, expected in (
         ({"role": "assistant"}, 1),
@@ -141,19 +141,12 @@ async def test_wrong_queries_are_refused_and_odd_ones_are_answered(
         answer = await api.get("/v1/search", params={"q": q})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_query", "q"), q[:20]
-    for parameters in (
-        {},
-        {"q": "a", "limit": 0},
-        {"q": "a", "since": "x"},
-        {"q": "a", "role": "tool"},
-        {"q": "a", "y": 1},
-    ):
-        assert (await api.get("/v1/search", params=parameters)).status_code == 400, parameters
+    for parameters in ("", "?q=a&limit=0", "?q=a&since=x", "?q=a&role=tool", "?q=a&y=1"):
+        assert (await api.get(f"/v1/search{parameters}")).status_code == 400, parameters
     wrong_id = await api.get("/v1/search", params={"q": "a", "conversation": "conv_1"})
     assert (wrong_id.status_code, wrong_id.json()["error"]["param"]) == (400, "conversation")
-    for q in ("a", "a\0b", ".*", "$where", "{$gt: 1}", "a*", "a -", "“a”"):
-        if q != ".*":
-            assert len(await found(api, q)) == (0 if q == "a\0b" else 1), q
+    for q in ("a", "$where", "{$gt: 1}", "a .*", "a*", "a -", "“a”", "where\0gt"):
+        assert len(await found(api, q)) == 1, q
 
 
 async def test_nothing_is_found_that_was_deleted_or_unshared_even_if_the_view_is_behind(
