@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from infrastructure.event_log.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from infrastructure.event_log.migrate import DataIsNewer
 from infrastructure.observability.metrics import Metrics
+from projections.batch_pace import BatchPace
 from projections.leases import HeldPartitions
 from projections.parking import parked_for
 from projections.position_advance import PositionMoved
@@ -80,6 +81,8 @@ class ViewUpdater:
         self._metrics = metrics
         self._loader = PositionLoader(store, self._views, positions=positions, feed=feed, metrics=metrics)
         self._retries = RetryPolicy()
+        self._pace = BatchPace()
+        self._is_behind = False
         self._prepared = False
         self._must_load = True
         self._load_at = 0.0
@@ -124,8 +127,9 @@ class ViewUpdater:
             else:
                 self._report_resumed()
                 pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
-                remaining = self._store.min_batch_seconds - (time.monotonic() - started)
-                if advanced and remaining > 0:
+                between = self._pace.seconds_between(self._feed.head, self._store.min_batch_seconds)
+                remaining = between - (time.monotonic() - started)
+                if advanced and remaining > 0 and not self._is_behind:
                     await _pause(stop, remaining)
                 elif not advanced and not await self._notifications.wait(notified, IDLE_SECONDS):
                     await self._idle(notified)
@@ -149,7 +153,7 @@ class ViewUpdater:
             self._prepared = True
         if self._must_load or time.monotonic() >= self._load_at:
             await self._load()
-        advanced = False
+        advanced = self._is_behind = False
         for group in self._groups():
             advanced |= await self._advance(group)
         return advanced
@@ -199,6 +203,7 @@ class ViewUpdater:
                 groups = [PositionGroup([view_position], group.until) for view_position in view_positions]
                 return bool(sum([await self._advance(of_one) for of_one in groups]))
             return await self._handle_failure(view_positions[0], batch, error)
+        self._is_behind |= group.until is not None or len(batch.events) == limit
         before = dict(self.view_positions)
         self.view_positions |= {view_position.key: view_position for view_position in moved}
         report_applied(self._metrics, before, self.view_positions, moved, batch)
