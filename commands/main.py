@@ -18,6 +18,7 @@ from commands import (
     compact_response,
     compaction,
     conversations,
+    feedback,
     import_conversations,
     items,
     keys,
@@ -71,6 +72,7 @@ log = structlog.get_logger(__name__)
 RESOURCES = (
     chat_completions,
     conversations,
+    feedback,
     items,
     pins,
     restored_items,

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from context.deleted_content import deleted_items
-from context.forks import fork_of
+from context.forks import fork_of, lineage
 from context.withdrawn_summaries import is_withdrawn
 from domain.errors import ConversationNotFound
-from domain.events import SUMMARY, ContextCompacted
+from domain.events import SUMMARY, ContextCompacted, FeedbackGiven, feedback_key
 from domain.items import without_content
 from infrastructure.event_log.reader import PrincipalReader
 
@@ -35,6 +35,8 @@ async def without_deleted(reader: PrincipalReader, conversation_id: str, answer:
         case {"id": str(item_id), "type": str()} if "object" not in body:
             if await deleted_items(reader, {item_id: None}, [conversation_id]):
                 return msgspec.json.encode(without_content(body))
+        case {"object": "feedback", "comment": str()} if await _has_no_target(reader, conversation_id, body):
+            return msgspec.json.encode({**body, "comment": None})
         case {"object": "conversation.compaction"} if await _is_withdrawn(reader, conversation_id, body):
             return msgspec.json.encode({**body, "summary": ""})
         case _:
@@ -47,3 +49,13 @@ async def _is_withdrawn(reader: PrincipalReader, conversation_id: str, compactio
         if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction["id"]:
             return await is_withdrawn(reader, recorded, await fork_of(reader, conversation_id))
     return True
+
+
+async def _has_no_target(reader: PrincipalReader, conversation_id: str, feedback: Mapping[str, Any]) -> bool:
+    """Whether the item or the response is deleted, or the feedback was withdrawn."""
+    target = feedback["item"] or feedback["response"]
+    events = await reader.items(conversation_id, [feedback_key(target, feedback["by"])])
+    given = events[-1].event if events else None
+    if not isinstance(given, FeedbackGiven):
+        return True
+    return bool(await deleted_items(reader, {target: given.copy_of}, await lineage(reader, conversation_id)))

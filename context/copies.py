@@ -40,6 +40,12 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/projections/test_context_snapshots.py",
     ),
     Copy(
+        "comments of feedback (the view feedback)",
+        "removed with their conversation, and emptied when the feedback is withdrawn; left out when their item or response is deleted "
+        "(`queries/feedback.py`, `queries/blanking.py`, `commands/repeated_answers.py`)",
+        "tests/queries/test_feedback.py",
+    ),
+    Copy(
         "summaries (ContextCompacted)",
         "withdrawn when an item that they cover is deleted (`domain/conversation.py`). For items of other conversations, this is "
         "checked when the summary is read (`context/withdrawn_summaries.py`)",
@@ -113,6 +119,7 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "conversations": frozenset({"title", "instructions", "metadata"}),
     "items": frozenset({"item"}),
     "responses": frozenset({"parameters", "metadata", "input", "output"}),
+    "feedback": frozenset({"comment"}),
     "usage": frozenset(),
 }
 """The fields of each view's documents that hold content."""

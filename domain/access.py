@@ -11,10 +11,12 @@ from domain.commands import (
     CompleteReply,
     DeleteConversation,
     FailReply,
+    GiveFeedback,
     InterruptReply,
     ReadQueue,
     ShareConversation,
     UnshareConversation,
+    WithdrawFeedback,
 )
 from domain.conversation import Conversation
 from domain.errors import ConversationNotFound, NotAllowed
@@ -23,6 +25,7 @@ from domain.events import Share
 Role = Literal["owner", "writer", "reader"]
 
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
+_READERS_COMMANDS = (GiveFeedback, WithdrawFeedback)
 _OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueue)
 """The store itself sends these commands. No role is needed: the end of a reply is recorded even if a share was withdrawn while the reply ran.
 
@@ -52,5 +55,7 @@ def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
     role = role_of(state.owner, state.shares, actor)
     if role is None or state.status == "deleted":
         raise ConversationNotFound(state.id)
+    if isinstance(command, _READERS_COMMANDS):
+        return
     if role == "reader" or (role == "writer" and isinstance(command, _OWNERS_COMMANDS)):
         raise NotAllowed(state.id, role)

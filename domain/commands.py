@@ -7,7 +7,18 @@ refuses it.
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.conversation import KnownItem
-from domain.events import ContextPolicy, Fork, InheritedSummary, InputItem, Share, Shown, Timing, Transcript, Usage
+from domain.events import (
+    ContextPolicy,
+    Fork,
+    InheritedSummary,
+    InputItem,
+    Share,
+    Shown,
+    Timing,
+    Transcript,
+    Usage,
+    feedback_key,
+)
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
@@ -308,6 +319,33 @@ class ArchiveConversation(Command, frozen=True, kw_only=True):
     """`archived`: whether the conversation is archived from now on."""
 
     archived: bool
+
+
+class WithdrawFeedback(Command, frozen=True, kw_only=True):
+    """Withdraws the feedback that `by` gave to an item or a response."""
+
+    by: str
+    item_id: str | None = None
+    response_id: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The id of the item or the response."""
+        return self.item_id or self.response_id or ""
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return (self.target, feedback_key(self.target, self.by))
+
+
+class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
+    """The fields are as in FeedbackGiven. `feedback_id`: the new id, if `by` gives feedback for the first time. `inherited`: as in RetractItem."""
+
+    feedback_id: str
+    rating: int
+    labels: tuple[str, ...] = ()
+    comment: str | None = None
+    inherited: KnownItem | None = None
 
 
 class EndConversation(Command, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Event,
+    FeedbackGiven,
+    FeedbackWithdrawn,
     ItemAppended,
     ItemPinned,
     ItemRestored,
@@ -35,7 +37,7 @@ from domain.events import (
     ReplyShown,
 )
 
-Part = Literal["conversation", "item", "items", "response", "summary", "transcript"]
+Part = Literal["conversation", "item", "items", "response", "summary", "transcript", "target"]
 """What the content of a field belongs to. If that is deleted, or the whole conversation, the content is deleted too.
 
 conversation   only the whole conversation
@@ -44,6 +46,7 @@ items          the field holds InputItems. Each one belongs to the item with its
                `response_id` of the event
 response       the response `response_id` of the event
 summary        the summary that the event records
+target         the item `item_id` of the event, or the response `response_id` if that is None
 transcript     the field holds a Transcript. It belongs to the response. The `changes` of each part also belong to the
                items of this part
 """
@@ -60,6 +63,7 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ReplyCancelled: {"output": "items"},
     ReplyInterrupted: {"output": "items"},
     ContextCompacted: {"summary": "summary"},
+    FeedbackGiven: {"comment": "target"},
 }
 """The fields of each event that hold content."""
 
@@ -95,6 +99,13 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ),
     CompactionUndone: frozenset({"active"}),
     CompactionRedone: frozenset({"active"}),
+    FeedbackGiven: frozenset(
+        {
+            *("feedback_id", "by", "rating", "item_id", "response_id", "labels"),
+            *("previous", "copy_of", "inherited"),
+        }
+    ),
+    FeedbackWithdrawn: frozenset({"feedback_id", "by", "rating", "item_id", "response_id", "inherited"}),
     ConversationShared: frozenset({"shares"}),
     ConversationUnshared: frozenset({"shares"}),
     ConversationEnded: frozenset(),

@@ -24,6 +24,8 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Event,
+    FeedbackGiven,
+    FeedbackWithdrawn,
     ItemAppended,
     ItemPinned,
     ItemRestored,
@@ -101,6 +103,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
 
     For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
     the conversation with it. `inherited`: the item belongs to a conversation that this one comes from. Then `branch` is 0.
+    `feedback`: for the key of a feedback, what was given last.
     """
 
     branch: int = 0
@@ -108,6 +111,8 @@ class KnownItem(Struct, frozen=True, kw_only=True):
     inherited: bool = False
     retracted: bool = False
     item_ids: tuple[str, ...] = ()
+    copy_of: str | None = None
+    feedback: FeedbackGiven | None = None
 
 
 def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
@@ -204,7 +209,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
     """The state of one item or response after an event whose `row_key` is its id."""
     match event:
         case ItemAppended():
-            return KnownItem(branch=event.branch, depth=event.depth)
+            return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
         case ReplyQueued() | ReplyRequested():
             return KnownItem()
         case ReplyCompleted() | ReplyCancelled() | ReplyInterrupted() if item is not None:
@@ -215,6 +220,10 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return replace(item, retracted=True)
         case ItemRestored() if item is not None:
             return replace(item, retracted=False)
+        case FeedbackGiven():
+            return KnownItem(feedback=event)
+        case FeedbackWithdrawn():
+            return None
         case _:
             return item
 

@@ -18,6 +18,7 @@ from domain.commands import (
     DescribeReply,
     EndConversation,
     FailReply,
+    GiveFeedback,
     InterruptReply,
     PinItem,
     QueueReply,
@@ -33,6 +34,7 @@ from domain.commands import (
     UndoCompaction,
     UnpinItem,
     UnshareConversation,
+    WithdrawFeedback,
 )
 from domain.conversation import Conversation, KnownItem
 from domain.errors import (
@@ -73,6 +75,7 @@ from domain.events import (
     ReplyShown,
     Shown,
 )
+from domain.feedback import give_feedback, withdraw_feedback
 from domain.reply_ends import delete_reply, end_reply, retract_all
 from domain.reply_queue import check_turn, queue_reply
 
@@ -126,6 +129,10 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return delete_reply(state, command, known_items)
         case CompactContext() | UndoCompaction() | RedoCompaction():
             return _change_summary(state, command)
+        case GiveFeedback():
+            return give_feedback(command, known_items)
+        case WithdrawFeedback():
+            return withdraw_feedback(command, known_items)
         case ShareConversation():
             return _share(state, command)
         case UnshareConversation():

@@ -6,6 +6,7 @@
     │   ├── ItemNotFound           (never appended, or retracted)
     │   ├── ResponseNotFound       (never requested, or deleted)
     │   ├── CompletionNotFound     (a chat completion that does not exist, was not stored, or is deleted)
+    │   ├── FeedbackNotFound       (the caller gave none)
     │   └── ShareNotFound
     ├── Conflict
     │   ├── ConversationIsEnded
@@ -62,6 +63,13 @@ class ResponseNotFound(NotFound):
 class CompletionNotFound(NotFound):
     def __init__(self, completion_id: str) -> None:
         super().__init__(f"There is no chat completion {completion_id}.")
+
+
+class FeedbackNotFound(NotFound):
+    code = "feedback_not_found"
+
+    def __init__(self, target: str) -> None:
+        super().__init__(f"You have given no feedback to {target}.")
 
 
 class ShareNotFound(NotFound):

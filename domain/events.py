@@ -611,6 +611,58 @@ class CompactionRedone(Event, frozen=True, kw_only=True):
         return SUMMARY
 
 
+def feedback_key(target: str, by: str) -> str:
+    """The row key of the feedback that a subject gave to an item or a response."""
+    return f"feedback/{target}/{by}"
+
+
+class FeedbackGiven(Event, frozen=True, kw_only=True):
+    """The subject `by` rated an item or a response: either `item_id` or `response_id` is set. Giving again replaces what was given before.
+
+    `rating`: 1 or -1. `previous`: the rating that this one replaces. `copy_of`: of the item. `inherited`: the item belongs to a
+    conversation that this one comes from.
+    """
+
+    topic = "feedback.given"
+
+    feedback_id: str
+    by: str
+    rating: int
+    item_id: str | None = None
+    response_id: str | None = None
+    labels: tuple[str, ...] = ()
+    comment: str | None = None
+    previous: int | None = None
+    copy_of: str | None = None
+    inherited: bool = False
+
+    @property
+    def target(self) -> str:
+        """The id of the item or the response."""
+        return self.item_id or self.response_id or ""
+
+    @property
+    def row_key(self) -> str:
+        return feedback_key(self.target, self.by)
+
+
+class FeedbackWithdrawn(Event, frozen=True, kw_only=True):
+    """The feedback was withdrawn by who gave it. The fields are those of the last FeedbackGiven."""
+
+    topic = "feedback.withdrawn"
+
+    feedback_id: str
+    by: str
+    rating: int
+    item_id: str | None = None
+    response_id: str | None = None
+    inherited: bool = False
+
+    @property
+    def row_key(self) -> str:
+        return feedback_key(self.item_id or self.response_id or "", self.by)
+
+
 class ConversationShared(Event, frozen=True, kw_only=True):
     """The conversation was shared, or a share got another role. `shares`: all shares from now on."""
 
@@ -669,6 +721,8 @@ EVENTS: tuple[type[Event], ...] = (
     ContextCompacted,
     CompactionUndone,
     CompactionRedone,
+    FeedbackGiven,
+    FeedbackWithdrawn,
     ConversationShared,
     ConversationUnshared,
     ConversationEnded,

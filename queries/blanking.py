@@ -42,6 +42,8 @@ class Deleted(Struct, frozen=True):
                 return event.item_id in self.ids
             case "response" | "items" | "transcript":
                 return event.response_id in self.ids
+            case "target":
+                return event.target in self.ids
             case "summary":
                 return recorded.version in self.summaries
             case "conversation":
@@ -147,6 +149,10 @@ class _EventContent(Struct):
                 case "items":
                     self.responses.add(event.response_id)
                     self.items |= {new.item_id: new.copy_of for new in getattr(event, name)}
+                case "target" if event.item_id is not None:
+                    self.items[event.item_id] = event.copy_of
+                case "target":
+                    self.responses.add(event.response_id)
                 case "summary":
                     self.summaries.append(recorded)
                 case "transcript" | "conversation":

@@ -65,6 +65,7 @@ class View(StrEnum):
     CONVERSATIONS = "conversations"
     ITEMS = "items"
     RESPONSES = "responses"
+    FEEDBACK = "feedback"
     SEARCH = "search"
     USAGE = "usage"
     CONTEXT = "context"

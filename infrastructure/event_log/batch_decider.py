@@ -191,7 +191,9 @@ class BatchDecider:
         if (name, row_key) not in self._touched:
             return
         item = evolve_item(self._items.get((name, row_key)), event)
-        if item is not None:
+        if item is None:
+            self._items.pop((name, row_key), None)
+        else:
             self._items[name, row_key] = item
 
     def _plan(self, outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:

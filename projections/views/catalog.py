@@ -4,23 +4,24 @@ conversations  one document per conversation; removed when the conversation is d
 items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
 search         one document per item, with the terms of its text; removed with its conversation
+feedback       one document per feedback to an item or a response; removed with its conversation
 usage          one document per tenant, day (UTC), subject, model and partition: token totals; kept after deletion
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
 from typing import Literal
 
-MongoView = Literal["conversations", "items", "responses", "search", "usage"]
+MongoView = Literal["conversations", "items", "responses", "search", "feedback", "usage"]
 
-MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "usage")
-CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search")
+MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "feedback", "usage")
+CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "feedback")
 """The views whose documents belong to one conversation and are removed with it."""
 
 USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "usage": 6}
+VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 6}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -45,6 +46,11 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "search": (
         (("tenant", 1), ("conversation_id", 1)),
         (("tenant", 1), ("owner", 1), ("terms", 1), ("order", 1)),
+    ),
+    "feedback": (
+        (("tenant", 1), ("id", 1)),
+        (("tenant", 1), ("owner", 1), ("id", 1)),
+        (("tenant", 1), ("conversation_id", 1), ("id", 1)),
     ),
     "usage": (
         (("tenant", 1), ("date", 1), ("model", 1)),

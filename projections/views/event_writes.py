@@ -6,6 +6,7 @@ from domain.events import ConversationDeleted
 from infrastructure.event_log.recorded import Logged
 from projections.views.catalog import CONVERSATION_VIEWS
 from projections.views.conversations import conversation_writes
+from projections.views.feedback import feedback_writes
 from projections.views.items import item_writes
 from projections.views.responses import response_writes
 from projections.views.search import search_writes
@@ -28,4 +29,5 @@ def event_writes(logged: Logged) -> Iterator[Write]:
     yield from item_writes(logged)
     yield from response_writes(logged)
     yield from search_writes(logged)
+    yield from feedback_writes(logged)
     yield from usage_writes(logged)

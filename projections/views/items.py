@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from domain.events import ItemAppended, ItemRestored, ItemRetracted
+from domain.events import FeedbackGiven, FeedbackWithdrawn, ItemAppended, ItemRestored, ItemRetracted
 from domain.items import from_stored, output_item, type_of
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Logged
@@ -65,5 +65,17 @@ def item_writes(logged: Logged) -> Iterator[Write]:
         case ItemRestored(inherited=False):
             restored = {"retracted_version": None, "restored_version": logged.version}
             yield Update("items", document_key(logged.tenant, event.item_id), restored)
+        case FeedbackGiven(inherited=False, item_id=str(item_id)):
+            counts = {_counted(event.rating): 1}
+            if event.previous is not None:
+                counts[_counted(event.previous)] = counts.get(_counted(event.previous), 0) - 1
+            yield Update("items", document_key(logged.tenant, item_id), {}, counts)
+        case FeedbackWithdrawn(inherited=False, item_id=str(item_id)):
+            yield Update("items", document_key(logged.tenant, item_id), {}, {_counted(event.rating): -1})
         case _:
             return
+
+
+def _counted(rating: int) -> str:
+    """The field that counts feedback with this rating. It is absent if there never was any."""
+    return "positive" if rating > 0 else "negative"

@@ -94,6 +94,9 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", f"{_ITEM}/pin"): [Row(statuses=WRITERS)],
     ("POST", f"{_ITEM}/unpin"): [Row(statuses=WRITERS)],
     ("POST", f"{_ITEM}/restore"): [Row(statuses=WRITERS)],
+    ("POST", f"{_ITEM}/feedback"): [Row(statuses=READERS, body={"rating": 1})],
+    ("DELETE", f"{_ITEM}/feedback"): [Row(statuses=(404, 404, 404, 404, 404, 404), once=True)],
+    ("GET", f"{_CONVERSATION}/feedback"): [Row(statuses=READERS, has_content=False)],
     ("GET", f"{_CONVERSATION}/responses"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/events"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/context"): [Row(statuses=READERS, query="?model=scripted")],
@@ -128,6 +131,8 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", _RESPONSE): [Row(statuses=READERS), Row(statuses=READERS, query="?stream=true")],
     ("DELETE", _RESPONSE): [Row(statuses=WRITERS, once=True)],
     ("POST", f"{_RESPONSE}/cancel"): [Row(statuses=(404, 404, 403, 400, 400, 400))],
+    ("POST", f"{_RESPONSE}/feedback"): [Row(statuses=READERS, body={"rating": -1})],
+    ("DELETE", f"{_RESPONSE}/feedback"): [Row(statuses=(404, 404, 404, 404, 404, 404), once=True)],
     ("GET", f"{_RESPONSE}/input_items"): [Row(statuses=READERS)],
     ("GET", f"{_RESPONSE}/context"): [Row(statuses=READERS)],
     ("POST", "/v1/chat/completions"): [
@@ -157,6 +162,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=EVERYBODY, query="?q=plantedword*"),
         Row(statuses=READERS, query="?q=plantedword*&conversation={conversation_id}", has_content=False),
     ],
+    ("GET", "/v1/feedback"): [Row(statuses=EVERYBODY)],
     ("GET", "/v1/usage"): [Row(statuses=EVERYBODY)],
     ("GET", "/v1/projections"): [Row(statuses=EVERYBODY)],
 }

@@ -17,6 +17,8 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Event,
+    FeedbackGiven,
+    FeedbackWithdrawn,
     Fork,
     InheritedSummary,
     InputItem,
@@ -137,6 +139,10 @@ EXAMPLES: tuple[Event, ...] = (
     ),
     CompactionUndone(active=3),
     CompactionRedone(active=4),
+    FeedbackGiven(
+        feedback_id="feedback_1", by="ann", rating=1, item_id="msg_1", labels=("l",), comment="c", previous=-1
+    ),
+    FeedbackWithdrawn(feedback_id="feedback_1", by="ann", rating=1, item_id="msg_1"),
     ConversationShared(shares=(Share(subject="bob", role="writer"), Share(role="reader"))),
     ConversationUnshared(shares=(Share(role="reader"),)),
     ConversationEnded(reason="r"),
@@ -306,6 +312,8 @@ FROZEN: dict[str, str] = {
     "context.compacted": "018aad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16da87265706c6163657303",
     "context.compaction_undone": "0181a661637469766503",
     "context.compaction_redone": "0181a661637469766504",
+    "feedback.given": "0187ab666565646261636b5f6964aa666565646261636b5f31a26279a3616e6ea6726174696e6701a76974656d5f6964a56d73675f31a66c6162656c7391a16ca7636f6d6d656e74a163a870726576696f7573ff",
+    "feedback.withdrawn": "0184ab666565646261636b5f6964aa666565646261636b5f31a26279a3616e6ea6726174696e6701a76974656d5f6964a56d73675f31",
     "conversation.shared": "0181a67368617265739282a4726f6c65a6777269746572a77375626a656374a3626f6281a4726f6c65a6726561646572",
     "conversation.unshared": "0181a67368617265739181a4726f6c65a6726561646572",
     "conversation.ended": "0181a6726561736f6ea172",

@@ -1,0 +1,55 @@
+"""The rules for feedback: a subject rates an item or a response, changes the rating, or withdraws it. Pure."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from domain.commands import GiveFeedback, WithdrawFeedback
+from domain.conversation import KnownItem
+from domain.errors import FeedbackNotFound, ItemNotFound, ResponseNotFound
+from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
+
+
+def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
+    """The feedback. It replaces what the subject gave before. No event if nothing changes."""
+    target = _target(command, known_items.get(command.target, command.inherited))
+    known = known_items.get(feedback_key(command.target, command.by))
+    given = known.feedback if known else None
+    new = FeedbackGiven(
+        feedback_id=given.feedback_id if given else command.feedback_id,
+        by=command.by,
+        rating=command.rating,
+        item_id=command.item_id,
+        response_id=command.response_id,
+        labels=command.labels,
+        comment=command.comment,
+        previous=given.rating if given else None,
+        copy_of=target.copy_of,
+        inherited=target.inherited,
+    )
+    return () if given is not None and replace(new, previous=given.previous) == given else (new,)
+
+
+def withdraw_feedback(command: WithdrawFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
+    """The withdrawal. Raises FeedbackNotFound if the subject gave none."""
+    known = known_items.get(feedback_key(command.target, command.by))
+    given = known.feedback if known else None
+    if given is None:
+        raise FeedbackNotFound(command.target)
+    withdrawn = FeedbackWithdrawn(
+        feedback_id=given.feedback_id,
+        by=given.by,
+        rating=given.rating,
+        item_id=given.item_id,
+        response_id=given.response_id,
+        inherited=given.inherited,
+    )
+    return (withdrawn,)
+
+
+def _target(command: GiveFeedback, target: KnownItem | None) -> KnownItem:
+    if target is not None and not target.retracted:
+        return target
+    if command.item_id is not None:
+        raise ItemNotFound(command.item_id)
+    raise ResponseNotFound(command.target)
