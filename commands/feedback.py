@@ -109,9 +109,9 @@ async def _give(
     inherited: KnownItem | None = None,
 ) -> Response:
     by = context.principal.subject
-    known = await _given(context, conversation_id, item_id or response_id or "", by)
+    known_feedback = await _given(context, conversation_id, item_id or response_id or "", by)
     command = GiveFeedback(
-        feedback_id=known.feedback_id if known else mint(FEEDBACK),
+        feedback_id=known_feedback.feedback_id if known_feedback else mint(FEEDBACK),
         by=by,
         item_id=item_id,
         response_id=response_id,

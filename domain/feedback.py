@@ -13,8 +13,8 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
     """The feedback. It replaces what the subject gave before. No event if nothing changes."""
     target = _target(command, known_items.get(command.target, command.inherited))
-    known = known_items.get(feedback_key(command.target, command.by))
-    given = known.feedback if known else None
+    known_feedback = known_items.get(feedback_key(command.target, command.by))
+    given = known_feedback.feedback if known_feedback else None
     new = FeedbackGiven(
         feedback_id=given.feedback_id if given else command.feedback_id,
         by=command.by,
@@ -32,8 +32,8 @@ def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -
 
 def withdraw_feedback(command: WithdrawFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
     """The withdrawal. Raises FeedbackNotFound if the subject gave none."""
-    known = known_items.get(feedback_key(command.target, command.by))
-    given = known.feedback if known else None
+    known_feedback = known_items.get(feedback_key(command.target, command.by))
+    given = known_feedback.feedback if known_feedback else None
     if given is None:
         raise FeedbackNotFound(command.target)
     withdrawn = FeedbackWithdrawn(

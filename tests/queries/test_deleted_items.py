@@ -359,8 +359,8 @@ async def test_a_restored_item_is_back_at_its_place_wherever_it_was_shown(store:
     restored = await store.commands.post(f"{path}/items/{secret}/restore", headers=headers)
 
     assert (restored.status_code, restored.json()["id"], SECRET in restored.text) == (200, secret, True)
-    again = await store.commands.post(f"{path}/items/{secret}/restore")
-    assert (again.json(), again.headers["etag"]) == (restored.json(), restored.headers["etag"])
+    repeated = await store.commands.post(f"{path}/items/{secret}/restore")
+    assert (repeated.json(), repeated.headers["etag"]) == (restored.json(), restored.headers["etag"])
 
     async def check() -> None:
         for context in contexts:

@@ -71,8 +71,8 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
     for withdrawn in (f"{path}/items/{second}/feedback", of_response):
         assert (await store.commands.delete(withdrawn)).json()["deleted"] is True
         assert error_of(await store.commands.delete(withdrawn))[:2] == (404, "feedback_not_found")
-    again = await store.commands.post(f"{path}/items/{second}/feedback", json={"rating": -1})
-    assert again.status_code == 200
+    repeated = await store.commands.post(f"{path}/items/{second}/feedback", json={"rating": -1})
+    assert repeated.status_code == 200
 
     async def check() -> None:
         assert (await _entries(store, f"{path}/feedback"))[0] == [(second, -1, None), (first, -1, COMMENT)]
