@@ -1,18 +1,70 @@
-"""The events with which items join a conversation. Pure."""
+"""The events with which items join a conversation. Pure.
+
+Items are appended at the head, or they open a branch after an earlier item. At a head that a client moved, they open a branch too.
+"""
 
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from domain.commands import NewItem
-from domain.conversation import Conversation
-from domain.events import InputItem, ItemAppended
+from domain.conversation import Conversation, leaf_at_head
+from domain.errors import TooManyBranches
+from domain.events import Event, HeadMoved, InputItem, ItemAppended, Leaf, PathBranch
+from domain.paths import is_open
+
+MAX_BRANCHES = 10_000
+"""How many branches a conversation may have. Replies that run already may open a few more."""
+
+MAX_PATH_BRANCHES = 2_000
+"""How many branches a path may take."""
 
 
 def append_at_head(
     state: Conversation, items: Sequence[NewItem | InputItem], author: str, response_id: str | None = None
-) -> Iterator[ItemAppended]:
+) -> Iterator[Event]:
+    if not is_open(state.path):
+        return open_branch(state, leaf_at_head(state), items, author, response_id=response_id)
     return append_after(
         items, author=author, parent=state.head, branch=state.branch, depth=state.depth, response_id=response_id
     )
+
+
+def open_branch(
+    state: Conversation,
+    leaf: Leaf,
+    items: Sequence[NewItem | InputItem],
+    author: str,
+    *,
+    response_id: str | None = None,
+    revises: str | None = None,
+    aside: bool = False,
+) -> Iterator[Event]:
+    """The items open a branch after `leaf`. The head moves there, unless they are `aside`.
+
+    These are the next events of the conversation: the branch's number is the version that its first item gets.
+    """
+    branch = state.version + 1
+    appended = append_after(
+        items, author=author, parent=leaf.item_id, branch=branch, depth=leaf.depth, response_id=response_id
+    )
+    for index, event in enumerate(appended):
+        if index:
+            yield replace(event, aside=aside)
+            continue
+        yield replace(event, leaves=leaf.path, revises=revises, aside=aside)
+        if not aside:
+            yield HeadMoved(item_id=event.item_id, depth=event.depth, path=(*leaf.path, PathBranch(branch)))
+        elif state.head is not None and not state.moved_at:  # readers look for branches only where there is a HeadMoved
+            yield HeadMoved(item_id=state.head, depth=state.depth, path=state.path)
+
+
+def check_branches(state: Conversation, leaf: Leaf) -> None:
+    """Raises TooManyBranches if no further branch may be opened after `leaf`."""
+    if state.branches + sum(reply.leaf is not None for reply in state.running) >= MAX_BRANCHES:
+        raise TooManyBranches(f"Conversation {state.id} has {MAX_BRANCHES} branches, the most that it may have.")
+    if len(leaf.path) >= MAX_PATH_BRANCHES:
+        raise TooManyBranches(f"The path to this item takes {MAX_PATH_BRANCHES} branches, the most that it may take.")
 
 
 def append_after(

@@ -12,6 +12,8 @@ from domain.events import (
     Fork,
     InheritedSummary,
     InputItem,
+    Leaf,
+    PathBranch,
     Share,
     Shown,
     Timing,
@@ -93,6 +95,33 @@ class AppendItems(Command, frozen=True, kw_only=True):
     prefixes: tuple[Prefix, ...] = ()
 
 
+class ReviseItem(Command, frozen=True, kw_only=True):
+    """Another version of item `item_id`: `item` opens a branch after `leaf`, the place of the item's parent.
+
+    The head moves to the new item.
+    """
+
+    item_id: str
+    item: NewItem
+    author: str
+    leaf: Leaf
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return (self.item_id,)
+
+
+class MoveHead(Command, frozen=True, kw_only=True):
+    """The head becomes item `item_id`. `path`: the path that ends with it."""
+
+    item_id: str
+    path: tuple[PathBranch, ...]
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        return (self.item_id,)
+
+
 class RetractItem(Command, frozen=True, kw_only=True):
     """`inherited`: the item, if it belongs to a conversation that this one was forked from."""
 
@@ -149,7 +178,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
     `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`:
     the reply waits in the queue, and its turn has come. `retracts`: items to retract in the same append, if they are
-    not retracted yet. They are not in `shown`.
+    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested.
     """
 
     response_id: str
@@ -163,6 +192,8 @@ class RequestReply(Command, frozen=True, kw_only=True):
     lists: bool = False
     queued: bool = False
     retracts: tuple[str, ...] = ()
+    after: Leaf | None = None
+    regenerates: str | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -197,7 +228,10 @@ class ShowReply(Command, frozen=True, kw_only=True):
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
-    """`input` and `output` are appended after the item that is the head when the command is decided."""
+    """`input` and `output` are appended at the head that the conversation has when the command is decided.
+
+    If the reply has a leaf then (`RunningReply`), they open a branch there.
+    """
 
     response_id: str
     model: str
@@ -292,6 +326,7 @@ class CompactContext(Command, frozen=True, kw_only=True):
     cost: int | None = None
     read_position: int = 0
     originals: tuple[str, ...] = ()
+    branch: int = 0
     withdrawn: tuple[int, ...] = ()
 
 

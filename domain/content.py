@@ -21,6 +21,7 @@ from domain.events import (
     Event,
     FeedbackGiven,
     FeedbackWithdrawn,
+    HeadMoved,
     ItemAppended,
     ItemPinned,
     ItemRestored,
@@ -72,13 +73,19 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
         {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from", "pinned", "summary"}
     ),
     ConversationDescribed: frozenset({"context_policy", "listed", "archived"}),
-    ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),
+    ItemAppended: frozenset(
+        {
+            *("item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"),
+            *("leaves", "aside"),
+        }
+    ),
+    HeadMoved: frozenset({"item_id", "depth", "path"}),
     ItemRetracted: frozenset({"item_id", "branch", "depth", "inherited"}),
     ItemRestored: frozenset({"item_id", "branch", "depth", "inherited"}),
     ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
     ItemUnpinned: frozenset({"item_id", "pinned"}),
     ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),
-    ReplyRequested: frozenset({"response_id", "model", "shown", "queued"}),
+    ReplyRequested: frozenset({"response_id", "model", "shown", "queued", "after", "regenerates"}),
     ReplyShown: frozenset({"response_id", "model", "shown", "reason"}),
     ReplyCompleted: frozenset(
         {
@@ -94,10 +101,10 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ContextCompacted: frozenset(
         {
             *("compaction_id", "first", "last", "depth", "count", "tokens_before", "tokens_after"),
-            *("model", "replaces", "usage", "cost", "read_position", "originals"),
+            *("model", "replaces", "usage", "cost", "read_position", "originals", "branch"),
         }
     ),
-    CompactionUndone: frozenset({"active"}),
+    CompactionUndone: frozenset({"active", "undone"}),
     CompactionRedone: frozenset({"active"}),
     FeedbackGiven: frozenset(
         {

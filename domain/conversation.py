@@ -26,11 +26,14 @@ from domain.events import (
     Event,
     FeedbackGiven,
     FeedbackWithdrawn,
+    HeadMoved,
     ItemAppended,
     ItemPinned,
     ItemRestored,
     ItemRetracted,
     ItemUnpinned,
+    Leaf,
+    PathBranch,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
@@ -40,27 +43,46 @@ from domain.events import (
     Share,
     joined_ids,
 )
+from domain.paths import FIRST_BRANCH, is_open, takes
 
 MAX_UNDO_STEPS = 16
 """How many compactions can be undone."""
 
 
 class KnownSummary(Struct, frozen=True, gc=False):
-    """A summary: the version of its ContextCompacted, and the depth of the last item that it covers."""
+    """A summary: the version of its ContextCompacted, and the place of the last item that it covers."""
 
     version: int
     depth: int
+    branch: int = 0
+
+
+class RunningReply(Struct, frozen=True, gc=False):
+    """A response in progress, and where its items will join the conversation.
+
+    leaf     the item after which they open a branch; None: they are appended at the head
+    asked    whether the request named the leaf. If not, the head was moved away from it while the reply ran
+    head     the head when the reply was requested, if the request named the leaf
+    """
+
+    response_id: str
+    leaf: Leaf | None = None
+    asked: bool = False
+    head: str | None = None
 
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """The state of a conversation.
 
-    head, depth   id and depth of the active branch's last item; None and 0 if it has none
-    running       ids of responses in progress
+    head, depth   id and depth of the active path's last item; None and 0 if it has none
+    path          the branches that the active path takes. If it is open, its last branch is `branch`, and the next item is appended there
+    branches      how many branches were opened besides the first one
+    moved_at      the version of the last HeadMoved, 0 for none
+    running       the responses in progress
     queued        ids of responses that wait for their turn, the next one first
     interrupting  the waiting response that stops the running one; None if there is none
-    summaries     the summaries that can be undone. The last one is active, and each includes the one before
-    undone        the summaries that can be redone, the next one first. That one includes the active summary
+    summaries     the summaries that can be undone, oldest first. The last one on the active path is active, and each includes the one before on its path
+    undone        the summaries that can be redone, the next one first. The first one on the active path includes the active summary
     items         how many of the conversation's own items are not retracted
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored, 0 for none
@@ -81,7 +103,10 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     branch: int = 0
     head: str | None = None
     depth: int = 0
-    running: tuple[str, ...] = ()
+    path: tuple[PathBranch, ...] = FIRST_BRANCH
+    branches: int = 0
+    moved_at: int = 0
+    running: tuple[RunningReply, ...] = ()
     queued: tuple[str, ...] = ()
     interrupting: str | None = None
     pinned: tuple[str, ...] = ()
@@ -95,7 +120,27 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def summary(self) -> int:
         """The version of the active ContextCompacted; 0 for none."""
-        return self.summaries[-1].version if self.summaries else 0
+        on_path = self.summaries_on_path
+        return on_path[-1].version if on_path else 0
+
+    @property
+    def summaries_on_path(self) -> tuple[KnownSummary, ...]:
+        """Those of `summaries` that count on the active path."""
+        return tuple(summary for summary in self.summaries if takes(self.path, summary.branch, summary.depth))
+
+    @property
+    def redoable(self) -> KnownSummary | None:
+        """The summary that is redone next."""
+        return next((summary for summary in self.undone if takes(self.path, summary.branch, summary.depth)), None)
+
+    def reply(self, response_id: str) -> RunningReply | None:
+        """The reply, if it is in progress."""
+        return next((reply for reply in self.running if reply.response_id == response_id), None)
+
+    @property
+    def at_head(self) -> tuple[str, ...]:
+        """The ids of the responses in progress whose items will be appended at the head: at most one."""
+        return tuple(reply.response_id for reply in self.running if reply.leaf is None)
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
@@ -109,6 +154,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
     branch: int = 0
     depth: int = 0
     inherited: bool = False
+    parent_id: str | None = None
     retracted: bool = False
     item_ids: tuple[str, ...] = ()
     copy_of: str | None = None
@@ -140,8 +186,9 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
     version = state.version + 1
     match event:
         case ItemAppended():
-            head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
-            return replace(state, version=version, items=state.items + 1, **head)
+            return _with_item(state, version, event)
+        case HeadMoved():
+            return _with_head(state, version, event)
         case ConversationDescribed():
             changes = {
                 name: value
@@ -155,7 +202,9 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ReplyQueued():
             return replace(state, version=version, replies=state.replies + 1, queued=(*state.queued, event.response_id))
         case ReplyRequested():
-            running = (*state.running, event.response_id)
+            head = state.head if event.after else None
+            reply = RunningReply(event.response_id, event.after, asked=event.after is not None, head=head)
+            running = (*state.running, reply)
             replies = state.replies + (not event.queued)
             return replace(_without_reply(state, event.response_id), version=version, running=running, replies=replies)
         case _ if isinstance(event, REPLY_ENDS):
@@ -184,15 +233,26 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ItemPinned() | ItemUnpinned():
             return replace(state, version=version, pinned=event.pinned)
         case ContextCompacted():
-            included = (summary for summary in state.summaries if summary.version <= event.replaces)
-            summaries = (*included, KnownSummary(version, event.depth))[-MAX_UNDO_STEPS:]
-            return replace(state, version=version, summaries=summaries, undone=())
+            kept = (
+                summary
+                for summary in state.summaries
+                if summary.version <= event.replaces or not takes(state.path, summary.branch, summary.depth)
+            )
+            summaries = (*kept, KnownSummary(version, event.depth, event.branch))[-MAX_UNDO_STEPS:]
+            undone = tuple(one for one in state.undone if not takes(state.path, one.branch, one.depth))
+            return replace(state, version=version, summaries=summaries, undone=undone)
         case CompactionUndone():
-            undone = (*state.summaries[-1:], *state.undone)
-            return replace(state, version=version, summaries=state.summaries[:-1], undone=undone)
+            removed = state.summaries_on_path[-1:]
+            summaries = tuple(summary for summary in state.summaries if summary not in removed)
+            return replace(
+                state, version=version, summaries=summaries, undone=(*removed, *state.undone)[:MAX_UNDO_STEPS]
+            )
         case CompactionRedone():
-            summaries = (*state.summaries, *state.undone[:1])
-            return replace(state, version=version, summaries=summaries, undone=state.undone[1:])
+            redone = state.redoable
+            added = () if redone is None else (redone,)
+            undone = tuple(summary for summary in state.undone if summary is not redone)
+            summaries = tuple(sorted((*state.summaries, *added), key=lambda summary: summary.version))
+            return replace(state, version=version, summaries=summaries, undone=undone)
         case ConversationShared() | ConversationUnshared():
             return replace(state, version=version, shares=event.shares)
         case ConversationEnded():
@@ -209,7 +269,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
     """The state of one item or response after an event whose `row_key` is its id."""
     match event:
         case ItemAppended():
-            return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
+            return KnownItem(branch=event.branch, depth=event.depth, parent_id=event.parent_id, copy_of=event.copy_of)
         case ReplyQueued() | ReplyRequested():
             return KnownItem()
         case ReplyCompleted() | ReplyCancelled() | ReplyInterrupted() if item is not None:
@@ -228,11 +288,55 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return item
 
 
+def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conversation:
+    """The state with one more item. If the item is appended after the head, it is the head, and what will be appended at the head comes after it."""
+    opens = event.branch == version
+    counts = {"items": state.items + 1, "branches": state.branches + opens}
+    if event.aside or (opens and (event.parent_id != state.head or _is_placed(state, event))):
+        return replace(state, version=version, **counts)
+    head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
+    path = (*event.leaves, PathBranch(event.branch)) if opens else state.path
+    return replace(state, version=version, path=path, **counts, **head)
+
+
+def _is_placed(state: Conversation, event: ItemAppended) -> bool:
+    """Whether the item belongs to a reply that has a place of its own. Then the HeadMoved that follows moves the head."""
+    reply = state.reply(event.response_id) if event.response_id else None
+    return reply is not None and reply.leaf is not None
+
+
+def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
+    """The state with another head. A reply that would have been appended at the old head keeps its place.
+
+    If the head comes back to that place, the reply is appended at the head again. Nothing else changes if the item
+    is the head already: it was appended there.
+    """
+    if event.item_id == state.head:
+        return replace(state, version=version, moved_at=version, path=event.path)
+
+    def placed(reply: RunningReply) -> RunningReply:
+        if reply.leaf is None:
+            return replace(reply, leaf=leaf_at_head(state))
+        is_back = not reply.asked and reply.leaf.item_id == event.item_id
+        return replace(reply, leaf=None) if is_back else reply
+
+    head = {"head": event.item_id, "depth": event.depth, "branch": event.path[-1].branch, "path": event.path}
+    return replace(state, version=version, moved_at=version, running=tuple(map(placed, state.running)), **head)
+
+
+def leaf_at_head(state: Conversation) -> Leaf:
+    """The head as the leaf of a branch that is opened there."""
+    path = state.path
+    if is_open(path):
+        path = (*path[:-1], PathBranch(path[-1].branch, state.depth, state.version))
+    return Leaf(state.head, state.depth, path)
+
+
 def _without_reply(state: Conversation, response_id: str) -> Conversation:
     """The state without this reply: it neither runs nor waits any more."""
     return replace(
         state,
-        running=_without(state.running, response_id),
+        running=tuple(reply for reply in state.running if reply.response_id != response_id),
         queued=_without(state.queued, response_id),
         interrupting=None if state.interrupting == response_id else state.interrupting,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
-from domain.appended_items import append_after, append_at_head
+from domain.appended_items import append_after, append_at_head, check_branches, open_branch
 from domain.commands import (
     AppendItems,
     ArchiveConversation,
@@ -20,6 +20,7 @@ from domain.commands import (
     FailReply,
     GiveFeedback,
     InterruptReply,
+    MoveHead,
     PinItem,
     QueueReply,
     ReadQueue,
@@ -28,6 +29,7 @@ from domain.commands import (
     RequestReply,
     RestoreItem,
     RetractItem,
+    ReviseItem,
     ShareConversation,
     ShowReply,
     StartConversation,
@@ -36,7 +38,7 @@ from domain.commands import (
     UnshareConversation,
     WithdrawFeedback,
 )
-from domain.conversation import Conversation, KnownItem
+from domain.conversation import Conversation, KnownItem, leaf_at_head
 from domain.errors import (
     ConversationExists,
     ConversationIsEnded,
@@ -46,6 +48,7 @@ from domain.errors import (
     ItemNotFound,
     ItemsDeleted,
     NothingToUndo,
+    PathHasChanged,
     ReplyIsOver,
     ResponseNotFound,
     SharedWithOwner,
@@ -66,6 +69,7 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Event,
+    HeadMoved,
     ItemPinned,
     ItemRestored,
     ItemRetracted,
@@ -76,6 +80,7 @@ from domain.events import (
     Shown,
 )
 from domain.feedback import give_feedback, withdraw_feedback
+from domain.paths import is_open, takes
 from domain.reply_ends import delete_reply, end_reply, retract_all
 from domain.reply_queue import check_turn, queue_reply
 
@@ -98,8 +103,11 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         raise ConversationNotFound(conversation_id)
     match command:
         case AppendItems():
-            _check_active(state)
-            return tuple(append_at_head(state, command.items, command.author))
+            return _append(state, command)
+        case ReviseItem():
+            return _revise(state, command, known_items.get(command.item_id))
+        case MoveHead():
+            return _move_head(state, command, known_items.get(command.item_id))
         case RetractItem():
             return _retract(command, known_items.get(command.item_id, command.inherited))
         case RestoreItem():
@@ -158,10 +166,18 @@ def _check_active(state: Conversation) -> None:
 def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
     """Raises Refused if the reply may not start now.
 
-    A conversation has at most one reply in progress. While replies wait, only the first of them may start.
+    At most one reply in progress will be appended at the head. While replies wait for that, only the first of them may
+    start. A reply that opens a branch need not wait.
     """
     _check_active(state)
-    check_turn(state, command)
+    if command.after is not None:
+        check_branches(state, command.after)
+    else:
+        check_turn(state, command)
+        if command.shown.version and command.shown.version < state.moved_at:
+            raise PathHasChanged(state.id)
+        if not is_open(state.path):
+            check_branches(state, leaf_at_head(state))
     if command.expected_head is not UNSET and command.expected_head != state.head:
         raise HeadHasMoved(state.id)
     _check_shown(state, command.shown)
@@ -208,15 +224,42 @@ def _reply_requested(command: RequestReply) -> ReplyRequested:
         shown=command.shown,
         transcript=command.transcript,
         queued=command.queued,
+        after=command.after,
+        regenerates=command.regenerates,
     )
 
 
 def _show_reply(state: Conversation, command: ShowReply) -> tuple[Event, ...]:
-    if command.response_id not in state.running:
+    if state.reply(command.response_id) is None:
         raise ReplyIsOver(command.response_id)
     _check_shown(state, command.shown)
     shown = ReplyShown(response_id=command.response_id, model=command.model, shown=command.shown, reason=command.reason)
     return (shown,)
+
+
+def _append(state: Conversation, command: AppendItems) -> tuple[Event, ...]:
+    _check_active(state)
+    if command.items and not is_open(state.path):
+        check_branches(state, leaf_at_head(state))
+    return tuple(append_at_head(state, command.items, command.author))
+
+
+def _revise(state: Conversation, command: ReviseItem, item: KnownItem | None) -> tuple[Event, ...]:
+    _check_active(state)
+    if item is None or item.retracted or (item.parent_id, item.depth - 1) != (command.leaf.item_id, command.leaf.depth):
+        raise ItemNotFound(command.item_id)
+    check_branches(state, command.leaf)
+    return tuple(open_branch(state, command.leaf, (command.item,), command.author, revises=command.item_id))
+
+
+def _move_head(state: Conversation, command: MoveHead, item: KnownItem | None) -> tuple[Event, ...]:
+    _check_active(state)
+    last = command.path[-1]
+    if item is None or item.retracted or (item.branch, item.depth) != (last.branch, last.last_depth):
+        raise ItemNotFound(command.item_id)
+    if command.item_id == state.head:
+        return ()
+    return (HeadMoved(item_id=command.item_id, depth=item.depth, path=command.path),)
 
 
 def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:
@@ -298,20 +341,22 @@ def _change_summary(
 ) -> tuple[Event, ...]:
     match command:
         case CompactContext():
+            if command.read_version < state.retracted_at or not takes(state.path, command.branch, command.depth):
+                raise SummaryHasChanged(state.id)
             if command.depth > state.depth:
                 raise HistoryLost(state.id)
-            if command.read_version < state.retracted_at:
-                raise SummaryHasChanged(state.id)
             # The state keeps only the last few summaries. When none of them is left, `state.summary` is 0, but an older one may be active.
             replaceable = (0, *command.withdrawn) if command.withdrawn else ()
             if command.replaces != state.summary and state.summary not in replaceable:
                 raise SummaryHasChanged(state.id)
             return (ContextCompacted(**{name: getattr(command, name) for name in ContextCompacted.__struct_fields__}),)
         case UndoCompaction():
-            if not state.summaries:
+            on_path = state.summaries_on_path
+            if not on_path:
                 raise NothingToUndo(state.id, "undo")
-            return (CompactionUndone(active=state.summaries[-2].version if len(state.summaries) > 1 else 0),)
+            active = on_path[-2].version if len(on_path) > 1 else 0
+            return (CompactionUndone(active=active, undone=on_path[-1].version),)
         case RedoCompaction():
-            if not state.undone:
+            if state.redoable is None:
                 raise NothingToUndo(state.id, "redo")
-            return (CompactionRedone(active=state.undone[0].version),)
+            return (CompactionRedone(active=state.redoable.version),)

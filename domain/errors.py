@@ -13,12 +13,14 @@
     │   ├── ConversationExists
     │   ├── ConversationLocked     (a reply is in progress)
     │   ├── HeadHasMoved
+    │   ├── PathHasChanged         (the head was moved after the context of the request was read)
     │   ├── HistoryLost            (the event store was restored meanwhile)
     │   ├── ItemsDeleted           (after the context of the request was read)
     │   ├── ReplyIsOver
     │   ├── SummaryHasChanged
     │   ├── NothingToUndo
     │   ├── NothingToCompact
+    │   ├── TooManyBranches
     │   ├── TooManyPins
     │   ├── TooManyQueued
     │   └── TooManyShares
@@ -142,6 +144,17 @@ class ItemsDeleted(Conflict):
         )
 
 
+class PathHasChanged(Conflict):
+    """On a retry, the model is shown the path that is active then."""
+
+    code = "conversation_changed"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"The head of conversation {conversation_id} was moved while the request was prepared. Try again."
+        )
+
+
 class SummaryHasChanged(Conflict):
     code = "summary_changed"
 
@@ -163,6 +176,13 @@ class NothingToCompact(Conflict):
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} has nothing that a summary could replace.")
+
+
+class TooManyBranches(Conflict):
+    code = "too_many_branches"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message} Fork the conversation there, and go on in the fork.")
 
 
 class TooManyPins(Conflict):

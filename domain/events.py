@@ -29,16 +29,42 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     on_disconnect: Literal["stop", "finish"] = "stop"
 
 
+class PathBranch(Struct, frozen=True, array_like=True):
+    """A branch that a path takes, and where the path leaves it (`domain/paths.py`).
+
+    `branch`: the version of the ItemAppended that opened the branch; 0 for the first one. `last_depth`: the depth of
+    the last item that the path has on the branch. `last_version`: that item has this version or a lower one. Both are
+    None if the path follows the branch to its end.
+    """
+
+    branch: int
+    last_depth: int | None = None
+    last_version: int | None = None
+
+
+class Leaf(Struct, frozen=True, array_like=True):
+    """The item after which others are appended: its id, its depth, and the path that ends with it.
+
+    `item_id` None and depth 0: before the first item. `path`: the part in the item's own conversation.
+    """
+
+    item_id: str | None
+    depth: int
+    path: tuple[PathBranch, ...]
+
+
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
 
-    `version`: the origin's version when it was forked. `depth`: the item's depth.
+    `version`: the origin's version when it was forked. `depth`: the item's depth. `branches`: the origin's path up to
+    the item; empty if it is the first branch alone.
     """
 
     conversation_id: str
     item_id: str
     version: int
     depth: int = 0
+    branches: tuple[PathBranch, ...] = ()
 
 
 class InheritedSummary(Struct, frozen=True, kw_only=True):
@@ -237,6 +263,9 @@ SUMMARY = "summary"
 SHARES = "shares"
 """Changes of the shares. The last row holds all of them."""
 
+HEAD = "head"
+"""Moves of the head to another branch. The last row holds the active path. Without such a row, that is the first branch."""
+
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
     """A conversation was created. `listed`: whether lists of conversations include it.
@@ -287,8 +316,10 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
-    `branch` is always 0 and `revises` always None: no command sets them yet. `copy_of`: the id of the original, if
-    this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
+    `branch`: the branch that the item is on. An item that opens a branch has its own version here, and in `leaves` the
+    path up to its parent. `revises`: the id of the item in whose place this one was written. `aside`: the item is not on the active path, and the head stays where it is.
+
+    `copy_of`: the id of the original, if this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
     the input or the partial answer of a reply that did not join: `<response id>/<item id>`; the copy is deleted with that response too.
     """
 
@@ -303,10 +334,30 @@ class ItemAppended(Event, frozen=True, kw_only=True):
     revises: str | None = None
     response_id: str | None = None
     copy_of: str | None = None
+    leaves: tuple[PathBranch, ...] = ()
+    aside: bool = False
 
     @property
     def row_key(self) -> str:
         return self.item_id
+
+
+class HeadMoved(Event, frozen=True, kw_only=True):
+    """The head is item `item_id` now, and the active path is `path`.
+
+    It follows each item that opens a branch and is not `aside`: then the path goes on along that branch. If a client
+    moved the head, the path ends with the item, and the next item that is appended there opens a branch.
+    """
+
+    topic = "head.moved"
+
+    item_id: str
+    depth: int
+    path: tuple[PathBranch, ...]
+
+    @property
+    def row_key(self) -> str:
+        return HEAD
 
 
 class ItemRetracted(Event, frozen=True, kw_only=True):
@@ -400,7 +451,9 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
     """A model is asked for a reply. `parameters`: what the client set, as JSON text.
 
     The items of `input` are not in the conversation yet. `transcript`: the messages of a Chat Completions request; None
-    for other requests. `queued`: whether the reply waited for its turn before (ReplyQueued).
+    for other requests. `queued`: whether the reply waited for its turn before (ReplyQueued). `after`: the item after
+    which the reply's items open a branch; None: they are appended at the head. `regenerates`: the item or response that
+    the reply is another version of.
     """
 
     topic = "reply.requested"
@@ -412,6 +465,8 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
     shown: Shown
     transcript: Transcript | None = None
     queued: bool = False
+    after: Leaf | None = None
+    regenerates: str | None = None
 
     @property
     def row_key(self) -> str:
@@ -556,7 +611,7 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
 class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
-    `first`: the path's first unretracted item. `depth`: the depth of `last`. `replaces`: the version of the summary that this one includes, 0
+    `first`: the path's first unretracted item. `branch`, `depth`: the place of `last`; an inherited item counts as an item of branch 0. A model is shown the summary on each path through `last`. `replaces`: the version of the summary that this one includes, 0
     for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: of all calls to the model.
     The cost is in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest log position of the conversations
     that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy.
@@ -578,6 +633,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     cost: int | None = None
     read_position: int = 0
     originals: tuple[str, ...] = ()
+    branch: int = 0
 
     @property
     def row_key(self) -> str:
@@ -585,14 +641,16 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
 
 class CompactionUndone(Event, frozen=True, kw_only=True):
-    """The last compaction was undone.
+    """The last compaction of the active path was undone.
 
-    `active`: the version of the ContextCompacted whose summary is active now, 0 for none.
+    `active`: the version of the ContextCompacted whose summary is active now, 0 for none. `undone`: the version of the
+    one that was undone. 0 in older events: then it is the last one before.
     """
 
     topic = "context.compaction_undone"
 
     active: int
+    undone: int = 0
 
     @property
     def row_key(self) -> str:
@@ -709,6 +767,7 @@ EVENTS: tuple[type[Event], ...] = (
     ItemRestored,
     ItemPinned,
     ItemUnpinned,
+    HeadMoved,
     ReplyQueued,
     ReplyRequested,
     ReplyShown,

@@ -4,56 +4,89 @@ The place of an item is its conversation, its branch and its depth. A path leads
 a conversation. In a fork, it first goes through the conversations that the fork comes from. Each item of a path is one deeper than the one
 before, so a path has one item at each depth. Other branches have other items at the same depths, so a depth alone does not name an item.
 
+Every path of a conversation begins on branch 0. In a fork, the inherited items count as the beginning of branch 0. A path that leaves
+them has (0, the depth of the last inherited item that it keeps). The number of any other branch is the version of the event that opened it. So the numbers of a path's branches rise,
+and so do the depths and versions at which it leaves them.
+
 Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: items_on`).
 """
+
+from bisect import bisect_left
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.events import Fork
+from domain.events import Fork, ItemAppended, Leaf, PathBranch
+
+FIRST_BRANCH = (PathBranch(0),)
+"""The path along the first branch to its end."""
+
+
+def is_open(branches: tuple[PathBranch, ...]) -> bool:
+    """Whether the path follows its last branch to the end. If not, it ends with an item, and what is appended there opens a branch."""
+    return branches[-1].last_depth is None
+
+
+def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
+    """Whether the path through these branches has the item at this place."""
+    index = bisect_left(branches, branch, key=_number)
+    if index == len(branches) or branches[index].branch != branch:
+        return False
+    last = branches[index].last_depth
+    return last is None or depth <= last
+
+
+def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
+    """The path that ends with an item. `version`: at which it was appended. `opening`: the event that opened its branch; None for branch 0."""
+    return (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth, version))
+
+
+def up_to_parent(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
+    """The path that ends with the parent of an item. The arguments are those of `up_to_item`."""
+    if event.branch == version:
+        return event.leaves
+    before = (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth - 1, version - 1))
+    return before if event.depth > 1 else (PathBranch(0, 0, 0),)
+
+
+def leaf_before(event: ItemAppended, version: int, opening: ItemAppended | None) -> Leaf:
+    """The place of an item's parent. The arguments are those of `up_to_item`."""
+    return Leaf(event.parent_id, event.depth - 1, up_to_parent(event, version, opening))
 
 
 class PathSegment(Struct, frozen=True):
-    """The part of a path that lies in one conversation, as it was at `version`.
-
-    `branches`: (branch, last depth) of each branch that the path takes, first to last. The path leaves the branch after the last depth. If
-    that is None, it follows the branch to its end.
-    """
+    """The part of a path that lies in one conversation, as it was at `version`. `branches`: those that the path takes, first to last."""
 
     conversation_id: str
     version: int
-    branches: tuple[tuple[int, int | None], ...] = ((0, None),)
+    branches: tuple[PathBranch, ...] = FIRST_BRANCH
 
     @property
     def last_depth(self) -> int | None:
         """The depth at which the segment ends. None: at the end of its last branch."""
-        return self.branches[-1][1]
+        return self.branches[-1].last_depth
 
     def contains(self, branch: int, depth: int, version: int) -> bool:
         """Whether an item of the conversation is in this segment. `version`: the version at which the item was appended."""
-        if version > self.version:
-            return False
-        for taken, last in self.branches:
-            if taken == branch:
-                return last is None or depth <= last
-        return False
+        return version <= self.version and takes(self.branches, branch, depth)
 
     def up_to(self, depth: int) -> "PathSegment":
         """The segment without the items that are deeper than `depth`."""
-        for index, (branch, last) in enumerate(self.branches):
-            if last is None or last >= depth:
-                return replace(self, branches=(*self.branches[:index], (branch, depth)))
+        for index, taken in enumerate(self.branches):
+            if taken.last_depth is None or taken.last_depth >= depth:
+                cut = PathBranch(taken.branch, depth, taken.last_version)
+                return replace(self, branches=(*self.branches[:index], cut))
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":
         """The segment before this one. `fork`: where this segment's conversation was forked."""
-        before = origin_of(fork)
-        return before if self.last_depth is None else before.up_to(self.last_depth)
+        before, kept = origin_of(fork), self.branches[0].last_depth
+        return before if kept is None or kept >= fork.depth else before.up_to(kept)
 
 
 def origin_of(fork: Fork) -> PathSegment:
     """The last segment that a fork inherits."""
-    return PathSegment(fork.conversation_id, fork.version).up_to(fork.depth)
+    return PathSegment(fork.conversation_id, fork.version, fork.branches or FIRST_BRANCH).up_to(fork.depth)
 
 
 class Path(Struct, frozen=True):
@@ -76,3 +109,7 @@ class Path(Struct, frozen=True):
     def after_origin(self, fork: Fork) -> "Path":
         """The path with one more segment at its start. `fork`: where the conversation of the first segment so far was forked."""
         return Path((self.segments[0].origin(fork), *self.segments))
+
+
+def _number(taken: PathBranch) -> int:
+    return taken.branch

@@ -4,11 +4,11 @@ The items of a completed reply join the conversation. Those of a failed reply ne
 `context_policy.stopped` decides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from domain.appended_items import append_at_head
-from domain.commands import CancelReply, CompleteReply, DeleteReply, FailReply, InterruptReply
+from domain.appended_items import append_at_head, open_branch
+from domain.commands import CancelReply, CompleteReply, DeleteReply, FailReply, InterruptReply, NewItem
 from domain.conversation import Conversation, KnownItem
 from domain.errors import ReplyIsOver, ResponseNotFound
 from domain.events import (
@@ -30,7 +30,7 @@ def end_reply(
 ) -> tuple[Event, ...]:
     """The items that join the conversation, and the end of the reply."""
     is_waiting = command.response_id in state.queued and not isinstance(command, CompleteReply)
-    if command.response_id not in state.running and not is_waiting:
+    if state.reply(command.response_id) is None and not is_waiting:
         raise ReplyIsOver(command.response_id)
     match command:
         case CompleteReply():
@@ -58,7 +58,7 @@ def joinable(output: Sequence[InputItem]) -> Sequence[InputItem]:
 
 
 def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
-    appended = append_at_head(state, (*command.input, *command.output), command.author, command.response_id)
+    appended = _join(state, (*command.input, *command.output), command)
     completed = ReplyCompleted(
         response_id=command.response_id,
         model=command.model,
@@ -75,15 +75,29 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
     return (*appended, completed)
 
 
+def _join(
+    state: Conversation, items: Sequence[NewItem | InputItem], command: CompleteReply | CancelReply | InterruptReply
+) -> Iterator[Event]:
+    """The events with which these items of the reply join the conversation.
+
+    If the reply opens a branch, the head moves there, unless it was moved since the reply was requested.
+    """
+    reply = state.reply(command.response_id)
+    if reply is None or reply.leaf is None:
+        return append_at_head(state, items, command.author, command.response_id)
+    stays = not (reply.asked and state.head in (reply.head, reply.leaf.item_id))
+    return open_branch(state, reply.leaf, items, command.author, response_id=command.response_id, aside=stays)
+
+
 def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[Event, ...]:
     """The items that join the conversation, and the end of the reply.
 
     Nothing joins if the reply was still waiting for its turn.
     """
-    keeps = state.context_policy.stopped == "keep" and command.response_id in state.running
+    keeps = state.context_policy.stopped == "keep" and state.reply(command.response_id) is not None
     joining_input = command.input if keeps else ()
     joining_output = joinable(command.output) if keeps else ()
-    appended = append_at_head(state, (*joining_input, *joining_output), command.author, command.response_id)
+    appended = _join(state, (*joining_input, *joining_output), command)
     facts: dict[str, Any] = {
         "response_id": command.response_id,
         "output": command.output[len(joining_output) :],
@@ -105,7 +119,7 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)
-    has_not_ended = command.response_id in (*state.running, *state.queued)
+    has_not_ended = command.response_id in state.queued or state.reply(command.response_id) is not None
     cancelled = (ReplyCancelled(response_id=command.response_id),) if has_not_ended else ()
     deleted = (*cancelled, ReplyDeleted(response_id=command.response_id))
     if state.listed:

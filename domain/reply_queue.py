@@ -31,5 +31,5 @@ def check_turn(state: Conversation, command: RequestReply) -> None:
     """
     if command.queued and command.response_id not in state.queued:
         raise ReplyIsOver(command.response_id)
-    if state.running or (state.queued and state.queued[0] != command.response_id):
+    if state.at_head or (state.queued and state.queued[0] != command.response_id):
         raise ConversationLocked(state.id)

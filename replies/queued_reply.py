@@ -194,13 +194,13 @@ class QueuedReply(RunningReply):
             raise ReplyIsOver(self.response_id)
         if state.queued[0] != self.response_id:
             return None
-        if not state.running:
+        if not state.at_head:
             return await self._request()
         if self._interrupts:
             if time.monotonic() > give_up_at:
                 message = "The response that was to be interrupted did not stop in time."
                 raise ApiError(503, message, code="response_in_progress", retry=False)
-            for response_id in state.running:
+            for response_id in state.at_head:
                 await self._queue.cancel(self._principal.tenant, response_id)
         return None
 

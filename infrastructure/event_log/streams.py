@@ -147,9 +147,14 @@ class StreamCache:
             del self._tenants[name[0]]
 
 
+def _path_branches(state: Conversation) -> int:
+    """How many branches the paths in the state take together."""
+    return len(state.path) + sum(len(reply.leaf.path) for reply in state.running if reply.leaf)
+
+
 def _size(stream: Stream) -> int:
     """About how many bytes of memory a cached stream takes. A character may take 4."""
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0
-    return _STREAM_BYTES + 4 * (texts + pairs) + 100 * (len(state.running) + len(state.queued))
+    return _STREAM_BYTES + 4 * (texts + pairs) + 100 * (len(state.running) + len(state.queued) + _path_branches(state))

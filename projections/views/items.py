@@ -24,13 +24,14 @@ def items_on(tenant: str, segment: PathSegment) -> Document:
         "conversation_id": segment.conversation_id,
         "version": {"$lte": segment.version},
     }
-    if segment.last_depth is None and len(segment.branches) == 1:
-        return {**where, "branch": segment.branches[0][0]}
-    branches = [
-        {"branch": branch} if last is None else {"branch": branch, "depth": {"$lte": last}}
-        for branch, last in segment.branches
+    branches: list[Document] = [
+        {"branch": taken.branch}
+        if taken.last_depth is None
+        else {"branch": taken.branch, "depth": {"$lte": taken.last_depth}}
+        for taken in segment.branches
     ]
-    return {**where, "$or": branches}
+    is_simple = len(branches) == 1 and segment.last_depth is None
+    return {**where, **branches[0]} if is_simple else {**where, "$or": branches}
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:

@@ -376,9 +376,9 @@ def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> Non
     given(*two_items, first).when(compact()).refused(SummaryHasChanged)
     second = msgspec.structs.replace(first, replaces=4)
     given(*two_items, first).when(compact(replaces=4)).then(second)
-    given(*two_items, first, second).when(UndoCompaction()).then(CompactionUndone(active=4))
+    given(*two_items, first, second).when(UndoCompaction()).then(CompactionUndone(active=4, undone=5))
     undone = (*two_items, first, second, CompactionUndone(active=4))
-    given(*undone).when(UndoCompaction()).then(CompactionUndone(active=0))
+    given(*undone).when(UndoCompaction()).then(CompactionUndone(active=0, undone=4))
     given(*undone).when(RedoCompaction()).then(CompactionRedone(active=5))
     given(*undone).when(compact(replaces=5)).refused(SummaryHasChanged)
     given(*undone, CompactionRedone(active=5)).when(RedoCompaction()).refused(NothingToUndo)
@@ -403,7 +403,7 @@ def test_a_summary_is_withdrawn_for_good_with_an_item_that_it_covers_and_so_are_
         assert [summary.version for summary in state.summaries] == summaries, depth
         assert [summary.version for summary in state.undone] == undone, depth
     after_retracting(3).when(RedoCompaction()).refused(NothingToUndo)
-    after_retracting(3).when(UndoCompaction()).then(CompactionUndone(active=0))
+    after_retracting(3).when(UndoCompaction()).then(CompactionUndone(active=0, undone=8))
     after_retracting(1).when(UndoCompaction()).refused(NothingToUndo)
     new = msgspec.structs.replace(compact(replaces=8), depth=4, read_version=12)
     after_retracting(3).when(new).then(msgspec.structs.replace(compaction(8), depth=4))
@@ -538,7 +538,7 @@ def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_on
     ended = [event.response_id for event in log if isinstance(event, REPLY_ENDS)]
     requested = [event.response_id for event in log if isinstance(event, ReplyRequested)]
     assert len(set(ended)) == len(ended)
-    assert set(state.running) == set(requested) - set(ended)
+    assert set(state.at_head) == set(requested) - set(ended)
     assert len(state.running) <= 1
     retracted = {event.item_id for event in log if isinstance(event, ItemRetracted)}
     assert not retracted & set(state.pinned)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.events import Fork
-from domain.paths import Path, PathSegment, origin_of
+from domain.events import Fork, PathBranch
+from domain.paths import FIRST_BRANCH, Path, PathSegment, origin_of
 
 
 class Item(Struct, frozen=True):
@@ -38,72 +38,79 @@ class Item(Struct, frozen=True):
 class Conversation:
     """A conversation of the model, with branches.
 
-    `opened` has for each branch the (branch, depth) that it begins after, or None if it begins with the conversation.
+    `leaves` has for each branch the path up to the item that it begins after. `ends` has the last item of the active
+    path at each version, and that path in this conversation.
     """
 
-    def __init__(self, conversation_id: str, before: tuple[PathSegment, ...] = (), origin: Item | None = None) -> None:
+    def __init__(self, conversation_id: str, fork: Fork | None = None, origin: Item | None = None) -> None:
         self.id = conversation_id
-        self.before = before
+        self.fork = fork
         self.origin = origin
         self.items: list[Item] = []
-        self.opened: list[tuple[int, int] | None] = [None]
-        self.ends: list[Item | None] = [None, origin]
-        """The last item of the active branch at each version. The first event has version 1."""
+        self.leaves: dict[int, tuple[PathBranch, ...]] = {0: ()}
+        self.ends: list[tuple[Item | None, tuple[PathBranch, ...]]] = [(None, FIRST_BRANCH), (origin, FIRST_BRANCH)]
+        """The first event has version 1."""
 
     @property
     def version(self) -> int:
         return len(self.ends) - 1
 
+    @property
+    def inherited(self) -> list[Item]:
+        return [*self.origin.line()] if self.origin else []
+
     def append(self, branch: int, parent: Item | None) -> None:
         item = Item(self.id, branch, parent.depth + 1 if parent else 1, self.version + 1, parent)
         self.items.append(item)
-        self.ends.append(item)
+        self.ends.append((item, (*self.leaves[branch], PathBranch(branch))))
 
-    def open_branch(self, leaves: Item | None) -> None:
-        """Appends an item on a new branch, after the item `leaves`. None: the branch begins with the conversation."""
-        self.opened.append((leaves.branch, leaves.depth) if leaves else None)
-        self.append(len(self.opened) - 1, leaves or self.origin)
+    def branches_to(self, item: Item | None) -> tuple[PathBranch, ...]:
+        """The path up to an item of the conversation, an inherited one, or none."""
+        if item is None or item.conversation_id != self.id:
+            return (PathBranch(0, item.depth if item else 0, 0),)
+        return (*self.leaves[item.branch], PathBranch(item.branch, item.depth, item.version))
 
-    def path_at(self, version: int) -> Path:
-        head = self.ends[version]
-        branches: tuple[tuple[int, int | None], ...] = ((0, None),)
-        if head is not None and head.conversation_id == self.id:
-            branches = ((head.branch, None),)
-            while (leaves := self.opened[branches[0][0]]) is not None:
-                branches = (leaves, *branches)
-        return Path((*self.before, PathSegment(self.id, version, branches)))
+    def open_branch(self, parent: Item | None) -> None:
+        self.leaves[self.version + 1] = self.branches_to(parent)
+        self.append(self.version + 1, parent)
 
 
-def cut(path: Path, item: Item) -> tuple[PathSegment, ...]:
-    """The segments of a path up to one of its items."""
-    kept: list[PathSegment] = []
-    for segment in path.segments:
-        kept.append(segment)
-        if segment.conversation_id == item.conversation_id:
-            return (*kept[:-1], segment.up_to(item.depth))
-    raise AssertionError("the item is not on the path")
+class Family(dict[str, Conversation]):
+    def path_at(self, conversation: Conversation, version: int) -> Path:
+        _, branches = conversation.ends[version]
+        path, fork = Path((PathSegment(conversation.id, version, branches),)), conversation.fork
+        while fork is not None:
+            path = path.after_origin(fork)
+            fork = self[fork.conversation_id].fork
+        return path
 
 
 def check_random_family(chance: random.Random) -> None:
-    family = [Conversation("0")]
+    family = Family({"0": Conversation("0")})
     for _ in range(chance.randint(1, 40)):
-        conversation = chance.choice(family)
+        conversation = chance.choice([*family.values()])
         action = chance.random()
         if action < 0.6:
-            head = conversation.ends[-1]
-            is_own = head is not None and head.conversation_id == conversation.id
-            conversation.append(head.branch if is_own and head else 0, head)
+            head, branches = conversation.ends[-1]
+            conversation.append(branches[-1].branch, head)
         elif action < 0.8 and conversation.items:
-            conversation.open_branch(chance.choice([None, *conversation.items]))
+            conversation.open_branch(chance.choice([None, *conversation.inherited, *conversation.items]))
         else:
             version = chance.randint(1, conversation.version)
-            if (head := conversation.ends[version]) is not None:
-                origin = chance.choice([*head.line()])
-                family.append(Conversation(str(len(family)), cut(conversation.path_at(version), origin), origin))
-    everything = [item for conversation in family for item in conversation.items]
-    for conversation in family:
+            if (head := conversation.ends[version][0]) is not None:
+                origin, number = chance.choice([*head.line()]), str(len(family))
+                fork = Fork(
+                    conversation_id=conversation.id,
+                    item_id="msg",
+                    version=version,
+                    depth=origin.depth,
+                    branches=chance.choice([conversation.ends[version][1], conversation.branches_to(origin)]),
+                )
+                family[number] = Conversation(number, fork, origin)
+    everything = [item for conversation in family.values() for item in conversation.items]
+    for conversation in family.values():
         for version in range(1, conversation.version + 1):
-            path, head = conversation.path_at(version), conversation.ends[version]
+            path, head = family.path_at(conversation, version), conversation.ends[version][0]
             on_path = {
                 (item.conversation_id, item.version)
                 for item in everything
@@ -161,9 +168,9 @@ def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_p
 
 
 def test_given_a_segment_that_ends_earlier_then_it_cannot_be_made_longer() -> None:
-    segment = PathSegment("a", 9, ((0, 2), (3, 6)))
+    segment = PathSegment("a", 9, (PathBranch(0, 2, 2), PathBranch(3, 6, 8)))
     assert segment.up_to(8) == segment
     assert segment.up_to(6) == segment
-    assert segment.up_to(5) == replace(segment, branches=((0, 2), (3, 5)))
-    assert segment.up_to(2) == replace(segment, branches=((0, 2),))
-    assert segment.up_to(1) == replace(segment, branches=((0, 1),))
+    assert segment.up_to(5) == replace(segment, branches=(PathBranch(0, 2, 2), PathBranch(3, 5, 8)))
+    assert segment.up_to(2) == replace(segment, branches=(PathBranch(0, 2, 2),))
+    assert segment.up_to(1) == replace(segment, branches=(PathBranch(0, 1, 2),))

@@ -150,7 +150,7 @@ def test_a_reply_that_interrupts_goes_first_and_takes_the_place_of_an_earlier_on
 
 def test_the_state_lists_who_runs_and_who_waits_and_counts_each_reply_once() -> None:
     running = state(waiting("r1"), waiting("r2"), requested("r1", queued=True))
-    assert (running.running, running.queued, running.replies) == (("r1",), ("r2",), 2)
+    assert (running.at_head, running.queued, running.replies) == (("r1",), ("r2",), 2)
     interrupting = state(waiting("r1", interrupts=True), requested("r1", queued=True))
     assert (interrupting.queued, interrupting.interrupting) == ((), None)
     ended = state(waiting("r1"), waiting("r2"), cancelled("r2"), requested("r1", queued=True), completed("r1"))

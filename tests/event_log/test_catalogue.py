@@ -20,6 +20,7 @@ from domain.events import (
     FeedbackGiven,
     FeedbackWithdrawn,
     Fork,
+    HeadMoved,
     InheritedSummary,
     InputItem,
     ItemAppended,
@@ -27,7 +28,9 @@ from domain.events import (
     ItemRestored,
     ItemRetracted,
     ItemUnpinned,
+    Leaf,
     LeftOut,
+    PathBranch,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
@@ -79,6 +82,7 @@ EXAMPLES: tuple[Event, ...] = (
     ItemRestored(item_id="msg_1", branch=0, depth=2),
     ItemPinned(item_id="msg_1", branch=0, depth=2, pinned=("msg_0", "msg_1")),
     ItemUnpinned(item_id="msg_1", pinned=("msg_0",)),
+    HeadMoved(item_id="msg_1", depth=2, path=(PathBranch(0, 1, 2), PathBranch(5))),
     ReplyQueued(
         response_id="resp_1",
         model="m",
@@ -289,6 +293,48 @@ EXTENDED: tuple[Event, ...] = (
     ItemRetracted(item_id="msg_1", branch=0, depth=2, inherited=True),
     ItemRestored(item_id="msg_1", branch=0, depth=2, inherited=True),
     ConversationDescribed(archived=True),
+    ItemAppended(
+        item_id="msg_1",
+        parent_id="msg_0",
+        branch=5,
+        depth=2,
+        item=b"{}",
+        author="ann",
+        revises="msg_9",
+        leaves=(PathBranch(0, 1, 2),),
+        aside=True,
+    ),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=b"{}",
+        input=(),
+        shown=Shown(version=4, ranges=(), budget=100, tokens=12, encoding="e", renderer=6, request_sha256=b"\x01"),
+        after=Leaf("msg_1", 2, (PathBranch(0, 2, 3),)),
+        regenerates="msg_2",
+    ),
+    ContextCompacted(
+        compaction_id="cmp_1",
+        summary="s",
+        first="msg_1",
+        last="msg_2",
+        depth=2,
+        count=2,
+        tokens_before=9,
+        tokens_after=1,
+        model="m",
+        branch=5,
+    ),
+    CompactionUndone(active=3, undone=4),
+    ConversationStarted(
+        conversation_id="conv_1",
+        tenant="acme",
+        owner="ann",
+        family="conv_0",
+        forked_from=Fork(
+            conversation_id="conv_0", item_id="msg_0", version=3, depth=4, branches=(PathBranch(0, 1, 2), PathBranch(5))
+        ),
+    ),
 )
 """Events with fields that were added after the first version of their type."""
 
@@ -300,6 +346,7 @@ FROZEN: dict[str, str] = {
     "item.restored": "0183a76974656d5f6964a56d73675f31a66272616e636800a5646570746802",
     "item.pinned": "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a670696e6e656492a56d73675f30a56d73675f31",
     "item.unpinned": "0182a76974656d5f6964a56d73675f31a670696e6e656491a56d73675f30",
+    "head.moved": "0183a76974656d5f6964a56d73675f31a5646570746802a47061746892930001029305c0c0",
     "reply.queued": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e7075749182a76974656d5f6964a56d73675f31a46974656dc4027b7da872656e646572657201",
     "reply.requested": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e7075749182a76974656d5f6964a56d73675f31a46974656dc4027b7da573686f776e88a776657273696f6e04a672616e6765739184a56669727374a56d73675f31a46c617374a56d73675f32a5636f756e7402a6746f6b656e7309a662756467657464a6746f6b656e730ca8656e636f64696e67aa6f3230306b5f62617365a872656e646572657201ae726571756573745f736861323536c4020102a773756d6d617279a173",
     "reply.shown": "0184ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da573686f776e87a776657273696f6e05a672616e67657390a662756467657409a6746f6b656e7308a8656e636f64696e67a165a872656e646572657204ae726571756573745f736861323536c40103a6726561736f6ea677696e646f77",
@@ -389,6 +436,26 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     ("item.retracted", "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a9696e68657269746564c3"),
     ("item.restored", "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a9696e68657269746564c3"),
     ("conversation.described", "0181a86172636869766564c3"),
+    (
+        "item.appended",
+        "0189a76974656d5f6964a56d73675f31a9706172656e745f6964a56d73675f30a66272616e636805a5646570746802a46974656dc4027b7da6617574686f72a3616e6ea772657669736573a56d73675f39a66c65617665739193000102a56173696465c3",
+    ),
+    (
+        "reply.requested",
+        "0187ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e87a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67a165a872656e646572657206ae726571756573745f736861323536c40101a5616674657293a56d73675f31029193000203ab726567656e657261746573a56d73675f32",
+    ),
+    (
+        "context.compacted",
+        "018aad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16da66272616e636805",
+    ),
+    (
+        "context.compaction_undone",
+        "0182a661637469766503a6756e646f6e6504",
+    ),
+    (
+        "conversation.started",
+        "0185af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d85af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a86272616e6368657392930001029305c0c0",
+    ),
 )
 """`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.
 

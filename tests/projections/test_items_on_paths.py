@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 
+from domain.events import PathBranch
 from domain.paths import PathSegment
 from projections.views.items import items_on
 from tests.projections.world import World
@@ -11,11 +12,11 @@ from tests.projections.world import World
 SEGMENTS = (
     PathSegment("a", 9),
     PathSegment("a", 4),
-    PathSegment("a", 9, ((0, 2),)),
-    PathSegment("a", 9, ((2, None),)),
-    PathSegment("a", 9, ((0, 2), (2, None))),
-    PathSegment("a", 5, ((0, 1), (1, 2), (2, None))),
-    PathSegment("b", 9, ((1, 3),)),
+    PathSegment("a", 9, (PathBranch(0, 2, 4),)),
+    PathSegment("a", 9, (PathBranch(0, 0, 0), PathBranch(2))),
+    PathSegment("a", 9, (PathBranch(0, 2, 6), PathBranch(2))),
+    PathSegment("a", 5, (PathBranch(0, 1, 2), PathBranch(1, 2, 4), PathBranch(2))),
+    PathSegment("b", 9, (PathBranch(0, 0, 0), PathBranch(1, 3, 6))),
 )
 
 
