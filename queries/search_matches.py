@@ -33,7 +33,9 @@ _MAX_OWNERS: Final = 200
 
 _ESTIMATED_TERMS: Final = 8
 _ESTIMATED_DOCUMENTS: Final = 300
-_MAX_PREFIX_DOCUMENTS: Final = 10_000
+_PREFIX_WINDOW: Final = 10_000
+"""The index does not have the matches of a prefix in order of time. So a search for prefixes alone first ranks the matches among this many of
+the newest messages, and then all older ones. If many words begin like this, the first page is full before that. If few do, that is fast too."""
 
 
 class Match(Struct, frozen=True):
@@ -75,7 +77,9 @@ class Matches:
         """The next `count` matches, or those that are left of a block. Raises ExecutionTimeout."""
         if self._driver is None:
             return Found()
-        where: Document = {**self._visible, **self._driver, "retracted": False, **self._filters(cursor)}
+        is_windowed = cursor == SearchCursor() and isinstance(self._driver["terms"], dict)
+        window = await self._start_of_window() if is_windowed else 0
+        where: Document = {**self._visible, **self._driver, "retracted": False, **self._filters(cursor, window)}
         following: list[Document] = []
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}
@@ -99,11 +103,11 @@ class Matches:
             {"$project": {"_id": 0}},
         ]
         blocks = await self._context.aggregate(self._read, "search", where, stages, MAX_SECONDS)
-        return _found(blocks, cursor, count)
+        return _found(blocks, cursor, count, window)
 
-    def _filters(self, cursor: SearchCursor) -> Document:
+    def _filters(self, cursor: SearchCursor, window: int) -> Document:
         query = self._query
-        lowest = [0 if query.since is None else first_order_at(query.since), cursor.oldest or 0]
+        lowest = [0 if query.since is None else first_order_at(query.since), cursor.oldest or window]
         highest = [] if query.until is None else [first_order_at(query.until) - 1]
         highest += [] if cursor.newest is None else [cursor.newest]
         order = {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}
@@ -140,29 +144,40 @@ class Matches:
         exact = sorted(
             {term for part in self._terms.wanted for term in part.terms}, key=lambda term: (-len(term), term)
         )
-        exact = exact[:_ESTIMATED_TERMS]
-        prefixes = [part for part in self._terms.wanted if part.prefix is not None][:_ESTIMATED_TERMS]
-        if len(exact) == 1 and not prefixes:
-            return {"terms": exact[0]}
-        limit = _ESTIMATED_DOCUMENTS if exact else _MAX_PREFIX_DOCUMENTS
-        drivers: list[Document] = [{"terms": term} for term in exact]
-        drivers += [{"terms": {"$elemMatch": part.prefix_range}} for part in prefixes]
-        newest: list[Document] = [{"$sort": {"order": -1}}, {"$limit": limit}]
-        some: list[Document] = [{"$limit": limit}]
-        steps = [newest] * len(exact) + [some] * len(prefixes)
-        estimates = await self._estimates(drivers, steps)
-        if len(estimates) < len(drivers):
-            return None
-        rare = [number for number in range(len(drivers)) if number < len(exact) or estimates[number][0] < limit]
-        return drivers[min(rare, key=estimates.__getitem__)] if rare else {"terms": ALL}
+        drivers: list[Document] = [{"terms": term} for term in exact[:_ESTIMATED_TERMS]]
+        if not drivers:
+            longest = max(self._terms.wanted, key=lambda part: len(part.text))
+            return {"terms": {"$elemMatch": longest.prefix_range}}
+        if len(drivers) == 1:
+            return drivers[0]
+        estimates = await self._estimates(drivers)
+        return drivers[min(estimates, key=estimates.__getitem__)] if len(estimates) == len(drivers) else None
 
-    async def _estimates(
-        self, drivers: Sequence[Document], steps: Sequence[Sequence[Document]]
-    ) -> Mapping[int, tuple[int, int]]:
-        """For each driver that selects documents: how many, at most the limit, and the lowest `order` among them. The lower, the rarer."""
+    async def _start_of_window(self) -> int:
+        """The `order` of the message that is _PREFIX_WINDOW messages old; 0 if there are fewer."""
+        stages: list[Document] = [
+            {"$sort": {"order": -1}},
+            {"$skip": _PREFIX_WINDOW},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "order": 1}},
+        ]
+        where = {**self._visible, "terms": ALL}
+        found = await _documents(self._context, self._read.collections["search"], where, stages)
+        return int(found[0]["order"]) if found else 0
+
+    async def _estimates(self, drivers: Sequence[Document]) -> Mapping[int, tuple[int, int]]:
+        """For each driver that selects documents: how many, at most _ESTIMATED_DOCUMENTS, and the lowest `order` of these newest ones.
+
+        The lower they are, the rarer is the term.
+        """
         pipelines: list[list[Document]] = [
-            [*step, {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}}, _numbered(number)]
-            for number, step in enumerate(steps)
+            [
+                {"$sort": {"order": -1}},
+                {"$limit": _ESTIMATED_DOCUMENTS},
+                {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}},
+                {"$project": {"_id": 0, "number": {"$literal": number}, "count": 1, "oldest": 1}},
+            ]
+            for number in range(len(drivers))
         ]
         first, *others = drivers
         stages = pipelines[0]
@@ -174,23 +189,21 @@ class Matches:
         return {row["number"]: (row["count"], row["oldest"]) for row in rows}
 
 
-def _numbered(number: int) -> Document:
-    return {"$project": {"_id": 0, "number": {"$literal": number}, "count": 1, "oldest": 1}}
-
-
 def _place_of(part: Part) -> Document:
     """Where the document's text has the part; -1 if nowhere."""
     return {"$indexOfBytes": ["$text", {"$literal": part.text}]}
 
 
-def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int) -> Found:
-    """The matches in the answer. `cursor`: where they begin."""
-    started = cursor.oldest is not None
+def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, window: int) -> Found:
+    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at, if not all were."""
     if not blocks:
-        return Found(next=_next_block(cursor.oldest) if cursor.oldest is not None else None)
+        return Found(next=_next_block(cursor.oldest or window))
     [block] = blocks
+    is_full = block["count"] == MAX_RANKED
     newest = int(block["newest"]) if cursor.newest is None else cursor.newest
-    oldest = int(block["oldest"]) if cursor.oldest is None else cursor.oldest
+    oldest = cursor.oldest
+    if oldest is None:
+        oldest = int(block["oldest"]) if is_full or not window else window
     matches = [
         Match(
             item_id=each["key"].rpartition(":")[2],
@@ -202,12 +215,12 @@ def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int
     ]
     if len(matches) == count:
         return Found(matches, matches[-1].cursor)
-    is_last = not started and block["count"] < MAX_RANKED
+    is_last = cursor.oldest is None and not is_full and not window
     return Found(matches, None if is_last else _next_block(oldest))
 
 
-def _next_block(oldest: int) -> SearchCursor:
-    return SearchCursor(newest=oldest - 1)
+def _next_block(oldest: int) -> SearchCursor | None:
+    return SearchCursor(newest=oldest - 1) if oldest else None
 
 
 async def _visible_documents(context: QueryContext, read: Read, conversation_id: str | None) -> Document:
