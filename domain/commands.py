@@ -245,6 +245,7 @@ class CompleteReply(Command, frozen=True, kw_only=True):
     cost: int | None = None
     service_tier: str | None = None
     prefix_tokens: int = 0
+    key_id: str | None = None
     prefixes: tuple[Prefix, ...] = ()
 
 
@@ -327,6 +328,7 @@ class CompactContext(Command, frozen=True, kw_only=True):
     read_position: int = 0
     originals: tuple[str, ...] = ()
     branch: int = 0
+    key_id: str | None = None
     withdrawn: tuple[int, ...] = ()
 
 

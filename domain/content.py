@@ -90,7 +90,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ReplyCompleted: frozenset(
         {
             *("response_id", "model", "input_ids", "output_ids", "usage"),
-            *("finish_reason", "timing", "delta_lengths", "cost", "service_tier", "prefix_tokens"),
+            *("finish_reason", "timing", "delta_lengths", "cost", "service_tier", "prefix_tokens", "key_id"),
         }
     ),
     ReplyFailed: frozenset({"response_id", "code", "message", "delta_lengths"}),
@@ -101,7 +101,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ContextCompacted: frozenset(
         {
             *("compaction_id", "first", "last", "depth", "count", "tokens_before", "tokens_after"),
-            *("model", "replaces", "usage", "cost", "read_position", "originals", "branch"),
+            *("model", "replaces", "usage", "cost", "read_position", "originals", "branch", "key_id"),
         }
     ),
     CompactionUndone: frozenset({"active", "undone"}),

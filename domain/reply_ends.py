@@ -71,6 +71,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         cost=command.cost,
         service_tier=command.service_tier,
         prefix_tokens=command.prefix_tokens,
+        key_id=command.key_id,
     )
     return (*appended, completed)
 

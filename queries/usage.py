@@ -1,4 +1,4 @@
-"""GET /v1/usage: the tokens and costs of replies and summaries by day (UTC) and model, as counted by the providers.
+"""GET /v1/usage: the tokens and costs of replies and summaries by day (UTC), model, user, API key and conversation, as counted by the providers.
 
 The store counts `prefix_tokens`: the tokens at the beginning of a request that the last request of the same model in
 the conversation began with too (`shared_prefix`).
@@ -6,7 +6,7 @@ the conversation began with too (`shared_prefix`).
 A caller sees only their own use. An admin sees the use of the whole tenant.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by date and model. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
+reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by its groups, which `group_by` names. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
 """
 
 import re
@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
@@ -32,14 +32,39 @@ MAX_DAYS: Final = 366
 MAX_ROWS: Final = 20_000
 COUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "prefix_tokens")
 AMOUNTS: Final = (*COUNTS, "cost", "unpriced")
+GROUPS: Final = {
+    "day": "date",
+    "model": "model",
+    "user": "user",
+    "key": "key",
+    "conversation": "conversation",
+    "tenant": "tenant",
+}
+"""The groups, and the field that each has in a row."""
+
+SOURCES: Final[dict[str, Any]] = {
+    "day": "$date",
+    "model": "$model",
+    "user": "$subject",
+    "key": {"$cond": [{"$eq": ["$key", ""]}, None, "$key"]},
+    "conversation": "$conversation",
+    "tenant": "$tenant",
+}
+MAX_SECONDS: Final = 253_402_300_799
+"""The end of the year 9999."""
+
 NANODOLLARS: Final = 1_000_000_000
 
 
 class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
-    """The tokens and the cost of a model on a day. `cost_usd` is null if the price of any of its replies and summaries was not known."""
+    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for what no API key asked for, and for what is older than its record. `cost_usd` is null if the price of any of its replies and summaries was not known."""
 
-    date: str
-    model: str
+    date: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+    key: str | None | UnsetType = UNSET
+    conversation: str | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
     replies: int
     summaries: int
     input_tokens: int
@@ -52,7 +77,7 @@ class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage
 
 
 class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
-    """Rows, by day and model."""
+    """Rows, ordered by the groups in the order of `group_by`."""
 
     data: list[UsageRow]
 
@@ -70,20 +95,61 @@ Day = Annotated[date, BeforeValidator(_day)]
 class UsageQuery(QueryParameters):
     start: Day | None = Field(None, description="The first day. Default: 30 days before `end`.")
     end: Day | None = Field(None, description="The last day. Default: today.")
+    since: int | None = Field(
+        None, ge=0, le=MAX_SECONDS, description="In place of `start`: seconds since 1970 (UTC). The whole day counts."
+    )
+    until: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SECONDS,
+        description="In place of `end`: seconds since 1970 (UTC). The day of the second before counts.",
+    )
     model: str | None = Field(None, description="Only this model.")
+    conversation: str | None = Field(None, description="Only this conversation.")
+    group_by: str = Field(
+        "day,model", description="Groups, separated by commas: `day`, `model`, `user`, `key`, `conversation`, `tenant`."
+    )
+
+    def days(self) -> tuple[date, date]:
+        """The first and the last day. Raises ApiError (400)."""
+        for day, second in (("start", "since"), ("end", "until")):
+            if getattr(self, day) is not None and getattr(self, second) is not None:
+                raise ApiError(400, f"Send either `{day}` or `{second}`.", code="invalid_value", param=second)
+        last = self.end or (datetime.now(UTC).date() if self.until is None else _day_of(self.until - 1))
+        first = self.start or (None if self.since is None else _day_of(self.since))
+        if first is None:
+            first = last - timedelta(days=min(DEFAULT_DAYS - 1, (last - date.min).days))
+        param = "start" if self.since is None else "since"
+        if first > last:
+            raise ApiError(400, f"`{param}` is after the end.", code="invalid_value", param=param)
+        if (last - first).days >= MAX_DAYS:
+            raise ApiError(400, f"The time is longer than {MAX_DAYS} days.", code="invalid_value", param=param)
+        return first, last
+
+    def groups(self) -> list[str]:
+        """The groups. Raises ApiError (400)."""
+        groups = self.group_by.split(",")
+        if len(set(groups)) < len(groups) or not GROUPS.keys() >= set(groups):
+            message = f"`group_by` must be different names out of {', '.join(GROUPS)}, separated by commas."
+            raise ApiError(400, message, code="invalid_value", param="group_by")
+        return groups
+
+
+def _day_of(seconds: int) -> date:
+    return datetime.fromtimestamp(seconds, UTC).date()
 
 
 @query_route(router, "/v1/usage", UsageQuery, answer=UsageList)
 async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
-    """Tokens and costs by day and model."""
-    last = query.end or datetime.now(UTC).date()
-    first = query.start or last - timedelta(days=min(DEFAULT_DAYS - 1, (last - date.min).days))
-    if first > last:
-        raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
-    if (last - first).days >= MAX_DAYS:
-        raise ApiError(400, f"`start` to `end` is more than {MAX_DAYS} days.", code="invalid_value", param="start")
+    """Tokens and costs, by day and model or by other groups. A caller gets their own use, an admin that of the tenant."""
+    first, last = query.days()
+    groups = query.groups()
+    conversation: Any = query.conversation or ({"$gt": ""} if "conversation" in groups else "")
     read = await context.read_tenant("usage")
-    where: dict[str, Any] = {"date": {"$gte": first.isoformat(), "$lte": last.isoformat()}}
+    where: dict[str, Any] = {
+        "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
+        "conversation": conversation,
+    }
     if not context.principal.may("admin"):
         where["subject"] = context.principal.subject
     if query.model is not None:
@@ -92,20 +158,19 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     fields = {
         "_id": 0,
         "object": {"$literal": "usage"},
-        "date": "$_id.date",
-        "model": "$_id.model",
+        **{GROUPS[group]: f"$_id.{GROUPS[group]}" for group in groups},
         **dict.fromkeys(COUNTS, 1),
         "cost_usd": {"$cond": ["$unpriced", None, {"$divide": ["$cost", NANODOLLARS]}]},
     }
     stages: list[dict[str, Any]] = [
-        {"$group": {"_id": {"date": "$date", "model": "$model"}, **sums}},
+        {"$group": {"_id": {GROUPS[group]: SOURCES[group] for group in groups}, **sums}},
         {"$sort": {"_id": 1}},
         {"$limit": MAX_ROWS + 1},
         {"$project": fields},
     ]
     rows = await context.aggregate(read, "usage", where, stages)
     if len(rows) > MAX_ROWS:
-        message = f"The answer has more than {MAX_ROWS} rows. Ask for fewer days, or for one model."
+        message = f"The answer has more than {MAX_ROWS} rows. Ask for fewer days, other groups, or one model."
         raise ApiError(400, message, code="too_many_rows", param="start")
     body = {"object": "list", "data": rows}
     return json_response(body, headers=read.headers)

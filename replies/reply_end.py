@@ -47,6 +47,7 @@ def completed(
     output: Output,
     *,
     author: str,
+    key_id: str | None,
     model: str,
     usage: Usage,
     cost: int | None,
@@ -70,6 +71,7 @@ def completed(
         delta_lengths=output.delta_lengths,
         cost=cost,
         service_tier=service_tier,
+        key_id=key_id,
         prefix_tokens=shared_prefix.tokens if shared_prefix else 0,
         prefixes=prefixes([(stored.item_id, from_stored(stored.item)) for stored in items]) if prefixes else (),
     )

@@ -304,6 +304,7 @@ class RunningReply:
             self._requested,
             self._output,
             author=self._principal.subject,
+            key_id=self._principal.key_id,
             model=model,
             usage=usage,
             cost=self._services.models.cost(self._requested.model, usage, reported=model),

@@ -5,7 +5,7 @@ items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
 search         one document per item, with the terms of its text; removed with its conversation
 feedback       one document per feedback to an item or a response; removed with its conversation
-usage          one document per tenant, day (UTC), subject, model and partition: token totals; kept after deletion
+usage          one document per tenant, day (UTC), subject, API key, model and partition, for each conversation and for all: token totals; kept after deletion
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -21,7 +21,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 6}
+VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -53,7 +53,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("conversation_id", 1), ("id", 1)),
     ),
     "usage": (
-        (("tenant", 1), ("date", 1), ("model", 1)),
-        (("tenant", 1), ("subject", 1), ("date", 1), ("model", 1)),
+        (("tenant", 1), ("conversation", 1), ("date", 1), ("model", 1)),
+        (("tenant", 1), ("conversation", 1), ("subject", 1), ("date", 1), ("model", 1)),
     ),
 }

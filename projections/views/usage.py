@@ -1,4 +1,7 @@
-"""The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
+"""The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. They stay when a conversation is deleted.
+
+There are documents for each conversation, and documents for all conversations together, whose `conversation` is "". So the usage of a day
+is read without reading each conversation. `key`: the id of the API key; "" if there was none, or if it is not known.
 
 `cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
 The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
@@ -22,17 +25,6 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
-    subject = logged.subject
-    # Without the length, two keys could be equal: a subject and a model's name may contain colons.
-    key = document_key(logged.tenant, f"{date}:{partition}:{len(subject)}:{subject}:{event.model}")
-    document = {
-        "_id": key,
-        "tenant": logged.tenant,
-        "date": date,
-        "subject": subject,
-        "model": event.model,
-        "bucket": partition,
-    }
     is_reply = isinstance(event, ReplyCompleted)
     amounts = {"replies": int(is_reply), "summaries": int(not is_reply)}
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
@@ -40,4 +32,19 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it
         amounts["prefix_tokens"] = event.prefix_tokens
     amounts["unpriced"] = int(event.cost is None)
-    yield Add("usage", key, document, amounts, logged.position)
+    subject, key_id = logged.subject, event.key_id or ""
+    for conversation in ("", logged.conversation_id):
+        # Without the lengths, two keys could be equal: a subject and a model's name may contain colons.
+        parts = f"{date}:{partition}:{conversation}:{key_id}:{len(subject)}:{subject}:{event.model}"
+        key = document_key(logged.tenant, parts)
+        document = {
+            "_id": key,
+            "tenant": logged.tenant,
+            "conversation": conversation,
+            "date": date,
+            "subject": subject,
+            "key": key_id,
+            "model": event.model,
+            "bucket": partition,
+        }
+        yield Add("usage", key, document, amounts, logged.position)

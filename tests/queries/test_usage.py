@@ -87,6 +87,31 @@ async def test_a_sum_with_an_unknown_price_is_null(
     assert (day["summaries"], day["cost_usd"]) == (2, None)
 
 
+async def test_usage_is_grouped_by_user_key_conversation_and_tenant(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    first, second = await write.start("a"), await write.start("b")
+    for conversation_id, subject in ((first, "ann"), (first, "ben"), (second, "ann")):
+        await _reply(write.for_subject(subject), conversation_id, "one")
+    await projector.catch_up()
+
+    def rows(found: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
+        return [tuple(row[name] for name in (*names, "replies")) for row in found]
+
+    assert rows(await _usage(api, group_by="user"), "user") == [("ann", 2), ("ben", 1)]
+    assert rows(await _usage(api, group_by="tenant,key"), "tenant", "key") == [("default", None, 3)]
+    by_conversation = await _usage(api, group_by="conversation,user")
+    assert rows(by_conversation, "conversation", "user") == [(first, "ann", 1), (first, "ben", 1), (second, "ann", 1)]
+    assert rows(await _usage(api, group_by="user", conversation=first), "user") == [("ann", 1), ("ben", 1)]
+    [total] = await _usage(api, group_by="day", since=str(int(datetime.now(UTC).timestamp()) - 86_400))
+    assert total["input_tokens"] == sum(row["input_tokens"] for row in by_conversation)
+    assert "model" not in total
+    assert await _usage(api, until="86400") == []
+    await write.delete(first)
+    await projector.catch_up()
+    assert await _usage(api, group_by="conversation,user") == by_conversation
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -95,6 +120,12 @@ async def test_a_sum_with_an_unknown_price_is_null(
         {"end": "never"},
         {"end": "0"},
         {"start": "2026-W01-1"},
+        {"group_by": "day,day"},
+        {"group_by": "week"},
+        {"group_by": ""},
+        {"since": "-1"},
+        {"until": "9" * 20},
+        {"start": "2026-02-01", "since": "1796017571"},
     ],
 )
 async def test_invalid_days_are_a_400(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
