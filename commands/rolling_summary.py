@@ -171,7 +171,6 @@ async def summarize(
         read_version=version,
         replaces=previous.version if previous and settings.compacted_in == conversation_id else 0,
         usage=written.usage,
-        key_id=context.principal.key_id,
         cost=models.cost(model, written.usage),
         read_position=max((head.position for head in last_events if head is not None), default=0),
         originals=tuple(

@@ -328,7 +328,6 @@ class CompactContext(Command, frozen=True, kw_only=True):
     read_position: int = 0
     originals: tuple[str, ...] = ()
     branch: int = 0
-    key_id: str | None = None
     withdrawn: tuple[int, ...] = ()
 
 

@@ -101,7 +101,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ContextCompacted: frozenset(
         {
             *("compaction_id", "first", "last", "depth", "count", "tokens_before", "tokens_after"),
-            *("model", "replaces", "usage", "cost", "read_position", "originals", "branch", "key_id"),
+            *("model", "replaces", "usage", "cost", "read_position", "originals", "branch"),
         }
     ),
     CompactionUndone: frozenset({"active", "undone"}),

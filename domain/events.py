@@ -616,7 +616,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     `first`: the path's first unretracted item. `branch`, `depth`: the place of `last`; an inherited item counts as an item of branch 0. A model is shown the summary on each path through `last`. `replaces`: the version of the summary that this one includes, 0
     for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: of all calls to the model.
     The cost is in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest log position of the conversations
-    that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy. `key_id`: as in ReplyCompleted.
+    that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy.
     """
 
     topic = "context.compacted"
@@ -636,7 +636,6 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     read_position: int = 0
     originals: tuple[str, ...] = ()
     branch: int = 0
-    key_id: str | None = None
 
     @property
     def row_key(self) -> str:

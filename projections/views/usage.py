@@ -1,7 +1,7 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. They stay when a conversation is deleted.
 
 There are documents for each conversation, and documents for all conversations together, whose `conversation` is "". So the usage of a day
-is read without reading each conversation. `key`: the id of the API key; "" if there was none, or if it is not known.
+is read without reading each conversation. `key`: the id of the API key; "" if there was none, if it is not known, and for summaries.
 
 `cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
 The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
@@ -32,7 +32,8 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it
         amounts["prefix_tokens"] = event.prefix_tokens
     amounts["unpriced"] = int(event.cost is None)
-    subject, key_id = logged.subject, event.key_id or ""
+    subject = logged.subject
+    key_id = (event.key_id or "") if isinstance(event, ReplyCompleted) else ""
     for conversation in ("", logged.conversation_id):
         # Without the lengths, two keys could be equal: a subject and a model's name may contain colons.
         parts = f"{date}:{partition}:{conversation}:{key_id}:{len(subject)}:{subject}:{event.model}"
