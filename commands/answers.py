@@ -7,6 +7,7 @@ from infrastructure.http import shapes
 def conversation_answer(appended: Appended) -> bytes:
     """The Conversation, as JSON text."""
     state = appended.conversation
+    fork = state.forked_from
     conversation = shapes.conversation(
         state.id,
         metadata=state.metadata,
@@ -15,5 +16,6 @@ def conversation_answer(appended: Appended) -> bytes:
         instructions=state.instructions,
         archived=state.archived,
         version=state.version,
+        forked_from=shapes.ForkedFrom(fork.conversation_id, fork.item_id, fork.version) if fork else None,
     )
     return shapes.encode(conversation)

@@ -9,8 +9,8 @@ from commands.command_route import CommandContext
 from context.conversation_settings import settings_at
 from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
-from domain.events import ConversationStarted, Fork, InheritedSummary, ItemAppended
-from domain.paths import PathSegment, origin_of
+from domain.events import ConversationStarted, Fork, InheritedSummary, ItemAppended, PathBranch
+from domain.paths import FIRST_BRANCH, PathSegment, origin_of
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
@@ -64,12 +64,14 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
     return started
 
 
-async def last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version. None if it had no item.
+async def last_item(
+    reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] = FIRST_BRANCH
+) -> ItemAppended | None:
+    """The last item of the path through these branches at this version. None if it had no item.
 
     Items that a fork inherits do not count.
     """
-    path = PathSegment(conversation_id, version)
+    path = PathSegment(conversation_id, version, branches)
     until = version
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)

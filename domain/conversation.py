@@ -26,6 +26,7 @@ from domain.events import (
     Event,
     FeedbackGiven,
     FeedbackWithdrawn,
+    Fork,
     HeadMoved,
     ItemAppended,
     ItemPinned,
@@ -86,6 +87,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     items         how many of the conversation's own items are not retracted
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored, 0 for none
+    forked_from   where the conversation was forked, without the branches; None if it is no fork
     """
 
     id: str
@@ -116,6 +118,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     replies: int = 0
     retracted_at: int = 0
     shares: tuple[Share, ...] = ()
+    forked_from: Fork | None = None
 
     @property
     def summary(self) -> int:
@@ -180,6 +183,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             head=event.forked_from.item_id if event.forked_from else None,
             depth=event.forked_from.depth if event.forked_from else 0,
             pinned=event.pinned,
+            forked_from=event.forked_from,
         )
     if state is None:
         raise ValueError(f"The first event of a stream is {event.topic}, not {ConversationStarted.topic}")

@@ -57,11 +57,11 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
 
     `version`: the origin's version when it was forked. `depth`: the item's depth. `branches`: the origin's path up to
-    the item; empty if it is the first branch alone.
+    the item; empty if it is the first branch alone. `item_id` None and `depth` 0: before the first item.
     """
 
     conversation_id: str
-    item_id: str
+    item_id: str | None
     version: int
     depth: int = 0
     branches: tuple[PathBranch, ...] = ()

@@ -21,7 +21,7 @@ from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["conversations"])
 
-_FIELDS = ("id", "metadata", "status", "title", "instructions", "archived", "version")
+_FIELDS = ("id", "metadata", "status", "title", "instructions", "archived", "version", "forked_from")
 
 
 @query_route(
@@ -82,6 +82,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
 
 
 def _shape(document: Document) -> shapes.Conversation:
+    fork = document["forked_from"]
     return shapes.conversation(
         document["id"],
         metadata=dict(document["metadata"]),
@@ -90,6 +91,7 @@ def _shape(document: Document) -> shapes.Conversation:
         instructions=document["instructions"],
         archived=document["archived"],
         version=document["version"],
+        forked_from=shapes.ForkedFrom(**fork) if fork else None,
     )
 
 

@@ -26,7 +26,7 @@ SNAPSHOT_EVERY = 250
 _STREAM_BYTES = 1_500
 """About how much memory a cached stream takes, without the texts in its state."""
 
-SNAPSHOT_FORMAT_BYTE = b"\x02"
+SNAPSHOT_FORMAT_BYTE = b"\x03"
 """A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
 
 

@@ -26,6 +26,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_ITEM}/unpin": "POST",
     f"{_ITEM}/restore": "POST",
     f"{_ITEM}/feedback": "POST DELETE",
+    f"{_CONVERSATION}/fork": "POST",
     f"{_CONVERSATION}/responses": "GET",
     f"{_CONVERSATION}/events": "GET",
     f"{_CONVERSATION}/context": "GET",

@@ -25,8 +25,19 @@ Seconds = Annotated[int, msgspec.Meta(description="Seconds since 1970, UTC.", ex
 ConversationId = Annotated[str, msgspec.Meta(examples=["conv_019af3c5d2e07c31a7b1f0c1d2e3f405"])]
 
 
+class ForkedFrom(Struct, frozen=True):
+    """Where a fork begins: after this item of this conversation, which was at this version. `item` is null if it had no items there."""
+
+    conversation: ConversationId
+    item: str | None
+    version: int
+
+
 class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation"):
-    """A Conversation of the OpenAI API, with this store's own fields last. `version` counts its events and is its entity tag."""
+    """A Conversation of the OpenAI API, with this store's own fields last. `version` counts its events and is its entity tag.
+
+    `forked_from`: null if the conversation is no fork.
+    """
 
     id: ConversationId
     created_at: Seconds
@@ -36,6 +47,7 @@ class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="c
     instructions: str | None
     archived: bool
     version: int
+    forked_from: ForkedFrom | None
 
 
 class ConversationList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
@@ -56,6 +68,7 @@ def conversation(
     instructions: str | None,
     archived: bool,
     version: int,
+    forked_from: ForkedFrom | None,
 ) -> Conversation:
     """The Conversation. `created_at` comes from the id."""
     return Conversation(
@@ -67,6 +80,7 @@ def conversation(
         instructions=instructions,
         archived=archived,
         version=version,
+        forked_from=forked_from,
     )
 
 

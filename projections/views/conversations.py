@@ -16,6 +16,7 @@ from domain.events import (
     ConversationShared,
     ConversationStarted,
     ConversationUnshared,
+    Fork,
     ItemAppended,
     ItemRestored,
     ItemRetracted,
@@ -59,6 +60,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "head": fork.item_id if fork else None,
                     "depth": fork.depth if fork else 0,
                     "items": 0,
+                    "forked_from": _forked_from(fork) if fork else None,
                     **progress,
                 },
             )
@@ -90,6 +92,10 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 def shared_with_subject(subject: str) -> list[str]:
     """If a conversation is shared with this subject, its `shared_with` has at least one of these texts."""
     return [WITH_TENANT, _with(subject)]
+
+
+def _forked_from(fork: Fork) -> Document:
+    return {"conversation": fork.conversation_id, "item": fork.item_id, "version": fork.version}
 
 
 def _shared_with(shares: Iterable[Share]) -> list[str]:

@@ -97,6 +97,11 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("POST", f"{_ITEM}/feedback"): [Row(statuses=READERS, body={"rating": 1})],
     ("DELETE", f"{_ITEM}/feedback"): [Row(statuses=(404, 404, 404, 404, 404, 404), once=True)],
     ("GET", f"{_CONVERSATION}/feedback"): [Row(statuses=READERS, has_content=False)],
+    ("POST", f"{_CONVERSATION}/fork"): [
+        Row(statuses=READERS),
+        Row(statuses=READERS, body={"item": "{item_id}", "include_after": True}),
+        Row(statuses=READERS, body={"version": 2}),
+    ],
     ("GET", f"{_CONVERSATION}/responses"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/events"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/context"): [Row(statuses=READERS, query="?model=scripted")],
