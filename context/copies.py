@@ -119,6 +119,7 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "conversations": frozenset({"title", "instructions", "metadata"}),
     "items": frozenset({"item"}),
     "responses": frozenset({"parameters", "metadata", "input", "output"}),
+    "search": frozenset({"text", "terms"}),
     "feedback": frozenset({"comment"}),
     "usage": frozenset(),
 }
