@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from commands.item_links import LINKING, linked
 from domain.commands import NewItem
-from domain.items import InvalidItem, as_stored, checked_item, id_prefix, type_of
+from domain.items import InvalidItem, as_stored, checked_item, id_prefix, type_of, without_listed_fields
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.ids import mint
@@ -68,7 +68,7 @@ def new_item(item: Any, param: str) -> NewItem:
         invalid_param = f"{param}.{error.param}" if error.param else param
         message = f"Invalid `{invalid_param}`: {error}"
         raise ApiError(400, message, code="invalid_value", param=invalid_param) from error
-    stored = as_stored(checked)
+    stored = as_stored(without_listed_fields(checked))
     if len(stored) > MAX_ITEM_BYTES:
         message = f"`{param}` is larger than {MAX_ITEM_BYTES} bytes."
         raise ApiError(413, message, code="item_too_large", param=param)

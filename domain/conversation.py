@@ -62,13 +62,13 @@ class RunningReply(Struct, frozen=True, gc=False):
     """A response in progress, and where its items will join the conversation.
 
     leaf     the item after which they open a branch; None: they are appended at the head
-    asked    whether the request named the leaf. If not, the head was moved away from it while the reply ran
+    names_leaf  whether the request named the leaf. If not, the head was moved away from it while the reply ran
     head     the head when the reply was requested, if the request named the leaf
     """
 
     response_id: str
     leaf: Leaf | None = None
-    asked: bool = False
+    names_leaf: bool = False
     head: str | None = None
 
 
@@ -207,7 +207,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return replace(state, version=version, replies=state.replies + 1, queued=(*state.queued, event.response_id))
         case ReplyRequested():
             head = state.head if event.after else None
-            reply = RunningReply(event.response_id, event.after, asked=event.after is not None, head=head)
+            reply = RunningReply(event.response_id, event.after, names_leaf=event.after is not None, head=head)
             running = (*state.running, reply)
             replies = state.replies + (not event.queued)
             return replace(_without_reply(state, event.response_id), version=version, running=running, replies=replies)
@@ -321,7 +321,7 @@ def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversat
     def placed(reply: RunningReply) -> RunningReply:
         if reply.leaf is None:
             return replace(reply, leaf=leaf_at_head(state))
-        is_back = not reply.asked and reply.leaf.item_id == event.item_id
+        is_back = not reply.names_leaf and reply.leaf.item_id == event.item_id
         return replace(reply, leaf=None) if is_back else reply
 
     head = {"head": event.item_id, "depth": event.depth, "branch": event.path[-1].branch, "path": event.path}

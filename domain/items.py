@@ -62,6 +62,11 @@ CUT_OFF = "incomplete"
 
 _NOT_STORABLE = ("item_reference", "compaction_trigger")
 
+LISTED_FIELDS = ("created_at", "author", "model", "siblings")
+"""The fields that lists add to an item. No item of a type in ID_PREFIXES has such a field of its own."""
+
+MAX_PREVIEW_LENGTH = 80
+
 
 class InvalidItem(ValueError):
     """An item that cannot be stored. `param`: the path of the wrong field inside the item."""
@@ -124,6 +129,19 @@ def _check_message(item: Item) -> None:
             raise InvalidItem(f"content[{index}]", "A part of a message must be an object with a `type`.")
         if part["type"] in _TEXT_PARTS and not isinstance(part.get("text"), str):
             raise InvalidItem(f"content[{index}].text", f"A part of type {part['type']} needs `text`, a string.")
+
+
+def without_listed_fields(item: Item) -> Item:
+    """The item as a client sent it, without the fields that a list has added.
+
+    Lists add none of them to an item that has one itself. So an item of an unknown type came from a list if it has the
+    first two, which lists add together.
+    """
+    if not item.keys() & set(LISTED_FIELDS):
+        return item
+    if type_of(item) not in ID_PREFIXES and not item.keys() >= {*LISTED_FIELDS[:2]}:
+        return item
+    return {name: value for name, value in item.items() if name not in LISTED_FIELDS}
 
 
 def as_stored(item: Item) -> bytes:
@@ -249,3 +267,18 @@ def text_of(item: Item) -> str:
     return "\n".join(
         str(part.get("text") or part.get("refusal") or "") for part in content_parts(item) if isinstance(part, dict)
     )
+
+
+def preview_of(item: Item) -> str:
+    """The beginning of what the item says, on one line: of a message's text, of a call, or of its output."""
+    match type_of(item):
+        case "message":
+            text = text_of(item)
+        case "function_call":
+            text = f"{item['name']}({item['arguments']})"
+        case "custom_tool_call":
+            text = f"{item['name']}({item['input']})"
+        case _:
+            output = item.get("output")
+            text = output if isinstance(output, str) else ""
+    return " ".join(text[: 4 * MAX_PREVIEW_LENGTH].split())[:MAX_PREVIEW_LENGTH]

@@ -8,7 +8,7 @@ Every path of a conversation begins on branch 0. In a fork, the inherited items 
 them has (0, the depth of the last inherited item that it keeps). The number of any other branch is the version of the event that opened it. So the numbers of a path's branches rise,
 and so do the depths and versions at which it leaves them.
 
-Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: items_on`).
+Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: item_ranges`).
 """
 
 from bisect import bisect_left
@@ -34,6 +34,18 @@ def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
         return False
     last = branches[index].last_depth
     return last is None or depth <= last
+
+
+def common_depth(one: tuple[PathBranch, ...], other: tuple[PathBranch, ...]) -> int:
+    """The depth of the last item that two paths of a conversation have in common. `other` ends with an item."""
+    depth = 0
+    for taken, also in zip(one, other, strict=False):
+        if taken.branch != also.branch:
+            break
+        depth = min(end for end in (taken.last_depth, also.last_depth) if end is not None)
+        if taken.last_depth != also.last_depth:
+            break
+    return depth
 
 
 def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:

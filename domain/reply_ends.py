@@ -86,7 +86,7 @@ def _join(
     reply = state.reply(command.response_id)
     if reply is None or reply.leaf is None:
         return append_at_head(state, items, command.author, command.response_id)
-    stays = not (reply.asked and state.head in (reply.head, reply.leaf.item_id))
+    stays = not (reply.names_leaf and state.head in (reply.head, reply.leaf.item_id))
     return open_branch(state, reply.leaf, items, command.author, response_id=command.response_id, aside=stays)
 
 

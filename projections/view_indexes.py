@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from infrastructure.stores.mongodb import Database
 from projections.view_positions import ViewPositions
-from projections.views.catalog import INDEXES, MONGO_VIEWS
+from projections.views.catalog import INDEXES, MONGO_VIEWS, PARTIAL_INDEXES
 
 BUILD_TIMEOUT_SECONDS = 24 * 3600.0
 """How long building an index may take. With the client's usual timeout, each attempt to build a large index would be aborted."""
@@ -29,7 +29,9 @@ log = structlog.get_logger(__name__)
 
 async def create_indexes(database: Database, view: str, collection: str) -> None:
     """Creates the view's indexes that the collection does not have, and the collection if it does not exist."""
-    await database[collection].create_indexes([IndexModel(list(keys), name=_name(keys)) for keys in INDEXES[view]])
+    await database[collection].create_indexes(
+        [IndexModel(list(keys), name=_name(keys), **_options(keys)) for keys in INDEXES[view]]
+    )
 
 
 async def check_indexes(database: Database) -> None:
@@ -53,7 +55,7 @@ async def correct_indexes(database: Database, view: str, collection: str) -> Non
     options, it is dropped first. Raises PyMongoError.
     """
     found = await database[collection].index_information()
-    missing = [keys for keys in INDEXES[view] if not any(_is_plain(index, keys) for index in found.values())]
+    missing = [keys for keys in INDEXES[view] if not any(_is_index(index, keys) for index in found.values())]
     for keys in missing:
         replaces = _name(keys) in found
         log.warning("index_created", collection=collection, index=_name(keys), replaces_other=replaces)
@@ -74,6 +76,12 @@ def _name(keys: tuple[tuple[str, int], ...]) -> str:
     return "_".join(f"{field}_{direction}" for field, direction in keys)
 
 
-def _is_plain(index: Mapping[str, Any], keys: tuple[tuple[str, int], ...]) -> bool:
-    """Whether the index has these keys in this order, and no options: it is not unique, sparse, partial, hidden …"""
-    return index.keys() <= _PLAIN and list(index["key"]) == list(keys)
+def _options(keys: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    """The options of the view's index with these keys."""
+    return {"partialFilterExpression": PARTIAL_INDEXES[keys]} if keys in PARTIAL_INDEXES else {}
+
+
+def _is_index(index: Mapping[str, Any], keys: tuple[tuple[str, int], ...]) -> bool:
+    """Whether the index has these keys in this order, and the view's options: it is not unique, sparse, hidden …"""
+    options = {name: value for name, value in index.items() if name not in _PLAIN}
+    return options == _options(keys) and list(index["key"]) == list(keys)

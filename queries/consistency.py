@@ -21,9 +21,12 @@ import asyncio
 import time
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from domain.errors import ConversationNotFound
+from domain.events import PathBranch
+from domain.paths import FIRST_BRANCH
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.incarnation import LogMoved, LogPosition
 from infrastructure.event_log.version_lookup import Head
@@ -106,11 +109,17 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. It does not matter if other conversations are parked. `log`: the log as the caller may read it."""
+    """A read of one conversation at its `version`. It does not matter if other conversations are parked. `log`: the log as the caller may read it.
+
+    active_path  the branches that the active path takes at `version`
+    moved_at     the version at which the head was last moved; 0 if it never was, so the conversation has one branch
+    """
 
     log: PrincipalLog
     conversation_id: str
     version: int
+    active_path: tuple[PathBranch, ...] = FIRST_BRANCH
+    moved_at: int = 0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -161,7 +170,9 @@ class Consistency:
         )
         await self._wait_for_views(read, positions, deadline)
         if head is None:
-            read.version = await self._version_in_view(read)
+            await self._take_version_of_view(read)
+        elif head.moved_event:
+            read.moved_at, read.active_path = head.moved_event[0], head.active_path
         return read
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
@@ -254,21 +265,23 @@ class Consistency:
         replaced = {collection for collection in read.collections.values() if collection not in current}
         return bool(replaced) and not replaced <= await self.positions.collections()
 
-    async def _version_in_view(self, read: ConversationRead) -> int:
-        """The conversation's version in the view `conversations`.
+    async def _take_version_of_view(self, read: ConversationRead) -> None:
+        """Sets the version and the active path to those in the view `conversations`.
 
         Raises PostgresUnavailable if the view does not have the conversation, or if the caller is neither its owner nor an admin. Only Postgres
         knows whether the conversation exists and with whom it is shared, because the view may not show it yet.
         """
         views = TenantViews(self._database, read.tenant)
-        fields = [{"$project": {"version": 1, "owner": 1}}]
+        fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1}}]
         documents = await views.aggregate(read.collections["conversations"], Ids([read.conversation_id]), fields)
         found = await documents.to_list()
         if not found or not may_see_unverified(read.log.principal, found[0]["owner"]):
             await self.check(read)
             raise PostgresUnavailable
-        version: int = found[0]["version"]
-        return version
+        read.version = found[0]["version"]
+        if "path" in found[0]:
+            read.active_path = msgspec.convert(found[0]["path"], tuple[PathBranch, ...])
+            read.moved_at = found[0]["moved_at"]
 
 
 async def _head(log: PrincipalLog, conversation_id: str) -> Head | None:

@@ -46,6 +46,7 @@ from queries import (
     responses,
     search,
     shares,
+    tree,
     usage,
 )
 from queries.consistency import Consistency
@@ -62,6 +63,7 @@ from replies.provider.provider import ModelProvider
 RESOURCES = (
     conversations,
     items,
+    tree,
     conversation_responses,
     events,
     shares,

@@ -127,8 +127,11 @@ async def fetch_page(
     before: Any,
     fields: Sequence[str],
     entry_of: Callable[[Document], bytes],
+    then: Sequence[Document] = (),
 ) -> Page:
     """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
+
+    `then`: further filters. All that match one of them come after what matches the one before.
 
     A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
     known whether the page is small, MongoDB leaves out large documents.
@@ -142,7 +145,7 @@ async def fetch_page(
         **({} if before is None else {before_operator: before}),
     }
     direction = 1 if page.ascending != page.is_backwards else -1
-    selection = {**where, field: bounds} if bounds else where
+    selections = [{**each, field: bounds} if bounds else each for each in (where, *then)]
     stages: list[Document] = [
         {"$sort": {field: direction}},
         {"$limit": page.limit + 1},
@@ -156,13 +159,20 @@ async def fetch_page(
             return True  # it was the last document
         return not is_large(document) and small.add(document["id"], entry_of(document))
 
-    if await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
+    for selection in selections:
+        if not await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
+            break
+        if small.has_more:
+            return small
+    else:
         return small
     large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
     async with context.dependencies.connections.large_answer(context.principal.tenant):
-        await context.read_while(
-            read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
-        )
+        for selection in selections:
+            if not await context.read_while(
+                read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
+            ):
+                break
     return large
 
 

@@ -89,6 +89,10 @@ class PrincipalLog:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
+    async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
+        """The last HeadMoved with version <= `until`; None if there is none."""
+        return await self._look_up(lambda reader: reader.head_moved(conversation_id, until=until))
+
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these items were retracted, in their conversation or in one of the forks `inherited_by`, or are in a deleted conversation."""
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))

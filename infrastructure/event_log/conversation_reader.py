@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
-from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
+from domain.events import DESCRIPTION, HEAD, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
 from infrastructure.event_log.log_rows import COLUMNS_SQL, COLUMNS_WITH_OWNER_SQL, PAGE, LogRows
 from infrastructure.event_log.recorded import Logged, Recorded, readable
 from infrastructure.event_log.version_lookup import Head, VersionLookup
@@ -49,6 +49,7 @@ SETTINGS_EVENTS = sql.SQL(
     )
     + " ORDER BY originator_version"
 )
+_HEAD_MOVED = sql.SQL(f"{_WITH_ROW_KEY}'{HEAD}'{_LAST}")
 _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
     " AND tenant_id = coalesce(%s, tenant_id) ORDER BY originator_version"
@@ -148,6 +149,11 @@ class ConversationReader(LogRows):
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
+
+    async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
+        """The last HeadMoved with version <= `until`; None if there is none."""
+        parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
+        return next(iter(await self._recorded(_HEAD_MOVED, parameters)), None)
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now.

@@ -15,7 +15,8 @@ from msgspec import Struct
 from psycopg.types.json import set_json_loads
 
 from domain.access import Role, role_of
-from domain.events import SHARES, ConversationShared, ConversationUnshared, Share
+from domain.events import HEAD, SHARES, ConversationShared, ConversationUnshared, HeadMoved, PathBranch, Share
+from domain.paths import FIRST_BRANCH
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.codec import decode
 from infrastructure.event_log.incarnation import INCARNATION, StreamVersion
@@ -29,7 +30,7 @@ MAX_BATCH_LOOKUPS = 256
 # belongs to another tenant.
 _TEMPLATE = """
     SELECT json_agg(CASE WHEN version IS NOT NULL THEN
-        json_build_array(head.tenant_id, version, position, deleted, chain_hash, {incarnation}, owner, shares) END ORDER BY number)
+        json_build_array(head.tenant_id, version, position, deleted, chain_hash, {incarnation}, owner, shares, moved) END ORDER BY number)
     FROM {streams} AS requested (stream, requested_tenant, number) LEFT JOIN LATERAL (
         SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted', encode(chain_hash, 'hex')
         FROM events WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
@@ -41,6 +42,10 @@ _TEMPLATE = """
         SELECT json_build_array(topic, translate(encode(state, 'base64'), chr(10), ''))
         FROM events WHERE item_id = '{shares}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS shared (shares) ON true
+    LEFT JOIN LATERAL (
+        SELECT json_build_array(originator_version, topic, translate(encode(state, 'base64'), chr(10), ''))
+        FROM events WHERE item_id = '{head}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
+    ) AS head_moved (moved) ON true
 """
 
 
@@ -49,7 +54,7 @@ def heads_sql(streams: str) -> str:
 
     `streams`: SQL for rows (stream, tenant, number).
     """
-    return _TEMPLATE.format(streams=streams, incarnation=INCARNATION, shares=SHARES)
+    return _TEMPLATE.format(streams=streams, incarnation=INCARNATION, shares=SHARES, head=HEAD)
 
 
 _STATEMENT = heads_sql("unnest($1, $2) WITH ORDINALITY")
@@ -59,7 +64,8 @@ class Head(Struct, frozen=True, array_like=True):
     """A conversation's last event, and who may use the conversation. `chain_hash` and `incarnation`: as in `Recorded`.
 
     `deleted`: whether that event deleted the conversation. `owner`: the subject that started the conversation; None if its first event is
-    missing. `shares_event`: the topic and state of the event that holds the conversation's shares.
+    missing. `shares_event`: the topic and state of the event that holds the conversation's shares. `moved_event`: version, topic and state of
+    the last HeadMoved; None if the head was never moved, so the conversation has one branch.
     """
 
     tenant: str
@@ -70,6 +76,7 @@ class Head(Struct, frozen=True, array_like=True):
     incarnation: str
     owner: str | None = None
     shares_event: tuple[str, bytes] | None = None
+    moved_event: tuple[int, str, bytes] | None = None
 
     def role(self, principal: Principal) -> Role | None:
         """The principal's role in this conversation; None if the principal may not see it. Raises UnreadableEvent."""
@@ -80,6 +87,12 @@ class Head(Struct, frozen=True, array_like=True):
         """The conversation's shares. Raises UnreadableEvent."""
         event = decode(*self.shares_event) if self.shares_event else None
         return event.shares if isinstance(event, ConversationShared | ConversationUnshared) else ()
+
+    @property
+    def active_path(self) -> tuple[PathBranch, ...]:
+        """The branches that the active path takes. Raises UnreadableEvent."""
+        event = decode(*self.moved_event[1:]) if self.moved_event else None
+        return event.path if isinstance(event, HeadMoved) else FIRST_BRANCH
 
     @property
     def stream_version(self) -> StreamVersion:

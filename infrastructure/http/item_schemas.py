@@ -18,6 +18,23 @@ class OpenModel(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Siblings(BaseModel):
+    """The item's place among the items with the same parent."""
+
+    index: int = Field(description="The place in the order in which they were added, from 0.")
+    count: int
+
+
+class StoredItem(OpenModel):
+    """An item that the store returns. Lists of a conversation's items, and the item alone, have the last four fields."""
+
+    id: str
+    created_at: int | None = Field(None, description="Seconds since 1970, UTC.")
+    author: str | None = Field(None, description="Who added the item, or asked for the reply that made it.")
+    model: str | None = Field(None, description="The model that made the item. Absent if no model did.")
+    siblings: Siblings | None = Field(None, description="Absent if the item has no siblings.")
+
+
 class TextPart(OpenModel):
     """A part with text. An `output_text` also has `annotations`."""
 
@@ -32,20 +49,18 @@ class OtherPart(OpenModel):
     type: str
 
 
-class Message(OpenModel):
+class Message(StoredItem):
     """A message, with its content as parts."""
 
-    id: str
     type: Literal["message"]
     role: Role
     status: str
     content: list[TextPart | OtherPart]
 
 
-class FunctionCall(OpenModel):
+class FunctionCall(StoredItem):
     """A model's call of a function. `arguments` is JSON text."""
 
-    id: str
     type: Literal["function_call"]
     call_id: str
     name: str
@@ -53,10 +68,9 @@ class FunctionCall(OpenModel):
     status: Any
 
 
-class FunctionCallOutput(OpenModel):
+class FunctionCallOutput(StoredItem):
     """What the function answered."""
 
-    id: str
     type: Literal["function_call_output"]
     call_id: str
     output: str | list[Any]

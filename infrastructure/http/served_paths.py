@@ -27,6 +27,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_ITEM}/restore": "POST",
     f"{_ITEM}/feedback": "POST DELETE",
     f"{_CONVERSATION}/fork": "POST",
+    f"{_CONVERSATION}/tree": "GET",
     f"{_CONVERSATION}/responses": "GET",
     f"{_CONVERSATION}/events": "GET",
     f"{_CONVERSATION}/context": "GET",

@@ -9,7 +9,7 @@ usage          one document per tenant, day (UTC), subject, API key, model and p
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 MongoView = Literal["conversations", "items", "responses", "search", "feedback", "usage"]
 
@@ -35,7 +35,11 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("listed", 1), ("shared_with", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
     ),
-    "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
+    "items": (
+        (("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),
+        (("tenant", 1), ("conversation_id", 1), ("depth", 1), ("branch", 1)),
+        (("tenant", 1), ("conversation_id", 1), ("parent", 1)),
+    ),
     "responses": (
         (("tenant", 1), ("conversation_id", 1), ("version", 1)),
         (("tenant", 1), ("chat", 1), ("status", 1), ("id", 1)),
@@ -57,3 +61,9 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("conversation", 1), ("subject", 1), ("date", 1), ("model", 1)),
     ),
 }
+
+PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
+    INDEXES["items"][1]: {"branch": {"$gt": 0}},
+    INDEXES["items"][2]: {"parent_branch": {"$exists": True}},
+}
+"""The indexes that have only some documents, and which. Most conversations have one branch: their items are in none of these indexes."""

@@ -1,5 +1,7 @@
 """The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
 
+`path` is the active path, and `moved_at` the version at which the head was last moved. Both are absent while there is one branch.
+
 `shared_with` has one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text.
 """
 
@@ -17,6 +19,7 @@ from domain.events import (
     ConversationStarted,
     ConversationUnshared,
     Fork,
+    HeadMoved,
     ItemAppended,
     ItemRestored,
     ItemRetracted,
@@ -73,12 +76,15 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                 changes["metadata"] = metadata_pairs(event.metadata)
             yield Update("conversations", key, {**changes, **progress})
         case ItemAppended():
-            head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
+            head = {} if event.aside else {"branch": event.branch, "head": event.item_id, "depth": event.depth}
             yield Update("conversations", key, {**head, **progress}, {"items": 1})
         case ItemRetracted(inherited=False):
             yield Update("conversations", key, progress, {"items": -1})
         case ItemRestored(inherited=False):
             yield Update("conversations", key, progress, {"items": 1})
+        case HeadMoved():
+            moved = {"head": event.item_id, "depth": event.depth, "path": msgspec.to_builtins(event.path)}
+            yield Update("conversations", key, {**moved, "moved_at": logged.version, **progress})
         case ConversationShared() | ConversationUnshared():
             yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})
         case ConversationEnded():

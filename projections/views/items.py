@@ -3,35 +3,71 @@
 `version` and `retracted_version` say at which versions of the conversation the item was added and retracted, so a reader can show any
 earlier version. `restored_version`: the version at which the item was last restored; absent if it never was. Only the log has what was
 before that. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
+
+parent         the id of the item before this one on its path; null for a first item
+parent_branch  the branch of that item, 0 for a first item. Only items that open a branch have this field
+author         the subject who appended the item, or asked for the reply that made it
+model          the model that made the item, as the provider named it. Absent for items that no model made
+own_fields     true if the item itself has a field that lists add (`domain/items.py`). Absent otherwise
+role, preview  a message's role, and the beginning of what the item says
 """
 
 from collections.abc import Iterator
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
-from domain.events import FeedbackGiven, FeedbackWithdrawn, ItemAppended, ItemRestored, ItemRetracted
-from domain.items import from_stored, output_item, type_of
-from domain.paths import PathSegment
+from domain.events import FeedbackGiven, FeedbackWithdrawn, ItemAppended, ItemRestored, ItemRetracted, ReplyCompleted
+from domain.items import LISTED_FIELDS, from_stored, output_item, preview_of, type_of
+from domain.paths import Path
 from infrastructure.event_log.recorded import Logged
 from projections.views.document_size import MAX_ITEM_BYTES, shortened
 from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
 
 
-def items_on(tenant: str, segment: PathSegment) -> Document:
-    """The filter for the items on this part of a path, retracted or not."""
-    where: Document = {
-        "tenant": tenant,
-        "conversation_id": segment.conversation_id,
-        "version": {"$lte": segment.version},
-    }
-    branches: list[Document] = [
-        {"branch": taken.branch}
-        if taken.last_depth is None
-        else {"branch": taken.branch, "depth": {"$lte": taken.last_depth}}
-        for taken in segment.branches
-    ]
-    is_simple = len(branches) == 1 and segment.last_depth is None
-    return {**where, **branches[0]} if is_simple else {**where, "$or": branches}
+class ItemRange(Struct, frozen=True):
+    """Consecutive items of a path that lie on one branch of a conversation, as it was at `version`. `last_depth` None: up to the branch's end."""
+
+    conversation_id: str
+    version: int
+    branch: int
+    first_depth: int
+    last_depth: int | None
+
+    def filter(self, tenant: str) -> Document:
+        """The filter for these items, retracted or not."""
+        last = {} if self.last_depth is None else {"$lte": self.last_depth}
+        return {
+            "tenant": tenant,
+            "conversation_id": self.conversation_id,
+            "branch": self.branch,
+            "depth": {"$gte": self.first_depth, **last},
+            "version": {"$lte": self.version},
+        }
+
+    def within(self, min_depth: int, max_depth: int | None) -> "ItemRange | None":
+        """The part of it between these depths; None if there is none. `max_depth` None: no bound."""
+        first = max(self.first_depth, min_depth)
+        ends = [depth for depth in (self.last_depth, max_depth) if depth is not None]
+        last = min(ends, default=None)
+        return None if last is not None and last < first else replace(self, first_depth=first, last_depth=last)
+
+
+def item_ranges(path: Path) -> list[ItemRange]:
+    """The item_ranges of a path, first to last."""
+    found: list[ItemRange] = []
+    first_depth = 1
+    for segment in path.segments:
+        for taken in segment.branches:
+            if taken.last_depth is not None and taken.last_depth < first_depth:
+                continue  # a fork's branch 0, left at an inherited item
+            found.append(
+                ItemRange(segment.conversation_id, segment.version, taken.branch, first_depth, taken.last_depth)
+            )
+            if taken.last_depth is not None:
+                first_depth = taken.last_depth + 1
+    return found
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:
@@ -42,6 +78,8 @@ def item_writes(logged: Logged) -> Iterator[Write]:
             key = document_key(logged.tenant, event.item_id)
             item = from_stored(event.item)
             copy = {} if event.copy_of is None else {"copy_of": event.copy_of}
+            opens_branch = event.branch == logged.version
+            has_own_fields = not item.keys().isdisjoint(LISTED_FIELDS)
             yield Insert(
                 "items",
                 key,
@@ -50,14 +88,20 @@ def item_writes(logged: Logged) -> Iterator[Write]:
                     "tenant": logged.tenant,
                     "conversation_id": logged.conversation_id,
                     "id": event.item_id,
+                    "parent": event.parent_id,
                     "branch": event.branch,
                     "depth": event.depth,
                     "version": logged.version,
                     "retracted_version": None,
                     "type": type_of(item),
+                    "role": item.get("role") if type_of(item) == "message" else None,
+                    "preview": preview_of(item),
+                    "author": event.author,
                     "item": shortened(msgspec.json.encode(output_item(event.item_id, item)), MAX_ITEM_BYTES).decode(),
                     "response_id": event.response_id,
                     "created_at": microseconds(logged.recorded_at),
+                    **({"parent_branch": event.leaves[-1].branch if event.leaves else 0} if opens_branch else {}),
+                    **({"own_fields": True} if has_own_fields else {}),
                     **copy,
                 },
             )
@@ -73,6 +117,9 @@ def item_writes(logged: Logged) -> Iterator[Write]:
             yield Update("items", document_key(logged.tenant, item_id), {}, counts)
         case FeedbackWithdrawn(inherited=False, item_id=str(item_id)):
             yield Update("items", document_key(logged.tenant, item_id), {}, {_counted(event.rating): -1})
+        case ReplyCompleted():
+            for item_id in event.output_ids:
+                yield Update("items", document_key(logged.tenant, item_id), {"model": event.model})
         case _:
             return
 

@@ -312,6 +312,8 @@ async def test_an_earlier_version_shows_a_retracted_item_without_content_and_onl
 
     stays, message, function_call = await items_of(api, conversation_id, OWNER, as_of=4)
     assert "blanked" not in stays
+    assert [each.pop("author") for each in (message, function_call)] == ["someone"] * 2
+    assert all(isinstance(each.pop("created_at"), int) for each in (message, function_call))
     assert message == {
         "id": ids[0],
         "type": "message",

@@ -1,12 +1,15 @@
 """Items of a conversation: pages, cursors, retracted items, and items as of a version."""
 
+import time
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from openai import AsyncOpenAI
 from openai.types.conversations import ConversationItemList
 
+from domain.commands import AppendItems, NewItem
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.queries.conftest import served
@@ -109,12 +112,15 @@ async def test_an_item_is_readable_until_it_is_retracted(
     other = await write.start()
 
     answer = await api.get(f"/v1/conversations/{conversation_id}/items/{item_id}", params={"include[]": ["a", "b"]})
-    assert answer.json() == {
+    body = answer.json()
+    assert abs(body.pop("created_at") - time.time()) < 60
+    assert body == {
         "id": item_id,
         "type": "message",
         "role": "user",
         "content": [{"type": "input_text", "text": "hello"}],
         "status": "completed",
+        "author": "someone",
     }
     assert (await api.get(f"/v1/conversations/{other}/items/{item_id}")).status_code == 404
     await write.retract(conversation_id, item_id)
@@ -145,3 +151,23 @@ async def test_head_has_the_headers_of_get(api: httpx.AsyncClient, write: Writer
     for path in ("", "/items", "/events"):
         answer = await api.head(f"/v1/conversations/{conversation_id}{path}")
         assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
+
+
+async def test_an_item_says_when_and_by_whom_it_was_added_and_which_model_made_it(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
+    conversation_id = await write.start()
+    response_id, questions = await write.request_reply(conversation_id, "?")
+    await write.complete_reply(conversation_id, response_id, questions, "!", model="smol-1")
+    own = {"type": "agent_message", "author": "agent", "content": []}
+    item = NewItem(item_id=mint("item"), item=msgspec.json.encode(own))
+    await write.execute(conversation_id, AppendItems(items=(item,), author="someone"))
+
+    listed = await api.get(f"/v1/conversations/{conversation_id}/items", params={"order": "asc"})
+    question, answer, message = listed.json()["data"]
+
+    assert abs(question["created_at"] - time.time()) < 60
+    assert "model" not in question
+    assert answer["model"] == "smol-1"
+    assert "siblings" not in answer
+    assert message == {**own, "id": item.item_id}, "a field of its own is not replaced"

@@ -1,0 +1,120 @@
+"""What lists add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
+
+Siblings are the items with the same parent: one continues the parent's branch, and each of the others opens a branch. Deleted items do not count.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from context.conversation_settings import unretracted
+from projections.views.writes import Document
+from queries.consistency import ConversationRead
+from queries.deleted_copies import deleted_copies
+from queries.query_context import QueryContext
+
+ADDED_FROM = (
+    "conversation_id",
+    "parent",
+    "parent_branch",
+    "branch",
+    "depth",
+    "version",
+    "created_at",
+    "author",
+    "model",
+    "own_fields",
+)
+"""The fields of an item's document that `additions` needs."""
+
+
+class Siblings(Struct, frozen=True):
+    """`count`: how many siblings there are, with this item. `index`: its place among them in the order of their versions, from 0."""
+
+    index: int
+    count: int
+
+
+class Added(Struct, frozen=True):
+    """The fields that are added to an item. `created_at`: in seconds since 1970."""
+
+    created_at: int
+    author: str
+    model: str | UnsetType = UNSET
+    siblings: Siblings | UnsetType = UNSET
+
+
+def unretracted_at(version: int) -> Document:
+    """The filter for items that were not retracted at this version. Also for items that were restored after it: see `retracted_then`."""
+    return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
+
+
+async def retracted_then(read: ConversationRead, restored: Sequence[str], version: int) -> set[str]:
+    """Which of these items, restored after `version`, were retracted at it. Only the log knows."""
+    if not restored:
+        return set()
+    return set(restored) - (await unretracted(read.log, read.conversation_id, version, restored)).keys()
+
+
+def with_added(item: bytes, added: Added | None) -> bytes:
+    """The item's JSON with these fields."""
+    return item if added is None else item[:-1] + b"," + msgspec.json.encode(added)[1:]
+
+
+async def additions(
+    context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
+) -> list[Added | None]:
+    """The fields that are added to these items at this version of the conversation. None: the item has such a field of its own."""
+    siblings = await _siblings(context, read, documents, version) if read.moved_at and documents else {}
+    return [
+        None
+        if "own_fields" in document
+        else Added(
+            document["created_at"] // 1_000_000,
+            document["author"],
+            document.get("model", UNSET),
+            siblings.get(_order(read, document), UNSET),
+        )
+        for document in documents
+    ]
+
+
+_Order = tuple[bool, int]
+"""Siblings are sorted by this: an inherited item comes first, then the others by version."""
+
+
+def _order(read: ConversationRead, document: Document) -> _Order:
+    return document["conversation_id"] == read.conversation_id, document["version"]
+
+
+async def _siblings(
+    context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
+) -> Mapping[_Order, Siblings]:
+    """The siblings of those of these items that have any."""
+    opening = {"parent": {"$in": [document["parent"] for document in documents]}, "parent_branch": {"$exists": True}}
+    continuing = [
+        {"branch": document["parent_branch"], "depth": document["depth"]}
+        for document in documents
+        if "parent_branch" in document
+    ]
+    where = {
+        "conversation_id": read.conversation_id,
+        "version": {"$lte": version},
+        **unretracted_at(version),
+        "$or": [opening, *continuing],
+    }
+    fields = dict.fromkeys(("id", "conversation_id", "parent", "version", "copy_of", "restored_version"), 1)
+    found = await context.aggregate(read, "items", where, [{"$project": {"_id": 0, **fields}}])
+    deleted = await deleted_copies(context, read, {each["id"]: each["copy_of"] for each in found if "copy_of" in each})
+    restored = [each["id"] for each in found if each.get("restored_version", 0) > version]
+    deleted |= await retracted_then(read, restored, version)
+    orders: dict[str | None, set[_Order]] = {}
+    for each in [*documents, *(each for each in found if each["id"] not in deleted)]:
+        orders.setdefault(each["parent"], set()).add(_order(read, each))
+    return {
+        order: Siblings(sorted(those).index(order), len(those))
+        for document in documents
+        if len(those := orders[document["parent"]]) > 1
+        for order in [_order(read, document)]
+    }
