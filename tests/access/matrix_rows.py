@@ -104,7 +104,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=READERS, body={"item": "{item_id}", "include_after": True}),
         Row(statuses=READERS, body={"version": 2}),
     ],
-    ("GET", f"{_CONVERSATION}/tree"): [Row(statuses=READERS), Row(statuses=READERS, query="?after={item_id}&as_of=3")],
+    ("GET", f"{_CONVERSATION}/tree"): [Row(statuses=READERS), Row(statuses=READERS, query="?as_of=3")],
     ("GET", f"{_CONVERSATION}/responses"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/events"): [Row(statuses=READERS)],
     ("GET", f"{_CONVERSATION}/context"): [Row(statuses=READERS, query="?model=scripted")],
