@@ -56,7 +56,10 @@ def test_every_answer_and_every_error_of_an_operation_has_a_schema(name: str) ->
     responses = {status: resolved(answer) for status, answer in OPERATIONS[name]["responses"].items()}
     answer = responses.pop("200")
     unmodified = responses.pop("304", {})
-    assert "properties" in resolved(answer["content"]["application/json"]["schema"]) or name in ("get_item", "restore_item")
+    assert "properties" in resolved(answer["content"]["application/json"]["schema"]) or name in (
+        "get_item",
+        "restore_item",
+    )
     for error in responses.values():
         schema = error["content"]["application/json"]["schema"]
         assert {"$ref": "#/components/schemas/ErrorResponse"} in (schema, *schema.get("anyOf", ()))
