@@ -25,6 +25,7 @@ from domain.events import (
     ConversationEnded,
     ConversationStarted,
     Event,
+    FeedbackGiven,
     InputItem,
     ItemAppended,
     ReplyCancelled,
@@ -103,6 +104,7 @@ EVENTS: tuple[Event, ...] = (
         tokens_after=1,
         model="m",
     ),
+    FeedbackGiven(feedback_id="feedback_1", by="someone", rating=1, item_id="msg_1", comment=SECRET),
 )
 """An event of each type with content, with the secret in every field that has content."""
 
@@ -111,6 +113,7 @@ DELETED_BY: dict[str, Deleted] = {
     "items": Deleted(ids=frozenset({"resp_1"})),
     "response": Deleted(ids=frozenset({"resp_1"})),
     "transcript": Deleted(ids=frozenset({"resp_1"})),
+    "target": Deleted(ids=frozenset({"msg_1"})),
     "summary": Deleted(summaries=frozenset({7})),
     "conversation": Deleted(conversation=True),
 }
