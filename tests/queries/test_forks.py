@@ -128,14 +128,14 @@ async def test_a_fork_is_made_once_for_a_key_and_only_of_the_version_that_if_mat
     first = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
     assert first.status_code == 200
     await store.append(origin, "two")
-    again = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
-    assert (again.json(), again.headers["idempotent-replayed"]) == (first.json(), "true")
+    repeated = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
+    assert (repeated.json(), repeated.headers["idempotent-replayed"]) == (first.json(), "true")
     assert (await store.post(f"/{origin}/fork", {"version": 1}, Idempotency_Key="k")).status_code == 422
     await store.post(f"/{origin}/end")
     assert await store.texts(await store.fork(origin)) == ["one", "two"]
     await store.commands.delete(f"/v1/conversations/{origin}")
-    again = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
-    assert again.json()["id"] == first.json()["id"]
+    repeated = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
+    assert repeated.json()["id"] == first.json()["id"]
 
 
 async def test_a_fork_pins_and_retracts_what_it_inherits_for_itself_alone(store: Store) -> None:
