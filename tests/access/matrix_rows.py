@@ -167,7 +167,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n', "content_type": "application/x-ndjson"})
     ],
     ("GET", "/v1/search"): [
-        Row(statuses=EVERYBODY, query="?q=plantedword*"),
+        Row(statuses=EVERYBODY, query="?q=nobodywrotethis"),  # other rows share conversations with the whole tenant
         Row(statuses=READERS, query="?q=plantedword*&conversation={conversation_id}", has_content=False),
     ],
     ("GET", "/v1/feedback"): [Row(statuses=EVERYBODY)],
