@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import aiohttp
 import msgspec
+from msgspec import Struct
 
 from scripts.benchmarks.requests import TEXT, RequestFailed, wait_for_views
 
@@ -19,18 +20,37 @@ Json = dict[str, Any]
 _FIRST, _END = b'"content":"', b"data: [DONE]"
 
 
-async def added_by_chats(
-    store_url: str, provider_url: str, *, messages: int, clients: int, reply_seconds: float, seconds: float
-) -> float:
-    """How many milliseconds later the first word comes from the store than from its provider: the medians' difference.
+class Added(Struct, frozen=True):
+    """How many milliseconds later the first word of a reply comes from the store: the difference of two medians.
 
-    Both get transcripts of the same length from the same number of clients. The first request of each chat has
-    `messages` messages.
+    to_provider  later than from the provider itself
+    to_relay     later than from a server that only passes the request and the answer on
+    """
+
+    to_provider: float
+    to_relay: float
+
+
+async def added_by_chats(
+    store_url: str,
+    provider_url: str,
+    relay_url: str,
+    *,
+    messages: int,
+    clients: int,
+    reply_seconds: float,
+    seconds: float,
+) -> Added:
+    """What the store adds to the time until the first word.
+
+    The store, its provider and the relay get transcripts of the same length from the same number of clients, one after
+    the other. The first request of each chat has `messages` messages.
     """
     chats = _Chats(messages, clients, reply_seconds)
     own = await chats.first_words(f"{provider_url}/chat/completions", seconds, _nothing)
+    relayed = await chats.first_words(f"{relay_url}/v1/chat/completions", seconds, _nothing)
     through = await chats.first_words(f"{store_url}/v1/chat/completions", seconds, partial(wait_for_views, store_url))
-    return through - own
+    return Added(through - own, through - relayed)
 
 
 async def _nothing() -> None:

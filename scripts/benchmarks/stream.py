@@ -2,6 +2,7 @@
 
 This is compared with direct requests to the same provider, and with the same replies over WebSockets. What a chat completion adds to the
 provider's time is compared with what a Response adds, and for a long transcript with what it adds for a short one.
+Sending a long transcript takes time too. So a relay is measured as well, which only passes requests and answers on.
 """
 
 import asyncio
@@ -16,13 +17,14 @@ from msgspec import Struct
 
 from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
-from scripts.benchmarks.chat_client import added_by_chats
+from scripts.benchmarks.chat_client import Added, added_by_chats
 from scripts.benchmarks.figures import Measurement
-from scripts.benchmarks.floor_server import FloorServer
+from scripts.benchmarks.floor_server import FloorServer, floor_server
 from scripts.benchmarks.requests import RequestFailed, start_conversations
 
 FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
 ADDED_BY_RESPONSE, ADDED_BY_SHORT_CHAT = "added by a Response", "added by a chat completion of 10 messages"
+ADDED_TO_RELAY_BY_SHORT_CHAT = "that of 10 messages"
 SHORT, LONG = 10, 1_000
 """The messages of a short and of a long transcript."""
 
@@ -48,7 +50,7 @@ class Stream(Benchmark):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self._questions: dict[BenchStore, list[Question]] = {}
-        self._added_by_short_chat = 0.0
+        self._added_by_short_chat = Added(0.0, 0.0)
 
     def prepare(self, store: BenchStore) -> None:
         conversation_ids = uvloop.run(start_conversations(store.base_url, self.sizes.streams))
@@ -68,29 +70,28 @@ class Stream(Benchmark):
     def measure(self, store: BenchStore) -> list[Measurement]:
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
         name = f"first word of a reply, {self.sizes.streams} streams"
-        short, long = self._added_by_chats(store, SHORT), self._added_by_chats(store, LONG)
+        with floor_server("relay", store.env) as relay:
+            short, long = (self._added_by_chats(store, relay, messages) for messages in (SHORT, LONG))
         self._added_by_short_chat = short
+        chat, beyond = "added to the first word by a chat completion", "beyond the cost of sending them"
         return [
             Measurement(f"{name}, p50", p50, "ms", (FLOOR_P50, SOCKET_P50)),
             Measurement(f"{name}, p99", p99, "ms", (FLOOR_P99, SOCKET_P99)),
-            Measurement(
-                f"added to the first word by a chat completion of {SHORT} messages", short, "ms", (ADDED_BY_RESPONSE,)
-            ),
-            Measurement(
-                f"added to the first word by a chat completion of {LONG:,} messages", long, "ms", (ADDED_BY_SHORT_CHAT,)
-            ),
+            Measurement(f"{chat} of {SHORT} messages", short.to_provider, "ms", (ADDED_BY_RESPONSE,)),
+            Measurement(f"{chat} of {LONG:,} messages", long.to_provider, "ms", (ADDED_BY_SHORT_CHAT,)),
+            Measurement(f"{chat} of {LONG:,} messages, {beyond}", long.to_relay, "ms", (ADDED_TO_RELAY_BY_SHORT_CHAT,)),
         ]
 
     @property
     def _chat_clients(self) -> int:
         return max(1, self.sizes.streams // CHAT_SHARE)
 
-    def _added_by_chats(self, store: BenchStore, messages: int) -> float:
-        provider_url = store.env["OPENAI_BASE_URL"]
+    def _added_by_chats(self, store: BenchStore, relay: FloorServer, messages: int) -> Added:
         return uvloop.run(
             added_by_chats(
                 store.base_url,
-                provider_url,
+                store.env["OPENAI_BASE_URL"],
+                relay.url,
                 messages=messages,
                 clients=self._chat_clients,
                 reply_seconds=self.sizes.reply_seconds,
@@ -116,7 +117,8 @@ class Stream(Benchmark):
             SOCKET_P50: socket_p50,
             SOCKET_P99: socket_p99,
             ADDED_BY_RESPONSE: few_responses - few_direct,
-            ADDED_BY_SHORT_CHAT: self._added_by_short_chat,
+            ADDED_BY_SHORT_CHAT: self._added_by_short_chat.to_provider,
+            ADDED_TO_RELAY_BY_SHORT_CHAT: self._added_by_short_chat.to_relay,
         }
 
 
