@@ -55,7 +55,7 @@ _ITEMS = sql.SQL(
     " AND tenant_id = coalesce(%s, tenant_id) ORDER BY originator_version"
 )
 
-_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0025
+_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0023
     "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s AND tenant_id = coalesce(%s, tenant_id)"
     " AND topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
 )

@@ -47,7 +47,7 @@ def ask(response_id: str, after: Leaf | None = None, version: int = 0) -> Reques
     return RequestReply(response_id=response_id, model="m", parameters=b"{}", input=(), shown=shown, after=after)
 
 
-def asked(response_id: str, after: Leaf | None = None) -> ReplyRequested:
+def requested(response_id: str, after: Leaf | None = None) -> ReplyRequested:
     return ReplyRequested(response_id=response_id, model="m", parameters=b"{}", input=(), shown=SHOWN, after=after)
 
 
@@ -97,20 +97,22 @@ def test_what_is_appended_at_a_moved_head_opens_a_branch() -> None:
 
 
 def test_only_replies_at_the_same_head_lock_each_other() -> None:
-    running = (*THREE, asked("r1"))
+    running = (*THREE, requested("r1"))
     given(*running).when(ask("r2")).refused(ConversationLocked)
-    given(*running, MOVED_TO_M2).when(ask("r2")).then(asked("r2"))
-    given(*running, asked("r3", AFTER_M1)).when(ask("r2", AFTER_M1)).then(asked("r2", AFTER_M1))
-    given(*THREE, asked("r3", AFTER_M1)).when(ask("r2")).then(asked("r2"))
+    given(*running, MOVED_TO_M2).when(ask("r2")).then(requested("r2"))
+    given(*running, requested("r3", AFTER_M1)).when(ask("r2", AFTER_M1)).then(requested("r2", AFTER_M1))
+    given(*THREE, requested("r3", AFTER_M1)).when(ask("r2")).then(requested("r2"))
     back = HeadMoved(item_id="m3", depth=3, path=(PathBranch(0, 3, 4),))
     given(*running, MOVED_TO_M2, back).when(ask("r2")).refused(ConversationLocked)
 
 
 def test_a_reply_whose_context_was_read_before_the_head_moved_is_refused() -> None:
     given(*THREE, MOVED_TO_M2).when(ask("r1", version=4)).refused(PathHasChanged)
-    given(*THREE, MOVED_TO_M2).when(ask("r1", version=5)).then(replace(asked("r1"), shown=replace(SHOWN, version=5)))
+    given(*THREE, MOVED_TO_M2).when(ask("r1", version=5)).then(
+        replace(requested("r1"), shown=replace(SHOWN, version=5))
+    )
     given(*THREE, MOVED_TO_M2).when(ask("r1", AFTER_M1, version=4)).then(
-        replace(asked("r1", AFTER_M1), shown=replace(SHOWN, version=4))
+        replace(requested("r1", AFTER_M1), shown=replace(SHOWN, version=4))
     )
 
 
@@ -124,11 +126,11 @@ def test_a_conversation_and_a_path_have_a_largest_number_of_branches(
     events = (*THREE, *REVISED_M2, MOVED_TO_M2)
     state = given(*events).state
     assert state is not None
-    known = {"m2": KnownItem(branch=0, depth=2, parent_id="m1")}
-    assert decide(CONVERSATION, state, command, known)
+    known_items = {"m2": KnownItem(branch=0, depth=2, parent_id="m1")}
+    assert decide(CONVERSATION, state, command, known_items)
     full = replace(state, branches=appended_items.MAX_BRANCHES)
     with pytest.raises(TooManyBranches):
-        decide(CONVERSATION, full, command, known)
+        decide(CONVERSATION, full, command, known_items)
     deep = replace(state, path=many.path)
     match command:
         case ReviseItem():
@@ -136,7 +138,7 @@ def test_a_conversation_and_a_path_have_a_largest_number_of_branches(
         case RequestReply() if command.after:
             command = replace(command, after=many)
     with pytest.raises(TooManyBranches):
-        decide(CONVERSATION, deep, command, known)
+        decide(CONVERSATION, deep, command, known_items)
 
 
 class Tree(Struct):
@@ -144,8 +146,8 @@ class Tree(Struct):
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
-    places: dict[str, str | None] = field(default_factory=dict)
-    heads: dict[str, str | None] = field(default_factory=dict)
+    reply_leaves: dict[str, str | None] = field(default_factory=dict)
+    heads_at_request: dict[str, str | None] = field(default_factory=dict)
     """The head at the request of each reply that named its place."""
     at_head: set[str] = field(default_factory=set)
 
@@ -165,9 +167,11 @@ class Tree(Struct):
         if item == self.head:
             return
         for reply in self.at_head:
-            self.places[reply] = self.head
-        self.at_head = {reply for reply, place in self.places.items() if place == item and reply not in self.heads}
-        self.places = {reply: place for reply, place in self.places.items() if reply not in self.at_head}
+            self.reply_leaves[reply] = self.head
+        self.at_head = {
+            reply for reply, leaf in self.reply_leaves.items() if leaf == item and reply not in self.heads_at_request
+        }
+        self.reply_leaves = {reply: leaf for reply, leaf in self.reply_leaves.items() if reply not in self.at_head}
         self.head = item
 
 
@@ -178,7 +182,7 @@ class Walk:
         self.tree = Tree()
         self.log: list[Event] = [started()]
         self.state: Conversation | None = evolve(None, self.log[0])
-        self.known: dict[str, KnownItem] = {}
+        self.known_items: dict[str, KnownItem] = {}
         self.minted = 0
 
     def mint(self, count: int) -> list[str]:
@@ -186,11 +190,11 @@ class Walk:
         return [f"m{number}" for number in range(self.minted - count, self.minted)]
 
     def send(self, command: Command) -> None:
-        for event in decide(CONVERSATION, self.state, command, self.known):
+        for event in decide(CONVERSATION, self.state, command, self.known_items):
             self.state = evolve(self.state, event)
             self.log.append(event)
-            if event.row_key and (item := evolve_item(self.known.get(event.row_key), event)):
-                self.known[event.row_key] = item
+            if event.row_key and (item := evolve_item(self.known_items.get(event.row_key), event)):
+                self.known_items[event.row_key] = item
 
     def appended(self, item_id: str) -> tuple[ItemAppended, int, ItemAppended | None]:
         """The arguments of `up_to_item`."""
@@ -227,9 +231,9 @@ class Walk:
         elif action == "regenerate" and item:
             [reply] = self.mint(1)
             self.send(ask(reply, leaf_before(*self.appended(item))))
-            tree.places[reply], tree.heads[reply] = tree.parents[item], tree.head
-        elif action == "complete" and (tree.at_head or tree.places):
-            self.complete(chance.choice(sorted((*tree.at_head, *tree.places))), self.mint(chance.randint(1, 3)))
+            tree.reply_leaves[reply], tree.heads_at_request[reply] = tree.parents[item], tree.head
+        elif action == "complete" and (tree.at_head or tree.reply_leaves):
+            self.complete(chance.choice(sorted((*tree.at_head, *tree.reply_leaves))), self.mint(chance.randint(1, 3)))
 
     def complete(self, reply: str, new: list[str]) -> None:
         tree = self.tree
@@ -239,9 +243,9 @@ class Walk:
             tree.add(tree.head, new)
             tree.head = new[-1]
             return
-        place = tree.places.pop(reply)
-        tree.add(place, new)
-        if reply in tree.heads and tree.head in (tree.heads[reply], place):
+        leaf = tree.reply_leaves.pop(reply)
+        tree.add(leaf, new)
+        if reply in tree.heads_at_request and tree.head in (tree.heads_at_request[reply], leaf):
             tree.move(new[0])
             tree.head = new[-1]
 
@@ -264,7 +268,7 @@ class Walk:
             **{reply.leaf.item_id: reply.leaf.path for reply in state.running if reply.leaf},
             **{item_id: up_to_item(*self.appended(item_id)) for item_id in items},
         }
-        assert {reply.response_id: reply.leaf.item_id for reply in state.running if reply.leaf} == tree.places
+        assert {reply.response_id: reply.leaf.item_id for reply in state.running if reply.leaf} == tree.reply_leaves
         for last, path in paths.items():
             on_path = [event.item_id for event, _ in items.values() if takes(path, event.branch, event.depth)]
             assert sorted(on_path, key=lambda item_id: items[item_id][0].depth) == tree.line(last)

@@ -1,4 +1,4 @@
--- A fork may retract (or restore, see 0025) an item that it inherits. The row names the item, but the fork has no row that appended it. Then all beginnings of transcripts
+-- A fork may retract (or restore, see 0023) an item that it inherits. The row names the item, but the fork has no row that appended it. Then all beginnings of transcripts
 -- in the fork go, because each of them contains what the fork inherits. As in 0020 otherwise.
 CREATE OR REPLACE FUNCTION remove_transcript_prefixes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE

@@ -5,7 +5,7 @@ WHERE topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversatio
 DROP INDEX IF EXISTS events_deletions_idx;
 
 -- The beginnings of transcripts that were recorded while an item was retracted do not contain it. They go when it is restored.
--- The function is in 0027.
+-- The function is in 0024.
 DROP TRIGGER IF EXISTS remove_transcript_prefixes ON events;
 CREATE TRIGGER remove_transcript_prefixes AFTER INSERT ON events
 FOR EACH ROW WHEN (NEW.topic IN ('conversation.deleted', 'item.retracted', 'item.restored')) EXECUTE FUNCTION remove_transcript_prefixes();
