@@ -80,7 +80,7 @@ COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, '' A
 
 _OWNER: Final[LiteralString] = (
     "(SELECT started.subject FROM events AS started"
-    " WHERE started.originator_id = events.originator_id AND started.originator_version = 1)"
+    " WHERE started.originator_id = events.originator_id AND started.originator_version = 1 AND started.tenant_id = events.tenant_id)"
 )
 COLUMNS_WITH_OWNER: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, coalesce({_OWNER}, '') AS owner"
 """As COLUMNS, with the conversation's owner: the views need it."""

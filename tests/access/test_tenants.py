@@ -14,8 +14,9 @@ import pytest
 from eventsourcing.persistence import IntegrityError
 from msgspec.structs import replace
 
-from domain.commands import DeleteConversation, DeleteReply, Prefix
+from domain.commands import DeleteConversation, DeleteReply, MoveHead, Prefix
 from domain.errors import ConversationNotFound
+from domain.events import PathBranch
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import IdempotencyKey
 from infrastructure.event_log.datastore import Datastore
@@ -58,6 +59,7 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
     await write.fail_reply(conversation_id, deleted_id)
     await write.execute(conversation_id, DeleteReply(response_id=deleted_id))
     response_id, _ = await write.request_reply(conversation_id, "?")
+    await write.execute(conversation_id, MoveHead(item_id=item_id, path=(PathBranch(0, 1, 2),)))
     async with open_log(settings.postgres_url) as events:
         await events.append(request(conversation_id, append_texts("x"), principal=OWN, **with_key("k")))
         command = append_texts("recognised", "later")
@@ -78,6 +80,7 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
                 await of_tenant.conversation_backwards(conversation_id, until=9, limit=10),
                 await of_tenant.items(conversation_id, [item_id, response_id]),
                 await of_tenant.settings_events(conversation_id, until=9),
+                await of_tenant.head_moved(conversation_id, until=9),
                 await of_tenant.deleted_items([retracted_id]),
                 await of_tenant.deletions([conversation_id], after=0),
                 await of_tenant.deleted_responses(conversation_id, [deleted_id]),
@@ -110,6 +113,7 @@ TRIED = [
     "conversation_backwards",
     "items",
     "settings_events",
+    "head_moved",
     "deleted_items",
     "deletions",
     "deleted_responses",
@@ -303,9 +307,9 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the receiver of the call is a QueryContext or TenantViews, which add the tenant, or the store of API keys.
+    """Whether the receiver of the call is a QueryContext or TenantViews, which add the tenant, the store of API keys, or a text.
 
     Compares the receiver's source text.
     """
-    bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
-    return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}
+    bound = {"context", "self", "self._context", "self.dependencies.views", "context.dependencies.views", "views"}
+    return ast.unparse(receiver) in bound | {"context.dependencies.api_keys", "text", "searched"}
