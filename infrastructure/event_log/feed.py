@@ -19,7 +19,7 @@ from infrastructure.event_log.recorded import Logged, Recorded, UnreadableRecord
 from infrastructure.event_log.recorder import CHANNEL
 
 BATCH_EVENTS = 1_000
-BATCH_BYTES = 16 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 _KEPT_BATCHES = 4
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
