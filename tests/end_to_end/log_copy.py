@@ -225,6 +225,8 @@ def _id(document: Document) -> str:
 def _conversation_json(document: Document) -> Json:
     names = ("status", "title", "instructions", "version")
     fields = {name: document[name] for name in names}
+    fields["archived"] = document["archived"]
+    fields["forked_from"] = None  # nothing in these histories forks
     conversation = shapes.conversation(document["id"], metadata=dict(document["metadata"]), **fields)
     shown: Json = msgspec.to_builtins(conversation)
     return shown

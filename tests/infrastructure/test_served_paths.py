@@ -57,7 +57,7 @@ def test_head_and_options_are_allowed_where_they_are_answered() -> None:
         ("/v1/conversation", "Did you mean `/v1/conversations`?"),
         (
             "/v1/conversations/conv_1/messages",
-            "Below `/v1/conversations/{conversation_id}` are `/items`, `/responses`,",
+            "Below `/v1/conversations/{conversation_id}` are `/items`, `/fork`, `/tree`, `/responses`,",
         ),
         ("/v1/responses/resp_1/items", "Below `/v1/responses/{response_id}` are `/cancel`, `/input_items`"),
         ("/v1/secret", "The API is at `/v1`"),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshots import snapshot_keys
 from domain.commands import DeleteConversation, PinItem
-from domain.conversation import fold
+from domain.conversation import RunningReply, fold
 from domain.events import SentSequence, SequencePoint
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
@@ -271,7 +271,7 @@ async def test_given_a_tenants_position_before_its_newest_event_then_verificatio
     [
         ({}, [], set[str]()),
         ({"head": "msg_1", "depth": 9, "chain_hash": b"1" * 32}, ["different"], {"head", "depth", "chain_hash"}),
-        ({"running": ("resp_1",)}, ["different"], {"running"}),
+        ({"running": (RunningReply("resp_1"),)}, ["different"], {"running"}),
         ({"position": 1}, ["different"], {"position"}),
         ({"version": 1_000}, ["extra"], set[str]()),
     ],

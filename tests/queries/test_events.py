@@ -68,7 +68,7 @@ async def test_every_event_is_returned_in_full_without_any_view(api: httpx.Async
     assert requested["data"]["shown"]["request_sha256"] == bytes(range(32)).hex()
     assert four["data"]["item_id"] == output[0].item_id
     assert completed["data"]["usage"]["output_tokens"] == 5
-    assert retracted["data"] == {"item_id": input_items[0].item_id, "branch": 0, "depth": 2}
+    assert retracted["data"] == {"item_id": input_items[0].item_id, "branch": 0, "depth": 2, "inherited": False}
 
 
 async def test_a_description_event_has_only_the_changed_fields(api: httpx.AsyncClient, write: Writer) -> None:

@@ -9,6 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from domain.events import ItemRetracted
+from domain.items import without_listed_fields
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
 from scripts.stores import open_stores
@@ -32,7 +33,7 @@ async def post(http: httpx.AsyncClient, path: str = "/v1/responses", **body: Any
 async def list_of(http: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:
     answer = await http.get(path, params={"order": "asc"})
     assert answer.status_code == 200, answer.text
-    return list(answer.json()["data"])
+    return [without_listed_fields(item) for item in answer.json()["data"]]
 
 
 def texts(items: list[dict[str, Any]]) -> list[str]:
