@@ -10,6 +10,7 @@ import httpx
 from msgspec import Struct
 
 from domain.events import ConversationStarted
+from domain.items import without_listed_fields
 from tests.end_to_end.log_copy import Json, LogCopy, text_of
 from tests.fixtures.facts import MODEL
 
@@ -103,9 +104,13 @@ class Reads:
 
 def _of_conversation(path: str, name: str) -> Iterator[Question]:
     yield Question(path, lambda log: log.conversation(name), lambda body: body)
-    yield Question(f"{path}/items?order=asc&limit=100", lambda log: log.items(name), lambda body: body["data"])
+    yield Question(f"{path}/items?order=asc&limit=100", lambda log: log.items(name), _listed_items)
     yield Question(f"{path}/events?limit=1000", lambda log: log.feed(name), lambda body: body["data"])
     yield Question(f"{path}/context?model={MODEL}", lambda log: _context(log, name), lambda body: body)
+
+
+def _listed_items(body: Json) -> list[Json]:
+    return [without_listed_fields(item) for item in body["data"]]
 
 
 def _of_response(path: str, name: str) -> Iterator[Question]:

@@ -208,6 +208,8 @@ class LogCopy:
         """The rows of GET /v1/usage, without the amounts that depend on prices."""
         totals: dict[tuple[str, str], Counter[str]] = {}
         for document in self.documents["usage"].values():
+            if document["conversation"]:
+                continue  # it also counts in a document for all conversations
             total = totals.setdefault((document["date"], document["model"]), Counter())
             total.update({name: document[name] for name in ("replies", "summaries", "input_tokens", "output_tokens")})
         return [{"date": date, "model": model, **totals[date, model]} for date, model in sorted(totals)]
