@@ -1,0 +1,105 @@
+"""Random commands on the items of a conversation: append, retract, restore, pin, and feedback."""
+
+from typing import Any
+
+from tests.conversations.conversation_model import ModelConversation, ModelFeedback
+from tests.conversations.draws import Command, Draws
+
+LABELS = ("wrong", "funny", "long")
+
+
+def append(draws: Draws, conversation: ModelConversation) -> Command:
+    author, texts = draws.writer(conversation), [draws.text() for _ in range(draws.random.randint(1, 3))]
+
+    def apply(answer: Any) -> None:
+        for item, text in zip(answer["data"], texts, strict=True):
+            conversation.append(item["id"], text, "user", author)
+
+    body = {"items": [{"role": "user", "content": text} for text in texts]}
+    return draws.command("append", conversation, apply, "/items", body, subject=author)
+
+
+def retract(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (item := draws.item(conversation)) is None:
+        return None
+
+    def apply(_: Any) -> None:
+        if item.conversation is conversation:
+            item.retracted = True
+        else:
+            conversation.hidden.append(item)
+
+    return draws.command("retract", conversation, apply, f"/items/{item.id}", method="DELETE")
+
+
+def restore(draws: Draws, conversation: ModelConversation) -> Command | None:
+    """Restores an item that was retracted in this conversation. One that is deleted elsewhere too cannot be restored."""
+    own = [item for item in conversation.items if item.retracted]
+    hidden = [item for item in conversation.hidden if conversation.origin and conversation.origin.shows(item)]
+    if (item := draws.one_of([*own, *hidden])) is None:
+        return None
+
+    def apply(_: Any) -> None:
+        if conversation.shows(item):
+            return  # another command restored it first
+        if item.conversation is conversation:
+            item.retracted = False
+        else:
+            conversation.hidden.remove(item)
+        if item in conversation.pinned:
+            conversation.pinned.remove(item)
+
+    return draws.command("restore", conversation, apply, f"/items/{item.id}/restore")
+
+
+def pin(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (item := draws.item(conversation)) is None:
+        return None
+
+    def apply(_: Any) -> None:
+        if item not in conversation.pinned:
+            conversation.pinned.append(item)
+
+    return draws.command("pin", conversation, apply, f"/items/{item.id}/pin")
+
+
+def unpin(draws: Draws, conversation: ModelConversation) -> Command | None:
+    item = draws.one_of([item for item in conversation.pinned if conversation.shows(item)])
+    if item is None:
+        return None
+
+    def apply(_: Any) -> None:
+        if item in conversation.pinned:
+            conversation.pinned.remove(item)
+
+    return draws.command("unpin", conversation, apply, f"/items/{item.id}/unpin")
+
+
+def give_feedback(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (item := draws.item(conversation)) is None:
+        return None
+    by = draws.reader(conversation)
+    given = ModelFeedback(
+        rating=draws.random.choice((1, -1)),
+        labels=tuple(draws.random.sample(LABELS, draws.random.randrange(3))),
+        comment=draws.one_of((None, draws.text())),
+    )
+
+    def apply(_: Any) -> None:
+        conversation.feedback[item, by] = given
+
+    body = {"rating": given.rating, "labels": given.labels, "comment": given.comment}
+    return draws.command("give feedback", conversation, apply, f"/items/{item.id}/feedback", body, subject=by)
+
+
+def withdraw_feedback(draws: Draws, conversation: ModelConversation) -> Command | None:
+    given = [key for key in conversation.feedback if key[1] == conversation.owner or key[1] in conversation.shares]
+    if (key := draws.one_of(given)) is None:
+        return None
+    item, by = key
+
+    def apply(_: Any) -> None:
+        del conversation.feedback[item, by]
+
+    suffix = f"/items/{item.id}/feedback"
+    return draws.command("withdraw feedback", conversation, apply, suffix, subject=by, method="DELETE")

@@ -1,0 +1,151 @@
+"""Compares what each subject reads with the model."""
+
+from typing import Any
+
+from infrastructure.access.principal import Principal
+from tests.access.apis_as import Apis, user
+from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelItem
+from tests.conversations.draws import COMMON_WORDS, SUBJECTS
+from tests.conversations.reads import read, read_all, read_json
+
+CHECKED_LEAVES = 2
+CHECKED_VERSIONS = 2
+CHECKED_WORDS = 3
+
+
+class ModelChecks:
+    def __init__(self, apis: Apis, model: ConversationModel, tenant: str) -> None:
+        self._apis = apis
+        self._model = model
+        self._tenant = tenant
+
+    async def check(self, position: int) -> None:
+        """Every read equals the model. `position`: the log has reached it."""
+        for subject in SUBJECTS:
+            await self._check_list(subject)
+            await self._check_search(subject, position)
+            await self._check_usage(subject)
+        for number, conversation in enumerate(self._model.conversations):
+            readers = [subject for subject in SUBJECTS if conversation.is_readable_by(subject)]
+            if readers:
+                await self._check_conversation(readers[number % len(readers)], conversation)
+            for subject in SUBJECTS:
+                if subject not in readers:
+                    await self._check_unreadable(subject, conversation)
+
+    def _user(self, subject: str) -> Principal:
+        return user(subject, self._tenant)
+
+    async def _get(self, subject: str, path: str, **parameters: Any) -> Any:
+        return await read_json(self._apis, self._user(subject), path, **parameters)
+
+    async def _all(self, subject: str, path: str, limit: int, **parameters: Any) -> list[Any]:
+        return await read_all(self._apis, self._user(subject), path, limit=limit, **parameters)
+
+    async def _check_unreadable(self, subject: str, conversation: ModelConversation) -> None:
+        answer = await read(self._apis, self._user(subject), f"/v1/conversations/{conversation.id}/items")
+        assert answer.status_code == 404, answer.text
+
+    # Conversations
+
+    async def _check_list(self, subject: str) -> None:
+        readable = self._model.readable_by(subject)
+        listed = await self._all(subject, "/v1/conversations", 3, order="asc")
+        assert [(entry["id"], entry["title"], entry["archived"]) for entry in listed] == sorted(
+            (conversation.id, conversation.title, conversation.archived) for conversation in readable
+        )
+
+    async def _check_conversation(self, subject: str, conversation: ModelConversation) -> None:
+        await self._check_path(subject, conversation, conversation.head)
+        for leaf in conversation.items[-CHECKED_LEAVES:]:
+            await self._check_path(subject, conversation, leaf, leaf=leaf.id)
+        await self._check_versions(subject, conversation)
+        await self._check_context(subject, conversation)
+        await self._check_tree(subject, conversation)
+        await self._check_feedback(subject, conversation)
+
+    async def _check_path(
+        self, subject: str, conversation: ModelConversation, last: ModelItem | None, **parameters: Any
+    ) -> None:
+        path = f"/v1/conversations/{conversation.id}/items"
+        entries = await self._all(subject, path, 5, order="asc", **parameters)
+        shown = _own(conversation, conversation.shown(last))
+        assert [entry["id"] for entry in entries] == [item.id for item in shown]
+        for entry, item in zip(entries, shown, strict=True):
+            assert (entry["content"][0]["text"], entry["role"], entry["author"]) == (item.text, item.role, item.author)
+            siblings = conversation.siblings(item)
+            expected = {"index": siblings.index(item), "count": len(siblings)}
+            assert entry.get("siblings", {"index": 0, "count": 1}) == expected
+
+    async def _check_versions(self, subject: str, conversation: ModelConversation) -> None:
+        """Some versions. In forks, an older version changes with the origin."""
+        states = [] if conversation.origin else [*conversation.states.items()]
+        for version, state in states[:: len(states) // CHECKED_VERSIONS + 1]:
+            entries = await self._all(
+                subject, f"/v1/conversations/{conversation.id}/items", 50, order="asc", as_of=version
+            )
+            assert [entry["id"] for entry in entries] == [item.id for item in state.shown]
+
+    async def _check_context(self, subject: str, conversation: ModelConversation) -> None:
+        context = await self._get(subject, f"/v1/conversations/{conversation.id}/context")
+        shown = conversation.shown(conversation.head)
+        entries = [(entry["id"], entry["item"]["content"][0]["text"], entry["pinned"]) for entry in context["items"]]
+        assert entries == [(item.id, item.text, item in conversation.pinned) for item in shown]
+
+    async def _check_tree(self, subject: str, conversation: ModelConversation) -> None:
+        path = f"/v1/conversations/{conversation.id}/tree"
+        nodes = await self._all(subject, path, 4)
+        expected = {item.id: item for item in _own(conversation, conversation.nodes)}
+        assert sorted(node["id"] for node in nodes) == sorted(expected)
+        assert [(node["depth"], node["branch"]) for node in nodes] == sorted(
+            (node["depth"], node["branch"]) for node in nodes
+        )
+        for node in nodes:
+            item = expected[node["id"]]
+            parent = item.parent.id if item.parent else None
+            is_shown = conversation.shows(item)
+            assert (node["parent"], node["depth"]) == (parent, len(item.path))
+            assert (node.get("preview"), node.get("retracted", False)) == (
+                item.text if is_shown else None,
+                not is_shown,
+            )
+        own = _own(conversation, [conversation.head] if conversation.head else [])
+        active_leaf = (await self._get(subject, path))["active_leaf"]
+        assert active_leaf == (own[0].id if own else None)
+
+    async def _check_feedback(self, subject: str, conversation: ModelConversation) -> None:
+        entries = await self._all(subject, f"/v1/conversations/{conversation.id}/feedback", 3)
+        assert sorted(
+            (entry["item"], entry["by"], entry["rating"], tuple(entry["labels"]), entry["comment"] or "")
+            for entry in entries
+        ) == sorted(
+            (item.id, by, given.rating, given.labels, (conversation.shows(item) and given.comment) or "")
+            for (item, by), given in conversation.feedback.items()
+        )
+
+    # Everything that a subject may read
+
+    async def _check_search(self, subject: str, position: int) -> None:
+        items = [item for conversation in self._model.conversations for item in conversation.items]
+        words = [*COMMON_WORDS, *(item.text.split()[0] for item in items)]
+        for word in words[:: len(words) // CHECKED_WORDS + 1]:
+            hits = await self._all(subject, "/v1/search", 5, position=position, q=f'"{word}"')
+            assert {hit["item"] for hit in hits} == self._model.found_by(subject, word), word
+
+    async def _check_usage(self, subject: str) -> None:
+        usage = await self._get(subject, "/v1/usage", group_by="conversation,user")
+        assert sorted((row["conversation"], row["replies"], row["input_tokens"]) for row in usage["data"]) == sorted(
+            (conversation.id, replies, replies * PROVIDER_TOKENS)
+            for conversation in self._model.conversations
+            for by, replies in conversation.replies.items()
+            if by == subject
+        )
+
+
+PROVIDER_TOKENS = 7
+"""What the scripted provider counts for each request."""
+
+
+def _own(conversation: ModelConversation, items: list[ModelItem]) -> list[ModelItem]:
+    """Without inherited items, which lists and trees do not show yet."""
+    return [item for item in items if item.conversation is conversation]

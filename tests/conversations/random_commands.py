@@ -1,0 +1,125 @@
+"""Draws random commands, sends them, and applies those that succeed to the model."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import httpx
+
+from tests.access.apis_as import Apis, user
+from tests.conversations import conversation_commands, item_commands, reply_commands
+from tests.conversations.conversation_model import ConversationModel, ModelConversation
+from tests.conversations.draws import Command, Draws
+from tests.conversations.reads import read_json
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int]] = {
+    item_commands.append: 6,
+    item_commands.retract: 3,
+    item_commands.restore: 3,
+    item_commands.pin: 2,
+    item_commands.unpin: 1,
+    item_commands.give_feedback: 3,
+    item_commands.withdraw_feedback: 1,
+    reply_commands.reply: 4,
+    conversation_commands.fork: 1,
+    conversation_commands.fork_at_item: 2,
+    conversation_commands.fork_at_version: 1,
+    conversation_commands.share: 2,
+    conversation_commands.unshare: 1,
+    conversation_commands.describe: 1,
+    conversation_commands.archive: 1,
+}
+NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare)
+"""After one of these, another subject may no longer read the answer to a command that was accepted."""
+
+REFUSED = frozenset({404, 409})
+"""The statuses of a command that another one made impossible."""
+
+
+class RandomCommands:
+    """`taken`: the names of the commands so far. `position`: the log has at least this position."""
+
+    def __init__(
+        self, apis: Apis, provider: ScriptedProvider, model: ConversationModel, tenant: str, seed: int
+    ) -> None:
+        self._apis = apis
+        self._tenant = tenant
+        self._draws = Draws(model, seed)
+        self.taken: list[str] = []
+        self.position = 0
+        provider.script = self._answer
+
+    def _answer(self, exchange: Exchange) -> None:
+        first, *others = self._draws.text().split()
+        exchange.stream_text(f"{first} ", *others)
+
+    async def take(self, number: int) -> None:
+        """Takes one command after the other. Each must succeed."""
+        for _ in range(number):
+            command = self._any()
+            self.taken.append(command.name)
+            answer = await self._send(command)
+            assert answer.status_code == 200, (command.path, command.body, answer.text)
+            await self._apply([(command, answer)])
+
+    async def take_at_once(self, number: int) -> None:
+        """Sends several commands on one conversation at once. The model applies those that succeed in the order of the log."""
+        conversation = self._draws.conversation()
+        draws = {draw: weight for draw, weight in WEIGHTS.items() if draw not in NOT_AT_ONCE}
+        commands = [self._on(conversation, draws) for _ in range(number)]
+        self.taken.append(" + ".join(command.name for command in commands))
+        answers = await asyncio.gather(*map(self._send, commands))
+        for command, answer in zip(commands, answers, strict=True):
+            assert answer.status_code in {200, *REFUSED}, (command.path, command.body, answer.text)
+        taken = zip(commands, answers, strict=True)
+        await self._apply([(command, answer) for command, answer in taken if answer.status_code == 200])
+
+    def _any(self) -> Command:
+        """A command on any conversation, or a new conversation."""
+        choice = self._draws.random.random()
+        if len(self._draws.model.existing) < 2 or choice < 0.04:
+            return conversation_commands.create(self._draws)
+        if choice < 0.06:
+            return conversation_commands.delete(self._draws, self._draws.conversation())
+        return self._on(self._draws.conversation(), WEIGHTS)
+
+    def _on(
+        self,
+        conversation: ModelConversation,
+        weights: Mapping[Callable[[Draws, ModelConversation], Command | None], int],
+    ) -> Command:
+        while True:
+            [draw] = self._draws.random.choices([*weights], [*weights.values()])
+            if (command := draw(self._draws, conversation)) is not None:
+                return command
+
+    async def _send(self, command: Command) -> httpx.Response:
+        return await self._apis.request(
+            user(command.subject, self._tenant), command.method, command.path, json=command.body
+        )
+
+    async def _apply(self, taken: Iterable[tuple[Command, httpx.Response]]) -> None:
+        """Applies the commands in the order in which the store did."""
+        for command, answer in sorted(taken, key=_version):
+            self.position = max(self.position, int(answer.headers["x-position"]))
+            command.apply(await self._with_input(command, answer.json()))
+            version, is_fork = _version((command, answer))
+            if command.conversation is not None and not is_fork:
+                command.conversation.note_state(version)
+
+    async def _with_input(self, command: Command, body: Any) -> Any:
+        """The answer's body. A Response does not name the items of its input, so they are read."""
+        if command.path != "/v1/responses":
+            return body
+        path = f"/v1/responses/{body['id']}/input_items"
+        page = await read_json(self._apis, user(command.subject, self._tenant), path)
+        return {**body, "input_ids": [item["id"] for item in page["data"]]}
+
+
+def _version(taken: tuple[Command, httpx.Response]) -> tuple[int, bool]:
+    """The conversation's version after the command. For a fork: the version that was forked, and True."""
+    command, answer = taken
+    if command.path.endswith("/fork"):
+        return int(answer.json()["forked_from"]["version"]), True
+    return int(answer.headers["etag"].strip('"')), False

@@ -1,0 +1,39 @@
+"""Reads as one subject. They wait as long as the views are behind."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from infrastructure.access.principal import Principal
+from tests.access.apis_as import Apis
+
+WAIT_SECONDS = 30
+
+
+async def read(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> httpx.Response:
+    """The answer to a GET. `position`: the answer shows the log up to this position."""
+    headers = {"x-min-position": str(position)}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            answer = await apis.get(principal, path, params=parameters, headers=headers)
+            if answer.status_code != 503:
+                return answer
+
+
+async def read_json(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> Any:
+    answer = await read(apis, principal, path, position=position, **parameters)
+    assert answer.status_code == 200, (path, parameters, answer.text)
+    return answer.json()
+
+
+async def read_all(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> list[Any]:
+    """The entries of all pages."""
+    entries: list[Any] = []
+    after: dict[str, str] = {}
+    while True:
+        page = await read_json(apis, principal, path, position=position, **parameters, **after)
+        entries += page["data"]
+        if not page["has_more"]:
+            return entries
+        after = {"after": page.get("next_cursor") or page["data"][-1]["id"]}

@@ -1,0 +1,72 @@
+"""Random commands on conversations, some of them at once, compared with a model in memory.
+
+Lists, items, tree, every path, context, feedback, search and usage must agree after each batch, after Redis was emptied, and
+after every view was rebuilt.
+
+    scripts/test tests/conversations                                         two histories, as in CI
+    HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from infrastructure.ids import mint
+from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from projections.views.catalog import MONGO_VIEWS
+from tests.access.apis_as import open_apis, projecting
+from tests.conversations.conversation_model import ConversationModel
+from tests.conversations.model_checks import ModelChecks
+from tests.conversations.random_commands import RandomCommands
+from tests.scripted_provider import ScriptedProvider, scripted_provider
+
+SEED = int(os.environ.get("HISTORY_SEED", "1"))
+MANY = int(os.environ.get("HISTORIES", "100"))
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.mark.parametrize(
+    ("seed", "batches"),
+    [
+        *(pytest.param(seed, 2, id=f"seed={seed}") for seed in (1, 2)),
+        *(
+            pytest.param(seed, 8, id=f"seed={seed}, 8 batches", marks=pytest.mark.endless)
+            for seed in range(SEED, SEED + MANY)
+        ),
+    ],
+)
+async def test_after_random_commands_every_read_equals_the_model(
+    seed: int, batches: int, settings: Settings, provider: ScriptedProvider
+) -> None:
+    settings = settings.model_copy(
+        update={"openai_base_url": provider.url, "default_model": "scripted", "model_window": 50_000}
+    )
+    tenant = mint("conv")
+    client = redis.connect(settings)
+    async with open_apis(settings) as apis:
+        model = ConversationModel()
+        commands = RandomCommands(apis, provider, model, tenant, seed)
+        checks = ModelChecks(apis, model, tenant)
+        try:
+            async with projecting(apis.projector):
+                for _ in range(batches):
+                    await commands.take(20)
+                    await commands.take_at_once(4)
+                    await checks.check(commands.position)
+                    await client.flushdb()
+            for view in MONGO_VIEWS:
+                await apis.projector.reset_view(view)
+            await apis.projector.catch_up()
+            await client.flushdb()
+            await checks.check(commands.position)
+        except BaseException as error:
+            error.add_note(f"Seed {seed}, after: {'; '.join(commands.taken)}")
+            raise
+        finally:
+            await client.aclose()

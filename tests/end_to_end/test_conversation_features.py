@@ -1,0 +1,131 @@
+"""What people do with conversations, once each, with the official SDK and plain HTTP. After a restart of everything it is the same."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import httpx
+from openai import OpenAI
+
+from tests.scripted_provider import Exchange, ScriptedProvider
+from tests.servers import wait_until
+from tests.system import System
+
+
+def answer_in_turn(exchange: Exchange) -> None:
+    """Each answer has a number of its own."""
+    exchange.stream_text(f"It rains in Oslo, answer {len(exchange.provider.requests)}.")
+
+
+class Session:
+    """Requests to a running system, all of which must succeed: `sdk` is the official client, the methods are plain HTTP."""
+
+    def __init__(self, system: System) -> None:
+        self.sdk = OpenAI(base_url=f"{system.base_url}/v1", api_key="any", max_retries=0)
+        self._http = httpx.Client(base_url=f"{system.base_url}/v1", timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sdk.close()
+        self._http.close()
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        return self._json(self._http.get(path, params=parameters or None))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._json(self._http.post(path, json=body))
+
+    def delete(self, path: str) -> Any:
+        return self._json(self._http.delete(path))
+
+    def texts(self, path: str, **parameters: str) -> list[str]:
+        """The texts of a list of items, oldest first."""
+        return [item["content"][0]["text"] for item in self.get(path, order="asc", **parameters)["data"]]
+
+    @staticmethod
+    def _json(answer: httpx.Response) -> Any:
+        assert answer.status_code == 200, (answer.request.url, answer.text)
+        return answer.json()
+
+
+def test_what_people_do_with_conversations_is_the_same_after_a_restart(
+    system: Callable[..., System], provider: ScriptedProvider
+) -> None:
+    provider.script = answer_in_turn
+    environment = {"OPENAI_BASE_URL": provider.url, "DEFAULT_MODEL": "scripted"}
+    first = system(environment=environment)
+    with Session(first) as session:
+        reads = do_everything(session)
+        before = {read: session.get(read) for read in reads}
+    first.stop()
+    with Session(system(data=first.data, environment=environment)) as session:
+        assert {read: session.get(read) for read in reads} == before
+
+
+def do_everything(session: Session) -> list[str]:
+    """Does each thing once. Returns the reads that show what was done."""
+    chat = session.sdk.conversations.create(metadata={"team": "weather"}).id
+    path = f"/conversations/{chat}"
+    first = session.sdk.responses.create(input="How is the weather in Bergen?", conversation=chat)
+    second = session.sdk.responses.create(input="And in Oslo?", conversation=chat)
+    [question, answer, *_] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
+    conversation_items = ["How is the weather in Bergen?", first.output_text, "And in Oslo?", second.output_text]
+    assert session.texts(f"{path}/items") == conversation_items
+    assert session.texts(f"{path}/items", leaf=answer) == conversation_items[:2]
+    tree = session.get(f"{path}/tree")
+    assert [node["preview"] for node in tree["data"]] == conversation_items
+    assert tree["active_leaf"] == second.output[0].id
+
+    # A fork, and an item that is deleted and restored. Then it is in the fork again.
+    fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
+    session.post(f"/conversations/{fork}/items", {"items": [{"role": "user", "content": "And in winter?"}]})
+    session.sdk.conversations.items.delete(question, conversation_id=chat)
+    assert shown_to_models(session, fork) == [first.output_text, "And in winter?"]
+    session.post(f"{path}/items/{question}/restore")
+    assert shown_to_models(session, fork) == [*conversation_items[:2], "And in winter?"]
+
+    # Feedback, titles, archive, search, lists, usage.
+    rated = session.post(
+        f"{path}/items/{answer}/feedback", {"rating": -1, "labels": ["wrong"], "comment": "It was sunny"}
+    )
+    assert (rated["item"], rated["rating"], rated["labels"]) == (answer, -1, ["wrong"])
+    session.post(f"{path}/items/{answer}/feedback", {"rating": 1, "labels": ["helpful"]})
+    session.post(f"/responses/{second.id}/feedback", {"rating": -1})
+    session.post(f"{path}/items/{question}/feedback", {"rating": 1})
+    session.delete(f"{path}/items/{question}/feedback")
+    assert session.get("/feedback")["counts"] == {"positive": 1, "negative": 1, "labels": {"helpful": 1}}
+    session.post(path, {"title": "Rain"})
+    assert session.post(f"/conversations/{fork}/archive")["archived"]
+    assert [(entry["title"], entry["archived"]) for entry in session.get("/conversations")["data"]] == [
+        ("Only Bergen", True),
+        ("Rain", False),
+    ]
+    wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
+    [hit] = session.get("/search", q="bergen")["data"]
+    assert (hit["conversation"], hit["item"]) == (chat, question)
+    [[start, end]] = hit["highlights"]
+    assert hit["snippet"][start:end] == "Bergen"
+    [usage] = session.get("/usage", group_by="conversation")["data"]
+    assert (usage["conversation"], usage["replies"], usage["input_tokens"]) == (chat, 2, 14)
+    return [
+        path,
+        f"{path}/items",
+        f"{path}/items?leaf={answer}",
+        f"{path}/tree",
+        f"{path}/context",
+        f"{path}/feedback",
+        f"/conversations/{fork}",
+        f"/conversations/{fork}/items",
+        f"/conversations/{fork}/tree",
+        f"/conversations/{fork}/context",
+        "/conversations",
+        "/feedback",
+        "/search?q=Oslo",
+        "/usage?group_by=conversation",
+    ]
+
+
+def shown_to_models(session: Session, conversation_id: str) -> list[str]:
+    context = session.get(f"/conversations/{conversation_id}/context")
+    return [entry["item"]["content"][0]["text"] for entry in context["items"]]
