@@ -6,10 +6,11 @@ whether the caller may read the conversation and whether the item is deleted.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Struct
+from msgspec import Meta, Struct
 from pymongo.errors import ExecutionTimeout
 from starlette.responses import Response
 
@@ -49,7 +50,7 @@ class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="sear
     role: str
     created_at: Seconds
     snippet: str
-    highlights: list[tuple[int, int]]
+    highlights: list[Annotated[list[int], Meta(min_length=2, max_length=2)]]
     score: float
 
 
@@ -200,6 +201,6 @@ def _hit(match: Match, document: Document, terms: SearchTerms) -> SearchHit:
         role=item["role"],
         created_at=document["created_at"] // 1_000_000,
         snippet=shown.text,
-        highlights=shown.highlights,
+        highlights=[list(span) for span in shown.highlights],
         score=round(match.score, 4),
     )

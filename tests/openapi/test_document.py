@@ -27,19 +27,17 @@ def resolved(described: Any) -> Any:
     return described
 
 
-def references(value: Any) -> Iterator[dict[str, Any]]:
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The value, if it is an object, and all objects in it."""
     if isinstance(value, dict):
-        if isinstance(value.get("$ref"), str):
-            yield value
-        for inner in value.values():
-            yield from references(inner)
-    if isinstance(value, list):
-        for inner in value:
-            yield from references(inner)
+        yield value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from objects(inner)
 
 
 def test_every_reference_has_a_target_and_every_schema_is_referred_to() -> None:
-    targets = {reference["$ref"] for reference in references(DOCUMENT)}
+    targets = {value["$ref"] for value in objects(DOCUMENT) if isinstance(value.get("$ref"), str)}
     for target in targets:
         resolved({"$ref": target})
     assert {f"#/components/schemas/{name}" for name in SCHEMAS} <= targets
@@ -49,6 +47,12 @@ def test_every_schema_is_a_json_schema_with_named_fields() -> None:
     for name, schema in SCHEMAS.items():
         Draft202012Validator.check_schema(schema)
         assert schema.get("properties") or schema.get("anyOf"), name
+
+
+def test_the_items_of_every_list_are_a_schema() -> None:
+    """Generators of clients do not know `items: false`, which a fixed number of items would need."""
+    lists = [value for value in objects(SCHEMAS) if value.get("type") == "array"]
+    assert [value for value in lists if not isinstance(value.get("items"), dict)] == []
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
