@@ -52,7 +52,7 @@ def sent_sequence(
 
     `body_of`: renders the body with other items.
     """
-    recent, window = choice.recent, choice.selection.window
+    recent = choice.recent
     last = recent.last_requests.get(reply_request.model)
     tokens_at = _tokens_at(choice, body, body_of)
     hashes = _hashes(body, {*tokens_at, *(point.length for point in (last.points if last else ()))})
@@ -61,7 +61,7 @@ def sent_sequence(
     depth = recent.items[-1].depth if recent.items else recent.summary.depth if recent.summary else 0
     sequence = SentSequence(
         depth=depth,
-        first_depth=window[0].depth if window else depth + 1,
+        first_depth=_first_depth(choice, depth),
         settings=b"".join(_setting_hashes(settings)),
         points=tuple(SequencePoint(length, tokens, hashes[length]) for length, tokens in tokens_at.items()),
         summary=summary_hash(recent.summary),
@@ -69,6 +69,18 @@ def sent_sequence(
     if last is None:
         return sequence, SharedPrefix(tokens=0, messages=0, reason=MODEL_CHANGED if recent.last_requests else NOT_FOUND)
     return sequence, _shared_prefix(last, sequence, hashes)
+
+
+def _first_depth(choice: ContextChoice, depth: int) -> int:
+    """The depth at which the window began. `depth`: of the path's last item.
+
+    If the window has the whole path: the first depth that the summary does not cover. There may be deleted items before the window,
+    which are shown when they are restored.
+    """
+    window, summary = choice.selection.window, choice.recent.summary
+    if choice.context_input.reaches_start and len(window) == len(choice.context_input.path):
+        return summary.depth + 1 if summary else 1
+    return window[0].depth if window else depth + 1
 
 
 def _shared_prefix(last: SentSequence, sequence: SentSequence, hashes: Mapping[int, bytes]) -> SharedPrefix:

@@ -123,7 +123,8 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the next request of the same model is compared with (`context/sent_sequence.py`).
 
     depth        the depth of the path's last item when the request was made
-    first_depth  the depth at which the window began. If the window was empty: one more than `depth`
+    first_depth  the depth at which the window began. If it had the whole path: the first depth after the summary. If the window was
+                 empty for lack of room: one more than `depth`
     settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
     summary      the first 8 bytes of the SHA-256 of the id of the compaction whose summary was sent
     points       in the order of their length; the last one is the whole request

@@ -197,6 +197,16 @@ async def test_after_a_new_summary_the_window_begins_at_its_end(chat: Chat) -> N
     assert begins.first == "msg_1"
 
 
+async def test_a_restored_item_before_the_window_is_shown_if_the_window_had_the_whole_path(chat: Chat) -> None:
+    everything = chat.recent.items
+    for remaining in (everything[1:], ()):
+        chat.recent = replace(chat.recent, items=remaining)
+        await chat.request(user("How are you?"))
+        chat.recent = replace(chat.recent, items=everything)
+        [shown] = (await chat.request(user("And now?"))).shown.ranges
+        assert (shown.first, shown.last) == ("msg_1", "msg_2")
+
+
 def test_only_requests_since_the_oldest_item_count() -> None:
     def at(depth: int) -> SentSequence:
         return SentSequence(depth=depth, first_depth=1, settings=b"", points=())
