@@ -13,7 +13,6 @@ import structlog
 from starlette.applications import Starlette
 
 from commands import (
-    branches,
     chat_completions,
     chat_stored,
     compact_response,
@@ -76,7 +75,6 @@ RESOURCES = (
     conversations,
     feedback,
     forks,
-    branches,
     items,
     pins,
     restored_items,

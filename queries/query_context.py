@@ -163,7 +163,7 @@ class QueryContext(Struct, frozen=True):
         so call `check` after the last document.
         """
         return await self.dependencies.views.aggregate(
-            read.collections[view], selection, stages, batch_size, max_seconds
+            read.collections[view], selection, stages, batch_size, max_seconds=max_seconds
         )
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:

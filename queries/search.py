@@ -5,7 +5,7 @@ them. What the view says may be old. So each hit is checked before it is shown: 
 whether the caller may read the conversation and whether the item is deleted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -25,6 +25,7 @@ from queries.log_access import PostgresUnavailable
 from queries.query_context import QueryContext
 from queries.query_route import query_route
 from queries.search_cursor import SearchCursor, cursor_of, encode_cursor
+from queries.search_leaves import leaves_of
 from queries.search_matches import Match, Matches
 from queries.search_query import SearchQuery
 from queries.search_snippets import snippet
@@ -38,7 +39,9 @@ _SPARE = 1
 
 
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
-    """A message that matches. `leaf`: the last item of its branch; `GET …/items?leaf=` shows the path through the message.
+    """A message that matches. `GET …/items?leaf=` shows the path through the message that ends with `leaf`.
+
+    `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch.
 
     `highlights`: [start, end] of each match in the snippet, in characters (Unicode code points). A hit with a higher `score` is better.
     """
@@ -118,86 +121,74 @@ async def _page(
 async def _hits(
     context: QueryContext, read: Read, terms: SearchTerms, matches: Sequence[Match]
 ) -> dict[str, SearchHit]:
-    """The hits of those matches that the caller may see now, by item id."""
+    """The hits of those matches that the caller may see now, by item id. Raises as `Consistency.check` does."""
     if not matches:
+        await context.dependencies.consistency.check(read)
         return {}
-    documents = {
-        document["id"]: document for document in await _items(context, read, [match.item_id for match in matches])
-    }
-    visible = await _visible(context, read, documents, {match.item_id: match.owner for match in matches})
+    items = {document["id"]: document for document in await _items(context, read, [match.item_id for match in matches])}
+    conversations = await _conversations(context, {item["conversation_id"] for item in items.values()})
+    visible = await _visible(context, read, items, conversations)
+    shown = {item_id: item for item_id, item in items.items() if item_id in visible}
+    leaves = await leaves_of(context, read, shown, conversations)
     return {
-        match.item_id: _hit(match, documents[match.item_id], terms) for match in matches if match.item_id in visible
+        match.item_id: _hit(match, shown[match.item_id], leaves.get(match.item_id, match.item_id), terms)
+        for match in matches
+        if match.item_id in shown
     }
 
 
 async def _items(context: QueryContext, read: Read, item_ids: Sequence[str]) -> list[Document]:
-    """The documents of these items that are not retracted, each with `leaf`, the last item of its branch."""
-    same_branch: Document = {
-        "from": read.collections["items"],
-        "let": {"conversation": "$conversation_id", "branch": "$branch"},
-        "pipeline": [
-            {
-                "$match": {
-                    "tenant": read.tenant,
-                    "$expr": {
-                        "$and": [
-                            {"$eq": ["$conversation_id", "$$conversation"]},
-                            {"$eq": ["$branch", "$$branch"]},
-                        ]
-                    },
-                    "retracted_version": None,
-                }
-            },
-            {"$sort": {"depth": -1}},
-            {"$limit": 1},
-            {"$project": {"_id": 0, "id": 1}},
-        ],
-        "as": "leaf",
-    }
-    fields = ("id", "conversation_id", "branch", "item", "created_at", "copy_of", "leaf")
+    """The documents of these items that are not retracted."""
+    fields = ("id", "conversation_id", "branch", "depth", "item", "created_at", "copy_of")
     stages: list[Document] = [
         {"$match": {"retracted_version": None}},
-        {"$lookup": same_branch},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
     ]
     return await context.aggregate(read, "items", Ids(item_ids), stages)
 
 
+async def _conversations(context: QueryContext, conversation_ids: Collection[str]) -> dict[str, Document]:
+    """The owner, the head and the active path of these conversations, by id. One that the view does not have yet is missing."""
+    if not conversation_ids:
+        return {}
+    collection = context.dependencies.consistency.positions.last_collection("conversations")
+    stages: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1, "head": 1, "path": 1}}]
+    documents = await context.dependencies.views.aggregate(collection, Ids([*conversation_ids]), stages)
+    return {document["id"]: document for document in await documents.to_list()}
+
+
 async def _visible(
-    context: QueryContext, read: Read, documents: Mapping[str, Document], owners: Mapping[str, str]
+    context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
 ) -> set[str]:
     """Those of the items that the caller may see, as the log says. While Postgres is unavailable, those of the caller's own conversations."""
     log = context.dependencies.log
-    conversations = [*dict.fromkeys(document["conversation_id"] for document in documents.values())]
+    conversation_ids = [*dict.fromkeys(item["conversation_id"] for item in items.values())]
     try:
-        end_of = dict(zip(conversations, await log.head_of_each(conversations), strict=True))
-        deleted = await deleted_items(
-            log, {item_id: document.get("copy_of") for item_id, document in documents.items()}
-        )
+        end_of = dict(zip(conversation_ids, await log.head_of_each(conversation_ids), strict=True))
+        deleted = await deleted_items(log, {item_id: item.get("copy_of") for item_id, item in items.items()})
     except PostgresUnavailable:
         if read.verified:
             raise
-        return {item_id for item_id in documents if may_see_unverified(context.principal, owners[item_id])}
+        own = {each for each, found in conversations.items() if may_see_unverified(context.principal, found["owner"])}
+        return {item_id for item_id, item in items.items() if item["conversation_id"] in own}
     readable = {
         conversation_id
         for conversation_id, head in end_of.items()
         if head is not None and not head.deleted and head.role(context.principal) is not None
     }
     return {
-        item_id
-        for item_id, document in documents.items()
-        if document["conversation_id"] in readable and item_id not in deleted
+        item_id for item_id, item in items.items() if item["conversation_id"] in readable and item_id not in deleted
     }
 
 
-def _hit(match: Match, document: Document, terms: SearchTerms) -> SearchHit:
+def _hit(match: Match, document: Document, leaf: str, terms: SearchTerms) -> SearchHit:
     item = msgspec.json.decode(document["item"])
     shown = snippet(text_of(item), terms.wanted)
     return SearchHit(
         conversation=document["conversation_id"],
         item=match.item_id,
         branch=document["branch"],
-        leaf=document["leaf"][0]["id"],
+        leaf=leaf,
         role=item["role"],
         created_at=document["created_at"] // 1_000_000,
         snippet=shown.text,

@@ -1,7 +1,8 @@
 """Finds and ranks the matches of a search in the view `search`.
 
 The documents of one term are read, newest first: of the query's rarest term, as far as a short look at the index tells. The parts of the query
-are compared with each document's text.
+are compared with each document's text. If that is not all that the term has, the newest documents are read first (the window), and all older ones
+only if these have too few matches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
+from projections.views.catalog import SEARCH_TERMS
 from projections.views.conversations import shared_with_subject
 from projections.views.search import ALL, first_order_at
 from projections.views.writes import Document
@@ -18,6 +20,7 @@ from queries.query_context import QueryContext
 from queries.search_cursor import SearchCursor
 from queries.search_query import SearchQuery
 from queries.search_terms import Part, SearchTerms
+from queries.tenant_views import Index
 
 MAX_RANKED: Final = 2_000
 """How many matches are ranked together: the newest ones. So a common word takes no longer than this many matches."""
@@ -33,16 +36,18 @@ _MAX_OWNERS: Final = 200
 
 _ESTIMATED_TERMS: Final = 8
 _ESTIMATED_DOCUMENTS: Final = 300
-_PREFIX_WINDOW: Final = 10_000
-"""The index does not have the matches of a prefix in order of time. So a search for prefixes alone first ranks the matches among this many of
-the newest messages, and then all older ones. If many words begin like this, the first page is full before that. If few do, that is fast too."""
+_WINDOW: Final = 2_000
+"""About how many of the newest documents of a term are compared before the older ones."""
+
+_PREFIX_WINDOW: Final = 4_000
+"""How many of the newest messages are searched for a prefix before the older ones. The index does not have the matches of a prefix in order of
+time, so all of them are read. If many words begin like this, the first page is full before that. If few do, that is fast too."""
 
 
 class Match(Struct, frozen=True):
     """A document that matches. `cursor`: the place after it."""
 
     item_id: str
-    owner: str
     score: float
     cursor: SearchCursor
 
@@ -52,6 +57,22 @@ class Found(Struct, frozen=True):
 
     matches: Sequence[Match] = ()
     next: SearchCursor | None = None
+
+
+class _Estimate(Struct, frozen=True):
+    """What the newest documents of a term tell, at most _ESTIMATED_DOCUMENTS: how many there are, and the highest and lowest `order`."""
+
+    term: str
+    count: int
+    newest: int
+    oldest: int
+
+    @property
+    def start_of_window(self) -> int:
+        """The `order` from which on there are about _WINDOW documents, if they are as dense everywhere; 0 if there are no more than these."""
+        if self.count < _ESTIMATED_DOCUMENTS:
+            return 0
+        return max(0, self.newest - (self.newest - self.oldest) * _WINDOW // _ESTIMATED_DOCUMENTS)
 
 
 class Matches:
@@ -64,46 +85,38 @@ class Matches:
         self._terms = terms
         self._visible: Document = {}
         self._driver: Document | None = None
+        self._window = 0
 
     @classmethod
     async def of(cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> Self:
         """Finds out which documents the caller's search has to read. Raises ConversationNotFound if the query's conversation is not visible."""
         matches = cls(context, read, query, terms)
         matches._visible = await _visible_documents(context, read, query.conversation)
-        matches._driver = await matches._rarest()
+        await matches._choose_documents()
         return matches
 
     async def after(self, cursor: SearchCursor, count: int) -> Found:
         """The next `count` matches, or those that are left of a block. Raises ExecutionTimeout."""
         if self._driver is None:
             return Found()
-        is_windowed = cursor == SearchCursor() and isinstance(self._driver["terms"], dict)
-        window = await self._start_of_window() if is_windowed else 0
+        window = self._window if cursor == SearchCursor() else 0
         where: Document = {**self._visible, **self._driver, "retracted": False, **self._filters(cursor, window)}
-        following: list[Document] = []
+        score: Document | str = self._score()
+        stages: list[Document] = [{"$sort": {"order": -1}}, {"$limit": MAX_RANKED}]
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}
-            following = [{"$match": {"$or": [{"score": {"$lt": cursor.score}}, same]}}]
-        match = {"key": "$_id", "owner": "$owner", "order": "$order", "score": "$score"}
-        stages: list[Document] = [
-            {"$sort": {"order": -1}},
-            {"$limit": MAX_RANKED},
-            {"$project": {"owner": 1, "order": 1, "score": self._score()}},
-            *following,
-            {"$sort": {"score": -1, "order": -1}},
-            {
-                "$group": {
-                    "_id": None,
-                    "newest": {"$max": "$order"},
-                    "oldest": {"$min": "$order"},
-                    "count": {"$sum": 1},
-                    "best": {"$firstN": {"n": count, "input": match}},
-                }
-            },
-            {"$project": {"_id": 0}},
-        ]
-        blocks = await self._context.aggregate(self._read, "search", where, stages, MAX_SECONDS)
-        return _found(blocks, cursor, count, window)
+            following = {"$or": [{"score": {"$lt": cursor.score}}, same]}
+            stages += [{"$project": {"order": 1, "score": score}}, {"$match": following}]
+            score = "$score"
+        block = {
+            "_id": None,
+            "newest": {"$max": "$order"},
+            "oldest": {"$min": "$order"},
+            "count": {"$sum": 1},
+            "best": {"$maxN": {"n": count, "input": [score, "$order", "$_id"]}},
+        }
+        stages += [{"$group": block}, {"$project": {"_id": 0}}]
+        return _found(await self._documents(where, stages), cursor, count, window)
 
     def _filters(self, cursor: SearchCursor, window: int) -> Document:
         query = self._query
@@ -111,21 +124,23 @@ class Matches:
         highest = [] if query.until is None else [first_order_at(query.until) - 1]
         highest += [] if cursor.newest is None else [cursor.newest]
         order = {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}
-        fields = {"role": query.role, "author": query.author, "model": query.model}
-        return {
-            "order": order,
-            **{name: value for name, value in fields.items() if value is not None},
-            **({} if query.conversation is None else {"conversation_id": query.conversation}),
-            **self._comparisons(),
-        }
+        return {"order": order, **self._conditions()}
 
-    def _comparisons(self) -> Document:
-        """Compares those parts that the driver does not imply."""
+    def _conditions(self) -> Document:
+        """What a document must have besides the driver's term: the parts that this does not imply, and what the filters say."""
+        query = self._query
+        fields = {
+            "role": query.role,
+            "author": query.author,
+            "model": query.model,
+            "conversation_id": query.conversation,
+        }
+        named = {name: value for name, value in fields.items() if value is not None}
         implied = (self._driver or {}).get("terms")
         wanted = [part for part in self._terms.wanted if not (part.is_one_term and part.terms[0] == implied)]
         conditions = [{"$gte": [_place_of(part), 0]} for part in wanted]
         conditions += [{"$lt": [_place_of(part), 0]} for part in self._terms.unwanted]
-        return {"$expr": {"$and": conditions}} if conditions else {}
+        return {**named, "$expr": {"$and": conditions}} if conditions else named
 
     def _score(self) -> Document:
         """For each part between 0 and 1: more, the more often the text has it, and less, the longer the text is."""
@@ -139,21 +154,27 @@ class Matches:
             )
         return {"$add": scores}
 
-    async def _rarest(self) -> Document | None:
-        """Selects the documents to read: of the term that is rarest among the newest documents. None if a term has no document."""
-        exact = sorted(
-            {term for part in self._terms.wanted for term in part.terms}, key=lambda term: (-len(term), term)
-        )
-        drivers: list[Document] = [{"terms": term} for term in exact[:_ESTIMATED_TERMS]]
-        if not drivers:
+    async def _choose_documents(self) -> None:
+        """Chooses the documents to read: of the term that is rarest among the newest documents. None if a term has no document."""
+        wanted = {term for part in self._terms.wanted for term in part.terms}
+        terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
+        if not terms:
             longest = max(self._terms.wanted, key=lambda part: len(part.text))
-            return {"terms": {"$elemMatch": longest.prefix_range}}
-        if len(drivers) == 1:
-            return drivers[0]
-        estimates = await self._estimates(drivers)
-        return drivers[min(estimates, key=estimates.__getitem__)] if len(estimates) == len(drivers) else None
+            self._driver = {"terms": {"$elemMatch": longest.prefix_range}}
+            self._window = await self._start_of_prefix_window()
+            return
+        self._driver = {"terms": terms[0]}
+        if len(terms) == 1 and not self._conditions():
+            return
+        estimates = await self._estimates(terms)
+        if len(estimates) < len(terms):
+            self._driver = None
+            return
+        rarest = min(estimates, key=lambda estimate: (estimate.count, estimate.oldest))
+        self._driver = {"terms": rarest.term}
+        self._window = rarest.start_of_window if self._conditions() else 0
 
-    async def _start_of_window(self) -> int:
+    async def _start_of_prefix_window(self) -> int:
         """The `order` of the message that is _PREFIX_WINDOW messages old; 0 if there are fewer."""
         stages: list[Document] = [
             {"$sort": {"order": -1}},
@@ -161,32 +182,41 @@ class Matches:
             {"$limit": 1},
             {"$project": {"_id": 0, "order": 1}},
         ]
-        where = {**self._visible, "terms": ALL}
-        found = await _documents(self._context, self._read.collections["search"], where, stages)
+        found = await self._documents({**self._visible, "terms": ALL}, stages)
         return int(found[0]["order"]) if found else 0
 
-    async def _estimates(self, drivers: Sequence[Document]) -> Mapping[int, tuple[int, int]]:
-        """For each driver that selects documents: how many, at most _ESTIMATED_DOCUMENTS, and the lowest `order` of these newest ones.
-
-        The lower they are, the rarer is the term.
-        """
-        pipelines: list[list[Document]] = [
-            [
-                {"$sort": {"order": -1}},
-                {"$limit": _ESTIMATED_DOCUMENTS},
-                {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}},
-                {"$project": {"_id": 0, "number": {"$literal": number}, "count": 1, "oldest": 1}},
-            ]
-            for number in range(len(drivers))
+    async def _estimates(self, terms: Sequence[str]) -> list[_Estimate]:
+        """Looks at the newest documents of each term. A term without documents has no estimate."""
+        selections: list[tuple[Document, list[Document]]] = [
+            (
+                {**self._visible, "terms": term},
+                [
+                    {"$sort": {"order": -1}},
+                    {"$limit": _ESTIMATED_DOCUMENTS},
+                    {
+                        "$group": {
+                            "_id": None,
+                            "count": {"$sum": 1},
+                            "newest": {"$max": "$order"},
+                            "oldest": {"$min": "$order"},
+                        }
+                    },
+                    {"$project": {"_id": 0, "term": {"$literal": term}, "count": 1, "newest": 1, "oldest": 1}},
+                ],
+            )
+            for term in terms
         ]
-        first, *others = drivers
-        stages = pipelines[0]
-        for driver, pipeline in zip(others, pipelines[1:], strict=True):
-            where = {"tenant": self._read.tenant, **self._visible, **driver}
-            selected = {"coll": self._read.collections["search"], "pipeline": [{"$match": where}, *pipeline]}
-            stages = [*stages, {"$unionWith": selected}]
-        rows = await _documents(self._context, self._read.collections["search"], {**self._visible, **first}, stages)
-        return {row["number"]: (row["count"], row["oldest"]) for row in rows}
+        where, stages = selections[0]
+        for where_other, of_other in selections[1:]:
+            pipeline = [{"$match": {"tenant": self._read.tenant, **where_other}}, *of_other]
+            stages = [*stages, {"$unionWith": {"coll": self._read.collections["search"], "pipeline": pipeline}}]
+        return [_Estimate(**row) for row in await self._documents(where, stages)]
+
+    async def _documents(self, where: Document, stages: Sequence[Document]) -> list[Document]:
+        """The documents that result from these stages. Nobody checks the view's positions after them: the last read of a search does."""
+        has_one_plan = "$or" not in where and "conversation_id" not in where
+        collection = self._read.collections["search"]
+        return await _documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)
 
 
 def _place_of(part: Part) -> Document:
@@ -206,12 +236,11 @@ def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int
         oldest = int(block["oldest"]) if is_full or not window else window
     matches = [
         Match(
-            item_id=each["key"].rpartition(":")[2],
-            owner=each["owner"],
-            score=each["score"],
-            cursor=SearchCursor(newest, oldest, each["score"], int(each["order"])),
+            item_id=key.rpartition(":")[2],
+            score=score,
+            cursor=SearchCursor(newest, oldest, score, int(order)),
         )
-        for each in block["best"]
+        for score, order, key in block["best"]
     ]
     if len(matches) == count:
         return Found(matches, matches[-1].cursor)
@@ -273,8 +302,10 @@ async def _shared_conversations(context: QueryContext) -> list[Document]:
 
 
 async def _documents(
-    context: QueryContext, collection: str, where: Document, stages: Sequence[Document]
+    context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
 ) -> list[Document]:
     """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after them."""
-    documents = await context.dependencies.views.aggregate(collection, where, stages, max_seconds=MAX_SECONDS)
+    documents = await context.dependencies.views.aggregate(
+        collection, where, stages, max_seconds=MAX_SECONDS, index=index
+    )
     return await documents.to_list()

@@ -5,7 +5,7 @@ The parts of a query are compared with the folded text, so each character of it 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 import regex
@@ -22,9 +22,11 @@ _CUT: Final = "…"
 _WORD_BREAK: Final = 20
 """A snippet begins and ends at a space if there is one within this many characters."""
 
-_PIECE: Final = regex.compile(r"\s+|\S+")
 _CLUSTER: Final = regex.compile(r"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+\p{M}*|\P{M}?\p{M}*")
-"""The smallest parts of a piece that can be folded one by one: a letter with its marks, or the parts of Korean syllables."""
+"""The smallest parts of a text that can be folded one by one: a letter with its marks, or the parts of Korean syllables."""
+
+_CHUNK: Final = regex.compile(r"(?s).{1,64}[\p{M}\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]*")
+"""A part of a text that does not end within a cluster."""
 
 Span = tuple[int, int]
 
@@ -49,42 +51,57 @@ def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
 
 def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
     """The parts of the text that match, in characters of the text."""
-    folded, origins = _traced(text)
-    searched, folded_indexes = " ", [0]  # of each character of `searched`
-    for token, start in token_spans(folded):
-        searched += f"{token.text} "
-        folded_indexes += [*range(start, start + len(token.text)), start + len(token.text) - 1]
+    folded = _FoldedText(text)
+    found = [(token.text, start) for token, start in token_spans(folded.text)]
+    searched = f" {' '.join(word for word, _ in found)} "
+    starts = [*accumulate((len(word) + 1 for word, _ in found), initial=1)]  # of each token in `searched`
+
+    def origin(index: int) -> Span:
+        token = bisect_right(starts, index) - 1
+        return folded.origin(found[token][1] + index - starts[token])
+
     for part in wanted:
         inner = part.text.strip(" ")
         lead = part.text.index(inner)
         at = searched.find(part.text)
         while at >= 0:
             first = at + lead
-            yield origins[folded_indexes[first]][0], origins[folded_indexes[first + len(inner) - 1]][1]
+            yield origin(first)[0], origin(first + len(inner) - 1)[1]
             at = searched.find(part.text, at + max(1, len(inner)))
 
 
-def _traced(text: str) -> tuple[str, list[Span]]:
-    """The folded text, and for each of its characters the span of the text that it was made from."""
-    folded: list[str] = []
-    origins: list[Span] = []
-    for match in _PIECE.finditer(text):
-        piece, start = match[0], match.start()
-        folded_piece = fold(piece)
-        if len(folded_piece) == len(piece) and all(len(_folded_character(character)) == 1 for character in piece):
-            folded.append(folded_piece)
-            origins += [(index, index + 1) for index in range(start, match.end())]
-            continue
-        for cluster in _CLUSTER.finditer(piece):
-            folded_cluster = fold(cluster[0])
-            folded.append(folded_cluster)
-            origins += [(start + cluster.start(), start + cluster.end())] * len(folded_cluster)
-    return "".join(folded), origins
+class _FoldedText:
+    """A text, folded. Finds the characters that a folded one was made from, chunk by chunk, because most chunks have no match."""
+
+    def __init__(self, text: str) -> None:
+        self._chunks = [text] if text.isascii() else _CHUNK.findall(text)
+        self._folded = [fold(chunk) for chunk in self._chunks]
+        self._starts = [*accumulate(map(len, self._chunks), initial=0)]
+        self._folded_starts = [*accumulate(map(len, self._folded), initial=0)]
+        self._origins: dict[int, list[Span]] = {}
+        self.text = "".join(self._folded)
+
+    def origin(self, index: int) -> Span:
+        """The span of the text that this character of the folded text was made from."""
+        number = bisect_right(self._folded_starts, index) - 1
+        chunk, start = self._chunks[number], self._starts[number]
+        index -= self._folded_starts[number]
+        if chunk.isascii():
+            return start + index, start + index + 1
+        if number not in self._origins:
+            self._origins[number] = [*_origins(chunk)]
+        first, last = self._origins[number][index]
+        return start + first, start + last
 
 
-@lru_cache(8_192)
-def _folded_character(character: str) -> str:
-    return fold(character)
+def _origins(chunk: str) -> Iterator[Span]:
+    """For each character of the folded chunk, the span of the chunk that it was made from."""
+    for cluster in _CLUSTER.finditer(chunk):
+        folded = fold(cluster[0])
+        if len(folded) == len(cluster[0]) and all(len(fold(character)) == 1 for character in cluster[0]):
+            yield from ((index, index + 1) for index in range(*cluster.span()))
+        else:
+            yield from (cluster.span() for _ in folded)
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:

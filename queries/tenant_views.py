@@ -16,6 +16,9 @@ class Ids(Struct, frozen=True):
     ids: Sequence[str]
 
 
+Index = tuple[tuple[str, int], ...]
+"""The key of an index, as in `projections/views/catalog.py`."""
+
 Selection = Ids | Document
 """Which documents are read: those with these ids, or those that match a filter."""
 
@@ -33,16 +36,21 @@ class TenantViews:
         selection: Selection,
         stages: Sequence[Document] = (),
         batch_size: int | None = None,
+        *,
         max_seconds: float | None = None,
+        index: Index | None = None,
     ) -> AsyncCommandCursor[Document]:
         """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time.
 
+        `index`: the one that MongoDB uses. Without it, MongoDB tries several now and then.
         Raises pymongo's ExecutionTimeout after `max_seconds`.
         """
         pipeline = [{"$match": self._filter(selection)}, *stages]
         options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}
         if max_seconds is not None:
             options["maxTimeMS"] = round(max_seconds * 1000)
+        if index is not None:
+            options["hint"] = dict(index)
         return await self._database[collection].aggregate(pipeline, **options)
 
     def _filter(self, selection: Selection) -> Document:

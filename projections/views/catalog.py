@@ -62,6 +62,9 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     ),
 }
 
+SEARCH_TERMS = INDEXES["search"][1]
+"""The index of the terms of search, newest items first."""
+
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
     INDEXES["items"][2]: {"parent_branch": {"$exists": True}},

@@ -4,14 +4,14 @@ from typing import Any
 
 import httpx
 
-from domain.commands import ShareConversation, UnshareConversation
-from domain.events import Share
+from domain.commands import ReviseItem, ShareConversation, UnshareConversation
+from domain.events import Leaf, PathBranch, Share
 from infrastructure.access.principal import Scope
 from infrastructure.settings import Settings
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api
 from tests.queries.manual_projector import ManualProjector
-from tests.queries.writer import Writer
+from tests.queries.writer import Writer, new_items
 
 
 async def found(api: httpx.AsyncClient, q: str, **parameters: Any) -> list[str]:
@@ -88,6 +88,44 @@ async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
         ({"until": now - 100}, 0),
     ):
         assert len(await found(api, "tea", **parameters)) == expected, parameters
+
+
+async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start()
+    first, second, third = await write.append(conversation_id, "tea one", "tea two", "tea three")
+    [revised] = new_items(["tea revised"])
+    after_first = Leaf(first, 1, (PathBranch(0, 1, 2),))
+    await write.execute(conversation_id, ReviseItem(item_id=second, item=revised, author="someone", leaf=after_first))
+    [last] = await write.append(conversation_id, "the end")
+    await projector.catch_up()
+    hits = (await api.get("/v1/search", params={"q": "tea"})).json()["data"]
+    assert {hit["item"]: hit["leaf"] for hit in hits} == {
+        first: last,
+        revised.item_id: last,
+        second: third,
+        third: third,
+    }
+    for hit in hits:
+        path = await api.get(f"/v1/conversations/{conversation_id}/items", params={"leaf": hit["leaf"]})
+        assert hit["item"] in {item["id"] for item in path.json()["data"]}
+
+
+async def test_older_messages_are_read_if_the_newest_have_too_few_matches(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start("green tea one", "green tea two")
+    await write.append(conversation_id, *["tea is green"] * 350, "the newest green tea")
+    await projector.catch_up()
+    first = (await api.get("/v1/search", params={"q": '"green tea"', "limit": 2})).json()
+    rest = (await api.get("/v1/search", params={"q": '"green tea"', "limit": 2, "after": first["next_cursor"]})).json()
+    assert [hit["snippet"] for hit in (*first["data"], *rest["data"])] == [
+        "the newest green tea",
+        "green tea two",
+        "green tea one",
+    ]
+    assert not rest["has_more"]
 
 
 async def test_pages_continue_after_the_cursor_of_the_same_search_only(

@@ -174,7 +174,7 @@ async def all_hits(api: httpx.AsyncClient, q: str, subject: str, limit: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("conversations", "messages", "queries"), [(12, 20, 40), pytest.param(60, 50, 500, marks=pytest.mark.endless)]
+    ("conversations", "messages", "queries"), [(12, 20, 40), pytest.param(60, 100, 500, marks=pytest.mark.endless)]
 )
 async def test_a_search_finds_what_a_comparison_of_all_messages_finds(
     settings: Settings, write: Writer, projector: ManualProjector, *, conversations: int, messages: int, queries: int

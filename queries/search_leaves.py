@@ -1,0 +1,63 @@
+"""The way from a hit to its conversation: the last item of a path through it."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from domain.events import PathBranch
+from domain.paths import FIRST_BRANCH, takes
+from projections.views.writes import Document
+from queries.consistency import Read
+from queries.query_context import QueryContext
+from queries.tenant_views import Ids
+
+
+async def leaves_of(
+    context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
+) -> dict[str, str]:
+    """For each item, the last item of the active path, if this goes through the item. If not, the last item of the item's branch.
+
+    `items`: documents with `conversation_id`, `branch` and `depth`. `conversations`: documents with `head` and `path`.
+    """
+    leaves = {}
+    beside = []
+    for item_id, item in items.items():
+        conversation = conversations.get(item["conversation_id"])
+        if conversation is not None and takes(_active_path(conversation), item["branch"], item["depth"]):
+            leaves[item_id] = conversation["head"]
+        else:
+            beside.append(item_id)
+    return leaves | (await _ends_of_branches(context, read, beside) if beside else {})
+
+
+def _active_path(conversation: Document) -> tuple[PathBranch, ...]:
+    return msgspec.convert(conversation["path"], tuple[PathBranch, ...]) if "path" in conversation else FIRST_BRANCH
+
+
+async def _ends_of_branches(context: QueryContext, read: Read, item_ids: Sequence[str]) -> dict[str, str]:
+    """For each of these items that is not retracted, the last item of its branch that is not retracted."""
+    same_branch: Document = {
+        "from": read.collections["items"],
+        "let": {"conversation": "$conversation_id", "branch": "$branch"},
+        "pipeline": [
+            {
+                "$match": {
+                    "tenant": read.tenant,
+                    "$expr": {
+                        "$and": [
+                            {"$eq": ["$conversation_id", "$$conversation"]},
+                            {"$eq": ["$branch", "$$branch"]},
+                        ]
+                    },
+                    "retracted_version": None,
+                }
+            },
+            {"$sort": {"depth": -1}},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "id": 1}},
+        ],
+        "as": "leaf",
+    }
+    stages: list[Document] = [{"$lookup": same_branch}, {"$project": {"_id": 0, "id": 1, "leaf": 1}}]
+    documents = await context.aggregate(read, "items", Ids(item_ids), stages)
+    return {document["id"]: document["leaf"][0]["id"] for document in documents if document["leaf"]}
