@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from commands.access import check_may_write, readable_conversation
 from commands.command_route import CommandContext
-from commands.new_conversations import fork_at, last_item, start_of, unlisted_conversation
+from commands.new_conversations import fork_at, last_item, path_of, start_of, unlisted_conversation
 from context.transcripts.matching import Match, find_match
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.prefix_hashes import name_hash
@@ -86,7 +86,10 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
     else:
         return replace(new_target(context), name_hash=None)
     started = await start_of(reader, conversation_id)
-    origin = Fork(conversation_id=conversation_id, item_id=item_id, version=head.version, depth=depth)
+    branches = await path_of(reader, conversation_id, item_id, head.version)
+    origin = Fork(
+        conversation_id=conversation_id, item_id=item_id, version=head.version, depth=depth, branches=branches
+    )
     start = await fork_at(context, origin, started.family)
     return replace(target, conversation_id=start.conversation_id, start=start, expected_head=UNSET, read_version=None)
 

@@ -36,7 +36,7 @@ from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalR
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, check_content_type, read_body, validate_body
 from infrastructure.http.door import principal_with
-from infrastructure.http.headers import command_headers, idempotency_key, if_match
+from infrastructure.http.headers import command_headers, idempotency_key, if_match, position_headers
 from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
@@ -189,6 +189,14 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         if await reader.readable_head(first.conversation_id) is None:
             raise ConversationNotFound(first.conversation_id)
         return structs.replace(first, answer=await without_deleted(reader, first.conversation_id, first.answer))
+
+    async def repeated_answer(self) -> Response | None:
+        """The first answer, as the answer to this repeat of the request. As in `first_answer`."""
+        first = await self.first_answer()
+        if first is None:
+            return None
+        headers = {**position_headers(first.position, first.version), "idempotent-replayed": "true"}
+        return shapes.json_response(first.answer, headers=headers)
 
 
 def command_context(

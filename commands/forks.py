@@ -9,21 +9,16 @@ from commands.access import readable_conversation
 from commands.answers import conversation_answer
 from commands.bodies import Body, Metadata, Title, examples
 from commands.command_route import CommandContext, command_route
-from commands.inherited_items import inherited_item
+from commands.item_places import place_of
 from commands.new_conversations import fork_at, last_item
-from context.conversation_settings import unretracted
-from context.deleted_content import deleted_items
 from domain.conversation import Conversation as ConversationState
 from domain.conversation import leaf_at_head
-from domain.errors import ItemNotFound
-from domain.events import HEAD, Event, Fork, HeadMoved, ItemAppended, Leaf, PathBranch
-from domain.paths import FIRST_BRANCH, is_open, takes, up_to_item
+from domain.events import HEAD, Fork, HeadMoved, Leaf, PathBranch
+from domain.paths import FIRST_BRANCH, is_open, takes
 from infrastructure.event_log.append_request import VersionMismatch
-from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import position_headers
 from infrastructure.http.path_ids import check_id
-from infrastructure.http.shapes import Conversation, json_response
+from infrastructure.http.shapes import Conversation
 from replies.queued_reply import read_queue
 
 router = APIRouter()
@@ -64,9 +59,8 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
     if body.item is not None and body.version is not None:
         message = "Send `item` or `version`, not both."
         raise ApiError(400, message, code="mutually_exclusive_parameters", param="version")
-    if (first := await context.first_answer()) is not None:
-        headers = {**position_headers(first.position, first.version), "idempotent-replayed": "true"}
-        return json_response(first.answer, headers=headers)
+    if (repeated := await context.repeated_answer()) is not None:
+        return repeated
     await readable_conversation(context, conversation_id)
     read = await read_queue(context.dependencies.log, context.principal, conversation_id, context.request_id)
     state = read.conversation
@@ -90,7 +84,7 @@ async def _origin(context: CommandContext, state: ConversationState, body: ForkC
         message = f"`version` is after the conversation's version {version}."
         raise ApiError(400, message, code="invalid_value", param="version")
     if body.item is not None:
-        leaf = await _leaf_of(context, state, check_id(body.item, None, "item"))
+        leaf = (await place_of(context, state.id, version, check_id(body.item, None, "item"))).leaf
     elif body.version is not None and body.version < version:
         version = body.version
         leaf = await _head_at(context, state, version)
@@ -103,28 +97,6 @@ async def _origin(context: CommandContext, state: ConversationState, body: ForkC
             raise ApiError(400, message, code="not_on_active_path", param=param)
         version, leaf = state.version, leaf_at_head(state)
     return Fork(conversation_id=state.id, item_id=leaf.item_id, version=version, depth=leaf.depth, branches=leaf.path)
-
-
-async def _leaf_of(context: CommandContext, state: ConversationState, item_id: str) -> Leaf:
-    """The item, and the path to it. Raises ItemNotFound if the conversation does not have it, or if it is deleted."""
-    reader = context.dependencies.reader
-    row = (await unretracted(reader, state.id, state.version, [item_id])).get(item_id)
-    if row is None:
-        inherited = await inherited_item(context, state.id, item_id)
-        if inherited is None:
-            raise ItemNotFound(item_id)
-        return Leaf(item_id, inherited.depth, (PathBranch(0, inherited.depth, 0),))
-    event = row.event
-    assert isinstance(event, ItemAppended)
-    if await deleted_items(reader, {item_id: event.copy_of}, [state.id]):
-        raise ItemNotFound(item_id)
-    opening: Event | None = event
-    if event.branch:
-        page = await reader.conversation(state.id, after=event.branch - 1, until=event.branch, limit=1)
-        opening = page[0].event if page else None
-    if not isinstance(opening, ItemAppended):
-        raise LogMoved(f"the log no longer has the start of branch {event.branch} of {state.id}")
-    return Leaf(item_id, event.depth, up_to_item(event, row.version, opening if event.branch else None))
 
 
 async def _head_at(context: CommandContext, state: ConversationState, version: int) -> Leaf:

@@ -13,6 +13,7 @@ import structlog
 from starlette.applications import Starlette
 
 from commands import (
+    branches,
     chat_completions,
     chat_stored,
     compact_response,
@@ -75,6 +76,7 @@ RESOURCES = (
     conversations,
     feedback,
     forks,
+    branches,
     items,
     pins,
     restored_items,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
-from commands.new_conversations import fork_at, start_of
+from commands.new_conversations import fork_at, path_of, start_of
 from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
@@ -139,7 +139,13 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
     is_usual = _shown_by(settings.policy) == _shown_by(context.policy())
     if settings.instructions is not None or not is_usual or settings.compaction is not None:
         return None
-    origin = Fork(conversation_id=conversation_id, item_id=prefix.item_id, version=head.version, depth=prefix.depth)
+    origin = Fork(
+        conversation_id=conversation_id,
+        item_id=prefix.item_id,
+        version=head.version,
+        depth=prefix.depth,
+        branches=await path_of(reader, conversation_id, prefix.item_id, head.version),
+    )
     started = await start_of(reader, conversation_id)
     fork = await fork_at(context, origin, started.family)
     [is_followed] = await reader.are_followed([prefix])

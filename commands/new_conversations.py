@@ -6,6 +6,7 @@ Also finds a conversation's first event, and the last item of its own, without i
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
+from context.branch_paths import active_branches, branches_to
 from context.conversation_settings import settings_at
 from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
@@ -39,7 +40,7 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
     and the summary that the origin had then, if they lie on the path of the fork.
     """
     reader = context.dependencies.reader
-    settings = await settings_at(reader, origin.conversation_id, origin.version)
+    settings = await settings_at(reader, origin.conversation_id, origin.version, origin.branches or FIRST_BRANCH)
     pinned = (await appended_on_path(reader, origin_of(origin), settings.pinned)).rows
     summary = None
     if settings.compaction is not None and settings.compaction[1].depth <= origin.depth:
@@ -65,13 +66,13 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
 
 
 async def last_item(
-    reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] = FIRST_BRANCH
+    reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ItemAppended | None:
-    """The last item of the path through these branches at this version. None if it had no item.
+    """The last item of the path through these branches at this version; without `branches`, of the active path. None if it had no item.
 
     Items that a fork inherits do not count.
     """
-    path = PathSegment(conversation_id, version, branches)
+    path = PathSegment(conversation_id, version, branches or await active_branches(reader, conversation_id, version))
     until = version
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
@@ -81,3 +82,12 @@ async def last_item(
                 return event
         until = page[-1].version - 1 if page else 0
     return None
+
+
+async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> tuple[PathBranch, ...]:
+    """The branches of the path that ends with an item, as in Fork: empty if the item is on branch 0, or inherited."""
+    for row in await reader.items(conversation_id, [item_id], until=version):
+        if isinstance(event := row.event, ItemAppended) and event.branch:
+            end = PathBranch(event.branch, event.depth, row.version)
+            return await branches_to(reader, conversation_id, end) or ()
+    return ()

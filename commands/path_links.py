@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from commands.command_route import CommandContext
 from commands.item_links import link, open_links
+from context.branch_paths import active_segment
 from context.path_history import PathHistory
 from domain.commands import NewItem
 from domain.items import Item, as_stored, from_stored
@@ -13,15 +14,28 @@ from domain.paths import PathSegment
 async def linked_to_conversation(
     context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
-    """The new items with their links changed to the ids of the items that they lead to."""
-    items = [(one.item_id, from_stored(one.item)) for one in new]
+    """The new items with their links changed to the ids of the items on the active path that they lead to."""
+    if not _open_links(new):
+        return new
     reader = context.dependencies.reader
-    head = await reader.readable_head(conversation_id) if open_links(items) else None
+    head = await reader.readable_head(conversation_id)
     if head is None:
         return new
-    history = PathHistory(reader, PathSegment(conversation_id, head.version))
-    linked = await linked_to_path(history, items)
+    return await linked_to_segment(context, await active_segment(reader, conversation_id, head.version), new)
+
+
+async def linked_to_segment(context: CommandContext, end: PathSegment, new: tuple[NewItem, ...]) -> tuple[NewItem, ...]:
+    """The new items with their links changed to the ids of the items that they lead to, on the path whose newest segment is `end`."""
+    if not _open_links(new):
+        return new
+    history = PathHistory(context.dependencies.reader, end)
+    linked = await linked_to_path(history, [(one.item_id, from_stored(one.item)) for one in new])
     return tuple(NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in linked)
+
+
+def _open_links(new: Sequence[NewItem]) -> bool:
+    """Whether a link of these items must be looked up on the path."""
+    return bool(open_links([(one.item_id, from_stored(one.item)) for one in new]))
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:

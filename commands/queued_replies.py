@@ -20,7 +20,7 @@ from context.choice import ReplyRequest
 from context.deleted_content import deleted_items
 from context.rendering import uses_responses_api
 from domain.commands import QueueReply, RequestReply
-from domain.errors import ConversationNotFound, HistoryLost, ItemsDeleted, ResponseNotFound
+from domain.errors import ConversationNotFound, HistoryLost, ItemsDeleted, PathHasChanged, ResponseNotFound
 from domain.events import ContextPolicy, ReplyQueued
 from domain.items import from_stored
 from infrastructure.access.principal import Principal
@@ -104,7 +104,7 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
         )
         try:
             await context.append(conversation_id, command)
-        except (ItemsDeleted, HistoryLost):
+        except (ItemsDeleted, PathHasChanged, HistoryLost):
             continue
         return Turn(command, model_context.body, repeat_stored(context, conversation_id, reply_request))
     message = "The conversation kept changing while the request was prepared."

@@ -21,12 +21,13 @@ from commands.path_links import linked_to_path
 from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import MAX_INPUT_BYTES
+from commands.target_context import target_segment
 from context.path_history import PathHistory
 from context.repeated_history import has_outputs, needs_older, repeated
 from domain.commands import NewItem
 from domain.events import ItemAppended
 from domain.items import Item, as_output, as_stored, from_stored, given_id, id_prefix, type_of
-from domain.paths import PathSegment, origin_of
+from domain.paths import origin_of
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id, mint
@@ -62,7 +63,7 @@ async def take_input(
     taken = [entry for entry in entries if isinstance(entry, TakenItem)]
     if len(taken) == len(entries) and not any(_needs_history(entry.item) for entry in taken):
         return TakenInput(taken, is_compared=False)
-    history = _history(context, target)
+    history = await _history(context, target)
     taken = await _without_known_ids(context, history, entries, repeated)
     taken = await _without_repeated(history, taken)
     if not taken and entries and not target.carried_items:
@@ -84,7 +85,7 @@ def _our_id(item: Item) -> str | None:
     return item_id if item_id is not None and is_id(item_id) else None
 
 
-def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
+async def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
     """The path that the input continues."""
     reader = context.dependencies.reader
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
@@ -94,7 +95,7 @@ def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
         return PathHistory(reader, None, newer=carried)
     snapshot = target.snapshot or None
     recent = snapshot if snapshot is not None and snapshot.is_at(target.at) else None
-    return PathHistory(reader, PathSegment(target.source, target.version), recent, carried)
+    return PathHistory(reader, await target_segment(context, target), recent, carried)
 
 
 async def _without_known_ids(

@@ -13,16 +13,17 @@ from msgspec.structs import replace
 from commands.access import check_may_write, may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.item_links import linked
-from commands.new_conversations import fork_at, last_item, start_of, unlisted_conversation
+from commands.new_conversations import fork_at, last_item, path_of, start_of, unlisted_conversation
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
 from context.deleted_content import deleted_items, original_in
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
-from domain.events import ConversationStarted, Fork, ReplyCompleted, joined_ids
+from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted, joined_ids
 from domain.items import as_stored, from_stored, id_prefix, is_usable
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
+from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
@@ -152,10 +153,16 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     joined_at = record.end_event if joined else None
     at = (joined_at or record.request_event).stream_version
     version = at.version
-    last = await last_item(reader, conversation_id, version)
+    last = await _joined_last(reader, record) if joined else await last_item(reader, conversation_id, version)
     started = await start_of(reader, conversation_id)
     if last is not None:
-        origin = Fork(conversation_id=conversation_id, item_id=last.item_id, version=version, depth=last.depth)
+        origin = Fork(
+            conversation_id=conversation_id,
+            item_id=last.item_id,
+            version=version,
+            depth=last.depth,
+            branches=await path_of(reader, conversation_id, last.item_id, version),
+        )
     elif started.forked_from is not None:
         origin = started.forked_from
     else:
@@ -164,7 +171,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     head = await reader.head(conversation_id)
     if head is None:
         raise LogMoved(f"the log no longer has {conversation_id}")
-    newest_item = last if head.version == version else await last_item(reader, conversation_id, head.version)
+    newest_item = await last_item(reader, conversation_id, head.version)
     is_last = newest_item is None or newest_item.item_id == origin.item_id
     if not is_last or started.listed or not may_write(context, record.head):
         return ReplyTarget(source=conversation_id, at=at, start=fork, carried_items=carried_items)
@@ -175,6 +182,18 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
         expected_head=origin.item_id,
         carried_items=carried_items,
     )
+
+
+async def _joined_last(reader: PrincipalReader, record: Record) -> ItemAppended | None:
+    """The last item that joined the conversation with a reply. Without one, the last item of the path that was active at its end."""
+    assert record.end is not None
+    assert record.end_event is not None
+    version = record.end_event.version
+    if ids := joined_ids(record.end):
+        for row in await reader.items(record.conversation_id, ids[-1:], until=version):
+            if isinstance(event := row.event, ItemAppended):
+                return event
+    return await last_item(reader, record.conversation_id, version)
 
 
 async def _after_empty_start(

@@ -26,7 +26,7 @@ from context.history_backwards import RecentItems
 from context.rendering import uses_responses_api
 from context.rendering.unsupported import first_unsupported
 from domain.commands import QueueReply, RequestReply
-from domain.errors import ConversationIsEnded, ConversationLocked, HeadHasMoved, ItemsDeleted
+from domain.errors import ConversationIsEnded, ConversationLocked, HeadHasMoved, ItemsDeleted, PathHasChanged
 from domain.events import InputItem, Transcript
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import VersionMismatch
@@ -73,7 +73,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
             if body.retry is not None:
                 return await _request_again(context, body, body.retry)
             return await _request_at_target(context, body)
-        except (VersionMismatch, ItemsDeleted):
+        except (VersionMismatch, ItemsDeleted, PathHasChanged):
             if context.if_match is not None:
                 raise
     message = "The conversation kept changing while the request was compared with it. Try again."

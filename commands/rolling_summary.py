@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from context.assembly import Context
+from context.branch_paths import active_segment
 from context.choice import ContextChoice, ReplyRequest
 from context.conversation_settings import SUMMARY_TOKENS, settings_at
 from context.forks import read_path
@@ -22,7 +23,7 @@ from context.summaries import PROMPT, first_kept_depth
 from context.tokens import count_off_loop
 from domain.commands import CompactContext
 from domain.errors import ModelFailed, SummaryHasChanged
-from domain.events import ItemAppended
+from domain.events import Fork, ItemAppended
 from domain.items import from_stored
 from domain.paths import PathSegment
 from infrastructure.event_log.append_request import VersionMismatch
@@ -131,7 +132,7 @@ async def summarize(
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or max_portion_tokens < MIN_PORTION_TOKENS:
         return None
     reader, version, previous = dependencies.reader, choice.recent.version, choice.recent.summary
-    path = await read_path(reader, PathSegment(conversation_id, version))
+    path = await read_path(reader, await active_segment(reader, conversation_id, version))
     inherited = [segment.conversation_id for segment in path.segments[:-1]]
     last_events = await reader.head_of_each(inherited) if inherited else []
     settings = await settings_at(reader, conversation_id, version)
@@ -164,6 +165,7 @@ async def summarize(
         first=previous.first if previous else covered_events[0].item_id,
         last=covered_events[-1].item_id,
         depth=covered_events[-1].depth,
+        branch=_branch_of(covered_events[-1], path.end, settings.forked_from),
         count=written.covered + (previous.count if previous else 0),
         tokens_before=sum(sizes) + (previous.tokens_before if previous else 0),
         tokens_after=tokens_after,
@@ -178,6 +180,12 @@ async def summarize(
         ),
         withdrawn=settings.withdrawn,
     )
+
+
+def _branch_of(event: ItemAppended, end: PathSegment, forked_from: Fork | None) -> int:
+    """The branch of an item on the path that ends with the segment `end`. The items that a fork inherits count as items of branch 0."""
+    kept, inherited = end.branches[0].last_depth, forked_from.depth if forked_from else 0
+    return 0 if event.depth <= (inherited if kept is None else min(kept, inherited)) else event.branch
 
 
 async def _read_into(

@@ -5,7 +5,15 @@ from msgspec import UNSET
 from commands.command_route import CommandContext
 from commands.reply_target import ReplyTarget
 from context.assembly import Context
+from context.branch_paths import active_segment
 from context.choice import ReplyRequest
+from domain.paths import PathSegment
+
+
+async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSegment:
+    """The target's own part of the path whose context the model is sent."""
+    assert target.source is not None
+    return await active_segment(context.dependencies.reader, target.source, target.version)
 
 
 async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:

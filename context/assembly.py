@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from msgspec import Struct
 
+from context.branch_paths import active_segment
 from context.choice import ContextChoice, ContextChooser, ReplyRequest
 from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
@@ -32,7 +33,7 @@ from context.transcripts.known_messages import KnownMessages, SentMessages
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
-from domain.paths import PathSegment, origin_of
+from domain.paths import origin_of
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
@@ -156,12 +157,15 @@ class Contexts:
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         max_tokens = self._models.max_request_tokens(reply_request.model)
-        without, end = reply_request.without, PathSegment(conversation_id, at.version)
+        without = reply_request.without
         if snapshot is not None and not without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
-            return await self._chooser.choose(snapshot, end, reply_request)
+            # The chooser reads the path only to find what belongs to pinned items.
+            pinned_on = await active_segment(self._reader, conversation_id, at.version) if snapshot.pinned else None
+            return await self._chooser.choose(snapshot, pinned_on, reply_request)
         async with self._shared.log_read():
+            end = await active_segment(self._reader, conversation_id, at.version)
             recent = await recent_items_from_log(
-                self._reader, conversation_id, at.version, max_tokens, self._counts, without=without
+                self._reader, conversation_id, at.version, max_tokens, self._counts, without=without, end=end
             )
             choice = await self._chooser.choose(recent, end, reply_request)
         head = await self._reader.head(conversation_id)

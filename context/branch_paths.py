@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from domain.events import HeadMoved, ItemAppended, PathBranch
-from domain.paths import FIRST_BRANCH
+from domain.paths import PathSegment, is_open
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 
 
@@ -21,8 +22,20 @@ class Reader(Protocol):
 
 async def active_branches(reader: Reader, conversation_id: str, version: int) -> tuple[PathBranch, ...]:
     """The branches that the active path took at this version."""
+    return (await active_segment(reader, conversation_id, version)).branches
+
+
+async def active_segment(reader: Reader, conversation_id: str, version: int) -> PathSegment:
+    """The conversation's own part of the path that was active at this version."""
     moved = await reader.head_moved(conversation_id, until=version)
-    return FIRST_BRANCH if moved is None or not isinstance(moved.event, HeadMoved) else moved.event.path
+    if moved is None or not isinstance(moved.event, HeadMoved):
+        return PathSegment(conversation_id, version)
+    return active_path(conversation_id, version, moved.event.path, moved.version)
+
+
+def active_path(conversation_id: str, version: int, branches: tuple[PathBranch, ...], moved_at: int) -> PathSegment:
+    """The active path. `moved_at`: the version of the last HeadMoved, 0 for none."""
+    return PathSegment(conversation_id, version, branches, None if is_open(branches) else moved_at)
 
 
 async def branches_to(
@@ -33,8 +46,22 @@ async def branches_to(
         return (end,)
     if until is not None and end.branch > until:
         return None
-    page = await reader.conversation(conversation_id, limit=1, after=end.branch - 1, until=end.branch)
-    opening = page[0].event if page else None
-    if not isinstance(opening, ItemAppended) or opening.branch != end.branch:
-        return None
-    return (*opening.leaves, end)
+    opening = await _opening(reader, conversation_id, end.branch)
+    return None if opening is None else (*opening.leaves, end)
+
+
+async def opening_of(reader: Reader, conversation_id: str, event: ItemAppended) -> ItemAppended | None:
+    """The event that opened the branch of this item of the conversation; None if that is the first branch."""
+    if event.branch == 0 or event.leaves:
+        return event if event.branch else None
+    opening = await _opening(reader, conversation_id, event.branch)
+    if opening is None:
+        raise LogMoved(f"the log no longer has the start of branch {event.branch} of {conversation_id}")
+    return opening
+
+
+async def _opening(reader: Reader, conversation_id: str, branch: int) -> ItemAppended | None:
+    """The event that opened a branch; None if the conversation has no such branch."""
+    page = await reader.conversation(conversation_id, limit=1, after=branch - 1, until=branch)
+    event = page[0].event if page else None
+    return event if isinstance(event, ItemAppended) and event.branch == branch else None

@@ -9,11 +9,13 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct, field
 
+from context.branch_paths import active_branches
 from context.encodings import DEFAULT_ENCODING
 from context.forks import fork_of, heirs
 from context.tokens import count_off_loop
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
+    SUMMARY,
     CompactionRedone,
     CompactionUndone,
     ContextCompacted,
@@ -27,8 +29,9 @@ from domain.events import (
     ItemRestored,
     ItemRetracted,
     ItemUnpinned,
+    PathBranch,
 )
-from domain.paths import PathSegment
+from domain.paths import PathSegment, takes
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -90,6 +93,9 @@ class Reader(Protocol):
         `item_ids` may also have ids of responses.
         """
 
+    async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
+        """The last HeadMoved with version <= `until`; None if there is none."""
+
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """As in `context/deleted_content.py`."""
 
@@ -142,8 +148,10 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
     return instructions, policy
 
 
-async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """The conversation's settings at `version`.
+async def settings_at(
+    reader: Reader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
+) -> ConversationSettings:
+    """The conversation's settings at `version`, and the summary that counts on the path `branches`. None: on the active path.
 
     A summary that covers a deleted item is left out, even if the item was deleted after `version`.
     """
@@ -165,6 +173,11 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
                 active = recorded.event.active
             case _:
                 pass
+    if branches is None:
+        branches = await active_branches(reader, conversation_id, version)
+    if active and await reader.head_moved(conversation_id, until=version) is not None:
+        summaries = await reader.items(conversation_id, [SUMMARY], until=version)
+        active, by_version = _active_on(branches, summaries)
     forked_from = started.forked_from if started else None
     compaction: tuple[int, ContextCompacted] | None = None
     compacted_in = conversation_id
@@ -192,6 +205,34 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
         forked_from=forked_from,
         inherits=started is not None and inherits(started),
     )
+
+
+def _active_on(branches: tuple[PathBranch, ...], rows: Sequence[Recorded]) -> tuple[int, dict[int, Recorded]]:
+    """(the version of the summary that counts on this path or 0, the ContextCompacted rows by version).
+
+    `rows`: all changes of summaries, ascending.
+    """
+    by_version: dict[int, Recorded] = {}
+    usable: set[int] = set()
+    for recorded in rows:
+        match event := recorded.event:
+            case ContextCompacted():
+                by_version[recorded.version] = recorded
+                usable.add(recorded.version)
+            case CompactionUndone():
+                # Older events do not name the summary that was undone: there was one path, and it was the last one.
+                usable -= {event.undone} if event.undone else {one for one in usable if one > event.active}
+            case CompactionRedone():
+                usable.add(event.active)
+            case _:
+                pass
+    on_path = [
+        version
+        for version in usable
+        if isinstance(event := by_version[version].event, ContextCompacted)
+        and takes(branches, event.branch, event.depth)
+    ]
+    return max(on_path, default=0), by_version
 
 
 async def inherited_summary(

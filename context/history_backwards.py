@@ -7,6 +7,7 @@ from itertools import takewhile
 from msgspec import Struct
 from msgspec.structs import replace
 
+from context.branch_paths import active_segment
 from context.conversation_settings import Reader, Summary, counted_summary, inherited_summary, settings_at
 from context.item_counts import ItemCounts
 from context.last_requests import MAX_LAST_REQUESTS, comparable_requests
@@ -82,27 +83,29 @@ async def recent_items_from_log(
     counts: ItemCounts | None = None,
     *,
     without: Collection[str] = (),
+    end: PathSegment | None = None,
 ) -> RecentItems:
-    """The newest items at `version` that fit in `max_tokens` and in the policy's budget, and one more.
+    """The newest items on the path `end`, or on the active path, at `version` that fit in `max_tokens` and in the policy's budget, and one more.
 
     Items in `without` are skipped.
 
     Reading stops at the items that the summary replaces. In a fork, it continues in the origin.
     """
     counts = counts or ItemCounts()
+    end = end or await active_segment(reader, conversation_id, version)
     settings, newest_page = await asyncio.gather(
-        settings_at(reader, conversation_id, version),
+        settings_at(reader, conversation_id, version, end.branches),
         reader.conversation_backwards(conversation_id, until=version, limit=PAGE_EVENTS),
     )
     summary = await counted_summary(settings.compaction)
     backwards = _BackwardRead(
         token_limit(settings.policy, max_tokens), summary.depth if summary else 0, counts, without
     )
-    await backwards.read(path_backwards(reader, PathSegment(conversation_id, version), first_page=newest_page))
+    await backwards.read(path_backwards(reader, end, first_page=newest_page))
     items, reaches_start = backwards.items, backwards.reaches_start
     ids = {item.item_id for item in items}
     older_pins = [item_id for item_id in settings.pinned if item_id not in ids and item_id not in without]
-    pins = await items_on_path(reader, PathSegment(conversation_id, version), older_pins, counts)
+    pins = await items_on_path(reader, end, older_pins, counts)
     return RecentItems(
         version=version,
         instructions=settings.instructions,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from context.branch_paths import active_segment
 from context.conversation_settings import Reader, retracted_at
 from context.deleted_content import deleted_items
 from context.forks import read_path
@@ -25,7 +26,7 @@ async def path(
     Items that are deleted now are left out. `recorded_at`: the log position of a request. Leaves out only the items that were deleted at
     `version`, or in an origin when it was forked, and were not restored before that position.
     """
-    segments = [*(await read_path(reader, PathSegment(conversation_id, version))).segments]
+    segments = [*(await read_path(reader, await active_segment(reader, conversation_id, version))).segments]
     row: Recorded | None = None
     if (item_id := first or after) is not None:
         while segments and (row := await _appended(reader, segments[0], item_id)) is None:

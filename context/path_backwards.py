@@ -10,9 +10,9 @@ from msgspec import Struct
 from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
 from context.forks import fork_of
-from context.last_requests import sent_request
+from context.segment_pages import SegmentPage, segment_pages
 from context.selection import DELETED
-from domain.events import ConversationStarted, Fork, ItemAppended, ItemRestored, ItemRetracted, LeftOut, SentSequence
+from domain.events import ConversationStarted, Fork, ItemAppended, LeftOut, SentSequence
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
@@ -66,64 +66,22 @@ async def path_backwards(
         else:
             # The fork may have retracted any of the items that it inherits.
             may_be_deleted = is_inherited or (head is not None and head.version > segment.version)
-            async for page in _pages(reader, segment, first_page, with_retracted=may_be_deleted):
-                fork = _origin(page)
+            oldest: Recorded | None = None
+            async for page in segment_pages(reader, segment, PAGE_EVENTS, first_page=first_page or ()):
+                oldest = page.events[-1]
                 items, before_gap, gap = await _undeleted(
                     reader, page, gap, conversations, may_be_deleted=may_be_deleted
                 )
-                yield PathPage(items=items, before_gap=before_gap, requests=page.requests, is_inherited=is_inherited)
+                requests = [(request.model, request.sequence) for request in page.requests]
+                yield PathPage(items=items, before_gap=before_gap, requests=requests, is_inherited=is_inherited)
+            fork = await _origin(reader, segment, oldest)
         first_page = None
         last_id = fork.item_id if fork else None
         segment = segment.origin(fork) if fork else None
 
 
-class _Page(Struct, frozen=True):
-    """A page of one conversation, newest first. `appended`: its items on the path. Those that were retracted up to the segment's
-    version may be left out.
-
-    `requests`: as in PathPage.
-    """
-
-    events: Sequence[Recorded]
-    appended: list[ItemAppended]
-    requests: list[tuple[str, SentSequence]]
-
-
-async def _pages(
-    reader: Reader, segment: PathSegment, first_page: Sequence[Recorded] | None, *, with_retracted: bool
-) -> AsyncIterator[_Page]:
-    """The segment's pages, newest first. `with_retracted`: their items are looked up, because retracted ones may have been restored later."""
-    retracted: dict[str, bool] = {}
-    """By item id, whether its newest change is a retraction."""
-    # The path may leave the conversation at an item. Then the requests after this item were not made on the path.
-    is_on_path = segment.last_depth is None
-    until = segment.version
-    while until > 0:
-        events = first_page or await reader.conversation_backwards(
-            segment.conversation_id, until=until, limit=PAGE_EVENTS
-        )
-        first_page = None
-        if not events:
-            return
-        appended: list[ItemAppended] = []
-        requests: list[tuple[str, SentSequence]] = []
-        for recorded in events:
-            match event := recorded.event:
-                case ItemRetracted() | ItemRestored():
-                    retracted.setdefault(event.item_id, isinstance(event, ItemRetracted))
-                case ItemAppended() if segment.contains(event.branch, event.depth, recorded.version):
-                    is_on_path = True
-                    if with_retracted or not retracted.get(event.item_id):
-                        appended.append(event)
-                case _:
-                    if is_on_path and (request := sent_request(event)) is not None:
-                        requests.append(request)
-        yield _Page(events, appended, requests)
-        until = events[-1].version - 1
-
-
 async def _undeleted(
-    reader: Reader, page: _Page, gap: bool, conversations: Sequence[str], *, may_be_deleted: bool
+    reader: Reader, page: SegmentPage, gap: bool, conversations: Sequence[str], *, may_be_deleted: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
     """Returns (the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
 
@@ -132,11 +90,12 @@ async def _undeleted(
     a conversation of the path has events that were not read. If not, the only items that can be deleted are copies whose original was
     deleted.
     """
-    looked_up = {event.item_id: event.copy_of for event in page.appended if may_be_deleted or event.copy_of is not None}
+    appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]
+    looked_up = {event.item_id: event.copy_of for event in appended if may_be_deleted or event.copy_of is not None}
     deleted = await deleted_items(reader, looked_up, conversations)
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
-    for event in page.appended:
+    for event in appended:
         if event.item_id in deleted:
             gap = True
             continue
@@ -147,10 +106,11 @@ async def _undeleted(
     return items, before_gap, gap
 
 
-def _origin(page: _Page) -> Fork | None:
-    """What the conversation was forked from. None if it is no fork, or if its first event is not on this page."""
-    first = page.events[-1].event if page.events else None
-    return first.forked_from if isinstance(first, ConversationStarted) else None
+async def _origin(reader: Reader, segment: PathSegment, oldest: Recorded | None) -> Fork | None:
+    """What the segment's conversation was forked from. None if it is no fork. `oldest`: the oldest event that was read."""
+    if oldest is not None and isinstance(oldest.event, ConversationStarted):
+        return oldest.event.forked_from
+    return await fork_of(reader, segment.conversation_id)
 
 
 def _lost(segment: PathSegment, fork: Fork | None, last_id: str | None) -> LeftOut | None:

@@ -7,6 +7,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from context.branch_paths import active_path, active_segment
 from context.conversation_settings import (
     ConversationSettings,
     counted_summary,
@@ -16,7 +17,7 @@ from context.conversation_settings import (
 )
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
-from context.last_requests import sent_request
+from context.segment_pages import PageMaker, SegmentPage, segment_pages
 from context.snapshot_store import put_snapshot
 from context.snapshots import (
     MAX_BYTES,
@@ -34,12 +35,10 @@ from domain.events import (
     ContextCompacted,
     ConversationDeleted,
     ConversationStarted,
-    Event,
     ItemAppended,
-    ItemRestored,
-    ItemRetracted,
 )
 from domain.items import from_stored
+from domain.paths import PathSegment
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 
@@ -92,18 +91,19 @@ async def snapshot_from_log(
     if not page:
         return None
     last = page[0]
-    settings = await settings_at(reader, conversation_id, last.version)
+    if isinstance(last.event, ConversationDeleted):
+        return _tombstone(last)
+    path = await active_segment(reader, conversation_id, last.version)
+    settings = await settings_at(reader, conversation_id, last.version, path.branches)
     if settings.compacted_in != conversation_id:  # a snapshot holds nothing from other conversations
         settings = replace(settings, compaction=None)
-    newest = _newest_items(settings)
-    while page:
-        for recorded in page:
-            newest.add_older(recorded)
-        if newest.complete or (until := page[-1].version - 1) == 0:
+    newest = _newest_items(settings, path)
+    async for segment_page in segment_pages(reader, path, _PAGE_EVENTS, first_page=page):
+        newest.add_older(segment_page)
+        if newest.complete:
             break
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE_EVENTS)
     pins = await unretracted(reader, conversation_id, last.version, settings.pinned)
-    return await _snapshot(newest, last, settings, [recorded.event for recorded in pins.values()], counts)
+    return await _snapshot(newest, last, settings, _on_path(path, pins.values()), counts)
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
@@ -120,25 +120,34 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
         forked_from=started.forked_from,
         inherits=inherits(started),
     )
-    newest = _newest_items(settings)
-    for recorded in reversed(events):
-        newest.add_older(recorded)
-    return await _snapshot(newest, events[-1], settings, [recorded.event for recorded in events])
+    if state.status == "deleted":
+        return _tombstone(events[-1])
+    path = active_path(state.id, state.version, state.path, state.moved_at)
+    newest = _newest_items(settings, path)
+    newest.add_older(PageMaker(path).page(events[::-1]))
+    return await _snapshot(newest, events[-1], settings, _on_path(path, events))
+
+
+def _on_path(path: PathSegment, rows: Iterable[Recorded]) -> list[ItemAppended]:
+    return [
+        event
+        for row in rows
+        if isinstance(event := row.event, ItemAppended) and path.contains(event.branch, event.depth, row.version)
+    ]
+
+
+def _tombstone(last: Recorded) -> Snapshot:
+    return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
 
 
 async def _snapshot(
     newest: "_NewestItems",
     last: Recorded,
     settings: ConversationSettings,
-    events: Iterable[Event],
+    appended: Iterable[ItemAppended],
     counts: ItemCounts | None = None,
 ) -> Snapshot:
-    """The snapshot of these newest items.
-
-    `events`: must include those that appended the pinned items; others are ignored.
-    """
-    if newest.deleted:
-        return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
+    """The snapshot of these newest items. `appended`: must include the pinned items of the path; others are ignored."""
     counts = counts or ItemCounts()
     items = await snapshot_items(newest.newest_first[::-1], counts)
     first, size = newest.first, _size(items)
@@ -146,7 +155,7 @@ async def _snapshot(
         oldest = items.pop(0)
         first = oldest.depth + 1
         size -= _size([oldest])
-    pinned = [event for event in events if isinstance(event, ItemAppended) and event.item_id in settings.pinned]
+    pinned = [event for event in appended if event.item_id in settings.pinned]
     pins = sorted(await snapshot_items(pinned, counts), key=lambda pin: pin.depth)
     pins_inherited = settings.forked_from is not None and len(pins) < len(settings.pinned)
     pins_too_large = _size(pins) > MAX_PINNED_BYTES
@@ -176,13 +185,14 @@ def _size(items: Sequence[SnapshotItem]) -> int:
 
 
 class _NewestItems(Struct):
-    """Collects the items of a snapshot from events that come newest first. `complete`: no older event is needed.
+    """Collects the items of a snapshot from pages that come newest first. `complete`: no older page is needed.
 
     Only items deeper than `above_depth` are collected: those after the items that a summary replaces, and those that a
     fork did not inherit. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
     depth on, without retracted ones.
 
-    All items of a snapshot are of one branch. A context that needs older items is read from the log.
+    All items of a snapshot are of one branch: the last one of the active path `path`. A context that needs older items
+    is read from the log.
     """
 
     above_depth: int
@@ -192,32 +202,20 @@ class _NewestItems(Struct):
     newest_first: list[ItemAppended] = []
     last_requests: dict[str, LastRequest] = {}
     complete: bool = False
-    deleted: bool = False
     _has_head: bool = False
-    _retracted: dict[str, bool] = {}
-    """By item id, whether its newest change is a retraction."""
     _size: int = 0
 
-    def add_older(self, recorded: Recorded) -> None:
-        event = recorded.event
-        if not self.complete and (request := sent_request(event)) is not None:
-            model, sequence = request
-            self.last_requests.setdefault(model, LastRequest(recorded.version, sequence))
-        match event:
-            case ConversationDeleted():
-                self.deleted = self.complete = True
-            case ItemRetracted() | ItemRestored():
-                self._retracted.setdefault(event.item_id, isinstance(event, ItemRetracted))
-            case ItemAppended() if not self.complete:
-                self._add_item(event)
-            case _:
-                pass
+    def add_older(self, page: SegmentPage) -> None:
+        for event in page.appended:
+            if not self.complete:
+                self._add_item(event, is_retracted=event.item_id in page.retracted)
+        for request in page.requests:
+            self.last_requests.setdefault(request.model, LastRequest(request.version, request.sequence))
 
-    def _add_item(self, event: ItemAppended) -> None:
+    def _add_item(self, event: ItemAppended, *, is_retracted: bool) -> None:
         if not self._has_head:
             self._has_head = True
             self.branch, self.depth, self.first = event.branch, event.depth, event.depth + 1
-        is_retracted = self._retracted.get(event.item_id, False)
         size = self._size + (0 if is_retracted else len(event.item))
         if (
             event.branch != self.branch
@@ -231,7 +229,9 @@ class _NewestItems(Struct):
             self.newest_first.append(event)
 
 
-def _newest_items(settings: ConversationSettings) -> _NewestItems:
+def _newest_items(settings: ConversationSettings, path: PathSegment) -> _NewestItems:
     fork_depth = settings.forked_from.depth if settings.forked_from else 0
     summarized_depth = settings.compaction[1].depth if settings.compaction else 0
-    return _NewestItems(above_depth=max(fork_depth, summarized_depth), depth=fork_depth, first=fork_depth + 1)
+    kept = path.branches[0].last_depth  # the path may leave what the fork inherits
+    depth = fork_depth if kept is None else min(kept, fork_depth)
+    return _NewestItems(above_depth=max(depth, summarized_depth), depth=depth, first=depth + 1)

@@ -50,8 +50,7 @@ async def is_withdrawn(
             if _is_covered_and_inherited(deletion, summary):
                 return True
             continue
-        is_before = deletion.conversation_id == compacted.conversation_id and deletion.version < compacted.version
-        if not is_before and _deletes_on(path, deletion):
+        if _withdraws(deletion, compacted, path):
             return True
     originals = {original: original for original in summary.originals}
     return bool(await deleted_items(reader, originals, [*conversations, *inherited_by]))
@@ -63,9 +62,15 @@ def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> 
     return isinstance(event, ItemRetracted | ItemRestored) and event.inherited and event.depth <= summary.depth
 
 
-def _deletes_on(path: Path, deletion: Recorded) -> bool:
-    """Whether the event deletes an item of the path, or a conversation of the path."""
+def _withdraws(deletion: Recorded, compacted: Recorded, path: Path) -> bool:
+    """Whether the event deletes an item of the path that the summary covers, or a conversation of that path.
+
+    In the summary's own conversation, any item that is not deeper than the summary counts, on any branch: so say its rules.
+    """
     match event := deletion.event:
+        case ItemRetracted() | ItemRestored() if deletion.conversation_id == compacted.conversation_id:
+            assert isinstance(compacted.event, ContextCompacted)
+            return deletion.version > compacted.version and event.depth <= compacted.event.depth
         case ItemRetracted() | ItemRestored():
             return path.contains(deletion.conversation_id, event.branch, event.depth, version=0)
         case ConversationDeleted():

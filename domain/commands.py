@@ -98,13 +98,14 @@ class AppendItems(Command, frozen=True, kw_only=True):
 class ReviseItem(Command, frozen=True, kw_only=True):
     """Another version of item `item_id`: `item` opens a branch after `leaf`, the place of the item's parent.
 
-    The head moves to the new item.
+    The head moves to the new item. `inherited`: as in RetractItem.
     """
 
     item_id: str
     item: NewItem
     author: str
     leaf: Leaf
+    inherited: KnownItem | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:
@@ -112,10 +113,11 @@ class ReviseItem(Command, frozen=True, kw_only=True):
 
 
 class MoveHead(Command, frozen=True, kw_only=True):
-    """The head becomes item `item_id`. `path`: the path that ends with it."""
+    """The head becomes item `item_id`. `path`: the path that ends with it. `inherited`: as in RetractItem."""
 
     item_id: str
     path: tuple[PathBranch, ...]
+    inherited: KnownItem | None = None
 
     @property
     def row_keys(self) -> tuple[str, ...]:

@@ -157,7 +157,6 @@ class KnownItem(Struct, frozen=True, kw_only=True):
     branch: int = 0
     depth: int = 0
     inherited: bool = False
-    parent_id: str | None = None
     retracted: bool = False
     item_ids: tuple[str, ...] = ()
     copy_of: str | None = None
@@ -273,7 +272,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
     """The state of one item or response after an event whose `row_key` is its id."""
     match event:
         case ItemAppended():
-            return KnownItem(branch=event.branch, depth=event.depth, parent_id=event.parent_id, copy_of=event.copy_of)
+            return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
         case ReplyQueued() | ReplyRequested():
             return KnownItem()
         case ReplyCompleted() | ReplyCancelled() | ReplyInterrupted() if item is not None:

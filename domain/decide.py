@@ -105,9 +105,9 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case AppendItems():
             return _append(state, command)
         case ReviseItem():
-            return _revise(state, command, known_items.get(command.item_id))
+            return _revise(state, command, known_items.get(command.item_id, command.inherited))
         case MoveHead():
-            return _move_head(state, command, known_items.get(command.item_id))
+            return _move_head(state, command, known_items.get(command.item_id, command.inherited))
         case RetractItem():
             return _retract(command, known_items.get(command.item_id, command.inherited))
         case RestoreItem():
@@ -246,7 +246,7 @@ def _append(state: Conversation, command: AppendItems) -> tuple[Event, ...]:
 
 def _revise(state: Conversation, command: ReviseItem, item: KnownItem | None) -> tuple[Event, ...]:
     _check_active(state)
-    if item is None or item.retracted or (item.parent_id, item.depth - 1) != (command.leaf.item_id, command.leaf.depth):
+    if item is None or item.retracted or item.depth - 1 != command.leaf.depth:
         raise ItemNotFound(command.item_id)
     check_branches(state, command.leaf)
     return tuple(open_branch(state, command.leaf, (command.item,), command.author, revises=command.item_id))

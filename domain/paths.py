@@ -11,7 +11,7 @@ and so do the depths and versions at which it leaves them.
 Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: item_ranges`).
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -67,11 +67,16 @@ def leaf_before(event: ItemAppended, version: int, opening: ItemAppended | None)
 
 
 class PathSegment(Struct, frozen=True):
-    """The part of a path that lies in one conversation, as it was at `version`. `branches`: those that the path takes, first to last."""
+    """The part of a path that lies in one conversation, as it was at `version`. `branches`: those that the path takes, first to last.
+
+    `active_since`: the version at which a client moved the head to the end of the path. What was asked since then was
+    asked on the path. None: it is not the active path, or no client moved the head there.
+    """
 
     conversation_id: str
     version: int
     branches: tuple[PathBranch, ...] = FIRST_BRANCH
+    active_since: int | None = None
 
     @property
     def last_depth(self) -> int | None:
@@ -82,12 +87,36 @@ class PathSegment(Struct, frozen=True):
         """Whether an item of the conversation is in this segment. `version`: the version at which the item was appended."""
         return version <= self.version and takes(self.branches, branch, depth)
 
+    def newest_version(self, until: int) -> int:
+        """The newest version <= `until` that the path may have an event at. 0 if there is none.
+
+        The versions of a branch's items are almost without gaps, so this skips what other branches have.
+        """
+        until = min(until, self.version)
+        if self.active_since is not None and until > self.active_since:
+            return until
+        for taken in reversed(self.branches[: bisect_right(self.branches, until, key=_number)]):
+            last = until if taken.last_version is None else min(until, taken.last_version)
+            if last >= taken.branch:
+                return last
+        return 0
+
+    def oldest_version(self, after: int) -> int | None:
+        """The oldest version > `after` that an item of the path may have. None if there is none."""
+        index = bisect_right(self.branches, after + 1, key=_number)
+        for taken in self.branches[max(index - 1, 0) :]:
+            first = max(taken.branch, after + 1)
+            last = self.version if taken.last_version is None else min(self.version, taken.last_version)
+            if first <= last:
+                return first
+        return None
+
     def up_to(self, depth: int) -> "PathSegment":
         """The segment without the items that are deeper than `depth`."""
         for index, taken in enumerate(self.branches):
             if taken.last_depth is None or taken.last_depth >= depth:
                 cut = PathBranch(taken.branch, depth, taken.last_version)
-                return replace(self, branches=(*self.branches[:index], cut))
+                return replace(self, branches=(*self.branches[:index], cut), active_since=None)
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":

@@ -23,6 +23,7 @@ from domain.events import (
     ContextCompacted,
     ConversationDescribed,
     ConversationStarted,
+    HeadMoved,
     ItemAppended,
     ItemPinned,
     ItemRestored,
@@ -72,11 +73,14 @@ class SnapshotChange(Struct):
                 self.started = event
             case ConversationDescribed(instructions=instructions, context_policy=policy):
                 self.needs_refill |= instructions is not UNSET or policy is not UNSET
+            case ItemAppended() if event.aside:
+                pass
             case ItemAppended():
                 self.needs_refill |= bool(self.appended) and event.branch != self.appended[-1].branch
                 self.appended.append(event)
             case (
-                ItemRetracted()
+                HeadMoved()
+                | ItemRetracted()
                 | ItemRestored()
                 | ItemPinned()
                 | ItemUnpinned()

@@ -21,7 +21,7 @@ SERVED: Final[Mapping[str, str]] = {
     "/v1/conversations": "GET POST",
     _CONVERSATION: "GET POST DELETE",
     f"{_CONVERSATION}/items": "GET POST",
-    _ITEM: "GET DELETE",
+    _ITEM: "GET POST DELETE",
     f"{_ITEM}/pin": "POST",
     f"{_ITEM}/unpin": "POST",
     f"{_ITEM}/restore": "POST",
@@ -33,6 +33,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_CONVERSATION}/context": "GET",
     f"{_CONVERSATION}/shares": "GET POST DELETE",
     f"{_CONVERSATION}/feedback": "GET",
+    f"{_CONVERSATION}/head": "POST",
     f"{_CONVERSATION}/compact": "POST",
     f"{_CONVERSATION}/compact/undo": "POST",
     f"{_CONVERSATION}/compact/redo": "POST",
@@ -167,7 +168,8 @@ def _subpaths(steps: Sequence[str]) -> str | None:
 
 
 def _paths_under(template: str) -> Iterator[str]:
-    return (path for path in SERVED if path.startswith(f"{template}/") and "{" not in path[len(template) :])
+    """The served paths with one more step, which is not an id."""
+    return (path for path in SERVED if path.rpartition("/")[0] == template and "{" not in path[len(template) :])
 
 
 def _similar(steps: Sequence[str]) -> str | None:

@@ -126,7 +126,7 @@ def test_a_conversation_and_a_path_have_a_largest_number_of_branches(
     events = (*THREE, *REVISED_M2, MOVED_TO_M2)
     state = given(*events).state
     assert state is not None
-    known_items = {"m2": KnownItem(branch=0, depth=2, parent_id="m1")}
+    known_items = {"m2": KnownItem(branch=0, depth=2)}
     assert decide(CONVERSATION, state, command, known_items)
     full = replace(state, branches=appended_items.MAX_BRANCHES)
     with pytest.raises(TooManyBranches):

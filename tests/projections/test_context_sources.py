@@ -17,17 +17,21 @@ from context.models import Models
 from context.snapshot_store import read_recent_items, snapshot_lookup
 from domain.commands import (
     AppendItems,
+    Command,
     DescribeConversation,
+    MoveHead,
     NewItem,
     PinItem,
     RedoCompaction,
     RetractItem,
+    ReviseItem,
     UndoCompaction,
     UnpinItem,
 )
 from domain.errors import ContextTooLong, Refused
-from domain.events import ContextPolicy, Fork, SentSequence, SequencePoint
+from domain.events import ContextPolicy, Fork, ItemAppended, SentSequence, SequencePoint
 from domain.items import id_prefix
+from domain.paths import leaf_before, up_to_item
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
@@ -42,13 +46,17 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation."""
+    """Random commands on one conversation. Every other one has branches."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)
         self._write = write
+        self._has_branches = seed % 2 == 1
         self._depth = 0
-        self._ids: list[tuple[str, int]] = []
+        self._items: list[tuple[ItemAppended, int]] = []
+        """The items that are not retracted, with their versions."""
+        self._openings: dict[int, ItemAppended] = {}
+        """The event that opened each branch."""
         self.conversation_id = ""
 
     async def start(self) -> None:
@@ -66,7 +74,7 @@ class History:
     async def next_command(self) -> None:
         command = self.random.choice(
             (self._append, self._append, self._append, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
-             self._describe, self._request)
+             self._describe, self._request, *((self._revise, self._revise, self._move, self._move) if self._has_branches else ()))
         )  # fmt: skip
         try:
             await command()
@@ -79,28 +87,43 @@ class History:
         items = [self.message("user"), call, output, self.message("assistant")]
         items = items[: self.random.randint(1, 4)]
         new = [NewItem(item_id=mint(id_prefix(item)), item=msgspec.json.encode(item)) for item in items]
-        await self._write.execute(self.conversation_id, AppendItems(items=tuple(new), author="someone"))
-        for new_item in new:
-            self._depth += 1
-            self._ids.append((new_item.item_id, self._depth))
+        await self._execute(AppendItems(items=tuple(new), author="someone"))
+
+    async def _execute(self, command: Command) -> None:
+        appended = await self._write.execute(self.conversation_id, command)
+        self._depth = appended.conversation.depth
+        for version, event in enumerate(appended.events, appended.version - len(appended.events) + 1):
+            if isinstance(event, ItemAppended):
+                self._items.append((event, version))
+                if event.branch == version:
+                    self._openings[version] = event
+
+    async def _revise(self) -> None:
+        event, version = self.random.choice(self._items)
+        leaf = leaf_before(event, version, self._openings.get(event.branch))
+        new = NewItem(item_id=mint("msg"), item=msgspec.json.encode(self.message("user")))
+        await self._execute(ReviseItem(item_id=event.item_id, item=new, author="someone", leaf=leaf))
+
+    async def _move(self) -> None:
+        event, version = self.random.choice(self._items)
+        path = up_to_item(event, version, self._openings.get(event.branch))
+        await self._execute(MoveHead(item_id=event.item_id, path=path))
 
     async def _retract(self) -> None:
-        retracted, _ = self.random.choice((self._ids[0], *self._ids))
-        self._ids = [(item_id, depth) for item_id, depth in self._ids if item_id != retracted] or self._ids
-        await self._write.execute(self.conversation_id, RetractItem(item_id=retracted))
+        retracted, _ = self.random.choice((self._items[0], *self._items))
+        self._items = [(event, version) for event, version in self._items if event is not retracted] or self._items
+        await self._execute(RetractItem(item_id=retracted.item_id))
 
     async def _pin(self) -> None:
-        item_id, _ = self.random.choice(self._ids)
-        await self._write.execute(
-            self.conversation_id, self.random.choice((PinItem, PinItem, UnpinItem))(item_id=item_id)
-        )
+        event, _ = self.random.choice(self._items)
+        await self._execute(self.random.choice((PinItem, PinItem, UnpinItem))(item_id=event.item_id))
 
     async def _compact(self) -> None:
-        item_id, depth = self.random.choice(self._ids)
-        await self._write.compact(self.conversation_id, item_id, depth, self._text())
+        event, _ = self.random.choice(self._items)
+        await self._write.compact(self.conversation_id, event.item_id, event.depth, self._text(), branch=event.branch)
 
     async def _undo(self) -> None:
-        await self._write.execute(self.conversation_id, self.random.choice((UndoCompaction, RedoCompaction))())
+        await self._execute(self.random.choice((UndoCompaction, RedoCompaction))())
 
     async def _describe(self) -> None:
         fields: dict[str, Any] = self.random.choice(
@@ -112,7 +135,7 @@ class History:
                 {"title": self._text()},
             )
         )
-        await self._write.execute(self.conversation_id, DescribeConversation(**fields))
+        await self._execute(DescribeConversation(**fields))
 
     def _policy(self, *budgets: int | None) -> ContextPolicy:
         window: Literal["stable", "newest"] = self.random.choice(("stable", "stable", "newest"))

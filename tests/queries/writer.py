@@ -82,15 +82,23 @@ class Writer:
         return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
     async def compact(
-        self, conversation_id: str, last: str, depth: int, text: str = "They talked.", cost: int | None = 7_000
+        self,
+        conversation_id: str,
+        last: str,
+        depth: int,
+        text: str = "They talked.",
+        cost: int | None = 7_000,
+        *,
+        branch: int = 0,
     ) -> Appended:
-        """Summarizes all items up to the item `last`, which is at depth `depth`. Replaces the earlier summary, if there is one."""
+        """Summarizes all items up to the item `last`, which is at depth `depth` of this branch. Replaces the earlier summary, if there is one."""
         appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,
             first=last,
             last=last,
+            branch=branch,
             depth=depth,
             count=depth,
             tokens_before=100,
@@ -137,7 +145,7 @@ class Writer:
     async def send_sequence(self, conversation_id: str, model: str, sequence: SentSequence) -> None:
         """Requests a reply that records this sequence. Then records that the reply failed."""
         response_id, _ = await self.request_reply(
-            conversation_id, "?", model=model, shown=structs.replace(SHOWN, sequence=sequence)
+            conversation_id, "?", model=model, shown=structs.replace(SHOWN, version=0, sequence=sequence)
         )
         await self.fail_reply(conversation_id, response_id)
 

@@ -1,0 +1,117 @@
+"""Reads the part of a path that lies in one conversation from the log, newest events first.
+
+What other branches have is skipped: a path takes as long to read in a conversation with a thousand branches as in one with one branch.
+"""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from context.deleted_content import deleted_items
+from context.last_requests import sent_request
+from domain.events import ItemAppended, ItemRestored, ItemRetracted, ReplyRequested, ReplyShown, SentSequence
+from domain.paths import PathSegment
+from infrastructure.event_log.recorded import Recorded
+
+
+class Reader(Protocol):
+    """What the functions of this module need of the log."""
+
+    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """At most `limit` events with version <= `until`, newest first.
+
+        A page may have fewer events even if more follow. It is empty only if there are no more.
+        """
+
+    async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
+        """As in `context/deleted_content.py`."""
+
+
+class LoggedRequest(Struct, frozen=True):
+    """A request to a model. `version`: of the event that records it."""
+
+    version: int
+    model: str
+    sequence: SentSequence
+
+
+class SegmentPage(Struct, frozen=True):
+    """A page of a segment's conversation.
+
+    events     the events that were read, newest first
+    appended   those of them that added an item of the path
+    retracted  those of them that were retracted up to the segment's version. If events were skipped: up to now
+    requests   the requests that were made on the path, newest first
+    """
+
+    events: Sequence[Recorded]
+    appended: list[ItemAppended]
+    retracted: frozenset[str]
+    requests: list[LoggedRequest]
+
+
+class PageMaker(Struct):
+    """Makes the pages of a segment, newest first."""
+
+    segment: PathSegment
+    _newest_changes: dict[str, bool] = {}
+    """By item id, whether its newest change is a retraction."""
+    _has_items: bool = False
+
+    def page(self, events: Sequence[Recorded]) -> SegmentPage:
+        """The next page. `events`: newest first, older than those of the page before, without a gap between them."""
+        appended: list[ItemAppended] = []
+        requests: list[LoggedRequest] = []
+        for recorded in events:
+            match event := recorded.event:
+                case ItemRetracted() | ItemRestored():
+                    self._newest_changes.setdefault(event.item_id, isinstance(event, ItemRetracted))
+                case ItemAppended() if self.segment.contains(event.branch, event.depth, recorded.version):
+                    self._has_items = True
+                    appended.append(event)
+                case ReplyRequested() | ReplyShown():
+                    if (request := sent_request(event)) is not None and self._is_on_path(recorded.version):
+                        requests.append(LoggedRequest(recorded.version, *request))
+                case _:
+                    pass
+        retracted = frozenset(event.item_id for event in appended if self._newest_changes.get(event.item_id))
+        return SegmentPage(events, appended, retracted, requests)
+
+    def _is_on_path(self, version: int) -> bool:
+        """Whether a request at this version was made on the path.
+
+        A path that ends with an item may leave its last branch there. Then the requests after this item were not made on the path.
+        """
+        segment = self.segment
+        if segment.newest_version(version) != version:
+            return False
+        return self._has_items or segment.last_depth is None or (segment.active_since or version) < version
+
+
+async def segment_pages(
+    reader: Reader, segment: PathSegment, limit: int, *, first_page: Sequence[Recorded] = ()
+) -> AsyncIterator[SegmentPage]:
+    """The segment's pages of at most `limit` events, newest first.
+
+    `first_page`: the newest events of the conversation up to the version of the segment, if they were read already.
+    """
+    maker = PageMaker(segment)
+    read_from = segment.version + 1
+    """All events from this version on were read, or skipped."""
+    has_skipped = False
+    while (until := segment.newest_version(read_from - 1)) > 0:
+        if first_page and first_page[-1].version <= until:
+            events, first_page = first_page, ()
+        else:
+            has_skipped |= until < read_from - 1
+            events = await reader.conversation_backwards(segment.conversation_id, until=until, limit=limit)
+        if not events:
+            return
+        page = maker.page(events)
+        if has_skipped:  # the events that were skipped may have retracted or restored any of the items
+            retracted = await deleted_items(reader, {event.item_id: None for event in page.appended})
+            page = replace(page, retracted=retracted)
+        yield page
+        read_from = events[-1].version
