@@ -108,7 +108,7 @@ class ContextChooser:
         pins.sort(key=lambda pin: pin.depth)
         input_tokens = await self._counts.of(reply_request.input, encoding)
         new_items = [
-            ContextItem(item_id=item_id, item=item, tokens=tokens)
+            ContextItem(item_id=item_id, stored=item, tokens=tokens)
             for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
         ]
         renderer, missing = self._models.renderer, self._missing(reply_request)

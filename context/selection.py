@@ -18,7 +18,7 @@ from msgspec import Struct
 from context.rendering.orphans import pairs
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
-from domain.items import Item, type_of
+from domain.items import Item, PlainMessage, type_of
 
 BUDGET = "budget"
 SUMMARIZED = "summarized"
@@ -29,26 +29,32 @@ Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 """A function that returns which of the items are not sent: the reason by the item's index."""
 
 
-def _all_sendable(_: Sequence[Item]) -> Mapping[int, str]:
-    return {}
-
-
 class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
 
-    `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
+    `stored`: the item; mostly as a PlainMessage, if it is one. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
 
     A context has thousands of these, and most are decoded from a snapshot. They are encoded as arrays, and the garbage
     collector does not track them: so they take 0.6x of the time.
     """
 
     item_id: str
-    item: Item
+    stored: PlainMessage | Item
     tokens: int
     depth: int = 0
     copy_of: str | None = None
     pinned: bool = False
     before_gap: bool = False
+
+    @property
+    def item(self) -> Item:
+        """The item. A PlainMessage becomes a new dict each time."""
+        return self.stored.item if isinstance(self.stored, PlainMessage) else self.stored
+
+    @property
+    def begins_turn(self) -> bool:
+        """As the function `begins_turn`."""
+        return self.stored.role == "user" if isinstance(self.stored, PlainMessage) else begins_turn(self.stored)
 
 
 class ContextInput(Struct, frozen=True, kw_only=True):
@@ -115,9 +121,9 @@ def select(
     turn is the last turn of the path and the input together.
     """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
-    items = [context_item.item for context_item in everything]
-    unsent = unsendable(items)
-    calls = _sent_pairs(items, unsent)
+    others = _others(everything)
+    unsent = _unsent(others, unsendable)
+    calls = _sent_pairs(others, unsent)
     always_sent = _always_sent(everything, calls, unsent)
     sizes = [context_item.tokens for context_item in everything]
     for index in unsent:
@@ -127,14 +133,14 @@ def select(
         sizes[index] = 0
     saved = [0, *accumulate(sizes)]  # saved[start]: tokens that are not sent if the window starts at `start`
     start = len(context_input.pins)
-    starts = _window_starts(context_input, items, calls, always_sent)
+    starts = _window_starts(context_input, everything, calls, always_sent)
     limited = (
         ((start, budget) for start in starts) if stable is None else _limited(context_input, starts, budget, stable)
     )
     for start, limit in limited:
         if total - saved[start] <= limit:
             # If every item can be sent and there are no calls and outputs, no window can separate a call from its output: no check is needed.
-            check = unsendable if unsent or calls else _all_sendable
+            check = unsendable if unsent or calls else None
             selection = _selection(context_input, start, always_sent, unsent, check)
             if selection.tokens <= limit:
                 return selection
@@ -170,16 +176,27 @@ def _limited(
 def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[int]:
     """The indices in `path` at which the window may start, ascending. The length of `path` means an empty window."""
     everything = [*context_input.pins, *context_input.path, *context_input.input]
-    items = [context_item.item for context_item in everything]
-    unsent = unsendable(items)
-    calls = _sent_pairs(items, unsent)
+    others = _others(everything)
+    unsent = _unsent(others, unsendable)
+    calls = _sent_pairs(others, unsent)
     always_sent = _always_sent(everything, calls, unsent)
-    return [start - len(context_input.pins) for start in _window_starts(context_input, items, calls, always_sent)]
+    return [start - len(context_input.pins) for start in _window_starts(context_input, everything, calls, always_sent)]
 
 
-def _sent_pairs(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
+def _others(items: Sequence[ContextItem]) -> list[tuple[int, Item]]:
+    """(index, item) of all items but the plain messages: a plain message is always sent, and it is no call and no output."""
+    return [(index, item.item) for index, item in enumerate(items) if type(item.stored) is not PlainMessage]
+
+
+def _unsent(others: Sequence[tuple[int, Item]], unsendable: Unsendable) -> dict[int, str]:
+    """Which of `others` are not sent: the reason by the item's index."""
+    return {others[n][0]: reason for n, reason in unsendable([item for _, item in others]).items()}
+
+
+def _sent_pairs(others: Sequence[tuple[int, Item]], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
     """The indices (call, output) of each pair whose call and output are both sent."""
-    return [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
+    found = [(others[call][0], others[output][0]) for call, output in pairs([item for _, item in others])]
+    return [pair for pair in found if not unsent.keys() & set(pair)]
 
 
 def _always_sent(
@@ -195,7 +212,7 @@ def _always_sent(
 
 def _window_starts(
     context_input: ContextInput,
-    items: Sequence[Item],
+    items: Sequence[ContextItem],
     calls: Sequence[tuple[int, int]],
     always_sent: Collection[int],
 ) -> Iterator[int]:
@@ -213,9 +230,9 @@ def _window_starts(
         if index == first and context_input.reaches_start:
             begins = True
         elif index == end:
-            begins = context_input.input_unknown or any(map(begins_turn, items[end:]))
+            begins = context_input.input_unknown or any(item.begins_turn for item in items[end:])
         else:
-            begins = begins_turn(items[index])
+            begins = items[index].begins_turn
         if begins and not splits[index]:
             yield index
 
@@ -225,14 +242,14 @@ def _selection(
     start: int,
     always_sent: Collection[int],
     unsent: Mapping[int, str],
-    unsendable: Unsendable,
+    unsendable: Unsendable | None,
 ) -> Selection:
     everything = [*context_input.pins, *context_input.path]
     before_window, window = everything[:start], everything[start:]
     pins = [item for index, item in enumerate(before_window) if index in always_sent]
     unsent_pins = [(item, unsent[index]) for index, item in enumerate(before_window) if item.pinned and index in unsent]
     shown = [*pins, *window, *context_input.input]
-    unsent_shown = unsendable([item.item for item in shown])
+    unsent_shown = _unsent(_others(shown), unsendable) if unsendable else {}
     sent = (
         tuple(item for index, item in enumerate(shown) if index not in unsent_shown) if unsent_shown else tuple(shown)
     )

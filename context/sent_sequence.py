@@ -14,7 +14,7 @@ import msgspec
 
 from context.choice import ContextChoice, ReplyRequest
 from context.last_requests import summary_hash
-from context.selection import ContextItem, begins_turn
+from context.selection import ContextItem
 from domain.events import SentSequence, SequencePoint, SharedPrefix
 
 TOOLS_CHANGED, CONTEXT_COMPACTED, INPUT_CHANGED = "tools_changed", "context_compacted", "input_changed"
@@ -120,9 +120,9 @@ def _tokens_at(
     ]
     if sent_pins := [item for item in sent if item.item_id in pins]:
         points.append((len(_parts(body_of(sent_pins))), base_tokens + sum(item.tokens for item in sent_pins)))
-    new_turns = max(1, sum(begins_turn(new.item) for new in choice.context_input.input))
+    new_turns = max(1, sum(new.begins_turn for new in choice.context_input.input))
     turn_part = _nth_last([isinstance(part, dict) and part.get("role") == "user" for part in parts], new_turns)
-    turn_item = _nth_last([begins_turn(item.item) for item in sent], new_turns)
+    turn_item = _nth_last([item.begins_turn for item in sent], new_turns)
     if turn_part is not None and turn_item is not None:
         points.append((turn_part, choice.tokens - sum(item.tokens for item in sent[turn_item:])))
     points.append((len(parts), choice.tokens))

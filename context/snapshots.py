@@ -35,7 +35,6 @@ from context.conversation_settings import Summary
 from context.last_requests import MAX_LAST_REQUESTS
 from context.selection import ContextItem
 from domain.events import ContextPolicy, SentSequence
-from domain.items import from_stored as item_from_stored
 
 MAX_ITEMS = 8_192
 MAX_BYTES = 2_000_000
@@ -56,7 +55,7 @@ Every event of the conversation writes the snapshot.
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
-SNAPSHOT_FORMAT = "8"
+SNAPSHOT_FORMAT = "9"
 """Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
 REQUEST_PREFIX = "request:"
@@ -68,7 +67,7 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 
 
 class SnapshotItem(Struct, frozen=True, array_like=True):
-    """An item as an element of the list. `item`: as stored. `tokens`: in o200k_base.
+    """An item as an element of the list. `item`: a PlainMessage, or the item as stored. `tokens`: in o200k_base.
 
     Its fields are the first fields of ContextItem. So a ContextItem can be decoded from the same JSON.
     """
@@ -80,8 +79,7 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
     copy_of: str | None = None
 
     def context_item(self) -> ContextItem:
-        item = item_from_stored(bytes(self.item))
-        return ContextItem(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth, copy_of=self.copy_of)
+        return msgspec.json.decode(msgspec.json.encode(self), type=ContextItem)
 
 
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -208,4 +206,5 @@ def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Sn
 
 def json_array(elements: Iterable[bytes]) -> bytes:
     """The items of these elements as one JSON array."""
-    return b"[%b]" % b",".join(filter(None, elements))
+    # `%` would copy everything once more.
+    return b"".join((b"[", b",".join([element for element in elements if element]), b"]"))

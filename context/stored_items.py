@@ -8,7 +8,7 @@ from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
 from context.selection import ContextItem
 from domain.events import InputItem, ItemAppended
-from domain.items import Item, from_stored
+from domain.items import Item, from_stored, plain_message
 
 
 class StoredItem(Struct, frozen=True):
@@ -34,6 +34,12 @@ async def counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) ->
     ids = [event.item_id for event in appended]
     tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
     return [
-        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth, copy_of=event.copy_of)
+        ContextItem(
+            item_id=event.item_id,
+            stored=plain_message(item) or item,
+            tokens=item_tokens,
+            depth=event.depth,
+            copy_of=event.copy_of,
+        )
         for event, item, item_tokens in zip(appended, items, tokens, strict=True)
     ]

@@ -28,7 +28,7 @@ def output(call_id: str = "c") -> Item:
 
 def context_items(*items: tuple[Item, int], begin: int = 0, pinned: tuple[int, ...] = ()) -> list[ContextItem]:
     return [
-        ContextItem(item_id=f"msg_{n}", item=item, tokens=tokens, depth=n, pinned=n in pinned)
+        ContextItem(item_id=f"msg_{n}", stored=item, tokens=tokens, depth=n, pinned=n in pinned)
         for n, (item, tokens) in enumerate(items, begin)
     ]
 

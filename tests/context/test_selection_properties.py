@@ -42,7 +42,7 @@ def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
     noted = noted_item(CHAT, item, ())
     as_sent = noted.item if noted else item
     tokens = count(counted_text(as_sent)) + fixed_tokens(as_sent)
-    return ContextItem(item_id=f"msg_{index}", item=item, tokens=tokens, depth=index + 1, pinned=pinned)
+    return ContextItem(item_id=f"msg_{index}", stored=item, tokens=tokens, depth=index + 1, pinned=pinned)
 
 
 @st.composite

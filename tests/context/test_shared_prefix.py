@@ -57,7 +57,7 @@ class Chat:
             self._depth += 1
             item_id = f"msg_{self._depth}"
             [tokens] = await self._contexts.count_items([(item_id, item)], "o200k_base")
-            added = ContextItem(item_id=item_id, item=item, tokens=tokens, depth=self._depth)
+            added = ContextItem(item_id=item_id, stored=item, tokens=tokens, depth=self._depth)
             self.recent = replace(self.recent, items=(*self.recent.items, added))
 
     async def request(self, *input_items: Item, model: str = MODEL) -> Context:
@@ -158,13 +158,13 @@ async def test_what_comes_before_a_change_is_shared(chat: Chat) -> None:
     expected = SharedPrefix(tokens=instructions, messages=system_messages, reason="context_compacted")
     assert await shared(user("How are you?"), items=(), summary=summary) == expected
     # A pinned item is shown before the window.
-    pin = ContextItem(item_id="msg_0", item=user("My name is Ann."), tokens=8)
+    pin = ContextItem(item_id="msg_0", stored=user("My name is Ann."), tokens=8)
     expected = SharedPrefix(tokens=instructions, messages=system_messages, reason="input_changed")
     assert await shared(user("How are you?"), pins=(pin,), pinned=frozenset({"msg_0"})) == expected
 
 
 async def test_summary_and_pins_are_shared_when_the_window_moves(chat: Chat) -> None:
-    pin = ContextItem(item_id="msg_0", item=user("My name is Ann."), tokens=8)
+    pin = ContextItem(item_id="msg_0", stored=user("My name is Ann."), tokens=8)
     chat.recent = replace(chat.recent, pins=(pin,), pinned=frozenset({"msg_0"}))
     await chat.request(user("How are you?"))
     chat.recent = replace(chat.recent, items=())
@@ -211,7 +211,7 @@ def test_only_requests_since_the_oldest_item_count() -> None:
     def at(depth: int) -> SentSequence:
         return SentSequence(depth=depth, first_depth=1, settings=b"", points=())
 
-    items = [ContextItem(item_id="msg", item=user("x"), tokens=1, depth=depth) for depth in (7, 8)]
+    items = [ContextItem(item_id="msg", stored=user("x"), tokens=1, depth=depth) for depth in (7, 8)]
     last = {"a": at(6), "b": at(7), "c": at(0)}
     assert comparable_requests(last, items, reaches_start=False, summary_depth=0).keys() == {"b"}
     assert comparable_requests(last, items, reaches_start=True, summary_depth=6).keys() == {"a", "b"}

@@ -23,14 +23,14 @@ def turns(first: int, last: int, tokens: int = 5) -> list[ContextItem]:
     Turn n has the question at depth 2n - 1 and the answer at 2n.
     """
     return [
-        ContextItem(item_id=f"msg_{depth}", item=item, tokens=tokens, depth=depth)
+        ContextItem(item_id=f"msg_{depth}", stored=item, tokens=tokens, depth=depth)
         for turn in range(first, last + 1)
         for depth, item in ((2 * turn - 1, USER), (2 * turn, ASSISTANT))
     ]
 
 
 def question(depth: int, tokens: int = 5) -> list[ContextItem]:
-    return [ContextItem(item_id="msg_new", item=USER, tokens=tokens, depth=depth)]
+    return [ContextItem(item_id="msg_new", stored=USER, tokens=tokens, depth=depth)]
 
 
 def selected(context_input: ContextInput, budget: int, stands_at: int | None = None, refill: float = 0.6) -> Selection:
@@ -91,7 +91,7 @@ def test_if_no_turn_leaves_room_only_the_newest_turn_is_shown() -> None:
     selection = selected(context_input, 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (None, 75)
     # The input has no user message, so it belongs to the last turn of the path.
-    answer = [ContextItem(item_id="msg_new", item=ASSISTANT, tokens=5)]
+    answer = [ContextItem(item_id="msg_new", stored=ASSISTANT, tokens=5)]
     selection = selected(ContextInput(path=turns(1, 3), input=answer, base_tokens=70), 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (5, 85)
     with pytest.raises(ContextTooLong) as refused:
@@ -103,6 +103,6 @@ def test_the_window_moves_back_to_the_call_of_a_new_output() -> None:
     call: Item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     output: Item = {"type": "function_call_output", "call_id": "c", "output": "1"}
     path = turns(1, 9)
-    path[3] = ContextItem(item_id="fc_4", item=call, tokens=5, depth=4)
-    context_input = ContextInput(path=path, input=[ContextItem(item_id="fco", item=output, tokens=5)])
+    path[3] = ContextItem(item_id="fc_4", stored=call, tokens=5, depth=4)
+    context_input = ContextInput(path=path, input=[ContextItem(item_id="fco", stored=output, tokens=5)])
     assert first_depth(selected(context_input, 1000, stands_at=13)) == 3

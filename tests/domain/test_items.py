@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.items import encodable_output_item, output_item
+from domain.items import as_stored, encodable_output_item, output_item, plain_message
 
 TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
 
@@ -43,3 +43,28 @@ def test_the_fields_of_a_message_have_one_order(role: str, part: str) -> None:
     encoded = msgspec.json.encode(encodable_output_item("msg_1", {"content": "hi", "role": role}))
     fields = f'"id":"msg_1","type":"message","role":"{role}","content":[{part}],"status":"completed"'
     assert encoded.decode() == "{" + fields + "}"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"role": "user", "content": TEXT}, {"type": "message", "role": "assistant", "content": ""}],
+)
+def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -> None:
+    plain = plain_message(item)
+    assert plain is not None
+    assert as_stored(plain.item) == as_stored(item)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"content": "hi", "role": "user"},
+        {"role": "user", "content": "hi", "type": "message"},
+        {"role": "user", "content": "hi", "extra": 1},
+        {"type": "unknown", "role": "user", "content": "hi"},
+        {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "message", "role": "assistant", "content": None},
+    ],
+)
+def test_an_item_with_other_fields_or_in_another_order_is_no_plain_message(item: dict[str, Any]) -> None:
+    assert plain_message(item) is None

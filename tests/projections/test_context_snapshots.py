@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -70,7 +69,8 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
     assert (snapshot.version, snapshot.depth, snapshot.branch, snapshot.first) == (4, 3, 0, 1)
     settings = snapshot.settings
     assert (settings.instructions, settings.policy) == ("Be brief.", ContextPolicy(budget=70))
-    assert [(entry.depth, entry.tokens, msgspec.json.decode(entry.item)["content"]) for entry in snapshot.items] == [
+    items = [(entry.depth, entry.tokens, entry.context_item().item["content"]) for entry in snapshot.items]
+    assert items == [
         (1, 5, "hello"),
         (2, 5, "you"),
         (3, 8, "there, my friend"),

@@ -7,6 +7,7 @@ from threading import Event
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 
@@ -15,12 +16,14 @@ from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.models import Models
 from context.tokens import count
-from domain.commands import PinItem
+from domain.commands import NewItem, PinItem
 from domain.events import ContextPolicy
+from domain.items import ROLES, without_listed_fields
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.conversation_reader import ConversationReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import VersionLookup
+from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool
 from queries.log_access import PostgresUnavailable
@@ -218,3 +221,22 @@ async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_t
     assert [type(error) for error in waiting] == [psycopg.OperationalError] * 10
     reader.released.set()
     assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)
+
+
+async def test_every_kind_of_message_is_shown_as_the_list_of_items_shows_it(
+    small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    text = 'He said: "{no}" \\ 雪 \n\x01'
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role in ROLES]
+    messages += [{"type": "message", "role": "assistant", "content": text}]
+    messages += [{"content": text, "role": "user"}, {"role": "user", "content": [{"type": "input_text", "text": text}]}]
+    items = [NewItem(item_id=mint("msg"), item=msgspec.json.encode(message)) for message in messages]
+    conversation_id = await write.start(items=items)
+    await projector.catch_up()
+    listed = (await small_window_api.get(f"/v1/conversations/{conversation_id}/items?order=asc")).json()["data"]
+
+    sent = (await context(small_window_api, conversation_id))["items"]
+
+    assert [set(item) for item in sent] == [{"id", "tokens", "item", "pinned"}] * len(messages)
+    assert [item["id"] for item in sent] == [item["id"] for item in listed]
+    assert [item["item"] for item in sent] == [without_listed_fields(item) for item in listed]
