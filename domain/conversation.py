@@ -281,6 +281,8 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem(branch=event.branch, depth=event.depth, inherited=True, retracted=True)
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
+        case ItemRestored(inherited=True):  # whether it is deleted is decided where it belongs
+            return None
         case ItemRestored() if item is not None:
             return replace(item, retracted=False)
         case FeedbackGiven():

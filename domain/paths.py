@@ -140,6 +140,11 @@ class Path(Struct, frozen=True):
         """The newest segment."""
         return self.segments[-1]
 
+    @property
+    def conversations(self) -> list[str]:
+        """The conversations of the segments, oldest first."""
+        return [segment.conversation_id for segment in self.segments]
+
     def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
         """Whether an item is on the path. `version`: the version at which the item was appended to its conversation."""
         return any(

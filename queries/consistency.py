@@ -25,11 +25,11 @@ import msgspec
 from msgspec import Struct
 
 from domain.errors import ConversationNotFound
-from domain.events import PathBranch
+from domain.events import Fork, PathBranch
 from domain.paths import FIRST_BRANCH
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.incarnation import LogMoved, LogPosition
-from infrastructure.event_log.version_lookup import Head
+from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS, Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.stores.mongodb import Database
@@ -113,6 +113,8 @@ class ConversationRead(Read, kw_only=True):
 
     active_path  the branches that the active path takes at `version`
     moved_at     the version at which the head was last moved; 0 if it never was, so the conversation has one branch
+    is_fork      whether the conversation is a fork. Known only for an unverified read
+    forks        where it was forked, where its origin was forked, and so on. Only `read_with_origins` sets it
     """
 
     log: PrincipalLog
@@ -120,15 +122,22 @@ class ConversationRead(Read, kw_only=True):
     version: int
     active_path: tuple[PathBranch, ...] = FIRST_BRANCH
     moved_at: int = 0
+    is_fork: bool = False
+    forks: tuple[Fork, ...] = ()
+
+    @property
+    def origins(self) -> list[str]:
+        """The conversations that it inherits from."""
+        return [fork.conversation_id for fork in self.forks]
 
     @property
     def headers(self) -> dict[str, str]:
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
     def note_parked(self, positions: Positions) -> None:
-        """Raises ApiError 503 if the conversation is parked, or may have been during the read."""
+        """Raises ApiError 503 if the conversation, or one that it inherits from, is parked, or may have been during the read."""
         super().note_parked(positions)
-        if self.conversation_id in self.parked:
+        if not self.parked.isdisjoint((self.conversation_id, *self.origins)):
             raise conversation_parked()
         if self.repaired:
             raise _views_behind()
@@ -174,6 +183,16 @@ class Consistency:
         elif head.moved_event:
             read.moved_at, read.active_path = head.moved_event[0], head.active_path
         return read
+
+    async def wait_for_origins(self, read: ConversationRead) -> None:
+        """Returns once the read's views also show what is committed now in the conversations that it inherits from. Raises ApiError 503."""
+        deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
+        for start in range(0, len(read.origins), MAX_BATCH_LOOKUPS):
+            ends = await read.log.head_of_each(read.origins[start : start + MAX_BATCH_LOOKUPS])
+            read.position = max(read.position, *(end.position for end in ends if end is not None))
+        partitions = {partition_of(conversation_id) for conversation_id in (read.conversation_id, *read.origins)}
+        read.position_keys = position_keys(read.views, sorted(partitions))
+        await self._wait_for_views(read, await self.positions.read(), deadline)
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
         """Returns once these views show all that the tenant has committed now, parked conversations excepted. Raises ApiError 503."""
@@ -266,19 +285,20 @@ class Consistency:
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _take_version_of_view(self, read: ConversationRead) -> None:
-        """Sets the version and the active path to those in the view `conversations`.
+        """Sets the version, the active path and `is_fork` to those in the view `conversations`.
 
         Raises PostgresUnavailable if the view does not have the conversation, or if the caller is neither its owner nor an admin. Only Postgres
         knows whether the conversation exists and with whom it is shared, because the view may not show it yet.
         """
         views = TenantViews(self._database, read.tenant)
-        fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1}}]
+        fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1, "forked_from": 1}}]
         documents = await views.aggregate(read.collections["conversations"], Ids([read.conversation_id]), fields)
         found = await documents.to_list()
         if not found or not may_see_unverified(read.log.principal, found[0]["owner"]):
             await self.check(read)
             raise PostgresUnavailable
         read.version = found[0]["version"]
+        read.is_fork = found[0]["forked_from"] is not None
         if "path" in found[0]:
             read.active_path = msgspec.convert(found[0]["path"], tuple[PathBranch, ...])
             read.moved_at = found[0]["moved_at"]

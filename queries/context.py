@@ -14,7 +14,7 @@ from starlette.responses import Response
 from context.choice import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
-from domain.events import ConversationStarted, LeftOut
+from domain.events import LeftOut
 from domain.items import ROLES, PlainMessage, encodable_output_item
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
@@ -24,7 +24,7 @@ from infrastructure.http.shapes import json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
 from queries.log_access import PostgresUnavailable, conversation_parked
-from queries.not_modified import HEADER, NO_STORE
+from queries.not_modified import NO_STORE
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, query_route
 from queries.view_positions import position_at
@@ -91,8 +91,7 @@ class ContextQuery(QueryParameters):
 )
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
     """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
-    if not await _may_inherit(context, conversation_id):
-        await context.check_modified(conversation_id)
+    await context.check_modified(conversation_id, inherits=True)
     contexts = context.dependencies.contexts
     model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
@@ -138,20 +137,6 @@ def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
 def _encoded(item: ContextItem) -> str:
     encodable = encodable_output_item(item.item_id, item.item)
     return msgspec.json.encode(SentItem(item.item_id, item.tokens, encodable, item.pinned)).decode()
-
-
-async def _may_inherit(context: QueryContext, conversation_id: str) -> bool:
-    """Whether the conversation is a fork. The items that a fork inherits may be deleted while its version stays the same.
-
-    It is looked up only for a conditional request.
-    """
-    if HEADER not in context.request.headers:
-        return False
-    try:
-        page = await context.dependencies.log.conversation(conversation_id, limit=1)
-    except PostgresUnavailable:
-        return True  # without Postgres, the version cannot be compared either
-    return bool(page) and isinstance(page[0].event, ConversationStarted) and page[0].event.forked_from is not None
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[LeftOutItems]:

@@ -1,6 +1,7 @@
 """What lists add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
 
 Siblings are the items with the same parent: one continues the parent's branch, and each of the others opens a branch. Deleted items do not count.
+In a fork, one of them may be inherited. Branches of an origin that the fork does not inherit do not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from context.conversation_settings import unretracted
+from projections.views.items import item_ranges
 from projections.views.writes import Document
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
+from queries.inherited_items import path_along
 from queries.query_context import QueryContext
 
 ADDED_FROM = (
@@ -92,22 +95,25 @@ async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> Mapping[_Order, Siblings]:
     """The siblings of those of these items that have any."""
-    opening = {"parent": {"$in": [document["parent"] for document in documents]}, "parent_branch": {"$exists": True}}
-    continuing = [
-        {"branch": document["parent_branch"], "depth": document["depth"]}
-        for document in documents
-        if "parent_branch" in document
-    ]
-    where = {
+    own = {
+        "tenant": read.tenant,
         "conversation_id": read.conversation_id,
         "version": {"$lte": version},
         **unretracted_at(version),
-        "$or": [opening, *continuing],
     }
+    parents = {"$in": [document["parent"] for document in documents]}
+    selections: list[Document] = [{**own, "parent": parents, "parent_branch": {"$exists": True}}]
+    for document in documents:
+        if document["conversation_id"] == read.conversation_id and "parent_branch" in document:
+            selections += _continuing(read, version, document["parent_branch"], document["depth"], own)
     fields = dict.fromkeys(("id", "conversation_id", "parent", "version", "copy_of", "restored_version"), 1)
-    found = await context.aggregate(read, "items", where, [{"$project": {"_id": 0, **fields}}])
-    deleted = await deleted_copies(context, read, {each["id"]: each["copy_of"] for each in found if "copy_of" in each})
-    restored = [each["id"] for each in found if each.get("restored_version", 0) > version]
+    found = await context.aggregate(read, "items", {"$or": selections}, [{"$project": {"_id": 0, **fields}}])
+    inherited = {each["id"] for each in found if each["conversation_id"] != read.conversation_id}
+    elsewhere = {each["id"]: each.get("copy_of") for each in found if "copy_of" in each or each["id"] in inherited}
+    deleted = await deleted_copies(context, read, elsewhere, [read.conversation_id, *read.origins])
+    restored = [
+        each["id"] for each in found if each.get("restored_version", 0) > version and each["id"] not in inherited
+    ]
     deleted |= await retracted_then(read, restored, version)
     orders: dict[str | None, set[_Order]] = {}
     for each in [*documents, *(each for each in found if each["id"] not in deleted)]:
@@ -118,3 +124,10 @@ async def _siblings(
         if len(those := orders[document["parent"]]) > 1
         for order in [_order(read, document)]
     }
+
+
+def _continuing(read: ConversationRead, version: int, branch: int, depth: int, own: Document) -> list[Document]:
+    """Filters for the item of this branch at this depth. In a fork, branch 0 begins with the inherited items."""
+    inherited = item_ranges(path_along(read, version))[:-1] if branch == 0 else []
+    found = [part for items in inherited if (part := items.within(depth, depth)) is not None]
+    return [part.filter(read.tenant) for part in found] or [{**own, "branch": branch, "depth": depth}]

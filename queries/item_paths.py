@@ -3,20 +3,21 @@
 Also where a cursor lies on a path, and which parts of the path a page needs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import Struct
 from pydantic import Field, field_validator
 
 from context.branch_paths import active_branches, branches_to
 from domain.events import PathBranch
-from domain.paths import Path, PathSegment, common_depth
+from domain.paths import Path, common_depth
 from infrastructure.http.errors import ApiError
 from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.ids import is_id
-from projections.views.items import item_ranges
+from projections.views.items import ItemRange, item_ranges
 from projections.views.writes import Document
 from queries.consistency import ConversationRead
+from queries.inherited_items import is_inherited, path_along
 from queries.paging import CursorParam, PageQuery, unknown_cursor
 from queries.query_context import MAX_POSITION, QueryContext
 from queries.tenant_views import Ids
@@ -62,7 +63,7 @@ class PathQuery(AsOfQuery):
 
 
 class ItemPlace(Struct, frozen=True):
-    """Where an item lies."""
+    """Where an item lies. In a fork, an inherited item lies on branch 0 of the fork, at version 0."""
 
     conversation_id: str
     branch: int
@@ -78,6 +79,16 @@ def place_of(document: Document) -> ItemPlace:
     return ItemPlace(*(document[name] for name in PLACE_FIELDS))
 
 
+async def find_place(context: QueryContext, read: ConversationRead, item_id: str) -> ItemPlace | None:
+    """The place of an item that the conversation has or inherits, deleted or not. None if it has no such item."""
+    document = await context.find_document(read, "items", item_id, *PLACE_FIELDS)
+    if document is None:
+        return None
+    if document["conversation_id"] == read.conversation_id:
+        return place_of(document)
+    return ItemPlace(read.conversation_id, 0, document["depth"], 0) if is_inherited(read, document) else None
+
+
 async def path_to_read(context: QueryContext, read: ConversationRead, query: PathQuery) -> Path:
     """The path that the query names. Raises ApiError: 404 if there is no such branch or item, 400."""
     version = query.version(read)
@@ -88,9 +99,8 @@ async def path_to_read(context: QueryContext, read: ConversationRead, query: Pat
         return await active_path(read, version)
     end = PathBranch(query.branch or 0)
     if query.leaf is not None:
-        document = await context.find_document(read, "items", query.leaf, *PLACE_FIELDS)
-        item = None if document is None else place_of(document)
-        if item is None or item.conversation_id != read.conversation_id or item.version > version:
+        item = await find_place(context, read, query.leaf)
+        if item is None or item.version > version:
             message = f"There is no item {query.leaf} in this conversation."
             raise ApiError(404, message, code="item_not_found", param="leaf")
         end = PathBranch(item.branch, item.depth, item.version)
@@ -98,7 +108,7 @@ async def path_to_read(context: QueryContext, read: ConversationRead, query: Pat
     if branches is None:
         message = f"This conversation has no branch {end.branch}."
         raise ApiError(404, message, code="branch_not_found", param="branch")
-    return Path((PathSegment(read.conversation_id, version, branches),))
+    return path_along(read, version, branches)
 
 
 async def active_path(read: ConversationRead, version: int) -> Path:
@@ -106,12 +116,7 @@ async def active_path(read: ConversationRead, version: int) -> Path:
     branches = read.active_path
     if version < read.moved_at:
         branches = await active_branches(read.log, read.conversation_id, version)
-    return Path((PathSegment(read.conversation_id, version, branches),))
-
-
-def trunk(read: ConversationRead, version: int) -> Path:
-    """The path along branch 0."""
-    return Path((PathSegment(read.conversation_id, version),))
+    return path_along(read, version, branches)
 
 
 class Bounds(Struct, frozen=True):
@@ -160,10 +165,10 @@ async def _cursor_place(
         return None
     if cursor in known_places:
         return known_places[cursor]
-    document = await context.find_document(read, "items", cursor, *PLACE_FIELDS)
-    if document is None or document["conversation_id"] != read.conversation_id:
+    item = await find_place(context, read, cursor)
+    if item is None:
         raise unknown_cursor(param, "an item of this conversation")
-    return place_of(document)
+    return item
 
 
 async def _depth_on(read: ConversationRead, path: Path, item: ItemPlace) -> int:
@@ -175,9 +180,18 @@ async def _depth_on(read: ConversationRead, path: Path, item: ItemPlace) -> int:
     return common_depth(path.end.branches, branches) if branches else item.depth
 
 
-def filters(tenant: str, path: Path, bounds: Bounds, *, ascending: bool, count: int) -> Iterator[Document]:
-    """Filters for the items of the path between the bounds, retracted or not, in the order in which they are read.
+def filters(
+    tenant: str,
+    path: Path,
+    bounds: Bounds,
+    *,
+    ascending: bool,
+    count: int,
+    condition: Callable[[ItemRange], Document] = lambda _: {},
+) -> Iterator[Document]:
+    """Filters for the items of the path between the bounds, in the order in which they are read.
 
+    `condition`: a filter that the items of a range must match too. Without it, retracted items are among them.
     A range has an item at each of its depths. So each filter but the last matches at least `count` items, unless the
     path ends before.
     """
@@ -189,7 +203,7 @@ def filters(tenant: str, path: Path, bounds: Bounds, *, ascending: bool, count: 
     together: list[Document] = []
     items = 0
     for item_range in found if ascending else reversed(found):
-        together.append(item_range.filter(tenant))
+        together.append({**item_range.filter(tenant), **condition(item_range)})
         items += 0 if item_range.last_depth is None else item_range.last_depth - item_range.first_depth + 1
         if items >= count:
             yield _any_of(together)

@@ -13,10 +13,12 @@ from domain.errors import ItemNotFound
 from domain.paths import Path
 from infrastructure.http import shapes
 from infrastructure.http.item_schemas import Item, ItemList
+from projections.views.items import ItemRange
 from projections.views.writes import Document
 from queries.blanking import blanked_item_json
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
+from queries.inherited_items import is_inherited, read_with_origins, retracted_in_forks
 from queries.item_additions import ADDED_FROM, additions, retracted_then, unretracted_at, with_added
 from queries.item_paths import Bounds, PathQuery, bounds_of, filters, path_to_read, places_in_view
 from queries.not_modified import NO_STORE
@@ -42,15 +44,15 @@ class ItemsQuery(IncludeQuery, PageQuery, PathQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_items(context: QueryContext, conversation_id: str, query: ItemsQuery) -> Response:
-    """A page of the items on the active path, newest first; with `branch` or `leaf` of those on another path.
+    """A page of the items on the active path, newest first; with `branch` or `leaf` of those on another path. In a fork, the path begins with the inherited items.
 
     A cursor is any item of the conversation, retracted or not.
     """
     if query.is_first_page and query.as_of is None:
-        await context.check_modified(conversation_id)
+        await context.check_modified(conversation_id, inherits=True)
     # An item's place never changes, so it can be read before the view has caught up.
     read, known_places = await asyncio.gather(
-        context.read_conversation(conversation_id, "items"), places_in_view(context, conversation_id, query)
+        read_with_origins(context, conversation_id, "items"), places_in_view(context, conversation_id, query)
     )
     path = await path_to_read(context, read, query)
     bounds = await bounds_of(context, read, path, query, known_places)
@@ -61,15 +63,15 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 
 
 class _Found(Struct):
-    """What is found out about the items of a page. `copies`: the original of each copy, by id. `retracted`: the items that were retracted later.
+    """What is found out about the items of a page on a path. `retracted`: the items that were retracted later. `documents`: their documents, by id.
 
-    `documents`: their documents, by id.
+    `elsewhere`: the items that another conversation may delete: copies, each with its original, and inherited items.
 
     `restored`: the items that were restored after the version of the page. Only the log knows whether they were retracted at that version.
     """
 
-    version: int
-    copies: dict[str, str] = field(default_factory=dict)
+    path: Path
+    elsewhere: dict[str, str | None] = field(default_factory=dict)
     retracted: set[str] = field(default_factory=set)
     restored: set[str] = field(default_factory=set)
     documents: dict[str, Document] = field(default_factory=dict)
@@ -77,38 +79,51 @@ class _Found(Struct):
     def entry(self, document: Document) -> bytes:
         """Notes the item. Returns its JSON."""
         self.documents[document["id"]] = document
-        if (original := document.get("copy_of")) is not None:
-            self.copies[document["id"]] = original
+        inherited = self._is_inherited(document)
+        if "copy_of" in document or inherited:
+            self.elsewhere[document["id"]] = document.get("copy_of")
         if document["retracted_version"] is not None:
             self.retracted.add(document["id"])
-        if document.get("restored_version", 0) > self.version:
+        if not inherited and document.get("restored_version", 0) > self.path.end.version:
             self.restored.add(document["id"])
         return bytes(document.pop("item"), "utf-8")
 
-    async def deleted_copies(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
-        """Those items of the page that are copies of deleted items."""
-        on_page = {item_id: self.copies[item_id] for item_id in page.ids if item_id in self.copies}
-        return await deleted_copies(context, read, on_page)
+    async def deleted_elsewhere(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
+        """Those copies and inherited items of the page that are deleted."""
+        on_page = {item_id: self.elsewhere[item_id] for item_id in page.ids if item_id in self.elsewhere}
+        return await deleted_copies(context, read, on_page, self.path.conversations)
 
-    async def retracted_then(self, read: ConversationRead, page: Page) -> set[str]:
-        """Those items of the page that were retracted at its version, and restored later."""
+    async def retracted_then(self, read: ConversationRead, page: Page, as_of: int | None) -> set[str]:
+        """Those items of the page that were retracted at its version, and restored later. With `as_of`, also those that a fork had retracted then."""
         restored = [item_id for item_id in page.ids if item_id in self.restored]
-        return await retracted_then(read, restored, self.version)
+        retracted = await retracted_then(read, restored, self.path.end.version)
+        if as_of is not None:
+            inherited = [item_id for item_id in page.ids if self._is_inherited(self.documents[item_id])]
+            retracted |= await retracted_in_forks(read, self.path, inherited)
+        return retracted
+
+    def _is_inherited(self, document: Document) -> bool:
+        return bool(document["conversation_id"] != self.path.end.conversation_id)
 
 
 async def _page(context: QueryContext, read: ConversationRead, path: Path, query: ItemsQuery, bounds: Bounds) -> Page:
-    """The page, without items that are deleted. If it has copies of deleted items, it is read again without them.
+    """The page, without items that are deleted. If it has items that another conversation has deleted, it is read again without them.
 
     With `as_of`, it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
     """
-    version = path.end.version
     ascending = query.ascending != query.is_backwards
-    selections = [*filters(read.tenant, path, bounds, ascending=ascending, count=query.limit + 1)]
+
+    def condition(items: ItemRange) -> Document:
+        is_now = query.as_of is None and items.conversation_id != read.conversation_id
+        return {"retracted_version": None} if is_now else unretracted_at(items.version)
+
+    count = query.limit + 1
+    selections = [*filters(read.tenant, path, bounds, ascending=ascending, count=count, condition=condition)]
     deleted: set[str] = set()
     while True:
-        items = _Found(version)
+        items = _Found(path)
         without = {"id": {"$nin": [*deleted]}} if deleted else {}
-        first, *then = [{**each, **unretracted_at(version), **without} for each in selections] or [_NOTHING]
+        first, *then = [{**each, **without} for each in selections] or [_NOTHING]
         page = await fetch_page(
             context,
             read,
@@ -122,20 +137,20 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
             entry_of=items.entry,
             then=then,
         )
-        page.has_copies = bool(items.copies or deleted)
-        if hidden := await items.retracted_then(read, page):
+        page.has_copies = bool(items.elsewhere or deleted or read.forks)
+        if hidden := await items.retracted_then(read, page, query.as_of):
             deleted |= hidden
             continue
         found: frozenset[str] = frozenset()
         if query.as_of is None or not context.principal.may("audit"):
-            found = await items.deleted_copies(context, read, page)
+            found = await items.deleted_elsewhere(context, read, page)
         if query.as_of is None and found:
             deleted |= found
             continue
         if query.as_of is not None and not context.principal.may("audit"):
             _blank(page, found | items.retracted)
         documents = [items.documents[item_id] for item_id in page.ids]
-        added = await additions(context, read, documents, version)
+        added = await additions(context, read, documents, path.end.version)
         page.entries = [with_added(*each) for each in zip(page.entries, added, strict=True)]
         return page
 
@@ -156,22 +171,21 @@ def _blank(page: Page, deleted: Collection[str]) -> None:
     answer_headers=CONVERSATION_HEADERS,
 )
 async def get_item(context: QueryContext, conversation_id: str, item_id: str, _: IncludeQuery) -> Response:
-    """The item. 404 when it is deleted or belongs to another conversation."""
-    read = await context.read_conversation(conversation_id, "items")
+    """The item. 404 when it is deleted, or when the conversation neither has nor inherits it."""
+    read = await read_with_origins(context, conversation_id, "items")
     fields = ("id", "retracted_version", "item", "copy_of", *ADDED_FROM)
     document = await context.find_document(read, "items", item_id, *fields)
-    if (
-        document is None
-        or document["conversation_id"] != conversation_id
-        or not _is_unretracted(document, read.version)
-    ):
+    if document is None:
         raise ItemNotFound(item_id)
-    copies = {item_id: document["copy_of"]} if "copy_of" in document else {}
-    if await deleted_copies(context, read, copies):
+    inherited = document["conversation_id"] != conversation_id
+    if not (is_inherited(read, document) if inherited else _is_unretracted(document, read.version)):
+        raise ItemNotFound(item_id)
+    elsewhere = {item_id: document.get("copy_of")} if inherited or "copy_of" in document else {}
+    if await deleted_copies(context, read, elsewhere, [conversation_id, *read.origins]):
         raise ItemNotFound(item_id)
     [added] = await additions(context, read, [document], read.version)
     body = with_added(document["item"].encode(), added)
-    return shapes.json_response(body, headers={**read.headers, **(NO_STORE if copies else {})})
+    return shapes.json_response(body, headers={**read.headers, **(NO_STORE if elsewhere or read.forks else {})})
 
 
 def _is_unretracted(document: Document, version: int) -> bool:

@@ -126,21 +126,28 @@ class QueryContext(Struct, frozen=True):
             self.dependencies.log, conversation_id, *views, min_position=self.min_position
         )
 
+    async def is_fork(self, conversation_id: str) -> bool:
+        """Whether the conversation inherits from another one. A process remembers this of many conversations. Raises PostgresUnavailable."""
+        return await self.dependencies.contexts.family(conversation_id) != conversation_id
+
     async def read_tenant(self, *views: MongoView) -> Read:
         """Returns once these views are current for all conversations. Raises as `Consistency.read_tenant` does."""
         return await self.dependencies.consistency.read_tenant(
             self.principal.tenant, *views, min_position=self.min_position
         )
 
-    async def check_modified(self, conversation_id: str) -> None:
+    async def check_modified(self, conversation_id: str, *, inherits: bool = False) -> None:
         """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL.
 
-        Reads no view. Raises ConversationNotFound. Does nothing while Postgres is unavailable.
+        `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound.
+        Does nothing while Postgres is unavailable.
         """
         if HEADER not in self.request.headers or self.min_position:
             return
         try:
             head = await self.dependencies.log.existing_head(conversation_id)
+            if inherits and await self.is_fork(conversation_id):
+                return
         except PostgresUnavailable:
             return
         tag = etag(head.version)

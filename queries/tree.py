@@ -4,7 +4,8 @@ Nodes are sorted by depth and then by branch. Two queries find a page: the items
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from heapq import merge
 from typing import Annotated, Any
 
@@ -22,8 +23,9 @@ from infrastructure.ids import is_id
 from projections.views.writes import Document
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
+from queries.inherited_items import path_along, read_with_origins, retracted_in_forks
 from queries.item_additions import retracted_then
-from queries.item_paths import PLACE_FIELDS, AsOfQuery, Bounds, ItemPlace, active_path, filters, place_of, trunk
+from queries.item_paths import PLACE_FIELDS, AsOfQuery, Bounds, ItemPlace, active_path, filters, find_place
 from queries.not_modified import NO_STORE
 from queries.paging import unknown_cursor
 from queries.query_context import QueryContext
@@ -107,34 +109,38 @@ class TreeQuery(AsOfQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def get_tree(context: QueryContext, conversation_id: str, query: TreeQuery) -> Response:
-    """A page of the items on all branches, by depth, with a preview of each. Deleted items are in it too, without a preview."""
+    """A page of the items on all branches, by depth, with a preview of each. Deleted items are in it too, without a preview.
+
+    The tree of a fork begins with the path that it inherits.
+    """
     if query.after is None and query.as_of is None:
-        await context.check_modified(conversation_id)
-    read = await context.read_conversation(conversation_id, "items")
+        await context.check_modified(conversation_id, inherits=True)
+    read = await read_with_origins(context, conversation_id, "items", "feedback")
     version = query.version(read)
-    after = None if query.after is None else await _cursor_place(context, read, query.after)
+    after = None if query.after is None else await find_place(context, read, query.after)
+    if query.after is not None and after is None:
+        raise unknown_cursor("after", "an item of this conversation")
+    trunk = path_along(read, version)
     on_trunk, elsewhere, active_leaf = await asyncio.gather(
-        _on_trunk(context, read, trunk(read, version), after, query.limit),
+        _on_trunk(context, read, trunk, after, query.limit),
         _elsewhere(context, read, version, after, query.limit),
         _last_item(context, read, await active_path(read, version)),
     )
     found = [*merge(on_trunk, elsewhere, key=lambda document: (document["depth"], document["branch"]))]
     documents = found[: query.limit]
-    copies = {document["id"]: document["copy_of"] for document in documents if "copy_of" in document}
-    deleted = await deleted_copies(context, read, copies)
-    restored = [document["id"] for document in documents if document.get("restored_version", 0) > version]
-    retracted = await retracted_then(read, restored, version)
-    sees_deleted = context.principal.may("audit")
+    await _count_own_feedback(context, read, documents)
+    deleted = await _deleted(context, read, trunk, documents)
+    retracted = deleted if query.as_of is None else await _retracted_then(read, trunk, documents)
+    blanked = frozenset() if context.principal.may("audit") else deleted - retracted
     tree = Tree(
-        data=[
-            _node(document, query.as_of, deleted, sees_deleted, document["id"] in retracted) for document in documents
-        ],
+        data=[_node(document, document["id"] in retracted, document["id"] in blanked) for document in documents],
         active_leaf=active_leaf,
         has_more=len(found) > query.limit,
     )
+    changes_elsewhere = read.forks or any("copy_of" in document for document in documents)
     if not tree.has_more:
         await context.dependencies.consistency.check_not_deleted(read)
-    return shapes.json_response(tree, headers={**read.headers, **(NO_STORE if copies else {})})
+    return shapes.json_response(tree, headers={**read.headers, **(NO_STORE if changes_elsewhere else {})})
 
 
 async def _on_trunk(
@@ -142,8 +148,13 @@ async def _on_trunk(
 ) -> list[Document]:
     """The next nodes along branch 0, and one more than `limit` if there are more."""
     bounds = Bounds() if after is None else Bounds(min_depth=after.depth + 1)
-    selection = next(filters(read.tenant, path, bounds, ascending=True, count=limit + 1))
-    return await _nodes(context, read, selection, limit)
+    found: list[Document] = []
+    for selection in filters(read.tenant, path, bounds, ascending=True, count=limit + 1):
+        found += await _nodes(context, read, selection, limit)
+        if len(found) > limit:
+            break
+    # An inherited item may lie on another branch of its conversation.
+    return [{**document, "branch": 0} for document in found[: limit + 1]]
 
 
 async def _elsewhere(
@@ -173,24 +184,66 @@ async def _nodes(context: QueryContext, read: ConversationRead, selection: Docum
 
 async def _last_item(context: QueryContext, read: ConversationRead, path: Path) -> str | None:
     """The id of the last item of the path, retracted or not."""
-    selection = next(filters(read.tenant, path, Bounds(), ascending=False, count=1))
     stages: list[Document] = [{"$sort": {"depth": -1}}, {"$limit": 1}, {"$project": {"_id": 0, "id": 1}}]
-    found = await context.aggregate(read, "items", selection, stages)
-    return found[0]["id"] if found else None
+    for selection in filters(read.tenant, path, Bounds(), ascending=False, count=1):
+        if found := await context.aggregate(read, "items", selection, stages):
+            return str(found[0]["id"])
+    return None
 
 
-def _node(
-    document: Document, as_of: int | None, deleted: Collection[str], sees_deleted: bool, was_retracted: bool
-) -> TreeNode:
-    """The node of an item. `deleted`: the copies whose originals are deleted. `sees_deleted`: the caller may see what was deleted after `as_of`.
+async def _count_own_feedback(context: QueryContext, read: ConversationRead, documents: Sequence[Document]) -> None:
+    """Replaces the counts of inherited items by those of the feedback that was given in this conversation."""
+    inherited = {
+        document["id"]: document for document in documents if document["conversation_id"] != read.conversation_id
+    }
+    if not inherited:
+        return
+    where = {"conversation_id": read.conversation_id, "item_id": {"$in": [*inherited]}, "withdrawn": False}
+    counts = {
+        "positive": {"$sum": {"$max": ["$rating", 0]}},
+        "negative": {"$sum": {"$max": [{"$multiply": ["$rating", -1]}, 0]}},
+    }
+    stages: list[Document] = [
+        {"$group": {"_id": "$item_id", **counts}},
+        {"$project": {"_id": 0, "id": "$_id", **dict.fromkeys(counts, 1)}},
+    ]
+    for document in inherited.values():
+        document.update(dict.fromkeys(counts, 0))
+    for counted in await context.aggregate(read, "feedback", where, stages):
+        inherited[counted["id"]].update(counted)
 
-    `was_retracted`: the item was retracted at `as_of`, and restored later.
-    """
-    retracted_version: int | None = document["retracted_version"]
-    is_deleted = retracted_version is not None or document["id"] in deleted
-    at_version = was_retracted or (retracted_version is not None and as_of is not None and retracted_version <= as_of)
-    is_retracted = is_deleted if as_of is None else at_version
-    is_blanked = is_deleted and not is_retracted and not sees_deleted
+
+async def _deleted(
+    context: QueryContext, read: ConversationRead, path: Path, documents: Sequence[Document]
+) -> AbstractSet[str]:
+    """Those of the items that are deleted now. `path`: the path that the conversation inherits, with its branch 0."""
+    elsewhere = {
+        document["id"]: document.get("copy_of")
+        for document in documents
+        if "copy_of" in document or document["conversation_id"] != read.conversation_id
+    }
+    retracted = {document["id"] for document in documents if document["retracted_version"] is not None}
+    return retracted | await deleted_copies(context, read, elsewhere, path.conversations)
+
+
+async def _retracted_then(read: ConversationRead, path: Path, documents: Sequence[Document]) -> set[str]:
+    """Those of the items that were retracted at the version of the path."""
+    versions = {segment.conversation_id: segment.version for segment in path.segments}
+    retracted = {
+        document["id"]
+        for document in documents
+        if document["retracted_version"] is not None
+        and document["retracted_version"] <= versions[document["conversation_id"]]
+    }
+    own = [document for document in documents if document["conversation_id"] == read.conversation_id]
+    inherited = [document["id"] for document in documents if document["conversation_id"] != read.conversation_id]
+    restored = [document["id"] for document in own if document.get("restored_version", 0) > path.end.version]
+    retracted |= await retracted_then(read, restored, path.end.version)
+    return retracted | await retracted_in_forks(read, path, inherited)
+
+
+def _node(document: Document, is_retracted: bool, is_blanked: bool) -> TreeNode:
+    """The node of an item. `is_blanked`: the item was deleted after the version that is read, and the caller may not see it."""
     fields: dict[str, Any] = {name: document[name] for name in ("id", "parent", "branch", "depth", "role", "type")}
     return TreeNode(
         **fields,
@@ -200,11 +253,3 @@ def _node(
         blanked=is_blanked or UNSET,
         feedback=NodeFeedback(document.get("positive", 0), document.get("negative", 0)),
     )
-
-
-async def _cursor_place(context: QueryContext, read: ConversationRead, after: str) -> ItemPlace:
-    """The place of a node. Raises ApiError (400) when it is not an item of this conversation."""
-    document = await context.find_document(read, "items", after, *PLACE_FIELDS)
-    if document is None or document["conversation_id"] != read.conversation_id:
-        raise unknown_cursor("after", "an item of this conversation")
-    return place_of(document)

@@ -322,15 +322,14 @@ class History:
             return partial(read, url, holds, exists)
 
         path = f"/v1/conversations/{conversation.id}"
-        own = [item.word for item in conversation.items if not item.is_deleted]
         on_path = [item.word for item in conversation.path if not item.is_deleted]
         response_ids = [response.id for response in conversation.responses if not response.deleted]
         yield check(path, lambda body: (body["id"], body["title"] or "") == (conversation.id, conversation.title))
-        yield check(f"{path}/items?{LIMIT}", lambda body: WORD.findall(str(body)) == own)
+        yield check(f"{path}/items?{LIMIT}", lambda body: WORD.findall(str(body)) == on_path)
         yield check(f"{path}/context", lambda body: WORD.findall(str(body["items"])) == on_path)
         yield check(f"{path}/responses?{LIMIT}", lambda body: [entry["id"] for entry in body["data"]] == response_ids)
         yield check(f"{path}/events")
-        for item in conversation.items[-1:]:
+        for item in (*conversation.path[:1], *conversation.items[-1:]):
             yield check(f"{path}/items/{item.id}", exists=not item.is_deleted)
         for response in conversation.responses[-1:]:
             for suffix in ("", "/input_items", "?stream=true", "/context"):

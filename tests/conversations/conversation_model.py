@@ -83,8 +83,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def nodes(self) -> list[ModelItem]:
-        """All items of the conversation's tree: the inherited ones, then its own."""
-        return [*self.inherited, *self.items]
+        """All items of the conversation's tree: the inherited ones, without those of deleted conversations, then its own."""
+        return [*(item for item in self.inherited if not item.conversation.deleted), *self.items]
 
     def shows(self, item: ModelItem) -> bool:
         """Whether the item is not retracted: not here, not in its own conversation, and not in a fork between the two."""

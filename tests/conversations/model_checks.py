@@ -69,7 +69,7 @@ class ModelChecks:
     ) -> None:
         path = f"/v1/conversations/{conversation.id}/items"
         entries = await self._all(subject, path, 5, order="asc", **parameters)
-        shown = _own(conversation, conversation.shown(last))
+        shown = conversation.shown(last)
         assert [entry["id"] for entry in entries] == [item.id for item in shown]
         for entry, item in zip(entries, shown, strict=True):
             assert (entry["content"][0]["text"], entry["role"], entry["author"]) == (item.text, item.role, item.author)
@@ -95,7 +95,7 @@ class ModelChecks:
     async def _check_tree(self, subject: str, conversation: ModelConversation) -> None:
         path = f"/v1/conversations/{conversation.id}/tree"
         nodes = await self._all(subject, path, 4)
-        expected = {item.id: item for item in _own(conversation, conversation.nodes)}
+        expected = {item.id: item for item in conversation.nodes}
         assert sorted(node["id"] for node in nodes) == sorted(expected)
         assert [(node["depth"], node["branch"]) for node in nodes] == sorted(
             (node["depth"], node["branch"]) for node in nodes
@@ -109,9 +109,8 @@ class ModelChecks:
                 item.text if is_shown else None,
                 not is_shown,
             )
-        own = _own(conversation, [conversation.head] if conversation.head else [])
-        active_leaf = (await self._get(subject, path))["active_leaf"]
-        assert active_leaf == (own[0].id if own else None)
+        on_path = [item.id for item in (conversation.head.path if conversation.head else []) if item.id in expected]
+        assert (await self._get(subject, path))["active_leaf"] == (on_path[-1] if on_path else None)
 
     async def _check_feedback(self, subject: str, conversation: ModelConversation) -> None:
         entries = await self._all(subject, f"/v1/conversations/{conversation.id}/feedback", 3)
@@ -144,8 +143,3 @@ class ModelChecks:
 
 PROVIDER_TOKENS = 7
 """What the scripted provider counts for each request."""
-
-
-def _own(conversation: ModelConversation, items: list[ModelItem]) -> list[ModelItem]:
-    """Without inherited items, which lists and trees do not show yet."""
-    return [item for item in items if item.conversation is conversation]

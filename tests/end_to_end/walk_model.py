@@ -300,6 +300,11 @@ class StoreModel:
             item_id = self.items[item_id].parent_id
         return path[::-1]
 
+    def shown_items(self, conversation_id: str) -> list[StoredItem]:
+        """The items that the conversation shows: those that it inherits, and its own, without deleted ones."""
+        path = self.path(self.conversations[conversation_id].head)
+        return [self.items[item_id] for item_id in path if not self.is_deleted(item_id)]
+
     def own_items(self, conversation_id: str) -> list[StoredItem]:
         """The items that the conversation shows as its own: without deleted ones, and without those that it inherits."""
         path = [self.items[item_id] for item_id in self.path(self.conversations[conversation_id].head)]

@@ -237,7 +237,7 @@ class Walk:
                 assert answer.status_code == 404, f"{conversation_id}: {answer.text}"
                 continue
             shown = [(item["id"], meaning_of_item(item)) for item in await self._all(subject, path)]
-            expected = [(item.item_id, item.meaning) for item in model.own_items(conversation_id)]
+            expected = [(item.item_id, item.meaning) for item in model.shown_items(conversation_id)]
             assert shown == expected, f"{conversation_id} shows {shown} instead of {expected}"
 
     async def _check_list(self, subject: str) -> None:

@@ -1,6 +1,7 @@
 """Forks that clients make with POST …/fork: what they begin with, and what they may do with what they inherit."""
 
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -46,10 +47,17 @@ class Store(Struct, frozen=True):
         return await self.queries.get(f"/v1/conversations/{path}".removesuffix("/"))
 
     async def texts(self, conversation_id: str) -> list[str]:
-        """The texts of the items that a model would be sent, oldest first."""
+        """The texts of the conversation's items, oldest first: in its list, in its tree, and in what a model would be sent."""
         answer = await self.get(f"{conversation_id}/context?model=m")
         assert answer.status_code == 200, answer.text
-        return [sent["item"]["content"][0]["text"] for sent in answer.json()["items"]]
+        listed = await self.get(f"{conversation_id}/items?order=asc")
+        assert listed.status_code == 200, listed.text
+        tree = await self.get(f"{conversation_id}/tree")
+        assert tree.status_code == 200, tree.text
+        texts = [item["content"][0]["text"] for item in listed.json()["data"]]
+        assert [node["preview"] for node in tree.json()["data"] if "retracted" not in node] == texts
+        assert [sent["item"]["content"][0]["text"] for sent in answer.json()["items"]] == texts
+        return texts
 
     async def retract(self, conversation_id: str, item_id: str) -> int:
         return (await self.commands.delete(f"/v1/conversations/{conversation_id}/items/{item_id}")).status_code
@@ -138,6 +146,58 @@ async def test_a_fork_is_made_once_for_a_key_and_only_of_the_version_that_if_mat
     assert repeated.json()["id"] == first.json()["id"]
 
 
+async def test_the_inherited_items_are_listed_page_by_page_before_the_own_ones(store: Store) -> None:
+    origin, ids = await store.create("0", "1", "2", "3")
+    fork = await store.fork(origin, item=ids[2])
+    ids = [*ids[:3], *await store.append(fork, "4", "5")]
+    grandchild = await store.fork(fork, item=ids[3])
+    ids = [*ids[:4], *await store.append(grandchild, "6", "7")]
+    path = f"{grandchild}/items"
+    await store.world.catch_up()
+    for order, expected in (("asc", ids), ("desc", ids[::-1])):
+        for limit in (1, 2, 5, 6):
+            assert await listed(store, path, order=order, limit=limit) == expected
+        before = (await store.get(f"{path}?limit=3&order={order}&before={expected[4]}")).json()
+        assert ([item["id"] for item in before["data"]], before["has_more"]) == (expected[1:4], True)
+    assert await listed(store, path, order="asc", branch=0) == ids
+    for depth, item_id in enumerate(ids, 1):
+        assert await listed(store, path, order="asc", leaf=item_id, limit=2) == ids[:depth]
+    nodes: list[dict[str, Any]] = []
+    while True:
+        after = f"&after={nodes[-1]['id']}" if nodes else ""
+        tree = (await store.get(f"{grandchild}/tree?limit=2{after}")).json()
+        nodes += tree["data"]
+        assert tree["active_leaf"] == ids[-1]
+        if not tree["has_more"]:
+            break
+    expected_nodes = [(item_id, parent, 0, depth) for depth, (parent, item_id) in enumerate(pairwise([None, *ids]), 1)]
+    assert [(node["id"], node["parent"], node["branch"], node["depth"]) for node in nodes] == expected_nodes
+
+    shown = await store.get(f"{grandchild}/items/{ids[0]}")
+    assert (shown.status_code, shown.json()["id"], "no-store" in shown.headers["cache-control"]) == (200, ids[0], True)
+    for page in ("items", "tree"):
+        answer = await store.get(f"{grandchild}/{page}")
+        tag = {"If-None-Match": answer.headers["etag"]}
+        assert "no-store" in answer.headers["cache-control"]
+        assert (await store.queries.get(f"/v1/conversations/{grandchild}/{page}", headers=tag)).status_code == 200
+    for elsewhere in (origin, fork):
+        assert (await store.get(f"{elsewhere}/items/{ids[5]}")).status_code == 404
+        for cursor in (f"items?after={ids[5]}", f"tree?after={ids[5]}"):
+            assert error_of(await store.get(f"{elsewhere}/{cursor}")) == (400, "invalid_cursor", "after")
+        assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
+
+
+async def listed(store: Store, path: str, **query: Any) -> list[str]:
+    """The ids of all items of a list, read page by page."""
+    ids: list[str] = []
+    while True:
+        cursor = {"after": ids[-1]} if ids else {}
+        page = (await store.queries.get(f"/v1/conversations/{path}", params={**query, **cursor})).json()
+        ids += [item["id"] for item in page["data"]]
+        if not page["has_more"]:
+            return ids
+
+
 async def test_a_fork_pins_and_retracts_what_it_inherits_for_itself_alone(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three")
     fork = await store.fork(origin)
@@ -153,12 +213,22 @@ async def test_a_fork_pins_and_retracts_what_it_inherits_for_itself_alone(store:
         (grandchild, ["one", "three"]),
     ):
         assert await store.texts(reader) == expected
+        assert (await store.get(f"{reader}/items/{ids[1]}")).status_code == (200 if "two" in expected else 404)
         status = 200 if "two" in expected else 404
         assert error_of(await store.post(f"/{reader}/fork", {"item": ids[1]}))[0] == 404 if status == 404 else True
     assert await store.texts(await store.fork(fork)) == ["one", "three"]
+    for version, expected in ((2, ["one", "two", "three"]), (3, ["one", "three"])):
+        past = (await store.get(f"{fork}/items?as_of={version}&order=asc")).json()["data"]
+        assert [item["content"][0]["text"] for item in past] == expected
+        nodes = (await store.get(f"{fork}/tree?as_of={version}")).json()["data"]
+        assert [node["preview"] for node in nodes if "retracted" not in node] == expected
     assert (await store.get(f"{fork}")).json()["version"] == 3
     # What the origin retracts is gone from the forks too.
+    assert await store.retract(fork, ids[0]) == 200
+    assert (await store.post(f"/{fork}/items/{ids[0]}/restore")).status_code == 200
+    assert await store.texts(fork) == ["one", "three"]
     assert await store.retract(origin, ids[0]) == 200
+    assert await store.retract(fork, ids[0]) == 404
     assert await store.texts(fork) == await store.texts(grandchild) == ["three"]
     assert (await store.post(f"/{grandchild}/items/{ids[0]}/pin")).status_code == 404
     await store.append(grandchild, "own")

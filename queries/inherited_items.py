@@ -1,0 +1,66 @@
+"""What a conversation inherits, for the queries that read the view `items`. The view has an inherited item once, in its own conversation.
+
+In a fork, the inherited items count as the beginning of branch 0. Only the log knows whether they are deleted: in their conversation, or by a fork
+for itself. So an answer of a fork needs one look-up, and is sent with `NO_STORE`.
+"""
+
+from collections.abc import Sequence
+
+from context.conversation_settings import retracted_at
+from context.forks import fork_of
+from domain.events import Fork, PathBranch
+from domain.paths import FIRST_BRANCH, Path, PathSegment
+from projections.views.catalog import MongoView
+from projections.views.writes import Document
+from queries.consistency import ConversationRead
+from queries.log_access import PostgresUnavailable
+from queries.query_context import MAX_POSITION, QueryContext
+
+
+async def read_with_origins(context: QueryContext, conversation_id: str, *views: MongoView) -> ConversationRead:
+    """As `QueryContext.read_conversation`. If the conversation is a fork, the views also show what is committed in the conversations that it inherits from.
+
+    Raises PostgresUnavailable for a fork: then it is not known what it inherits.
+    """
+    read = await context.read_conversation(conversation_id, *views)
+    if read.is_fork and not read.verified:
+        raise PostgresUnavailable
+    if read.verified and await context.is_fork(conversation_id):
+        read.forks = await _forks(read, conversation_id)
+        await context.dependencies.consistency.wait_for_origins(read)
+    return read
+
+
+async def _forks(read: ConversationRead, conversation_id: str) -> tuple[Fork, ...]:
+    """Where the conversation was forked, where its origin was forked, and so on."""
+    forks: list[Fork] = []
+    while (fork := await fork_of(read.log, conversation_id)) is not None:
+        forks.append(fork)
+        conversation_id = fork.conversation_id
+    return tuple(forks)
+
+
+def path_along(read: ConversationRead, version: int, branches: tuple[PathBranch, ...] = FIRST_BRANCH) -> Path:
+    """The path through these branches of the conversation, with what it inherits."""
+    path = Path((PathSegment(read.conversation_id, version, branches),))
+    for fork in read.forks:
+        path = path.after_origin(fork)
+    return path
+
+
+def is_inherited(read: ConversationRead, document: Document) -> bool:
+    """Whether the conversation inherits the item of a document of the view `items`, deleted or not."""
+    item = [document[name] for name in ("conversation_id", "branch", "depth", "version")]
+    return document["conversation_id"] != read.conversation_id and path_along(read, read.version).contains(*item)
+
+
+async def retracted_in_forks(read: ConversationRead, path: Path, item_ids: Sequence[str]) -> set[str]:
+    """Those of these inherited items that a fork on the path had retracted for itself at the path's version.
+
+    A fork that lies between is read as it was when it was forked. What it has restored since then is not retracted.
+    """
+    retracted: set[str] = set()
+    for fork in path.segments[1:]:
+        restored_before = 0 if fork.conversation_id == read.conversation_id else MAX_POSITION
+        retracted |= await retracted_at(read.log, fork, item_ids, restored_before)
+    return retracted

@@ -1,0 +1,263 @@
+"""Random forks of forks, compared with a model of items and their parents.
+
+All of them append, retract, restore, pin and are deleted. The lists, the trees and the contexts of all conversations must agree with the model,
+also at earlier versions.
+
+scripts/test tests/queries/test_fork_properties.py -m endless     runs 200 histories
+"""
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+from msgspec import Struct, field
+
+from tests.commands.api_client import message
+from tests.queries.test_forks import Store, store
+
+__all__ = ["store"]
+
+
+class Item(Struct, eq=False):
+    """An item of the model."""
+
+    id: str
+    parent: "Item | None"
+    conversation: "Conversation"
+
+    @property
+    def line(self) -> list["Item"]:
+        """The items from the first one to this one."""
+        return [*(self.parent.line if self.parent else ()), self]
+
+
+class State(Struct, frozen=True):
+    """What a fork takes from a version of a conversation."""
+
+    head: Item | None
+    pins: tuple[Item, ...]
+
+
+class Conversation(Struct, eq=False):
+    """A conversation of the model. `base`: the last item that it inherits. `forked_at`: the version of `origin` that it inherits.
+
+    `retractions`: for each item that it has ever retracted, its own or an inherited one, the versions at which it was retracted and restored in turn.
+    """
+
+    id: str
+    origin: "Conversation | None" = None
+    forked_at: int = 0
+    base: Item | None = None
+    head: Item | None = None
+    pins: list[Item] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    retractions: dict[str, list[int]] = field(default_factory=dict)
+    deleted: bool = False
+    states: dict[int, State] = field(default_factory=dict)
+
+    @property
+    def all_items(self) -> list[Item]:
+        return [*(self.base.line if self.base else ()), *self.items]
+
+    @property
+    def version(self) -> int:
+        return max(self.states)
+
+    @property
+    def family(self) -> list["Conversation"]:
+        """This conversation, the one that it was forked from, and so on."""
+        return [self, *(self.origin.family if self.origin else ())]
+
+    def turns(self, item: Item) -> list[int]:
+        """The versions at which it retracted and restored the item in turn."""
+        return self.retractions.get(item.id, [])
+
+    def has_retracted(self, item: Item, version: int | None = None) -> bool:
+        """Whether the item is retracted here now, or was at this version."""
+        return len([turn for turn in self.turns(item) if version is None or turn <= version]) % 2 == 1
+
+    def shows(self, item: Item) -> bool:
+        return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
+
+    def showed(self, item: Item, version: int) -> bool:
+        """Whether the item was there at this version. What an origin has restored or deleted since then counts as now."""
+        if item.conversation.deleted or self.has_retracted(item, version):
+            return False
+        return not any(
+            origin.has_retracted(item) and origin.turns(item)[-1] <= fork.forked_at
+            for fork, origin in pairwise(self.family)
+        )
+
+
+class History:
+    """Sends random requests, and does the same in the model."""
+
+    def __init__(self, seed: int, store: Store) -> None:
+        self.chance = random.Random(seed)
+        self.store = store
+        self.conversations: list[Conversation] = []
+
+    async def run(self, steps: int) -> None:
+        actions = (
+            *[self._append] * 4,
+            *[self._fork] * 5,
+            *[self._retract] * 4,
+            *[self._restore] * 3,
+            *[self._pin] * 2,
+            self._delete,
+        )
+        for action in self.chance.choices(actions, k=steps):
+            existing = [one for one in self.conversations if not one.deleted]
+            if not existing:
+                await self._start()
+            else:
+                await action(self.chance.choice(existing))
+
+    async def check(self) -> None:
+        """Asserts that all conversations show what the model says."""
+        await self.store.world.catch_up()
+        for conversation in self.conversations:
+            if conversation.deleted:
+                assert (await self._get(conversation, "items")).status_code == 404
+            else:
+                await self._check(conversation)
+
+    async def _check(self, conversation: Conversation) -> None:
+        line = conversation.head.line if conversation.head else []
+        shown = [item.id for item in line if conversation.shows(item)]
+        assert await self._listed(conversation, order="asc") == shown
+        assert await self._listed(conversation, order="desc") == shown[::-1]
+        context = (await self._get(conversation, "context?model=m")).json()
+        assert [sent["id"] for sent in context["items"]] == shown
+        pins = {item.id for item in conversation.pins}
+        assert {sent["id"] for sent in context["items"] if sent["pinned"]} == pins & {*shown}
+        nodes = (await self._get(conversation, "tree?limit=200")).json()["data"]
+        unretracted = [item.id for item in conversation.all_items if conversation.shows(item)]
+        assert sorted(node["id"] for node in nodes if "retracted" not in node) == sorted(unretracted)
+        assert {node["id"] for node in nodes} <= {item.id for item in conversation.all_items}
+        if line:
+            item = self.chance.choice(line)
+            answer = await self._get(conversation, f"items/{item.id}")
+            assert answer.status_code == (200 if conversation.shows(item) else 404)
+        version = self.chance.choice([*conversation.states])
+        head = conversation.states[version].head
+        line = [item for item in head.line if conversation.showed(item, version)] if head else []
+        assert await self._listed(conversation, order="asc", as_of=version) == [item.id for item in line]
+
+    async def _listed(self, conversation: Conversation, **query: Any) -> list[str]:
+        """The ids of the items of the list, in pages of a few."""
+        ids: list[str] = []
+        limit = self.chance.choice((2, 5, 100))
+        while True:
+            cursor = {"after": ids[-1]} if ids else {}
+            page = (await self._get(conversation, "items", limit=limit, **query, **cursor)).json()
+            ids += [item["id"] for item in page["data"]]
+            if not page["has_more"]:
+                return ids
+
+    async def _get(self, conversation: Conversation, path: str, **query: Any) -> httpx.Response:
+        return await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
+
+    async def _start(self) -> None:
+        answer = await self.store.post("", {})
+        conversation = Conversation(answer.json()["id"])
+        self.conversations.append(conversation)
+        self._note(conversation, answer)
+        await self._append(conversation)
+
+    async def _append(self, conversation: Conversation) -> None:
+        texts = ["x"] * self.chance.randint(1, 4)
+        answer = await self.store.post(f"/{conversation.id}/items", {"items": [message(text) for text in texts]})
+        assert answer.status_code == 200, answer.text
+        for item in answer.json()["data"]:
+            conversation.head = Item(item["id"], conversation.head, conversation)
+            conversation.items.append(conversation.head)
+        self._note(conversation, answer)
+
+    async def _fork(self, conversation: Conversation) -> None:
+        version = self.chance.choice([*conversation.states])
+        kind = self.chance.choice(("now", "item", "version", "after"))
+        item = self._any(conversation)
+        body: dict[str, Any] = {}
+        state = conversation.states[conversation.version]
+        forked_at, expected = conversation.version, 200
+        if kind == "version":
+            body, state, forked_at = {"version": version}, conversation.states[version], version
+        elif item is not None and kind in ("item", "after"):
+            body = {"item": item.id, "include_after": kind == "after"}
+            expected = 200 if conversation.shows(item) else 404
+            if kind == "item":
+                state = State(item, state.pins)
+        answer = await self.store.post(f"/{conversation.id}/fork", body)
+        assert answer.status_code == expected, answer.text
+        if expected != 200:
+            return
+        forked = answer.json()
+        head = state.head.id if state.head else None
+        assert (forked["forked_from"]["conversation"], forked["forked_from"]["item"]) == (conversation.id, head)
+        line = state.head.line if state.head else []
+        pins = [pin for pin in state.pins if pin in line]
+        fork = Conversation(forked["id"], conversation, forked_at, state.head, state.head, pins)
+        self.conversations.append(fork)
+        self._note(fork, answer)
+
+    async def _retract(self, conversation: Conversation) -> None:
+        if (item := self._any(conversation)) is None:
+            return
+        path = f"/v1/conversations/{conversation.id}/items/{item.id}"
+        answer = await self.store.commands.delete(path)
+        assert answer.status_code == (200 if conversation.shows(item) else 404), answer.text
+        if answer.status_code == 200:
+            if item in conversation.pins:
+                conversation.pins.remove(item)
+            self._note(conversation, answer, item)
+
+    async def _restore(self, conversation: Conversation) -> None:
+        retracted = [item for item in conversation.all_items if conversation.has_retracted(item)]
+        if not retracted:
+            return
+        item = self.chance.choice(retracted)
+        answer = await self.store.post(f"/{conversation.id}/items/{item.id}/restore")
+        elsewhere = any(each.has_retracted(item) for each in conversation.family[1:])
+        expected = 404 if elsewhere or item.conversation.deleted else 200
+        assert answer.status_code == expected, answer.text
+        if expected == 200:
+            self._note(conversation, answer, item)
+
+    async def _pin(self, conversation: Conversation) -> None:
+        if (item := self._any(conversation)) is None or not conversation.shows(item):
+            return
+        is_pinned = item in conversation.pins
+        answer = await self.store.post(f"/{conversation.id}/items/{item.id}/{'unpin' if is_pinned else 'pin'}")
+        assert answer.status_code == 200, answer.text
+        conversation.pins = [pin for pin in conversation.pins if pin is not item] + ([] if is_pinned else [item])
+        self._note(conversation, answer)
+
+    async def _delete(self, conversation: Conversation) -> None:
+        if len(self.conversations) > 3:
+            answer = await self.store.commands.delete(f"/v1/conversations/{conversation.id}")
+            assert answer.status_code == 200, answer.text
+            conversation.deleted = True
+
+    def _any(self, conversation: Conversation) -> Item | None:
+        """An item that the conversation has or inherits."""
+        items = conversation.all_items
+        return self.chance.choice(items) if items else None
+
+    def _note(self, conversation: Conversation, answer: httpx.Response, changed: Item | None = None) -> None:
+        """Notes the state at the version of the answer. `changed`: the item that it retracted or restored."""
+        version = int(answer.headers["etag"].strip('"'))
+        if changed is not None:
+            conversation.retractions.setdefault(changed.id, []).append(version)
+        conversation.states[version] = State(conversation.head, tuple(conversation.pins))
+
+
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 201), marks=pytest.mark.endless)])
+async def test_lists_trees_and_contexts_of_random_forks_are_those_of_the_model(store: Store, seeds: range) -> None:
+    for seed in seeds:
+        history = History(seed, store)
+        for _ in range(2):
+            await history.run(20)
+            await history.check()
