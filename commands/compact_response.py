@@ -19,6 +19,7 @@ from commands.request_options import ImageOptions, PromptCacheOptions, ServiceTi
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
 from commands.rolling_summary import COMPACTION
+from commands.target_context import target_segment
 from context.rendering.unsupported import first_unsupported
 from context.selection import begins_turn
 from context.summaries import PROMPT
@@ -163,7 +164,7 @@ async def _earlier_items(context: CommandContext, target: ReplyTarget) -> list[t
         return []
     items: list[tuple[str, Item]] = []
     size = 0
-    async for event in context.dependencies.contexts.path(target.source, target.version, None):
+    async for event in context.dependencies.contexts.path(await target_segment(context, target)):
         size += len(event.item)
         if size > MAX_REQUEST_BYTES:
             raise ApiError(

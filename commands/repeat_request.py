@@ -14,11 +14,13 @@ from commands.command_route import CommandContext
 from commands.reply_target import ReplyTarget
 from commands.target_context import assemble_context
 from context.assembly import Context
+from context.branch_paths import active_branches
 from context.choice import ReplyRequest, answer_tokens
 from context.rendering import needed_abilities
 from context.rendering.notes import NOTED_ABILITIES
 from domain.errors import ContextTooLong, ModelFailed, RefusedRequest
-from domain.events import Shown
+from domain.events import Leaf, Shown
+from domain.paths import PathSegment
 from replies.repeat import Repeat, RepeatOf
 
 TOO_LONG: Final = "window"
@@ -46,7 +48,8 @@ class _Change(Struct, frozen=True, kw_only=True):
 class _Repeats:
     """Makes the next request each time the provider refuses one.
 
-    `assemble` makes the context of a changed request. It returns None if the conversation is deleted.
+    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused one. It
+    returns None if the conversation is deleted.
 
     The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
     and then a request with notes in place of the items that need it is answered. In other cases the cause may be one
@@ -57,7 +60,7 @@ class _Repeats:
         self,
         context: CommandContext,
         reply_request: ReplyRequest,
-        assemble: Callable[[ReplyRequest], Awaitable[Context | None]],
+        assemble: Callable[[ReplyRequest, Shown], Awaitable[Context | None]],
     ) -> None:
         self._context = context
         self._sent = reply_request
@@ -75,7 +78,7 @@ class _Repeats:
             self._lacks |= failure.refused.lacks
         for change in await _changes(self._context, self._sent, failure, shown, self._reasons):
             try:
-                model_context = await self._assemble(change.reply_request)
+                model_context = await self._assemble(change.reply_request, shown)
             except ContextTooLong:  # the newest turn alone does not fit
                 return None
             if model_context is None:
@@ -103,18 +106,23 @@ class _Repeats:
         return learn
 
 
-def repeat_stored(context: CommandContext, conversation_id: str, reply_request: ReplyRequest) -> RepeatOf:
+def repeat_stored(
+    context: CommandContext, conversation_id: str, reply_request: ReplyRequest, leaf: Leaf | None = None
+) -> RepeatOf:
     """Makes the repeats of a request that is stored in this conversation.
 
     Each context is read at the conversation's newest version: items may have been deleted since the request was
-    stored.
+    stored. `leaf`: the place that the request names. Without it, the path is the one that was active at the request.
     """
 
-    async def assemble(changed: ReplyRequest) -> Context | None:
-        head = await context.dependencies.reader.readable_head(conversation_id)
+    async def assemble(changed: ReplyRequest, shown: Shown) -> Context | None:
+        reader = context.dependencies.reader
+        head = await reader.readable_head(conversation_id)
         if head is None:
             return None
-        return await context.dependencies.contexts.assemble(conversation_id, head.stream_version, changed)
+        branches = leaf.path if leaf else await active_branches(reader, conversation_id, shown.version)
+        end = PathSegment(conversation_id, head.version, branches)
+        return await context.dependencies.contexts.assemble_path(end, head.stream_version, changed)
 
     return _Repeats(context, reply_request, assemble).next
 
@@ -122,7 +130,7 @@ def repeat_stored(context: CommandContext, conversation_id: str, reply_request: 
 def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> RepeatOf:
     """Makes the repeats of a request that is not stored."""
 
-    async def assemble(changed: ReplyRequest) -> Context:
+    async def assemble(changed: ReplyRequest, _: Shown) -> Context:
         return await assemble_context(context, replace(target, snapshot=UNSET), changed)
 
     return _Repeats(context, reply_request, assemble).next

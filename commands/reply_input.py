@@ -27,7 +27,6 @@ from context.repeated_history import has_outputs, needs_older, repeated
 from domain.commands import NewItem
 from domain.events import ItemAppended
 from domain.items import Item, as_output, as_stored, from_stored, given_id, id_prefix, type_of
-from domain.paths import origin_of
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id, mint
@@ -89,13 +88,14 @@ async def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
     """The path that the input continues."""
     reader = context.dependencies.reader
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
-    if target.fork is not None and target.fork.forked_from is not None:
-        return PathHistory(reader, origin_of(target.fork.forked_from), newer=carried, is_past=True)
     if target.source is None or target.at is None:
         return PathHistory(reader, None, newer=carried)
+    end = await target_segment(context, target)
+    if target.fork is not None or target.leaf is not None:
+        return PathHistory(reader, end, newer=carried, is_past=target.fork is not None)
     snapshot = target.snapshot or None
     recent = snapshot if snapshot is not None and snapshot.is_at(target.at) else None
-    return PathHistory(reader, await target_segment(context, target), recent, carried)
+    return PathHistory(reader, end, recent, carried)
 
 
 async def _without_known_ids(

@@ -20,7 +20,7 @@ from context.deleted_content import deleted_items, original_in
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
-from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted, joined_ids
+from domain.events import ConversationStarted, Fork, ItemAppended, Leaf, ReplyCompleted, joined_ids
 from domain.items import as_stored, from_stored, id_prefix, is_usable
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.reader import PrincipalReader
@@ -39,6 +39,8 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     fallback       replaces `start` if another request has moved the head of `source`, or if another reply runs there
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
+    leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
+    regenerates    the item or response that the reply is another version of
     carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
                    before the input
     retracts       the last items of `source`. They are retracted when the request is appended
@@ -50,6 +52,8 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     start: StartConversation | None = None
     fallback: StartConversation | None = None
     expected_head: str | None | UnsetType = UNSET
+    leaf: Leaf | None = None
+    regenerates: str | None = None
     carried_items: tuple[NewItem, ...] = ()
     retracts: tuple[str, ...] = ()
     snapshot: RecentItems | UnsetType | None = UNSET

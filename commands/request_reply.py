@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext
 from commands.matched_input import MatchedInput, match_input
 from commands.queued_replies import queue_reply
+from commands.regenerated_reply import find_regenerated
 from commands.repeat_request import repeat_stored, repeat_unstored
 from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
@@ -40,7 +41,7 @@ MAX_COMPARISONS = 10
 def check_body(body: CreateResponse) -> None:
     """Checks the parameters and the schemas in them. Raises ApiError (400)."""
     body.check()
-    if body.retry is None:
+    if body.earlier is None:
         check_schemas(body.schemas())
 
 
@@ -70,8 +71,8 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
     """
     for _ in range(MAX_COMPARISONS):
         try:
-            if body.retry is not None:
-                return await _request_again(context, body, body.retry)
+            if body.earlier is not None:
+                return await _request_again(context, body)
             return await _request_at_target(context, body)
         except (VersionMismatch, ItemsDeleted, PathHasChanged):
             if context.if_match is not None:
@@ -107,11 +108,14 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
         return await _request_at(context, body, target.after_head_moved(), model, taken, matched=matched)
 
 
-async def _request_again(context: CommandContext, body: CreateResponse, response_id: str) -> Reply:
-    """Requests a reply again, in place of the one that failed or was stopped."""
-    retried = await find_retried(context, body, response_id)
-    model = await resolve_model(context, retried.body.model)
-    return await _request_at(context, retried.body, retried.target, model, retried.taken, matched=None)
+async def _request_again(context: CommandContext, body: CreateResponse) -> Reply:
+    """Requests a reply in place of one that failed or was stopped, or beside one that has an answer."""
+    if body.retry is not None:
+        request = await find_retried(context, body, body.retry)
+    else:
+        request = await find_regenerated(context, body, body.regenerate or "")
+    model = await resolve_model(context, request.body.model)
+    return await _request_at(context, request.body, request.target, model, request.taken, matched=None)
 
 
 async def _target(context: CommandContext, body: CreateResponse, matched: MatchedInput | None) -> ReplyTarget:
@@ -156,7 +160,7 @@ async def _request_at(
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
     only_at = None
-    if target.source is None or target.at is None or target.fork or target.retracts or not body.stored:
+    if target.source is None or target.at is None or target.fork or target.leaf or target.retracts or not body.stored:
         model_context = await assemble_context(context, target, reply_request)
     else:
         version, model_context = await context_with_summary(
@@ -181,12 +185,14 @@ async def _request_at(
         expected_head=target.expected_head,
         transcript=Transcript() if body.is_chat_completion else None,
         retracts=target.retracts,
+        after=target.leaf,
+        regenerates=target.regenerates,
     )
     if not body.stored:
         repeat = repeat_unstored(context, target, reply_request)
         return start_reply(context, command, model_context, repeat=repeat)
     prefixes = _prefixes(matched, taken, command.response_id) if matched else None
-    repeat = repeat_stored(context, target.conversation_id, reply_request)
+    repeat = repeat_stored(context, target.conversation_id, reply_request, target.leaf)
     return await append_and_start(
         context, command, model_context, target.conversation_id, only_at=only_at, prefixes=prefixes, repeat=repeat
     )

@@ -54,6 +54,7 @@ _STORED = (
     "prompt_cache_options",
     "prompt_cache_retention",
     "reasoning",
+    "regenerate",
     "retry",
     "safety_identifier",
     "service_tier",
@@ -119,6 +120,13 @@ class CreateResponse(OptionsBody, Body):
             "Parameters that are given here take precedence."
         ),
     ] = None
+    regenerate: Annotated[
+        str | None,
+        Field(
+            description="The id of a response, or of an item of an answer. The model answers again after the same items, with the model and the parameters of that response. "
+            "Parameters that are given here take precedence. The new answer becomes a sibling of the first one."
+        ),
+    ] = None
     model: Name | None = None
     instructions: Instructions | None = None
     stream: bool | None = None
@@ -173,6 +181,11 @@ class CreateResponse(OptionsBody, Body):
         return self.on_busy in ("interrupt", "queue")
 
     @property
+    def earlier(self) -> Literal["retry", "regenerate"] | None:
+        """The parameter that names an earlier response, whose input and parameters are used again."""
+        return "retry" if self.retry is not None else "regenerate" if self.regenerate is not None else None
+
+    @property
     def stored(self) -> bool:
         return self.store is not False
 
@@ -209,11 +222,11 @@ class CreateResponse(OptionsBody, Body):
     def check(self) -> None:
         """Raises ApiError (400) if parameters contradict each other or are not supported.
 
-        The schemas are checked separately, see `schemas`. With `retry`, most parameters are checked later, together
-        with those of the first request (`check_parameters`).
+        The schemas are checked separately, see `schemas`. If the request names an `earlier` response, most parameters are
+        checked later, together with those of the first request (`check_parameters`).
         """
         self._check_target()
-        if self.retry is None:
+        if self.earlier is None:
             self.check_parameters()
 
     def _check_target(self) -> None:
@@ -236,13 +249,21 @@ class CreateResponse(OptionsBody, Body):
         if self.may_wait and self.conversation is None:
             raise _invalid("on_busy", "it needs `conversation`. Without it, no reply waits for another one")
         if self.retry is not None:
-            for name in ("input", "conversation", "previous_response_id"):
+            for name in ("input", "conversation", "previous_response_id", "regenerate"):
                 if getattr(self, name) is not None:
-                    raise _contradicts_retry(
-                        name, "its input and its place are those of the response that is tried again"
+                    raise _contradicts(
+                        "retry", name, "its input and its place are those of the response that is tried again"
                     )
             if not self.stored:
-                raise _contradicts_retry("store", "the response that is tried again is stored")
+                raise _contradicts("retry", "store", "the response that is tried again is stored")
+        if self.regenerate is not None:
+            for name in ("input", "previous_response_id"):
+                if getattr(self, name) is not None:
+                    raise _contradicts("regenerate", name, "the model is sent what lies before the first answer")
+            if not self.stored:
+                raise _contradicts("regenerate", "store", "the new answer becomes a sibling of the first one")
+            if self.on_busy == "interrupt":
+                raise _contradicts("regenerate", "on_busy", "an answer on another branch does not interrupt a reply")
 
     def check_parameters(self) -> None:
         """Checks the parameters that `_check_target` does not check. Raises ApiError (400)."""
@@ -298,8 +319,8 @@ class CreateResponse(OptionsBody, Body):
             yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
 
 
-def _contradicts_retry(param: str, reason: str) -> ApiError:
-    message = f"`retry` and `{param}` cannot be used together: {reason}."
+def _contradicts(earlier: str, param: str, reason: str) -> ApiError:
+    message = f"`{earlier}` and `{param}` cannot be used together: {reason}."
     return ApiError(400, message, code="mutually_exclusive_parameters", param=param)
 
 

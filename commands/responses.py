@@ -94,13 +94,9 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     Answers `{object: "response.input_tokens", input_tokens}`.
     """
     check_body(body)
-    if body.retry is not None:
-        raise ApiError(
-            400,
-            "`retry` asks for a reply, so its tokens are not counted here.",
-            code="unsupported_parameter",
-            param="retry",
-        )
+    if body.earlier is not None:
+        message = f"`{body.earlier}` asks for a reply, so its tokens are not counted here."
+        raise ApiError(400, message, code="unsupported_parameter", param=body.earlier)
     target = await find_target(context, body, writes=False)
     model = await resolve_model(context, body.model)
     taken = await take_input(context, target, body.items())

@@ -8,64 +8,44 @@ If the question has already joined the conversation (`context_policy.stopped`), 
 answer is retracted when the new reply is requested.
 """
 
-from typing import Any
-
-import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
 from commands.access import check_may_write
 from commands.command_route import CommandContext
+from commands.completed_request import CompletedRequest, merged
 from commands.new_conversations import last_item, start_of
 from commands.reply_input import TakenInput, TakenItem
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
-from commands.response_schemas import check_schemas
 from context.conversation_settings import settings_at
 from context.deleted_content import deleted_items
 from context.rendering import renders_transcripts
 from domain.commands import NewItem
 from domain.errors import ResponseNotFound
-from domain.events import ItemAppended, ReplyCompleted, ReplyEnd
+from domain.events import ItemAppended, ReplyCompleted, ReplyEnd, ReplyRequested
 from domain.items import from_stored
-from infrastructure.http.body import validate_body
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, is_id
 from replies.record import Record, find_record
-from replies.response_from_events import Request
-
-_NOT_REPEATED = ("background",)
 
 
-class RetriedReply(Struct, frozen=True):
-    """A request with `retry`, completed from the first request: its body, where its reply goes, and its input."""
-
-    body: CreateResponse
-    target: ReplyTarget
-    taken: TakenInput
-
-
-async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> RetriedReply:
+async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> CompletedRequest:
     """The request that tries the response again.
 
     Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it
     runs, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
-    conversation. If items joined the conversation after the response ended, the append raises HeadHasMoved.
+    conversation. If items joined the conversation after the response ended, the append raises HeadHasMoved. A reply that
+    opens a branch may be tried again at any time.
     """
     record, end = await _ended_record(context, response_id)
     check_may_write(context, record.conversation_id, record.head)
     has_joined = bool(end.input_ids or end.output_ids)
     if end.output_ids:
         await _check_not_summarized(context, record, end)
-    assert record.end_event is not None
-    target = ReplyTarget(
-        source=record.conversation_id,
-        at=record.head.stream_version,
-        expected_head=await _last_id(context, record.conversation_id, record.end_event.version),
-        retracts=end.output_ids,
-    )
+    target = await _target(context, record, end)
     remaining = await _remaining_input(context, record)
     taken = [] if has_joined else remaining
-    return RetriedReply(_merged(body, record.requested), target, TakenInput(taken, is_compared=False))
+    return CompletedRequest(merged(body, record.requested), target, TakenInput(taken, is_compared=False))
 
 
 async def _ended_record(context: CommandContext, response_id: str) -> tuple[Record, ReplyEnd]:
@@ -104,6 +84,16 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
         raise ApiError(409, message, code="answer_is_summarized", param="retry")
 
 
+async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
+    """The place of the first reply. If that was to open a branch, the new one opens one at the same item."""
+    assert record.end_event is not None
+    target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
+    if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
+        return replace(target, leaf=requested.after, regenerates=requested.regenerates)
+    last_id = await _last_id(context, record.conversation_id, record.end_event.version)
+    return replace(target, expected_head=last_id)
+
+
 async def _last_id(context: CommandContext, conversation_id: str, version: int) -> str | None:
     """The id of the path's last item at this version. In a fork it may be an inherited item.
 
@@ -135,17 +125,3 @@ async def _remaining_input(context: CommandContext, record: Record) -> list[Take
         for index, stored in enumerate(requested.input)
         if stored.item_id not in deleted
     ]
-
-
-def _merged(body: CreateResponse, requested: Request) -> CreateResponse:
-    """The first request's body, with the parameters of `body` in place of its own.
-
-    Raises ApiError (400) if they contradict each other.
-    """
-    parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
-    recorded = {name: value for name, value in parameters.items() if name not in _NOT_REPEATED}
-    given = body.model_dump(mode="json", exclude_unset=True)
-    merged = validate_body(CreateResponse, msgspec.json.encode({"model": requested.model, **recorded, **given}))
-    merged.check_parameters()
-    check_schemas(merged.schemas())
-    return merged

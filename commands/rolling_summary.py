@@ -132,14 +132,15 @@ async def summarize(
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or max_portion_tokens < MIN_PORTION_TOKENS:
         return None
     reader, version, previous = dependencies.reader, choice.recent.version, choice.recent.summary
-    path = await read_path(reader, await active_segment(reader, conversation_id, version))
+    end = await active_segment(reader, conversation_id, version)
+    path = await read_path(reader, end)
     inherited = [segment.conversation_id for segment in path.segments[:-1]]
     last_events = await reader.head_of_each(inherited) if inherited else []
     settings = await settings_at(reader, conversation_id, version)
     if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
         raise SummaryHasChanged(conversation_id)  # an item that the previous summary covers was deleted just now
     summary_input = SummaryInput(choice.encoding, max_portion_tokens)
-    events = await _read_into(summary_input, context, conversation_id, choice, depth)
+    events = await _read_into(summary_input, context, end, choice, depth)
     written = await write_summary(
         dependencies.provider,
         models,
@@ -189,14 +190,12 @@ def _branch_of(event: ItemAppended, end: PathSegment, forked_from: Fork | None) 
 
 
 async def _read_into(
-    summary_input: SummaryInput, context: CommandContext, conversation_id: str, choice: ContextChoice, depth: int
+    summary_input: SummaryInput, context: CommandContext, end: PathSegment, choice: ContextChoice, depth: int
 ) -> list[ItemAppended]:
     """Fills `summary_input` with the items after the previous summary and before `depth`; returns their events."""
     previous = choice.recent.summary
     events: list[ItemAppended] = []
-    path = context.dependencies.contexts.path(
-        conversation_id, choice.recent.version, previous.last if previous else None
-    )
+    path = context.dependencies.contexts.path(end, previous.last if previous else None)
     async for event in path:
         if event.depth >= depth or summary_input.is_full:
             break

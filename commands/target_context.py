@@ -7,12 +7,16 @@ from commands.reply_target import ReplyTarget
 from context.assembly import Context
 from context.branch_paths import active_segment
 from context.choice import ReplyRequest
-from domain.paths import PathSegment
+from domain.paths import PathSegment, origin_of
 
 
 async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSegment:
-    """The target's own part of the path whose context the model is sent."""
+    """The newest segment of the path whose context the model is sent."""
     assert target.source is not None
+    if target.fork is not None and target.fork.forked_from is not None:
+        return origin_of(target.fork.forked_from)
+    if target.leaf is not None:
+        return PathSegment(target.source, target.version, target.leaf.path)
     return await active_segment(context.dependencies.reader, target.source, target.version)
 
 
@@ -21,6 +25,8 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)
+    if target.leaf is not None and target.at is not None:
+        return await contexts.assemble_path(await target_segment(context, target), target.at, reply_request)
     if target.snapshot is not UNSET:
         choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
         return contexts.render(reply_request, choice)

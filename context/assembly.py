@@ -33,7 +33,7 @@ from context.transcripts.known_messages import KnownMessages, SentMessages
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
-from domain.paths import origin_of
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
@@ -121,6 +121,10 @@ class Contexts:
         """The context of a conversation at a version. If `conversation_id` or `at` is None, the conversation has no items yet."""
         return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
+    async def assemble_path(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> Context:
+        """The context of the path that ends with the segment `end`, at the version of `at`. It is read from the log."""
+        return self.render(reply_request, await self._choose_from_log(end, at, reply_request))
+
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that is about to be created by `start`."""
         max_tokens = self._models.max_request_tokens(reply_request.model)
@@ -157,15 +161,25 @@ class Contexts:
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         max_tokens = self._models.max_request_tokens(reply_request.model)
-        without = reply_request.without
-        if snapshot is not None and not without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
+        if snapshot is not None and not reply_request.without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
             # The chooser reads the path only to find what belongs to pinned items.
             pinned_on = await active_segment(self._reader, conversation_id, at.version) if snapshot.pinned else None
             return await self._chooser.choose(snapshot, pinned_on, reply_request)
+        end = await active_segment(self._reader, conversation_id, at.version)
+        return await self._choose_from_log(end, at, reply_request)
+
+    async def _choose_from_log(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> ContextChoice:
+        """What a model is shown of the path that ends with the segment `end`. Raises LogMoved if the log may have moved back since `at` was read."""
+        conversation_id, max_tokens = end.conversation_id, self._models.max_request_tokens(reply_request.model)
         async with self._shared.log_read():
-            end = await active_segment(self._reader, conversation_id, at.version)
             recent = await recent_items_from_log(
-                self._reader, conversation_id, at.version, max_tokens, self._counts, without=without, end=end
+                self._reader,
+                conversation_id,
+                at.version,
+                max_tokens,
+                self._counts,
+                without=reply_request.without,
+                end=end,
             )
             choice = await self._chooser.choose(recent, end, reply_request)
         head = await self._reader.head(conversation_id)
@@ -267,9 +281,9 @@ class Contexts:
         copies = {item.item_id: item.copy_of for item in items if item.copy_of is not None}
         return None if await deleted_items(self._reader, copies, [conversation_id]) else recent
 
-    def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
-        """The items of the path at `version` that are not deleted by now, oldest first. With `after`, only the items after that one."""
-        return path(self._reader, conversation_id, version, after=after)
+    def path(self, end: PathSegment, after: str | None = None) -> AsyncIterator[ItemAppended]:
+        """The items of the path that ends with `end` that are not deleted by now, oldest first. With `after`, only the items after that one."""
+        return path(self._reader, end, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
         """The tokens that each (id, item) adds to a request."""

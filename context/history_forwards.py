@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from context.branch_paths import active_segment
 from context.conversation_settings import Reader, retracted_at
 from context.deleted_content import deleted_items
 from context.forks import read_path
@@ -14,19 +13,18 @@ from infrastructure.event_log.recorded import Recorded
 
 async def path(
     reader: Reader,
-    conversation_id: str,
-    version: int,
+    end: PathSegment,
     *,
     after: str | None = None,
     first: str | None = None,
     recorded_at: int | None = None,
 ) -> AsyncIterator[ItemAppended]:
-    """The items of the path at `version`, oldest first: all of them, those from item `first` on, or those after item `after`.
+    """The items of the path that ends with the segment `end`, oldest first: all of them, those from item `first` on, or those after item `after`.
 
     Items that are deleted now are left out. `recorded_at`: the log position of a request. Leaves out only the items that were deleted at
-    `version`, or in an origin when it was forked, and were not restored before that position.
+    the version of `end`, or in an origin when it was forked, and were not restored before that position.
     """
-    segments = [*(await read_path(reader, await active_segment(reader, conversation_id, version))).segments]
+    segments = [*(await read_path(reader, end)).segments]
     row: Recorded | None = None
     if (item_id := first or after) is not None:
         while segments and (row := await _appended(reader, segments[0], item_id)) is None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from context.branch_paths import active_branches
 from context.conversation_settings import (
     SUMMARY_TOKENS,
     Reader,
@@ -33,6 +34,7 @@ from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import SUMMARY, ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, emptied
+from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
 
@@ -88,9 +90,10 @@ async def rerender(
         cache_key = family_of(settings_events) or conversation_id
         compacted = await _compacted(reader, conversation_id, shown.version, shown.summary)
         single_items = await _single_items(reader, conversation_id, shown)
+        end = await _end(reader, requested, request)
         for shown_range in shown.ranges:
             single = single_items.get(shown_range.first)
-            items += single or await _range(reader, conversation_id, requested, shown_range)
+            items += single or await _range(reader, end, requested.position, shown_range)
     items += map(stored_item, request.input)
     not_sent = unsendable(shown.renderer, [stored.item for stored in items])
     sent = [stored for index, stored in enumerate(items) if index not in not_sent]
@@ -189,14 +192,22 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
     }
 
 
-async def _range(
-    reader: Reader, conversation_id: str, requested: Recorded, shown_range: ShownRange
-) -> list[StoredItem]:
-    """The items from the range's first to its last, as the path was when the reply was requested."""
-    assert isinstance(requested.event, ReplyRequested)
-    version, first = requested.event.shown.version, shown_range.first
+async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> PathSegment:
+    """The end of the path that the model was shown: the path to the place that the request names, or the one that was active when it was recorded.
+
+    The request may have been sent again later, at another version. By then, another path may have been active.
+    """
+    conversation_id = requested.conversation_id
+    branches = (
+        request.after.path if request.after else await active_branches(reader, conversation_id, requested.version)
+    )
+    return PathSegment(conversation_id, request.shown.version, branches)
+
+
+async def _range(reader: Reader, end: PathSegment, position: int, shown_range: ShownRange) -> list[StoredItem]:
+    """The items from the range's first to its last, as the path was when the reply was requested, at this log position."""
     items: list[StoredItem] = []
-    async for event in path(reader, conversation_id, version, first=first, recorded_at=requested.position):
+    async for event in path(reader, end, first=shown_range.first, recorded_at=position):
         items.append(stored_item(event))
         if event.item_id == shown_range.last:
             break

@@ -217,6 +217,14 @@ def plain_message(item: Item) -> PlainMessage | None:
     return None
 
 
+def is_answer(item: Item) -> bool:
+    """Whether a model writes such items: its messages, reasoning and calls."""
+    kind = type_of(item)
+    if kind == "message":
+        return bool(item["role"] == "assistant")
+    return not kind.endswith(("_output", "_response"))
+
+
 def without_content(item: Item) -> Item:
     """A deleted item, for an answer that must name it: only its id and type.
 

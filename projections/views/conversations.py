@@ -83,7 +83,11 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
         case ItemRestored(inherited=False):
             yield Update("conversations", key, progress, {"items": 1})
         case HeadMoved():
-            moved = {"head": event.item_id, "depth": event.depth, "path": msgspec.to_builtins(event.path)}
+            moved = {
+                "head": event.item_id,
+                "depth": event.depth,
+                "path": [msgspec.to_builtins(each) for each in event.path],
+            }
             yield Update("conversations", key, {**moved, "moved_at": logged.version, **progress})
         case ConversationShared() | ConversationUnshared():
             yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})

@@ -70,7 +70,7 @@ async def shown(reader: EventReader, conversation_id: str) -> list[str]:
     head = await reader.head(conversation_id)
     assert head is not None
     backwards = [item.item_id for item in (await recent(reader, conversation_id)).items]
-    assert backwards == [event.item_id async for event in path(reader, conversation_id, head.version)]
+    assert backwards == [event.item_id async for event in path(reader, PathSegment(conversation_id, head.version))]
     history = PathHistory(reader, PathSegment(conversation_id, head.version))
     while await history.read_older():
         pass
@@ -96,7 +96,7 @@ async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_t
     assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
     assert (await recent(reader, family.fork_of_fork)).lost == ()
     # With `recorded_at` the deleted items are still read, so a recorded request can be rendered again.
-    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, recorded_at=0)]
+    recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 3), recorded_at=0)]
     assert recorded == [*family.path[:5], *family.last]
 
 
@@ -123,9 +123,9 @@ async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_it_and_its_f
     assert await shown(reader, before) == [*kept[:2], *family.fork_items]
     assert await shown(reader, family.root) == family.items
     assert (await write.execute(family.fork, DescribeConversation())).conversation.items == 3
-    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, recorded_at=0)]
+    recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 3), recorded_at=0)]
     assert recorded == family.path
-    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 4, recorded_at=0)]
+    recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 4), recorded_at=0)]
     assert recorded == [item_id for item_id in family.path if item_id != family.fork_items[0]]
     # A copy in the fork is deleted with its original. A copy elsewhere is not.
     for conversation_id, stays in ((family.fork, False), (family.root, True)):
