@@ -130,7 +130,7 @@ class CreateChatCompletion(BaseModel):
 
     @property
     def sent_messages(self) -> SentMessages:
-        """The messages, with the digest of each. They are computed once."""
+        """The messages, with the digest of each. They are computed once: by `check`, if it was called."""
         if self._sent_messages is None:
             self._sent_messages = sent_messages(self.messages)
         return self._sent_messages
@@ -180,8 +180,8 @@ class CreateChatCompletion(BaseModel):
 
         `known_messages`: has the messages that were checked before. `renderer`: shows which API the provider has. That of Responses lacks some parameters.
         """
-        are_known = [known_messages.get(digest) is not None for digest in self.sent_messages.digests]
-        check_messages(self.messages, are_known, are_all=self.conversation is None)
+        self._sent_messages = sent_messages(self.messages, known_messages)
+        check_messages(self.messages, self.sent_messages.are_known, are_all=self.conversation is None)
         for name in _OF_RESPONSES:
             if self._sent.get(name) is not None:
                 message = f"Unknown parameter: `{name}`. POST /v1/responses has it."

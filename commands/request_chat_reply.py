@@ -113,8 +113,7 @@ async def _parsed(context: CommandContext, body: CreateChatCompletion) -> Parsed
         user=body.safety_identifier or body.user,
         known_messages=known_messages,
     )
-    new = sum(known_messages.get(digest) is None for digest in sent.digests)
-    return await asyncio.to_thread(parse) if new > MAX_NEW_ON_LOOP else parse()
+    return await asyncio.to_thread(parse) if sent.are_known.count(False) > MAX_NEW_ON_LOOP else parse()
 
 
 async def _request_unstored(context: CommandContext, model: str, parameters: bytes, model_context: Context) -> Reply:

@@ -107,6 +107,7 @@ def parsed(
         ends.append(len(chains))
     if known_messages and rest:
         known_messages.add_transcript(first.seed, sent.exact, TranscriptFacts(all_facts, ends, chains))
+        known_messages.add_beginning(sent)
     return ParsedTranscript(
         instructions=tuple(map(msgspec.json.encode, messages[:start])),
         messages=rest,

@@ -191,9 +191,11 @@ def next_exact(exact: bytes, digest: bytes) -> bytes:
     return hashlib.sha256(exact + digest).digest()
 
 
-def exact_hashes(digests: Iterable[bytes]) -> list[bytes]:
-    """For each message, the exact hash of it and those before it. `digests`: the `digest_of` of each message."""
-    exact = b""
+def exact_hashes(digests: Iterable[bytes], exact: bytes = b"") -> list[bytes]:
+    """For each message, the exact hash of it and those before it. `digests`: the `digest_of` of each message.
+
+    `exact`: as in `next_exact`, for the first of these messages.
+    """
     return [exact := next_exact(exact, digest) for digest in digests]
 
 

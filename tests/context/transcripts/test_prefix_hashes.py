@@ -373,7 +373,30 @@ def test_known_transcripts_change_nothing_but_the_time() -> None:
                 request = sent_messages([*leading, *messages])
                 expected = parsed(request, tenant="t", subject=subject, user=None)
                 for kept in (cached, few):
-                    assert parsed(request, tenant="t", subject=subject, user=None, known_messages=kept) == expected
+                    again = sent_messages([*leading, *messages], kept)
+                    assert (again.digests, again.exact) == (request.digests, request.exact)
+                    assert parsed(again, tenant="t", subject=subject, user=None, known_messages=kept) == expected
+
+
+def test_only_the_new_messages_of_a_continued_transcript_are_not_known() -> None:
+    turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(60)]
+    system = [{"role": "system", "content": "today"}]
+    cached = KnownMessages(max_messages=100)
+
+    def are_known(messages: list[dict[str, str]]) -> list[bool]:
+        sent = sent_messages(messages, cached)
+        is_begun = bool(cached.beginning(sent.keys).exact)
+        parsed(sent, tenant="t", subject="s", user=None, known_messages=cached)
+        assert not is_begun or cached.beginning(sent.keys).exact == sent.exact
+        return [is_begun, *sent.are_known]
+
+    assert are_known(turns[:40]) == [False] * 41
+    assert are_known([*system, *turns[:42]]) == [True, False, *[True] * 40, False, False]
+    assert are_known([*turns[:42], *turns[44:46]]) == [True, *[True] * 42, False, False]
+    edited = [*turns[:20], {"role": "user", "content": "edited"}, *turns[21:42]]
+    assert are_known(edited) == [False, *[True] * 20, False, *[True] * 21]
+    assert are_known([{**turns[0], "name": "ann"}, *turns[1:42]])[:3] == [False, False, True]
+    assert not cached.beginning(sent_messages(turns[:42], cached).keys).exact  # a longer one took its place
 
 
 def test_of_too_many_known_transcripts_the_oldest_are_dropped() -> None:
