@@ -373,9 +373,9 @@ def test_known_transcripts_change_nothing_but_the_time() -> None:
                 request = sent_messages([*leading, *messages])
                 expected = parsed(request, tenant="t", subject=subject, user=None)
                 for kept in (cached, few):
-                    again = sent_messages([*leading, *messages], kept)
-                    assert (again.digests, again.exact) == (request.digests, request.exact)
-                    assert parsed(again, tenant="t", subject=subject, user=None, known_messages=kept) == expected
+                    repeated = sent_messages([*leading, *messages], kept)
+                    assert (repeated.digests, repeated.exact) == (request.digests, request.exact)
+                    assert parsed(repeated, tenant="t", subject=subject, user=None, known_messages=kept) == expected
 
 
 def test_only_the_new_messages_of_a_continued_transcript_are_not_known() -> None:
