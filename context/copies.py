@@ -116,7 +116,7 @@ COPIES: Final[Sequence[Copy]] = (
 )
 
 VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
-    "conversations": frozenset({"title", "instructions", "metadata"}),
+    "conversations": frozenset({"title", "title_words", "instructions", "metadata"}),
     "items": frozenset({"item", "preview"}),
     "responses": frozenset({"parameters", "metadata", "input", "output"}),
     "search": frozenset({"text", "terms"}),

@@ -20,10 +20,11 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Change(Struct):
-    """The change of one document that existed before the batch: assign `set`, then increment by `add`."""
+    """The change of one document that existed before the batch: assign `set`, increment by `add`, remove `unset`."""
 
     set: Document = field(default_factory=dict)
     add: dict[str, int] = field(default_factory=dict)
+    unset: dict[str, None] = field(default_factory=dict)
 
 
 class Increment(Struct):
@@ -110,13 +111,16 @@ def conversation_of(document: Document) -> tuple[str, str]:
 
 
 def apply_to(document: Document, update: Update) -> None:
-    """Changes a document as MongoDB's `$set` and `$inc` do: a name with dots is a field of a nested object."""
+    """Changes a document as MongoDB's `$set`, `$inc` and `$unset` do: a name with dots is a field of a nested object."""
     for name, value in update.set.items():
         parent, last = _parent(document, name)
         parent[last] = value
     for name, amount in update.add.items():
         parent, last = _parent(document, name)
         parent[last] = parent.get(last, 0) + amount
+    for name in update.unset:
+        parent, last = _parent(document, name)
+        parent.pop(last, None)
 
 
 def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
@@ -134,8 +138,12 @@ def _merge(change: Change, update: Update) -> None:
     for name, value in update.set.items():
         change.set[name] = value
         change.add.pop(name, None)
+        change.unset.pop(name, None)
     for name, amount in update.add.items():
         if name in change.set:
             change.set[name] += amount
         else:
             change.add[name] = change.add.get(name, 0) + amount
+    for name in update.unset:
+        change.set.pop(name, None)
+        change.unset[name] = None

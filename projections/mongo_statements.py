@@ -84,4 +84,6 @@ def _operators(change: Change) -> dict[str, Any]:
         operators["$set"] = change.set
     if change.add:
         operators["$inc"] = change.add
+    if change.unset:
+        operators["$unset"] = change.unset
     return operators

@@ -52,6 +52,7 @@ class Read(Struct, kw_only=True):
 
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
+    versions     the version of each view in that collection. It is older than the code's while the view is built again
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -65,6 +66,7 @@ class Read(Struct, kw_only=True):
     incarnation: str
     waits: bool = True
     collections: dict[str, str] = {}
+    versions: dict[str, int] = {}
     parked: frozenset[str] = frozenset()
     repairs: int = 0
     repaired: bool = False
@@ -92,6 +94,7 @@ class Read(Struct, kw_only=True):
         """Notes the views' collections and repairs, before any document is read."""
         needed = self.needed(positions)
         self.collections = {view_position.view: view_position.collection for view_position in needed}
+        self.versions = {view_position.view: view_position.version for view_position in needed}
         self.repairs = sum(view_position.repairs for view_position in needed)
         self.note_parked(positions)
 

@@ -33,6 +33,7 @@ from queries import (
     chat_completions,
     chat_messages,
     context,
+    conversation_list,
     conversation_responses,
     conversations,
     events,
@@ -61,6 +62,7 @@ from replies.model_watch import ModelWatch
 from replies.provider.provider import ModelProvider
 
 RESOURCES = (
+    conversation_list,
     conversations,
     items,
     tree,

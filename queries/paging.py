@@ -109,10 +109,10 @@ class Page(Struct, kw_only=True):
         """The answer's headers."""
         return {**read.headers, **(NO_STORE if self.has_copies else {})}
 
-    def body(self, *, is_backwards: bool) -> bytes:
-        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order."""
+    def body(self, *, is_backwards: bool, **fields: object) -> bytes:
+        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order. `fields`: what else the list has."""
         step = -1 if is_backwards else 1
-        return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more)
+        return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more, **fields)
 
 
 async def fetch_page(
@@ -136,7 +136,7 @@ async def fetch_page(
     A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
     known whether the page is small, MongoDB leaves out large documents.
 
-    `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
+    `where` may have bounds of `field` with `$gte` and `$lte`. `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
     ApiError (503) when a large page gets no turn.
     """
     after_operator, before_operator = ("$gt", "$lt") if page.ascending else ("$lt", "$gt")
@@ -145,7 +145,7 @@ async def fetch_page(
         **({} if before is None else {before_operator: before}),
     }
     direction = 1 if page.ascending != page.is_backwards else -1
-    selections = [{**each, field: bounds} if bounds else each for each in (where, *then)]
+    selections = [{**each, field: {**each.get(field, {}), **bounds}} if bounds else each for each in (where, *then)]
     stages: list[Document] = [
         {"$sort": {field: direction}},
         {"$limit": page.limit + 1},

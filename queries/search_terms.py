@@ -41,7 +41,12 @@ class Part(Struct, frozen=True):
     def prefix_range(self) -> dict[str, str]:
         """The terms that begin with `prefix`, as MongoDB compares them."""
         assert self.prefix is not None
-        return {"$gte": self.prefix, "$lt": self.prefix + _LAST}
+        return terms_from(self.prefix)
+
+
+def terms_from(prefix: str) -> dict[str, str]:
+    """The terms that begin with this, as MongoDB compares them."""
+    return {"$gte": prefix, "$lt": prefix + _LAST}
 
 
 class SearchTerms(Struct, frozen=True):

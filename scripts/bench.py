@@ -1,6 +1,6 @@
 """Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
 floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
@@ -39,6 +39,7 @@ from scripts.benchmarks.benchmark import (
 )
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
+from scripts.benchmarks.lists import Lists
 from scripts.benchmarks.memory import Memory
 from scripts.benchmarks.neighbour import Neighbour
 from scripts.benchmarks.read import Read
@@ -69,6 +70,7 @@ class What(StrEnum):
     ACCESS = "access"
     NEIGHBOUR = "neighbour"
     SEARCH = "search"
+    LISTS = "lists"
     ALL = "all"
 
 
@@ -83,6 +85,7 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
         What.ACCESS: Append,
         What.NEIGHBOUR: Neighbour,
         What.SEARCH: Search,
+        What.LISTS: Lists,
     }
 )
 

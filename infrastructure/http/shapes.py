@@ -50,13 +50,31 @@ class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="c
     forked_from: ForkedFrom | None
 
 
-class ConversationList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
-    """A page of conversations."""
+class ListedConversation(Conversation, frozen=True, kw_only=True, tag_field="object", tag="conversation"):
+    """A Conversation with what lists of conversations show.
 
-    data: list[Conversation]
+    `updated_at`: the time of its last event. `item_count`: how many of its own items are not deleted. `first_text`,
+    `last_text`: the beginning of its first and of its last message, if that is not deleted. `running_response`: the
+    newest response in progress.
+    """
+
+    owner: str
+    updated_at: Seconds
+    item_count: int
+    first_text: str | None
+    last_text: str | None
+    running_response: str | None
+
+
+class ConversationList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """A page of conversations. `next_cursor`, `previous_cursor`: for `after` and `before`. Null if there is no such page."""
+
+    data: list[ListedConversation]
     first_id: str | None
     last_id: str | None
     has_more: bool
+    next_cursor: str | None
+    previous_cursor: str | None
 
 
 def conversation(
@@ -84,10 +102,10 @@ def conversation(
     )
 
 
-def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
-    """An ItemList: `items` are the JSON texts of one page, `ids` their ids."""
+def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool, **fields: object) -> bytes:
+    """An ItemList: `items` are the JSON texts of one page, `ids` their ids. `fields`: what else the list has."""
     page_fields = msgspec.json.encode(
-        {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
+        {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more, **fields}
     )
     return b'{"object":"list","data":' + json_array(items) + b"," + page_fields[1:]
 

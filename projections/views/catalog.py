@@ -21,19 +21,37 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 3, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
+VERSIONS: dict[str, int] = {"conversations": 4, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
 """The collection of view positions: see `view_position.py`."""
 
+LIST_ORDERS = ("id", "activity")
+"""The fields that lists of conversations are ordered by."""
+
+LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
+    ("status", "archived"): {},
+    ("owner", "status", "archived"): {},
+    ("shared_with", "status", "archived"): {},
+    ("metadata",): {"metadata.0": {"$exists": True}},
+    ("title_words",): {"title_words.0": {"$exists": True}},
+}
+"""The fields that lists of conversations are filtered by, with an index for each order. The filter: which documents are in this index; none: all.
+
+MongoDB does not use such a filtered index in a part of an `$or`, and `shared_with` is asked for in one.
+"""
+
+
+def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple(name for name, _ in keys)
+
+
 INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
-    "conversations": (
-        (("tenant", 1), ("listed", 1), ("id", -1)),
-        (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),
-        (("tenant", 1), ("listed", 1), ("owner", 1), ("id", -1)),
-        (("tenant", 1), ("listed", 1), ("shared_with", 1), ("id", -1)),
-        (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
+    "conversations": tuple(
+        (("tenant", 1), ("listed", 1), *((field, 1) for field in filtered), (order, 1))
+        for filtered in LISTED_BY
+        for order in LIST_ORDERS
     ),
     "items": (
         (("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),
@@ -68,5 +86,9 @@ SEARCH_TERMS = INDEXES["search"][1]
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
     INDEXES["items"][2]: {"parent_branch": {"$exists": True}},
+    **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY[_names(keys)[2:-1]])},
 }
-"""The indexes that have only some documents, and which. Most conversations have one branch: their items are in none of these indexes."""
+"""The indexes that have only some documents, and which. MongoDB uses such an index only for queries that ask for nothing but these documents.
+
+Most conversations have one branch: their items are in none of these indexes of `items`.
+"""

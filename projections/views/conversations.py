@@ -1,8 +1,14 @@
 """The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
 
-`path` is the active path, and `moved_at` the version at which the head was last moved. Both are absent while there is one branch.
+shared_with  one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text
+activity     what lists by activity are ordered by: `updated_at` and the id in one text (`activity_key`)
+title_words  the terms of the title (`search_text.py`)
+first        the id of the conversation's own first item on branch 0; null in a fork
+running      the position of the ReplyRequested of each reply in progress, by response id
+path         the active path; absent while there is one branch
+moved_at     the version at which the head was last moved; absent while there is one branch
 
-`shared_with` has one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text.
+The words of the first and the last item are not here: they are read with the items, so they are gone when an item is (`queries/list_words.py`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from domain.events import (
+    REPLY_ENDS,
     ConversationDescribed,
     ConversationEnded,
     ConversationReopened,
@@ -23,9 +30,12 @@ from domain.events import (
     ItemAppended,
     ItemRestored,
     ItemRetracted,
+    ReplyRequested,
     Share,
 )
 from infrastructure.event_log.recorded import Logged
+from infrastructure.ids import uuid_of
+from projections.views.search_text import searched
 from projections.views.writes import Document, Insert, Update, Write, document_key, metadata_pairs, microseconds
 
 WITH_TENANT: Final = "tenant"
@@ -37,7 +47,12 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)
-    progress: Document = {"version": logged.version, "position": logged.position, "updated_at": recorded_at}
+    progress: Document = {
+        "version": logged.version,
+        "position": logged.position,
+        "updated_at": recorded_at,
+        "activity": activity_key(recorded_at, logged.conversation_id),
+    }
     match event:
         case ConversationStarted():
             fork = event.forked_from
@@ -53,7 +68,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "listed": event.listed,
                     "archived": False,
                     "status": "active",
-                    "title": event.title,
+                    **_title(event.title),
                     "instructions": event.instructions,
                     "metadata": metadata_pairs(event.metadata),
                     "context_policy": msgspec.to_builtins(event.context_policy),
@@ -62,22 +77,27 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "shared_with": [],
                     "head": fork.item_id if fork else None,
                     "depth": fork.depth if fork else 0,
+                    "first": None,
                     "items": 0,
                     "forked_from": _forked_from(fork) if fork else None,
+                    "running": {},
                     **progress,
                 },
             )
         case ConversationDescribed():
-            names = ("title", "instructions", "context_policy", "listed", "archived")
+            names = ("instructions", "context_policy", "listed", "archived")
             changes = {
                 name: msgspec.to_builtins(value) for name in names if (value := getattr(event, name)) is not UNSET
             }
             if event.metadata is not UNSET:
                 changes["metadata"] = metadata_pairs(event.metadata)
+            if event.title is not UNSET:
+                changes |= _title(event.title)
             yield Update("conversations", key, {**changes, **progress})
         case ItemAppended():
             head = {} if event.aside else {"branch": event.branch, "head": event.item_id, "depth": event.depth}
-            yield Update("conversations", key, {**head, **progress}, {"items": 1})
+            first = {"first": event.item_id} if event.parent_id is None and event.branch == 0 else {}
+            yield Update("conversations", key, {**head, **first, **progress}, {"items": 1})
         case ItemRetracted(inherited=False):
             yield Update("conversations", key, progress, {"items": -1})
         case ItemRestored(inherited=False):
@@ -89,6 +109,11 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                 "path": [msgspec.to_builtins(each) for each in event.path],
             }
             yield Update("conversations", key, {**moved, "moved_at": logged.version, **progress})
+        case ReplyRequested():
+            running = {f"running.{event.response_id}": logged.position}
+            yield Update("conversations", key, {**running, **progress})
+        case _ if isinstance(event, REPLY_ENDS):
+            yield Update("conversations", key, progress, unset=(f"running.{event.response_id}",))
         case ConversationShared() | ConversationUnshared():
             yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})
         case ConversationEnded():
@@ -97,6 +122,18 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
             yield Update("conversations", key, {"status": "active", **progress})
         case _:
             yield Update("conversations", key, progress)
+
+
+def activity_key(updated_at: int, conversation_id: str = "") -> str:
+    """The place in a list by activity. Such texts sort by time, and at the same microsecond by the conversation's id.
+
+    Without an id: the beginning of that microsecond.
+    """
+    return f"{updated_at:016x}{uuid_of(conversation_id).hex if conversation_id else ''}"
+
+
+def _title(title: str | None) -> Document:
+    return {"title": title, "title_words": searched(title).terms if title else []}
 
 
 def shared_with_subject(subject: str) -> list[str]:

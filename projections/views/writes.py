@@ -20,12 +20,13 @@ class Insert(Struct, frozen=True):
 
 
 class Update(Struct, frozen=True):
-    """Changes a document that exists: `set` assigns fields, `add` increments numbers."""
+    """Changes a document that exists: `set` assigns fields, `add` increments numbers, `unset` removes fields. No field is in two of these."""
 
     view: MongoView
     key: str
     set: Document
     add: dict[str, int] = {}
+    unset: tuple[str, ...] = ()
 
 
 class Add(Struct, frozen=True):

@@ -68,12 +68,9 @@ class BenchStore:
         """The store's api process."""
         return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
 
-    def url_with_key(self, tenant: str, subject: str) -> str:
-        """The store's URL with a new API key, which may read, write and request replies.
-
-        Raises subprocess.CalledProcessError.
-        """
-        options = ("create", "--tenant", tenant, "--subject", subject, "--scopes", "read,write,reply")
+    def url_with_key(self, tenant: str, subject: str, scopes: str = "read,write,reply") -> str:
+        """The store's URL with a new API key. Raises subprocess.CalledProcessError."""
+        options = ("create", "--tenant", tenant, "--subject", subject, "--scopes", scopes)
         command = self.script("scripts.keys", *options)
         done = subprocess.run(command, env=self.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
         scheme, _, address = self.base_url.partition("://")

@@ -64,6 +64,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     searched_dialogues: int = 7_168
     active_conversations: int = 5_000
     large_items: int = 20_000
+    listed_conversations: int = 100_000
 
 
 class Benchmark(ABC):

@@ -327,12 +327,14 @@ async def test_a_users_list_does_not_read_the_conversations_of_others(apis: Apis
             "id": f"conv_{number:05}",
             "listed": True,
             "status": "active",
+            "archived": False,
         }
         | {"owner": f"user {number % 500}", "shared_with": _shares(number), "metadata": [], "created_at": now}
         for number in range(5_000)
     ]
     await views["conversations"].bulk_write([InsertOne(document) for document in documents], ordered=False)
-    where = {"tenant": "acme", "listed": True, **visible_to("user 7", with_shares=True)}
+    state = {"status": {"$in": ["active", "ended"]}, "archived": {"$in": [False, True]}}
+    where = {"tenant": "acme", "listed": True, **state, **visible_to("user 7", with_shares=True)}
     explained = await views.command(
         {
             "explain": {"find": "conversations", "filter": where, "sort": {"id": -1}, "limit": 21},

@@ -25,7 +25,7 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http import shapes
 from infrastructure.ids import conversation_id as conversation_id_of
-from infrastructure.ids import uuid_of
+from infrastructure.ids import minted_seconds, uuid_of
 from projections.fold import fold
 from projections.views.writes import Document, document_key
 from queries.events import event_json
@@ -170,12 +170,43 @@ class LogCopy:
 
     def conversation(self, conversation_id: str) -> Json | None:
         document = self.documents["conversations"].get(document_key(ANONYMOUS.tenant, conversation_id))
-        return None if document is None else _conversation_json(document)
+        return None if document is None else self._conversation_json(document)
 
     def listed(self) -> list[Json]:
         """Every listed conversation, newest first."""
         documents = [document for document in self.documents["conversations"].values() if document["listed"]]
-        return [_conversation_json(document) for document in sorted(documents, key=_id, reverse=True)]
+        return [self._conversation_json(document) for document in sorted(documents, key=_id, reverse=True)]
+
+    def _conversation_json(self, document: Document) -> Json:
+        words = self.messages.get(document["id"], [])
+        first, last = (
+            (None if item["id"] in self.deleted_items else item["preview"] for item in (words[0], words[-1]))
+            if words
+            else (None, None)
+        )
+        conversation = shapes.ListedConversation(
+            id=document["id"],
+            created_at=minted_seconds(document["id"]),
+            metadata=dict(document["metadata"]),
+            **{name: document[name] for name in ("status", "title", "instructions", "archived", "version", "owner")},
+            forked_from=None,  # nothing in these histories forks
+            updated_at=document["updated_at"] // 1_000_000,
+            item_count=document["items"],
+            first_text=first,
+            last_text=last,
+            running_response=max(document["running"], key=document["running"].__getitem__, default=None),
+        )
+        shown: Json = msgspec.to_builtins(conversation)
+        return shown
+
+    @cached_property
+    def messages(self) -> dict[str, list[Document]]:
+        """The messages with text that were not retracted, by conversation, first to last."""
+        found: dict[str, list[Document]] = {}
+        for item in sorted(self.documents["items"].values(), key=lambda item: item["depth"]):
+            if item["retracted_version"] is None and item["role"] and item["preview"]:
+                found.setdefault(item["conversation_id"], []).append(item)
+        return found
 
     def items(self, conversation_id: str) -> list[Json] | None:
         """The conversation's items, oldest first, without retracted ones."""
@@ -222,16 +253,6 @@ def text_of(item: Json) -> str:
 
 def _id(document: Document) -> str:
     return str(document["id"])
-
-
-def _conversation_json(document: Document) -> Json:
-    names = ("status", "title", "instructions", "version")
-    fields = {name: document[name] for name in names}
-    fields["archived"] = document["archived"]
-    fields["forked_from"] = None  # nothing in these histories forks
-    conversation = shapes.conversation(document["id"], metadata=dict(document["metadata"]), **fields)
-    shown: Json = msgspec.to_builtins(conversation)
-    return shown
 
 
 def _records(conversation_id: str, stream: Stream, deleted: Collection[str] = ()) -> Iterator[Record]:

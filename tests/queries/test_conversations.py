@@ -101,7 +101,12 @@ async def test_before_alone_gives_the_page_just_before_the_cursor(
 
 
 async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: ManualProjector) -> None:
-    assert await listed(api) == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert await listed(api) == {
+        "object": "list",
+        "data": [],
+        **dict.fromkeys(("first_id", "last_id", "next_cursor", "previous_cursor")),
+        "has_more": False,
+    }
 
 
 async def test_a_list_is_filtered_by_status_owner_and_metadata(
@@ -194,4 +199,6 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     await database["system.profile"].drop()
 
     assert listed_ids == [rare]
-    assert profile["docsExamined"] <= 2 + PARTITIONS  # besides the page, the view's position in each partition is read
+    assert (
+        profile["docsExamined"] <= 2 + 2 * PARTITIONS
+    )  # besides the page, the positions of two views in each partition are read

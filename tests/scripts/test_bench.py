@@ -29,6 +29,7 @@ TINY = Sizes(
     searched_dialogues=5,
     active_conversations=20,
     large_items=300,
+    listed_conversations=1_000,
 )
 
 

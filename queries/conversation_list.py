@@ -1,0 +1,254 @@
+"""GET /v1/conversations: pages of conversations by creation or by activity, from the views `conversations` and `items`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field, ValidationInfo, field_validator
+from starlette.responses import Response
+
+from infrastructure.access.principal import Principal
+from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
+from infrastructure.http.path_ids import check_id
+from infrastructure.ids import CONVERSATION, conversation_id, first_uuid_at, is_id
+from projections.views.conversations import activity_key
+from projections.views.search_text import fold, tokens
+from projections.views.writes import Document
+from queries.consistency import Read
+from queries.conversations import FIELDS, alternatives, conversation_shape
+from queries.list_cursors import decode_cursor, encode_cursor, fingerprint, is_cursor
+from queries.list_words import Words, words_of
+from queries.log_access import PostgresUnavailable
+from queries.metadata_filter import is_metadata_parameter, metadata_filter, metadata_parameter, with_metadata
+from queries.paging import CursorParam, Page, PageQuery, fetch_page, unknown_cursor
+from queries.query_context import QueryContext
+from queries.query_route import query_route
+from queries.search_terms import terms_from
+from queries.time_range import Since, Until
+
+router = APIRouter(tags=["conversations"])
+
+MAX_TITLE_LENGTH = 512
+FIRST_VERSION = 4
+"""The first version of the view `conversations` that has all fields of the filters and orders."""
+
+
+class ConversationsQuery(PageQuery):
+    after: str | None = Field(
+        None, description="The page begins after this: `next_cursor` of another page or, ordered by creation, an id."
+    )
+    before: str | None = Field(
+        None, description="The page ends before this: `previous_cursor` of another page or, ordered by creation, an id."
+    )
+    order_by: Literal["created", "activity"] = Field(
+        "created", description="`activity`: by the time of the last change (`updated_at`)."
+    )
+    status: Literal["active", "ended"] | None = None
+    archived: bool | None = Field(None, description="Default: archived ones and others.")
+    owner: str | None = None
+    shared: bool | None = Field(
+        None, description="`true`: only those that others share with you. `false`: only your own."
+    )
+    title: str | None = Field(
+        None,
+        max_length=MAX_TITLE_LENGTH,
+        description="Only those whose title has all these words. Case and accents do not count.",
+    )
+    since: Since = None
+    until: Until = None
+
+    @field_validator("after", "before")
+    @classmethod
+    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:
+        if cursor is not None and not is_cursor(cursor) and not is_id(cursor):
+            message = f"`{info.field_name}` is neither a cursor nor an id of this store."
+            raise ApiError(400, message, code="invalid_id", param=info.field_name)
+        return cursor
+
+    @classmethod
+    def serves(cls, name: str) -> bool:
+        return super().serves(name) or is_metadata_parameter(name)
+
+    @property
+    def field(self) -> Literal["id", "activity"]:
+        """The field of the documents that the list is ordered by."""
+        return "id" if self.order_by == "created" else "activity"
+
+    def fingerprint(self, metadata: Mapping[str, str]) -> bytes:
+        """Differs for lists with another order or other filters."""
+        return fingerprint([self.model_dump(exclude={"after", "before", "limit"}), metadata])
+
+
+@query_route(
+    router,
+    "/v1/conversations",
+    ConversationsQuery,
+    parameters=(metadata_parameter("conversations"),),
+    answer=shapes.ConversationList,
+)
+async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
+    """A page of the listed conversations, newest first. A caller gets their own and those shared with them. An admin gets those of the whole tenant.
+
+    Filters: `status`, `archived`, `owner`, `shared`, `title`, `since` and `until` (of the time that the list is ordered
+    by), and any number of `metadata[key]=value`.
+    """
+    metadata = metadata_filter(context.request.query_params)
+    with_title = _with_title(query.title)
+    read = await context.read_tenant("conversations", "items")
+    where = {"listed": True, **_filters(query, read), **_all_of(with_title, _with_metadata(metadata))}
+    of_query = query.fingerprint(metadata)
+    after = await _sort_key(context, query, "after", query.after, of_query)
+    before = await _sort_key(context, query, "before", query.before, of_query)
+    documents: dict[str, Document] = {}
+
+    def entry(document: Document) -> bytes:
+        documents[document["id"]] = document
+        return shapes.encode(conversation_shape(document, Words()))
+
+    page = await fetch_page(
+        context,
+        read,
+        "conversations",
+        where | _visible(query, context.principal, with_shares=read.verified),
+        field=query.field,
+        page=query,
+        after=after,
+        before=before,
+        fields=(*FIELDS, "activity"),
+        entry_of=entry,
+    )
+    words = await words_of(context, read, [documents[conversation] for conversation in page.ids])
+    page.entries = [
+        shapes.encode(conversation_shape(documents[conversation], words[conversation])) for conversation in page.ids
+    ]
+    sort_keys = [documents[conversation][query.field] for conversation in page.ids]
+    body = page.body(is_backwards=query.is_backwards, **_cursors(page, query, sort_keys, of_query))
+    return shapes.json_response(body, headers=read.headers)
+
+
+def _cursors(page: Page, query: ConversationsQuery, sort_keys: Sequence[str], of_query: bytes) -> dict[str, str | None]:
+    """The cursors of the next and of the previous page; None where there is no such page. `sort_keys`: of the entries, as they were read."""
+    if not sort_keys:
+        return {"next_cursor": None, "previous_cursor": None}
+    ends = [encode_cursor(of_query, sort_keys[0]), encode_cursor(of_query, sort_keys[-1])]
+    if query.is_backwards:
+        return {"next_cursor": ends[0], "previous_cursor": ends[1] if page.has_more else None}
+    return {
+        "next_cursor": ends[1] if page.has_more else None,
+        "previous_cursor": None if query.after is None else ends[0],
+    }
+
+
+def _filters(query: ConversationsQuery, read: Read) -> Document:
+    """Matches the documents with this status and of this time, archived or not.
+
+    Every index begins with the status and whether it is archived, so both are always named.
+
+    Raises ApiError (503) for what the view does not have while it is built again after an upgrade.
+    """
+    where: Document = {"status": query.status or {"$in": ["active", "ended"]}}
+    if read.versions["conversations"] >= FIRST_VERSION:
+        where["archived"] = {"$in": [False, True]} if query.archived is None else query.archived
+    elif query.order_by == "activity" or query.archived is not None or query.title is not None:
+        message = (
+            "Lists by activity, by title and of what is archived are being made. Until then, lists by creation work."
+        )
+        raise ApiError(503, message, code="read_models_behind")
+    bounds = {
+        operator: _beginning_of(seconds, query.field)
+        for operator, seconds in (("$gte", query.since), ("$lte", query.until))
+        if seconds is not None
+    }
+    return where | ({query.field: bounds} if bounds else {})
+
+
+def _with_title(title: str | None) -> Document:
+    """Matches titles that have all these words. Of scripts without spaces, they have each pair of characters. Raises ApiError (400) if there is no word."""
+    if title is None:
+        return {}
+    terms: list[str] = []
+    first_characters: list[str] = []
+    for token in tokens(fold(title)):
+        if not token.is_run:
+            terms += token.terms
+        elif len(token.terms) == 1:
+            first_characters += token.terms
+        else:
+            terms += token.terms[:-1]  # the last character alone: in the title, the run may go on
+    if not terms and not first_characters:
+        raise ApiError(400, "`title` has no word.", code="invalid_value", param="title")
+    found: list[Document] = [{"title_words": term} for term in dict.fromkeys(terms)]
+    found += [{"title_words": {"$elemMatch": terms_from(first)}} for first in first_characters]
+    return _all_of({"title_words.0": {"$exists": True}}, *found)
+
+
+def _with_metadata(pairs: Mapping[str, str]) -> Document:
+    return _all_of({"metadata.0": {"$exists": True}}, with_metadata(pairs)) if pairs else {}
+
+
+def _all_of(*filters: Document) -> Document:
+    """Matches what all these filters match."""
+    found = [each for each in filters if each]
+    return {"$and": found} if found else {}
+
+
+def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
+    """What is smaller than the field of every conversation of this second, and larger than that of every earlier one."""
+    if field == "activity":
+        return activity_key(seconds * 1_000_000)
+    return conversation_id(first_uuid_at(seconds))
+
+
+def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> Document:
+    """Matches what the caller may see, of the owner that the query names, and of those that are shared with them or not."""
+    subject, owner = principal.subject, query.owner
+    if principal.may("admin") and query.shared is None:
+        return {} if owner is None else {"owner": owner}
+    own, *shared = alternatives(subject, with_shares=with_shares)
+    found: list[Document] = []
+    if query.shared is not True and owner in (None, subject):
+        found = [own]
+    if query.shared is not False and owner != subject:
+        found += [{**each, **_of_others(owner, query, subject)} for each in shared]
+    match found:
+        case []:
+            return {"_id": {"$in": []}}
+        case [only]:
+            return only
+        case _:
+            return {"$or": found}
+
+
+def _of_others(owner: str | None, query: ConversationsQuery, subject: str) -> Document:
+    if owner is not None:
+        return {"owner": owner}
+    # As an expression, because for an inequality MongoDB may prefer the index of owners, which is slow here.
+    return {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if query.shared else {}
+
+
+async def _sort_key(
+    context: QueryContext, query: ConversationsQuery, param: CursorParam, cursor: str | None, of_query: bytes
+) -> Any:
+    """The place of a cursor in the list. Raises ApiError (400).
+
+    An id is a cursor if the list is ordered by creation and the caller may see the conversation. A deleted one is
+    accepted too, because the list is ordered by id. While Postgres is unavailable, any conversation id is accepted.
+    """
+    if cursor is None:
+        return None
+    if is_cursor(cursor):
+        return decode_cursor(param, cursor, of_query)
+    if query.order_by != "created":
+        message = (
+            f"`{param}` is an id. A list by activity has cursors: `next_cursor` and `previous_cursor` of its pages."
+        )
+        raise ApiError(400, message, code="invalid_cursor", param=param)
+    check_id(cursor, CONVERSATION, param)
+    try:
+        head = await context.dependencies.log.head(cursor)
+    except PostgresUnavailable:
+        return cursor
+    if head is None or head.role(context.principal) is None:
+        raise unknown_cursor(param, "a conversation")
+    return cursor
