@@ -6,6 +6,7 @@ A handler that has much to do before its command checks this first. The log chec
 from commands.command_route import CommandContext
 from domain.errors import ConversationNotFound, NotAllowed
 from infrastructure.event_log.version_lookup import Head
+from replies.queued_reply import read_queue
 
 
 async def readable_conversation(context: CommandContext, conversation_id: str) -> Head:
@@ -25,3 +26,15 @@ def check_may_write(context: CommandContext, conversation_id: str, head: Head) -
     """Raises NotAllowed if the caller may only read the conversation."""
     if not may_write(context, head):
         raise NotAllowed(conversation_id, "reader")
+
+
+async def head_is_busy(context: CommandContext, conversation_id: str) -> bool:
+    """Whether a reply at the head of the conversation would have to wait for others. Replies elsewhere in the conversation do not count.
+
+    Raises what `read_queue` raises.
+    """
+    dependencies = context.dependencies
+    if not await dependencies.reader.is_locked(conversation_id):
+        return False
+    state = (await read_queue(dependencies.log, context.principal, conversation_id, context.request_id)).conversation
+    return bool(state.at_head or state.queued)

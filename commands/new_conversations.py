@@ -73,14 +73,14 @@ async def last_item(
     Items that a fork inherits do not count.
     """
     path = PathSegment(conversation_id, version, branches or await active_branches(reader, conversation_id, version))
-    until = version
+    until = path.newest_version(version)
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
         for recorded in page:
             event = recorded.event
             if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
                 return event
-        until = page[-1].version - 1 if page else 0
+        until = path.newest_version(page[-1].version - 1) if page else 0
     return None
 
 

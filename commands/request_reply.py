@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from commands.access import head_is_busy
 from commands.command_route import CommandContext
 from commands.matched_input import MatchedInput, match_input
 from commands.queued_replies import queue_reply
@@ -95,7 +96,7 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
         snapshot = await context.dependencies.contexts.snapshot(target.source, model)
     target = replace(target, snapshot=snapshot)
     taken = await take_input(context, target, given, matched.repeated if matched else 0)
-    if body.may_wait and await context.dependencies.reader.is_locked(target.conversation_id):
+    if body.may_wait and await head_is_busy(context, target.conversation_id):
         return await _queue(context, body, target, model, taken)
     try:
         return await _request_at(context, body, target, model, taken, matched=matched)

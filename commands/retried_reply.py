@@ -22,8 +22,9 @@ from context.deleted_content import deleted_items
 from context.rendering import renders_transcripts
 from domain.commands import NewItem
 from domain.errors import ResponseNotFound
-from domain.events import ItemAppended, ReplyCompleted, ReplyEnd, ReplyRequested
+from domain.events import HeadMoved, ItemAppended, PathBranch, ReplyCompleted, ReplyEnd, ReplyRequested, joined_ids
 from domain.items import from_stored
+from domain.paths import FIRST_BRANCH, is_open
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, is_id
 from replies.record import Record, find_record
@@ -86,21 +87,29 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
     """The place of the first reply. If that was to open a branch, the new one opens one at the same item."""
-    assert record.end_event is not None
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
         return replace(target, leaf=requested.after, regenerates=requested.regenerates)
-    last_id = await _last_id(context, record.conversation_id, record.end_event.version)
+    last_id = await _last_id(context, record, end)
     return replace(target, expected_head=last_id)
 
 
-async def _last_id(context: CommandContext, conversation_id: str, version: int) -> str | None:
-    """The id of the path's last item at this version. In a fork it may be an inherited item.
+async def _last_id(context: CommandContext, record: Record, end: ReplyEnd) -> str | None:
+    """The id of the last item at the end of the response, on the path where it was requested. In a fork it may be an inherited item.
 
     None if the path had no item.
     """
-    reader = context.dependencies.reader
-    if (last := await last_item(reader, conversation_id, version)) is not None:
+    reader, conversation_id = context.dependencies.reader, record.conversation_id
+    if ids := joined_ids(end):
+        return ids[-1]
+    assert record.end_event is not None
+    moved = await reader.head_moved(conversation_id, until=record.request_event.version)
+    branches: tuple[PathBranch, ...] = FIRST_BRANCH
+    if moved is not None and isinstance(moved.event, HeadMoved):
+        branches = moved.event.path
+        if not is_open(branches):
+            return moved.event.item_id
+    if (last := await last_item(reader, conversation_id, record.end_event.version, branches)) is not None:
         return last.item_id
     origin = (await start_of(reader, conversation_id)).forked_from
     return origin.item_id if origin else None

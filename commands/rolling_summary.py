@@ -11,6 +11,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from commands.access import head_is_busy
 from commands.command_route import CommandContext
 from context.assembly import Context
 from context.branch_paths import active_segment
@@ -69,7 +70,7 @@ async def context_with_summary(
     limit = summary_limit(choice, reply_request.parameters)
     if limit is None and without_truncation == reply_request.parameters:
         return at.version, contexts.render(reply_request, choice)
-    if limit is not None and (has_turn or not await context.dependencies.reader.is_locked(conversation_id)):
+    if limit is not None and (has_turn or not await head_is_busy(context, conversation_id)):
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
             if command is not None:

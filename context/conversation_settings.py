@@ -9,13 +9,11 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct, field
 
-from context.branch_paths import active_branches
 from context.encodings import DEFAULT_ENCODING
 from context.forks import fork_of, heirs
 from context.tokens import count_off_loop
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
-    SUMMARY,
     CompactionRedone,
     CompactionUndone,
     ContextCompacted,
@@ -23,6 +21,7 @@ from domain.events import (
     ConversationDescribed,
     ConversationStarted,
     Fork,
+    HeadMoved,
     InheritedSummary,
     ItemAppended,
     ItemPinned,
@@ -35,6 +34,12 @@ from domain.paths import PathSegment, takes
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
+
+MAX_SUMMARY_CHANGES = 64
+"""How many changes of summaries are read to find the one that counts on a path. There are more in a conversation with many branches.
+
+A path whose last summary is older has none. Then the next reply writes one.
+"""
 
 SUMMARY_TOKENS = 32
 """The tokens that a summary takes besides its text: for the message around it, and for the words that introduce it."""
@@ -103,7 +108,10 @@ class Reader(Protocol):
         """Which of these responses of the conversation a client has deleted."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that decide which instructions, policy, pins and summary the conversation has at version `until`."""
+        """The events that decide which instructions, policy, pins, summary and head the conversation has at version `until`."""
+
+    async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
@@ -156,9 +164,10 @@ async def settings_at(
     A summary that covers a deleted item is left out, even if the item was deleted after `version`.
     """
     pinned: tuple[str, ...] = ()
-    active = 0
+    active, has_summaries = 0, False
     by_version: dict[int, Recorded] = {}
     started: ConversationStarted | None = None
+    moved: HeadMoved | None = None
     events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
         match recorded.event:
@@ -167,17 +176,19 @@ async def settings_at(
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
             case ContextCompacted():
-                active = recorded.version
+                active, has_summaries = recorded.version, True
                 by_version[active] = recorded
             case CompactionUndone() | CompactionRedone():
-                active = recorded.event.active
+                active, has_summaries = recorded.event.active, True
+            case HeadMoved():
+                moved = recorded.event
             case _:
                 pass
-    if branches is None:
-        branches = await active_branches(reader, conversation_id, version)
-    if active and await reader.head_moved(conversation_id, until=version) is not None:
-        summaries = await reader.items(conversation_id, [SUMMARY], until=version)
-        active, by_version = _active_on(branches, summaries)
+    if has_summaries and moved is not None:  # the last change may be that of another path
+        changes = await reader.summary_changes(conversation_id, until=version, limit=MAX_SUMMARY_CHANGES)
+        compacted = _active_on(moved.path if branches is None else branches, changes)
+        active = compacted.version if compacted else 0
+        by_version = {active: compacted} if compacted else {}
     forked_from = started.forked_from if started else None
     compaction: tuple[int, ContextCompacted] | None = None
     compacted_in = conversation_id
@@ -207,32 +218,31 @@ async def settings_at(
     )
 
 
-def _active_on(branches: tuple[PathBranch, ...], rows: Sequence[Recorded]) -> tuple[int, dict[int, Recorded]]:
-    """(the version of the summary that counts on this path or 0, the ContextCompacted rows by version).
+def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded]) -> Recorded | None:
+    """The ContextCompacted of the summary that counts on this path; None if there is none.
 
-    `rows`: all changes of summaries, ascending.
+    `newest_first`: the last changes of summaries. Older summaries count only where one of these includes them.
     """
-    by_version: dict[int, Recorded] = {}
-    usable: set[int] = set()
-    for recorded in rows:
+    is_usable: dict[int, bool] = {}
+    """By version of the ContextCompacted: what the newest change that names it made of it."""
+    undone_above: int | None = None
+    """Older events do not name the summary that was undone: there was one path, and all after the one that was active then were undone."""
+    for recorded in newest_first:
         match event := recorded.event:
-            case ContextCompacted():
-                by_version[recorded.version] = recorded
-                usable.add(recorded.version)
+            case CompactionUndone(undone=0):
+                undone_above = event.active if undone_above is None else min(undone_above, event.active)
             case CompactionUndone():
-                # Older events do not name the summary that was undone: there was one path, and it was the last one.
-                usable -= {event.undone} if event.undone else {one for one in usable if one > event.active}
+                is_usable.setdefault(event.undone, False)
             case CompactionRedone():
-                usable.add(event.active)
+                is_usable.setdefault(event.active, undone_above is None or event.active <= undone_above)
+            case ContextCompacted():
+                version = recorded.version
+                usable = is_usable.get(version, undone_above is None or version <= undone_above)
+                if usable and takes(branches, event.branch, event.depth):
+                    return recorded
             case _:
                 pass
-    on_path = [
-        version
-        for version in usable
-        if isinstance(event := by_version[version].event, ContextCompacted)
-        and takes(branches, event.branch, event.depth)
-    ]
-    return max(on_path, default=0), by_version
+    return None
 
 
 async def inherited_summary(

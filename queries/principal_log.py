@@ -93,6 +93,10 @@ class PrincipalLog:
         """The last HeadMoved with version <= `until`; None if there is none."""
         return await self._look_up(lambda reader: reader.head_moved(conversation_id, until=until))
 
+    async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
+        return await self._look_up(lambda reader: reader.summary_changes(conversation_id, until=until, limit=limit))
+
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these items were retracted, in their conversation or in one of the forks `inherited_by`, or are in a deleted conversation."""
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
@@ -106,7 +110,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""
+        """The events that hold the conversation's settings at version `until`: instructions, context policy, pins, summary and head."""
         return await self._look_up(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation_of(self, response_id: str) -> str | None:

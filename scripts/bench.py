@@ -1,6 +1,6 @@
 """Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|branches|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
 floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
@@ -37,6 +37,7 @@ from scripts.benchmarks.benchmark import (
     compare_with_floors,
     compare_with_plain,
 )
+from scripts.benchmarks.branches import Branches
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
 from scripts.benchmarks.lists import Lists
@@ -71,6 +72,7 @@ class What(StrEnum):
     NEIGHBOUR = "neighbour"
     SEARCH = "search"
     LISTS = "lists"
+    BRANCHES = "branches"
     ALL = "all"
 
 
@@ -86,6 +88,7 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
         What.NEIGHBOUR: Neighbour,
         What.SEARCH: Search,
         What.LISTS: Lists,
+        What.BRANCHES: Branches,
     }
 )
 

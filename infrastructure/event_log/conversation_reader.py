@@ -45,10 +45,11 @@ SETTINGS_EVENTS = sql.SQL(
     f"{_WITH_ROW_KEY}'{DESCRIPTION}'"
     + "".join(
         f" UNION ALL ({_WITH_ROW_KEY}'{row_key}'{_LAST})"
-        for row_key in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY)
+        for row_key in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY, HEAD)
     )
     + " ORDER BY originator_version"
 )
+_SUMMARY_CHANGES = sql.SQL(f"{_WITH_ROW_KEY}'{SUMMARY}' ORDER BY originator_version DESC LIMIT %(limit)s")
 _HEAD_MOVED = sql.SQL(f"{_WITH_ROW_KEY}'{HEAD}'{_LAST}")
 _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
@@ -155,6 +156,11 @@ class ConversationReader(LogRows):
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return next(iter(await self._recorded(_HEAD_MOVED, parameters)), None)
 
+    async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
+        parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant, "limit": limit}
+        return await self._recorded(_SUMMARY_CHANGES, parameters)
+
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now.
 
@@ -175,7 +181,7 @@ class ConversationReader(LogRows):
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.
 
-        These are the first event, and the last event for each of: instructions, context policy, pins and summary. There are few of them,
+        These are the first event, and the last event for each of: instructions, context policy, pins, summary and head. There are few of them,
         however long the conversation is. Older code recorded every change of settings with the row key DESCRIPTION, so all events with that
         key are returned too.
         """

@@ -57,6 +57,8 @@ class Sizes(Struct, frozen=True, kw_only=True):
     conversations: int = 1_000
     long_items: int = 10_000
     longest_items: int = 100_000
+    branches: int = 1_000
+    branch_samples: int = 30
     context_tokens: int = 128_000
     streams: int = 100
     reply_seconds: float = 4.0

@@ -60,6 +60,7 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
     await write.execute(conversation_id, DeleteReply(response_id=deleted_id))
     response_id, _ = await write.request_reply(conversation_id, "?")
     await write.execute(conversation_id, MoveHead(item_id=item_id, path=(PathBranch(0, 1, 2),)))
+    await write.compact(conversation_id, item_id, 1)
     async with open_log(settings.postgres_url) as events:
         await events.append(request(conversation_id, append_texts("x"), principal=OWN, **with_key("k")))
         command = append_texts("recognised", "later")
@@ -81,6 +82,7 @@ async def test_no_reader_of_another_tenant_finds_anything_by_id(
                 await of_tenant.items(conversation_id, [item_id, response_id]),
                 await of_tenant.settings_events(conversation_id, until=9),
                 await of_tenant.head_moved(conversation_id, until=9),
+                await of_tenant.summary_changes(conversation_id, until=99, limit=9),
                 await of_tenant.deleted_items([retracted_id]),
                 await of_tenant.deletions([conversation_id], after=0),
                 await of_tenant.deleted_responses(conversation_id, [deleted_id]),
@@ -114,6 +116,7 @@ TRIED = [
     "items",
     "settings_events",
     "head_moved",
+    "summary_changes",
     "deleted_items",
     "deletions",
     "deleted_responses",

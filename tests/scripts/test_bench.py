@@ -22,6 +22,8 @@ TINY = Sizes(
     conversations=40,
     long_items=600,
     longest_items=600,
+    branches=12,
+    branch_samples=3,
     context_tokens=6_000,
     streams=4,
     reply_seconds=0.4,
@@ -71,6 +73,15 @@ def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor:
     assert measurements["HTTP appends a second, 32 connections"].better == "more"
     assert measurements["HTTP appends a second, 1 connection"].better == "more"
     assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
+
+
+def test_requests_are_measured_where_there_are_many_branches_and_where_a_path_takes_many(
+    store: BenchStore, floor: FloorServer
+) -> None:
+    measurements = measured(What.BRANCHES, store, floor)
+
+    assert {"revise: 600 items, 12 branches", "context: a path of 12 branches"} <= set(measurements)
+    assert len(measurements) == 2 * 6
 
 
 def test_reads_are_measured_from_commit_to_visible_and_page_by_page(store: BenchStore, floor: FloorServer) -> None:
