@@ -111,7 +111,8 @@ async def _give(
     by = context.principal.subject
     known_feedback = await _given(context, conversation_id, item_id or response_id or "", by)
     command = GiveFeedback(
-        feedback_id=known_feedback.feedback_id if known_feedback else mint(FEEDBACK),
+        feedback_id=mint(FEEDBACK),
+        known_id=known_feedback.feedback_id if known_feedback else None,
         by=by,
         item_id=item_id,
         response_id=response_id,
@@ -123,7 +124,9 @@ async def _give(
 
     def answer(appended: Appended) -> bytes:
         given = next((event for event in appended.events if isinstance(event, FeedbackGiven)), None)
-        feedback_id = given.feedback_id if given else command.feedback_id
+        feedback_id = (
+            given.feedback_id if given else str(command.known_id)
+        )  # without an event, the known feedback stays
         return shapes.encode(
             Feedback(
                 id=feedback_id,

@@ -377,9 +377,13 @@ class WithdrawFeedback(Command, frozen=True, kw_only=True):
 
 
 class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
-    """The fields are as in FeedbackGiven. `feedback_id`: the new id, if `by` gives feedback for the first time. `inherited`: as in RetractItem."""
+    """The fields are as in FeedbackGiven. `feedback_id`: the new id, if there is no feedback of `by`. `inherited`: as in RetractItem.
+
+    `known_id`: the id of the feedback that `by` had given when the command was made; None for none.
+    """
 
     feedback_id: str
+    known_id: str | None = None
     rating: int
     labels: tuple[str, ...] = ()
     comment: str | None = None

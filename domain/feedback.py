@@ -11,7 +11,7 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 
 
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """The feedback. It replaces what the subject gave before. No event if nothing changes."""
+    """The feedback. It replaces what the subject gave before. No event if the feedback that the command knows does not change."""
     target = _target(command, known_items.get(command.target, command.inherited))
     known_feedback = known_items.get(feedback_key(command.target, command.by))
     given = known_feedback.feedback if known_feedback else None
@@ -27,7 +27,9 @@ def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -
         copy_of=target.copy_of,
         inherited=target.inherited,
     )
-    return () if given is not None and replace(new, previous=given.previous) == given else (new,)
+    if given is not None and given.feedback_id == command.known_id and replace(new, previous=given.previous) == given:
+        return ()
+    return (new,)
 
 
 def withdraw_feedback(command: WithdrawFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:

@@ -61,6 +61,7 @@ class _When:
         known_items: dict[str, KnownItem] = {}
         for event in self._events:
             if event.row_key in self._command.row_keys and event.row_key is not None:
-                if (item := evolve_item(known_items.get(event.row_key), event)) is not None:
+                item = evolve_item(known_items.pop(event.row_key, None), event)
+                if item is not None:
                     known_items[event.row_key] = item
         return decide(CONVERSATION, self._state, self._command, known_items)

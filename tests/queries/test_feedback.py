@@ -1,5 +1,6 @@
 """Feedback to items and responses: given, changed, withdrawn, listed, filtered and counted."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -78,6 +79,24 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
         assert (await _entries(store, f"{path}/feedback"))[0] == [(second, -1, None), (first, -1, COMMENT)]
 
     await store.in_every_state(check, rebuild=True)
+
+
+async def test_feedback_that_is_given_and_withdrawn_at_once_is_listed_at_most_once(store: Store) -> None:
+    conversation_id = await create_conversation(store.commands)
+    item_ids = await store.add(conversation_id, *"abcdefgh")
+    path = f"/v1/conversations/{conversation_id}"
+    given: set[str] = set()
+    for item_id in item_ids:
+        of_item = f"{path}/items/{item_id}/feedback"
+        await store.commands.post(of_item, json={"rating": 1})
+        withdrawn, repeated = await asyncio.gather(
+            store.commands.delete(of_item), store.commands.post(of_item, json={"rating": -1})
+        )
+        assert (withdrawn.status_code, repeated.status_code) == (200, 200)
+        if int(repeated.headers["x-position"]) > int(withdrawn.headers["x-position"]):
+            given.add(repeated.json()["id"])
+    await store.catch_up()
+    assert {entry["id"] for entry in (await store.get(f"{path}/feedback"))["data"]} == given
 
 
 async def test_the_comment_goes_with_its_item_and_comes_back_with_it_and_all_goes_with_the_conversation(
