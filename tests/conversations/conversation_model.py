@@ -1,5 +1,6 @@
 """A model in memory of conversations with branches and forks: which items a conversation shows, and in which order."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct, field
@@ -10,18 +11,19 @@ Role = Literal["reader", "writer"]
 class ModelItem(Struct, eq=False, kw_only=True):
     """An item of the model.
 
-    parent     the item that it was appended after
-    response   the id of the response that it is the answer of; None for other items
-    retracted  whether it is deleted in its own conversation
+    response      the response that it is the answer of; None for other items
+    parent        the item that it was appended after
+    conversation  the one that it was appended to
+    retracted     whether it is deleted there
     """
 
     id: str
     text: str
     role: str
     author: str
-    parent: "ModelItem | None"
-    conversation: "ModelConversation"
     response: str | None = None
+    parent: "ModelItem | None" = None
+    conversation: "ModelConversation | None" = None
     retracted: bool = False
 
     @property
@@ -44,6 +46,20 @@ class ModelState(Struct, frozen=True):
     shown: list[ModelItem]
 
 
+class ModelReply(Struct, eq=False):
+    """A reply that runs.
+
+    at_head     whether its items will be appended at the head. If not, they open a branch after `leaf`
+    names_leaf  whether the request named `leaf`. If not, the head was moved away from there while the reply ran
+    head        the head when the reply was requested
+    """
+
+    at_head: bool
+    leaf: ModelItem | None
+    names_leaf: bool
+    head: ModelItem | None
+
+
 class ModelConversation(Struct, eq=False, kw_only=True):
     """A conversation of the model.
 
@@ -54,6 +70,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     hidden    the inherited items that were retracted in this fork
     shares    the role of each other subject that may read it
     feedback  by item and subject
+    running   the replies that run, by response id
     replies   how many replies each subject got
     states    by version
     """
@@ -71,6 +88,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     pinned: list[ModelItem] = field(default_factory=list)
     shares: dict[str, Role] = field(default_factory=dict)
     feedback: dict[tuple[ModelItem, str], ModelFeedback] = field(default_factory=dict)
+    running: dict[str, ModelReply] = field(default_factory=dict)
     replies: dict[str, int] = field(default_factory=dict)
     states: dict[int, ModelState] = field(default_factory=dict)
 
@@ -84,7 +102,10 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     @property
     def nodes(self) -> list[ModelItem]:
         """All items of the conversation's tree: the inherited ones, without those of deleted conversations, then its own."""
-        return [*(item for item in self.inherited if not item.conversation.deleted), *self.items]
+        return [
+            *(item for item in self.inherited if not (item.conversation and item.conversation.deleted)),
+            *self.items,
+        ]
 
     def shows(self, item: ModelItem) -> bool:
         """Whether the item is not retracted: not here, not in its own conversation, and not in a fork between the two."""
@@ -100,15 +121,50 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         """The items with the same parent that are shown, this one included, in the order in which they were appended."""
         return [node for node in self.nodes if node.parent is item.parent and self.shows(node)]
 
-    def append(self, item_id: str, text: str, role: str, author: str, response: str | None = None) -> None:
-        """Adds an item after the head. It becomes the head."""
-        self.head = ModelItem(
-            id=item_id, text=text, role=role, author=author, parent=self.head, conversation=self, response=response
-        )
-        self.items.append(self.head)
+    def append(self, *items: ModelItem) -> None:
+        """Appends items at the head. What will be appended at the head comes after them."""
+        self._add(items, self.head)
+        self.head = items[-1]
 
-    def count_reply(self, subject: str) -> None:
+    def branch(self, item: ModelItem, after: ModelItem | None) -> None:
+        """Opens a branch with an item that becomes the head."""
+        if after is self.head:
+            return self.append(item)
+        self._add([item], after)
+        return self.move_head(item)
+
+    def move_head(self, item: ModelItem) -> None:
+        """Replies that would have been appended at the old head are appended there even so, unless the head comes back."""
+        if item is self.head:
+            return
+        for reply in self.running.values():
+            if reply.at_head:
+                reply.at_head, reply.leaf = False, self.head
+            elif reply.leaf is item and not reply.names_leaf:
+                reply.at_head = True
+        self.head = item
+
+    def request_reply(self, response_id: str, *named: ModelItem | None) -> None:
+        """`named`: the leaf that the request names, if any."""
+        leaf = named[0] if named else None
+        self.running[response_id] = ModelReply(not named, leaf, bool(named), self.head)
+
+    def complete_reply(self, response_id: str, subject: str, *items: ModelItem) -> None:
+        """Appends the items of the reply. If its request named a leaf, the head moves to them, unless it was moved meanwhile."""
+        reply = self.running.pop(response_id)
         self.replies[subject] = self.replies.get(subject, 0) + 1
+        if reply.at_head:
+            return self.append(*items)
+        self._add(items, reply.leaf)
+        if reply.names_leaf and self.head in (reply.head, reply.leaf):
+            self.move_head(items[-1])
+        return None
+
+    def _add(self, items: Iterable[ModelItem], after: ModelItem | None) -> None:
+        for item in items:
+            item.conversation, item.parent = self, after
+            self.items.append(item)
+            after = item
 
     def note_state(self, version: int) -> None:
         """Notes what the conversation is like at this version."""

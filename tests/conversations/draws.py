@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """A command of a subject. `apply` changes the model as the command changes the store. It is given the answer's body."""
+    """A command of a subject. `apply` changes the model as the command changes the store. It is given the answer's body.
+
+    `start`: what the request of a reply changes already. It is given the id of the response.
+    """
 
     name: str
     subject: str
@@ -25,6 +28,7 @@ class Command(Struct, frozen=True, kw_only=True):
     path: str
     body: Any = None
     conversation: ModelConversation | None = None
+    start: Apply | None = None
     apply: Apply
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation, ModelFeedback
+from tests.conversations.conversation_model import ModelConversation, ModelFeedback, ModelItem
 from tests.conversations.draws import Command, Draws
 
 LABELS = ("wrong", "funny", "long")
@@ -12,11 +12,33 @@ def append(draws: Draws, conversation: ModelConversation) -> Command:
     author, texts = draws.writer(conversation), [draws.text() for _ in range(draws.random.randint(1, 3))]
 
     def apply(answer: Any) -> None:
-        for item, text in zip(answer["data"], texts, strict=True):
-            conversation.append(item["id"], text, "user", author)
+        added = zip(answer["data"], texts, strict=True)
+        conversation.append(*(ModelItem(id=item["id"], text=text, role="user", author=author) for item, text in added))
 
     body = {"items": [{"role": "user", "content": text} for text in texts]}
     return draws.command("append", conversation, apply, "/items", body, subject=author)
+
+
+def revise(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (item := draws.item(conversation)) is None:
+        return None
+    author, text = draws.writer(conversation), draws.text()
+
+    def apply(answer: Any) -> None:
+        conversation.branch(ModelItem(id=answer["id"], text=text, role="user", author=author), item.parent)
+
+    body = {"item": {"role": "user", "content": text}}
+    return draws.command("revise", conversation, apply, f"/items/{item.id}", body, subject=author)
+
+
+def move_head(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (item := draws.item(conversation)) is None:
+        return None
+
+    def apply(_: Any) -> None:
+        conversation.move_head(item)
+
+    return draws.command("move the head", conversation, apply, "/head", {"item": item.id})
 
 
 def retract(draws: Draws, conversation: ModelConversation) -> Command | None:

@@ -57,7 +57,7 @@ class ModelChecks:
 
     async def _check_conversation(self, subject: str, conversation: ModelConversation) -> None:
         await self._check_path(subject, conversation, conversation.head)
-        for leaf in conversation.items[-CHECKED_LEAVES:]:
+        for leaf in conversation.nodes[:: len(conversation.nodes) // CHECKED_LEAVES + 1]:
             await self._check_path(subject, conversation, leaf, leaf=leaf.id)
         await self._check_versions(subject, conversation)
         await self._check_context(subject, conversation)
@@ -105,6 +105,8 @@ class ModelChecks:
             parent = item.parent.id if item.parent else None
             is_shown = conversation.shows(item)
             assert (node["parent"], node["depth"]) == (parent, len(item.path))
+            ratings = [given.rating for (rated, _), given in conversation.feedback.items() if rated is item]
+            assert node["feedback"] == {"positive": ratings.count(1), "negative": ratings.count(-1)}
             assert (node.get("preview"), node.get("retracted", False)) == (
                 item.text if is_shown else None,
                 not is_shown,

@@ -1,7 +1,9 @@
 """Draws random commands, sends them, and applies those that succeed to the model."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import httpx
@@ -15,6 +17,8 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int]] = {
     item_commands.append: 6,
+    item_commands.revise: 4,
+    item_commands.move_head: 3,
     item_commands.retract: 3,
     item_commands.restore: 3,
     item_commands.pin: 2,
@@ -22,6 +26,7 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     item_commands.give_feedback: 3,
     item_commands.withdraw_feedback: 1,
     reply_commands.reply: 4,
+    reply_commands.regenerate: 2,
     conversation_commands.fork: 1,
     conversation_commands.fork_at_item: 2,
     conversation_commands.fork_at_version: 1,
@@ -99,27 +104,44 @@ class RandomCommands:
             user(command.subject, self._tenant), command.method, command.path, json=command.body
         )
 
-    async def _apply(self, taken: Iterable[tuple[Command, httpx.Response]]) -> None:
-        """Applies the commands in the order in which the store did."""
-        for command, answer in sorted(taken, key=_version):
+    async def _apply(self, taken: Sequence[tuple[Command, httpx.Response]]) -> None:
+        """Applies the commands to the model in the order of their versions."""
+        steps: list[tuple[int, bool, Callable[[], None]]] = []
+        for command, answer in taken:
             self.position = max(self.position, int(answer.headers["x-position"]))
-            command.apply(await self._with_input(command, answer.json()))
-            version, is_fork = _version((command, answer))
-            if command.conversation is not None and not is_fork:
-                command.conversation.note_state(version)
+            body = answer.json()
+            if command.start is not None:
+                body = await self._with_input(command, body)
+                version = await self._requested_version(command, body["id"])
+                steps.append((version, False, partial(command.start, body["id"])))
+            steps.append((*_version(command, answer), partial(command.apply, body)))
+        for version, is_fork, change in sorted(steps, key=itemgetter(0, 1)):
+            change()
+            if not is_fork and (conversation := taken[0][0].conversation) is not None:
+                conversation.note_state(version)
+
+    async def _requested_version(self, command: Command, response_id: str) -> int:
+        """The version at which the reply was requested. Only the event says it."""
+        assert command.conversation is not None
+        path = f"/v1/conversations/{command.conversation.id}/events"
+        last_version = max(command.conversation.states, default=0)
+        events = await read_json(self._apis, user(command.subject, self._tenant), path, after=last_version)
+        requests = {
+            event["data"]["response_id"]: event["version"]
+            for event in events["data"]
+            if event["type"] == "reply.requested"
+        }
+        return int(requests[response_id])
 
     async def _with_input(self, command: Command, body: Any) -> Any:
-        """The answer's body. A Response does not name the items of its input, so they are read."""
-        if command.path != "/v1/responses":
-            return body
+        """The Response, and the ids of the items of its input."""
         path = f"/v1/responses/{body['id']}/input_items"
         page = await read_json(self._apis, user(command.subject, self._tenant), path)
         return {**body, "input_ids": [item["id"] for item in page["data"]]}
 
 
-def _version(taken: tuple[Command, httpx.Response]) -> tuple[int, bool]:
+def _version(command: Command, answer: httpx.Response) -> tuple[int, bool]:
     """The conversation's version after the command. For a fork: the version that was forked, and True."""
-    command, answer = taken
     if command.path.endswith("/fork"):
         return int(answer.json()["forked_from"]["version"]), True
     return int(answer.headers["etag"].strip('"')), False

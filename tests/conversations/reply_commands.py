@@ -1,21 +1,65 @@
-"""Random requests for replies."""
+"""Random requests for replies: at the head, after an earlier answer, and beside an earlier answer."""
 
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation
-from tests.conversations.draws import Command, Draws
+from tests.conversations.conversation_model import ModelConversation, ModelItem
+from tests.conversations.draws import Apply, Command, Draws
 
 
 def reply(draws: Draws, conversation: ModelConversation) -> Command:
-    author, text = draws.writer(conversation), draws.text()
+    author, question = draws.writer(conversation), draws.text()
 
+    def start(response_id: Any) -> None:
+        conversation.request_reply(response_id)
+
+    body = {"conversation": conversation.id, "input": question}
+    return _request("reply", conversation, author, body, start=start, question=question)
+
+
+def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | None:
+    """Asks after an earlier answer. If that is the head, the reply goes to the head."""
+    if (answer := _answer(draws, conversation)) is None:
+        return None
+    author, question = draws.writer(conversation), draws.text()
+
+    def start(response_id: Any) -> None:
+        conversation.request_reply(response_id, *([] if answer is conversation.head else [answer]))
+
+    body = {"previous_response_id": answer.response, "input": question}
+    return _request("continue", conversation, author, body, start=start, question=question)
+
+
+def regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if (answer := _answer(draws, conversation)) is None:
+        return None
+    author = draws.writer(conversation)
+
+    def start(response_id: Any) -> None:
+        conversation.request_reply(response_id, answer.parent)
+
+    named = draws.random.choice((answer.id, answer.response))
+    return _request("regenerate", conversation, author, {"regenerate": named}, start=start)
+
+
+def _answer(draws: Draws, conversation: ModelConversation) -> ModelItem | None:
+    """An answer that a reply gave in this conversation."""
+    answers = [item for item in conversation.items if item.response is not None and conversation.shows(item)]
+    return draws.one_of(answers)
+
+
+def _request(
+    name: str, conversation: ModelConversation, author: str, body: Any, *, start: Apply, question: str | None = None
+) -> Command:
     def apply(answer: Any) -> None:
-        [question], [output] = answer["input_ids"], answer["output"]
-        conversation.append(question, text, "user", author)
-        conversation.append(output["id"], output["content"][0]["text"], "assistant", author, answer["id"])
-        conversation.count_reply(author)
+        questions = [
+            ModelItem(id=item, text=question or "", role="user", author=author) for item in answer["input_ids"]
+        ]
+        assert len(questions) == (question is not None)
+        [output] = answer["output"]
+        text = output["content"][0]["text"]
+        answered = ModelItem(id=output["id"], text=text, role="assistant", author=author, response=answer["id"])
+        conversation.complete_reply(answer["id"], author, *questions, answered)
 
-    body = {"conversation": conversation.id, "input": text}
     return Command(
-        name="reply", subject=author, path="/v1/responses", body=body, conversation=conversation, apply=apply
+        name=name, subject=author, path="/v1/responses", body=body, conversation=conversation, start=start, apply=apply
     )

@@ -68,14 +68,28 @@ def do_everything(session: Session) -> list[str]:
     chat = session.sdk.conversations.create(metadata={"team": "weather"}).id
     path = f"/conversations/{chat}"
     first = session.sdk.responses.create(input="How is the weather in Bergen?", conversation=chat)
-    second = session.sdk.responses.create(input="And in Oslo?", conversation=chat)
-    [question, answer, *_] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
-    conversation_items = ["How is the weather in Bergen?", first.output_text, "And in Oslo?", second.output_text]
-    assert session.texts(f"{path}/items") == conversation_items
-    assert session.texts(f"{path}/items", leaf=answer) == conversation_items[:2]
+    [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
+    bergen = ["How is the weather in Bergen?", first.output_text]
+
+    # The question is edited and asked again. Then back to the first answer, with the other path beside it.
+    edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
+    second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
+    leaf = str(second.output[0].id)
+    oslo = ["How is it in Oslo?", "Briefly, please.", second.output_text]
+    assert session.texts(f"{path}/items") == oslo
+    assert session.get(f"{path}/items/{edited}")["siblings"] == {"index": 1, "count": 2}
+    session.post(f"{path}/head", {"item": answer})
+    assert session.texts(f"{path}/items") == bergen
+    assert session.texts(f"{path}/items", leaf=leaf) == oslo
     tree = session.get(f"{path}/tree")
-    assert [node["preview"] for node in tree["data"]] == conversation_items
-    assert tree["active_leaf"] == second.output[0].id
+    assert [(node["depth"], node["preview"]) for node in tree["data"]] == [
+        (1, bergen[0]),
+        (1, oslo[0]),
+        (2, bergen[1]),
+        (2, oslo[1]),
+        (3, oslo[2]),
+    ]
+    assert tree["active_leaf"] == answer
 
     # A fork, and an item that is deleted and restored. Then it is in the fork again.
     fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
@@ -83,7 +97,7 @@ def do_everything(session: Session) -> list[str]:
     session.sdk.conversations.items.delete(question, conversation_id=chat)
     assert shown_to_models(session, fork) == [first.output_text, "And in winter?"]
     session.post(f"{path}/items/{question}/restore")
-    assert shown_to_models(session, fork) == [*conversation_items[:2], "And in winter?"]
+    assert shown_to_models(session, fork) == [*bergen, "And in winter?"]
 
     # Feedback, titles, archive, search, lists, usage.
     rated = session.post(
@@ -103,7 +117,7 @@ def do_everything(session: Session) -> list[str]:
     ]
     wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
     [hit] = session.get("/search", q="bergen")["data"]
-    assert (hit["conversation"], hit["item"]) == (chat, question)
+    assert (hit["conversation"], hit["item"], hit["leaf"]) == (chat, question, answer)
     [[start, end]] = hit["highlights"]
     assert hit["snippet"][start:end] == "Bergen"
     [usage] = session.get("/usage", group_by="conversation")["data"]
@@ -111,7 +125,7 @@ def do_everything(session: Session) -> list[str]:
     return [
         path,
         f"{path}/items",
-        f"{path}/items?leaf={answer}",
+        f"{path}/items?leaf={leaf}",
         f"{path}/tree",
         f"{path}/context",
         f"{path}/feedback",
