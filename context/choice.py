@@ -184,7 +184,13 @@ class ContextChooser:
         if encoding != DEFAULT_ENCODING:
             counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
             items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]
-        return [replace(item, pinned=item.item_id in pinned) for item in items] if pinned else items
+        if not pinned:
+            return items
+        return [_pinned(item) if item.item_id in pinned else item for item in items]
+
+
+def _pinned(item: ContextItem) -> ContextItem:
+    return replace(item, pinned=True, stored=item.item, form=0)
 
 
 def _select(

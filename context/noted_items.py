@@ -14,7 +14,7 @@ from context.rendering import noted_item
 from context.rendering.notes import Noted
 from context.selection import ContextItem
 from domain.events import LeftOut
-from domain.items import Item, PlainMessage
+from domain.items import Item
 
 
 class AsSent(Struct, frozen=True):
@@ -86,6 +86,6 @@ def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
     return [
         (index, item)
         for index, item in enumerate(items)
-        if type(item.stored) is not PlainMessage
+        if not item.form
         and (not isinstance(item.item.get("content"), str) or item.item.get("type", "message") != "message")
     ]

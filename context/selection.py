@@ -18,7 +18,7 @@ from msgspec import Struct
 from context.rendering.orphans import pairs
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
-from domain.items import Item, PlainMessage, type_of
+from domain.items import PLAIN_FORMS, Item, in_full, type_of
 
 BUDGET = "budget"
 SUMMARIZED = "summarized"
@@ -32,29 +32,30 @@ Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
 
-    `stored`: the item; mostly as a PlainMessage, if it is one. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
+    `stored`, `form`: the item, mostly in its short form (`in_short`). Pinned items are not. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
 
     A context has thousands of these, and most are decoded from a snapshot. They are encoded as arrays, and the garbage
     collector does not track them: so they take 0.6x of the time.
     """
 
     item_id: str
-    stored: PlainMessage | Item
+    stored: str | Item
     tokens: int
     depth: int = 0
+    form: int = 0
     copy_of: str | None = None
     pinned: bool = False
     before_gap: bool = False
 
     @property
     def item(self) -> Item:
-        """The item. A PlainMessage becomes a new dict each time."""
-        return self.stored.item if isinstance(self.stored, PlainMessage) else self.stored
+        """The item. If it is in its short form, this is a new dict each time."""
+        return in_full(self.stored, self.form) if isinstance(self.stored, str) else self.stored
 
     @property
     def begins_turn(self) -> bool:
         """As the function `begins_turn`."""
-        return self.stored.role == "user" if isinstance(self.stored, PlainMessage) else begins_turn(self.stored)
+        return PLAIN_FORMS[self.form][0] == "user" if isinstance(self.stored, str) else begins_turn(self.stored)
 
 
 class ContextInput(Struct, frozen=True, kw_only=True):
@@ -124,7 +125,7 @@ def select(
     others = _others(everything)
     unsent = _unsent(others, unsendable)
     calls = _sent_pairs(others, unsent)
-    always_sent = _always_sent(everything, calls, unsent)
+    always_sent = _always_sent(everything, others, calls, unsent)
     sizes = [context_item.tokens for context_item in everything]
     for index in unsent:
         sizes[index] = 0
@@ -179,13 +180,13 @@ def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[i
     others = _others(everything)
     unsent = _unsent(others, unsendable)
     calls = _sent_pairs(others, unsent)
-    always_sent = _always_sent(everything, calls, unsent)
+    always_sent = _always_sent(everything, others, calls, unsent)
     return [start - len(context_input.pins) for start in _window_starts(context_input, everything, calls, always_sent)]
 
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, Item]]:
-    """(index, item) of all items but the plain messages: a plain message is always sent, and it is no call and no output."""
-    return [(index, item.item) for index, item in enumerate(items) if type(item.stored) is not PlainMessage]
+    """(index, item) of all items but those in their short form: a plain message is always sent, and it is no call and no output."""
+    return [(index, item.item) for index, item in enumerate(items) if not item.form]
 
 
 def _unsent(others: Sequence[tuple[int, Item]], unsendable: Unsendable) -> dict[int, str]:
@@ -200,10 +201,13 @@ def _sent_pairs(others: Sequence[tuple[int, Item]], unsent: Mapping[int, str]) -
 
 
 def _always_sent(
-    everything: Sequence[ContextItem], calls: Sequence[tuple[int, int]], unsent: Collection[int]
+    everything: Sequence[ContextItem],
+    others: Sequence[tuple[int, Item]],
+    calls: Sequence[tuple[int, int]],
+    unsent: Collection[int],
 ) -> frozenset[int]:
     """The indices of items that are sent wherever the window starts: pinned items, and the calls and outputs that belong to them."""
-    indices = {index for index, item in enumerate(everything) if item.pinned and index not in unsent}
+    indices = {index for index, _ in others if everything[index].pinned and index not in unsent}
     for pair in calls:
         if indices & set(pair):
             indices |= set(pair)

@@ -37,7 +37,7 @@ from domain.events import (
     ConversationStarted,
     ItemAppended,
 )
-from domain.items import Item, from_stored, plain_message
+from domain.items import from_stored, in_short
 from domain.paths import PathSegment
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
@@ -73,16 +73,12 @@ async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
     """The items of these events with their tokens."""
     items = [(event.item_id, from_stored(event.item)) for event in appended]
     tokens = await counts.of(items, DEFAULT_ENCODING)
-    return [
-        SnapshotItem(event.item_id, _element(event, item), item_tokens, event.depth, event.copy_of)
-        for event, (_, item), item_tokens in zip(appended, items, tokens, strict=True)
-    ]
-
-
-def _element(event: ItemAppended, item: Item) -> Raw:
-    """The event's item as `SnapshotItem.item`."""
-    plain = plain_message(item)
-    return Raw(event.item if plain is None else msgspec.json.encode(plain))
+    elements: list[SnapshotItem] = []
+    for event, (_, item), item_tokens in zip(appended, items, tokens, strict=True):
+        stored, form = in_short(item)
+        json = Raw(msgspec.json.encode(stored) if form else event.item)
+        elements.append(SnapshotItem(event.item_id, json, item_tokens, event.depth, form, event.copy_of))
+    return elements
 
 
 async def snapshot_from_log(

@@ -33,7 +33,7 @@ from context.snapshots import (
     UNREADABLE,
     Snapshot,
     from_stored,
-    json_array,
+    json_lines,
     snapshot_keys,
     to_elements,
     to_fields,
@@ -109,7 +109,7 @@ async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snap
     return snapshot if snapshot is None or len(elements) == snapshot.length else None
 
 
-_decode_items = msgspec.json.Decoder(tuple[ContextItem, ...]).decode
+_decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
@@ -129,7 +129,7 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max
                 read, items = 0, ()
                 continue
             snapshot = from_stored(fields)
-            items = _decode_items(json_array(elements)) + items
+            items = (*_decode_items(json_lines(elements)), *items)
         except UNREADABLE:
             log.warning("snapshot_unreadable", conversation_id=conversation_id)
             await redis.unlink(*snapshot_keys(tenant, conversation_id))

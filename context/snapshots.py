@@ -55,7 +55,7 @@ Every event of the conversation writes the snapshot.
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
-SNAPSHOT_FORMAT = "9"
+SNAPSHOT_FORMAT = "10"
 """Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
 REQUEST_PREFIX = "request:"
@@ -67,7 +67,7 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 
 
 class SnapshotItem(Struct, frozen=True, array_like=True):
-    """An item as an element of the list. `item`: a PlainMessage, or the item as stored. `tokens`: in o200k_base.
+    """An item as an element of the list. `item`, `form`: the item as stored, or in its short form. `tokens`: in o200k_base.
 
     Its fields are the first fields of ContextItem. So a ContextItem can be decoded from the same JSON.
     """
@@ -76,6 +76,7 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
     item: Raw
     tokens: int
     depth: int
+    form: int = 0
     copy_of: str | None = None
 
     def context_item(self) -> ContextItem:
@@ -199,12 +200,11 @@ def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Sn
         branch=int(fields["branch"]),
         depth=int(fields["depth"]),
         first=first,
-        items=msgspec.json.decode(json_array(elements), type=tuple[SnapshotItem, ...]),
+        items=tuple(msgspec.json.Decoder(SnapshotItem).decode_lines(json_lines(elements))),
         last_requests=newest_requests(last_requests, first),
     )
 
 
-def json_array(elements: Iterable[bytes]) -> bytes:
-    """The items of these elements as one JSON array."""
-    # `%` would copy everything once more.
-    return b"".join((b"[", b",".join([element for element in elements if element]), b"]"))
+def json_lines(elements: Iterable[bytes]) -> bytes:
+    """The items of these elements as JSON lines. Empty elements are empty lines, which a decoder skips."""
+    return b"\n".join(elements)

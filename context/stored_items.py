@@ -8,7 +8,7 @@ from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
 from context.selection import ContextItem
 from domain.events import InputItem, ItemAppended
-from domain.items import Item, from_stored, plain_message
+from domain.items import Item, from_stored, in_short
 
 
 class StoredItem(Struct, frozen=True):
@@ -33,13 +33,17 @@ async def counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) ->
     items = [from_stored(event.item) for event in appended]
     ids = [event.item_id for event in appended]
     tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
-    return [
-        ContextItem(
-            item_id=event.item_id,
-            stored=plain_message(item) or item,
-            tokens=item_tokens,
-            depth=event.depth,
-            copy_of=event.copy_of,
+    counted: list[ContextItem] = []
+    for event, item, item_tokens in zip(appended, items, tokens, strict=True):
+        stored, form = in_short(item)
+        counted.append(
+            ContextItem(
+                item_id=event.item_id,
+                stored=stored,
+                tokens=item_tokens,
+                depth=event.depth,
+                form=form,
+                copy_of=event.copy_of,
+            )
         )
-        for event, item, item_tokens in zip(appended, items, tokens, strict=True)
-    ]
+    return counted

@@ -5,6 +5,7 @@ Shapes: `openai/types/conversations` and `openai/types/responses` of the officia
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -190,31 +191,29 @@ def is_usable(item: Item) -> bool:
     return bool(item.get("status") != CUT_OFF)
 
 
-class PlainMessage(Struct, frozen=True, array_like=True, gc=False):
-    """A message that has only a role and a string as its content, in this order. `has_type`: and before them, its type.
+PLAIN_FORMS: tuple[tuple[str, bool], ...] = (("", False), *product(ROLES, (False, True)))
+"""The forms of plain messages: (the role, whether the item has its type). The first one stands for all other items.
 
-    `content`: the string as JSON text. Most items are such messages. A context has thousands of them: this form is
-    faster than a dict, and its content need not be encoded for an answer.
-    """
-
-    role: str
-    content: str
-    has_type: bool = False
-
-    @property
-    def item(self) -> Item:
-        """The message as an item: as it was sent."""
-        message: Item = {"type": "message"} if self.has_type else {}
-        return {**message, "role": self.role, "content": msgspec.json.decode(self.content)}
+A plain message has only a role and a string as its content, in this order, and perhaps its type before them. Most items
+are plain messages. A context has thousands of them, so they are kept as the text of their content and the number of
+their form: this is faster than a dict.
+"""
 
 
-def plain_message(item: Item) -> PlainMessage | None:
-    """The item as a PlainMessage. None if it is none."""
+def in_short(item: Item) -> tuple[str | Item, int]:
+    """(the content of a plain message as JSON text, the number of its form), or (the item, 0)."""
     names = tuple(item)
     has_type = names == ("type", "role", "content") and item["type"] == "message"
-    if (has_type or names == ("role", "content")) and isinstance(item["content"], str):
-        return PlainMessage(item["role"], msgspec.json.encode(item["content"]).decode(), has_type)
-    return None
+    if (has_type or names == ("role", "content")) and item["role"] in ROLES and isinstance(item["content"], str):
+        return msgspec.json.encode(item["content"]).decode(), PLAIN_FORMS.index((item["role"], has_type))
+    return item, 0
+
+
+def in_full(content: str, form: int) -> Item:
+    """The plain message of which `in_short` gives these."""
+    role, has_type = PLAIN_FORMS[form]
+    message: Item = {"type": "message"} if has_type else {}
+    return {**message, "role": role, "content": msgspec.json.decode(content)}
 
 
 def is_answer(item: Item) -> bool:

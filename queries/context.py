@@ -15,7 +15,7 @@ from context.choice import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.events import LeftOut
-from domain.items import ROLES, PlainMessage, encodable_output_item
+from domain.items import PLAIN_FORMS, encodable_output_item, output_item
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
 from infrastructure.http.item_schemas import EncodableItem
@@ -113,11 +113,14 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
     return json_response(body, headers={**headers, **(NO_STORE if changes_elsewhere else {})})
 
 
-_BEFORE_TEXT = {
-    role: f'"type":"message","role":"{role}","content":[{{"type":"{"output" if role == "assistant" else "input"}_text","text":'
-    for role in ROLES
-}
-_AFTER_TEXT = {role: ',"annotations":[]}]' if role == "assistant" else "}]" for role in ROLES}
+def _around_content(role: str) -> tuple[str, str]:
+    """The text before and after the content of a plain message in an answer. The id comes before it."""
+    content = msgspec.json.encode(output_item("", {"role": role, "content": ""})).decode()
+    before, after = content.removeprefix('{"id":""').split('"text":""')
+    return before + '"text":', after
+
+
+_BEFORE, _AFTER = zip(*(_around_content(role) for role, _ in PLAIN_FORMS), strict=True)
 
 
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
@@ -126,8 +129,8 @@ def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
     There are thousands of plain messages. To make an object of each takes three times as long.
     """
     texts = [
-        f'{{"id":"{item.item_id}","tokens":{item.tokens},"item":{{"id":"{item.item_id}",{_BEFORE_TEXT[plain.role]}{plain.content}{_AFTER_TEXT[plain.role]},"status":"completed"}},"pinned":false}}'
-        if isinstance(plain := item.stored, PlainMessage) and not item.pinned
+        f'{{"id":"{item.item_id}","tokens":{item.tokens},"item":{{"id":"{item.item_id}"{_BEFORE[form]}{item.stored}{_AFTER[form]},"pinned":false}}'
+        if (form := item.form)
         else _encoded(item)
         for item in sent
     ]

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.items import as_stored, encodable_output_item, output_item, plain_message
+from domain.items import as_stored, encodable_output_item, in_full, in_short, output_item
 
 TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
 
@@ -50,9 +50,9 @@ def test_the_fields_of_a_message_have_one_order(role: str, part: str) -> None:
     [{"role": "user", "content": TEXT}, {"type": "message", "role": "assistant", "content": ""}],
 )
 def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -> None:
-    plain = plain_message(item)
-    assert plain is not None
-    assert as_stored(plain.item) == as_stored(item)
+    content, form = in_short(item)
+    assert isinstance(content, str)
+    assert as_stored(in_full(content, form)) == as_stored(item)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,8 @@ def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -
         {"type": "unknown", "role": "user", "content": "hi"},
         {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
         {"type": "message", "role": "assistant", "content": None},
+        {"role": "tool", "content": "hi"},
     ],
 )
 def test_an_item_with_other_fields_or_in_another_order_is_no_plain_message(item: dict[str, Any]) -> None:
-    assert plain_message(item) is None
+    assert in_short(item) == (item, 0)
