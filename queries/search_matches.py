@@ -1,8 +1,10 @@
 """Finds and ranks the matches of a search in the view `search`.
 
 The documents of one term are read, newest first: of the query's rarest term, as far as a short look at the index tells. The parts of the query
-are compared with each document's text. If that is not all that the term has, the newest documents are read first (the window), and all older ones
-only if these have too few matches.
+are compared with each document's text, until enough documents match.
+
+The index has the documents of a term in order of time, but not those of all terms that begin with a prefix. So for a search that has only prefixes
+the newest messages are read first (the window). If these have too few matches, older ones follow in larger windows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,9 @@ from queries.tenant_views import Index
 MAX_RANKED: Final = 2_000
 """How many matches are ranked together: the newest ones. So a common word takes no longer than this many matches."""
 
+MAX_COMPARED_RANKED: Final = 200
+"""The same for a search whose matches cannot be told by one term. Many more documents may be read than match, so it stops earlier."""
+
 MAX_SECONDS: Final = 2.0
 """The longest time that MongoDB may spend on a step of a search."""
 
@@ -35,13 +40,12 @@ _MAX_OWNERS: Final = 200
 """MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
 
 _ESTIMATED_TERMS: Final = 8
-_ESTIMATED_DOCUMENTS: Final = 300
-_WINDOW: Final = 2_000
-"""About how many of the newest documents of a term are compared before the older ones."""
+_ESTIMATED_DOCUMENTS: Final = 150
+_PREFIX_WINDOW: Final = 2_000
+"""How many of the newest messages are searched for a prefix first."""
 
-_PREFIX_WINDOW: Final = 4_000
-"""How many of the newest messages are searched for a prefix before the older ones. The index does not have the matches of a prefix in order of
-time, so all of them are read. If many words begin like this, the first page is full before that. If few do, that is fast too."""
+_WINDOW_GROWTH: Final = 8
+"""A window has so many times as many messages as the window before it."""
 
 
 class Match(Struct, frozen=True):
@@ -60,19 +64,11 @@ class Found(Struct, frozen=True):
 
 
 class _Estimate(Struct, frozen=True):
-    """What the newest documents of a term tell, at most _ESTIMATED_DOCUMENTS: how many there are, and the highest and lowest `order`."""
+    """What the newest documents of a term tell, at most _ESTIMATED_DOCUMENTS: how many there are, and the lowest `order`."""
 
     term: str
     count: int
-    newest: int
     oldest: int
-
-    @property
-    def start_of_window(self) -> int:
-        """The `order` from which on there are about _WINDOW documents, if they are as dense everywhere; 0 if there are no more than these."""
-        if self.count < _ESTIMATED_DOCUMENTS:
-            return 0
-        return max(0, self.newest - (self.newest - self.oldest) * _WINDOW // _ESTIMATED_DOCUMENTS)
 
 
 class Matches:
@@ -85,7 +81,7 @@ class Matches:
         self._terms = terms
         self._visible: Document = {}
         self._driver: Document | None = None
-        self._window = 0
+        self._window_size = _PREFIX_WINDOW
 
     @classmethod
     async def of(cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> Self:
@@ -99,10 +95,13 @@ class Matches:
         """The next `count` matches, or those that are left of a block. Raises ExecutionTimeout."""
         if self._driver is None:
             return Found()
-        window = self._window if cursor == SearchCursor() else 0
-        where: Document = {**self._visible, **self._driver, "retracted": False, **self._filters(cursor, window)}
+        window = await self._start_of_window(cursor)
+        order = self._order(cursor.newest, cursor.oldest or window)
+        conditions = self._conditions()
+        where: Document = {**self._visible, **self._driver, "retracted": False, **order, **conditions}
+        max_ranked = MAX_COMPARED_RANKED if conditions else MAX_RANKED
         score: Document | str = self._score()
-        stages: list[Document] = [{"$sort": {"order": -1}}, {"$limit": MAX_RANKED}]
+        stages: list[Document] = [{"$sort": {"order": -1}}, {"$limit": max_ranked}]
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}
             following = {"$or": [{"score": {"$lt": cursor.score}}, same]}
@@ -116,15 +115,16 @@ class Matches:
             "best": {"$maxN": {"n": count, "input": [score, "$order", "$_id"]}},
         }
         stages += [{"$group": block}, {"$project": {"_id": 0}}]
-        return _found(await self._documents(where, stages), cursor, count, window)
+        blocks = await self._documents(where, stages)
+        return _found(blocks, cursor, count, window=window, max_ranked=max_ranked)
 
-    def _filters(self, cursor: SearchCursor, window: int) -> Document:
+    def _order(self, newest: int | None = None, oldest: int = 0) -> Document:
+        """Selects the documents of the query's time between these two, inclusive."""
         query = self._query
-        lowest = [0 if query.since is None else first_order_at(query.since), cursor.oldest or window]
+        lowest = [oldest, 0 if query.since is None else first_order_at(query.since)]
         highest = [] if query.until is None else [first_order_at(query.until) - 1]
-        highest += [] if cursor.newest is None else [cursor.newest]
-        order = {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}
-        return {"order": order, **self._conditions()}
+        highest += [] if newest is None else [newest]
+        return {"order": {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}}
 
     def _conditions(self) -> Document:
         """What a document must have besides the driver's term: the parts that this does not imply, and what the filters say."""
@@ -161,7 +161,6 @@ class Matches:
         if not terms:
             longest = max(self._terms.wanted, key=lambda part: len(part.text))
             self._driver = {"terms": {"$elemMatch": longest.prefix_range}}
-            self._window = await self._start_of_prefix_window()
             return
         self._driver = {"terms": terms[0]}
         if len(terms) == 1 and not self._conditions():
@@ -172,36 +171,41 @@ class Matches:
             return
         rarest = min(estimates, key=lambda estimate: (estimate.count, estimate.oldest))
         self._driver = {"terms": rarest.term}
-        self._window = rarest.start_of_window if self._conditions() else 0
 
-    async def _start_of_prefix_window(self) -> int:
-        """The `order` of the message that is _PREFIX_WINDOW messages old; 0 if there are fewer."""
+    async def _start_of_window(self, cursor: SearchCursor) -> int:
+        """The lowest `order` of the window that begins at the cursor; 0 if all older documents are read at once."""
+        has_time_order = isinstance((self._driver or {})["terms"], str)
+        if has_time_order or cursor.oldest is not None:
+            return 0
+        if cursor.newest is not None and await self._has_few_documents(cursor.newest):
+            return 0
         stages: list[Document] = [
             {"$sort": {"order": -1}},
-            {"$skip": _PREFIX_WINDOW},
+            {"$skip": self._window_size},
             {"$limit": 1},
             {"$project": {"_id": 0, "order": 1}},
         ]
-        found = await self._documents({**self._visible, "terms": ALL}, stages)
+        self._window_size *= _WINDOW_GROWTH
+        found = await self._documents({**self._visible, "terms": ALL, **self._order(cursor.newest)}, stages)
         return int(found[0]["order"]) if found else 0
+
+    async def _has_few_documents(self, newest: int) -> bool:
+        """Whether so few documents up to this `order` have the prefix that they can be read at once."""
+        stages: list[Document] = [{"$limit": MAX_RANKED}, {"$count": "count"}]
+        where = {**self._visible, **(self._driver or {}), **self._order(newest)}
+        found = await self._documents(where, stages)
+        return not found or found[0]["count"] < MAX_RANKED
 
     async def _estimates(self, terms: Sequence[str]) -> list[_Estimate]:
         """Looks at the newest documents of each term. A term without documents has no estimate."""
         selections: list[tuple[Document, list[Document]]] = [
             (
-                {**self._visible, "terms": term},
+                {**self._visible, "terms": term, **self._order()},
                 [
                     {"$sort": {"order": -1}},
                     {"$limit": _ESTIMATED_DOCUMENTS},
-                    {
-                        "$group": {
-                            "_id": None,
-                            "count": {"$sum": 1},
-                            "newest": {"$max": "$order"},
-                            "oldest": {"$min": "$order"},
-                        }
-                    },
-                    {"$project": {"_id": 0, "term": {"$literal": term}, "count": 1, "newest": 1, "oldest": 1}},
+                    {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}},
+                    {"$project": {"_id": 0, "term": {"$literal": term}, "count": 1, "oldest": 1}},
                 ],
             )
             for term in terms
@@ -224,12 +228,14 @@ def _place_of(part: Part) -> Document:
     return {"$indexOfBytes": ["$text", {"$literal": part.text}]}
 
 
-def _found(blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, window: int) -> Found:
+def _found(
+    blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, *, window: int, max_ranked: int
+) -> Found:
     """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at, if not all were."""
     if not blocks:
         return Found(next=_next_block(cursor.oldest or window))
     [block] = blocks
-    is_full = block["count"] == MAX_RANKED
+    is_full = block["count"] == max_ranked
     newest = int(block["newest"]) if cursor.newest is None else cursor.newest
     oldest = cursor.oldest
     if oldest is None:

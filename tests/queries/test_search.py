@@ -112,20 +112,31 @@ async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
 
 
-async def test_older_messages_are_read_if_the_newest_have_too_few_matches(
+async def test_more_matches_than_are_ranked_at_once_are_each_found_once(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
-    conversation_id = await write.start("green tea one", "green tea two")
-    await write.append(conversation_id, *["tea is green"] * 350, "the newest green tea")
+    conversation_id = await write.start("Greenland one", "Greenland two")
+    for number in range(7):
+        await write.append(conversation_id, *(f"green tea {300 * number + each}" for each in range(300)))
+    await write.append(conversation_id, "Greenland three")
     await projector.catch_up()
-    first = (await api.get("/v1/search", params={"q": '"green tea"', "limit": 2})).json()
-    rest = (await api.get("/v1/search", params={"q": '"green tea"', "limit": 2, "after": first["next_cursor"]})).json()
-    assert [hit["snippet"] for hit in (*first["data"], *rest["data"])] == [
-        "the newest green tea",
-        "green tea two",
-        "green tea one",
-    ]
-    assert not rest["has_more"]
+
+    async def pages(**parameters: Any) -> list[list[str]]:
+        found: list[list[str]] = []
+        while True:
+            page = (await api.get("/v1/search", params=parameters)).json()
+            found.append([hit["snippet"] for hit in page["data"]])
+            if not page["has_more"]:
+                return found
+            parameters["after"] = page["next_cursor"]
+
+    of_prefix = await pages(q="greenl*", limit=2)
+    assert of_prefix == [["Greenland three", "Greenland two"], ["Greenland one"]]
+    of_words = await pages(q="tea green", limit=100)
+    assert sorted(snippet for page in of_words for snippet in page) == sorted(
+        f"green tea {number}" for number in range(2_100)
+    )
+    assert of_words[0] == [f"green tea {number}" for number in reversed(range(2_000, 2_100))]
 
 
 async def test_pages_continue_after_the_cursor_of_the_same_search_only(

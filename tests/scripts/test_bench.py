@@ -125,6 +125,16 @@ def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStor
     }
 
 
+def test_searches_are_measured_while_appends_come_in(store: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(What.SEARCH, store, floor)) == {
+        "search, 4 connections, 100 appends/s, p50",
+        "search, 4 connections, 100 appends/s, p99",
+        "commit to found, median",
+        "commit to found, longest",
+        "size of the view search with its indexes",
+    }
+
+
 def test_the_memory_of_the_api_process_is_measured(store: BenchStore, floor: FloorServer) -> None:
     assert set(measured(What.MEMORY, store, floor)) == {
         "api process, 20 active conversations, PSS",
