@@ -9,7 +9,7 @@ cut_api    a client of a query API that reaches Postgres through this proxy
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from threading import Event
 
@@ -22,6 +22,7 @@ from infrastructure.http.connections import Connections
 from infrastructure.http.door import Authenticator
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.catalog import MONGO_VIEWS
 from queries.main import create_app
 from tests.documented_answers import checked_answers
 from tests.queries.manual_projector import ManualProjector
@@ -84,8 +85,8 @@ async def write(settings: Settings) -> AsyncIterator[Writer]:
 
 
 @asynccontextmanager
-async def open_projector(settings: Settings) -> AsyncIterator[ManualProjector]:
-    projector = ManualProjector(settings)
+async def open_projector(settings: Settings, views: Collection[str] = MONGO_VIEWS) -> AsyncIterator[ManualProjector]:
+    projector = ManualProjector(settings, views)
     await projector.open()
     try:
         yield projector

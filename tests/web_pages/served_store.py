@@ -1,9 +1,9 @@
-"""A whole store for a browser: both APIs on one port, as `scripts/up` serves them, and a projector."""
+"""A whole store in this process: both APIs on one port, as `scripts/up` serves them, and a projector."""
 
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -15,14 +15,17 @@ from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.catalog import MONGO_VIEWS
 from scripts.gateway import create_app
 from tests.queries.conftest import open_projector
 
 
 @asynccontextmanager
-async def served_store(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
-    """Runs the store. Yields a client whose base URL is the URL of the store."""
-    async with _served(settings, metrics) as http, open_projector(settings) as projector:
+async def served_store(
+    settings: Settings, metrics: Metrics, views: Collection[str] = MONGO_VIEWS
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Runs the store; its projector updates `views`. Yields a client whose base URL is the URL of the store."""
+    async with _served(settings, metrics) as http, open_projector(settings, views) as projector:
         stop = asyncio.Event()
         projecting = asyncio.create_task(projector.run(stop))
         yield http
