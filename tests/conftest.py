@@ -1,12 +1,12 @@
 """Fixtures for every test. The servers are real. The first test that needs them starts them for the whole session.
 
-urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
-settings    Settings with the URLs of empty databases that no other test uses at the same time
-model_url   the base URL of the session's local model
-system      starts the whole system with `scripts/up` (see tests/system.py)
+server_urls   the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
+empty_stores  the URLs of empty databases on these servers, for the processes of a whole system
+settings      Settings with the URLs of empty databases that no other test uses at the same time
+model_url     the base URL of the session's local model
+system        starts the whole system with `scripts/up` (see tests/system.py)
 """
 
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +52,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def urls() -> dict[str, str]:
+def server_urls() -> dict[str, str]:
     return servers.shared_urls("stores", *sorted(STORES))
 
 
@@ -61,9 +61,15 @@ def model_url() -> str:
     return servers.shared_urls("model", *MODEL)["OPENAI_BASE_URL"]
 
 
+@pytest.fixture(scope="module")
+def empty_stores(server_urls: dict[str, str]) -> dict[str, str]:
+    """The URLs of empty databases on the session's servers, for the processes of a whole system."""
+    return servers.empty_databases(server_urls)
+
+
 @pytest.fixture(scope="session")
-def _databases(urls: dict[str, str]) -> Iterator[servers.WorkerDatabases]:
-    databases = servers.WorkerDatabases(urls, os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+def _databases(server_urls: dict[str, str]) -> Iterator[servers.WorkerDatabases]:
+    databases = servers.WorkerDatabases(server_urls)
     yield databases
     databases.close()
 

@@ -32,8 +32,11 @@ from infrastructure.event_log.migrate import migrate
 ROOT = Path(__file__).resolve().parent.parent
 SESSION = "CONVERSATION_STORE_TEST_SESSION"
 LEADER = "CONVERSATION_STORE_TEST_LEADER"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0
+FIRST_SYSTEM_REDIS = 32
+"""Valkey has 64 numbered databases: the lower half for `WorkerDatabases`, the upper for `empty_databases`."""
 
 EMPTY_TABLES = b"""
 DO $$
@@ -122,15 +125,14 @@ def shared_urls(name: str, *variables: str) -> dict[str, str]:
 
 
 class WorkerDatabases:
-    """One worker's databases: one in Postgres, with all migrations, one in MongoDB, and one of Valkey's numbered databases."""
+    """This worker's databases: one in Postgres, with all migrations, one in MongoDB, and one of Valkey's numbered databases."""
 
-    def __init__(self, urls: Mapping[str, str], worker: str) -> None:
-        self._database = f"conversations_{worker}"
-        number = int(worker.removeprefix("gw")) + 1 if worker.startswith("gw") else 0
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._database = f"conversations_{WORKER}"
         self._admin_url = urls["POSTGRES_URL"]
         self.postgres_url = _with_path(urls["POSTGRES_URL"], self._database)
         self.mongodb_url = _with_path(urls["MONGODB_URL"], self._database)
-        self.redis_url = _with_path(urls["REDIS_URL"], str(number))
+        self.redis_url = _with_path(urls["REDIS_URL"], str(_worker_number()))
         self._tables: list[str] = []
         self._mongo: MongoClient[dict[str, Any]] = MongoClient(self.mongodb_url)
 
@@ -167,6 +169,22 @@ class WorkerDatabases:
         migrate(self.postgres_url)
         with psycopg.connect(self.postgres_url) as connection:
             self._tables = _tables(connection)
+
+
+def empty_databases(urls: Mapping[str, str]) -> dict[str, str]:
+    """Empties the databases that this worker keeps for the processes of a whole system. Returns their URLs, by environment variable."""
+    name = f"system_{WORKER}"
+    with psycopg.connect(urls["POSTGRES_URL"], autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    paths = {"POSTGRES_URL": name, "MONGODB_URL": name, "REDIS_URL": str(FIRST_SYSTEM_REDIS + _worker_number())}
+    ours = {variable: _with_path(urls[variable], path) for variable, path in paths.items()}
+    mongo: MongoClient[dict[str, Any]]
+    with MongoClient(ours["MONGODB_URL"]) as mongo:
+        mongo.drop_database(name)
+    with Redis.from_url(ours["REDIS_URL"]) as redis:
+        redis.flushdb()
+    return ours
 
 
 def wait_until(
@@ -221,6 +239,10 @@ def _tables(connection: psycopg.Connection) -> list[str]:
         "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
     )
     return [name for (name,) in rows]
+
+
+def _worker_number() -> int:
+    return int(WORKER.removeprefix("gw")) + 1 if WORKER.startswith("gw") else 0
 
 
 def _with_path(url: str, path: str) -> str:

@@ -12,34 +12,34 @@ from infrastructure.settings import Settings
 
 
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes", "synchronous_commit"])
-def test_postgres_is_durable(urls: dict[str, str], name: str) -> None:
-    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+def test_postgres_is_durable(server_urls: dict[str, str], name: str) -> None:
+    with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
         assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
 
 
-def test_wal_segments_are_small_so_that_creating_one_delays_commits_little(urls: dict[str, str]) -> None:
-    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+def test_wal_segments_are_small_so_that_creating_one_delays_commits_little(server_urls: dict[str, str]) -> None:
+    with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
         assert connection.execute("SHOW wal_segment_size").fetchone() == ("1MB",)
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
 def test_small_wal_segments_do_not_change_the_settings_that_initdb_derives_from_their_size(
-    urls: dict[str, str], name: str, value: str
+    server_urls: dict[str, str], name: str, value: str
 ) -> None:
-    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+    with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
         assert connection.execute(f"SHOW {name}").fetchone() == (value,)
 
 
-def test_postgres_uses_utf_8_with_a_built_in_locale(urls: dict[str, str]) -> None:
-    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+def test_postgres_uses_utf_8_with_a_built_in_locale(server_urls: dict[str, str]) -> None:
+    with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
         row = connection.execute(
             "SELECT pg_encoding_to_char(encoding), datlocprovider, datlocale FROM pg_database WHERE datname = current_database()"
         ).fetchone()
     assert row == ("UTF8", "b", "C.UTF-8")
 
 
-def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> None:
-    client: MongoClient[dict[str, Any]] = MongoClient(urls["MONGODB_URL"])
+def test_mongod_is_a_journaled_replica_set_on_loopback(server_urls: dict[str, str]) -> None:
+    client: MongoClient[dict[str, Any]] = MongoClient(server_urls["MONGODB_URL"])
     with client:
         options = client.admin.command("getCmdLineOpts")["parsed"]
         log = client.admin.command("serverStatus")["wiredTiger"]["log"]
@@ -50,8 +50,8 @@ def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> 
     assert log["maximum log file size"] > 0
 
 
-def test_valkey_writes_nothing_to_disk_and_evicts_at_a_memory_limit(urls: dict[str, str]) -> None:
-    with Redis.from_url(urls["REDIS_URL"], decode_responses=True) as client:
+def test_valkey_writes_nothing_to_disk_and_evicts_at_a_memory_limit(server_urls: dict[str, str]) -> None:
+    with Redis.from_url(server_urls["REDIS_URL"], decode_responses=True) as client:
         assert client.config_get("save") == {"save": ""}
         assert client.config_get("appendonly") == {"appendonly": "no"}
         assert client.config_get("maxmemory") == {"maxmemory": str(512 * 1024 * 1024)}
@@ -59,9 +59,9 @@ def test_valkey_writes_nothing_to_disk_and_evicts_at_a_memory_limit(urls: dict[s
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
 
 
-def test_a_wrong_password_is_refused(urls: dict[str, str]) -> None:
+def test_a_wrong_password_is_refused(server_urls: dict[str, str]) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
-        psycopg.connect(urls["POSTGRES_URL"], password="wrong")
+        psycopg.connect(server_urls["POSTGRES_URL"], password="wrong")
 
 
 def test_a_test_finds_its_stores_empty(settings: Settings) -> None:

@@ -17,12 +17,15 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
-    """A running system. A module may set UP (the arguments of `scripts/up`), ENVIRONMENT, and WITH_PROVIDER.
+    """A running system. A module may set UP (the arguments of `scripts/up`), ENVIRONMENT, WITH_PROVIDER, and OWN_STORES.
 
     With `WITH_PROVIDER = True` the system sends its model requests to the fixture `provider`, not to the local model.
+    With `OWN_STORES = True` it starts its own stores, which its tests may kill. Otherwise it uses the session's stores.
     """
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})
+    if not getattr(request.module, "OWN_STORES", False):
+        environment = {**environment, **request.getfixturevalue("empty_stores")}
     if getattr(request.module, "WITH_PROVIDER", False):
         provider: ScriptedProvider = request.getfixturevalue("provider")
         environment = {**environment, "OPENAI_BASE_URL": provider.url}

@@ -18,6 +18,7 @@ from tests.servers import ROOT, wait_until_async
 from tests.system import System
 
 UP = ("--no-model",)
+OWN_STORES = True
 WRITERS = 6
 PROCESSES = ("api", "projector", "mongod", "valkey", "postgres")
 ACKNOWLEDGED_BETWEEN_KILLS = 60

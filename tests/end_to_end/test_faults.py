@@ -55,6 +55,7 @@ from tests.servers import wait_until
 from tests.system import System
 
 UP = ("--no-model", "--apis", "2", "--projectors", "2")
+OWN_STORES = True
 SHARING_CLIENTS = 12
 SHARED_CONVERSATIONS = 4
 EXCLUSIVE_CLIENTS = 2

@@ -26,6 +26,7 @@ from tests.log import Log
 from tests.system import System
 
 UP = ("--no-model", "--apis", "2")
+OWN_STORES = True
 APIS = ("API_1_URL", "API_2_URL")
 WRITERS = 8
 APPENDS_BETWEEN_KILLS = 100

@@ -137,7 +137,7 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
         async def flush() -> None:
             nonlocal flushed
             while True:
-                await redis.flushall()
+                await redis.flushdb()
                 flushed += 1
                 await asyncio.sleep(FLUSH_SECONDS)
 

@@ -55,7 +55,7 @@ async def test_streams_that_break_at_random_points_are_resumed_without_a_missing
     for reader in unfinished:
         await retrieve_when(http, urls[0], reader.response_id, "completed", 20)
     with Redis.from_url(running.env["REDIS_URL"]) as redis:
-        redis.flushall()
+        redis.flushdb()
     for number, reader in enumerate(unfinished):
         await reader.resume(http, urls[number % 2])
     for reader in readers:
@@ -77,7 +77,7 @@ async def test_two_readers_of_a_reply_get_the_same_events_when_redis_is_emptied_
     second = StreamReader(first.events[:2])
     tasks = [asyncio.create_task(reader.resume(http, url)) for reader, url in zip((first, second), urls, strict=True)]
     with Redis.from_url(running.env["REDIS_URL"]) as redis:
-        redis.flushall()
+        redis.flushdb()
     await asyncio.gather(*tasks)
     assert first.events == second.events
     assert first.text == text_of(await retrieve(http, urls[0], first.response_id))

@@ -5,18 +5,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.log import Log
 from tests.servers import ROOT, wait_until
 from tests.system import System
 
-Start = Callable[..., System]
-
 CONVERSATIONS = 60
 END_TIMEOUT_SECONDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, empty_stores: dict[str, str]) -> Iterator[System]:
+    """One store for all tests that kill nothing."""
+    system = System(tmp_path_factory.mktemp("load") / "data", "--no-model", environment=empty_stores)
+    yield system.start()
+    system.stop()
 
 
 class Load:
@@ -40,8 +48,7 @@ class Load:
         return self.process.returncode, json.loads(out) if out else {}, err
 
 
-def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(system: Start) -> None:
-    running = system("--no-model")
+def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(running: System) -> None:
     log = Log(running.env["POSTGRES_URL"])
 
     status, first, err = Load(running, "chitchat", "--limit", str(CONVERSATIONS)).result()
@@ -66,10 +73,9 @@ def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(sys
     assert log.count() == events
 
 
-def test_a_progress_file_of_another_store_is_cleared(system: Start) -> None:
-    running = system("--no-model")
+def test_a_progress_file_of_another_store_is_cleared(running: System) -> None:
     progress_file = running.data / "load" / "chitchat.jsonl"
-    progress_file.parent.mkdir()
+    progress_file.parent.mkdir(exist_ok=True)
     key = "a07edb12-6b91-4138-b11e-02421888d699"  # the key of the first conversation
     progress_file.write_text(json.dumps({"key": key, "id": f"conv_{'0' * 32}", "messages": 1}) + '\n{"key": "torn')
 
@@ -80,7 +86,7 @@ def test_a_progress_file_of_another_store_is_cleared(system: Start) -> None:
     assert result["checksums"]["log"]["conversations"] == 3
 
 
-def test_when_the_api_and_the_load_are_killed_nothing_is_lost_or_stored_twice(system: Start) -> None:
+def test_when_the_api_and_the_load_are_killed_nothing_is_lost_or_stored_twice(system: Callable[..., System]) -> None:
     running = system("--no-model")
     progress_file = running.data / "load" / "chitchat.jsonl"
 
@@ -117,9 +123,9 @@ def test_when_the_api_and_the_load_are_killed_nothing_is_lost_or_stored_twice(sy
     assert Log(running.env["POSTGRES_URL"]).count() == events
 
 
-def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(system: Start, tmp_path: Path) -> None:
-    running = system("--no-model")
+def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(running: System, tmp_path: Path) -> None:
     log = Log(running.env["POSTGRES_URL"])
+    before = log.count()
     good = {"role": "user", "content": "Hello"}
     lines = [
         {"title": "One", "metadata": {"a": "b"}, "instructions": "Be kind.", "items": [good] * 45},
@@ -132,7 +138,7 @@ def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(system: Start, t
     status, _, err = Load(running, str(file), "--check").result()
     assert status == 2
     assert "line 2: `items[1].role`" in err
-    assert log.count() == 1 + 45
+    assert log.count() == before + 1 + 45
 
     status, result, err = Load(running, str(file), "--check", "--skip-bad").result()
     assert status == 0, err
@@ -146,7 +152,7 @@ def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(system: Start, t
         "retries": 0,
     }
     assert result["agree"] is True
-    assert log.count() == 1 + 45 + 1 + 2
+    assert log.count() == before + 1 + 45 + 1 + 2
 
     lines[1] = {"items": [good]}
     file.write_text("\n".join(map(json.dumps, lines)))
