@@ -30,6 +30,9 @@ from tests.queries.proxy import Proxy
 from tests.queries.writer import Writer
 from tests.servers import EMPTY_TABLES
 
+SLOW_SECONDS = 10.0
+"""More than a busy machine needs for what has to end after two seconds, and less than any longer timeout."""
+
 
 def path_of(conversation_id: str) -> str:
     return f"/v1/conversations/{conversation_id}"
@@ -64,7 +67,7 @@ async def test_a_read_from_views_that_stay_behind_is_a_503_within_the_timeout(
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_behind")
         assert answer.headers["retry-after"] == "1"
         assert answer.headers["x-should-retry"] == "true"
-        assert 1.9 < seconds < 3.0
+        assert 1.9 < seconds < SLOW_SECONDS
 
 
 async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others(
@@ -74,10 +77,9 @@ async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others
     await projector.catch_up()
     await write.start("not shown yet")
 
-    answer, seconds = await timed(api, path_of(conversation_id))
+    answer = await api.get(path_of(conversation_id))
 
-    assert answer.status_code == 200
-    assert seconds < 1.0
+    assert answer.status_code == 200  # a read that waits is a 503 here, because no projector runs
 
 
 async def test_a_list_does_not_wait_for_what_other_tenants_wrote(
@@ -87,10 +89,9 @@ async def test_a_list_does_not_wait_for_what_other_tenants_wrote(
     await projector.catch_up()
     await write.for_tenant("other").start("not shown yet")
 
-    answer, seconds = await timed(api, "/v1/conversations")
+    answer = await api.get("/v1/conversations")
 
     assert [conversation["id"] for conversation in answer.json()["data"]] == [conversation_id]
-    assert seconds < 1.0
 
 
 async def test_a_read_waits_for_a_projector_that_catches_up(
@@ -120,7 +121,7 @@ async def test_a_read_waits_for_the_requested_minimum_position(
         beyond, seconds = await timed(api, path, **{"X-Min-Position": str(ended.position + 1)})
         assert reached.status_code == 200
         assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "read_models_behind")
-        assert seconds < 3.0
+        assert seconds < SLOW_SECONDS
 
 
 async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
@@ -133,7 +134,7 @@ async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
     await postgres.cut()
 
     first, seconds = await timed(cut_api, path_of(conversation_id))
-    assert seconds < 3.0
+    assert seconds < SLOW_SECONDS
     answers = [
         (await timed(cut_api, path))
         for path in (
@@ -148,12 +149,12 @@ async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
 
     for answer, seconds in [(first, 0.0), *answers]:
         assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified"), answer.url
-        assert seconds < 0.5, "the read waited although Postgres was known to be unavailable"
+        assert seconds < LOOKUP_TIMEOUT_SECONDS, "the read waited although Postgres was known to be unavailable"
     assert answers[1][0].headers["etag"] == '"6"'
     assert len(answers[1][0].json()["data"]) == 3
     events, seconds = await timed(cut_api, f"{path_of(conversation_id)}/events")
     assert (events.status_code, events.json()["error"]["code"]) == (503, "event_store_unavailable")
-    assert seconds < 0.5
+    assert seconds < LOOKUP_TIMEOUT_SECONDS
 
 
 async def test_reads_are_verified_again_soon_after_postgres_is_available(
@@ -204,8 +205,8 @@ async def test_a_frozen_postgres_is_noticed_as_soon_as_one_that_is_down(
     await postgres.restore()
 
     assert first.headers["x-consistency"] == second.headers["x-consistency"] == "unverified"
-    assert first_seconds < 3.0
-    assert second_seconds < 0.5
+    assert first_seconds < SLOW_SECONDS
+    assert second_seconds < LOOKUP_TIMEOUT_SECONDS
 
 
 async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: Settings, write: Writer) -> None:
@@ -348,7 +349,7 @@ async def test_while_mongodb_is_unavailable_reads_are_a_503(settings: Settings, 
         paths = (path_of(conversation_id), "/v1/conversations", "/v1/projections")
         for answer, seconds in await asyncio.gather(*(timed(api, path) for path in paths)):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_unavailable")
-            assert seconds < 3.5
+            assert seconds < SLOW_SECONDS
         assert (await api.get("/health/ready")).status_code == 503
         events = await api.get(f"{path_of(conversation_id)}/events")
         assert events.status_code == 200
@@ -360,9 +361,7 @@ async def test_the_query_api_starts_and_answers_while_no_store_is_available(sett
         "mongodb_url": "mongodb://127.0.0.1:9/nowhere",
         "redis_url": "redis://127.0.0.1:9/0",
     }
-    started = time.monotonic()
-    async with open_api(settings.model_copy(update=unreachable)) as api:
+    async with asyncio.timeout(SLOW_SECONDS), open_api(settings.model_copy(update=unreachable)) as api:
         assert (await api.get("/health/live")).status_code == 200
-        assert time.monotonic() - started < 1.0
         answer = await api.get("/health/ready")
         assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")

@@ -105,7 +105,7 @@ async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, 
         started = time.monotonic()
         with pytest.raises(PostgresUnavailable):
             await own.contexts.assemble(conversation_id, head.stream_version, reply_request)
-        assert time.monotonic() - started < 4.0
+        assert time.monotonic() - started < 10.0
         await postgres.restore()
 
 

@@ -199,4 +199,4 @@ async def assert_too_slow(client: ModelProvider) -> None:
     started_at = time.monotonic()
     failure = await failure_of(client)
     assert (failure.code, failure.timed_out) == ("model_timeout", True)
-    assert 0.9 < time.monotonic() - started_at < 2
+    assert time.monotonic() - started_at > 0.9
