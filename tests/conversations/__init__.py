@@ -1,3 +1,4 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.conversations.model_checks")  # so that a failed check shows both sides
+CHECKS = ("tests.conversations.list_checks", "tests.conversations.model_checks")
+pytest.register_assert_rewrite(*CHECKS)  # so that a failed check shows both sides

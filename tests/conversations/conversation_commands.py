@@ -11,7 +11,8 @@ def create(draws: Draws) -> Command:
     owner, title = draws.random.choice(SUBJECTS), draws.text()
 
     def apply(answer: Any) -> None:
-        draws.model.conversations.append(ModelConversation(id=answer["id"], owner=owner, title=title))
+        created = ModelConversation(id=answer["id"], owner=owner, title=title, position=answer["position"])
+        draws.model.conversations.append(created)
 
     return Command(name="create", subject=owner, path="/v1/conversations", body={"title": title}, apply=apply)
 
@@ -98,6 +99,7 @@ def _fork(
             id=answer["id"],
             owner=owner,
             title=answer["title"],
+            position=answer["position"],
             origin=conversation,
             base=base,
             head=base,

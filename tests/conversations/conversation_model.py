@@ -72,6 +72,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     feedback  by item and subject
     running   the replies that run, by response id
     replies   how many replies each subject got
+    position  the log's position after the last command
     states    by version
     """
 
@@ -90,6 +91,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     feedback: dict[tuple[ModelItem, str], ModelFeedback] = field(default_factory=dict)
     running: dict[str, ModelReply] = field(default_factory=dict)
     replies: dict[str, int] = field(default_factory=dict)
+    position: int = 0
     states: dict[int, ModelState] = field(default_factory=dict)
 
     def is_readable_by(self, subject: str) -> bool:

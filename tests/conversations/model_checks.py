@@ -6,6 +6,7 @@ from infrastructure.access.principal import Principal
 from tests.access.apis_as import Apis, user
 from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelItem
 from tests.conversations.draws import COMMON_WORDS, SUBJECTS
+from tests.conversations.list_checks import check_lists
 from tests.conversations.reads import read, read_all, read_json
 
 CHECKED_LEAVES = 2
@@ -22,7 +23,7 @@ class ModelChecks:
     async def check(self, position: int) -> None:
         """Every read equals the model. `position`: the log has reached it."""
         for subject in SUBJECTS:
-            await self._check_list(subject)
+            await check_lists(self._apis, self._model, self._user(subject))
             await self._check_search(subject, position)
             await self._check_usage(subject)
         for number, conversation in enumerate(self._model.conversations):
@@ -45,15 +46,6 @@ class ModelChecks:
     async def _check_unreadable(self, subject: str, conversation: ModelConversation) -> None:
         answer = await read(self._apis, self._user(subject), f"/v1/conversations/{conversation.id}/items")
         assert answer.status_code == 404, answer.text
-
-    # Conversations
-
-    async def _check_list(self, subject: str) -> None:
-        readable = self._model.readable_by(subject)
-        listed = await self._all(subject, "/v1/conversations", 3, order="asc")
-        assert [(entry["id"], entry["title"], entry["archived"]) for entry in listed] == sorted(
-            (conversation.id, conversation.title, conversation.archived) for conversation in readable
-        )
 
     async def _check_conversation(self, subject: str, conversation: ModelConversation) -> None:
         await self._check_path(subject, conversation, conversation.head)

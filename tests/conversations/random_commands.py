@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -108,13 +108,17 @@ class RandomCommands:
         """Applies the commands to the model in the order of their versions."""
         steps: list[tuple[int, bool, Callable[[], None]]] = []
         for command, answer in taken:
-            self.position = max(self.position, int(answer.headers["x-position"]))
-            body = answer.json()
+            position = int(answer.headers["x-position"])
+            self.position = max(self.position, position)
+            body = {**answer.json(), "position": position}
+            version, is_fork = _version(command, answer)
             if command.start is not None:
-                body = await self._with_input(command, body)
-                version = await self._requested_version(command, body["id"])
-                steps.append((version, False, partial(command.start, body["id"])))
-            steps.append((*_version(command, answer), partial(command.apply, body)))
+                body["input_ids"] = await self._input_ids(command, body["id"])
+                requested = await self._requested_version(command, body["id"])
+                steps.append((requested, False, partial(command.start, body["id"])))
+            steps.append((version, is_fork, partial(command.apply, body)))
+            if command.conversation is not None and not is_fork:
+                command.conversation.position = max(command.conversation.position, position)
         for version, is_fork, change in sorted(steps, key=itemgetter(0, 1)):
             change()
             if not is_fork and (conversation := taken[0][0].conversation) is not None:
@@ -133,11 +137,11 @@ class RandomCommands:
         }
         return int(requests[response_id])
 
-    async def _with_input(self, command: Command, body: Any) -> Any:
-        """The Response, and the ids of the items of its input."""
-        path = f"/v1/responses/{body['id']}/input_items"
+    async def _input_ids(self, command: Command, response_id: str) -> list[str]:
+        """The ids of the items of its input, which a Response does not name."""
+        path = f"/v1/responses/{response_id}/input_items"
         page = await read_json(self._apis, user(command.subject, self._tenant), path)
-        return {**body, "input_ids": [item["id"] for item in page["data"]]}
+        return [item["id"] for item in page["data"]]
 
 
 def _version(command: Command, answer: httpx.Response) -> tuple[int, bool]:

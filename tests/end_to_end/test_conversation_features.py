@@ -111,10 +111,10 @@ def do_everything(session: Session) -> list[str]:
     assert session.get("/feedback")["counts"] == {"positive": 1, "negative": 1, "labels": {"helpful": 1}}
     session.post(path, {"title": "Rain"})
     assert session.post(f"/conversations/{fork}/archive")["archived"]
-    assert [(entry["title"], entry["archived"]) for entry in session.get("/conversations")["data"]] == [
-        ("Only Bergen", True),
-        ("Rain", False),
-    ]
+    assert [entry["id"] for entry in session.get("/conversations", order_by="activity")["data"]] == [fork, chat]
+    assert [entry["id"] for entry in session.get("/conversations", archived="true")["data"]] == [fork]
+    [listed] = session.get("/conversations", **{"title": "rain", "metadata[team]": "weather"})["data"]
+    assert (listed["id"], listed["item_count"], listed["first_text"]) == (chat, 5, bergen[0])
     wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
     [hit] = session.get("/search", q="bergen")["data"]
     assert (hit["conversation"], hit["item"], hit["leaf"]) == (chat, question, answer)
@@ -133,7 +133,7 @@ def do_everything(session: Session) -> list[str]:
         f"/conversations/{fork}/items",
         f"/conversations/{fork}/tree",
         f"/conversations/{fork}/context",
-        "/conversations",
+        "/conversations?order_by=activity",
         "/feedback",
         "/search?q=Oslo",
         "/usage?group_by=conversation",
