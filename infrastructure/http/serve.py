@@ -30,6 +30,13 @@ BACKLOG = 2048
 SHUTDOWN_TIMEOUT_SECONDS = 10
 OPEN_FILES = 65_536
 
+RECENT_COLLECTIONS = 1_000
+"""There is a full garbage collection after so many collections of recent objects. Python's default is 10.
+
+A full one stops all requests: for 30 to 170 ms of processor time, more the longer the process has run. It found no
+garbage in the benchmarks. The collections of recent objects (700 and 7,000 of them) take at most a few milliseconds.
+"""
+
 
 def serve(
     app: ASGIApp,
@@ -48,6 +55,7 @@ def serve(
     # half a million objects.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(700, 10, RECENT_COLLECTIONS)
     allow_open_files()
     config = uvicorn.Config(
         app,
