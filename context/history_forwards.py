@@ -76,8 +76,13 @@ async def _recorded_items(
 
 
 async def _pages(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[list[Recorded]]:
-    conversation_id, until = segment.conversation_id, segment.version
-    while page := await reader.conversation(conversation_id, after=after_version, until=until, limit=PAGE_EVENTS):
+    """The pages with the segment's items, oldest first. What other branches have is skipped."""
+    while (first := segment.oldest_version(after_version)) is not None:
+        page = await reader.conversation(
+            segment.conversation_id, after=first - 1, until=segment.version, limit=PAGE_EVENTS
+        )
+        if not page:
+            return
         yield page
         after_version = page[-1].version
 

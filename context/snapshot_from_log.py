@@ -191,10 +191,7 @@ class _NewestItems(Struct):
 
     Only items deeper than `above_depth` are collected: those after the items that a summary replaces, and those that a
     fork did not inherit. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
-    depth on, without retracted ones.
-
-    All items of a snapshot are of one branch: the last one of the active path `path`. A context that needs older items
-    is read from the log.
+    depth on, without retracted ones. `branch`: that of the path's last item.
     """
 
     above_depth: int
@@ -219,11 +216,7 @@ class _NewestItems(Struct):
             self._has_head = True
             self.branch, self.depth, self.first = event.branch, event.depth, event.depth + 1
         size = self._size + (0 if is_retracted else len(event.item))
-        if (
-            event.branch != self.branch
-            or event.depth <= max(self.above_depth, self.depth - MAX_ITEMS)
-            or size > MAX_BYTES
-        ):
+        if event.depth <= max(self.above_depth, self.depth - MAX_ITEMS) or size > MAX_BYTES:
             self.complete = True
             return
         self.first, self._size = event.depth, size

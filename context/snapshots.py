@@ -19,7 +19,7 @@ A snapshot has a conversation's newest items and their token counts, so its next
     context_items:{tenant}:{conversation_id}  LIST
         an element for each depth from `first` to `depth`: JSON of a SnapshotItem, or empty if the item is retracted
 
-The list has the newest items of the path's last branch, as many as fit in MAX_ITEMS and MAX_BYTES. It has no items that
+The list has the newest items of the active path, as many as fit in MAX_ITEMS and MAX_BYTES. It has no items that
 the summary replaces, and none of a fork's origin. Redis may evict one of the two keys. So the list is used only if it
 has the length that `first` and `depth` say.
 

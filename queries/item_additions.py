@@ -106,8 +106,16 @@ async def _siblings(
     for document in documents:
         if document["conversation_id"] == read.conversation_id and "parent_branch" in document:
             selections += _continuing(read, version, document["parent_branch"], document["depth"], own)
-    fields = dict.fromkeys(("id", "conversation_id", "parent", "version", "copy_of", "restored_version"), 1)
-    found = await context.aggregate(read, "items", {"$or": selections}, [{"$project": {"_id": 0, **fields}}])
+    groups = await context.aggregate(
+        read,
+        "items",
+        {"$or": selections},
+        [_by_parent(read), {"$project": {"_id": 0, "parent": "$_id", "versions": 1, "others": 1}}],
+    )
+    orders: dict[str | None, set[_Order]] = {
+        group["parent"]: {(True, sibling) for sibling in group["versions"]} for group in groups
+    }
+    found: list[Document] = [{**each, "parent": group["parent"]} for group in groups for each in group["others"]]
     inherited = {each["id"] for each in found if each["conversation_id"] != read.conversation_id}
     elsewhere = {each["id"]: each.get("copy_of") for each in found if "copy_of" in each or each["id"] in inherited}
     deleted = await deleted_copies(context, read, elsewhere, [read.conversation_id, *read.origins])
@@ -115,7 +123,6 @@ async def _siblings(
         each["id"] for each in found if each.get("restored_version", 0) > version and each["id"] not in inherited
     ]
     deleted |= await retracted_then(read, restored, version)
-    orders: dict[str | None, set[_Order]] = {}
     for each in [*documents, *(each for each in found if each["id"] not in deleted)]:
         orders.setdefault(each["parent"], set()).add(_order(read, each))
     return {
@@ -123,6 +130,29 @@ async def _siblings(
         for document in documents
         if len(those := orders[document["parent"]]) > 1
         for order in [_order(read, document)]
+    }
+
+
+def _by_parent(read: ConversationRead) -> Document:
+    """The stage that gathers siblings by their parent: the versions of those that nobody but this conversation can delete, and the others.
+
+    There may be thousands of siblings, so MongoDB does not send a document for each.
+    """
+    is_plain = {
+        "$and": [
+            {"$eq": ["$conversation_id", read.conversation_id]},
+            {"$eq": [{"$type": "$copy_of"}, "missing"]},
+            {"$eq": [{"$type": "$restored_version"}, "missing"]},
+        ]
+    }
+    fields = ("id", "conversation_id", "version", "copy_of", "restored_version")
+    other = {field: f"${field}" for field in fields}
+    return {
+        "$group": {
+            "_id": "$parent",
+            "versions": {"$push": {"$cond": [is_plain, "$version", "$$REMOVE"]}},
+            "others": {"$push": {"$cond": [is_plain, "$$REMOVE", other]}},
+        }
     }
 
 

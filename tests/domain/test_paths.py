@@ -174,3 +174,20 @@ def test_given_a_segment_that_ends_earlier_then_it_cannot_be_made_longer() -> No
     assert segment.up_to(5) == replace(segment, branches=(PathBranch(0, 2, 2), PathBranch(3, 5, 8)))
     assert segment.up_to(2) == replace(segment, branches=(PathBranch(0, 2, 2),))
     assert segment.up_to(1) == replace(segment, branches=(PathBranch(0, 1, 2),))
+
+
+def test_a_reader_of_a_path_skips_the_versions_of_other_branches() -> None:
+    segment = PathSegment("a", 99, (PathBranch(0, 2, 5), PathBranch(20, 6, 24), PathBranch(50)))
+    ends = {99: 99, 50: 50, 49: 24, 21: 21, 20: 20, 19: 5, 1: 1, 0: 0}
+    assert {until: segment.newest_version(until) for until in ends} == ends
+    starts = {0: 1, 4: 5, 5: 20, 23: 24, 24: 50, 98: 99, 99: None}
+    assert {after: segment.oldest_version(after) for after in starts} == starts
+    assert segment.newest_version(200) == 99
+    closed = segment.up_to(5)
+    assert (closed.newest_version(99), closed.oldest_version(24)) == (24, None)
+    # What was asked since the head was moved to the end of the path was asked on it.
+    active = replace(closed, active_since=90)
+    assert (active.newest_version(99), active.newest_version(90)) == (99, 24)
+    # Nothing of branch 0 is read if the path leaves it at an inherited item.
+    inherited = replace(segment, branches=(PathBranch(0, 2, 0), PathBranch(20)))
+    assert (inherited.newest_version(19), inherited.oldest_version(0)) == (0, 20)
