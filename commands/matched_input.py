@@ -7,7 +7,7 @@ is shown the path of the conversation, so a match is used only if this path is e
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
@@ -149,13 +149,8 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
     started = await start_of(reader, conversation_id)
     fork = await fork_at(context, origin, started.family)
     [is_followed] = await reader.are_followed([prefix])
-    return ReplyTarget(
-        source=conversation_id,
-        at=head.stream_version,
-        start=fork if is_followed else None,
-        fallback=None if is_followed else fork,
-        expected_head=UNSET if is_followed else prefix.item_id,
-    )
+    target = ReplyTarget(source=conversation_id, at=head.stream_version, start=fork)
+    return target if is_followed else replace(target, start=None, fallback=target, expected_head=prefix.item_id)
 
 
 def _shown_by(policy: ContextPolicy) -> ContextPolicy:

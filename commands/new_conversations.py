@@ -1,6 +1,6 @@
 """Makes the commands that start conversations for replies: unlisted conversations, and forks.
 
-Also finds a conversation's first event, and the last item of its own, without inherited items.
+Also finds a conversation's first event, its head, and the last item of its own, without inherited items.
 """
 
 from msgspec.structs import replace
@@ -10,8 +10,8 @@ from context.branch_paths import active_branches, branches_to
 from context.conversation_settings import settings_at
 from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
-from domain.events import ConversationStarted, Fork, InheritedSummary, ItemAppended, PathBranch
-from domain.paths import FIRST_BRANCH, PathSegment, origin_of
+from domain.events import ConversationStarted, Fork, HeadMoved, InheritedSummary, ItemAppended, PathBranch
+from domain.paths import FIRST_BRANCH, PathSegment, is_open, origin_of
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
@@ -82,6 +82,25 @@ async def last_item(
                 return event
         until = path.newest_version(page[-1].version - 1) if page else 0
     return None
+
+
+async def head_id(
+    reader: PrincipalReader, conversation_id: str, version: int, *, path_at: int | None = None
+) -> str | None:
+    """The id of the last item at this version on the path that was active at version `path_at`, or at `version`.
+
+    In a fork it may be an inherited item. None if the path had no item.
+    """
+    moved = await reader.head_moved(conversation_id, until=path_at or version)
+    branches: tuple[PathBranch, ...] = FIRST_BRANCH
+    if moved is not None and isinstance(event := moved.event, HeadMoved):
+        branches = event.path
+        if not is_open(branches):
+            return event.item_id
+    if (last := await last_item(reader, conversation_id, version, branches)) is not None:
+        return last.item_id
+    origin = (await start_of(reader, conversation_id)).forked_from
+    return origin.item_id if origin else None
 
 
 async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> tuple[PathBranch, ...]:

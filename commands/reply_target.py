@@ -1,8 +1,8 @@
 """Finds the target of a reply: the conversation that the reply is appended to.
 
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
-the last response of an unlisted conversation appends to it. Continuing from an earlier response creates a fork. So does continuing
-from a response in a listed conversation, or in one that the caller may only read. The fork shares the items, instructions and policy up
+a response appends to its conversation: at the head if no item follows the response, and on a new branch otherwise. If the caller may only read
+that conversation, the reply goes into a fork of it. The fork shares the items, instructions and policy up
 to that response, and the pinned items and the summary that lie before it. If no item
 precedes the response, a new conversation is created instead of a fork.
 """
@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from commands.access import check_may_write, may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.item_links import linked
-from commands.new_conversations import fork_at, last_item, path_of, start_of, unlisted_conversation
+from commands.new_conversations import fork_at, head_id, last_item, path_of, start_of, unlisted_conversation
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
 from context.deleted_content import deleted_items, original_in
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ResponseNotFound
-from domain.events import ConversationStarted, Fork, ItemAppended, Leaf, ReplyCompleted, joined_ids
+from domain.events import Fork, ItemAppended, Leaf, PathBranch, ReplyCompleted, ReplyRequested, joined_ids
 from domain.items import as_stored, from_stored, id_prefix, is_usable
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.reader import PrincipalReader
@@ -36,7 +36,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     source         the conversation whose context the model is sent; None if no conversation has items to share
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
-    fallback       replaces `start` if another request has moved the head of `source`, or if another reply runs there
+    fallback       replaces this target if another request has moved the head of `source`, or if another reply runs there
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
     leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
@@ -50,7 +50,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     source: str | None
     at: StreamVersion | None
     start: StartConversation | None = None
-    fallback: StartConversation | None = None
+    fallback: "ReplyTarget | None" = None
     expected_head: str | None | UnsetType = UNSET
     leaf: Leaf | None = None
     regenerates: str | None = None
@@ -73,10 +73,6 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     def fork(self) -> StartConversation | None:
         """The command that starts the reply's conversation, if that is a fork of `source`."""
         return self.start if self.start is not None and self.start.forked_from is not None else None
-
-    def after_head_moved(self) -> "ReplyTarget":
-        """This target with `fallback` in place of `start`."""
-        return replace(self, start=self.fallback, fallback=None, expected_head=UNSET)
 
 
 async def find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
@@ -145,82 +141,67 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 
 
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
-    """The target of a reply that continues from a stored response.
+    """The target of a reply that continues from a stored response: the place after it, in its conversation.
 
-    The target is the response's conversation if that is unlisted, no item follows the response, and the caller may write. Otherwise it
-    is a fork, or a new conversation if there is no item to fork from. The right to read a conversation is enough to fork it, because the
-    fork belongs to the caller.
+    If the caller may only read the conversation, it is a fork, which belongs to the caller. If there is no item to fork
+    from, it is a new conversation.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     joined = isinstance(record.end, ReplyCompleted) or (record.end is not None and bool(joined_ids(record.end)))
     carried_items = () if joined else await _carried_items(context, record)
     joined_at = record.end_event if joined else None
     at = (joined_at or record.request_event).stream_version
-    version = at.version
-    last = await _joined_last(reader, record) if joined else await last_item(reader, conversation_id, version)
-    started = await start_of(reader, conversation_id)
-    if last is not None:
-        origin = Fork(
-            conversation_id=conversation_id,
-            item_id=last.item_id,
-            version=version,
-            depth=last.depth,
-            branches=await path_of(reader, conversation_id, last.item_id, version),
-        )
-    elif started.forked_from is not None:
-        origin = started.forked_from
-    else:
-        return await _after_empty_start(context, record, started, at, carried_items)
-    fork = await fork_at(context, origin, started.family)
+    leaf = await _leaf_after(reader, record, at.version)
+    if not may_write(context, record.head):
+        start = await _start_after(context, record, at.version, leaf)
+        source = conversation_id if start.forked_from is not None else None
+        return ReplyTarget(source=source, at=at if source else None, start=start, carried_items=carried_items)
     head = await reader.head(conversation_id)
     if head is None:
         raise LogMoved(f"the log no longer has {conversation_id}")
-    newest_item = await last_item(reader, conversation_id, head.version)
-    is_last = newest_item is None or newest_item.item_id == origin.item_id
-    if not is_last or started.listed or not may_write(context, record.head):
-        return ReplyTarget(source=conversation_id, at=at, start=fork, carried_items=carried_items)
-    return ReplyTarget(
-        source=conversation_id,
-        at=head.stream_version,
-        fallback=fork,
-        expected_head=origin.item_id,
-        carried_items=carried_items,
-    )
+    target = ReplyTarget(source=conversation_id, at=head.stream_version, carried_items=carried_items)
+    beside = replace(target, leaf=leaf)
+    if await head_id(reader, conversation_id, head.version) != leaf.item_id:
+        return beside
+    return replace(target, expected_head=leaf.item_id, fallback=beside)
+
+
+async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> Leaf:
+    """The place after the items that a reply added. If it added none, the place where it would have added them."""
+    conversation_id, requested = record.conversation_id, record.requested
+    last = await _joined_last(reader, record)
+    if last is None and isinstance(requested, ReplyRequested) and requested.after is not None:
+        return requested.after
+    last = last or await last_item(reader, conversation_id, version)
+    if last is not None:
+        branches = await path_of(reader, conversation_id, last.item_id, version)
+        return Leaf(last.item_id, last.depth, branches or (PathBranch(0, last.depth, version),))
+    origin = (await start_of(reader, conversation_id)).forked_from
+    if origin is not None:
+        return Leaf(origin.item_id, origin.depth, (PathBranch(0, origin.depth, 0),))
+    return Leaf(None, 0, (PathBranch(0, 0, 0),))
 
 
 async def _joined_last(reader: PrincipalReader, record: Record) -> ItemAppended | None:
-    """The last item that joined the conversation with a reply. Without one, the last item of the path that was active at its end."""
-    assert record.end is not None
-    assert record.end_event is not None
-    version = record.end_event.version
-    if ids := joined_ids(record.end):
-        for row in await reader.items(record.conversation_id, ids[-1:], until=version):
-            if isinstance(event := row.event, ItemAppended):
-                return event
-    return await last_item(reader, record.conversation_id, version)
+    """The last item that joined the conversation with a reply; None if it added none."""
+    ids = joined_ids(record.end) if record.end is not None else ()
+    rows = await reader.items(record.conversation_id, ids[-1:]) if ids else []
+    return next((row.event for row in rows if isinstance(row.event, ItemAppended)), None)
 
 
-async def _after_empty_start(
-    context: CommandContext,
-    record: Record,
-    started: ConversationStarted,
-    at: StreamVersion,
-    carried_items: tuple[NewItem, ...],
-) -> ReplyTarget:
-    """The target of a reply that continues from a response with no items before it. There is no item to fork from."""
-    reader, conversation_id = context.dependencies.reader, record.conversation_id
-    new_conversation = unlisted_conversation(context)
-    head = await reader.head(conversation_id)
-    is_empty = head is not None and await last_item(reader, conversation_id, head.version) is None
-    if started.listed or not is_empty or not may_write(context, record.head):
-        return ReplyTarget(source=None, at=None, start=new_conversation, carried_items=carried_items)
-    return ReplyTarget(
-        source=conversation_id,
-        at=at,
-        fallback=new_conversation,
-        expected_head=None,
-        carried_items=carried_items,
+async def _start_after(context: CommandContext, record: Record, version: int, leaf: Leaf) -> StartConversation:
+    """Starts a fork at this place, or a new conversation if no item lies before it."""
+    if leaf.item_id is None:
+        return unlisted_conversation(context)
+    origin = Fork(
+        conversation_id=record.conversation_id,
+        item_id=leaf.item_id,
+        version=version,
+        depth=leaf.depth,
+        branches=leaf.path if len(leaf.path) > 1 else (),
     )
+    started = await start_of(context.dependencies.reader, record.conversation_id)
+    return await fork_at(context, origin, started.family)
 
 
 async def _carried_items(context: CommandContext, record: Record) -> tuple[NewItem, ...]:

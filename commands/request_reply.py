@@ -106,7 +106,7 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
         names_the_conversation = matched is None
         if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
             raise
-        return await _request_at(context, body, target.after_head_moved(), model, taken, matched=matched)
+        return await _request_at(context, body, target.fallback, model, taken, matched=matched)
 
 
 async def _request_again(context: CommandContext, body: CreateResponse) -> Reply:

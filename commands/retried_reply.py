@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from commands.access import check_may_write
 from commands.command_route import CommandContext
 from commands.completed_request import CompletedRequest, merged
-from commands.new_conversations import last_item, start_of
+from commands.new_conversations import head_id
 from commands.reply_input import TakenInput, TakenItem
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
@@ -22,9 +22,8 @@ from context.deleted_content import deleted_items
 from context.rendering import renders_transcripts
 from domain.commands import NewItem
 from domain.errors import ResponseNotFound
-from domain.events import HeadMoved, ItemAppended, PathBranch, ReplyCompleted, ReplyEnd, ReplyRequested, joined_ids
+from domain.events import ItemAppended, ReplyCompleted, ReplyEnd, ReplyRequested, joined_ids
 from domain.items import from_stored
-from domain.paths import FIRST_BRANCH, is_open
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, is_id
 from replies.record import Record, find_record
@@ -90,29 +89,17 @@ async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> Rep
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
         return replace(target, leaf=requested.after, regenerates=requested.regenerates)
-    last_id = await _last_id(context, record, end)
-    return replace(target, expected_head=last_id)
-
-
-async def _last_id(context: CommandContext, record: Record, end: ReplyEnd) -> str | None:
-    """The id of the last item at the end of the response, on the path where it was requested. In a fork it may be an inherited item.
-
-    None if the path had no item.
-    """
-    reader, conversation_id = context.dependencies.reader, record.conversation_id
     if ids := joined_ids(end):
-        return ids[-1]
+        return replace(target, expected_head=ids[-1])
     assert record.end_event is not None
-    moved = await reader.head_moved(conversation_id, until=record.request_event.version)
-    branches: tuple[PathBranch, ...] = FIRST_BRANCH
-    if moved is not None and isinstance(moved.event, HeadMoved):
-        branches = moved.event.path
-        if not is_open(branches):
-            return moved.event.item_id
-    if (last := await last_item(reader, conversation_id, record.end_event.version, branches)) is not None:
-        return last.item_id
-    origin = (await start_of(reader, conversation_id)).forked_from
-    return origin.item_id if origin else None
+    # The reply would have joined the path on which it was requested.
+    last_id = await head_id(
+        context.dependencies.reader,
+        record.conversation_id,
+        record.end_event.version,
+        path_at=record.request_event.version,
+    )
+    return replace(target, expected_head=last_id)
 
 
 async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:

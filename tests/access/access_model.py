@@ -8,12 +8,12 @@ from infrastructure.access.principal import Principal
 
 
 class ModelItem(Struct, eq=False):
-    """An item of the model. `word`: its text. `original`: the item from which it was copied, if any."""
+    """An item of the model. `word`: its text. `parent`: the item before it. `original`: the item from which it was copied, if any."""
 
     id: str
     word: str
     conversation: "ModelConversation"
-    depth: int
+    parent: "ModelItem | None" = None
     original: "ModelItem | None" = None
     retracted: bool = False
 
@@ -21,6 +21,15 @@ class ModelItem(Struct, eq=False):
     def is_deleted(self) -> bool:
         is_gone = self.retracted or self.conversation.deleted
         return is_gone or (self.original is not None and self.original.is_deleted)
+
+    @property
+    def path(self) -> "list[ModelItem]":
+        """The items that lead to this one, and this one. Deleted items are included."""
+        path, item = [self], self.parent
+        while item is not None:
+            path.insert(0, item)
+            item = item.parent
+        return path
 
 
 class ModelResponse(Struct, eq=False):
@@ -34,16 +43,15 @@ class ModelResponse(Struct, eq=False):
 class ModelConversation(Struct, eq=False, kw_only=True):
     """A conversation of the model.
 
-    `origin`: the conversation from which it was forked at `fork_depth`, if any. `shares`: the role of each subject;
-    the key None stands for everyone.
+    `head`: the last item of the active path. In a fork without items of its own, it is an item of the origin. `items`:
+    its own items, on all branches. `shares`: the role of each subject; the key None stands for everyone.
     """
 
     id: str
     owner: Principal
     title: str = ""
     listed: bool = True
-    origin: "ModelConversation | None" = None
-    fork_depth: int = 0
+    head: ModelItem | None = None
     shares: dict[str | None, str] = field(default_factory=dict)
     items: list[ModelItem] = field(default_factory=list)
     responses: list[ModelResponse] = field(default_factory=list)
@@ -60,14 +68,14 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def path(self) -> list[ModelItem]:
-        """The inherited items, then the conversation's own items. Deleted items are included."""
-        inherited = self.origin.path if self.origin is not None else []
-        return [*(item for item in inherited if item.depth <= self.fork_depth), *self.items]
+        """The items of the active path, with the inherited ones. Deleted items are included."""
+        return self.head.path if self.head is not None else []
 
     def add(self, item_id: str, word: str, original: ModelItem | None = None) -> ModelItem:
-        item = ModelItem(item_id, word, self, self.fork_depth + len(self.items) + 1, original)
-        self.items.append(item)
-        return item
+        """Adds an item after the head."""
+        self.head = ModelItem(item_id, word, self, self.head, original)
+        self.items.append(self.head)
+        return self.head
 
     def delete_response(self, response: ModelResponse) -> None:
         """An unlisted conversation loses the items of the response.
@@ -97,6 +105,6 @@ class AccessModel(Struct):
             for conversation in self.visible_to(principal)
             for word in (
                 conversation.title,
-                *(item.word for item in conversation.path if not item.is_deleted),
+                *(item.word for item in (*conversation.path, *conversation.items) if not item.is_deleted),
             )
         }

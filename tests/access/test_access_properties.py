@@ -160,8 +160,7 @@ class History:
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
         """Any reader may continue from a response.
 
-        This creates a fork, which they own, if they may not write to the conversation or if something follows the
-        response.
+        This creates a fork, which they own, if they may not write to the conversation.
         """
         if (response := self._response(one, other)) is None:
             return
@@ -170,7 +169,7 @@ class History:
             assert answer.status_code == 400, answer.text
             return
         assert answer.status_code == 200, answer.text
-        await self._note_reply(actor, answer.json())
+        await self._note_reply(actor, answer.json(), after=response.items[-1])
 
     async def _refer(self, actor: Principal, one: int, other: int) -> None:
         """Requests a reply whose input refers to an item of another conversation."""
@@ -223,8 +222,8 @@ class History:
             assert set(WORD.findall(str(request))) <= allowed
         return answer
 
-    async def _note_reply(self, actor: Principal, response: dict[str, Any]) -> None:
-        """Reads as an admin what the reply stored, and adds it to the model.
+    async def _note_reply(self, actor: Principal, response: dict[str, Any], after: ModelItem | None = None) -> None:
+        """Reads as an admin what the reply stored, and adds it to the model. `after`: the item that it continues from, if that is not the head.
 
         Checks that the actor may see all of it.
         """
@@ -239,12 +238,12 @@ class History:
                 id=conversation_id,
                 owner=actor,
                 listed=False,
-                origin=known_ids[fork["conversation_id"]] if fork else None,
-                fork_depth=fork["depth"] if fork else 0,
             )
+            assert (fork["item_id"] if fork else None) == (after.id if after else None)
             self._model.conversations.append(conversation)
         else:
             assert conversation.role(actor) in ("owner", "writer")
+        conversation.head = after or conversation.head
         stored = await self._apis.get(self._admin_of(actor), f"/v1/responses/{response['id']}/input_items?{LIMIT}")
         added: list[ModelItem] = []
         for entry in (*stored.json()["data"], *response["output"]):

@@ -43,6 +43,16 @@ async def create_response(api: httpx.AsyncClient, text: Any, **body: Any) -> dic
     return response
 
 
+async def create_response_in_fork(
+    api: httpx.AsyncClient, text: Any, response: dict[str, Any], **body: Any
+) -> dict[str, Any]:
+    """Forks the conversation after this response, and requests a reply in the fork."""
+    path = f"/v1/conversations/{response['conversation']['id']}/fork"
+    forked = await api.post(path, json={"item": response["output"][-1]["id"]})
+    assert forked.status_code == 200, forked.text
+    return await create_response(api, text, conversation=forked.json()["id"], **body)
+
+
 def events_of(answer: httpx.Response) -> list[dict[str, Any]]:
     blocks = answer.text.strip().split("\n\n")
     return [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks if "data: " in block]

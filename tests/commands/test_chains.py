@@ -1,11 +1,12 @@
-"""Replies that continue from another reply by `previous_response_id`, in its unlisted conversation or in a fork."""
+"""Replies that continue from another reply by `previous_response_id`, in its conversation: at its end, or on a new branch."""
 
 import asyncio
 import threading
+from typing import Any
 
 import httpx
 
-from domain.events import ConversationStarted, ReplyCompleted
+from domain.events import ConversationStarted, ItemAppended, ReplyCompleted
 from infrastructure.ids import mint
 from tests.commands.api_client import (
     create_conversation,
@@ -52,54 +53,68 @@ async def test_instructions_of_the_previous_response_are_not_sent_again(
     assert [role for role, _ in sent_messages(provider.requests[1])] == ["user", "assistant", "user"]
 
 
-async def test_continuing_from_an_earlier_response_creates_a_fork_without_the_later_items(
+def users(request: dict[str, Any]) -> list[Any]:
+    return [content for role, content in sent_messages(request) if role == "user"]
+
+
+async def test_continuing_from_an_earlier_response_opens_a_branch_without_the_later_items(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
-    await create_response(api, "two", previous_response_id=first["id"])
-    fork = await create_response(api, "other", previous_response_id=first["id"])
-    second_in_fork = await create_response(api, "more", previous_response_id=fork["id"])
-    assert fork["conversation"] != first["conversation"]
-    assert second_in_fork["conversation"] == fork["conversation"]
-    assert [content for role, content in sent_messages(provider.requests[-1]) if role == "user"] == [
-        "one",
-        "other",
-        "more",
+    second = await create_response(api, "two", previous_response_id=first["id"])
+    other = await create_response(api, "other", previous_response_id=first["id"])
+    more = await create_response(api, "more", previous_response_id=other["id"])
+    assert users(provider.requests[-1]) == ["one", "other", "more"]
+    back = await create_response(api, "three", previous_response_id=second["id"])
+    assert users(provider.requests[-1]) == ["one", "two", "three"]
+    await create_response(api, "four", previous_response_id=back["id"], store=False)
+    assert users(provider.requests[-1]) == ["one", "two", "three", "four"]
+    conversation_id = first["conversation"]["id"]
+    assert {response["conversation"]["id"] for response in (second, other, more, back)} == {conversation_id}
+    appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    parents = {event.item_id: event.parent_id for event in appended}
+    outputs = [response["output"][0]["id"] for response in (first, second, other, more, back)]
+    assert [parents[parents[output] or ""] for output in outputs] == [
+        None,
+        outputs[0],
+        outputs[0],
+        outputs[2],
+        outputs[1],
     ]
-    started = log.events(fork["conversation"]["id"])[0]
-    assert isinstance(started, ConversationStarted)
-    assert started.forked_from is not None
-    assert started.forked_from.conversation_id == first["conversation"]["id"]
-    assert started.family == first["conversation"]["id"]
+    assert log.topics(conversation_id).count("conversation.started") == 1
 
 
-async def test_continuing_from_a_response_in_a_listed_conversation_leaves_that_conversation_unchanged(
+async def test_continuing_from_a_response_in_a_listed_conversation_goes_on_in_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")
     path = f"/v1/conversations/{conversation_id}/items"
     await api.post(path, json={"items": [message("before")]})
     first = await create_response(api, "one", conversation=conversation_id)
-    await api.post(path, json={"items": [message("after")]})
-    before = log.topics(conversation_id)
     second = await create_response(api, "two", previous_response_id=first["id"])
-    assert log.topics(conversation_id) == before
-    assert second["conversation"]["id"] != conversation_id
-    users = [content for role, content in sent_messages(provider.requests[-1]) if role == "user"]
-    assert users == ["before", "one", "two"]
+    await api.post(path, json={"items": [message("after")]})
+    third = await create_response(api, "three", previous_response_id=first["id"])
+    assert {response["conversation"]["id"] for response in (second, third)} == {conversation_id}
+    assert users(provider.requests[-1]) == ["before", "one", "three"]
+    assert sent_messages(provider.requests[-1])[0] == ("system", "Be brief.")
+    assert log.topics(conversation_id).count("head.moved") == 1
+    await api.post(f"/v1/conversations/{conversation_id}/end", json={})
+    refused = await post_response(api, "four", previous_response_id=first["id"])
+    assert error_of(refused)[:2] == (409, "conversation_ended")
 
 
-async def test_two_requests_that_continue_from_one_response_at_once_both_get_an_answer(
-    api: httpx.AsyncClient, provider: ScriptedProvider
+async def test_requests_that_continue_from_one_response_at_once_all_get_an_answer(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
     responses = await asyncio.gather(
-        *(create_response(api, text, previous_response_id=first["id"]) for text in ("a", "b"))
+        *(create_response(api, text, previous_response_id=first["id"]) for text in ("a", "b", "c"))
     )
-    assert len({response["conversation"]["id"] for response in responses}) == 2
+    assert {response["conversation"]["id"] for response in responses} == {first["conversation"]["id"]}
     for request in provider.requests[1:]:
-        users = [content for role, content in sent_messages(request) if role == "user"]
-        assert users in (["one", "a"], ["one", "b"])
+        assert users(request) in (["one", "a"], ["one", "b"], ["one", "c"])
+    appended = [event for event in log.events(first["conversation"]["id"]) if isinstance(event, ItemAppended)]
+    assert sum(event.parent_id == first["output"][0]["id"] for event in appended) == 3
 
 
 async def test_continuing_from_a_failed_reply_sends_its_input_and_partial_output_again(

@@ -5,17 +5,21 @@ When their items are deleted in the origin, the fork loses them.
 
 from typing import Any
 
-from tests.commands.api_client import create_conversation, create_response
+from tests.commands.api_client import create_conversation, create_response, create_response_in_fork
 from tests.commands.summarizing_store import Store, compactions, talk
 from tests.commands.test_withdrawn_summaries import compact, retract, shown_to_model
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 
 
-async def fork_at(store: Store, response: dict[str, Any], text: str = "And?") -> str:
-    """The id of the fork that a reply after this response creates."""
-    forked = await create_response(store.api, text, previous_response_id=response["id"])
-    return str(forked["conversation"]["id"])
+async def fork_at(store: Store, response: dict[str, Any]) -> str:
+    """The id of a fork that begins after this response, and that has a reply."""
+    return str((await create_response_in_fork(store.api, "And?", response))["conversation"]["id"])
+
+
+async def fork_of_fork(store: Store, response: dict[str, Any]) -> str:
+    """The id of a fork of a fork that begins after this response."""
+    return await fork_at(store, await create_response_in_fork(store.api, "two", response))
 
 
 async def test_pinned_items_before_the_fork_are_shown_in_it_until_they_are_unpinned_there_or_deleted(
@@ -33,7 +37,7 @@ async def test_pinned_items_before_the_fork_are_shown_in_it_until_they_are_unpin
     assert (await store.post(f"{origin}/items/{late}/pin")).status_code == 200
 
     fork = await fork_at(store, response)
-    grandchild = await fork_at(store, await create_response(store.api, "two", previous_response_id=response["id"]))
+    grandchild = await fork_of_fork(store, response)
     for request in (
         str(provider.requests[-1]),
         await shown_to_model(store, fork),
@@ -75,9 +79,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     assert "user 0 " not in str(provider.requests[-1])
     request = await shown_to_model(store, fork)
     assert ("Of tea." in request, "user 0 " in request) == (True, False)
-    assert "Of tea." in await shown_to_model(
-        store, await fork_at(store, await create_response(store.api, "two", previous_response_id=response["id"]))
-    )
+    assert "Of tea." in await shown_to_model(store, await fork_of_fork(store, response))
     # A summary that is made in the fork includes the inherited summary. Undo brings the inherited one back.
     await store.append(fork, *talk(40))
     provider.requests.clear()

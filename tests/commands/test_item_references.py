@@ -107,17 +107,17 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
     assert len(appended(log, conversation_id)) == 9
 
 
-async def test_in_a_fork_the_items_of_its_origin_are_on_the_path_and_later_ones_are_not(
+async def test_on_a_new_branch_the_items_before_it_are_on_the_path_and_later_ones_are_not(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
     second = await create_response(api, "two", previous_response_id=first["id"])
     answers = [reference(response["output"][0]["id"]) for response in (first, second)]
-    fork = await create_response(api, [*answers, message("other")], previous_response_id=first["id"])
+    beside = await create_response(api, [*answers, message("other")], previous_response_id=first["id"])
     assert texts(provider) == ["one", "Hello, world!", "Hello, world!", "other"]
-    await create_response(api, [*answers, message("more")], previous_response_id=fork["id"])
+    await create_response(api, [*answers, message("more")], previous_response_id=beside["id"])
     assert texts(provider) == ["one", "Hello, world!", "Hello, world!", "other", "Hello, world!", "more"]
-    assert len(appended(log, fork["conversation"]["id"])) == 5
+    assert len(appended(log, first["conversation"]["id"])) == 4 + 5
 
 
 async def test_a_reference_to_nothing_that_the_caller_may_read_is_a_404_that_names_it_and_leaves_no_event(

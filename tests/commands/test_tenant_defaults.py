@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from domain.events import ContextPolicy, ConversationDescribed, ConversationStarted
 from infrastructure.settings import Settings
-from tests.commands.api_client import create_conversation, create_response, error_of, open_api
+from tests.commands.api_client import create_conversation, create_response, create_response_in_fork, error_of, open_api
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 
@@ -78,7 +78,7 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         history = [{"role": "user", "content": "hi"}]
         unlisted = await create_response(api, history)
     async with open_api(settings_with(settings, provider, {})) as api:
-        fork = await create_response(api, "two", previous_response_id=first["id"])
+        fork = await create_response_in_fork(api, "two", first)
         assert fork["conversation"]["id"] != origin
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)

@@ -113,9 +113,10 @@ async def forked(store: Store) -> tuple[str, list[str], str]:
     """(a listed conversation, the ids of its items, a fork of it that has a reply)."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
-    response = await create_response(store.api, "one", conversation=origin)
-    fork = await create_response(store.api, "two", previous_response_id=response["id"])
-    return origin, ids, fork["conversation"]["id"]
+    await create_response(store.api, "one", conversation=origin)
+    fork = (await store.post(f"{origin}/fork")).json()["id"]
+    await create_response(store.api, "two", conversation=fork)
+    return origin, ids, fork
 
 
 async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summary_in_the_fork_is_withdrawn(

@@ -17,7 +17,7 @@ from tests.replies.both_apis import open_both_apis, served
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 ANN = headers_of("ann")
-"""The headers of Ann. She owns every conversation, and may not see deleted content."""
+"""The headers of Ann. She owns nearly every conversation, and may not see deleted content."""
 
 
 class PlantedStore:
@@ -41,9 +41,12 @@ class PlantedStore:
         self.planted.append(word)
         return word
 
-    async def post(self, path: str, *, is_keyed: bool = False, status: int = 200, **body: Any) -> dict[str, Any]:
+    async def post(
+        self, path: str, *, is_keyed: bool = False, status: int = 200, sender: str = "ann", **body: Any
+    ) -> dict[str, Any]:
         """Sends a POST and returns the answer's JSON. `is_keyed`: with an idempotency key, to be sent again later."""
-        headers = {"Idempotency-Key": f"key-{len(self.keyed)}"} if is_keyed else {}
+        key = {"Idempotency-Key": f"key-{len(self.keyed)}"} if is_keyed else {}
+        headers = {**headers_of(sender), **key}
         if is_keyed:
             self.keyed.append((path, body, headers))
         answer = await self.http.post(path, json=body, headers=headers)
@@ -51,8 +54,8 @@ class PlantedStore:
         parsed: dict[str, Any] = answer.json()
         return parsed
 
-    async def delete(self, path: str) -> None:
-        answer = await self.http.delete(path)
+    async def delete(self, path: str, sender: str = "ann") -> None:
+        answer = await self.http.delete(path, headers=headers_of(sender))
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
 
     def says(self, script: Callable[[Exchange], None] | str) -> None:

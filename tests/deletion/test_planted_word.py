@@ -227,26 +227,28 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
-    """Continues twice from a failed turn, in a fork, so that its question is carried over twice. Tries the turn again, and deletes the conversation.
+    """Ann continues twice from a failed turn of Bob, in a fork, so that its question is carried over twice. Bob tries the turn again, and deletes the conversation.
 
     The fork stays.
     """
-    conversation = (await store.post("/v1/conversations", items=[message("kept")]))["id"]
+    conversation = (await store.post("/v1/conversations", sender="bob", items=[message("kept")]))["id"]
+    share: dict[str, Any] = {"with": {"subject": "ann"}, "role": "reader"}
+    await store.post(f"/v1/conversations/{conversation}/shares", sender="bob", **share)
     store.says(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("carriedinput")}
-    failed = (await store.post("/v1/responses", status=502, **body))["error"]["response_id"]
+    failed = (await store.post("/v1/responses", sender="bob", status=502, **body))["error"]["response_id"]
     second = await store.post("/v1/responses", status=502, input="kept", previous_response_id=failed)
     store.says("kept")
     chain = {"previous_response_id": second["error"]["response_id"]}
     fork = await store.post("/v1/responses", input="kept", **chain)
     assert fork["conversation"]["id"] != conversation
     assert store.planted[-1] in str(store.provider.requests[-1])
-    await store.post("/v1/responses", is_keyed=True, retry=failed)
-    await store.delete(f"/v1/conversations/{conversation}")
+    await store.post("/v1/responses", sender="bob", is_keyed=True, retry=failed)
+    await store.delete(f"/v1/conversations/{conversation}", sender="bob")
 
 
 async def deleted_failed_responses(store: PlantedStore) -> None:
-    """Continues from failed turns: in the fork of a listed conversation, and in an unlisted one. Deletes the failed responses, and another such conversation."""
+    """Continues from failed turns, in listed conversations and in an unlisted one. Deletes the failed responses, and another such conversation."""
     for start in ("listed", "unlisted", "deleted"):
         body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
         if start != "unlisted":
@@ -293,7 +295,8 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
     store.says(store.plant("parentreply"))
     response = await store.post("/v1/responses", conversation=parent, input=store.plant("parentinput"))
     store.says("kept")
-    fork = await store.post("/v1/responses", input="kept", previous_response_id=response["id"])
+    forked = (await store.post(f"/v1/conversations/{parent}/fork", item=response["output"][0]["id"]))["id"]
+    fork = await store.post("/v1/responses", input="kept", conversation=forked)
     other = (await store.post("/v1/conversations"))["id"]
     reference = {"type": "item_reference", "id": copied["id"]}
     await store.post("/v1/responses", conversation=other, input=[reference, message("kept")])

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
-from domain.events import ConversationStarted
 from domain.items import without_listed_fields
 from tests.end_to_end.log_copy import Json, LogCopy, text_of
 from tests.fixtures.facts import MODEL
@@ -134,21 +133,17 @@ def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | No
 
 
 def _context(log: LogCopy, name: str) -> Any:
-    """(version, (id, text) of each item of this conversation itself, whether it is a fork). None: it must be a 404."""
+    """(version, (id, text) of each item of the active path). None: it must be a 404."""
     items = log.items(name)
     if items is None:
         return None
-    started = log.streams[name].events[0].event
-    is_fork = isinstance(started, ConversationStarted) and started.forked_from is not None
-    return log.version(name), [(item["id"], text_of(item)) for item in items], is_fork
+    return log.version(name), [(item["id"], text_of(item)) for item in items]
 
 
 def _context_fault(expected: Any, shown: Json) -> str | None:
-    """The first difference, or None. A fork's context begins with items of its origin, which are not compared."""
-    version, items, is_fork = expected
+    """The first difference, or None."""
+    version, items = expected
     shown_items = [(entry["id"], text_of(entry["item"])) for entry in shown["items"]]
-    if is_fork:
-        shown_items = shown_items[len(shown_items) - len(items) :]
     if (shown["version"], shown_items) == (version, items):
         return None
     return _difference([version, *items], [shown["version"], *shown_items])

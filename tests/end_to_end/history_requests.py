@@ -90,7 +90,7 @@ class RequestSender:
             "reply": 3,
             "stream": 2,
             "background": 2,
-            "fork": 3,
+            "continue": 3,
             "delete": 1,
         }
         [kind] = rng.choices(list(kinds), list(kinds.values()))
@@ -101,7 +101,7 @@ class RequestSender:
             await self._append(earlier.conversation_id, earlier.body, earlier.key, rng)
         elif kind == "retract" and (items := _items_of(log)):
             await self._retract(*rng.choice(items), rng)
-        elif kind == "fork" and log.responses:
+        elif kind == "continue" and log.responses:
             await self.reply("reply", "", rng, previous=rng.choice(sorted(log.responses)))
         elif kind in ("reply", "stream", "background"):
             await self.reply(kind, rng.choice(conversations), rng, slow=kind == "background" and rng.random() < 0.5)

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
+from domain.conversation import fold as state_after
 from domain.events import (
     REPLY_ENDS,
     ConversationDeleted,
@@ -20,6 +21,7 @@ from domain.events import (
     ReplyRequested,
 )
 from domain.items import from_stored
+from domain.paths import takes
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -70,31 +72,19 @@ class LogCopy:
 
     @property
     def faults(self) -> list[str]:
-        """Gaps, broken chains, unreadable events, and texts that were stored twice."""
+        """Gaps, broken chains, unreadable events, and texts that were stored twice.
+
+        Copies are not counted: each reply that continues from one that did not complete may store a copy of its items.
+        """
         texts = Counter(
-            (recorded.conversation_id if text in self.not_completed else "", text)
+            text_of(from_stored(recorded.event.item))
             for recorded in self.events
-            if isinstance(recorded.event, ItemAppended)
-            for text in [text_of(from_stored(recorded.event.item))]
+            if isinstance(recorded.event, ItemAppended) and recorded.event.copy_of is None
         )
         return [
             *(str(difference) for stream in self.streams.values() for difference in stream.differences),
-            *(f"stored {count} times: {text}" for (_, text), count in texts.items() if count > 1),
+            *(f"stored {count} times: {text}" for text, count in texts.items() if count > 1),
         ]
-
-    @cached_property
-    def not_completed(self) -> set[str]:
-        """The texts of the input and output of replies that did not complete.
-
-        A conversation that continues from such a reply gets a copy of that reply's items. So each such text may be stored once per conversation.
-        """
-        records = [record for name, stream in self.streams.items() for record in _records(name, stream)]
-        return {
-            text_of(from_stored(stored.item))
-            for record in records
-            if record.end is not None and not isinstance(record.end, ReplyCompleted)
-            for stored in (*record.requested.input, *record.output)
-        }
 
     @cached_property
     def events(self) -> list[Recorded]:
@@ -209,13 +199,17 @@ class LogCopy:
         return found
 
     def items(self, conversation_id: str) -> list[Json] | None:
-        """The conversation's items, oldest first, without retracted ones."""
+        """The items of the conversation's active path, oldest first, without retracted ones."""
         if conversation_id not in self.conversations:
             return None
+        state = state_after(recorded.event for recorded in self.streams[conversation_id].events)
+        assert state is not None
         documents = [
             document
             for document in self.documents["items"].values()
-            if document["conversation_id"] == conversation_id and document["id"] not in self.deleted_items
+            if document["conversation_id"] == conversation_id
+            and takes(state.path, document["branch"], document["depth"])
+            and document["id"] not in self.deleted_items
         ]
         return [msgspec.json.decode(document["item"]) for document in sorted(documents, key=lambda item: item["depth"])]
 

@@ -14,7 +14,7 @@ import pytest
 from infrastructure.settings import Settings
 from projections.rebuild.rebuild import Rebuild
 from projections.views.catalog import MONGO_VIEWS
-from tests.commands.api_client import create_conversation, create_response, message, open_api
+from tests.commands.api_client import create_conversation, create_response, create_response_in_fork, message, open_api
 from tests.projections.world import World
 from tests.queries.conftest import open_api as open_query_api
 from tests.scripted_provider import ScriptedProvider, scripted_provider
@@ -102,9 +102,9 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
     conversation_id = await create_conversation(store.commands)
     [secret, _] = await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)
-    second = await create_response(store.commands, "two", previous_response_id=first["id"])
+    second = await create_response_in_fork(store.commands, "two", first)
     third = await create_response(store.commands, "three", previous_response_id=second["id"])
-    fork_of_fork = await create_response(store.commands, "four", previous_response_id=second["id"])
+    fork_of_fork = await create_response_in_fork(store.commands, "four", second)
     conversations = {response["conversation"]["id"] for response in (first, second, third, fork_of_fork)}
     assert len(conversations) == 3
     contexts = [f"/v1/conversations/{each}/context" for each in conversations]
@@ -189,7 +189,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_
     conversation_id = await create_conversation(store.commands, instructions="Be brief.")
     await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)
-    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    fork = await create_response_in_fork(store.commands, "two", first)
     fork_id = fork["conversation"]["id"]
     context = f"/v1/conversations/{fork_id}/context"
     await store.catch_up()
@@ -226,7 +226,7 @@ async def test_the_items_of_a_deleted_response_are_gone_from_its_chain_and_from_
 ) -> None:
     first = await create_response(store.commands, f"the {SECRET}")
     second = await create_response(store.commands, "two", previous_response_id=first["id"])
-    fork = await create_response(store.commands, "other", previous_response_id=first["id"])
+    fork = await create_response_in_fork(store.commands, "other", first)
     assert second["conversation"] == first["conversation"] != fork["conversation"]
     contexts = [f"/v1/conversations/{each['conversation']['id']}/context" for each in (second, fork)]
     await store.catch_up()
@@ -298,7 +298,7 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     conversation_id = await create_conversation(store.commands)
     [secret] = await store.add(conversation_id, f"the {SECRET}")
     first = await create_response(store.commands, "one", conversation=conversation_id)
-    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    fork = await create_response_in_fork(store.commands, "two", first)
     await store.delete(f"/v1/conversations/{conversation_id}")
     repeated = [{**message(f"the {SECRET}"), "id": secret}, message("three")]
     await create_response(store.commands, repeated, previous_response_id=fork["id"])
@@ -314,7 +314,7 @@ async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_after_del
     conversation_id = await create_conversation(store.commands)
     items = await store.add(conversation_id, "one", "two", "three", "four", "five")
     first = await create_response(store.commands, "q", conversation=conversation_id)
-    fork = await create_response(store.commands, "f1", previous_response_id=first["id"])
+    fork = await create_response_in_fork(store.commands, "f1", first)
     elsewhere = await create_conversation(store.commands)
     [original] = await store.add(elsewhere, "copied")
     target = {"conversation": fork["conversation"]["id"]}
@@ -340,14 +340,12 @@ async def test_a_restored_item_is_back_at_its_place_wherever_it_was_shown(store:
     conversation_id = await create_conversation(store.commands)
     [_, secret, _] = await store.add(conversation_id, "alpha", f"the {SECRET}", "gamma")
     first = await create_response(store.commands, "one", conversation=conversation_id)
-    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    fork = await create_response_in_fork(store.commands, "two", first)
     path = f"/v1/conversations/{conversation_id}"
     pinned = await store.commands.post(f"{path}/items/{secret}/pin")
     before = pinned.json()["version"]
     await store.delete(f"{path}/items/{secret}")
-    late = await create_response(
-        store.commands, "three", previous_response_id=first["id"]
-    )  # a fork, while it is retracted
+    late = await create_response_in_fork(store.commands, "three", first)  # while it is retracted
     contexts = [
         f"/v1/conversations/{each}/context"
         for each in (conversation_id, *(r["conversation"]["id"] for r in (fork, late)))
@@ -436,9 +434,9 @@ async def test_a_fork_restores_what_it_retracted_for_itself_but_not_what_its_ori
     conversation_id = await create_conversation(store.commands)
     [secret, other] = await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)
-    fork = (await create_response(store.commands, "two", previous_response_id=first["id"]))["conversation"]["id"]
-    child = (await create_response(store.commands, "three", conversation=fork))["id"]
-    child = (await create_response(store.commands, "four", previous_response_id=child))["conversation"]["id"]
+    fork = (await create_response_in_fork(store.commands, "two", first))["conversation"]["id"]
+    last = await create_response(store.commands, "three", conversation=fork)
+    child = (await create_response_in_fork(store.commands, "four", last))["conversation"]["id"]
     contexts = [f"/v1/conversations/{each}/context" for each in (fork, child)]
     await store.delete(f"/v1/conversations/{fork}/items/{secret}")
     await store.catch_up()

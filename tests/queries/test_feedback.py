@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.api_client import create_conversation, create_response, error_of
+from tests.commands.api_client import create_conversation, create_response, create_response_in_fork, error_of
 from tests.queries.test_deleted_items import Store, provider, store
 
 __all__ = ["provider", "store"]
@@ -105,9 +105,7 @@ async def test_the_comment_goes_with_its_item_and_comes_back_with_it_and_all_goe
     conversation_id = await create_conversation(store.commands)
     [first] = await store.add(conversation_id, "alpha")
     response = await create_response(store.commands, "one", conversation=conversation_id)
-    fork = await create_response(store.commands, "two", previous_response_id=response["id"])
-    await create_response(store.commands, "three", conversation=conversation_id)
-    fork = await create_response(store.commands, "two", previous_response_id=response["id"])
+    fork = await create_response_in_fork(store.commands, "two", response)
     path = f"/v1/conversations/{conversation_id}"
     forked = f"/v1/conversations/{fork['conversation']['id']}"
     body, key = {"rating": -1, "comment": COMMENT}, {"Idempotency-Key": "feedback"}

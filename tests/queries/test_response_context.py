@@ -88,7 +88,10 @@ class History:
             self._compact,
             self._undo,
             self._describe,
-            self._continue_in_fork,
+            self._continue,
+            self._regenerate,
+            self._move_head,
+            self._fork,
         )
         await self._append()
         await self._request_reply()
@@ -117,14 +120,33 @@ class History:
         else:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
-    async def _continue_in_fork(self) -> None:
-        """Requests a reply that continues from an earlier response. This creates a fork or continues one."""
-        previous = self._random.choice([*self.responses, *self.fork_responses])
-        answer = await self._store.post("/v1/responses", json={"input": self._text(), "previous_response_id": previous})
+    async def _continue(self) -> None:
+        """Requests a reply that continues from an earlier response, at the end of a path or in its middle."""
+        await self._request_beside(input=self._text(), previous_response_id=self._any_response())
+
+    async def _regenerate(self) -> None:
+        await self._request_beside(regenerate=self._any_response())
+
+    async def _request_beside(self, **request: Any) -> None:
+        answer = await self._store.post("/v1/responses", json=request)
         if answer.status_code == 200:
-            self.fork_responses.append(answer.json()["id"])
+            response = answer.json()
+            is_in_fork = response["conversation"]["id"] != self.conversation_id
+            (self.fork_responses if is_in_fork else self.responses).append(response["id"])
         else:
-            assert answer.json()["error"]["code"] == "context_length_exceeded"
+            assert answer.json()["error"]["code"] in ("context_length_exceeded", "item_not_found", "not_found")
+
+    def _any_response(self) -> str:
+        return self._random.choice([*self.responses, *self.fork_responses])
+
+    async def _move_head(self) -> None:
+        await self._post("/head", item=self._random.choice(self._ids))
+
+    async def _fork(self) -> None:
+        """Forks the conversation at an item, and asks in the fork."""
+        forked = await self._post("/fork", item=self._random.choice(self._ids))
+        if forked.status_code == 200:
+            await self._request_beside(input=self._text(), conversation=forked.json()["id"])
 
     async def _pin(self) -> None:
         await self._post(f"/items/{self._random.choice(self._ids)}/{self._random.choice(('pin', 'pin', 'unpin'))}")

@@ -251,18 +251,22 @@ async def test_a_retry_does_not_bring_back_deleted_items_of_a_kept_turn(
         assert error_of(second) == (400, "input_deleted", "retry")
 
 
-async def test_a_turn_that_failed_in_a_fork_is_tried_again_in_the_fork(
+async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    origin = (await post(http, "/v1/conversations"))["id"]
-    one = await post(http, input="one", conversation=origin)
-    await post(http, input="two", conversation=origin)
+    conversation = (await post(http, "/v1/conversations"))["id"]
+    one = await post(http, input="one", conversation=conversation)
+    await post(http, input="two", conversation=conversation)
     broken = await failed(http, provider, previous_response_id=one["id"])
-    fork = (await http.get(f"/v1/responses/{broken}")).json()["conversation"]["id"]
-    assert fork != origin
     second = await post(http, retry=broken)
-    assert second["conversation"]["id"] == fork
+    assert second["conversation"]["id"] == conversation
     assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
+    items = await list_of(http, f"/v1/conversations/{conversation}/items")
+    assert texts(items) == ["one", "Hello, world!", "Why?", "Hello, world!"]
+    back = await post(http, input="go on", previous_response_id=broken)
+    assert back["conversation"]["id"] == conversation
+    sent = [message["content"] for message in provider.requests[-1]["messages"]]
+    assert sent == ["one", "Hello, world!", "Why?", "partial", "go on"]
 
 
 async def test_of_two_retries_at_once_one_is_answered_and_a_retry_can_be_conditional(
