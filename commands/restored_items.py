@@ -6,7 +6,6 @@ from starlette.responses import Response
 
 from commands.access import readable_conversation
 from commands.command_route import CommandContext, command_route
-from context.branch_paths import active_segment
 from context.conversation_settings import settings_at
 from context.deleted_content import deleted_items
 from context.forks import read_path
@@ -66,7 +65,7 @@ async def _found(reader: PrincipalReader, conversation_id: str, item_id: str, ve
     own = await _appended(reader, PathSegment(conversation_id, version), item_id, any_branch=True)
     if own is not None:
         return _Found(own)
-    path = await read_path(reader, await active_segment(reader, conversation_id, version))
+    path = await read_path(reader, PathSegment(conversation_id, version))
     forks: list[str] = []
     for segment in reversed(path.segments[:-1]):
         event = await _appended(reader, segment, item_id)

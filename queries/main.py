@@ -52,6 +52,7 @@ from queries import (
 )
 from queries.consistency import Consistency
 from queries.event_stream import EventStreams
+from queries.fork_origins import ForkOrigins
 from queries.log_access import LogAccess
 from queries.partition_watch import PartitionWatch
 from queries.query_context import ProcessDependencies
@@ -142,6 +143,7 @@ async def open_dependencies(
             shared_contexts=contexts,
             partition_watch=partition_watch,
             write_pool=write_pool,
+            fork_origins=ForkOrigins(),
             api_keys=KeyStore(pool),
             stream_log=stream_log,
             event_streams=EventStreams(stream_log, watch, pages, events.events_json, shutdown),

@@ -85,6 +85,10 @@ class PrincipalLog:
             lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
         )
 
+    async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
+        """The first event of each of these conversations that exists."""
+        return await self._look_up(lambda reader: reader.starts(conversation_ids))
+
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))

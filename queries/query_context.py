@@ -20,6 +20,7 @@ from projections.views.catalog import MongoView
 from projections.views.writes import Document
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.event_stream import EventStreams
+from queries.fork_origins import ForkOrigins
 from queries.log_access import LogAccess, PostgresUnavailable
 from queries.not_modified import HEADER, NotModified
 from queries.partition_watch import PartitionWatch
@@ -67,6 +68,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     models: Models
     shared_contexts: SharedContexts
     consistency: Consistency
+    fork_origins: ForkOrigins
     api_keys: KeyStore
     view_reports: ViewReports
     event_streams: EventStreams

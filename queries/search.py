@@ -30,6 +30,7 @@ from queries.search_matches import Match, Matches
 from queries.search_query import SearchQuery
 from queries.search_snippets import snippet
 from queries.search_terms import SearchTerms, parse
+from queries.search_visible import Visible, shown_in_forks, visible_conversations
 from queries.tenant_views import Ids
 
 router = APIRouter(tags=["search"])
@@ -42,6 +43,8 @@ class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="sear
     """A message that matches. `GET …/items?leaf=` shows the path through the message that ends with `leaf`.
 
     `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch.
+    `conversation`: a message that a fork inherits is found through the fork if the caller may not read its own conversation, or if the query names the fork.
+    Then `branch` is 0.
 
     `highlights`: [start, end] of each match in the snippet, in characters (Unicode code points). A hit with a higher `score` is better.
     """
@@ -70,7 +73,7 @@ class SearchResults(Struct, frozen=True, kw_only=True, tag_field="object", tag="
 async def search(context: QueryContext, query: SearchQuery) -> Response:
     """The best matches among the newest messages, with the words in their surroundings.
 
-    Finds what the caller may read. Does not wait for the newest appends: `position` says up to where the answer is complete.
+    Finds what the caller may read, and what forks that the caller may read inherit. Does not wait for the newest appends: `position` says up to where the answer is complete.
     """
     terms = parse(query.q)
     cursor = cursor_of(query)
@@ -101,11 +104,12 @@ class _Page(Struct):
 async def _page(
     context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, cursor: SearchCursor
 ) -> _Page:
-    matches = await Matches.of(context, read, query, terms)
+    visible = await visible_conversations(context, read, query.conversation)
+    matches = await Matches.of(context, read, query, terms, visible)
     page = _Page([])
     while True:
         found = await matches.after(cursor, query.limit - len(page.hits) + _SPARE)
-        hits = await _hits(context, read, terms, found.matches)
+        hits = await _hits(context, read, terms, visible, found.matches)
         for match in found.matches:
             if match.item_id in hits:
                 if len(page.hits) == query.limit:
@@ -119,7 +123,7 @@ async def _page(
 
 
 async def _hits(
-    context: QueryContext, read: Read, terms: SearchTerms, matches: Sequence[Match]
+    context: QueryContext, read: Read, terms: SearchTerms, visible: Visible, matches: Sequence[Match]
 ) -> dict[str, SearchHit]:
     """The hits of those matches that the caller may see now, by item id. Raises as `Consistency.check` does."""
     if not matches:
@@ -127,8 +131,18 @@ async def _hits(
         return {}
     items = {document["id"]: document for document in await _items(context, read, [match.item_id for match in matches])}
     conversations = await _conversations(context, {item["conversation_id"] for item in items.values()})
-    visible = await _visible(context, read, items, conversations)
-    shown = {item_id: item for item_id, item in items.items() if item_id in visible}
+    found = await _visible(context, read, items, conversations)
+    named = visible.conversations[:1] if visible.conversations else None
+    shown = {
+        item_id: item
+        for item_id, item in items.items()
+        if item_id in found and (named is None or item["conversation_id"] in named)
+    }
+    if visible.forks:
+        others = {item_id: item for item_id, item in items.items() if item_id not in shown}
+        inherited = await shown_in_forks(context, others, visible.forks)
+        conversations |= await _conversations(context, {item["conversation_id"] for item in inherited.values()})
+        shown |= inherited
     leaves = await leaves_of(context, read, shown, conversations)
     return {
         match.item_id: _hit(match, shown[match.item_id], leaves.get(match.item_id, match.item_id), terms)
@@ -139,7 +153,7 @@ async def _hits(
 
 async def _items(context: QueryContext, read: Read, item_ids: Sequence[str]) -> list[Document]:
     """The documents of these items that are not retracted."""
-    fields = ("id", "conversation_id", "branch", "depth", "item", "created_at", "copy_of")
+    fields = ("id", "conversation_id", "branch", "depth", "version", "item", "created_at", "copy_of")
     stages: list[Document] = [
         {"$match": {"retracted_version": None}},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},

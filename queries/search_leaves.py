@@ -17,6 +17,8 @@ async def leaves_of(
 ) -> dict[str, str]:
     """For each item, the last item of the active path, if this goes through the item. If not, the last item of the item's branch.
 
+    An inherited item beside the active path has none: its path ends with itself.
+
     `items`: documents with `conversation_id`, `branch` and `depth`. `conversations`: documents with `head` and `path`.
     """
     leaves = {}
@@ -25,7 +27,7 @@ async def leaves_of(
         conversation = conversations.get(item["conversation_id"])
         if conversation is not None and takes(_active_path(conversation), item["branch"], item["depth"]):
             leaves[item_id] = conversation["head"]
-        else:
+        elif "inherited" not in item:
             beside.append(item_id)
     return leaves | (await _ends_of_branches(context, read, beside) if beside else {})
 

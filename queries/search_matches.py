@@ -13,31 +13,20 @@ from typing import Any, Final, Self
 from msgspec import Struct
 
 from projections.views.catalog import SEARCH_TERMS
-from projections.views.conversations import shared_with_subject
 from projections.views.search import ALL, first_order_at
 from projections.views.writes import Document
 from queries.consistency import Read
-from queries.log_access import PostgresUnavailable
 from queries.query_context import QueryContext
 from queries.search_cursor import SearchCursor
 from queries.search_query import SearchQuery
 from queries.search_terms import Part, SearchTerms
-from queries.tenant_views import Index
+from queries.search_visible import Visible, find_documents
 
 MAX_RANKED: Final = 2_000
 """How many matches are ranked together: the newest ones. So a common word takes no longer than this many matches."""
 
 MAX_COMPARED_RANKED: Final = 200
 """The same for a search whose matches cannot be told by one term. Many more documents may be read than match, so it stops earlier."""
-
-MAX_SECONDS: Final = 2.0
-"""The longest time that MongoDB may spend on a step of a search."""
-
-MAX_SHARED: Final = 1_000
-"""A search goes through at most this many conversations that are shared with the caller: the newest ones."""
-
-_MAX_OWNERS: Final = 200
-"""MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
 
 _ESTIMATED_TERMS: Final = 8
 _ESTIMATED_DOCUMENTS: Final = 150
@@ -74,20 +63,24 @@ class _Estimate(Struct, frozen=True):
 class Matches:
     """The matches of one search."""
 
-    def __init__(self, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> None:
+    def __init__(
+        self, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, visible: Visible
+    ) -> None:
         self._context = context
         self._read = read
         self._query = query
         self._terms = terms
-        self._visible: Document = {}
+        self._visible = visible.documents
+        self._conversations = visible.conversations
         self._driver: Document | None = None
         self._window_size = _PREFIX_WINDOW
 
     @classmethod
-    async def of(cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms) -> Self:
-        """Finds out which documents the caller's search has to read. Raises ConversationNotFound if the query's conversation is not visible."""
-        matches = cls(context, read, query, terms)
-        matches._visible = await _visible_documents(context, read, query.conversation)
+    async def of(
+        cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, visible: Visible
+    ) -> Self:
+        """Finds out which of the visible documents the search has to read."""
+        matches = cls(context, read, query, terms, visible)
         await matches._choose_documents()
         return matches
 
@@ -133,7 +126,7 @@ class Matches:
             "role": query.role,
             "author": query.author,
             "model": query.model,
-            "conversation_id": query.conversation,
+            "conversation_id": None if self._conversations is None else {"$in": [*self._conversations]},
         }
         named = {name: value for name, value in fields.items() if value is not None}
         implied = (self._driver or {}).get("terms")
@@ -220,7 +213,7 @@ class Matches:
         """The documents that result from these stages. Nobody checks the view's positions after them: the last read of a search does."""
         has_one_plan = "$or" not in where and "conversation_id" not in where
         collection = self._read.collections["search"]
-        return await _documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)
+        return await find_documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)
 
 
 def _place_of(part: Part) -> Document:
@@ -256,62 +249,3 @@ def _found(
 
 def _next_block(oldest: int) -> SearchCursor | None:
     return SearchCursor(newest=oldest - 1) if oldest else None
-
-
-async def _visible_documents(context: QueryContext, read: Read, conversation_id: str | None) -> Document:
-    """Selects the documents of conversations that the caller may see. Some may not be visible any more: each hit is checked."""
-    principal = context.principal
-    if conversation_id is not None:
-        try:
-            head = await context.dependencies.log.existing_head(conversation_id)
-        except PostgresUnavailable:
-            if read.verified:
-                raise
-        else:
-            return {"owner": head.owner}
-    if principal.may("admin"):
-        owners = await _owners(context, read)
-        return {"owner": {"$in": owners}} if len(owners) <= _MAX_OWNERS else {}
-    own: Document = {"owner": principal.subject}
-    shared = await _shared_conversations(context) if read.verified else []
-    if not shared:
-        return own
-    of_others = {
-        "owner": {"$in": sorted({document["owner"] for document in shared})},
-        "conversation_id": {"$in": [document["id"] for document in shared]},
-    }
-    return {"$or": [own, of_others]}
-
-
-async def _owners(context: QueryContext, read: Read) -> list[str]:
-    """The owners of the tenant's conversations, at most one more than _MAX_OWNERS."""
-    stages: list[Document] = [
-        {"$sort": {"owner": 1}},
-        {"$group": {"_id": "$owner"}},
-        {"$limit": _MAX_OWNERS + 1},
-        {"$project": {"_id": 0, "owner": "$_id"}},
-    ]
-    return [row["owner"] for row in await _documents(context, read.collections["search"], {}, stages)]
-
-
-async def _shared_conversations(context: QueryContext) -> list[Document]:
-    """The id and the owner of the newest conversations that are shared with the caller."""
-    subject = context.principal.subject
-    where: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
-    stages: list[Document] = [
-        {"$sort": {"id": -1}},
-        {"$limit": MAX_SHARED},
-        {"$project": {"_id": 0, "id": 1, "owner": 1}},
-    ]
-    collection = context.dependencies.consistency.positions.last_collection("conversations")
-    return await _documents(context, collection, where, stages)
-
-
-async def _documents(
-    context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
-) -> list[Document]:
-    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after them."""
-    documents = await context.dependencies.views.aggregate(
-        collection, where, stages, max_seconds=MAX_SECONDS, index=index
-    )
-    return await documents.to_list()

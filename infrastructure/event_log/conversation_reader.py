@@ -56,6 +56,9 @@ _ITEMS = sql.SQL(
     " AND tenant_id = coalesce(%s, tenant_id) ORDER BY originator_version"
 )
 
+_STARTS = sql.SQL(
+    "SELECT {} FROM events WHERE originator_id = ANY(%s) AND originator_version = 1 AND tenant_id = coalesce(%s, tenant_id)"
+)
 _DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0023
     "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s AND tenant_id = coalesce(%s, tenant_id)"
     " AND topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
@@ -146,6 +149,10 @@ class ConversationReader(LogRows):
         """One conversation's events with version <= `until`, newest first. The page is limited as in `OrderedReader.batch`."""
         up_to = uuid_of(conversation_id), until
         return readable(await self._page(BACKWARDS, (*up_to, *up_to, limit, self.tenant, limit), max_bytes))
+
+    async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
+        """The first event of each of these conversations that exists."""
+        return await self._recorded(_STARTS, (list(map(uuid_of, conversation_ids)), self.tenant))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""

@@ -27,6 +27,9 @@ VERSIONS: dict[str, int] = {"conversations": 4, "items": 2, "responses": 5, "sea
 POSITIONS_COLLECTION = "projections"
 """The collection of view positions: see `view_position.py`."""
 
+FORKS_OF_OWNER = (("tenant", 1), ("owner", 1), ("id", -1))
+"""The keys of the index that has only the forks of each owner."""
+
 LIST_ORDERS = ("id", "activity")
 """The fields that lists of conversations are ordered by."""
 
@@ -48,10 +51,13 @@ def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
 
 
 INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
-    "conversations": tuple(
-        (("tenant", 1), ("listed", 1), *((field, 1) for field in filtered), (order, 1))
-        for filtered in LISTED_BY
-        for order in LIST_ORDERS
+    "conversations": (
+        *(
+            (("tenant", 1), ("listed", 1), *((field, 1) for field in filtered), (order, 1))
+            for filtered in LISTED_BY
+            for order in LIST_ORDERS
+        ),
+        FORKS_OF_OWNER,
     ),
     "items": (
         (("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),
@@ -84,9 +90,10 @@ SEARCH_TERMS = INDEXES["search"][1]
 """The index of the terms of search, newest items first."""
 
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
+    FORKS_OF_OWNER: {"forked_from.conversation": {"$exists": True}},
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
     INDEXES["items"][2]: {"parent_branch": {"$exists": True}},
-    **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY[_names(keys)[2:-1]])},
+    **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY.get(_names(keys)[2:-1]))},
 }
 """The indexes that have only some documents, and which. MongoDB uses such an index only for queries that ask for nothing but these documents.
 

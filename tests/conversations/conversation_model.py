@@ -184,10 +184,10 @@ class ConversationModel(Struct):
         return [conversation for conversation in self.conversations if conversation.is_readable_by(subject)]
 
     def found_by(self, subject: str, word: str) -> set[str]:
-        """The ids of the items with this word in conversations that the subject may read."""
+        """The ids of the items with this word that conversations show which the subject may read."""
         return {
             item.id
             for conversation in self.readable_by(subject)
-            for item in conversation.items
+            for item in conversation.nodes
             if conversation.shows(item) and word in item.text.split()
         }

@@ -124,6 +124,9 @@ class ModelChecks:
         for word in words[:: len(words) // CHECKED_WORDS + 1]:
             hits = await self._all(subject, "/v1/search", 5, position=position, q=f'"{word}"')
             assert {hit["item"] for hit in hits} == self._model.found_by(subject, word), word
+            for hit in hits:
+                [conversation] = [each for each in self._model.readable_by(subject) if each.id == hit["conversation"]]
+                assert hit["item"] in [item.id for item in conversation.nodes if conversation.shows(item)]
 
     async def _check_usage(self, subject: str) -> None:
         usage = await self._get(subject, "/v1/usage", group_by="conversation,user")

@@ -1,6 +1,6 @@
 """Random forks of forks, compared with a model of items and their parents.
 
-All of them append, retract, restore, pin and are deleted. The lists, the trees and the contexts of all conversations must agree with the model,
+All of them append, revise, move, retract, restore, pin and are deleted. The lists, the trees and the contexts of all conversations must agree with the model,
 also at earlier versions.
 
 scripts/test tests/queries/test_fork_properties.py -m endless     runs 200 histories
@@ -78,6 +78,11 @@ class Conversation(Struct, eq=False):
         """Whether the item is retracted here now, or was at this version."""
         return len([turn for turn in self.turns(item) if version is None or turn <= version]) % 2 == 1
 
+    def siblings(self, item_id: str) -> list[str]:
+        """The ids of the items with the same parent that it shows, in the order in which they were added."""
+        [parent] = [item.parent for item in self.all_items if item.id == item_id]
+        return [item.id for item in self.all_items if item.parent is parent and self.shows(item)]
+
     def shows(self, item: Item) -> bool:
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
@@ -106,6 +111,8 @@ class History:
             *[self._retract] * 4,
             *[self._restore] * 3,
             *[self._pin] * 2,
+            *[self._revise] * 2,
+            *[self._move] * 2,
             self._delete,
         )
         for action in self.chance.choices(actions, k=steps):
@@ -127,7 +134,12 @@ class History:
     async def _check(self, conversation: Conversation) -> None:
         line = conversation.head.line if conversation.head else []
         shown = [item.id for item in line if conversation.shows(item)]
-        assert await self._listed(conversation, order="asc") == shown
+        items = await self._items(conversation, order="asc")
+        assert [item["id"] for item in items] == shown
+        for entry in items:
+            siblings = conversation.siblings(entry["id"])
+            expected = {"index": siblings.index(entry["id"]), "count": len(siblings)} if len(siblings) > 1 else None
+            assert entry.get("siblings") == expected
         assert await self._listed(conversation, order="desc") == shown[::-1]
         context = (await self._get(conversation, "context?model=m")).json()
         assert [sent["id"] for sent in context["items"]] == shown
@@ -138,7 +150,10 @@ class History:
         assert sorted(node["id"] for node in nodes if "retracted" not in node) == sorted(unretracted)
         assert {node["id"] for node in nodes} <= {item.id for item in conversation.all_items}
         if line:
-            item = self.chance.choice(line)
+            item = self.chance.choice(conversation.all_items)
+            path = [each.id for each in item.line if conversation.shows(each)]
+            if not item.conversation.deleted:
+                assert await self._listed(conversation, order="asc", leaf=item.id) == path
             answer = await self._get(conversation, f"items/{item.id}")
             assert answer.status_code == (200 if conversation.shows(item) else 404)
         version = self.chance.choice([*conversation.states])
@@ -147,15 +162,18 @@ class History:
         assert await self._listed(conversation, order="asc", as_of=version) == [item.id for item in line]
 
     async def _listed(self, conversation: Conversation, **query: Any) -> list[str]:
-        """The ids of the items of the list, in pages of a few."""
-        ids: list[str] = []
+        return [item["id"] for item in await self._items(conversation, **query)]
+
+    async def _items(self, conversation: Conversation, **query: Any) -> list[dict[str, Any]]:
+        """The items of the list, in pages of a few."""
+        items: list[dict[str, Any]] = []
         limit = self.chance.choice((2, 5, 100))
         while True:
-            cursor = {"after": ids[-1]} if ids else {}
+            cursor = {"after": items[-1]["id"]} if items else {}
             page = (await self._get(conversation, "items", limit=limit, **query, **cursor)).json()
-            ids += [item["id"] for item in page["data"]]
+            items += page["data"]
             if not page["has_more"]:
-                return ids
+                return items
 
     async def _get(self, conversation: Conversation, path: str, **query: Any) -> httpx.Response:
         return await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
@@ -172,9 +190,31 @@ class History:
         answer = await self.store.post(f"/{conversation.id}/items", {"items": [message(text) for text in texts]})
         assert answer.status_code == 200, answer.text
         for item in answer.json()["data"]:
-            conversation.head = Item(item["id"], conversation.head, conversation)
-            conversation.items.append(conversation.head)
+            self._add(conversation, item["id"], conversation.head)
         self._note(conversation, answer)
+
+    def _add(self, conversation: Conversation, item_id: str, parent: Item | None) -> None:
+        """Adds an item. It is the head then."""
+        conversation.head = Item(item_id, parent, conversation)
+        conversation.items.append(conversation.head)
+
+    async def _revise(self, conversation: Conversation) -> None:
+        if (item := self._any(conversation)) is None:
+            return
+        answer = await self.store.post(f"/{conversation.id}/items/{item.id}", {"item": message("revised")})
+        assert answer.status_code == (200 if conversation.shows(item) else 404), answer.text
+        if answer.status_code == 200:
+            self._add(conversation, answer.json()["id"], item.parent)
+            self._note(conversation, answer)
+
+    async def _move(self, conversation: Conversation) -> None:
+        if (item := self._any(conversation)) is None:
+            return
+        answer = await self.store.post(f"/{conversation.id}/head", {"item": item.id})
+        assert answer.status_code == (200 if conversation.shows(item) else 404), answer.text
+        if answer.status_code == 200:
+            conversation.head = item
+            self._note(conversation, answer)
 
     async def _fork(self, conversation: Conversation) -> None:
         version = self.chance.choice([*conversation.states])
@@ -187,7 +227,8 @@ class History:
             body, state, forked_at = {"version": version}, conversation.states[version], version
         elif item is not None and kind in ("item", "after"):
             body = {"item": item.id, "include_after": kind == "after"}
-            expected = 200 if conversation.shows(item) else 404
+            on_path = conversation.head is not None and item in conversation.head.line
+            expected = 404 if not conversation.shows(item) else 200 if kind == "item" or on_path else 400
             if kind == "item":
                 state = State(item, state.pins)
         answer = await self.store.post(f"/{conversation.id}/fork", body)

@@ -4,9 +4,11 @@ from typing import Any
 
 import httpx
 
-from domain.commands import ReviseItem, ShareConversation, UnshareConversation
-from domain.events import Leaf, PathBranch, Share
+from domain.commands import RetractItem, ReviseItem, ShareConversation, UnshareConversation
+from domain.conversation import KnownItem
+from domain.events import Fork, Leaf, PathBranch, Share
 from infrastructure.access.principal import Scope
+from infrastructure.ids import mint_in_partition_of
 from infrastructure.settings import Settings
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api
@@ -228,6 +230,63 @@ async def test_nothing_is_found_that_was_deleted_or_unshared_even_if_the_view_is
             assert await found_by("eve") == {"kept"}
         unseen = await api.get("/v1/search", params={"q": "a", "conversation": shared}, headers=headers_of("eve"))
         assert unseen.status_code == 404
+
+
+async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_only_the_fork(
+    settings: Settings, write: Writer, projector: ManualProjector
+) -> None:
+    async with open_api(settings, authenticator=HeaderAuthenticator()) as api:
+        ann, eve = write.for_subject("ann"), write.for_subject("eve")
+        origin = await ann.start()
+        ids = await ann.append(origin, "heron one", "heron two", "heron three")
+        await ann.execute(origin, ShareConversation(share=Share(role="reader", subject="eve")))
+        fork = mint_in_partition_of(origin)
+        begin = Fork(conversation_id=origin, item_id=ids[1], version=5, depth=2)
+        await eve.start(conversation_id=fork, forked_from=begin, family=origin)
+        grandchild = mint_in_partition_of(origin)
+        begin = Fork(conversation_id=fork, item_id=ids[1], version=1, depth=2)
+        await eve.start("heron four", conversation_id=grandchild, forked_from=begin, family=origin)
+        await eve.execute(grandchild, ShareConversation(share=Share(role="reader", subject="ben")))
+
+        async def hits(subject: str, *scopes: Scope, tenant: str = "default", **query: str) -> dict[str, str]:
+            """The conversation in which each text is found."""
+            headers = headers_of(subject, *scopes, tenant=tenant)
+            answer = await api.get("/v1/search", params={"q": "heron", **query}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            for hit in answer.json()["data"] if views_are_current else ():
+                path = f"/v1/conversations/{hit['conversation']}/items?leaf={hit['leaf']}"
+                listed = (await api.get(path, headers=headers)).json()["data"]
+                assert (hit["item"] in [item["id"] for item in listed], hit["branch"]) == (True, 0)
+            return {hit["snippet"].removeprefix("heron "): hit["conversation"] for hit in answer.json()["data"]}
+
+        all_of_origin = dict.fromkeys(("one", "two", "three"), origin)
+        own = {"four": grandchild}
+        await projector.catch_up()
+        views_are_current = True
+        assert await hits("ann") == all_of_origin
+        assert await hits("eve") == all_of_origin | own
+        assert await hits("ben") == {"one": grandchild, "two": grandchild, **own}
+        assert await hits("eve", conversation=grandchild) == {"one": grandchild, "two": grandchild, **own}
+        assert await hits("eve", conversation=fork) == {"one": fork, "two": fork}
+        assert await hits("eve", conversation=origin) == all_of_origin
+        assert await hits("root", "admin") == all_of_origin | own
+        assert await hits("root", "admin", conversation=fork) == {"one": fork, "two": fork}
+        assert await hits("dan") == await hits("eve", tenant="other") == {}
+        views_are_current = False
+        await ann.execute(origin, UnshareConversation(subject="eve"))
+        assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
+        await projector.catch_up()
+        assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
+        # What a fork hides for itself is found through the other.
+        hidden = RetractItem(item_id=ids[0], inherited=KnownItem(depth=1, inherited=True))
+        await eve.execute(grandchild, hidden)
+        assert await hits("eve") == {"one": fork, "two": grandchild, **own}
+        assert await hits("ben") == await hits("eve", conversation=grandchild) == {"two": grandchild, **own}
+        await ann.retract(origin, ids[1])
+        assert await hits("eve") == {"one": fork, **own}
+        await eve.execute(fork, hidden)
+        assert await hits("eve") == await hits("ben") == own
+        assert await hits("ann") == {"one": origin, "three": origin}
 
 
 async def test_a_search_states_its_position_and_waits_only_for_a_position_that_is_named(

@@ -63,9 +63,9 @@ class Writer:
         )
         return await self._log.append(request)
 
-    async def start(self, *texts: str, **fields: Any) -> str:
+    async def start(self, *texts: str, conversation_id: str = "", **fields: Any) -> str:
         """Starts a conversation with these messages. Returns its id."""
-        conversation_id = mint("conv")
+        conversation_id = conversation_id or mint("conv")
         start = {"owner": self._subject, "items": new_items(texts), **fields}
         await self.execute(
             conversation_id, StartConversation(conversation_id=conversation_id, tenant=self._tenant, **start)

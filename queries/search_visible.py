@@ -1,0 +1,163 @@
+"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks of both inherit from.
+
+An inherited item is found in its own conversation if the caller may read that, and through the newest fork that shows it if not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from context.deleted_content import deleted_items
+from domain.paths import Path
+from projections.views.conversations import shared_with_subject
+from projections.views.writes import Document
+from queries.consistency import Read
+from queries.fork_origins import Inherited
+from queries.log_access import PostgresUnavailable
+from queries.query_context import QueryContext
+from queries.tenant_views import Index
+
+MAX_SECONDS: Final = 2.0
+"""The longest time that MongoDB may spend on a step of a search."""
+
+MAX_SHARED: Final = 1_000
+"""A search goes through at most this many conversations that are shared with the caller: the newest ones."""
+
+MAX_FORKS: Final = 1_000
+"""A search goes through what at most this many forks of the caller inherit: the newest ones."""
+
+_MAX_CHECKED_FORKS: Final = 32
+"""Through how many forks the inherited items of a page are looked for. One or two are enough, unless a fork has hidden its items."""
+
+_MAX_OWNERS: Final = 200
+"""MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
+
+
+class Visible(Struct, frozen=True):
+    """What a search goes through. Some of it may not be visible any more: each hit is checked.
+
+    documents      selects the documents of the conversations
+    conversations  if the query names a conversation: this one, and those that it inherits from
+    forks          the paths of the forks through which inherited items are found, newest first
+    """
+
+    documents: Document
+    conversations: Sequence[str] | None = None
+    forks: Sequence[Path] = ()
+
+
+async def visible_conversations(context: QueryContext, read: Read, conversation_id: str | None) -> Visible:
+    """What the search goes through. `conversation_id`: the conversation that the query names. Raises ConversationNotFound if it is not visible."""
+    principal = context.principal
+    named = None if conversation_id is None else [conversation_id]
+    if conversation_id is not None:
+        try:
+            head = await context.dependencies.log.existing_head(conversation_id)
+            inherited = await _inherited_by(context, [conversation_id])
+        except PostgresUnavailable:
+            if read.verified:
+                raise
+        else:
+            owners = {head.owner, *inherited.owners.values()}
+            return Visible({"owner": {"$in": [*owners]}}, [conversation_id, *inherited.owners], inherited.paths)
+    if principal.may("admin"):
+        owners_of_tenant = await _owners(context, read)
+        return Visible({"owner": {"$in": owners_of_tenant}} if len(owners_of_tenant) <= _MAX_OWNERS else {}, named)
+    own: Document = {"owner": principal.subject}
+    if not read.verified:
+        return Visible(own, named)
+    shared = await _shared_conversations(context)
+    forks = {*await _own_forks(context), *(each["id"] for each in shared if each["forked_from"] is not None)}
+    inherited = await _inherited_by(context, sorted(forks, reverse=True))
+    owner_of = {each["id"]: each["owner"] for each in shared} | inherited.owners
+    of_others = {each: owner for each, owner in owner_of.items() if owner != principal.subject}
+    if not of_others:
+        return Visible(own)
+    documents = {"owner": {"$in": sorted({*of_others.values()})}, "conversation_id": {"$in": [*of_others]}}
+    paths = [path for path in inherited.paths if not of_others.keys().isdisjoint(path.conversations[:-1])]
+    return Visible({"$or": [own, documents]}, forks=paths)
+
+
+async def shown_in_forks(
+    context: QueryContext, items: Mapping[str, Document], forks: Sequence[Path]
+) -> dict[str, Document]:
+    """Those of these items that forks show to the caller, as the log says: their documents, with the fork and its branch 0.
+
+    `items`: documents of the view `items`.
+    """
+    log = context.dependencies.log
+    shown: dict[str, Document] = {}
+    checked = 0
+    for path in forks:
+        fork_id = path.end.conversation_id
+        inherited = {
+            item_id: item
+            for item_id, item in items.items()
+            if item_id not in shown and item["conversation_id"] != fork_id and _has(path, item)
+        }
+        if not inherited:
+            continue
+        if checked == _MAX_CHECKED_FORKS:
+            break
+        checked += 1
+        if await log.readable_head(fork_id) is None:
+            continue
+        copies = {item_id: item.get("copy_of") for item_id, item in inherited.items()}
+        deleted = await deleted_items(log, copies, path.conversations)
+        for item_id in inherited.keys() - deleted:
+            shown[item_id] = {**items[item_id], "conversation_id": fork_id, "branch": 0, "inherited": True}
+    return shown
+
+
+def _has(path: Path, item: Document) -> bool:
+    return path.contains(*(item[name] for name in ("conversation_id", "branch", "depth", "version")))
+
+
+async def _inherited_by(context: QueryContext, fork_ids: Sequence[str]) -> Inherited:
+    return await context.dependencies.fork_origins.of(context.dependencies.log, fork_ids)
+
+
+async def _owners(context: QueryContext, read: Read) -> list[str]:
+    """The owners of the tenant's conversations, at most one more than _MAX_OWNERS."""
+    stages: list[Document] = [
+        {"$sort": {"owner": 1}},
+        {"$group": {"_id": "$owner"}},
+        {"$limit": _MAX_OWNERS + 1},
+        {"$project": {"_id": 0, "owner": "$_id"}},
+    ]
+    return [row["owner"] for row in await find_documents(context, read.collections["search"], {}, stages)]
+
+
+async def _own_forks(context: QueryContext) -> list[str]:
+    """The ids of the caller's newest forks."""
+    where: Document = {"owner": context.principal.subject, "forked_from.conversation": {"$exists": True}}
+    stages: list[Document] = [{"$sort": {"id": -1}}, {"$limit": MAX_FORKS}, {"$project": {"_id": 0, "id": 1}}]
+    return [each["id"] for each in await _conversations(context, where, stages)]
+
+
+async def _shared_conversations(context: QueryContext) -> list[Document]:
+    """The id, the owner and the origin of the newest conversations that are shared with the caller."""
+    subject = context.principal.subject
+    where: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
+    stages: list[Document] = [
+        {"$sort": {"id": -1}},
+        {"$limit": MAX_SHARED},
+        {"$project": {"_id": 0, "id": 1, "owner": 1, "forked_from": 1}},
+    ]
+    return await _conversations(context, where, stages)
+
+
+async def _conversations(context: QueryContext, where: Document, stages: Sequence[Document]) -> list[Document]:
+    collection = context.dependencies.consistency.positions.last_collection("conversations")
+    return await find_documents(context, collection, where, stages)
+
+
+async def find_documents(
+    context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
+) -> list[Document]:
+    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after them."""
+    documents = await context.dependencies.views.aggregate(
+        collection, where, stages, max_seconds=MAX_SECONDS, index=index
+    )
+    return await documents.to_list()
