@@ -79,7 +79,7 @@ async def test_a_fork_begins_with_the_items_up_to_the_place_and_says_where_it_co
     assert (answer.status_code, fork["title"], fork["instructions"]) == (200, "Oslo", "Be brief.")
     assert (fork["metadata"], fork["version"], answer.headers["etag"]) == ({"c": "d"}, 1, '"1"')
     assert fork["forked_from"] == {"conversation": origin, "item": ids[1], "version": 4}
-    assert (await store.get(fork["id"])).json() == fork
+    assert (await store.get(fork["id"])).json().items() >= fork.items()
     assert [one["id"] for one in (await store.get("")).json()["data"]] == [fork["id"], origin]
     assert await store.texts(fork["id"]) == ["one", "two"]
     await store.append(fork["id"], "other")
