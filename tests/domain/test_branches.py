@@ -9,18 +9,30 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from domain import appended_items
-from domain.commands import AppendItems, Command, CompleteReply, MoveHead, NewItem, RequestReply, ReviseItem
+from domain.commands import (
+    AppendItems,
+    Command,
+    CompleteReply,
+    InterruptReply,
+    MoveHead,
+    NewItem,
+    RequestReply,
+    ReviseItem,
+)
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationIsEnded, ConversationLocked, ItemNotFound, PathHasChanged, TooManyBranches
 from domain.events import (
+    ContextPolicy,
     ConversationEnded,
     Event,
     HeadMoved,
+    InputItem,
     ItemAppended,
     ItemRetracted,
     Leaf,
     PathBranch,
+    ReplyInterrupted,
     ReplyRequested,
     Shown,
     Timing,
@@ -104,6 +116,23 @@ def test_only_replies_at_the_same_head_lock_each_other() -> None:
     given(*THREE, requested("r3", AFTER_M1)).when(ask("r2")).then(requested("r2"))
     back = HeadMoved(item_id="m3", depth=3, path=(PathBranch(0, 3, 4),))
     given(*running, MOVED_TO_M2, back).when(ask("r2")).refused(ConversationLocked)
+
+
+def test_a_regenerated_reply_that_is_interrupted_becomes_a_sibling_only_if_stopped_replies_are_kept() -> None:
+    interrupt = InterruptReply(
+        response_id="r1",
+        author="ann",
+        code="process_died",
+        output=(InputItem(item_id="n2", item=b'{"type": "reasoning"}'),),
+    )
+    dropped = ReplyInterrupted(response_id="r1", code="process_died", output=interrupt.output)
+    given(*THREE, requested("r1", AFTER_M1)).when(interrupt).then(dropped)
+    keeps = started(context_policy=ContextPolicy(stopped="keep"))
+    given(keeps, *THREE[1:], requested("r1", AFTER_M1)).when(interrupt).then(
+        appended("n2", 2, "m1", branch=6, response_id="r1", leaves=AFTER_M1.path, item=interrupt.output[0].item),
+        HeadMoved(item_id="n2", depth=2, path=(*AFTER_M1.path, PathBranch(6))),
+        ReplyInterrupted(response_id="r1", code="process_died", output_ids=("n2",)),
+    )
 
 
 def test_a_reply_whose_context_was_read_before_the_head_moved_is_refused() -> None:

@@ -1,11 +1,13 @@
 """`regenerate` in POST /v1/responses: another answer beside an earlier one."""
 
 import asyncio
+import json
 import threading
 from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from domain.events import ReplyRequested
 from infrastructure.ids import mint
@@ -22,8 +24,9 @@ from tests.commands.api_client import (
     sent_messages,
 )
 from tests.commands.provider_scripts import breaks_off
+from tests.commands.served_api import answer_of
 from tests.log import Log
-from tests.principals import headers_of
+from tests.principals import HEADER, headers_of
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 
@@ -309,3 +312,23 @@ async def test_a_fork_regenerates_what_it_inherits_for_itself(
     assert [sent["item"]["content"][0]["text"] for sent in context["items"]] == ["Q1", "A5"]
     assert (await http.get(f"/v1/responses/{second['id']}/context")).json()["request_sha256_matches"] is True
     await checked(settings)
+
+
+async def test_an_answer_is_regenerated_over_a_websocket_and_only_at_the_version_that_if_match_names(
+    http: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(http)
+    first = await ask(http, conversation=conversation_id, input="Q1")
+    url = f"{http.base_url}/v1/responses".replace("http", "ws", 1)
+    async with connect(url, additional_headers={HEADER: http.headers[HEADER]}) as socket:
+        await socket.send(json.dumps({"type": "response.create", "regenerate": first["id"]}))
+        last = (await answer_of(socket))[-1]
+    assert (last["type"], output_text(last["response"])) == ("response.completed", "A2")
+    assert await texts(http, conversation_id) == ["Q1", "A2"]
+    body = {"regenerate": first["id"]}
+    old = await http.post("/v1/responses", json=body, headers={"If-Match": '"2"'})
+    assert old.status_code == 412
+    version = (await http.get(f"/v1/conversations/{conversation_id}")).headers["etag"]
+    new = await http.post("/v1/responses", json=body, headers={"If-Match": version})
+    assert new.status_code == 200
+    assert await texts(http, conversation_id) == ["Q1", output_text(new.json())]
