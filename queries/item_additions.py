@@ -103,9 +103,19 @@ async def _siblings(
     }
     parents = {"$in": [document["parent"] for document in documents]}
     selections: list[Document] = [{**own, "parent": parents, "parent_branch": {"$exists": True}}]
-    for document in documents:
-        if document["conversation_id"] == read.conversation_id and "parent_branch" in document:
-            selections += _continuing(read, version, document["parent_branch"], document["depth"], own)
+    opening = [
+        document
+        for document in documents
+        if document["conversation_id"] == read.conversation_id and "parent_branch" in document
+    ]
+    if places := [(document["parent_branch"], document["depth"]) for document in opening]:
+        # One filter for all of them: MongoDB plans each filter of an `$or` on its own.
+        on_branches = {
+            "branch": {"$in": [branch for branch, _ in places]},
+            "depth": {"$in": [depth for _, depth in places]},
+        }
+        selections.append({**own, **on_branches, "parent": parents})
+        selections += [part for branch, depth in places if branch == 0 for part in _inherited(read, version, depth)]
     groups = await context.aggregate(
         read,
         "items",
@@ -156,8 +166,7 @@ def _by_parent(read: ConversationRead) -> Document:
     }
 
 
-def _continuing(read: ConversationRead, version: int, branch: int, depth: int, own: Document) -> list[Document]:
-    """Filters for the item of this branch at this depth. In a fork, branch 0 begins with the inherited items."""
-    inherited = item_ranges(path_along(read, version))[:-1] if branch == 0 else []
-    found = [part for items in inherited if (part := items.within(depth, depth)) is not None]
-    return [part.filter(read.tenant) for part in found] or [{**own, "branch": branch, "depth": depth}]
+def _inherited(read: ConversationRead, version: int, depth: int) -> list[Document]:
+    """Filters for the item at this depth that a fork inherits, if it inherits one. Branch 0 begins with the inherited items."""
+    ranges = item_ranges(path_along(read, version))[:-1]
+    return [part.filter(read.tenant) for items in ranges if (part := items.within(depth, depth)) is not None]
