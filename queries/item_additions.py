@@ -103,19 +103,19 @@ async def _siblings(
     }
     parents = {"$in": [document["parent"] for document in documents]}
     selections: list[Document] = [{**own, "parent": parents, "parent_branch": {"$exists": True}}]
-    opening = [
-        document
+    continued = [
+        (document["parent_branch"], document["depth"])
         for document in documents
         if document["conversation_id"] == read.conversation_id and "parent_branch" in document
     ]
-    if places := [(document["parent_branch"], document["depth"]) for document in opening]:
+    if continued:
         # One filter for all of them: MongoDB plans each filter of an `$or` on its own.
         on_branches = {
-            "branch": {"$in": [branch for branch, _ in places]},
-            "depth": {"$in": [depth for _, depth in places]},
+            "branch": {"$in": [branch for branch, _ in continued]},
+            "depth": {"$in": [depth for _, depth in continued]},
         }
         selections.append({**own, **on_branches, "parent": parents})
-        selections += [part for branch, depth in places if branch == 0 for part in _inherited(read, version, depth)]
+        selections += [part for branch, depth in continued if branch == 0 for part in _inherited(read, version, depth)]
     groups = await context.aggregate(
         read,
         "items",
