@@ -13,6 +13,7 @@ def conversation_answer(appended: Appended) -> bytes:
         metadata=state.metadata,
         status=state.status,
         title=state.title,
+        title_by=state.title_by,
         instructions=state.instructions,
         archived=state.archived,
         version=state.version,

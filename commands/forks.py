@@ -70,11 +70,16 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
     command = replace(
         start,
         listed=True,
-        title=body.title if "title" in body.model_fields_set else state.title,
+        title=body.title if "title" in body.model_fields_set else _persons_title(state),
         metadata=body.metadata or {},
     )
     # `If-Match` names the version of the conversation that is forked, and was compared with it.
     return await replace(context, if_match=None).execute(command.conversation_id, command, conversation_answer)
+
+
+def _persons_title(state: ConversationState) -> str | None:
+    """The title if a person gave it. A model's title goes when an item that it was made from is deleted, and a fork would keep it."""
+    return state.title if state.title_by == "person" else None
 
 
 async def _origin(context: CommandContext, state: ConversationState, body: ForkConversation) -> Fork:

@@ -68,6 +68,7 @@ from replies.orphaned_replies import OrphanedReplies
 from replies.provider.provider import ModelProvider
 from replies.queued_reply import ReplyQueue
 from replies.running_reply import ReplyServices
+from replies.title_writer import TitleWriter
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +129,7 @@ def create_app(
         process_id = mint_uuid()
         events_log = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=process_id)
         events_log.open()
+        titles = TitleWriter(events_log, provider, models, metrics, enabled=settings.titles == "auto")
         live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
@@ -150,7 +152,13 @@ def create_app(
             shared_contexts=SharedContexts(models, snapshot_lookup(snapshot_redis)),
             keep_keys=keep_keys,
             reply_services=ReplyServices(
-                log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics
+                log=events_log,
+                reader=reader,
+                provider=provider,
+                models=models,
+                live=live,
+                metrics=metrics,
+                titles=titles,
             ),
             active_replies=active_replies,
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
@@ -173,12 +181,8 @@ def create_app(
             sweeping.cancel()
             model_watch.close()
             sockets.close()
-            await active_replies.close()
-            await live_reader.close()
-            await watch.close()
-            await live.close()
-            await events_log.close()
-            await provider.close()
+            for part in (active_replies, titles, live_reader, watch, live, events_log, provider):
+                await part.close()
             for client in (live_redis, snapshot_redis, following_redis):
                 await client.aclose()
             for open_pool in (key_pool, lease_pool, pool):

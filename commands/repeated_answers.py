@@ -1,7 +1,7 @@
 """The first answer to an idempotency key, without what was deleted since then.
 
 A repeated request gets its first answer again. Items that were retracted since then are shown without content. A
-withdrawn summary is shown as an empty text. If the conversation was deleted, the repeat is answered with 404.
+withdrawn summary is shown as an empty text. A title that a model wrote is not shown, because it may be withdrawn. If the conversation was deleted, the repeat is answered with 404.
 """
 
 from collections.abc import Mapping
@@ -37,6 +37,8 @@ async def without_deleted(reader: PrincipalReader, conversation_id: str, answer:
                 return msgspec.json.encode(without_content(body))
         case {"object": "feedback", "comment": str()} if await _has_no_target(reader, conversation_id, body):
             return msgspec.json.encode({**body, "comment": None})
+        case {"object": "conversation", "title_by": "model"}:
+            return msgspec.json.encode({**body, "title": None, "title_by": None})
         case {"object": "conversation.compaction"} if await _is_withdrawn(reader, conversation_id, body):
             return msgspec.json.encode({**body, "summary": ""})
         case _:

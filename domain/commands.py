@@ -89,6 +89,21 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
     context_policy: ContextPolicy | UnsetType = UNSET
 
 
+class WriteTitle(Command, frozen=True, kw_only=True):
+    """Records a title that a model wrote. Refuse if the conversation has a title.
+
+    `title_items`: the items that it was made from. `read_version`: the conversation's version with the last of these
+    items. Refuse if an item was retracted after this version.
+    """
+
+    title: str
+    title_items: tuple[str, ...]
+    model: str
+    read_version: int
+    usage: Usage | None = None
+    cost: int | None = None
+
+
 class AppendItems(Command, frozen=True, kw_only=True):
     items: tuple[NewItem, ...]
     author: str

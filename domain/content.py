@@ -38,10 +38,11 @@ from domain.events import (
     ReplyShown,
 )
 
-Part = Literal["conversation", "item", "items", "response", "summary", "transcript", "target"]
+Part = Literal["conversation", "title", "item", "items", "response", "summary", "transcript", "target"]
 """What the content of a field belongs to. If that is deleted, or the whole conversation, the content is deleted too.
 
 conversation   only the whole conversation
+title          the items that a model made the title from, `title_items` of the event. A person's title: the conversation
 item           the item `item_id` of the event
 items          the field holds InputItems. Each one belongs to the item with its id. All of them belong to the response
                `response_id` of the event
@@ -54,7 +55,7 @@ transcript     the field holds a Transcript. It belongs to the response. The `ch
 
 CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ConversationStarted: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
-    ConversationDescribed: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
+    ConversationDescribed: {"title": "title", "instructions": "conversation", "metadata": "conversation"},
     ConversationEnded: {"reason": "conversation"},
     ItemAppended: {"item": "item"},
     ReplyQueued: {"parameters": "response", "input": "items"},
@@ -72,7 +73,9 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationStarted: frozenset(
         {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from", "pinned", "summary"}
     ),
-    ConversationDescribed: frozenset({"context_policy", "listed", "archived"}),
+    ConversationDescribed: frozenset(
+        {"context_policy", "listed", "archived", "title_by", "title_items", "model", "usage", "cost"}
+    ),
     ItemAppended: frozenset(
         {
             *("item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"),

@@ -88,6 +88,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored, 0 for none
     forked_from   where the conversation was forked, without the branches; None if it is no fork
+    title_items   the items that a model's title was made from. Empty if a person gave the title, or if there is none
     """
 
     id: str
@@ -119,6 +120,14 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     retracted_at: int = 0
     shares: tuple[Share, ...] = ()
     forked_from: Fork | None = None
+    title_items: tuple[str, ...] = ()
+
+    @property
+    def title_by(self) -> Literal["person", "model"] | None:
+        """Who gave the title. None if there is none."""
+        if self.title is None:
+            return None
+        return "model" if self.title_items else "person"
 
     @property
     def summary(self) -> int:
@@ -198,6 +207,8 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 for name in ("title", "instructions", "metadata", "context_policy", "listed", "archived")
                 if (value := getattr(event, name)) is not UNSET
             }
+            if event.title is not UNSET:
+                changes["title_items"] = event.title_items
             return replace(state, version=version, **changes)
         case ReplyQueued() if event.interrupts:
             queue = {"queued": (event.response_id, *state.queued), "interrupting": event.response_id}
@@ -263,7 +274,9 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ConversationReopened():
             return replace(state, version=version, status="active")
         case ConversationDeleted():  # caches and snapshots of the state must not keep what was deleted
-            return replace(state, version=version, status="deleted", title=None, instructions=None, metadata={})
+            return replace(
+                state, version=version, status="deleted", title=None, title_items=(), instructions=None, metadata={}
+            )
         case _:
             return replace(state, version=version)
 

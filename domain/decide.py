@@ -37,6 +37,7 @@ from domain.commands import (
     UnpinItem,
     UnshareConversation,
     WithdrawFeedback,
+    WriteTitle,
 )
 from domain.conversation import Conversation, KnownItem, leaf_at_head
 from domain.errors import (
@@ -83,18 +84,26 @@ from domain.feedback import give_feedback, withdraw_feedback
 from domain.paths import is_open, takes
 from domain.reply_ends import delete_reply, end_reply, retract_all
 from domain.reply_queue import check_turn, queue_reply
+from domain.titles import withdrawn_title, write_title
 
 MAX_PINS = 64
 MAX_SHARES = 100
 
 
-def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
+def decide(
     conversation_id: str, state: Conversation | None, command: Command, known_items: Mapping[str, KnownItem]
 ) -> tuple[Event, ...]:
     """The events that follow from `command`. Empty if it changes nothing. Raises `Refused` if the rules do not allow it.
 
     `known_items`: the state of each item and response in `command.row_keys` that exists.
     """
+    events = _events_of(conversation_id, state, command, known_items)
+    return events if state is None else (*events, *withdrawn_title(state, events))
+
+
+def _events_of(  # noqa: C901, PLR0911, PLR0912 - it is a table
+    conversation_id: str, state: Conversation | None, command: Command, known_items: Mapping[str, KnownItem]
+) -> tuple[Event, ...]:
     if isinstance(command, StartConversation):
         return _start(state, command)
     if isinstance(command, RequestReply) and command.start is not None:
@@ -118,6 +127,8 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return _unpin(state, command, known_items.get(command.item_id, command.inherited))
         case DescribeConversation():
             return _describe(state, command)
+        case WriteTitle():
+            return write_title(state, command)
         case RequestReply():
             _check_reply_allowed(state, command)
             listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
@@ -309,6 +320,8 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
         for name in ("title", "instructions", "metadata", "context_policy")
         if (value := getattr(command, name)) is not UNSET and value != getattr(state, name)
     }
+    if state.title_by == "model" and command.title is not UNSET:
+        changes["title"] = command.title  # even if it is the same: from now on it is a person's
     return (ConversationDescribed(**changes),) if changes else ()
 
 

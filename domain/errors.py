@@ -162,6 +162,13 @@ class SummaryHasChanged(Conflict):
         super().__init__(f"The summary of conversation {conversation_id} has changed since it was read.")
 
 
+class TitleExists(Conflict):
+    code = "title_exists"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has a title.")
+
+
 class NothingToUndo(Conflict):
     code = "nothing_to_undo"
 

@@ -296,7 +296,11 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """Title, instructions, metadata, policy or listing changed, or the conversation was archived. A field that is UNSET did not change."""
+    """Title, instructions, metadata, policy or listing changed, or the conversation was archived. A field that is UNSET did not change.
+
+    `title_by`: who gave the title. The other fields are only set if it was a model. `title_items`: the items that the
+    title was made from. `model`, `usage`, `cost`: of the call to the model, as in ContextCompacted.
+    """
 
     topic = "conversation.described"
 
@@ -306,6 +310,11 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     context_policy: ContextPolicy | UnsetType = UNSET
     listed: bool | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
+    title_by: Literal["person", "model"] = "person"
+    title_items: tuple[str, ...] = ()
+    model: str | None = None
+    usage: Usage | None = None
+    cost: int | None = None
 
     @property
     def row_key(self) -> str | None:

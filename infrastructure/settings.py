@@ -115,6 +115,10 @@ class Settings(BaseSettings):
         "always",
         description="Which Chat Completions are stored. `always`: all but those with `store: false`. `requested`: those with `store: true`. `never`: none.",
     )
+    titles: Literal["off", "auto"] = Field(
+        "off",
+        description="`auto`: after a reply in a conversation without a title, its model is asked for one, in the background. `off`: only people give titles.",
+    )
     rate_limits: Annotated[RateLimits, NoDecode] = Field(
         RateLimits(),
         description="How much a tenant, a subject and an API key may do: "

@@ -46,6 +46,8 @@ class Deleted(Struct, frozen=True):
                 return event.target in self.ids
             case "summary":
                 return recorded.version in self.summaries
+            case "title":
+                return not self.ids.isdisjoint(event.title_items)
             case "conversation":
                 return False
 
@@ -139,6 +141,8 @@ class _EventContent(Struct):
             match part:
                 case "item":
                     self.items[event.item_id] = event.copy_of
+                case "title":
+                    self.items = dict.fromkeys(event.title_items) | self.items
                 case "response":
                     self.responses.add(event.response_id)
                 case "transcript" if event.transcript is not None:

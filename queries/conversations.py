@@ -18,7 +18,7 @@ from queries.query_route import CONVERSATION_HEADERS, query_route
 router = APIRouter(tags=["conversations"])
 
 FIELDS = (
-    *("id", "metadata", "status", "title", "instructions", "archived", "version", "forked_from"),
+    *("id", "metadata", "status", "title", "title_by", "instructions", "archived", "version", "forked_from"),
     *("owner", "updated_at", "running", *WORDS_FIELDS),
 )
 """The fields of the view `conversations` that an answer is made from."""
@@ -51,6 +51,7 @@ def conversation_shape(document: Document, words: Words) -> shapes.ListedConvers
         metadata=dict(document["metadata"]),
         status=document["status"],
         title=document["title"],
+        title_by=document.get("title_by"),
         instructions=document["instructions"],
         archived=document.get("archived", False),
         version=document["version"],

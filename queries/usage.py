@@ -1,11 +1,11 @@
-"""GET /v1/usage: the tokens and costs of replies and summaries by day (UTC), model, user, API key and conversation, as counted by the providers.
+"""GET /v1/usage: the tokens and costs of replies, summaries and titles by day (UTC), model, user, API key and conversation, as counted by the providers.
 
 The store counts `prefix_tokens`: the tokens at the beginning of a request that the last request of the same model in
 the conversation began with too (`shared_prefix`).
 
 A caller sees only their own use. An admin sees the use of the whole tenant.
 
-`{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
+`{object:"list", data:[{object:"usage", date, model, replies, summaries, titles, input_tokens, output_tokens, cached_tokens,
 reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by its groups, which `group_by` names. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
 """
 
@@ -30,7 +30,7 @@ router = APIRouter(tags=["usage"])
 DEFAULT_DAYS: Final = 31
 MAX_DAYS: Final = 366
 MAX_ROWS: Final = 20_000
-COUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "prefix_tokens")
+COUNTS: Final = ("replies", "summaries", "titles", *Usage.__struct_fields__, "prefix_tokens")
 AMOUNTS: Final = (*COUNTS, "cost", "unpriced")
 GROUPS: Final = {
     "day": "date",
@@ -57,7 +57,7 @@ NANODOLLARS: Final = 1_000_000_000
 
 
 class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
-    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for what no API key asked for, for summaries, and for what is older than its record. `cost_usd` is null if the price of any of its replies and summaries was not known."""
+    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for what no API key asked for, for summaries and titles, and for what is older than its record. `cost_usd` is null if the price of any of its replies, summaries and titles was not known."""
 
     date: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
@@ -67,6 +67,7 @@ class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage
     tenant: str | UnsetType = UNSET
     replies: int
     summaries: int
+    titles: int
     input_tokens: int
     output_tokens: int
     cached_tokens: int

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from context.models import Models
 from context.tokens import count_off_loop
-from domain.commands import Command, QueueReply, RequestReply, ShowReply
+from domain.commands import Command, CompleteReply, QueueReply, RequestReply, ShowReply
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
 from domain.events import InputItem, ReplyQueued, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
@@ -39,6 +39,7 @@ from replies.record_reply_end import record_reply_end
 from replies.repeat import Repeat, RepeatOf
 from replies.reply_end import PrefixesOf, ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
 from replies.response_from_events import Request, opening_events, response_of
+from replies.title_writer import TitleWriter
 
 if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
     from replies.provider.provider import ModelProvider
@@ -61,6 +62,7 @@ class ReplyServices(Struct, frozen=True, kw_only=True):
     models: Models
     live: LiveWriter
     metrics: Metrics
+    titles: TitleWriter
 
 
 class RunningReply:
@@ -364,6 +366,15 @@ class RunningReply:
             self._emit(stream_events.ended(appended.status, self._response[0]))
             return
         self._emit_end(end, appended.recorded_at.timestamp(), command_headers(appended))
+        if isinstance(end.command, CompleteReply):
+            services.titles.after_reply(
+                end.command,
+                appended,
+                principal=self._principal,
+                request_id=self._request_id,
+                model=self._requested.model,
+                spend=self._spend,
+            )
 
     def _append_request(self, conversation_id: str, command: Command) -> AppendRequest:
         return AppendRequest(

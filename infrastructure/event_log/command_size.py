@@ -16,6 +16,7 @@ from domain.commands import (
     StartConversation,
     StopReply,
     UnshareConversation,
+    WriteTitle,
 )
 from domain.events import InputItem, Transcript
 
@@ -53,6 +54,8 @@ def command_bytes(command: Command) -> int:
             return _items_bytes((*command.input, *command.output)) + 5 * len(command.delta_lengths) + prefixes
         case FailReply():
             return _items_bytes(command.output) + 5 * len(command.delta_lengths)
+        case WriteTitle():
+            return _ROW_BYTES + 4 * len(command.title)
         case CompactContext():
             return _ROW_BYTES + 4 * len(command.summary)
         case ShareConversation() | UnshareConversation():

@@ -22,6 +22,7 @@ def json_response(
 
 
 Seconds = Annotated[int, msgspec.Meta(description="Seconds since 1970, UTC.", examples=[1767225600])]
+TitleBy = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["person", "model"]})]
 ConversationId = Annotated[str, msgspec.Meta(examples=["conv_019af3c5d2e07c31a7b1f0c1d2e3f405"])]
 
 
@@ -44,6 +45,7 @@ class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="c
     metadata: Mapping[str, str]
     status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["active", "ended"]})]
     title: str | None
+    title_by: TitleBy | None
     instructions: str | None
     archived: bool
     version: int
@@ -83,6 +85,7 @@ def conversation(
     metadata: Mapping[str, str],
     status: str,
     title: str | None,
+    title_by: str | None,
     instructions: str | None,
     archived: bool,
     version: int,
@@ -95,6 +98,7 @@ def conversation(
         metadata=metadata,
         status=status,
         title=title,
+        title_by=title_by,
         instructions=instructions,
         archived=archived,
         version=version,

@@ -83,6 +83,12 @@ class Metrics:
         self.reply_tokens = Counter(
             "reply_tokens_total", "Tokens reported by the providers, `input` and `output`.", ["direction"], **common
         )
+        self.titles = Counter(
+            "titles_total",
+            "Titles that a model was asked for: `written`, `refused` (no longer wanted), `failed`, `empty`, or `skipped` because too many waited.",
+            ["outcome"],
+            **common,
+        )
         self.model_unavailable = Gauge(
             "model_unavailable",
             "Models whose circuit breaker is open: requests to them fail immediately. The log names them.",
@@ -142,6 +148,8 @@ class Metrics:
             "tokens_a_month",
         ):
             self.rate_limited.labels(limit)
+        for outcome in ("written", "refused", "failed", "empty", "skipped"):
+            self.titles.labels(outcome)
         for direction in ("input", "output"):
             self.reply_tokens.labels(direction)
 

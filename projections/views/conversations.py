@@ -2,6 +2,7 @@
 
 shared_with  one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text
 activity     what lists by activity are ordered by: `updated_at` and the id in one text (`activity_key`)
+title_by     `person` or `model`; null without a title
 title_words  the terms of the title (`search_text.py`)
 first        the id of the conversation's own first item on branch 0; null in a fork
 running      the position of the ReplyRequested of each reply in progress, by response id
@@ -68,7 +69,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "listed": event.listed,
                     "archived": False,
                     "status": "active",
-                    **_title(event.title),
+                    **_title(event.title, "person"),
                     "instructions": event.instructions,
                     "metadata": metadata_pairs(event.metadata),
                     "context_policy": msgspec.to_builtins(event.context_policy),
@@ -92,7 +93,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
             if event.metadata is not UNSET:
                 changes["metadata"] = metadata_pairs(event.metadata)
             if event.title is not UNSET:
-                changes |= _title(event.title)
+                changes |= _title(event.title, event.title_by)
             yield Update("conversations", key, {**changes, **progress})
         case ItemAppended():
             head = {} if event.aside else {"branch": event.branch, "head": event.item_id, "depth": event.depth}
@@ -132,8 +133,12 @@ def activity_key(updated_at: int, conversation_id: str = "") -> str:
     return f"{updated_at:016x}{uuid_of(conversation_id).hex if conversation_id else ''}"
 
 
-def _title(title: str | None) -> Document:
-    return {"title": title, "title_words": searched(title).terms if title else []}
+def _title(title: str | None, title_by: str) -> Document:
+    return {
+        "title": title,
+        "title_by": None if title is None else title_by,
+        "title_words": searched(title).terms if title else [],
+    }
 
 
 def shared_with_subject(subject: str) -> list[str]:

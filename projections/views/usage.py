@@ -1,22 +1,22 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. They stay when a conversation is deleted.
 
 There are documents for each conversation, and documents for all conversations together, whose `conversation` is "". So the usage of a day
-is read without reading each conversation. `key`: the id of the API key; "" if there was none, if it is not known, and for summaries.
+is read without reading each conversation. `key`: the id of the API key; "" if there was none, if it is not known, and for summaries and titles.
 
 `cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
-The subject is the one that requested the reply or the summary, even if the conversation belongs to another subject.
+The subject is the one that requested the reply or the summary, or whose reply led to the title, even if the conversation belongs to another subject.
 """
 
 from collections.abc import Iterator
 from datetime import UTC
 
-from domain.events import ContextCompacted, ReplyCompleted, Usage
+from domain.events import ContextCompacted, ConversationDescribed, ReplyCompleted, Usage
 from infrastructure.event_log.recorded import Logged
 from projections.views.partitions import partition_of
 from projections.views.writes import Add, Write, document_key
 
-USAGE_EVENTS = (ReplyCompleted, ContextCompacted)
-"""The events that record a model call that was paid for."""
+USAGE_EVENTS = (ReplyCompleted, ContextCompacted, ConversationDescribed)
+"""The events that record a model call that was paid for, if they have a `usage`."""
 
 
 def usage_writes(logged: Logged) -> Iterator[Write]:
@@ -25,8 +25,9 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
-    is_reply = isinstance(event, ReplyCompleted)
-    amounts = {"replies": int(is_reply), "summaries": int(not is_reply)}
+    amounts = {"replies": int(isinstance(event, ReplyCompleted)), "summaries": int(isinstance(event, ContextCompacted))}
+    if isinstance(event, ConversationDescribed):  # most documents count no titles
+        amounts["titles"] = 1
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
     amounts["cost"] = event.cost or 0
     if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it

@@ -91,7 +91,7 @@ class Lists(Benchmark):
         for each in LISTS:
             for order in ORDERS:
                 times = uvloop.run(
-                    timed_gets(self._urls[each.subject], self._paths[each.name, order], self.sizes.seconds / 4)
+                    timed_gets(self._urls[each.subject], self._paths[each.name, order], self.sizes.seconds / 2)
                 )
                 name = f"list {each.name}, by {order}"
                 floor = f"its first page: {name}"

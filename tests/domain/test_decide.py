@@ -32,6 +32,7 @@ from domain.commands import (
     StartConversation,
     UndoCompaction,
     UnpinItem,
+    WriteTitle,
 )
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import MAX_PINS, decide
@@ -49,6 +50,7 @@ from domain.errors import (
     ReplyIsOver,
     ResponseNotFound,
     SummaryHasChanged,
+    TitleExists,
     TooManyPins,
 )
 from domain.events import (
@@ -173,6 +175,21 @@ def test_only_fields_that_change_are_recorded() -> None:
     )
     given(started(title="a")).when(DescribeConversation(title="a")).then()
     given(started(title="a")).when(DescribeConversation(title=None)).then(ConversationDescribed(title=None))
+
+
+def test_a_model_writes_a_title_where_there_is_none_and_it_goes_with_its_items() -> None:
+    events = (started(), appended("msg_1", 1, None))
+    write = WriteTitle(title="T", title_items=("msg_1",), model="m", read_version=2)
+    written = ConversationDescribed(title="T", title_by="model", title_items=("msg_1",), model="m")
+    given(*events).when(write).then(written)
+    given(*events, written).when(write).refused(TitleExists)
+    given(*events, ConversationDescribed(title="A person's")).when(write).refused(TitleExists)
+    given(*events, written).when(DescribeConversation(title="T")).then(ConversationDescribed(title="T"))
+
+    retract, retracted = RetractItem(item_id="msg_1"), ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    given(*events, retracted).when(write).refused(ItemsDeleted)
+    given(*events, written).when(retract).then(retracted, ConversationDescribed(title=None))
+    given(*events, written, ConversationDescribed(title="T")).when(retract).then(retracted)
 
 
 def test_a_reply_can_create_its_own_conversation() -> None:

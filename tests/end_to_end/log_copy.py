@@ -178,7 +178,10 @@ class LogCopy:
             id=document["id"],
             created_at=minted_seconds(document["id"]),
             metadata=dict(document["metadata"]),
-            **{name: document[name] for name in ("status", "title", "instructions", "archived", "version", "owner")},
+            **{
+                name: document[name]
+                for name in ("status", "title", "title_by", "instructions", "archived", "version", "owner")
+            },
             forked_from=None,  # nothing in these histories forks
             updated_at=document["updated_at"] // 1_000_000,
             item_count=document["items"],

@@ -336,6 +336,14 @@ EXTENDED: tuple[Event, ...] = (
             conversation_id="conv_0", item_id="msg_0", version=3, depth=4, branches=(PathBranch(0, 1, 2), PathBranch(5))
         ),
     ),
+    ConversationDescribed(
+        title="T",
+        title_by="model",
+        title_items=("msg_1", "msg_2"),
+        model="m",
+        usage=Usage(input_tokens=9, output_tokens=1),
+        cost=5,
+    ),
 )
 """Events with fields that were added after the first version of their type."""
 
@@ -456,6 +464,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "conversation.started",
         "0185af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ab666f726b65645f66726f6d85af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804a86272616e6368657392930001029305c0c0",
+    ),
+    (
+        "conversation.described",
+        "0186a57469746c65a154a87469746c655f6279a56d6f64656cab7469746c655f6974656d7392a56d73675f31a56d73675f32a56d6f64656ca16da5757361676582ac696e7075745f746f6b656e7309ad6f75747075745f746f6b656e7301a4636f737405",
     ),
 )
 """`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.

@@ -12,6 +12,7 @@ METRICS = {
     "replies": ("status",),
     "reply_seconds": (),
     "reply_tokens": ("direction",),
+    "titles": ("outcome",),
     "model_unavailable": (),
     "rate_limited": ("limit",),
     "limits_shared": (),

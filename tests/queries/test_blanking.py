@@ -64,7 +64,14 @@ EVENTS: tuple[Event, ...] = (
         instructions=SECRET,
         metadata={SECRET: SECRET},
     ),
-    ConversationDescribed(title=SECRET, instructions=SECRET, metadata={SECRET: SECRET}),
+    ConversationDescribed(
+        title=SECRET,
+        instructions=SECRET,
+        metadata={SECRET: SECRET},
+        title_by="model",
+        title_items=("msg_1", "msg_2"),
+        model="m",
+    ),
     ConversationEnded(reason=SECRET),
     ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=ITEM, author="someone"),
     ReplyRequested(
@@ -109,6 +116,7 @@ EVENTS: tuple[Event, ...] = (
 """An event of each type with content, with the secret in every field that has content."""
 
 DELETED_BY: dict[str, Deleted] = {
+    "title": Deleted(ids=frozenset({"msg_2"})),
     "item": Deleted(ids=frozenset({"msg_1"})),
     "items": Deleted(ids=frozenset({"resp_1"})),
     "response": Deleted(ids=frozenset({"resp_1"})),
