@@ -1,4 +1,4 @@
-"""What forks inherit, for many forks at once. The first event of a conversation never changes, so a process remembers what it says."""
+"""What forks inherit. The first event of a conversation never changes, so a process remembers what it says."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from domain.events import ConversationStarted, Fork
 from domain.paths import Path, PathSegment
+from infrastructure.event_log.incarnation import LogMoved
 from queries.principal_log import PrincipalLog
 
 MAX_REMEMBERED = 50_000
@@ -32,6 +33,16 @@ class ForkOrigins:
 
     def __init__(self) -> None:
         self._starts: dict[tuple[str, str], Start] = {}
+
+    async def forks(self, log: PrincipalLog, conversation_id: str) -> tuple[Fork, ...]:
+        """Where the conversation was forked, where its origin was forked, and so on. Raises LogMoved if its first event is not in the log."""
+        forks: list[Fork] = []
+        while (start := (await self._read(log, [conversation_id])).get(conversation_id)) is not None:
+            if start.fork is None:
+                return tuple(forks)
+            forks.append(start.fork)
+            conversation_id = start.fork.conversation_id
+        raise LogMoved(f"the log no longer has the start of {conversation_id}")
 
     async def of(self, log: PrincipalLog, fork_ids: Sequence[str]) -> Inherited:
         """What these forks inherit. Conversations that are no forks may be among them; they have no path. Takes a look-up for each generation of forks."""

@@ -7,8 +7,7 @@ for itself. So an answer of a fork needs one look-up, and is sent with `NO_STORE
 from collections.abc import Sequence
 
 from context.conversation_settings import retracted_at
-from context.forks import fork_of
-from domain.events import Fork, PathBranch
+from domain.events import PathBranch
 from domain.paths import FIRST_BRANCH, Path, PathSegment
 from projections.views.catalog import MongoView
 from projections.views.writes import Document
@@ -25,19 +24,11 @@ async def read_with_origins(context: QueryContext, conversation_id: str, *views:
     read = await context.read_conversation(conversation_id, *views)
     if read.is_fork and not read.verified:
         raise PostgresUnavailable
-    if read.verified and await context.is_fork(conversation_id):
-        read.forks = await _forks(read, conversation_id)
+    if read.verified:
+        read.forks = await context.forks(conversation_id)
+    if read.forks:
         await context.dependencies.consistency.wait_for_origins(read)
     return read
-
-
-async def _forks(read: ConversationRead, conversation_id: str) -> tuple[Fork, ...]:
-    """Where the conversation was forked, where its origin was forked, and so on."""
-    forks: list[Fork] = []
-    while (fork := await fork_of(read.log, conversation_id)) is not None:
-        forks.append(fork)
-        conversation_id = fork.conversation_id
-    return tuple(forks)
 
 
 def path_along(read: ConversationRead, version: int, branches: tuple[PathBranch, ...] = FIRST_BRANCH) -> Path:

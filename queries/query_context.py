@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from context.assembly import Contexts, SharedContexts
 from context.models import Models
+from domain.events import Fork
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal
 from infrastructure.http.connections import Connections
@@ -128,9 +129,9 @@ class QueryContext(Struct, frozen=True):
             self.dependencies.log, conversation_id, *views, min_position=self.min_position
         )
 
-    async def is_fork(self, conversation_id: str) -> bool:
-        """Whether the conversation inherits from another one. A process remembers this of many conversations. Raises PostgresUnavailable."""
-        return await self.dependencies.contexts.family(conversation_id) != conversation_id
+    async def forks(self, conversation_id: str) -> tuple[Fork, ...]:
+        """Where the conversation was forked, where its origin was forked, and so on; empty if it is no fork. Raises PostgresUnavailable."""
+        return await self.dependencies.fork_origins.forks(self.dependencies.log, conversation_id)
 
     async def read_tenant(self, *views: MongoView) -> Read:
         """Returns once these views are current for all conversations. Raises as `Consistency.read_tenant` does."""
@@ -148,7 +149,7 @@ class QueryContext(Struct, frozen=True):
             return
         try:
             head = await self.dependencies.log.existing_head(conversation_id)
-            if inherits and await self.is_fork(conversation_id):
+            if inherits and await self.forks(conversation_id):
                 return
         except PostgresUnavailable:
             return
