@@ -142,7 +142,7 @@ def select(
         if total - saved[start] <= limit:
             # If every item can be sent and there are no calls and outputs, no window can separate a call from its output: no check is needed.
             check = unsendable if unsent or calls else None
-            selection = _selection(context_input, start, always_sent, unsent, check)
+            selection = _selection(context_input, start, always_sent, unsent, check, tokens=total - saved[start])
             if selection.tokens <= limit:
                 return selection
     # If the window can start nowhere, the newest turn began before `path`, and `path` alone is larger than the budget.
@@ -247,7 +247,13 @@ def _selection(
     always_sent: Collection[int],
     unsent: Mapping[int, str],
     unsendable: Unsendable | None,
+    *,
+    tokens: int,
 ) -> Selection:
+    """The selection of a window that starts at `start`. `unsendable`: None if no window can separate a call from its output.
+
+    `tokens`: of the selection, if that is so.
+    """
     everything = [*context_input.pins, *context_input.path]
     before_window, window = everything[:start], everything[start:]
     pins = [item for index, item in enumerate(before_window) if index in always_sent]
@@ -280,7 +286,7 @@ def _selection(
         window=tuple(window),
         sent=sent,
         left_out=tuple(left_out),
-        tokens=context_input.base_tokens + sum([item.tokens for item in sent]),
+        tokens=context_input.base_tokens + sum(item.tokens for item in sent) if unsendable else tokens,
     )
 
 

@@ -46,6 +46,9 @@ TOKENS_PER_ITEM = 16
 Most contexts need no second read.
 """
 
+MAX_REMEMBERED = 10_000
+"""For how many conversations a process remembers that their contexts need more than FIRST_READ_ITEMS items."""
+
 REPLACE = -1
 """The `before` of `write_arguments` that replaces the stored snapshot."""
 
@@ -112,14 +115,18 @@ async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snap
 _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
-async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
+async def read_recent_items(
+    redis: Redis, tenant: str, conversation_id: str, max_tokens: int, expected: int = FIRST_READ_ITEMS
+) -> RecentItems | None:
     """The newest items of the snapshot: those that fit in `max_tokens` and in the policy's budget, and one more item.
+
+    If they are at most `expected` items, there is one read.
 
     The snapshot may have any version. None if there is no usable snapshot, or if all its items fit and the
     conversation has older ones. A snapshot that cannot be decoded is removed: the next event makes it again. Raises
     redis.exceptions.RedisError.
     """
-    newest, read = min(FIRST_READ_ITEMS, max_tokens // TOKENS_PER_ITEM + 1), 0
+    newest, read = min(expected, max_tokens // TOKENS_PER_ITEM + 1), 0
     items: tuple[ContextItem, ...] = ()
     previous: dict[str, str] = {}
     while True:
@@ -185,13 +192,23 @@ def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
-    """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none."""
+    """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none.
+
+    It remembers which conversations need many items, so that their next context takes one read.
+    """
+    needed: dict[str, int] = {}
 
     async def find_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:
+        expected = needed.pop(conversation_id, 0) + FIRST_READ_ITEMS
         try:
-            return await read_recent_items(redis, tenant, conversation_id, max_tokens)
+            recent = await read_recent_items(redis, tenant, conversation_id, max_tokens, expected)
         except RedisError as error:
             log.warning("snapshots_unavailable", error_type=type(error).__name__)
             return None
+        if recent is not None and len(recent.items) > FIRST_READ_ITEMS:
+            needed[conversation_id] = len(recent.items)
+            if len(needed) > MAX_REMEMBERED:
+                del needed[next(iter(needed))]
+        return recent
 
     return find_snapshot

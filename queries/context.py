@@ -134,7 +134,10 @@ def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
         else _encoded(item)
         for item in sent
     ]
-    return cast("list[SentItem]", Raw(f"[{','.join(texts)}]"))
+    if texts:  # so the joined text is not copied once more
+        texts[0] = "[" + texts[0]
+        texts[-1] += "]"
+    return cast("list[SentItem]", Raw(",".join(texts) or "[]"))
 
 
 def _encoded(item: ContextItem) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from redis.asyncio import Redis
 
 from context.history_backwards import recent_items_from_log
 from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshot_from_log import refill, snapshot_from_log
-from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot
+from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot, snapshot_lookup
 from context.snapshots import (
     MAX_BYTES,
     MAX_FIELDS,
@@ -607,6 +608,30 @@ async def test_given_a_snapshot_that_changes_between_two_reads_then_all_of_it_is
         assert recent.version == len(recent.items) + 1
     stopped.set()
     await appending
+
+
+class CountingRedis(Redis):
+    """Counts the reads of snapshots."""
+
+    reads = 0
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        self.reads += 1
+        return super().pipeline(transaction, shard_hint)
+
+
+async def test_a_context_of_many_items_takes_one_read_the_next_time(write: Writer, world: World) -> None:
+    conversation = await write.start(*(f"x {n}" for n in range(600)))
+    await _project(world)
+    counting = CountingRedis(connection_pool=world.redis.connection_pool)
+    find_snapshot = snapshot_lookup(counting)
+    reads = []
+    for max_tokens in (100_000, 100_000, 0, 100_000):
+        counting.reads = 0
+        recent = await find_snapshot(TENANT, conversation, max_tokens)
+        assert recent == await read_recent_items(world.redis, TENANT, conversation, max_tokens)
+        reads.append(counting.reads)
+    assert reads == [2, 1, 1, 2]
 
 
 async def test_when_the_view_starts_over_then_both_keys_of_each_snapshot_are_removed(
