@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -109,33 +110,35 @@ def test_when_a_client_of_an_unstored_reply_disconnects_an_idempotency_key_does_
     provider.script = usual
 
 
-@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "not streamed"])
-def test_when_the_api_is_stopped_during_a_reply_the_end_is_recorded(
-    running: System, client: OpenAI, provider: ScriptedProvider, streamed: bool
+def test_when_the_api_is_stopped_during_replies_their_ends_are_recorded(
+    running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer
-    conversation = client.conversations.create()
+    streamed, whole = client.conversations.create().id, client.conversations.create().id
     requests_before = len(provider.requests)
 
-    def ask() -> None:
+    def ask(conversation_id: str) -> None:
         try:
-            if streamed:
-                list(client.responses.create(input="go", conversation=conversation.id, stream=True))
+            if conversation_id == streamed:
+                list(client.responses.create(input="go", conversation=conversation_id, stream=True))
             else:
-                client.responses.create(input="go", conversation=conversation.id)
+                client.responses.create(input="go", conversation=conversation_id)
         except (OpenAIError, httpx2.HTTPError):
             return  # the server was stopped
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_until(lambda: len(provider.requests) > requests_before, 10, "a request to the provider")
+    threads = [threading.Thread(target=ask, args=[conversation_id]) for conversation_id in (streamed, whole)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(provider.requests) == requests_before + 2, 10, "two requests to the provider")
     old = running.kill("api", signal.SIGTERM)
     running.wait_restarted("api", old)
-    thread.join(30)
+    for thread in threads:
+        thread.join(30)
     provider.script = usual
     running.wait_ready()
-    wait_until(lambda: interruption(running, conversation.id), 20, "the reply's end to be recorded")
-    assert client.responses.create(input="again", conversation=conversation.id).output_text == "Hello, world!"
+    for conversation_id in (streamed, whole):
+        wait_until(partial(interruption, running, conversation_id), 20, "the reply's end to be recorded")
+        assert client.responses.create(input="again", conversation=conversation_id).output_text == "Hello, world!"
 
 
 def test_a_client_that_repeats_its_request_with_its_key_gets_the_complete_stream(

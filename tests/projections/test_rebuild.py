@@ -19,7 +19,7 @@ from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
 
-def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: int = 2) -> Rebuild:
+def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: int = 1) -> Rebuild:
     return Rebuild(
         views,
         settings=world.settings,
@@ -38,7 +38,7 @@ async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(w
     await write_everything(write)
     conversation = await write.start("first")
     await live.until(live.caught_up)
-    rebuilt = asyncio.create_task(rebuild_of(live).run())
+    rebuilt = asyncio.create_task(rebuild_of(live, workers=2).run())
     seen: list[int] = []
 
     async def read(api: httpx.AsyncClient) -> None:
@@ -135,7 +135,7 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
     until = await world.reader.end()
     builds = ViewBuilds(world.database)
     started = await builds.start(MONGO_VIEWS, until, 2)
-    rebuild = rebuild_of(world)
+    rebuild = rebuild_of(world, workers=2)
     await rebuild.backfill(started)
     # As if the process was killed after it wrote the documents and before it recorded its progress: all documents are written again.
     not_recorded = {"state": "filling", "position": 0, "target": until.position, "pages": str(PageSizes())}
@@ -143,7 +143,7 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
         {"view": {"$regex": "[+]$"}},
         [{"$set": {**not_recorded, "share": {"$mod": ["$bucket", 2]}}}],
     )
-    done = await rebuild_of(world).run()
+    done = await rebuild_of(world, workers=2).run()
     assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
     assert await world.is_exact()
 

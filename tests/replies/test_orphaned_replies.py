@@ -83,26 +83,18 @@ async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:
     await eventually(lambda: True if isinstance(log.events(conversation_id)[-1], ReplyInterrupted) else None, seconds)
 
 
-async def test_given_an_unreadable_conversation_then_replies_of_other_conversations_are_still_ended(
+async def test_given_conversations_that_are_unreadable_or_removed_then_other_replies_are_ended_and_lost_ones_are_freed(
     settings: Settings, log: Log
 ) -> None:
-    unreadable, readable = await request_replies(settings, mint_uuid(), 2)
+    unreadable, lost, kept = await request_replies(settings, mint_uuid(), 3)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         make_unreadable = "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s"
         await connection.execute(make_unreadable, (uuid_of(unreadable),))
-    async with other_process(settings):
-        await until_ended(log, readable, 3 * ALIVE_SECONDS)
-
-
-async def test_given_a_reply_whose_events_were_removed_then_its_row_is_freed_and_not_tried_again(
-    settings: Settings, log: Log
-) -> None:
-    lost, kept = await request_replies(settings, mint_uuid(), 2)
-    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         await connection.execute("DELETE FROM events WHERE originator_id = %s", (uuid_of(lost),))
+    still_running = "SELECT conversation_id FROM responses WHERE running"
     async with other_process(settings):
         await until_ended(log, kept, 3 * ALIVE_SECONDS)
-        await eventually(lambda: True if log.rows("SELECT FROM responses WHERE running") == [] else None)
+        await eventually(lambda: True if log.rows(still_running) == [(uuid_of(unreadable),)] else None)
     assert log.versions(lost) == []
 
 
