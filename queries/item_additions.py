@@ -18,6 +18,7 @@ from queries.inherited_items import path_along
 from queries.query_context import QueryContext
 
 ADDED_FROM = (
+    "id",
     "conversation_id",
     "parent",
     "parent_branch",
@@ -77,7 +78,7 @@ async def additions(
             document["created_at"] // 1_000_000,
             document["author"],
             document.get("model", UNSET),
-            siblings.get(_order(read, document), UNSET),
+            siblings.get(document["id"], UNSET),
         )
         for document in documents
     ]
@@ -93,8 +94,8 @@ def _order(read: ConversationRead, document: Document) -> _Order:
 
 async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
-) -> Mapping[_Order, Siblings]:
-    """The siblings of those of these items that have any."""
+) -> Mapping[str, Siblings]:
+    """The siblings of those of these items that have any, by item id."""
     own = {
         "tenant": read.tenant,
         "conversation_id": read.conversation_id,
@@ -136,10 +137,9 @@ async def _siblings(
     for each in [*documents, *(each for each in found if each["id"] not in deleted)]:
         orders.setdefault(each["parent"], set()).add(_order(read, each))
     return {
-        order: Siblings(sorted(those).index(order), len(those))
+        document["id"]: Siblings(sorted(those).index(_order(read, document)), len(those))
         for document in documents
         if len(those := orders[document["parent"]]) > 1
-        for order in [_order(read, document)]
     }
 
 

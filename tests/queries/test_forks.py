@@ -187,6 +187,27 @@ async def test_the_inherited_items_are_listed_page_by_page_before_the_own_ones(s
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
 
 
+async def test_an_inherited_item_is_revised_in_the_fork_alone_and_has_its_siblings_there(store: Store) -> None:
+    origin, ids = await store.create("one", "two")
+    fork = await store.fork(origin)
+    ids += await store.append(fork, "three", "four")  # they have the versions of "one" and "two"
+    grandchild = await store.fork(fork)
+    answer = await store.post(f"/{grandchild}/items/{ids[0]}", {"item": message("first")})
+    assert answer.status_code == 200, answer.text
+    [revised] = (await store.get(f"{grandchild}/items")).json()["data"]
+    assert (revised["id"], revised["siblings"]) == (answer.json()["id"], {"index": 1, "count": 2})
+    await store.post(f"/{origin}/items/{ids[1]}", {"item": message("second")})
+    items = (await store.get(f"{grandchild}/items?order=asc&branch=0")).json()["data"]
+    assert [(item["id"], item.get("siblings")) for item in items] == [
+        (ids[0], {"index": 0, "count": 2}),
+        *((item_id, None) for item_id in ids[1:]),
+    ]
+    assert (await store.get(f"{grandchild}/items/{ids[0]}")).json()["siblings"] == {"index": 0, "count": 2}
+    assert "siblings" not in (await store.get(f"{fork}/items/{ids[0]}")).json()
+    assert await store.retract(origin, ids[0]) == 200
+    assert "siblings" not in (await store.get(f"{grandchild}/items")).json()["data"][0]
+
+
 async def listed(store: Store, path: str, **query: Any) -> list[str]:
     """The ids of all items of a list, read page by page."""
     ids: list[str] = []
