@@ -114,7 +114,7 @@ def test_when_the_api_is_stopped_during_replies_their_ends_are_recorded(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer
-    streamed, whole = client.conversations.create().id, client.conversations.create().id
+    streamed, unstreamed = client.conversations.create().id, client.conversations.create().id
     requests_before = len(provider.requests)
 
     def ask(conversation_id: str) -> None:
@@ -126,7 +126,7 @@ def test_when_the_api_is_stopped_during_replies_their_ends_are_recorded(
         except (OpenAIError, httpx2.HTTPError):
             return  # the server was stopped
 
-    threads = [threading.Thread(target=ask, args=[conversation_id]) for conversation_id in (streamed, whole)]
+    threads = [threading.Thread(target=ask, args=[conversation_id]) for conversation_id in (streamed, unstreamed)]
     for thread in threads:
         thread.start()
     wait_until(lambda: len(provider.requests) == requests_before + 2, 10, "two requests to the provider")
@@ -136,7 +136,7 @@ def test_when_the_api_is_stopped_during_replies_their_ends_are_recorded(
         thread.join(30)
     provider.script = usual
     running.wait_ready()
-    for conversation_id in (streamed, whole):
+    for conversation_id in (streamed, unstreamed):
         wait_until(partial(interruption, running, conversation_id), 20, "the reply's end to be recorded")
         assert client.responses.create(input="again", conversation=conversation_id).output_text == "Hello, world!"
 
