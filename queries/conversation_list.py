@@ -106,11 +106,13 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
         documents[document["id"]] = document
         return shapes.encode(conversation_shape(document, Words()))
 
+    visible = _visible(query, context.principal, with_shares=read.verified)
     page = await fetch_page(
         context,
         read,
         "conversations",
-        where | _visible(query, context.principal, with_shares=read.verified),
+        where | visible[0],
+        merged=[where | each for each in visible[1:]],
         field=query.field,
         page=query,
         after=after,
@@ -200,31 +202,26 @@ def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
     return conversation_id(first_uuid_at(seconds))
 
 
-def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> Document:
-    """Matches what the caller may see, of the owner that the query names, and of those that are shared with them or not."""
+def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[Document]:
+    """Filters that together match what the caller may see, of the owner that the query names, and of those that are shared with them or not.
+
+    No document matches two of them.
+    """
     subject, owner = principal.subject, query.owner
     if principal.may("admin") and query.shared is None:
-        return {} if owner is None else {"owner": owner}
+        return [{} if owner is None else {"owner": owner}]
     own, *shared = alternatives(subject, with_shares=with_shares)
     found: list[Document] = []
     if query.shared is not True and owner in (None, subject):
-        found = [own]
+        found.append(own)
     if query.shared is not False and owner != subject:
-        found += [{**each, **_of_others(owner, query, subject)} for each in shared]
-    match found:
-        case []:
-            return {"_id": {"$in": []}}
-        case [only]:
-            return only
-        case _:
-            return {"$or": found}
-
-
-def _of_others(owner: str | None, query: ConversationsQuery, subject: str) -> Document:
-    if owner is not None:
-        return {"owner": owner}
-    # As an expression, because for an inequality MongoDB may prefer the index of owners, which is slow here.
-    return {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if query.shared else {}
+        # As an expression, because for an inequality MongoDB may prefer the index of owners, which is slow here.
+        others = {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if owner is None else {"owner": owner}
+        found += [
+            {**each, **others, "$nor": shared[:index]} if index else {**each, **others}
+            for index, each in enumerate(shared)
+        ]
+    return found or [{"_id": {"$in": []}}]
 
 
 async def _sort_key(

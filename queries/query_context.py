@@ -176,6 +176,10 @@ class QueryContext(Struct, frozen=True):
             read.collections[view], selection, stages, batch_size, max_seconds=max_seconds
         )
 
+    def union(self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]) -> Document:
+        """A stage for `documents` and `read_while` that adds the result of other stages on the tenant's selected documents."""
+        return self.dependencies.views.union(read.collections[view], selection, stages)
+
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
         """The tenant's document with this id, or only these `fields` of it.
 

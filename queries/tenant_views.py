@@ -53,6 +53,10 @@ class TenantViews:
             options["hint"] = dict(index)
         return await self._database[collection].aggregate(pipeline, **options)
 
+    def union(self, collection: str, selection: Selection, stages: Sequence[Document]) -> Document:
+        """A stage that adds the result of other stages on selected documents."""
+        return {"$unionWith": {"coll": collection, "pipeline": [{"$match": self._filter(selection)}, *stages]}}
+
     def _filter(self, selection: Selection) -> Document:
         if not isinstance(selection, Ids):
             return {**selection, "tenant": self._tenant}
