@@ -40,10 +40,7 @@ LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("metadata",): {"metadata.0": {"$exists": True}},
     ("title_words",): {"title_words.0": {"$exists": True}},
 }
-"""The fields that lists of conversations are filtered by, with an index for each order. The filter: which documents are in this index; none: all.
-
-MongoDB does not use such a filtered index in a part of an `$or`, and `shared_with` is asked for in one.
-"""
+"""The fields that lists of conversations are filtered by, with an index for each order. The filter: which documents are in this index; none: all."""
 
 
 def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
