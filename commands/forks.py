@@ -13,7 +13,7 @@ from commands.item_places import place_of
 from commands.new_conversations import fork_at, last_item
 from domain.conversation import Conversation as ConversationState
 from domain.conversation import leaf_at_head
-from domain.events import HEAD, Fork, HeadMoved, Leaf, PathBranch
+from domain.events import Fork, HeadMoved, Leaf, PathBranch
 from domain.paths import FIRST_BRANCH, is_open, takes
 from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.http.errors import ApiError
@@ -107,9 +107,9 @@ async def _origin(context: CommandContext, state: ConversationState, body: ForkC
 async def _head_at(context: CommandContext, state: ConversationState, version: int) -> Leaf:
     """The last item of the active path at this version, deleted or not, and the path to it."""
     reader = context.dependencies.reader
-    moves = await reader.items(state.id, [HEAD], until=version)
+    moved = await reader.head_moved(state.id, until=version)
     path: tuple[PathBranch, ...] = FIRST_BRANCH
-    if moves and isinstance(event := moves[-1].event, HeadMoved):
+    if moved is not None and isinstance(event := moved.event, HeadMoved):
         path = event.path
         if not is_open(path):
             return Leaf(event.item_id, event.depth, path)

@@ -61,7 +61,7 @@ class _Found(Struct, frozen=True):
 
 
 async def _found(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> _Found | None:
-    """The item, on any branch of the conversation, or on the path that it inherits. None if it has no such item."""
+    """The item, on any branch of the conversation, or among those that it inherits. None if it has no such item."""
     own = await _appended(reader, PathSegment(conversation_id, version), item_id, any_branch=True)
     if own is not None:
         return _Found(own)

@@ -1,8 +1,10 @@
 """Requests to the provider at OPENAI_BASE_URL through the official client, for either of the two APIs."""
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import cache
 from typing import Any, Protocol, cast
 
 import httpx2
@@ -41,6 +43,12 @@ class Answer(Protocol):
     def finish(self) -> list[StreamPart]: ...
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """All providers of a process share it: to read the certificates of all authorities takes 25 ms."""
+    return httpx2.create_ssl_context()
+
+
 class ModelProvider:
     """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end. `on_list`: as for ModelList."""
 
@@ -68,7 +76,7 @@ class ModelProvider:
                 max_retries=MAX_RETRIES,
                 # A stream costs half the CPU time that it costs with the default client.
                 # A redirect is not followed: it would send what people wrote, and the API key, to an address that nobody configured.
-                http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False),
+                http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False, verify=_tls()),
             )
             self._list = ModelList(self._client, clock, on_list)
 

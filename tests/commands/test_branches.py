@@ -150,6 +150,8 @@ async def test_a_fork_revises_inherited_items_and_moves_its_head_to_them_for_its
     grandchild = (await store.post(f"{fork}/fork")).json()["id"]
     await revise(store, grandchild, ids[0], "q0")
     assert await texts(store, grandchild) == ["q0"]
+    await retract(store, grandchild, ids[1])  # whatever the active path is
+    assert (await store.post(f"{grandchild}/items/{ids[1]}/restore")).status_code == 200
     await store.post(f"{grandchild}/head", item=ids[1])
     assert await texts(store, grandchild) == ["m0", "m1"]
     for gone in (ids[2], new["id"]):  # they are not on the path that the grandchild inherits

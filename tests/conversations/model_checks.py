@@ -60,7 +60,7 @@ class ModelChecks:
         self, subject: str, conversation: ModelConversation, last: ModelItem | None, **parameters: Any
     ) -> None:
         path = f"/v1/conversations/{conversation.id}/items"
-        entries = await self._all(subject, path, 5, order="asc", **parameters)
+        entries = await self._all(subject, path, 8, order="asc", **parameters)
         shown = conversation.shown(last)
         assert [entry["id"] for entry in entries] == [item.id for item in shown]
         for entry, item in zip(entries, shown, strict=True):
@@ -86,7 +86,7 @@ class ModelChecks:
 
     async def _check_tree(self, subject: str, conversation: ModelConversation) -> None:
         path = f"/v1/conversations/{conversation.id}/tree"
-        nodes = await self._all(subject, path, 4)
+        nodes = await self._all(subject, path, 8)
         expected = {item.id: item for item in conversation.nodes}
         assert sorted(node["id"] for node in nodes) == sorted(expected)
         assert [(node["depth"], node["branch"]) for node in nodes] == sorted(

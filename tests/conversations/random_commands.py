@@ -26,6 +26,7 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     item_commands.give_feedback: 3,
     item_commands.withdraw_feedback: 1,
     reply_commands.reply: 4,
+    reply_commands.continue_answer: 2,
     reply_commands.regenerate: 2,
     conversation_commands.fork: 1,
     conversation_commands.fork_at_item: 2,

@@ -16,8 +16,10 @@ from domain.events import (
     ConversationDescribed,
     ConversationEnded,
     Event,
+    HeadMoved,
     InputItem,
     ItemRetracted,
+    PathBranch,
     ReplyCancelled,
     ReplyDeleted,
     ReplyFailed,
@@ -143,3 +145,18 @@ def test_a_request_retracts_the_answer_that_it_replaces_unless_something_follows
     given(*past).when(second).then(retracted, requested)
     given(*past, retracted).when(second).then(requested)
     given(*past, appended("msg_3", 3, "msg_a")).when(second).refused(HeadHasMoved)
+
+
+def test_what_is_kept_of_a_stopped_reply_joins_where_it_was_asked_although_the_head_was_moved() -> None:
+    """Also when the process died, and another one records the end: nothing of the branches is in its memory."""
+    running = (
+        started(context_policy=KEEP),
+        appended("m1", 1, None),
+        appended("m2", 2, "m1"),
+        REQUESTED,
+        HeadMoved(item_id="m1", depth=1, path=(PathBranch(0, 1, 2),)),
+    )
+    leaf = (PathBranch(0, 2, 4),)
+    question = appended("msg_q", 3, "m2", branch=6, leaves=leaf, response_id="resp_1", aside=True)
+    interrupted = ReplyInterrupted(response_id="resp_1", code="interrupted", input_ids=("msg_q",), delta_lengths=(1,))
+    given(*running).when(InterruptReply(code="interrupted", **FACTS)).then(question, interrupted)

@@ -32,9 +32,9 @@ REQUESTS = ("items?limit=100", "items?limit=100&order=asc", "events?limit=1000",
     ],
 )
 async def test_memory_is_bounded_and_another_client_is_served(
-    system: Callable[..., System], connections: int, seconds: float, *, compares: bool
+    system: Callable[..., System], empty_stores: dict[str, str], connections: int, seconds: float, *, compares: bool
 ) -> None:
-    store = system("--no-model")
+    store = system("--no-model", environment=empty_stores)
     large, small = await start_conversations(store)
     before = await latencies(store, small, seconds / 2)
     memory = [psutil.Process(store.pid("api")).memory_info().rss]

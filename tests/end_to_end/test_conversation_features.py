@@ -71,13 +71,15 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited and asked again. Then back to the first answer, with the other path beside it.
+    # The question is edited and asked again. Then another answer. Then back to the first answer, with the other paths beside it.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
-    leaf = str(second.output[0].id)
-    oslo = ["How is it in Oslo?", "Briefly, please.", second.output_text]
+    third = session.sdk.responses.create(extra_body={"regenerate": second.id})
+    leaf = str(third.output[0].id)
+    oslo = ["How is it in Oslo?", "Briefly, please.", third.output_text]
     assert session.texts(f"{path}/items") == oslo
     assert session.get(f"{path}/items/{edited}")["siblings"] == {"index": 1, "count": 2}
+    assert session.get(f"{path}/items/{leaf}")["siblings"] == {"index": 1, "count": 2}
     session.post(f"{path}/head", {"item": answer})
     assert session.texts(f"{path}/items") == bergen
     assert session.texts(f"{path}/items", leaf=leaf) == oslo
@@ -87,9 +89,15 @@ def do_everything(session: Session) -> list[str]:
         (1, oslo[0]),
         (2, bergen[1]),
         (2, oslo[1]),
-        (3, oslo[2]),
+        (3, second.output_text),
+        (3, third.output_text),
     ]
     assert tree["active_leaf"] == answer
+
+    # An earlier response is continued, beside what follows it.
+    fourth = session.sdk.responses.create(input="And tomorrow?", previous_response_id=second.id)
+    assert session.texts(f"{path}/items") == [*oslo[:2], second.output_text, "And tomorrow?", fourth.output_text]
+    session.post(f"{path}/head", {"item": answer})
 
     # A fork, and an item that is deleted and restored. Then it is in the fork again.
     fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
@@ -114,14 +122,14 @@ def do_everything(session: Session) -> list[str]:
     assert [entry["id"] for entry in session.get("/conversations", order_by="activity")["data"]] == [fork, chat]
     assert [entry["id"] for entry in session.get("/conversations", archived="true")["data"]] == [fork]
     [listed] = session.get("/conversations", **{"title": "rain", "metadata[team]": "weather"})["data"]
-    assert (listed["id"], listed["item_count"], listed["first_text"]) == (chat, 5, bergen[0])
+    assert (listed["id"], listed["item_count"], listed["first_text"]) == (chat, 8, bergen[0])
     wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
     [hit] = session.get("/search", q="bergen")["data"]
     assert (hit["conversation"], hit["item"], hit["leaf"]) == (chat, question, answer)
     [[start, end]] = hit["highlights"]
     assert hit["snippet"][start:end] == "Bergen"
     [usage] = session.get("/usage", group_by="conversation")["data"]
-    assert (usage["conversation"], usage["replies"], usage["input_tokens"]) == (chat, 2, 14)
+    assert (usage["conversation"], usage["replies"], usage["input_tokens"]) == (chat, 4, 28)
     return [
         path,
         f"{path}/items",

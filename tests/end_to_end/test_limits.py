@@ -26,8 +26,12 @@ class Answered(Struct, frozen=True):
     came_in: bool
 
 
-def limited(system: Callable[..., System], **limits: Any) -> System:
-    return system(*UP, environment={"RATE_LIMITS": json.dumps(limits)})
+@pytest.fixture
+def limited(system: Callable[..., System], empty_stores: dict[str, str]) -> Callable[..., System]:
+    def start(**limits: Any) -> System:
+        return system(*UP, environment={**empty_stores, "RATE_LIMITS": json.dumps(limits)})
+
+    return start
 
 
 async def new_conversation(url: str) -> str:
@@ -76,9 +80,9 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
 
 
 async def test_two_processes_together_allow_the_limit_and_the_places_of_a_killed_one_become_free(
-    system: Callable[..., System],
+    limited: Callable[..., System],
 ) -> None:
-    running = limited(system, tenant={"requests": 600, "followers": 4})
+    running = limited(tenant={"requests": 600, "followers": 4})
     first, second = running.env["API_1_URL"], running.env["API_2_URL"]
     conversation_id = await new_conversation(first)
     streams = [await follow(url, conversation_id) for url in (second, second, second, first, first)]
@@ -103,9 +107,9 @@ async def test_two_processes_together_allow_the_limit_and_the_places_of_a_killed
 @pytest.mark.endless
 @pytest.mark.parametrize("limit", [60, 600, 6_000])
 async def test_two_processes_together_allow_the_limit_in_every_minute_of_three(
-    system: Callable[..., System], limit: int
+    limited: Callable[..., System], limit: int
 ) -> None:
-    running = limited(system, tenant={"requests": limit})
+    running = limited(tenant={"requests": limit})
     answers = await send(running, await new_conversation(running.base_url), 180)
 
     came_in = [answer.at for answer in answers if answer.came_in]

@@ -25,7 +25,7 @@ from tests.projections.poison import (
 from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
-MANY = 5 * PAGE_EVENTS
+MANY = 3 * PAGE_EVENTS
 
 
 async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:

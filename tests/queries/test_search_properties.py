@@ -15,6 +15,7 @@ from msgspec import Struct
 from domain.commands import ShareConversation, UnshareConversation
 from domain.events import Share
 from infrastructure.settings import Settings
+from queries.search_matches import MAX_COMPARED_RANKED
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api
 from tests.queries.manual_projector import ManualProjector
@@ -198,9 +199,11 @@ async def test_a_search_finds_what_a_comparison_of_all_messages_finds(
                 and all(part.matches(message) for part in wanted)
                 and not any(part.matches(message) for part in unwanted)
             }
-            hits = await all_hits(api, q, subject, limit=rng.choice((7, 100)))
+            limit = rng.choice((7, 100)) if len(expected) < 200 else 100
+            hits = await all_hits(api, q, subject, limit)
             assert sorted(hit["item"] for hit in hits) == sorted(expected), (q, subject)
-            assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+            if len(hits) <= MAX_COMPARED_RANKED and len(store.messages) < 2_000:  # they were ranked together
+                assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
             assert all(hit["highlights"] for hit in hits)
             found += len(hits)
     assert found > queries

@@ -89,9 +89,9 @@ def test_a_missing_or_unreachable_store_is_an_error_that_shows_no_password(tmp_p
 
 
 def test_a_key_that_the_tool_made_lets_the_official_client_in_until_it_is_revoked(
-    system: Callable[..., System],
+    system: Callable[..., System], empty_stores: dict[str, str]
 ) -> None:
-    running = system("--no-model", environment={"AUTH_MODE": "keys"})
+    running = system("--no-model", environment={**empty_stores, "AUTH_MODE": "keys"})
     done = keys(*CREATE, data=running.data)
     assert done.exit_code == 0, done.stderr
     url = f"{running.base_url}/v1"
