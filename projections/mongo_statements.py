@@ -42,7 +42,7 @@ class Statement(Struct, frozen=True):
 def batch_statements(view: str, collection: str, batch: ViewBatch) -> Iterator[Statement]:
     """The commands that write a batch, in order."""
     if batch.updates:
-        updates = [{"q": {"_id": key}, "u": _operators(change)} for key, change in batch.updates.items()]
+        updates = [{"q": {"_id": key}, "u": update_operators(change)} for key, change in batch.updates.items()]
         yield Statement(view, {"update": collection, "updates": updates, "ordered": False}, changes=len(updates))
     if batch.removed:
         filters: list[Document] = [
@@ -78,7 +78,8 @@ def advance_command(advance: Advance) -> Document:
     }
 
 
-def _operators(change: Change) -> dict[str, Any]:
+def update_operators(change: Change) -> dict[str, Any]:
+    """The change as MongoDB's update operators."""
     operators: dict[str, Any] = {}
     if change.set:
         operators["$set"] = change.set

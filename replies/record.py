@@ -12,6 +12,7 @@ from domain.events import (
     REPLY_ENDS,
     InputItem,
     ItemAppended,
+    ItemRestored,
     ItemRetracted,
     ReplyCompleted,
     ReplyDeleted,
@@ -179,4 +180,6 @@ async def _read_output(
     if len(appended) < len(end.output_ids):
         raise LogMoved(f"the log no longer has all items of {end.response_id}")
     output = tuple(InputItem(item_id=item_id, item=appended[item_id]) for item_id in end.output_ids)
-    return (*output, *rest), frozenset(event.item_id for event in events if isinstance(event, ItemRetracted))
+    newest = {event.item_id: event for event in events if isinstance(event, ItemRetracted | ItemRestored)}
+    retracted = frozenset(item_id for item_id, event in newest.items() if isinstance(event, ItemRetracted))
+    return (*output, *rest), retracted

@@ -21,14 +21,14 @@ from infrastructure.settings import Settings
 from tests import servers
 from tests.system import System
 
-SLOW = ("end_to_end", "scripts", "embedded", "fixtures", "projections")
-"""Folders of slow tests. They run first, so that at the end no worker runs a long file while the others are idle."""
+SLOW = ("end_to_end", "test_docs", "scripts", "embedded", "fixtures", "projections")
+"""Folders and files of slow tests. They run first, so that at the end no worker runs a long file while the others are idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def slow_first(item: pytest.Item) -> int:
-        directory = item.path.parent.name
-        return SLOW.index(directory) if directory in SLOW else len(SLOW)
+        name = item.path.stem if item.path.stem in SLOW else item.path.parent.name
+        return SLOW.index(name) if name in SLOW else len(SLOW)
 
     items.sort(key=slow_first)  # the sort is stable: items with the same key stay in the order of collection
 

@@ -25,6 +25,7 @@ from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.incarnation import INCARNATION, LogMoved
 from infrastructure.event_log.recorded import COLUMNS_WITH_OWNER, Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Increment, ViewBatch, coalesce
+from projections.mongo_statements import update_operators
 from projections.parking import parked_for, released
 from projections.views.catalog import MongoView
 from projections.views.event_writes import event_writes, is_deletion
@@ -203,13 +204,10 @@ def _upsert(key: str, increment: Increment) -> UpdateOne:
 
 
 def _update(key: str, change: Change) -> UpdateOne:
-    operators: dict[str, Any] = {"$set": change.set} if change.set else {}
     where: Document = {"_id": key}
-    if change.add:
-        operators["$inc"] = change.add
     if "position" in change.set:
         where["position"] = {"$lt": change.set["position"]}  # adds nothing twice, and never replaces a newer state
-    return UpdateOne(where, operators)
+    return UpdateOne(where, update_operators(change))
 
 
 def main() -> None:

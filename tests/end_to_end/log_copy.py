@@ -239,7 +239,9 @@ class LogCopy:
             if document["conversation"]:
                 continue  # it also counts in a document for all conversations
             total = totals.setdefault((document["date"], document["model"]), Counter())
-            total.update({name: document[name] for name in ("replies", "summaries", "input_tokens", "output_tokens")})
+            total.update(
+                {name: document[name] for name in ("replies", "summaries", "titles", "input_tokens", "output_tokens")}
+            )
         return [{"date": date, "model": model, **totals[date, model]} for date, model in sorted(totals)]
 
 

@@ -388,6 +388,22 @@ async def test_a_restored_item_is_back_at_its_place_wherever_it_was_shown(store:
     assert SECRET in await store.text_of(f"{path}/items?as_of={before + 3}")
 
 
+async def test_a_restored_answer_is_in_its_response_again(store: Store) -> None:
+    response = await create_response(store.commands, "one", conversation=await create_conversation(store.commands))
+    [answer] = response["output"]
+    path = f"/v1/conversations/{response['conversation']['id']}/items/{answer['id']}"
+    await store.delete(path)
+    await store.catch_up()
+    assert (await store.get(f"/v1/responses/{response['id']}"))["output"] == []
+
+    await store.commands.post(f"{path}/restore")
+
+    async def check() -> None:
+        assert (await store.get(f"/v1/responses/{response['id']}"))["output"] == [answer]
+
+    await store.in_every_state(check, rebuild=True)
+
+
 async def test_a_pin_and_a_summary_do_not_come_back_with_the_item_and_what_cannot_be_restored_is_not_found(
     store: Store,
 ) -> None:

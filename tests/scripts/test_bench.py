@@ -163,6 +163,7 @@ def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
+@pytest.mark.endless  # half a minute
 def test_two_checkouts_are_compared_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     stores, out = tmp_path / "stores", tmp_path / "results.json"
     stores.mkdir()
