@@ -32,7 +32,7 @@ router = APIRouter()
     events=ChatCompletionChunk,
     request_headers={
         **REQUEST_HEADERS,
-        "X-Conversation-Id": "The conversation's id, or a name that the client gives it. It takes precedence over what `messages` say.",
+        "X-Conversation-Id": "The conversation's id, or a name that the client gives it. If the store has a conversation with this id or name, it uses this conversation, even if `messages` continue another one.",
     },
     answer_headers=(*APPEND_HEADERS, "X-Conversation-Id", "X-Response-Id", "X-Context-Left-Out"),
     errors=(404, 502, 504),

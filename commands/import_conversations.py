@@ -78,8 +78,8 @@ class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", 
 class Progress(Struct):
     """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all of them.
 
-    `failure` decides the status of the answer if no line was imported. It is the most severe failure of this store. If the store did not
-    fail, it has the status of the refusals, or 400 if their statuses differ.
+    `failure` decides the status of the answer if no line was imported. `failure` is the most severe failure of this store. If the
+    store did not fail, `failure` has the status that all refusals have, or 400 if their statuses differ.
     """
 
     conversations: int = 0
@@ -159,8 +159,8 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     except ClientDisconnect as error:
         raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
     finally:
-        await asyncio.gather(*importing)  # also after an error: no conversation may stay half imported
-        log.info("import_ended", conversations=report.conversations, items_added=report.items, failed=report.failed)
+        await asyncio.gather(*importing)  # also after an error: lines whose import has begun are finished
+        log.info("import_ended", conversations=report.conversations, items=report.items, failed=report.failed)
     return report.answer()
 
 

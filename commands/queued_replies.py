@@ -40,7 +40,10 @@ log = structlog.get_logger(__name__)
 
 
 async def queue_reply(context: CommandContext, command: QueueReply, conversation_id: str) -> Reply:
-    """Records that the reply waits, and waits for its turn. Raises what `append_once` raises."""
+    """Records that the reply waits, starts a task that waits for its turn, and returns at once.
+
+    If the request repeats an earlier one, returns the reply of the first request. Raises what `append_once` raises.
+    """
     queued = await append_once(context, command, conversation_id)
     return _wait(context, command, conversation_id, queued) if isinstance(queued, Appended) else queued
 
@@ -114,7 +117,7 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
 async def _cache_key(context: CommandContext, parameters: Mapping[str, Any], conversation_id: str) -> str | None:
     """The default of `prompt_cache_key`, as for a reply that does not wait: the conversation's family.
 
-    None if the client gave a key, or if the provider may not know such keys.
+    None if the client gave a key, or if the store uses the provider's `/chat/completions`.
     """
     if "prompt_cache_key" in parameters or not uses_responses_api(context.dependencies.models.renderer):
         return None

@@ -47,9 +47,10 @@ def check_body(body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Starts a reply, or queues it if another one runs and `on_busy` allows it. If it is refused, no reply is recorded.
+    """Starts a reply. If another reply runs and `on_busy` lets this one wait, queues it instead.
 
-    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
+    If the request is refused, no reply is recorded. If it repeats an earlier one with the same idempotency key, returns
+    the reply of the first request.
     """
     if body.on_busy == "interrupt" and context.if_match is not None:
         message = "`on_busy: interrupt` changes the conversation: it cannot be used with `If-Match`."
@@ -85,8 +86,9 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply at its target.
 
-    Uses the target's fallback if another request moved the target's head, or runs a reply there. Also uses it if the
-    conversation has ended and was found by the input. If the request may wait, it is queued while another reply runs.
+    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise uses the target's
+    fallback, if it has one, in three cases: another reply runs there, another request moved the target's head, or the
+    conversation has ended and was found by comparing the input (the client did not name it).
     """
     given = body.items()
     model = await resolve_model(context, body.model)
@@ -202,9 +204,9 @@ async def _request_at(
 async def _queue(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
 ) -> Reply:
-    """Queues the reply, with the input that was compared with the conversation as it is now.
+    """Queues the reply and its input.
 
-    The reply's context is assembled when its turn comes.
+    When the reply's turn comes, its context is assembled. The input is not compared with the conversation again.
     """
     reply_request = make_reply_request(context, body, target, model, taken.items)
     command = QueueReply(
@@ -262,7 +264,7 @@ async def _cache_key(context: CommandContext, body: CreateResponse, target: Repl
     """The key of the provider's prompt cache: the conversation's family.
 
     So the forks of a conversation share the cache. None if the client gave a key, if the reply is not stored, or if the
-    provider may not know such keys.
+    store uses the provider's `/chat/completions`: a provider of this API might not accept such a key.
     """
     if (
         body.prompt_cache_key is not None

@@ -95,7 +95,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     """
     check_body(body)
     if body.earlier is not None:
-        message = f"`{body.earlier}` asks for a reply, so its tokens are not counted here."
+        message = f"`{body.earlier}` cannot be used here: it uses the input of an earlier response again."
         raise ApiError(400, message, code="unsupported_parameter", param=body.earlier)
     target = await find_target(context, body, writes=False)
     model = await resolve_model(context, body.model)
@@ -110,8 +110,8 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply, in any process. Its partial output stays in the Response.
 
-    Waits up to 10 s for the reply to end, then answers with the Response. If the reply has already ended in another way, the answer is
-    400. Cancelling a cancelled reply changes nothing.
+    Waits up to 10 s for the reply to end, then answers with the Response. Cancelling a cancelled reply changes
+    nothing. If the reply has ended and was not cancelled, the answer is 400.
     """
     reader = context.dependencies.reader
     record = await find_record(reader, response_id)

@@ -26,8 +26,9 @@ router = APIRouter()
 async def restore_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Shows a retracted item again, at its place. Answers with the item. If it is not retracted, nothing changes.
 
-    Its pin does not come back. Summaries that cover it are withdrawn. In a fork, an inherited item that was deleted in the
-    conversation that it belongs to is a 404. So is an item that was deleted together with its response.
+    Its pin does not come back. Summaries that cover it are withdrawn. The answer is 404 if the item is inherited and
+    is deleted in its own conversation or in a fork between the two, if it is a copy of a deleted item, or if it was deleted
+    together with its response.
     """
     reader = context.dependencies.reader
     version = (await readable_conversation(context, conversation_id)).version
@@ -88,7 +89,10 @@ async def _appended(
 
 
 async def _is_deleted_elsewhere(reader: PrincipalReader, found: _Found) -> bool:
-    """Whether the item stays deleted when this conversation restores it: its original, or the inherited item, is deleted."""
+    """Whether a restore in this conversation could not show the item.
+
+    This is so if the item is a copy of a deleted item, or is inherited and is deleted in its own conversation or in a fork between the two.
+    """
     if found.inherited is not None:
         items = {found.event.item_id: found.event.copy_of}
     else:

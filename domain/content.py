@@ -49,8 +49,8 @@ items          the field holds InputItems. Each one belongs to the item with its
 response       the response `response_id` of the event
 summary        the summary that the event records
 target         the item `item_id` of the event, or the response `response_id` if that is None
-transcript     the field holds a Transcript. It belongs to the response. The `changes` of each part also belong to the
-               items of this part
+transcript     the field holds a Transcript. It belongs to the response. The `changes` of each TranscriptPart also belong to
+               the items in its `items`
 """
 
 CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
@@ -124,5 +124,5 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
 }
 """The other fields: ids, numbers, and names that the store or the client's program chose.
 
-The store writes the `message` of a failure.
+`ReplyFailed.message` is among them because the store writes this text. It contains no content.
 """

@@ -42,7 +42,7 @@ class TenantViews:
     ) -> AsyncCommandCursor[Document]:
         """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time.
 
-        `index`: the one that MongoDB uses. Without it, MongoDB tries several now and then.
+        `index`: the index that MongoDB must use (its `hint`). Without it, MongoDB chooses one, and may choose another one later.
         Raises pymongo's ExecutionTimeout after `max_seconds`.
         """
         pipeline = [{"$match": self._filter(selection)}, *stages]

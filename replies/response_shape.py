@@ -18,7 +18,7 @@ class ConversationReference(Struct, frozen=True):
 
 
 class ResponseError(Struct, frozen=True):
-    """`type`: the store's own code, if the official API does not have it."""
+    """If the official API does not know the store's error code, `code` is `server_error` and `type` is the store's code. Otherwise `type` is null."""
 
     code: str
     message: str
@@ -27,7 +27,7 @@ class ResponseError(Struct, frozen=True):
 
 
 class IncompleteDetails(Struct, frozen=True):
-    """`reason`: `max_output_tokens`, `content_filter`, or `interrupted`: the reply was stopped before its end."""
+    """`reason`: `max_output_tokens`, `content_filter` or `interrupted`. `interrupted` means that the reply was cut off before its end."""
 
     reason: str
 
@@ -103,8 +103,8 @@ class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 class ResponseEvent(Struct, frozen=True, kw_only=True):
     """An event of a Response's stream, as the OpenAPI document shows it. `type` decides which of the other fields the event has.
 
-    As in the OpenAI API, some types have more fields. `stream_events.py` makes the events. `error` has `code`, `message` and `param`,
-    and `response_id` if the response is on record.
+    As in the OpenAI API, some types have more fields. `stream_events.py` makes the events. An event of the type `error` has `code`, `message`
+    and `param`, and `response_id` if the response is on record.
     """
 
     type: str

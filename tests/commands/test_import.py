@@ -162,7 +162,7 @@ async def test_an_import_whose_client_disconnects_ends_and_leaves_no_conversatio
     assert status == 400
     assert log.count() == 1 + 450 + 1 + 10
     [ended] = [entry for entry in logged if entry["event"] == "import_ended"]
-    assert (ended["conversations"], ended["items_added"], ended["failed"]) == (2, 460, 1)
+    assert (ended["conversations"], ended["items"], ended["failed"]) == (2, 460, 1)
     labels = {"method": "POST", "route": "/v1/import", "status": "400"}
     assert metrics.registry.get_sample_value("conversation_store_http_requests_total", labels) == 1
     assert not [entry for entry in logged if entry["log_level"] in ("error", "critical")]

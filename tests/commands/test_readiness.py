@@ -52,7 +52,7 @@ async def test_while_postgres_is_read_only_the_command_api_is_not_ready(
     await until_ready_is(api, 200, READY, 10)
 
 
-async def test_after_an_append_that_postgres_refused_the_command_api_is_not_ready_until_one_succeeds(
+async def test_when_postgres_refuses_an_append_then_the_command_api_is_not_ready_until_an_append_succeeds(
     api: httpx.AsyncClient, settings: Settings
 ) -> None:
     await until_ready_is(api, 200, READY, 5)

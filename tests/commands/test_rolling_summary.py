@@ -224,7 +224,7 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
     assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
 
 
-async def test_a_turn_longer_than_all_portions_is_not_sent_to_the_model(
+async def test_a_turn_that_does_not_fit_in_eight_model_calls_is_not_sent_to_the_model(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)

@@ -1,4 +1,8 @@
-"""Checks after one step of a history: the log has the rows that the step left, and each acknowledged request."""
+"""Checks after one step of a random history of a store (`history.py`).
+
+The log must still have the rows that the step left, and the requests that were acknowledged. A move is a restore, a
+failover, or rows that are removed by hand. Requests that were sent before the end of a move may be lost.
+"""
 
 from collections.abc import Sequence
 
@@ -65,8 +69,8 @@ def _is_allowed(request: Request, lasting: set[str], *, dangling: bool) -> bool:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # In a conversation that still exists, only an item may be missing. Or a deletion has emptied the answer of the first request with this key,
-    # and the row of the deletion was removed.
+    # If the conversation still exists, a 404 is allowed in two cases. The request retracts an item, and the item is missing. Or the request has a
+    # key, a deletion emptied the stored answer of the first request with this key, and the row of the deletion was then removed by hand.
     may_be_emptied = dangling and request.key is not None
     return (
         request.status != 404 or request.kind == "retract" or may_be_emptied or request.conversation_id not in lasting

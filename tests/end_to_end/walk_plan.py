@@ -1,7 +1,8 @@
 """Plans a random walk over transcripts: what a few chat clients send, request after request. Pure: a seed gives one plan.
 
 Each client keeps its own copy of its transcript, as real ones do, and sends it whole. Questions and answers come from a small vocabulary, so
-that different conversations often have equal words. A plan also fixes the provider's answers. So a plan without some of its rounds is a plan too.
+that different conversations often have equal words. A plan also fixes the provider's answers. So some of its rounds can be
+left out, and the others can still be run.
 """
 
 import random
@@ -55,8 +56,9 @@ class Answer(Struct, frozen=True):
 class PlannedRequest(Struct, frozen=True, kw_only=True):
     """One request. `number`: unique in the plan. `messages`: the transcript as it is sent, after `instructions`. `api`: the process that it is sent to.
 
-    `user`: in the field `user` or, `by_safety_identifier`, in the other one. `store` None: not sent. `name`: the client's own name of the
-    conversation. `echoes`: the number of an earlier request, whose conversation the client names by its id.
+    `user`: the end user's id; None: not sent. It is sent in the field `safety_identifier` if `by_safety_identifier`, otherwise in `user`.
+    `store`: None if the field is not sent. `name`: the client's own name of the conversation. `echoes`: the number of an earlier request,
+    whose conversation the client names by its id.
     """
 
     number: int
@@ -76,14 +78,20 @@ class PlannedRequest(Struct, frozen=True, kw_only=True):
 
 
 class Deletion(Struct, frozen=True):
-    """Deletes the conversation of the request `number`, or one of its items: `at` (0 to 1) says which. None: the conversation."""
+    """Deletes the conversation of the request `number`, or one of this conversation's own items.
+
+    `at`: the place of the item, from 0 (the first) to below 1 (the last). None: the conversation is deleted.
+    """
 
     number: int
     at: float | None
 
 
 class Kill(Struct, frozen=True):
-    """An api is killed while the requests of the round run: when the provider has received so many of them, and `seconds` later."""
+    """Kills the api number `api` while the requests of the round run.
+
+    The kill comes `seconds` after the provider has received `received` of the requests that were sent to this api.
+    """
 
     api: int
     received: int
@@ -126,7 +134,7 @@ class Chat:
 
 
 class Planner:
-    """Draws the rounds of one walk. `kills`: how often an api is killed, in rounds. `names`: whether clients name conversations."""
+    """Draws the rounds of one walk. `kills`: the probability that a round kills an api. `names`: whether clients name conversations."""
 
     def __init__(self, seed: int, *, kills: float = 0.0, names: bool = False) -> None:
         self._rng = random.Random(seed)
@@ -136,7 +144,7 @@ class Planner:
         self._count = 0
 
     def rounds(self, requests: int) -> list[Round]:
-        """Rounds with at least so many requests."""
+        """Rounds that have at least `requests` requests together."""
         rounds: list[Round] = []
         while self._count < requests:
             rounds.append(self._round())
@@ -161,7 +169,10 @@ class Planner:
         return Round(requests=(self._request(chat, is_answered=True),), repeats=repeats)
 
     def _killed_round(self) -> Round:
-        """Up to three requests at the api that is killed, whose answers are lost, and one at the other api."""
+        """Up to three requests to the api that is killed. If there are at least two requests, the last one goes to the other api.
+
+        The clients keep no answers of the killed api.
+        """
         rng = self._rng
         api = rng.randint(0, 1)
         chats = rng.sample(self._chats, min(len(self._chats), rng.randint(2, 4))) or [self._new_chat()]
@@ -307,7 +318,10 @@ class Planner:
                 return True
 
     def _continue(self, chat: Chat) -> None:
-        """The next question. First the outputs of the tools that the last answer calls."""
+        """Adds the outputs of the tools that the last answer calls.
+
+        Then adds the next question: always if the answer calls no tools, sometimes if it does.
+        """
         calls = chat.messages[-1].get("tool_calls") or []
         chat.messages = [
             *chat.messages,
@@ -363,7 +377,7 @@ class Planner:
 
     @staticmethod
     def _rewritable(chat: Chat) -> list[int]:
-        """The answers before the last one that have a text."""
+        """The indexes of the answers that have a text. The last answer is not among them."""
         return [index for index in chat.indexes("assistant")[:-1] if chat.messages[index]["content"]]
 
     def _continue_or_repeat(self, chat: Chat) -> None:

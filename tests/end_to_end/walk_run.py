@@ -142,7 +142,9 @@ class Walk:
 
     async def _send(self, request: PlannedRequest, *, is_held: bool = False, is_keyed: bool = False) -> Received:
         number = next(_numbers)
-        echoed = self.checks.recorded.get(self._store_numbers.get(request.echoes or -1, -1))
+        echoed = None
+        if request.echoes is not None:
+            echoed = self.checks.recorded.get(self._store_numbers.get(request.echoes, -1))
         if echoed is not None:
             request = replace_fields(request, name=echoed.conversation_id)
             if self.checks.model.conversations[echoed.conversation_id].is_deleted:

@@ -92,7 +92,7 @@ def fields_of(completion: Any) -> dict[str, Any]:
     return {"content": None if found.keys() & {"tool_calls", "function_call", "refusal"} else "", **found}
 
 
-async def test_the_sdk_reads_every_kind_of_answer_at_once_and_as_a_stream(
+async def test_the_sdk_reads_every_kind_of_answer_as_a_whole_and_as_a_stream(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -181,7 +181,7 @@ async def test_with_a_conversation_the_messages_are_only_the_new_ones(
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
 
 
-async def test_a_wrong_request_is_refused_by_the_place_and_nothing_is_stored_or_asked(
+async def test_the_error_for_a_wrong_request_names_the_wrong_field_and_nothing_is_stored_or_asked(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, _ = store
@@ -198,7 +198,7 @@ async def test_a_wrong_request_is_refused_by_the_place_and_nothing_is_stored_or_
     assert (provider.requests, log.count()) == ([], 0)
 
 
-async def test_a_reply_that_fails_is_an_error_before_and_within_the_stream(
+async def test_a_reply_that_fails_is_an_error_without_a_stream_and_within_a_stream(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
