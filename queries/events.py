@@ -19,7 +19,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from domain.events import Event
+from domain.events import ConversationDescribed, Event
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -197,6 +197,9 @@ async def events_json(log: PrincipalLog, events: Sequence[Recorded], sees_delete
 def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
     """One event of the audit trail as JSON, with deleted content blanked."""
     data = _fields(recorded.event)
+    if isinstance(recorded.event, ConversationDescribed):
+        for name in _meaningless(recorded.event):
+            del data[name]
     blanked = blank(data, recorded, deleted)
     return msgspec.json.encode(
         LogEvent(
@@ -209,6 +212,14 @@ def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
             blanked=blanked or UNSET,
         )
     )
+
+
+def _meaningless(event: ConversationDescribed) -> tuple[str, ...]:
+    """The fields of a description that say nothing: without a title nobody gave it, and without a model there was no call to it."""
+    if event.title_by == "model":
+        return ()
+    of_model = ("title_items", "model", "usage", "cost")
+    return of_model if isinstance(event.title, str) else ("title_by", *of_model)
 
 
 def _fields(struct: Struct | Event) -> dict[str, Any]:

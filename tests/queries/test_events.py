@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from domain.commands import DescribeConversation
+from domain.commands import DescribeConversation, WriteTitle
 from domain.events import Event as LogEvent
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.settings import Settings
@@ -74,9 +74,19 @@ async def test_every_event_is_returned_in_full_without_any_view(api: httpx.Async
 async def test_a_description_event_has_only_the_changed_fields(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
     await write.execute(conversation_id, DescribeConversation(title="New"))
+    await write.execute(conversation_id, DescribeConversation(instructions="Be brief."))
+    await write.execute(conversation_id, DescribeConversation(title=None))
+    written = WriteTitle(title="T", title_items=("msg_1",), read_version=4, model="m", usage=None, cost=5)
+    await write.execute(conversation_id, written)
 
-    [described] = (await page_of(api, conversation_id, after=1))["data"]
-    assert described["data"] == {"title": "New"}
+    described = (await page_of(api, conversation_id, after=1))["data"]
+    of_model = {"title_items": ["msg_1"], "model": "m", "usage": None, "cost": 5}
+    assert [event["data"] for event in described] == [
+        {"title": "New", "title_by": "person"},
+        {"instructions": "Be brief."},
+        {"title": None},
+        {"title": "T", "title_by": "model", **of_model},
+    ]
 
 
 async def test_pages_of_events_have_no_gaps(api: httpx.AsyncClient, write: Writer) -> None:

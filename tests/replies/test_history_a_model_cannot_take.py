@@ -11,6 +11,7 @@ import pytest
 
 from domain.events import ReplyFailed, ReplyRequested, ReplyShown
 from infrastructure.settings import Settings
+from tests.commands.api_client import create_response_in_fork
 from tests.log import Log
 from tests.replies.both_apis import BothApis, open_both_apis
 from tests.scripted_provider import ScriptedProvider, scripted_provider
@@ -237,10 +238,9 @@ async def test_a_conversation_and_its_forks_have_one_key_of_the_prompt_cache(
         conversation = await conversation_with(apis, [])
         first = await ask(apis, conversation, PLAIN)
         await ask(apis, conversation, PLAIN)
-        fork = await apis.sdk.responses.create(input="And?", previous_response_id=first["id"], model=PLAIN)
-        fork_of_fork = await apis.sdk.responses.create(input="And?", previous_response_id=fork.id, model=PLAIN)
-        assert fork_of_fork.conversation is not None
-        assert fork_of_fork.conversation.id != conversation
+        fork = await create_response_in_fork(apis.http, "And?", first, model=PLAIN)
+        fork_of_fork = await create_response_in_fork(apis.http, "And?", fork, model=PLAIN)
+        assert len({conversation, fork["conversation"]["id"], fork_of_fork["conversation"]["id"]}) == 3
         assert [request.get("prompt_cache_key") for request in provider.requests] == [conversation] * 4
         chain = await apis.sdk.responses.create(input="Q", model=PLAIN)
         assert chain.conversation is not None
@@ -250,6 +250,6 @@ async def test_a_conversation_and_its_forks_have_one_key_of_the_prompt_cache(
         await apis.sdk.responses.create(input="Q", model=PLAIN, store=False)
         assert "prompt_cache_key" not in provider.requests[-1]
         await apis.projector.catch_up()
-        for response_id in (first["id"], fork.id, fork_of_fork.id, chain.id, own.id):
+        for response_id in (first["id"], fork["id"], fork_of_fork["id"], chain.id, own.id):
             context = (await apis.http.get(f"/v1/responses/{response_id}/context")).json()
             assert context["request_sha256_matches"] is True

@@ -161,11 +161,11 @@ async def test_a_repeat_is_made_for_every_kind_of_response(settings: Settings, p
         assert done[-1]["type"] == "response.completed"
         check_repeated()
 
-        fork = {"conversation": None, "previous_response_id": background["id"]}
-        forked = (await ask(**fork)).json()
+        fork = (await apis.http.post(f"/v1/conversations/{conversation}/fork", json={})).json()
+        forked = (await ask(conversation=fork["id"])).json()
         check_repeated()
-        assert forked["conversation"]["id"] != conversation
-        await ask(store=False, **fork)
+        assert forked["conversation"]["id"] == fork["id"] != conversation
+        await ask(store=False, conversation=None, previous_response_id=background["id"])
         check_repeated()
 
 
