@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -40,27 +40,39 @@ def urls(settings: Settings) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "module", ["commands.main", "queries.main", "scripts.api", "projections.main", "scripts.verify", "scripts.rebuild"]
+PROCESSES = (
+    ["commands.main"],
+    ["queries.main"],
+    ["scripts.api"],
+    ["projections.main"],
+    ["scripts.verify", "--data", "nowhere"],
+    ["scripts.rebuild", "all", "--data", "nowhere"],
 )
-def test_given_a_migration_that_the_code_does_not_know_then_each_process_exits_with_status_1(
-    store: Settings, tmp_path: Path, module: str
-) -> None:
+
+
+def test_given_a_migration_that_the_code_does_not_know_then_each_process_exits_with_status_1(store: Settings) -> None:
     add_migration(store)
-    arguments = {"scripts.verify": ["--data", str(tmp_path)], "scripts.rebuild": ["all", "--data", str(tmp_path)]}
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", module, *arguments.get(module, [])],
-        env={**os.environ, **urls(store), "PYTHONPATH": str(ROOT), "PORT": str(free_port())},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    output = ended.stdout + ended.stderr
-    assert ended.returncode == 1, output
-    assert FOUND in output
-    assert NEWEST in output
-    assert "Traceback" not in output
+    with ExitStack() as processes:
+        started = [
+            processes.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-m", *arguments],
+                    env={**os.environ, **urls(store), "PYTHONPATH": str(ROOT), "PORT": str(free_port())},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+            for arguments in PROCESSES
+        ]
+        for process in started:
+            processes.callback(process.kill)
+        for arguments, process in zip(PROCESSES, started, strict=True):
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode == 1, f"{arguments}: {output}"
+            assert FOUND in output, arguments
+            assert NEWEST in output, arguments
+            assert "Traceback" not in output, arguments
 
 
 def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_has_to_restart_a_child(
