@@ -80,6 +80,17 @@ def port_to_keep() -> int:
     return free_port()
 
 
+def loopback_listener() -> socket.socket:
+    """A socket for an asyncio server, on a free port of 127.0.0.1.
+
+    asyncio sets TCP_NODELAY only if the socket's protocol is named. Without it, each answer takes 40 ms longer.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
 def begin_session() -> None:
     """Makes the session's directory. Called once by the main process, before the workers start."""
     os.environ[SESSION] = tempfile.mkdtemp(prefix="conversation-store-tests-")

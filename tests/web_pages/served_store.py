@@ -1,7 +1,6 @@
 """A whole store in this process: both APIs on one port, as `scripts/up` serves them, and a projector."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +17,7 @@ from infrastructure.settings import Settings
 from projections.views.catalog import MONGO_VIEWS
 from scripts.gateway import create_app
 from tests.queries.conftest import open_projector
+from tests.servers import loopback_listener
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def _served(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.A
         log_config=None,
         timeout_graceful_shutdown=1,
     )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with loopback_listener() as listener:
         server = _Server(config)
         serving = asyncio.create_task(server.serve([listener]))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as http:
