@@ -16,6 +16,9 @@ class Exchange(BaseHTTPRequestHandler):
     provider: "ScriptedProvider"
     body: Any
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = (
+        True  # otherwise a part of an answer may wait 40 ms for the client to confirm the one before
+    )
 
     def do_GET(self) -> None:
         self.provider.list_requests += 1

@@ -5,7 +5,6 @@ Also reads the answers that come over WebSockets.
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,6 +24,7 @@ from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.servers import loopback_listener
 
 ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
 
@@ -70,7 +70,7 @@ async def served_api(
         log_config=None,
         timeout_graceful_shutdown=5,
     )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with loopback_listener() as listener:
         server = _Server(config)
         serving = asyncio.create_task(server.serve([listener]))
         api = ServedApi(listener.getsockname()[1], server, shutdown, metrics)
