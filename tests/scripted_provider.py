@@ -17,7 +17,7 @@ class Exchange(BaseHTTPRequestHandler):
     body: Any
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = (
-        True  # otherwise a part of an answer may wait 40 ms for the client to confirm the one before
+        True  # otherwise a part of an answer may wait 40 ms until the client confirms the one before
     )
 
     def do_GET(self) -> None:
