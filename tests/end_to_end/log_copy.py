@@ -240,7 +240,10 @@ class LogCopy:
                 continue  # it also counts in a document for all conversations
             total = totals.setdefault((document["date"], document["model"]), Counter())
             total.update(
-                {name: document[name] for name in ("replies", "summaries", "titles", "input_tokens", "output_tokens")}
+                {
+                    name: document.get(name, 0)
+                    for name in ("replies", "summaries", "titles", "input_tokens", "output_tokens")
+                }
             )
         return [{"date": date, "model": model, **totals[date, model]} for date, model in sorted(totals)]
 
