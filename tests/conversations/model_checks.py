@@ -10,6 +10,7 @@ from tests.conversations.list_checks import check_lists
 from tests.conversations.reads import read, read_all, read_json
 
 CHECKED_LEAVES = 2
+CHECKED_BRANCHES = 2
 CHECKED_VERSIONS = 2
 CHECKED_WORDS = 3
 
@@ -24,6 +25,7 @@ class ModelChecks:
         """Every read equals the model. `position`: the log has reached it."""
         for subject in SUBJECTS:
             await check_lists(self._apis, self._model, self._user(subject))
+            await self._check_own_feedback(subject)
             await self._check_search(subject, position)
             await self._check_usage(subject)
         for number, conversation in enumerate(self._model.conversations):
@@ -103,6 +105,9 @@ class ModelChecks:
                 item.text if is_shown else None,
                 not is_shown,
             )
+        ends = {node["branch"]: expected[node["id"]] for node in nodes}
+        for branch in sorted(ends)[-CHECKED_BRANCHES:]:
+            await self._check_path(subject, conversation, ends[branch], branch=branch)
         on_path = [item.id for item in (conversation.head.path if conversation.head else []) if item.id in expected]
         assert (await self._get(subject, path))["active_leaf"] == (on_path[-1] if on_path else None)
 
@@ -117,6 +122,21 @@ class ModelChecks:
         )
 
     # Everything that a subject may read
+
+    async def _check_own_feedback(self, subject: str) -> None:
+        """The list of the feedback in all of the subject's own conversations, and its counts."""
+        own = [conversation for conversation in self._model.existing if conversation.owner == subject]
+        given = [
+            (conversation.id, item.id, by, feedback.rating)
+            for conversation in own
+            for (item, by), feedback in conversation.feedback.items()
+        ]
+        page = await self._get(subject, "/v1/feedback", limit=100)
+        entries = [(entry["conversation"], entry["item"], entry["by"], entry["rating"]) for entry in page["data"]]
+        assert sorted(entries) == sorted(given)
+        ratings = [rating for *_, rating in given]
+        counts = {name: page["counts"][name] for name in ("positive", "negative")}
+        assert counts == {"positive": ratings.count(1), "negative": ratings.count(-1)}
 
     async def _check_search(self, subject: str, position: int) -> None:
         items = [item for conversation in self._model.conversations for item in conversation.items]

@@ -6,14 +6,16 @@ from typing import Any, Self
 import httpx
 from openai import OpenAI
 
+from replies.title_writer import PROMPT as TITLE_PROMPT
 from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.servers import wait_until
 from tests.system import System
 
 
 def answer_in_turn(exchange: Exchange) -> None:
-    """Each answer has a number of its own."""
-    exchange.stream_text(f"It rains in Oslo, answer {len(exchange.provider.requests)}.")
+    """Each answer has a number of its own. A request for a title gets a title."""
+    is_title = TITLE_PROMPT in str(exchange.body)
+    exchange.stream_text("Rainy days" if is_title else f"It rains in Oslo, answer {len(exchange.provider.requests)}.")
 
 
 class Session:
@@ -53,7 +55,7 @@ def test_what_people_do_with_conversations_is_the_same_after_a_restart(
     system: Callable[..., System], provider: ScriptedProvider
 ) -> None:
     provider.script = answer_in_turn
-    environment = {"OPENAI_BASE_URL": provider.url, "DEFAULT_MODEL": "scripted"}
+    environment = {"OPENAI_BASE_URL": provider.url, "DEFAULT_MODEL": "scripted", "TITLES": "auto"}
     first = system(environment=environment)
     with Session(first) as session:
         reads = do_everything(session)
@@ -68,6 +70,8 @@ def do_everything(session: Session) -> list[str]:
     chat = session.sdk.conversations.create(metadata={"team": "weather"}).id
     path = f"/conversations/{chat}"
     first = session.sdk.responses.create(input="How is the weather in Bergen?", conversation=chat)
+    wait_until(lambda: session.get(path)["title"] is not None, 10, "the title")
+    assert (session.get(path)["title"], session.get(path)["title_by"]) == ("Rainy days", "model")
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
@@ -122,14 +126,11 @@ def do_everything(session: Session) -> list[str]:
     assert [entry["id"] for entry in session.get("/conversations", order_by="activity")["data"]] == [fork, chat]
     assert [entry["id"] for entry in session.get("/conversations", archived="true")["data"]] == [fork]
     [listed] = session.get("/conversations", **{"title": "rain", "metadata[team]": "weather"})["data"]
+    assert listed["title_by"] == "person"
     assert (listed["id"], listed["item_count"], listed["first_text"]) == (chat, 8, bergen[0])
-    wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
-    [hit] = session.get("/search", q="bergen")["data"]
-    assert (hit["conversation"], hit["item"], hit["leaf"]) == (chat, question, answer)
-    [[start, end]] = hit["highlights"]
-    assert hit["snippet"][start:end] == "Bergen"
+    check_search(session, chat, question, answer)
     [usage] = session.get("/usage", group_by="conversation")["data"]
-    assert (usage["conversation"], usage["replies"], usage["input_tokens"]) == (chat, 4, 28)
+    assert (usage["conversation"], usage["replies"], usage["titles"], usage["input_tokens"]) == (chat, 4, 1, 35)
     return [
         path,
         f"{path}/items",
@@ -146,6 +147,14 @@ def do_everything(session: Session) -> list[str]:
         "/search?q=Oslo",
         "/usage?group_by=conversation",
     ]
+
+
+def check_search(session: Session, conversation_id: str, question: str, answer: str) -> None:
+    wait_until(lambda: session.get("/search", q="bergen")["data"], 10, "the search")
+    [hit] = session.get("/search", q="bergen")["data"]
+    assert (hit["conversation"], hit["item"], hit["leaf"]) == (conversation_id, question, answer)
+    [[start, end]] = hit["highlights"]
+    assert hit["snippet"][start:end] == "Bergen"
 
 
 def shown_to_models(session: Session, conversation_id: str) -> list[str]:
