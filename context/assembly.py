@@ -47,12 +47,12 @@ LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 MAX_FAMILIES = 10_000
 """For how many conversations a process remembers the family: the first conversation in the chain of forks.
 
-They take about 2 MB.
+Together, the families take about 2 MB.
 """
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in it."""
+    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`."""
 
     body: dict[str, Any]
     shown: Shown
@@ -253,7 +253,10 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def family(self, conversation_id: str) -> str:
-        """The first conversation in this one's chain of forks, or itself. Raises LogMoved if its first event is not in the log."""
+        """The id of the first conversation in this one's chain of forks. If this one is no fork: its own id.
+
+        Raises LogMoved if this conversation's first event is not in the log.
+        """
         families = self._shared.families
         if (family := families.get(conversation_id)) is not None:
             return family
@@ -282,7 +285,7 @@ class Contexts:
         return None if await deleted_items(self._reader, copies, [conversation_id]) else recent
 
     def path(self, end: PathSegment, after: str | None = None) -> AsyncIterator[ItemAppended]:
-        """The items of the path that ends with `end` that are not deleted by now, oldest first. With `after`, only the items after that one."""
+        """The items of the path that ends with `end`, oldest first, without items that are deleted now. With `after`, only the items after item `after`."""
         return path(self._reader, end, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:

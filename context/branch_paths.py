@@ -41,7 +41,7 @@ def active_path(conversation_id: str, version: int, branches: tuple[PathBranch, 
 async def branches_to(
     reader: Reader, conversation_id: str, end: PathBranch, *, until: int | None = None
 ) -> tuple[PathBranch, ...] | None:
-    """The branches that the path takes to `end`. None if the conversation has no such branch at version `until`."""
+    """The branches that the path takes to `end`. None if the conversation did not have this branch at version `until`."""
     if end.branch == 0:
         return (end,)
     if until is not None and end.branch > until:
@@ -51,7 +51,7 @@ async def branches_to(
 
 
 async def opening_of(reader: Reader, conversation_id: str, event: ItemAppended) -> ItemAppended | None:
-    """The event that opened the branch of this item of the conversation; None if that is the first branch."""
+    """The event that opened the branch of an item; None for the first branch. `event`: the item's ItemAppended."""
     if event.branch == 0 or event.leaves:
         return event if event.branch else None
     opening = await _opening(reader, conversation_id, event.branch)

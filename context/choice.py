@@ -28,7 +28,7 @@ from domain.items import Item
 from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Tokens kept free for the answer when neither the request nor the policy says how many. In a small window it is half of the window."""
+"""Tokens kept free for the answer when neither the request nor the policy says how many. At most half of the window."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
@@ -39,8 +39,8 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and
     there is no input.
     `carried`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
-    the store assumes the model lacks, for this request only; they are added to those that it is known to lack.
-    `cache_key`: the key of the prompt cache, if the client gave none.
+    the store assumes the model lacks, for this request only; the abilities that the model is known to lack are added.
+    `cache_key`: the key of the provider's prompt cache that is sent if `parameters` have none.
     """
 
     model: str
@@ -89,7 +89,7 @@ class ContextChooser:
         """Chooses which items of `recent` are shown.
 
         `end`: the newest segment of the conversation's path. The outputs of pinned calls, and the calls of pinned
-        outputs, are looked up on this path. None for a new conversation.
+        outputs, are looked up on this path. None for a new conversation, or if nothing is pinned.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -213,7 +213,7 @@ def _select(
 def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
     """The stable window. None if the policy wants a window that begins as early as the budget allows.
 
-    It has no `first_depth` if there was no earlier request, or if the summary is another one since that request.
+    `first_depth` is None if there was no earlier request to this model, or if the summary has changed since that request.
     """
     policy = recent.policy
     if policy.window == "newest":
@@ -238,7 +238,7 @@ def answer_tokens(
 ) -> int:
     """The tokens that are kept free for the answer.
 
-    `reserve`: the policy's. `longest_answer`: the most tokens of an answer of this model, if it is known.
+    `reserve`: the policy's. `longest_answer`: the most tokens that an answer of this model can have, if this is known.
     """
     tokens: int = parameters.get("max_output_tokens") or reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
     return min(tokens, longest_answer or tokens)

@@ -36,9 +36,9 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 
 MAX_SUMMARY_CHANGES = 64
-"""How many changes of summaries are read to find the one that counts on a path. There are more in a conversation with many branches.
+"""How many changes of summaries are read to find the summary that counts on a path. A conversation with many branches may have more changes.
 
-A path whose last summary is older has none. Then the next reply writes one.
+If the path's last summary is older than these changes, it is not found. Then the next reply writes a new one.
 """
 
 SUMMARY_TOKENS = 32
@@ -73,7 +73,7 @@ class Reader(Protocol):
 
     @property
     def tenant(self) -> str | None:
-        """The tenant whose conversations it reads."""
+        """The tenant whose conversations this reader reads."""
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None if it was never started."""
@@ -122,7 +122,7 @@ class ConversationSettings(Struct, frozen=True, kw_only=True):
 
     `pinned`: the ids of the pinned items; some of these items may be deleted. `compaction`: (version, event) of the
     active summary's ContextCompacted. `compacted_in`: the conversation that has this event; for an inherited summary,
-    not this one. `withdrawn`: the versions of newer summaries that are not used, because they cover a deleted item.
+    another conversation. `withdrawn`: the versions of newer summaries that are not used, because they cover a deleted item.
     `inherits`: whether the conversation began with pins or a summary of another one.
     """
 
@@ -159,7 +159,7 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 async def settings_at(
     reader: Reader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ConversationSettings:
-    """The conversation's settings at `version`, and the summary that counts on the path `branches`. None: on the active path.
+    """The conversation's settings at `version`, and the summary that counts on the path `branches` (None: on the active path).
 
     A summary that covers a deleted item is left out, even if the item was deleted after `version`.
     """
@@ -184,7 +184,7 @@ async def settings_at(
                 moved = recorded.event
             case _:
                 pass
-    if has_summaries and moved is not None:  # the last change may be that of another path
+    if has_summaries and moved is not None:  # the last change may belong to another path
         changes = await reader.summary_changes(conversation_id, until=version, limit=MAX_SUMMARY_CHANGES)
         compacted = _active_on(moved.path if branches is None else branches, changes)
         active = compacted.version if compacted else 0
@@ -221,12 +221,12 @@ async def settings_at(
 def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded]) -> Recorded | None:
     """The ContextCompacted of the summary that counts on this path; None if there is none.
 
-    `newest_first`: the last changes of summaries. Older summaries count only where one of these includes them.
+    `newest_first`: the last changes of summaries. Older summaries are not found.
     """
     is_usable: dict[int, bool] = {}
-    """By version of the ContextCompacted: what the newest change that names it made of it."""
+    """By version of a ContextCompacted: whether its summary counts after the newest change that names it."""
     undone_above: int | None = None
-    """Older events do not name the summary that was undone: there was one path, and all after the one that was active then were undone."""
+    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active: there was only one path."""
     for recorded in newest_first:
         match event := recorded.event:
             case CompactionUndone(undone=0):
@@ -296,7 +296,7 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
 
 
 async def retracted_at(reader: Reader, segment: PathSegment, item_ids: Sequence[str], position: int) -> set[str]:
-    """Those of these items that were retracted in the segment's conversation at its version, and not restored before log position `position`."""
+    """Which of these items were retracted in the segment's conversation up to the segment's version, and not restored before log position `position`."""
     retracted: set[str] = set()
     for recorded in await reader.items(segment.conversation_id, item_ids) if item_ids else ():
         match recorded.event:

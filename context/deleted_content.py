@@ -1,8 +1,8 @@
 """Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
-an earlier reply is also deleted when that reply is. A fork may retract an item that it inherits. Then the item is deleted in that fork and in
-the forks of it, and nowhere else. So these readers name the conversations of the path.
+an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in
+that fork and in the forks of it, and nowhere else. So callers name the conversations of the path (`inherited_by`).
 """
 
 from collections.abc import Collection, Mapping
@@ -13,16 +13,16 @@ class Reader(Protocol):
     """What the functions of this module need of the log."""
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Which of these items were retracted, of these responses were deleted, or are in a deleted conversation.
+        """Which of these ids belong to a retracted item, a deleted response, or a deleted conversation.
 
         `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
         """
 
 
 def original_in(response_id: str, item_id: str) -> str:
-    """The `copy_of` of a copy of an item in the input or the partial answer of a reply that did not join its conversation.
+    """The `copy_of` of a copy whose original is in the input or the partial answer of a reply that did not join.
 
-    The log has no row for such an item, only for the response. If the reply is tried again, it has one for the item too.
+    The log has no row for this original, only for the response. If the reply is tried again, the log has a row for it too.
     """
     return f"{response_id}/{item_id}"
 

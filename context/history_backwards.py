@@ -85,9 +85,9 @@ async def recent_items_from_log(
     without: Collection[str] = (),
     end: PathSegment | None = None,
 ) -> RecentItems:
-    """The newest items on the path `end`, or on the active path, at `version` that fit in `max_tokens` and in the policy's budget, and one more.
+    """The newest items of a path at `version`: those that fit in `max_tokens` and in the policy's budget, and one more.
 
-    Items in `without` are skipped.
+    `end`: the path's newest segment. None: the active path. Items in `without` are skipped.
 
     Reading stops at the items that the summary replaces. In a fork, it continues in the origin.
     """
@@ -124,7 +124,7 @@ async def recent_items_from_log(
 async def recent_items_of_fork(
     reader: Reader, start: StartConversation, max_tokens: int, counts: ItemCounts
 ) -> RecentItems:
-    """The newest items of a fork that `start` is about to create: the origin's items up to the place of the fork.
+    """The newest items of a fork that `start` is about to create: the origin's items up to where the fork begins.
 
     The pins and the summary are those that the fork inherits.
     """

@@ -1,4 +1,4 @@
-"""Reads a path forwards from the log, from its first item or from any other. For a fork, it reads the origin first and then the fork."""
+"""Reads a path forwards from the log, from its first item or from any other item. For a fork, it reads the origin first and then the fork."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -21,8 +21,8 @@ async def path(
 ) -> AsyncIterator[ItemAppended]:
     """The items of the path that ends with the segment `end`, oldest first: all of them, those from item `first` on, or those after item `after`.
 
-    Items that are deleted now are left out. `recorded_at`: the log position of a request. Leaves out only the items that were deleted at
-    the version of `end`, or in an origin when it was forked, and were not restored before that position.
+    Items that are deleted now are left out. `recorded_at`: the log position of a request. With it, the only items left out are those
+    that were retracted at the version of `end`, or in an origin when it was forked, and were not restored before that position.
     """
     segments = [*(await read_path(reader, end)).segments]
     row: Recorded | None = None
@@ -76,7 +76,7 @@ async def _recorded_items(
 
 
 async def _pages(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[list[Recorded]]:
-    """The pages with the segment's items, oldest first. What other branches have is skipped."""
+    """The pages with the segment's items, oldest first. Versions that only other branches have are skipped."""
     while (first := segment.oldest_version(after_version)) is not None:
         page = await reader.conversation(
             segment.conversation_id, after=first - 1, until=segment.version, limit=PAGE_EVENTS

@@ -16,7 +16,7 @@ PER_MESSAGE_TOKENS = 4
 """Tokens of an item besides its text, such as its role and delimiters."""
 
 PER_IMAGE_TOKENS = 1_105
-"""Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail, 765, and a margin."""
+"""Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail (765), plus a margin."""
 
 PER_FILE_TOKENS = 2_000
 """Tokens of a file: a few pages, since only the provider knows its length.

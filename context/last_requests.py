@@ -30,8 +30,8 @@ def comparable_requests(
 ) -> dict[str, SentSequence]:
     """The last requests that were made since the oldest of `items` was appended. `items`: the path's newest items.
 
-    If `items` reach the start: the last requests that were made since the last summarized item was appended, or all. So
-    the result is the same from a snapshot and from the log. A snapshot may have older requests, which are not read from
+    If `items` reach the start: the last requests that were made since the last summarized item was appended; all, if
+    there is no summary. So the result is the same from a snapshot and from the log. A snapshot may have older requests, which are not read from
     the log.
     """
     from_depth = summary_depth if reaches_start else items[0].depth

@@ -39,7 +39,7 @@ _READ = sql.SQL("""
 
 
 class LearntModel(Struct, frozen=True, kw_only=True):
-    """Facts about a model. `window`: its window has at most so many tokens. `missing`: abilities that it lacks."""
+    """Facts about a model. `window`: the most tokens that its window can have. `missing`: abilities that it lacks."""
 
     window: int | None = None
     missing: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ def _with_fact(learnt: LearntModel, fact: str, tokens: object) -> LearntModel:
 def _without_credentials(url: str) -> str:
     """The provider's address as it is stored: host, port and path.
 
-    No scheme, user name, password or parameters after `?`.
+    Without the scheme, the user name, the password and the parameters after `?`.
     """
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -18,7 +18,7 @@ MAX_COUNTS = 50_000
 """How many counts are kept. They take about 10 MB."""
 
 MAX_COUNTED_CHARACTERS = 1_000_000
-"""The tokens of so many characters of a request's new messages are counted, which takes about half a second.
+"""How many characters of a request's new messages are counted. This takes about half a second.
 
 The tokens of the rest are estimated.
 """

@@ -73,9 +73,7 @@ class PricedModel(Struct, frozen=True):
 
 
 def find_priced(name: str, base_url: str) -> PricedModel | None:
-    """The model of this name.
-
-    The list of the provider at `base_url` is searched first, then the lists that `_sellers` names.
+    """The model of this name, from the first list of `_sellers` that has it. None if no list has it.
 
     If the model is not found, it is looked up again without the path before its name.
     """

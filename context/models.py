@@ -131,7 +131,7 @@ class Models:
     def cost(self, name: str, usage: Usage, *, reported: str | None = None) -> int | None:
         """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known.
 
-        `reported`: the model's name in the provider's answer. Its price is used, unless a setting names one for `name`.
+        `reported`: the model's name in the provider's answer. The price of that model is used, unless a setting has a price for `name`.
         """
         configured = self._settings.models.get(name)
         facts = self.facts(name if reported is None or (configured and configured.names_a_price) else reported)

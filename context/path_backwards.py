@@ -23,7 +23,7 @@ PAGE_EVENTS = 200
 class PathPage(Struct, frozen=True, kw_only=True):
     """Some items of a path, newest first, without deleted ones.
 
-    before_gap    ids of items whose next newer item on the path is deleted, and was read
+    before_gap    ids of items whose next newer item on the path was looked up, and is deleted
     requests      (model, sequence) of each request that was made on the path, newest first
     is_inherited  whether the items come from the origin of a fork
     lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
@@ -87,7 +87,7 @@ async def _undeleted(
 
     `gap`: whether the item of the path that is just newer than this page is deleted.
     `conversations`: those of the path, from its end up to this page. `may_be_deleted`: any of the items may have been retracted, because
-    a conversation of the path has events that were not read. If not, the only items that can be deleted are copies whose original was
+    a conversation of the path has events that were not read. If False, the only items that can be deleted are copies whose original was
     deleted.
     """
     appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]

@@ -69,7 +69,7 @@ class PathHistory:
         return True
 
     async def find(self, matches: Callable[[str, Item], bool]) -> tuple[str, Item] | None:
-        """The newest (id, item) that matches. None if none of the items that `read_older` reads matches."""
+        """The newest (id, item) that matches. None if no item matches, as far back as `read_older` reads."""
         index = 0
         while True:
             while index < len(self.newest_first):
@@ -99,7 +99,7 @@ class PathHistory:
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
     async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
-        """Those of these items of the path that a fork on it inherits, and has retracted for itself. `has` must have found them."""
+        """Which of these items a fork of the path inherits and has retracted for itself. `has` must have been True for each of them."""
         if self._path is None:  # none of them is inherited
             return frozenset()
         conversations = [segment.conversation_id for segment in self._path.segments]

@@ -22,7 +22,7 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class OnPath(Struct, frozen=True):
-    """Items of a path: by item id, the item's segment and its ItemAppended. `conversations`: those of the path, from its end to the oldest item."""
+    """Items of a path: by item id, the item's segment and its ItemAppended. `conversations`: those of the path that were searched, from its end."""
 
     rows: dict[str, tuple[PathSegment, Recorded]]
     conversations: list[str]
@@ -31,7 +31,7 @@ class OnPath(Struct, frozen=True):
 async def appended_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> OnPath:
     """Finds items on the path whose newest segment is `end`.
 
-    Items that are not on the path are left out. Deleted ones are not.
+    Items that are not on the path are left out. Deleted items are not left out.
     """
     found: dict[str, tuple[PathSegment, Recorded]] = {}
     conversations: list[str] = []

@@ -129,7 +129,7 @@ def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item)
 
 
 def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
-    """Where the path, read backwards from `start`, has an equal item. None if a differing message that is not the assistant's comes first."""
+    """Where the path, read backwards from `start`, has an equal item. None if it has none, or if a differing message that is not the assistant's comes first."""
     compared = _compared(item)
     for position in range(start, len(newest_first)):
         if _compared(newest_first[position]) == compared:

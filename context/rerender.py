@@ -193,7 +193,7 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
 
 
 async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> PathSegment:
-    """The end of the path that the model was shown: the path to the place that the request names, or the one that was active when it was recorded.
+    """The newest segment of the path that the model was shown: the path to `after`, or the path that was active when the request was recorded.
 
     The request may have been sent again later, at another version. By then, another path may have been active.
     """
@@ -205,7 +205,7 @@ async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> 
 
 
 async def _range(reader: Reader, end: PathSegment, position: int, shown_range: ShownRange) -> list[StoredItem]:
-    """The items from the range's first to its last, as the path was when the reply was requested, at this log position."""
+    """The items from the range's first to its last, on the path as it was when the reply was requested. `position`: the log position of the request."""
     items: list[StoredItem] = []
     async for event in path(reader, end, first=shown_range.first, recorded_at=position):
         items.append(stored_item(event))

@@ -1,6 +1,6 @@
 """Reads the part of a path that lies in one conversation from the log, newest events first.
 
-What other branches have is skipped: a path takes as long to read in a conversation with a thousand branches as in one with one branch.
+The events of other branches are skipped. So a path is read as fast in a conversation with a thousand branches as in one with a single branch.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -42,7 +42,7 @@ class SegmentPage(Struct, frozen=True):
 
     events     the events that were read, newest first
     appended   those of them that added an item of the path
-    retracted  those of them that were retracted up to the segment's version. If events were skipped: up to now
+    retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: that are deleted now
     requests   the requests that were made on the path, newest first
     """
 
@@ -61,7 +61,7 @@ class PageMaker(Struct):
     _has_items: bool = False
 
     def page(self, events: Sequence[Recorded]) -> SegmentPage:
-        """The next page. `events`: newest first, older than those of the page before, without a gap between them."""
+        """The next page. `events`: newest first, older than those of the page before. `retracted` is right only if no events were skipped."""
         appended: list[ItemAppended] = []
         requests: list[LoggedRequest] = []
         for recorded in events:

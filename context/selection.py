@@ -32,7 +32,7 @@ Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
 
-    `stored`, `form`: the item, mostly in its short form (`in_short`). Pinned items are not. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted by now.
+    `stored`, `form`: the item, mostly in its short form (`in_short`); pinned items never are. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted now.
 
     A context has thousands of these, and most are decoded from a snapshot. They are encoded as arrays, and the garbage
     collector does not track them: so they take 0.6x of the time.
@@ -63,7 +63,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 
     path           consecutive items of the path, up to its last one
     reaches_start  whether no items lie before `path`, except summarized ones. If false, `path` may begin within a turn
-    unread         how many items lie before `path`, by their depths: deleted ones are counted too
+    unread         how many items lie before `path`, without pinned and summarized ones. Deleted ones are counted: only depths are known
     pins           pinned items before `path`, and the calls and outputs that belong to them
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
@@ -86,7 +86,8 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 class StableWindow(Struct, frozen=True, kw_only=True):
     """A window that begins where the window of the last request began, as long as the request fits in the budget.
 
-    `refill`: when the window moves, the request fills at most this part of the budget (0 to 1), if a turn starts there.
+    `refill`: a window that moves starts at the first turn with which the request fills at most this part (0 to 1) of the
+    budget. If there is no such turn, it starts at the last one.
     `first_depth`: the depth at which the last request's window began. None: there is no such request.
     """
 
@@ -154,9 +155,9 @@ def _limited(
 ) -> Iterator[tuple[int, int]]:
     """The indices at which a stable window may start, the best first, each with a limit for the request's tokens.
 
-    The first is the start of the last request's window, or the path's start if there is no such window: it may fill the
-    budget. Then later starts, which may fill only the `refill` part: this leaves room to grow. Then the last start
-    again: it may fill the budget.
+    The first is the start of the last request's window, or the path's start if there is no such window. From this start,
+    the request may fill the budget. From later starts, it may fill only the `refill` part, which leaves room to grow. The
+    last start comes a second time: from there, the request may fill the budget.
     """
     first = 0
     stands = context_input.reaches_start
@@ -252,7 +253,7 @@ def _selection(
 ) -> Selection:
     """The selection of a window that starts at `start`. `unsendable`: None if no window can separate a call from its output.
 
-    `tokens`: of the selection, if that is so.
+    In that case, `tokens` is the number of tokens of the selection.
     """
     everything = [*context_input.pins, *context_input.path]
     before_window, window = everything[:start], everything[start:]

@@ -189,8 +189,7 @@ def _size(items: Sequence[SnapshotItem]) -> int:
 class _NewestItems(Struct):
     """Collects the items of a snapshot from pages that come newest first. `complete`: no older page is needed.
 
-    Only items deeper than `above_depth` are collected: those after the items that a summary replaces, and those that a
-    fork did not inherit. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
+    Only items deeper than `above_depth` are collected: no items that a summary replaces, and none that a fork inherited. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
     depth on, without retracted ones. `branch`: that of the path's last item.
     """
 
@@ -227,6 +226,6 @@ class _NewestItems(Struct):
 def _newest_items(settings: ConversationSettings, path: PathSegment) -> _NewestItems:
     fork_depth = settings.forked_from.depth if settings.forked_from else 0
     summarized_depth = settings.compaction[1].depth if settings.compaction else 0
-    kept = path.branches[0].last_depth  # the path may leave what the fork inherits
+    kept = path.branches[0].last_depth  # the path may leave the inherited items before the last one
     depth = fork_depth if kept is None else min(kept, fork_depth)
     return _NewestItems(above_depth=max(depth, summarized_depth), depth=depth, first=depth + 1)

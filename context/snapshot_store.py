@@ -194,7 +194,7 @@ def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
     """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none.
 
-    It remembers which conversations need many items, so that their next context takes one read.
+    The function remembers which conversations need many items, so that their next context takes one read.
     """
     needed: dict[str, int] = {}
 

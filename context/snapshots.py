@@ -1,6 +1,6 @@
 """The shape of context snapshots.
 
-A snapshot has a conversation's newest items and their token counts, so its next reply need not read the log.
+A snapshot has a conversation's newest items and their token counts, so the next reply need not read the log.
 
     context:{tenant}:{conversation_id}        HASH
         version        of the conversation; every event changes it
@@ -44,7 +44,7 @@ MAX_PINNED_BYTES = 1_000_000
 MAX_FIELDS = 40
 """If the hash has more fields, the snapshot is made again.
 
-Otherwise the hash could get a `request:` field for each of many models.
+Without this limit, the hash could get a `request:` field for each of many models.
 """
 
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
@@ -86,7 +86,7 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The part of a snapshot that changes only when the snapshot is made again.
 
-    `pins`: the pinned items, by depth, even if they are in the list too. `needs_log`: contexts are read from the log,
+    `pins`: the pinned items, ordered by depth. They may be in the list too. `needs_log`: contexts are read from the log,
     for one of two reasons. The conversation has inherited pins, an inherited summary, a fork's summary or a summary of
     copies: their content belongs to other conversations and may be deleted there. Or the pinned items have more than
     MAX_PINNED_BYTES; then `pins` is empty.
@@ -181,7 +181,7 @@ def to_elements(snapshot: Snapshot) -> list[bytes]:
 
 
 def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Snapshot | None:
-    """The snapshot of a hash and of a list, or of a part of the list. None if there is no hash, or if it has another format. Raises UNREADABLE."""
+    """The snapshot that a hash and a list, or a part of the list, hold. None if there is no hash, or if it has another format. Raises UNREADABLE."""
     if "deleted" in fields:
         return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))
     if fields.get("format") != SNAPSHOT_FORMAT:

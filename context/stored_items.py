@@ -12,7 +12,7 @@ from domain.items import Item, from_stored, in_short
 
 
 class StoredItem(Struct, frozen=True):
-    """`copy_of`: the id of the original, if the item is a copy.
+    """An item as an event holds it. `copy_of`: the id of the original, if the item is a copy.
 
     `is_deleted`: the item is deleted now, and the caller is not shown deleted content.
     """

@@ -1,4 +1,4 @@
-"""Finds out whether a summary is withdrawn. A summary is withdrawn when an item that it covers is deleted after it was read for the summary.
+"""Finds out whether a summary is withdrawn. That is so if an item that it covers was deleted after the item was read for the summary.
 
 When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summaries that cover it. But a summary in a
 fork, or of copies, also covers items of other conversations. Whether these items are deleted is looked up when the summary is read.
@@ -32,10 +32,10 @@ class Reader(Protocol):
 async def is_withdrawn(
     reader: Reader, compacted: Recorded, fork: Fork | None, inherited_by: Collection[str] = ()
 ) -> bool:
-    """Whether an item that a summary covers was deleted after it was read for the summary.
+    """Whether an item that a summary covers was deleted after the item was read for the summary.
 
     `compacted`: the ContextCompacted of the summary. `fork`: what its conversation was forked from; None if it is no fork.
-    `inherited_by`: the forks through which the summary was inherited. They may have retracted an item that it covers for themselves.
+    `inherited_by`: the forks through which the summary was inherited. A fork may have retracted, for itself, an item that the summary covers.
     """
     summary = compacted.event
     assert isinstance(summary, ContextCompacted)
@@ -65,7 +65,7 @@ def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> 
 def _withdraws(deletion: Recorded, compacted: Recorded, path: Path) -> bool:
     """Whether the event deletes an item of the path that the summary covers, or a conversation of that path.
 
-    In the summary's own conversation, any item that is not deeper than the summary counts, on any branch: so say its rules.
+    In the summary's own conversation, an item on any branch counts if it is not deeper than the summary, as in `domain/conversation.py`.
     """
     match event := deletion.event:
         case ItemRetracted() | ItemRestored() if deletion.conversation_id == compacted.conversation_id:

@@ -45,7 +45,7 @@ def completion_id(response_id: str) -> str:
 
 
 def response_id_of(text: str) -> str | None:
-    """The id of a response, given it or the same record's id as a chat completion. None if `text` is neither."""
+    """The id of the response that `text` names, as a response or as a chat completion. None if `text` is neither."""
     match = _REPLY_FORM.fullmatch(text)
     return None if match is None else f"{RESPONSE}_{match[1]}"
 

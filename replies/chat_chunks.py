@@ -32,7 +32,7 @@ _FAILED: Final = ("response.failed", "error")
 _READ: Final = frozenset(
     {"response.created", "response.output_item.added", *_TEXT, *_REASONING, *_ARGUMENTS, *_TERMINAL, *_FAILED}
 )
-"""The events that become chunks. The others repeat what these say."""
+"""The events that become chunks. The other events repeat what these say."""
 
 
 async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
@@ -107,7 +107,7 @@ class _Chunks:
         return BETWEEN_REASONING if is_next else ""
 
     def _delta(self, delta: dict[str, Any]) -> Iterator[bytes]:
-        """The chunk with this delta, after the one with the role if there was none yet."""
+        """The chunk with this delta. If the chunk with the role was not sent yet, it comes first."""
         if not self._has_role:
             self._has_role = True
             content = None if delta.keys() & {"tool_calls", "function_call", "refusal"} else ""

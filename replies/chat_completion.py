@@ -1,4 +1,4 @@
-"""Makes the chat completion of a Response: both are the same record of a reply. Pure."""
+"""Makes the chat completion of a Response: both show the same record of a reply. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The parameters that a Response repeats from its request. One that the client did not set has the value that was in effect. Pure."""
+"""The parameters that a Response repeats from its request. A parameter that the client did not set has the value that was in effect. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -72,7 +72,7 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, renderer: int | None) -> Any:
-    """A function is strict by default in the Responses API, and not strict in the Chat Completions API, also if the request is sent to the other."""
+    """A function without `strict` was strict only if the client and the store both used the Responses API: its default is true, that of the Chat Completions API is false."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         return tool
     strict = renderer is not None and uses_responses_api(renderer) and not renders_transcripts(renderer)

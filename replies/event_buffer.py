@@ -37,7 +37,7 @@ class EventBuffer:
         self._notify()
 
     def end_with_error(self, error: StreamEvent) -> None:
-        """Ends the streams with an `error` event, which is not one of the reply's own."""
+        """Ends the streams with an `error` event, which is not one of the reply's own events."""
         # It has the same number as the last event. So a client that resumes after this number misses no event.
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()

@@ -68,7 +68,7 @@ class _Client(Struct):
 
 
 class ReplyStreams:
-    """The streams of replies that clients of this process follow. They share reads, and none holds a connection while it waits."""
+    """The streams of replies that clients of this process follow. They share reads, and no stream holds a connection to Postgres or Redis while it waits."""
 
     def __init__(
         self, live: LiveReader, watch: ConversationWatch, pages: StreamPages, shutdown: threading.Event
@@ -220,5 +220,5 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 
 def _error_event(error: NotFound, after: int) -> bytes:
-    """An `error` event, which is not one of the reply's own. It has the same number as the last event."""
+    """An `error` event, which is not one of the reply's own events. It has the same number as the last event."""
     return stream_events.encode(stream_events.failed(as_api_error(error)), max(0, after))

@@ -1,7 +1,7 @@
-"""Records in Postgres in which process a reply runs or waits.
+"""Keeps a record in Postgres of the process in which each reply runs or waits.
 
-So any process can cancel it, and can see that its process died. A process raises its `beat` every RENEW_SECONDS. The
-others count it as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
+So any process can cancel a reply, and can see that its process died. A process raises its `beat` every RENEW_SECONDS.
+The others count the process as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
 `api_processes`. The replies are in the table `responses`; the appends write its rows.
 """
 
@@ -17,7 +17,7 @@ from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a beat may stay unchanged. On a busy machine, a renewal takes less. A person is willing to wait so long."""
+"""How long a beat may stay unchanged. A renewal takes less time, even on a busy machine. A person is willing to wait this long."""
 
 RENEW_SECONDS = 0.5
 """How often a beat is raised, and cancellations are read."""

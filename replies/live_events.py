@@ -27,7 +27,7 @@ KEPT_SECONDS = 3600
 """How long a stream is kept after its newest event: a model may reason for many minutes before the next one."""
 
 KEPT_AFTER_SECONDS = 600
-"""How long a stream is kept after its reply's end. Later its events are made from the record."""
+"""How long a stream is kept after its reply's end. Later, the reply's events are made from its record."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
 """About this many bytes of events may wait to be written. If Redis is slow, further events are not written. The record will have them."""
@@ -131,7 +131,7 @@ class LiveWriter:
         wrote_at = 0.0
         while True:
             await self._ready.wait()
-            # The pause lets events gather: a round trip costs as much as a dozen events. After a quiet time there is none.
+            # The pause lets events gather: a round trip costs as much as a dozen events. After a quiet time there is no pause.
             await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
             wrote_at = loop.time()
@@ -169,7 +169,7 @@ class LiveWriter:
             await self._call("EVAL", _APPEND, *arguments)
 
     async def _call(self, *command: bytes | str | int) -> None:
-        """One round trip on a bare connection: with hundreds of calls a second, the client's layers would take longer than Redis."""
+        """One round trip on a bare connection: with hundreds of calls a second, the layers of the client library would take longer than Redis."""
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
             if self._connection is None:
                 self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library has no types here
@@ -178,7 +178,7 @@ class LiveWriter:
 
 
 async def events_so_far(redis: Redis, response_id: str) -> list[bytes]:
-    """The events of a stream up to its end, or to the first that is missing. Raises RedisError."""
+    """The events of a stream up to its end, or up to the first missing event. Raises RedisError."""
     events: list[bytes] = []
     while True:
         entries: Any = await redis.xrange(stream_key(response_id), min=f"1-{len(events)}", count=MAX_BATCH_EVENTS)

@@ -50,23 +50,23 @@ class FollowedReply:
     def __init__(self) -> None:
         self.clients = 0
         self.last: int | None = None
-        """The number of the newest event that Redis had. -1: it had none. None: not looked up yet."""
+        """The number of the newest event that Redis had. -1: Redis had none. None: not looked up yet."""
         self.retry_at = 0.0
-        """When it may be looked up again after an error (monotonic)."""
+        """When `last` may be looked up again after an error (monotonic)."""
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Resolved when there are new events, and then replaced."""
         self._recent: deque[tuple[int, bytes]] = deque()
         self._recent_bytes = 0
 
     def start(self, last: int | None) -> None:
-        """Drops the recent events. New ones are read from after event `last`; None: it is looked up again first."""
+        """Drops the recent events. New events are read after event `last`. None: the newest event is looked up again first."""
         self._forget_recent()
         if last != self.last:
             self.last = last
             self._notify()
 
     def add(self, entries: Entries) -> None:
-        """Adds new entries of its stream."""
+        """Adds new entries of the reply's stream."""
         for sequence, event in _events(entries):
             if sequence - 1 != self.last:
                 self._forget_recent()
@@ -120,7 +120,7 @@ class LiveReader:
     async def page(self, response_id: str, after: int) -> Page | None:
         """The next events after number `after` of a reply that is followed; None if there are none yet.
 
-        Raises MissingEntries when Redis has lost some of them, RedisError or OSError when it is unavailable.
+        Raises MissingEntries when Redis has lost some of them, RedisError or OSError when Redis is unavailable.
         """
         reply = self._followed[response_id]
         if reply.last is None or after >= reply.last:
@@ -166,7 +166,7 @@ class LiveReader:
             try:
                 answer = await self._redis.xread(positions, count=ROUND_EVENTS)
             except ResponseError:
-                # One of the keys is not a stream. Each is looked up by itself in the next round, so the others go on.
+                # One of the keys is not a stream. Each key is looked up by itself in the next round, so the other replies go on.
                 for reply in batch.values():
                     reply.start(None)
                 continue
@@ -174,7 +174,7 @@ class LiveReader:
                 batch[key].add(entries)
 
     async def _look_up_ends(self, response_ids: list[str]) -> None:
-        """Finds the newest event of each reply. Each client reads the events up to it with `page`."""
+        """Finds the newest event of each reply. Each client reads the events up to this one with `page`."""
         for first in range(0, len(response_ids), BATCH_REPLIES):
             batch = response_ids[first : first + BATCH_REPLIES]
             async with self._redis.pipeline(transaction=False) as pipeline:

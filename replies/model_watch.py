@@ -23,7 +23,7 @@ After this time at most, a process knows what another one has learnt.
 LIST_EVERY = 12
 """The provider's list is read with every 12th read of the learnt facts: once a minute.
 
-Until it has been read for the first time, it is read with each of them.
+Until the list has been read for the first time, it is read every time.
 """
 
 MAX_LOGGED_MODELS = 20

@@ -1,6 +1,6 @@
 """Ends or takes over the replies whose process died.
 
-A reply that waits and outlives its process is taken over: a living process waits for its turn instead. Every other
+A waiting reply that outlives its process is taken over: a living process waits for the reply's turn instead. Every other
 reply is marked as interrupted, with the output that Redis has of it. If the conversation's policy keeps stopped
 replies, the question and this output join the conversation.
 """

@@ -137,7 +137,7 @@ class Output:
                 yield stream_events.added(partial.item_id, index, item)
             for number, part in enumerate(stream_events.parts_of(item), 1):
                 position = PartPosition(partial.item_id, index, part.kind, part.index)
-                if number > len(partial.parts):  # it has no text
+                if number > len(partial.parts):  # the part has no text
                     yield from stream_events.part_added(position)
                 if number >= len(partial.parts):
                     yield from stream_events.part_done(position, part.part)

@@ -37,7 +37,7 @@ RETRY_SECONDS = 1.0
 MAX_RETRIES = 60
 """How many times in a row the log is read again after a failure.
 
-Then the reply fails, so that it does not block the others for ever.
+Then the reply fails, so that it does not block the replies behind it for ever.
 """
 
 INTERRUPT_TIMEOUT_SECONDS = 30.0
@@ -145,7 +145,7 @@ class QueuedReply(RunningReply):
             await self._end_as_recorded()
         except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
-            # The message that is recorded must have no content. Other messages than those of the rules may name a client's call id.
+            # The recorded message must not contain content. A message that is not of the rules (Refused) may contain a client's call id.
             message = str(error) if isinstance(error, Refused) else "The request was refused when its turn came."
             await self._fail(ModelFailed(reported(error).code or "refused", message), error)
         else:
@@ -182,7 +182,7 @@ class QueuedReply(RunningReply):
                     self.stop("server_stopped")
 
     async def _request_if_first(self, give_up_at: float) -> Turn | None:
-        """Requests the reply if it is its turn, else returns None. If it interrupts, asks the running reply to stop.
+        """Requests the reply if it is its turn, else returns None. If the reply interrupts, asks the running reply to stop.
 
         Raises ReplyIsOver if the reply no longer waits, and ApiError (503) if the running reply still runs after
         `give_up_at`.
@@ -216,7 +216,7 @@ class QueuedReply(RunningReply):
         """Ends the clients' streams of a reply that no longer waits here.
 
         If another process recorded its end, the streams show this end. If the reply was deleted or taken over by
-        another process, they end with an error.
+        another process, the streams end with an error.
         """
         try:
             record = await read_record(self._reader, self._in_conversation, self.response_id)

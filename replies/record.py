@@ -1,4 +1,4 @@
-"""A reply as the log has it: its request and its end. The Response is made from them. So is the stream (`recorded_stream.py`)."""
+"""A reply as the log has it: its request and its end. The Response and the stream (`recorded_stream.py`) are made from them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ class Record(Struct, frozen=True, kw_only=True):
     """A reply's request and, once it has ended, its end and output.
 
     `request_event` and `end_event` say where and when the request and the end were recorded. `requested`: a
-    ReplyQueued if the reply waits for its turn, or ended before its turn. `described_event`: the newest change of the
+    ReplyRequested; a ReplyQueued if the reply waits for its turn, or ended before its turn. `described_event`: the newest change of the
     Response's metadata. `retracted`: the ids of output items that are retracted now. They are in `output`, but not in
     the Response.
     """

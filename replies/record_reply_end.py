@@ -27,7 +27,7 @@ async def record_reply_end(
     on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
     """Appends a request whose command is an EndReply. Returns a Record if an earlier try had an unknown outcome, and
-    has in fact appended it.
+    did append the end.
 
     Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the
     log no longer has the reply's request.

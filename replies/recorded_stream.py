@@ -37,7 +37,7 @@ class RecordedStream:
 
     def __init__(self, record: Record) -> None:
         self.key = (record.response_id, record.last.chain_hash, record.retracted)
-        """Identifies these events. It is a different key if the log lost this reply's end and has another one now, or if an item was retracted."""
+        """Identifies these events. The key changes if the log lost this reply's end and has another end now, or if an item was retracted."""
         self.head = record.head
         self.has_ended = record.end is not None
         self._can_be_longer = not isinstance(record.end, ReplyCompleted)
@@ -54,7 +54,7 @@ class RecordedStream:
             self._ended = stream_events.ended(record.status, record.response())
             self._add([self._ended])
         self.kept_bytes = self._memory_bytes(record) if self.has_ended else 0
-        """An estimate of the memory it takes; 0 for a running reply: it will change."""
+        """An estimate of the memory that this object takes. 0 for a running reply, because its events will change."""
 
     def events(self, first: int = 0) -> Iterator[tuple[int, StreamEvent]]:
         """The events from number `first` on, each with its number."""
@@ -112,7 +112,7 @@ class RecordedStream:
                 self._add(list(stream_events.part_added(position)))
                 self._add(self._deltas_of(position, part.text, start, has_deltas))
                 start += len(part.text) if has_deltas else 0
-                if number < last_with_text:  # as it was when the next part started
+                if number < last_with_text:  # the part as it was when the next part started
                     self._add(list(stream_events.part_done(position, new_part(part.kind, part.text))))
                 elif not is_cut_off:
                     self._add(list(stream_events.part_done(position, part.part)))

@@ -81,7 +81,7 @@ def opening_events(requested: Request, conversation_id: str | None) -> list[Stre
 
 
 def is_background(requested: Request) -> bool:
-    """Whether the request has `background`."""
+    """Whether the request set `background`."""
     return bool(msgspec.json.decode(requested.parameters).get("background"))
 
 

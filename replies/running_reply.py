@@ -119,10 +119,10 @@ class RunningReply:
         self._failure: Exception | None = None
         self._on_record = self.stored
         self.is_cut_off = False
-        """Whether its client may no longer read its conversation."""
+        """Whether the client may no longer read the reply's conversation."""
         policy = None if requested is None else requested.conversation.context_policy
         self.finishes_alone = policy is not None and policy.on_disconnect == "finish"
-        """Whether it goes on when its client disconnects, because its conversation's policy says so."""
+        """Whether the reply goes on when its client disconnects, because the conversation's policy says so."""
 
     @property
     def input(self) -> tuple[InputItem, ...]:
@@ -136,7 +136,7 @@ class RunningReply:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
+        """How long the reply has been running."""
         return time.perf_counter() - self._started_at
 
     def start(self) -> "asyncio.Task[None]":
@@ -161,7 +161,7 @@ class RunningReply:
 
     @property
     def conversation_id(self) -> str | None:
-        """The conversation that it belongs to; None if it is not stored."""
+        """The reply's conversation; None if the reply is not stored."""
         return self._conversation_id
 
     def update_head(self, head: Head | None) -> None:
@@ -290,7 +290,7 @@ class RunningReply:
         """Adds the event to the stream, here and in Redis, where other processes read it."""
         sequence, encoded = self._events.append(event)
         if self.stored:
-            # Clients may read it once Redis has it, or at once if Redis is unavailable.
+            # Clients may read the event once Redis has it, or at once if Redis is unavailable.
             self._services.live.write(self.response_id, sequence, encoded, self._events.make_readable)
         else:
             self._events.make_readable(sequence)
@@ -355,8 +355,8 @@ class RunningReply:
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
-            # Either the conversation was deleted. Or another process ended the reply because this one seemed dead: that
-            # end stays. Or the log has lost the reply's request: then nothing of the reply is stored.
+            # There are three possible causes. The conversation was deleted. Another process ended the reply, because this
+            # process seemed dead: that end stays. The log has lost the reply's request: nothing of the reply is stored.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)

@@ -28,7 +28,7 @@ from infrastructure.http.event_streams import on_one_line
 StreamEvent = dict[str, Any]
 
 TERMINAL = ("completed", "incomplete", "failed")
-"""A stream's last event is `response.` and one of these. A cancelled reply ends as `incomplete`: the API has no event for it."""
+"""The type of a stream's last event is `response.` and one of these words. A cancelled reply ends as `incomplete`: the API has no event for it."""
 
 _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINAL)
 

@@ -33,20 +33,20 @@ PROMPT = (
     "Answer with the title alone."
 )
 MAX_QUESTION_LENGTH, MAX_ANSWER_LENGTH = 2_000, 1_000
-"""Of longer texts, the model gets the beginning."""
+"""The model gets only the beginning of longer texts."""
 
 MAX_TITLE_TOKENS = 64
 MAX_TITLE_LENGTH = 80
 MAX_AT_ONCE = 4
 MAX_WAITING = 100
-"""If more titles wait, no other is begun."""
+"""If this many titles wait or are being written, no other title is begun."""
 
 TIMEOUT_SECONDS = 60.0
 MAX_FAILURES = 3
-"""After so many failures in a conversation, this process does not try again there."""
+"""After this many failures in a conversation, this process does not try again there."""
 
 MAX_REMEMBERED = 10_000
-"""Of how many conversations the failures are remembered."""
+"""For how many conversations the failures are remembered."""
 
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode's categories of control characters, halves of surrogate pairs, and separators of lines."""
@@ -134,7 +134,7 @@ class TitleWriter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, request: TitleRequest) -> None:
-        """Writes a title. What goes wrong is logged and counted, nothing else."""
+        """Writes a title. Errors are logged and counted, and not raised."""
         try:
             async with self._slots, asyncio.timeout(TIMEOUT_SECONDS):
                 outcome = "written" if await self._write(request) else "empty"

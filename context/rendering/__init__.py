@@ -14,8 +14,8 @@ Each renderer has a number. Every request records the number of its renderer.
 
 Renderers 6 and 7 render the messages of a request (`render_transcript`). The other renderers render items that were
 chosen from a conversation (`render`). A renderer's output never changes: recorded requests must render to the same
-bytes. Golden tests check that. `unsendable` says which items a renderer leaves out. `noted_item` says how it sends an
-item that the model cannot take.
+bytes. Golden tests check that. `unsendable` says which items a renderer leaves out. `noted_item` says how a
+renderer sends an item that the model cannot take.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ REASONING = "reasoning"
 NOTED_ABILITIES = frozenset((IMAGE, FILE, AUDIO, TOOLS, CUSTOM_TOOLS, OTHER_ITEMS, REASONING))
 """If a model lacks one of these abilities, what needs it is replaced.
 
-Providers and settings list only the first five.
+Providers and settings list only those in `ABILITIES` (`context/listed_models.py`).
 """
 
 NOT_EXPRESSIBLE = "not_expressible"
@@ -79,7 +79,7 @@ def _is_plain(item: Item) -> bool:
 def needs(item: Item, *, responses: bool) -> frozenset[str]:
     """The abilities that a model needs for this item, in the form in which the renderer sends it.
 
-    `responses`: whether it is sent to the Responses API.
+    `responses`: whether the item is sent to the Responses API.
     """
     if _is_plain(item):
         return frozenset()

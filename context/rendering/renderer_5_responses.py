@@ -51,7 +51,7 @@ def render(
     *,
     item_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store. `item_ids`: those of `items`, if they are known."""
+    """The body of the request. It asks for a streamed answer that the provider does not store. `item_ids`: the ids of `items`, if they are known."""
     body = renderer_3_responses.render(model, instructions, summary, items, parameters)
     body |= {name: parameters[name] for name in _ADDED_PARAMETERS if parameters.get(name) not in _EMPTY}
     body |= sent_cache_options(parameters)

@@ -1,7 +1,7 @@
 """Renderer 7: `/responses` for a Chat Completions request. Each message becomes one or more items; the parameters are sent as in renderer 5.
 
-Nothing is left out because it is incomplete, such as a call without an output: the provider decides whether it takes the request. The API has
-no `name` in a message, and no other fields than those that are rendered here.
+What is incomplete, such as a call without an output, is sent too: the provider decides whether it takes the request. Fields of messages that
+this API does not have, such as `name`, are not sent.
 
 Shapes: `openai/types/chat` and `openai/types/responses` of the official SDK.
 """
@@ -16,7 +16,7 @@ from domain.items import Item
 Message = Mapping[str, Any]
 
 _OLD_CALL_ID = "function_call_"
-"""A `function_call`, the older form of a call, has no id. It gets this and the function's name, and so does its output."""
+"""A `function_call`, the older form of a call, has no id. The call and its output get this text and the function's name as their id."""
 
 
 def render(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def render(
 ) -> dict[str, Any]:
     """The body of the request. It asks for a streamed answer that the provider does not store.
 
-    `item_ids`: the ids of `items`, if they are known. `missing`: abilities that the model lacks. `cache_key`: the
-    `prompt_cache_key`, if the client gave none. With None, the request has none either.
+    `item_ids`: the ids of `items`, if they are known. `missing`: abilities that the model lacks. `cache_key`: sent
+    as `prompt_cache_key` if the client gave none. None: nothing is sent in its place.
     """
     left_out = unsendable(items)
     sent_indexes = [index for index in range(len(items)) if index not in left_out]

@@ -1,6 +1,6 @@
 """Finds the first parameter or input item of a request that the provider's API or the model cannot take.
 
-The request is then refused, and the error names it.
+The request is then refused, and the error names the parameter or the item.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from domain.items import Item, type_of
 Refusal = tuple[str, str]
 """(the parameter's path, a message that says what is wrong). Paths: `tools[0].type`, `input[2].content[1]`.
 
-The message has no content.
+The message does not quote content.
 """
 
 _TOOLS = ("function", "custom")

@@ -106,7 +106,7 @@ def answer_message(items: Iterable[Item]) -> Json:
 
 
 def one_message(items: Sequence[Item]) -> Json:
-    """One message that is made of all of these items. `messages_of` may make several messages of the items of an answer."""
+    """One message that is made of all of these items, even if `messages_of` would make several messages of them."""
     messages = messages_of(items)
     return messages[0].message if len(messages) == 1 else answer_message(items)
 

@@ -20,10 +20,10 @@ from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""The limit for single messages, for messages in transcripts, and for messages in beginnings. They take about 50 MB."""
+"""How many single messages, messages in transcripts, and messages in beginnings are kept: this many of each. All together take about 50 MB."""
 
 NEWEST_MESSAGES = 16
-"""A transcript is compared with earlier ones if it has more messages. At most this many of them are expected to be new."""
+"""Only a transcript with more messages than this is compared with earlier ones. At most this many of its messages are expected to be new."""
 
 _encode_as_sent = msgspec.json.Encoder()
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -89,7 +89,7 @@ class KnownMessages:
     def take_transcript(self, seed: bytes, exact: Sequence[bytes]) -> TranscriptFacts:
         """The longest known transcript that is a beginning of the transcript with these hashes. Empty if there is none.
 
-        It is forgotten here, because the caller adds the longer transcript.
+        It is removed here, because the caller adds the longer transcript.
         """
         with self._lock:
             keys = ((seed, hashed) for hashed in reversed(exact))
@@ -110,7 +110,7 @@ class KnownMessages:
         return next((self._beginnings[key] for key in reversed(keys) if key in self._beginnings), Beginning())
 
     def add_beginning(self, sent: "SentMessages") -> None:
-        """Adds the messages of a request, which were checked. They take the place of those that the request begins with."""
+        """Adds the messages of a request, which were checked. They replace the known beginnings of this request."""
         if not sent.keys:
             return
         with self._lock:
@@ -128,7 +128,8 @@ class SentMessages(Struct, frozen=True):
     instructions  how many system and developer messages are before all others
     exact         for each of the other messages, the exact hash of it and of the other messages before it
     are_known     for each message, whether it was checked in an earlier request
-    keys          hashes of the other messages as they were sent, up to each of the newest ones. Empty if they are few
+    keys          for each of the NEWEST_MESSAGES last messages, the hash of the other messages up to it, as they were sent.
+                  Empty if the other messages are not more than NEWEST_MESSAGES
     """
 
     messages: Sequence[Json]

@@ -33,7 +33,7 @@ MAX_CANDIDATES = 8
 """The log may have the same answer in several places. At most this many of them are compared with the transcript."""
 
 MAX_ANSWERS = 3
-"""How many of the newest answers in a transcript are looked up. The last one may not come from this store."""
+"""How many of the newest answers in a transcript are looked up. The last one may come from elsewhere."""
 
 MAX_REWRITTEN = 3
 """The log may have the same prefix in several places. At most this many of them are searched for a rewritten answer."""
@@ -197,7 +197,8 @@ class _Search:
         """Looks for an answer of this store that comes later in the transcript than the longest known prefix.
 
         Returns the index of this answer's message, and the prefix that ends with it. If later messages of the
-        transcript also follow in the log, returns those of the last such message. None if there is no such answer.
+        transcript also follow in the log, returns the index and the prefix of the last such message. None if there is
+        no such answer.
         """
         least = -1 if longest is None else longest
         found = await self._found_by_answer([index for index in answers if index > least], longest)
@@ -287,7 +288,7 @@ class _Search:
         return await self._best(ranked[max(ranked)]) if ranked else None
 
     async def _question_agrees(self, path: PathMessages, index: int) -> bool:
-        """Whether the message before answer `index` is the path's second-to-last one, perhaps written differently."""
+        """Whether the message before answer `index` is the path's second-to-last message, perhaps written differently."""
         question = await path.get(1)
         if index == 0 or question is None:
             return False

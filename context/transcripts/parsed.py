@@ -86,7 +86,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
 def parsed(
     sent: SentMessages, *, tenant: str, subject: str, user: str | None, known_messages: KnownMessages | None = None
 ) -> ParsedTranscript:
-    """The transcript of a request with these messages, which were checked. `user`: its `safety_identifier` or `user`."""
+    """The transcript of a request with these messages, which were checked. `user`: the request's `safety_identifier` or `user`."""
     messages, start = sent.messages, sent.instructions
     rest = messages[start:]
     calls = custom_calls(rest)

@@ -18,7 +18,7 @@ MAX_MESSAGES = 2_000
 """A transcript is compared with at most this many of the newest messages of its path."""
 
 MAX_SKIPPED = 20
-"""A transcript may leave out this many messages of its path in one place."""
+"""Where a transcript leaves out messages of its path, at most this many messages are searched."""
 
 MAX_UNKNOWN = 100
 """The comparison of a transcript with its path ends when this many messages in a row are not found on the path."""

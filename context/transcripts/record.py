@@ -73,7 +73,7 @@ class _Parts:
 
 
 def _changes(message: Json, items: Sequence[Item]) -> bytes | None:
-    """How the message differs from the one that its items make. None: it does not, and `messages_of` makes one message of these items."""
+    """How the message differs from the one that its items make. None: it does not differ, and `messages_of` makes one message of these items."""
     plain = messages_of(items)
     if len(plain) == 1:
         return changes_between(plain[0].message, message)

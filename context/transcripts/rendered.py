@@ -1,7 +1,7 @@
 """Makes the messages of a recorded transcript again, from the log alone.
 
 A transcript may begin with the first messages of an earlier request's transcript, and that one with those of a still earlier request. So the
-requests are a chain, which may be as long as the conversation has turns. The chain is read page by page, and then its items.
+requests are a chain, which may be as long as the conversation has turns. The chain is read page by page. Then the items are read.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence

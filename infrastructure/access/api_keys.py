@@ -79,7 +79,7 @@ class _KnownKey(Struct, frozen=True):
 
 
 class ApiKeys:
-    """The API keys in memory. They are kept up to date while it is `opened`. Use one per process."""
+    """The API keys in memory. They are kept up to date while this object is `opened`. Use one per process."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ApiKeys:
         """The futures of requests that wait. Each is done when the next read of the changes has ended."""
         self._read_requested = asyncio.Event()
         self._used: dict[str, float] = {}
-        """When each key was last used, by id. A time that is stored is removed."""
+        """When each key was last used, by id. A time is removed once it is stored."""
         self._users = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -238,7 +238,7 @@ def _refused(message: str) -> InvalidCredential:
 
 def _resolve(waiting: list[asyncio.Future[None]], error: psycopg.Error | None) -> None:
     for read in waiting:
-        if read.done():  # it was cancelled
+        if read.done():  # the request was cancelled
             continue
         if error is None:
             read.set_result(None)

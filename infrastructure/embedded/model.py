@@ -66,7 +66,7 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # A model this small may not stop by itself, so its answers are limited.
+    # A model this small does not always stop by itself, so its answers are limited.
     # The model's makers recommend these sampling values.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2

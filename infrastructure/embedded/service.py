@@ -24,7 +24,7 @@ class WillNotRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a child runs as instead of root. `capability`: the one that the child keeps, if any."""
+    """The user that a child runs as instead of root. `capability`: the capability that the child keeps, if any."""
 
     uid: int
     gid: int

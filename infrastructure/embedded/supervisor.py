@@ -23,9 +23,9 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """Before a child served for the first time, its `prepare` failed or its process ended several times.
+    """A child cannot start. Before it served for the first time, `prepare` failed, or its process ended several times.
 
-    Or its `prepare` raised WillNotRunError, at any time.
+    WillNotRunError from `prepare` causes this error at any time.
     """
 
 
@@ -33,7 +33,7 @@ class DoesNotStartError(RuntimeError):
 class _Child:
     """A service and its current process. `keeper` is the task that restarts it.
 
-    `failures`: how often it has ended since it last stayed up.
+    `failures`: how often the process has ended since it last stayed up.
     """
 
     service: Service

@@ -41,7 +41,7 @@ class Appended(Struct, frozen=True, kw_only=True):
 
 
 class AppendRequest(Struct, frozen=True, kw_only=True):
-    """One command on one conversation. `if_match`: the versions that it may be decided on; None allows any.
+    """One command on one conversation. `if_match`: the conversation's versions on which it may be decided; None allows any.
 
     `answer` renders the body to store with `idempotency`. `size`: about how many bytes of events will result.
     """

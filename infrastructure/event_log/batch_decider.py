@@ -69,7 +69,7 @@ class BatchDecider:
     def decide_optimistically(
         self, batch: Sequence[AppendRequest], streams: Mapping[StreamName, Stream]
     ) -> BatchPlan | None:
-        """Decides on the known `streams` alone. The plan leaves out the requests that need the log; None if all of them do.
+        """Decides on the known `streams` alone. The plan leaves out the requests that need the log. None if all of them need it.
 
         A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
         because the known stream may be old. Requests that depend on such a request are left out with it.
@@ -91,7 +91,7 @@ class BatchDecider:
     def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], streams: BatchStreams) -> BatchPlan:
         """Decides on what the log says. If `curs` holds the append lock, the plan can be appended. Without it, the refusals of the plan are valid.
 
-        Of each of `streams` only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
+        For each of `streams`, only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
         """
         unreadable = streams.unreadable
         self._take(batch, streams.streams)

@@ -29,7 +29,7 @@ class AppendOutcome(Struct):
 
     @property
     def stores_key(self) -> bool:
-        """Whether the request's idempotency key is stored. It is not if the command appends nothing."""
+        """Whether the request's idempotency key is stored. It is not stored if the command appends nothing."""
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:

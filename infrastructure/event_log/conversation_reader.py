@@ -84,7 +84,7 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class ConversationReader(LogRows):
-    """Reads the conversations of `tenant`. If it is None, reads those of all tenants: for the process itself and for tools.
+    """Reads the conversations of `tenant`. If `tenant` is None, reads those of all tenants: for the process itself and for tools.
 
     For this reader, a conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent
     for an event that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
@@ -169,7 +169,7 @@ class ConversationReader(LogRows):
         return await self._recorded(_SUMMARY_CHANGES, parameters)
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Which of these items are retracted, of these responses are deleted, or are in a conversation that is deleted, now.
+        """Which of these ids belong now to a retracted item, a deleted response, or a deleted conversation.
 
         `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
         """

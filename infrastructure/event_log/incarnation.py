@@ -30,7 +30,7 @@ class LogMoved(psycopg.OperationalError):
 class LogPosition(Struct, frozen=True):
     """A position of the log, the chain hash of the event there, and the log's incarnation at that time. Position 0 is before the first event.
 
-    Older code stored only the position. The other two are then empty.
+    Older code stored only the position. Then the other two fields are empty.
     """
 
     position: int = 0

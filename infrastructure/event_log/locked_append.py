@@ -78,7 +78,7 @@ class LockedAppend:
             if plans:  # the requests may be in the log, so they must not be decided again
                 log.exception("append_in_doubt", commands=len(requests))
                 return [LogUnavailable(outcome_unknown=True) for _ in requests]
-            # One command may have made the whole batch fail. If they are appended one by one, only that command fails.
+            # One command may have made the whole batch fail. If the requests are appended one by one, only that command fails.
             if len(requests) > 1:
                 return [result for request in requests for result in await self.append([request], timeout_seconds)]
             log.exception("append_failed", conversation_id=requests[0].conversation_id)
@@ -111,7 +111,7 @@ class LockedAppend:
                 curs = connection.cursor(row_factory=tuple_row)
                 plan = self._new_decider().decide_on_log(curs, requests, streams)
         except (StreamsLost, *_CONNECTION_ERRORS):
-            return {}  # it is tried again under the lock
+            return {}  # all requests are decided again under the lock
         appending = [outcome.request for outcome in plan.outcomes if outcome.events]
         final = {id(request) for request in independent_of(appending, requests)}
         outcomes = [outcome for outcome in plan.outcomes if id(outcome.request) in final]

@@ -7,8 +7,8 @@ connection.
 
 If the cached streams are enough to decide a request, it is decided on these streams and sent in one round trip. Other requests are decided
 under the append lock, on what the log says (`locked_append.py`). If a stream has moved since it was cached, Postgres writes nothing, and all requests
-that were sent with it are decided under the lock. If the answer to a COMMIT is lost, the log looks for the rows, under the lock. Only if they
-are missing does it decide the requests again.
+that were sent with it are decided under the lock. If the answer to a COMMIT is lost, the log looks for the rows, under the lock. It
+decides the requests again only if the rows are missing.
 """
 
 import asyncio

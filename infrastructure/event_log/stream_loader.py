@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class StreamsLost(Exception):
-    """The log does not have the last known rows of these streams . Nothing was appended."""
+    """The log does not have the last known rows of these streams. Nothing was appended."""
 
     def __init__(self, streams: Mapping[StreamName, Stream]) -> None:
         super().__init__("The log has lost the last rows of streams.")
@@ -118,7 +118,7 @@ class StreamLoader:
         self._metrics = metrics
 
     def load(self, names: Sequence[StreamName]) -> BatchStreams:
-        """Returns and caches those of these streams that exist, made from their snapshots and the rows after these."""
+        """Makes these streams from their snapshots and the rows after these, and caches them. Streams that do not exist are left out."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
             stored = self._recorder.select_snapshots(curs, names)
@@ -130,7 +130,7 @@ class StreamLoader:
                 self._recorder.delete_snapshots(curs, read.lost)
                 lost = {name: snapshots[name] for name in read.lost & snapshots.keys()}
                 self._report("snapshot_differs_from_log", "snapshot", curs, lost)
-                # If a stream is lost again, the log has changed meanwhile. It stays uncached, and is read under the append lock.
+                # If a stream is lost again, the log has changed meanwhile. The stream stays uncached, and is read under the append lock.
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
         for name, stream in streams.items():
             self._cache.put(name, stream)

@@ -1,7 +1,7 @@
 """The current end of each stream: what the next command is decided on, and what its events are chained to.
 
-The most recently used are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it (`stream_loader.py`).
-Both may be out of date: each append checks that the log's last event of the stream is the one known here. A missing snapshot only costs time.
+The most recently used streams are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it
+(`stream_loader.py`). The known end of a stream may be out of date: each append checks that the log's last event of the stream is the one known here. A missing snapshot only costs time.
 """
 
 import threading
@@ -103,7 +103,7 @@ class StreamCache:
             return streams[name][0]
 
     def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[StreamName, Stream], list[StreamName]]:
-        """The cached streams of these requests, and the streams that are not cached. Of the latter, those that a request starts are left out."""
+        """The cached streams of these requests, and their streams that are not cached, without the streams that a request starts."""
         cached: dict[StreamName, Stream] = {}
         missing: dict[StreamName, None] = {}
         for request in requests:

@@ -151,7 +151,7 @@ class VersionLookup:
             self._queued = []
 
     async def _look_up(self, lookups: list[_Lookup]) -> list[Head | None]:
-        """Looks up in one round trip."""
+        """The heads of these streams, looked up in one round trip."""
         parameters = [[stream for stream, _ in lookups], [tenant for _, tenant in lookups]]
         heads: list[Head | None] = await self._pool.read(self._pipeline, parameters, self._timeout_seconds)
         return heads

@@ -2,7 +2,7 @@
 
 A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves
 it: the route's endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5
-times the CPU.
+times the CPU time.
 """
 
 import inspect
@@ -110,7 +110,7 @@ async def _refuse_socket(_: WebSocket) -> None:
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
     """The answer to an error that has a status.
 
-    If no route serves the request, that is a 404, a 405, or the answer to OPTIONS.
+    If no route serves the request, the answer is a 404, a 405, or the answer to OPTIONS.
     """
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)

@@ -148,7 +148,7 @@ def _depth(value: Any) -> int:
 
 
 def _find_nul(value: Any, path: str = "") -> str | None:
-    """The path of the first string that contains a NUL. If it is a key, the path of the key's object.
+    """The path of the first string that contains a NUL. If the string is a key, the path of the key's object.
 
     None if there is none.
     """

@@ -5,7 +5,7 @@ No error contains a traceback or content.
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 
 On a WebSocket an error is a message: {"type": "error", "status", "error": {…}}.
-If the response of a failed reply is on record, or may be, the error also has `response_id`.
+If the response of a failed reply is, or may be, on record, the error also has `response_id`.
 """
 
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ _RETRY_MAY_HELP = {408, 429, 500, 503}
 class ErrorDetail(Struct, frozen=True):
     """What is wrong. `param`: the wrong field, such as `items[3].role`. `code`: for programs, such as `conversation_not_found`.
 
-    `response_id`: set if the request failed but its response is on record, or may be.
+    `response_id`: set if the request failed, but its response is, or may be, on record.
     """
 
     message: str

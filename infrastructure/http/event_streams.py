@@ -1,4 +1,4 @@
-"""Answers a request with a stream of server-sent events. While there are no events, it sends comments.
+"""Answers a request with a stream of server-sent events. While there are no events, the stream sends comments.
 
 Without the comments, proxies and clients would drop the silent connection.
 

@@ -28,7 +28,7 @@ class Feedback(Struct, frozen=True, kw_only=True, tag_field="object", tag="feedb
 
 
 class FeedbackCounts(Struct, frozen=True, kw_only=True):
-    """How many match the filters, on all pages. `labels`: how many have each label, for the 100 most frequent labels."""
+    """How many feedback objects match the filters, on all pages. `labels`: how many have each label, for the 100 most frequent labels."""
 
     positive: int
     negative: int

@@ -24,7 +24,7 @@ _NAMES = frozenset({"model_id"})
 
 
 def id_names(path: str) -> list[str]:
-    """The names of the ids in a route's path, in order: `["conversation_id"]` of `/v1/conversations/{conversation_id}`."""
+    """The names of the ids in a route's path, in order: `["conversation_id"]` for `/v1/conversations/{conversation_id}`."""
     return re.findall(r"{(\w+)(?::path)?}", path)
 
 

@@ -124,7 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Called by `_Parser`
 
     def asks_for_websocket(self) -> bool:
-        """Whether the head that was just parsed opens a WebSocket. It does not while an earlier request is being answered."""
+        """Whether the head that was just parsed opens a WebSocket. While an earlier request is being answered, no head does."""
         return (
             self.ws_protocol_class is not None
             and self.parser.get_method() == b"GET"

@@ -31,10 +31,10 @@ SHUTDOWN_TIMEOUT_SECONDS = 10
 OPEN_FILES = 65_536
 
 RECENT_COLLECTIONS = 1_000
-"""There is a full garbage collection after so many collections of recent objects. Python's default is 10.
+"""There is a full garbage collection after this many collections of recent objects. Python's default is 10.
 
-A full one stops all requests: for 30 to 170 ms of processor time, more the longer the process has run. It found no
-garbage in the benchmarks. The collections of recent objects (700 and 7,000 of them) take at most a few milliseconds.
+A full collection stops all requests for 30 to 170 ms of processor time. The longer the process has run, the longer it
+takes. It found no garbage in the benchmarks. The collections of recent objects (700 and 7,000 of them) take at most a few milliseconds.
 """
 
 

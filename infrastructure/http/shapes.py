@@ -27,7 +27,7 @@ ConversationId = Annotated[str, msgspec.Meta(examples=["conv_019af3c5d2e07c31a7b
 
 
 class ForkedFrom(Struct, frozen=True):
-    """Where a fork begins: after this item of this conversation, which was at this version. `item` is null if it had no items there."""
+    """Where a fork begins: after `item` of `conversation`, which was at `version`. `item` is null if the fork begins before the first item."""
 
     conversation: ConversationId
     item: str | None
@@ -69,7 +69,7 @@ class ListedConversation(Conversation, frozen=True, kw_only=True, tag_field="obj
 
 
 class ConversationList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
-    """A page of conversations. `next_cursor`, `previous_cursor`: for `after` and `before`. Null if there is no such page."""
+    """A page of conversations. `next_cursor`, `previous_cursor`: the values of `after` and `before` for the next and the previous page. Null if there is no such page."""
 
     data: list[ListedConversation]
     first_id: str | None

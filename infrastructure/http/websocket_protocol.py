@@ -80,7 +80,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().data_received(data)
         if not self.conn.only_control_frames:
             self._part_at = self._received_at
-        if not self.handshake_initiated:  # its head is not valid HTTP, or larger than the library reads
+        if not self.handshake_initiated:  # the head is not valid HTTP, or larger than the library reads
             self._refuse(Refused(400, "The head of this WebSocket handshake cannot be read.", "malformed_request"))
 
     def resume_writing(self) -> None:

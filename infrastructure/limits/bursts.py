@@ -1,4 +1,4 @@
-"""Limits the requests in a second, in this process alone. Without it, somebody could send all the requests of a minute at once.
+"""Limits the requests in a second, in this process alone. Without this limit, somebody could send all the requests of a minute at once.
 
 A large body or answer counts as several requests. If it exceeds the limit, later requests are refused for a while, at most for about
 MAX_DEBT_SECONDS.

@@ -21,7 +21,7 @@ from infrastructure.stores.postgres import Pool
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS: Final = 2.0
-"""How often the counts that requests ask for are read again. For this long, a process may not know what other processes have counted."""
+"""How often the counts that requests ask for are read again. So what other processes have counted is known to a process at most this much later."""
 
 WANTED_SECONDS: Final = 30.0
 """How long a count is still read after a request has asked for it."""

@@ -39,5 +39,5 @@ class OverLimit(Exception):
 
     @property
     def is_quota(self) -> bool:
-        """Whether it is a quota of a month, so that a short wait does not help."""
+        """Whether the limit is a quota of a month, so that a short wait does not help."""
         return self.name == "tokens_a_month"

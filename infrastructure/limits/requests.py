@@ -100,7 +100,7 @@ class RequestCount:
             self._ask_again_at = now + ASK_AGAIN_SECONDS
 
     def failed(self) -> None:
-        """The next question asks again. Requests that this question gave back are lost: Redis counts them as used for a minute."""
+        """The next question asks again. Requests that the failed question gave back are lost: Redis counts them as used for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._uncounted > 0 or self._is_unused(now)

@@ -22,7 +22,7 @@ WAIT_SECONDS: Final = 0.1
 """How long a request waits for Redis."""
 
 LATE_SECONDS: Final = 0.01
-"""If a wait ends this much too late, the process itself was busy, and Redis may not be slow. Then the request waits once more."""
+"""If a wait ends this much too late, the process itself was busy: perhaps Redis is not slow. Then the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
 """After this long without an answer, Redis counts as unavailable."""

@@ -39,7 +39,7 @@ class Window:
         self._used += amount
 
     def free_in(self, now: float) -> float:
-        """Seconds until something more may be used; 0 if it may now."""
+        """Seconds until something more may be used; 0 if something may be used now."""
         left = self.left(now)
         for second in sorted(self._amounts) if left <= 0 else ():
             left += self._amounts[second]

@@ -32,7 +32,7 @@ class HeartbeatWatch(Generic[Key]):
     def unchanged(self, beats: Mapping[Key, int | None]) -> set[Key]:
         """Takes the beats that were just read. Returns the keys whose beat has not changed for `dead_after_seconds`.
 
-        None as a beat means that the key has no row. It counts as an unchanged beat. Keys that are not in `beats` are forgotten.
+        None as a beat means that the key has no row, and counts as an unchanged beat. Keys that are not in `beats` are forgotten.
         """
         now = self._clock()
         step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_step_seconds)
@@ -46,6 +46,6 @@ class HeartbeatWatch(Generic[Key]):
         return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
 
     def start_over(self) -> None:
-        """Forgets everything. Call it when the rows could not be read: the others may not have been able to renew their beats either."""
+        """Forgets everything. Call it when the rows could not be read: the other processes perhaps could not renew their beats either."""
         self._looked_at = None
         self._beats, self._unchanged_seconds = {}, {}

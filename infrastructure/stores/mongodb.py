@@ -16,7 +16,7 @@ def connect(settings: Settings, *, answer_seconds: float = 10.0) -> Client:
     """A client that connects at its first use. Close it with `await client.close()`.
 
     Writes are acknowledged when a majority of the servers have them in their journals. If no server can be reached, an operation fails after
-    2 s with pymongo.errors.ServerSelectionTimeoutError. If the server does not answer, it fails after `answer_seconds`.
+    2 s with pymongo.errors.ServerSelectionTimeoutError. If the server does not answer, the operation fails after `answer_seconds`.
     """
     return AsyncMongoClient(
         settings.mongodb_url,

@@ -2,7 +2,7 @@
 
 Calls do not wait for each other: the next call is sent while the server still works on the one before.
 
-It calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's binary dumpers and loaders. A round trip takes
+The pipeline calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's binary dumpers and loaders. A round trip takes
 half a millisecond. psycopg's cursors would need as much time again, in Python, for each statement.
 """
 

@@ -6,6 +6,7 @@ chat, responses     turn the streams of the two APIs into stream parts; `respons
 server_sent_events  reads events from bytes
 json_text           reads JSON from a provider and replaces what cannot be stored
 failures            our own errors; `client_errors` turns the errors of the client libraries into them
+refusals, too_long  what a provider's refusal says: which abilities the model lacks; that the request is too long
 breaker             stops requests to a provider that is down
 model_list          the models that the provider lists
 """

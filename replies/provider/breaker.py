@@ -2,8 +2,8 @@
 
 Each model has its own breaker, because a provider may serve one model and fail with another.
 
-No library is used. Those for asyncio wrap one awaited call, but here a stream counts as answered at its first part. Also, none of
-them lets only one probe through.
+No library is used. The libraries for asyncio wrap one awaited call, but here a stream counts as answered at its first part. Also, none
+of them lets only one probe through.
 """
 
 import time
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class CircuitBreakers:
-    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of those that are open."""
+    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of open breakers."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class CircuitBreakers:
 class CircuitBreaker:
     """Opens after MAX_FAILURES in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
 
-    OPEN_SECONDS later it lets one request through as a probe. While the probe has no result, it lets another probe through every
-    PROBE_SECONDS. The first request that is answered closes it. If the newest probe fails, it stays open for OPEN_SECONDS more. The
-    failures of all other requests change nothing while it is open. `on_change` is called when it opens (with True) and when it closes
-    (with False).
+    OPEN_SECONDS later, the breaker lets one request through as a probe. While the probe has no result, another probe is let through every
+    PROBE_SECONDS. The first request that is answered closes the breaker. If the newest probe fails, the breaker stays open for OPEN_SECONDS
+    more. While it is open, the failures of all other requests change nothing. `on_change` is called with True when the breaker opens, and
+    with False when it closes.
     """
 
     def __init__(

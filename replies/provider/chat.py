@@ -134,7 +134,7 @@ class ChatAnswer:
         if not chunk.choices:
             return []
         choice = next((choice for choice in chunk.choices if not choice.index), None)
-        if choice is None:  # it belongs to a second answer, which was not requested
+        if choice is None:  # the chunk belongs to a second answer, which was not requested
             return []
         delta = choice.delta or _Delta()
         for reasoning in (delta.reasoning_content, delta.reasoning):

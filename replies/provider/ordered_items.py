@@ -155,7 +155,7 @@ class OrderedItems:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """Records that an item is complete. `complete`: all its parts, field after field. Text of them that was not
+        """Records that an item is complete. `complete`: all its parts, field after field. Their text that was not
         added before is added now.
         """
         open_item = self._items[key]

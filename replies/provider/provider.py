@@ -45,7 +45,7 @@ class Answer(Protocol):
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """All providers of a process share it: to read the certificates of all authorities takes 25 ms."""
+    """The context that all providers of a process share. Reading the certificates of all authorities takes 25 ms."""
     return httpx2.create_ssl_context()
 
 

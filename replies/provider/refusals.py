@@ -64,10 +64,10 @@ def refusal(status: int | None, message: str) -> RefusedRequest | None:
 
 
 def believed(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
-    """The refusal. Its `lacks` is removed if the request contains the words of `says_so` too.
+    """The refusal, without its `lacks` if the request contains the words of `says_so` too.
 
-    Then the provider may only repeat what somebody wrote. This must not be learnt, because what is learnt applies to
-    everybody.
+    In that case, the provider perhaps only repeats what somebody wrote. This must not be learnt, because what is learnt
+    applies to everybody.
     """
     if refused.lacks and refused.says_so in msgspec.json.encode(body).decode().lower():
         return RefusedRequest(refused.names)

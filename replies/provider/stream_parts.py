@@ -24,7 +24,7 @@ class ItemStarted(Struct, frozen=True):
 class PartStarted(Struct, frozen=True):
     """A part of the item that started last begins, and the part before it is complete.
 
-    `kind`: `output_text`, `refusal`, `reasoning_text` or `summary_text`. Not sent for the first part of an item if it has the usual
+    `kind`: `output_text`, `refusal`, `reasoning_text` or `summary_text`. There is no PartStarted for the first part of an item if it has the usual
     kind: `output_text` in a message, `reasoning_text` in reasoning.
     """
 

@@ -1,6 +1,6 @@
 """Recognises the refusal of a request that is longer than the model's window, in the words of many providers.
 
-OpenAI, llama.cpp and Anthropic have a code or type for it. Others say it only in the message. Many messages name the
+OpenAI, llama.cpp and Anthropic have a code or type for this refusal. Other providers say it only in the message. Many messages name the
 size of the window.
 """
 
@@ -56,10 +56,10 @@ _WITHOUT_NUMBER: Final = re.compile(
     r"|maximum context length|context size has been exceeded|greater than the context length|too large for model with|input length exceeds",
     re.IGNORECASE,
 )
-"""Words of such a refusal that may come without the window's size."""
+"""Words of such a refusal, perhaps without the window's size."""
 
 _OTHER_LIMITS: Final = re.compile(r"rate limit|per minute|quota", re.IGNORECASE)
-"""Words about other limits. Messages with these words are not taken for such a refusal, even if they name tokens."""
+"""Words about other limits. A message with these words does not count as such a refusal, even if it names tokens."""
 
 
 def is_too_long(code: str, error_type: str, message: str) -> bool:
