@@ -147,7 +147,7 @@ class CreateChatCompletion(BaseModel):
         return policy == "always" if self.store is None else self.store
 
     def recorded_parameters(self) -> dict[str, Any]:
-        """What is recorded with the reply: the parameters of its Response; and in `chat` those for a provider of Chat Completions, as they came."""
+        """What is recorded with the reply: the parameters of its Response, and in `chat` the parameters for a provider of Chat Completions, as they came."""
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
     def as_response_request(self, *, stored: bool) -> CreateResponse:
@@ -178,7 +178,7 @@ class CreateChatCompletion(BaseModel):
     def check(self, renderer: int, known_messages: KnownMessages) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
 
-        `known_messages`: has the messages that were checked before. `renderer`: shows which API the provider has. That of Responses lacks some parameters.
+        `known_messages`: has the messages that were checked before. `renderer`: shows which API the provider has. The Responses API lacks some parameters.
         """
         self._sent_messages = sent_messages(self.messages, known_messages)
         check_messages(self.messages, self.sent_messages.are_known, are_all=self.conversation is None)

@@ -148,7 +148,7 @@ def _check_size(message: dict[str, Any], path: str) -> None:
     limit = MAX_ANSWER_BYTES if message["role"] == "assistant" else MAX_ITEM_BYTES
     content = message.get("content")
     if isinstance(content, str) and len(message) == 2 and len(content) < limit // MAX_ESCAPED_BYTES:
-        return  # this is true for most messages, and saves encoding them
+        return  # most messages return here: this saves encoding them
     if len(msgspec.json.encode(message)) > limit:
         raise ApiError(413, f"`{path}` is larger than {limit} bytes.", code="item_too_large", param=path)
 

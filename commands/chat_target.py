@@ -41,7 +41,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
 async def find_chat_target(context: CommandContext, transcript: ParsedTranscript) -> ChatTarget:
     """The target of a request with this transcript.
 
-    A conversation that the client names in `X-Conversation-Id` comes before any that the transcript matches.
+    A conversation that the client names in `X-Conversation-Id` is used even if the transcript continues another one.
     Raises ApiError (400) for an invalid name; ConversationNotFound or NotAllowed if the name is the id of a conversation that the caller may not
     see or change.
     """

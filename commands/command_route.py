@@ -191,7 +191,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return structs.replace(first, answer=await without_deleted(reader, first.conversation_id, first.answer))
 
     async def repeated_answer(self) -> Response | None:
-        """The first answer, as the answer to this repeat of the request. As in `first_answer`."""
+        """The first answer, as the answer to this repeat of the request. Raises what `first_answer` raises."""
         first = await self.first_answer()
         if first is None:
             return None

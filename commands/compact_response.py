@@ -65,7 +65,7 @@ class CompactResponse(Body):
     service_tier: ServiceTier | None = None
 
     def request(self) -> CreateResponse:
-        """A request for a reply with these fields. The same code can check it and find the earlier items. Raises ApiError (400)."""
+        """A request for a reply with these fields: it is checked, and its earlier items are found, as for a reply. Raises ApiError (400)."""
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"instructions"}}
         return validate(CreateResponse, fields)
 

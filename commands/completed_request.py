@@ -1,4 +1,4 @@
-"""A request that leaves out what an earlier request has: it is completed from that one (`retry`, `regenerate`)."""
+"""Completes a request with the input and parameters of an earlier request (`retry`, `regenerate`)."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class CompletedRequest(Struct, frozen=True):
 
 
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
-    """The body of the earlier request, with the parameters of `body` in place of its own. Without `requested`, it is `body`.
+    """The body of the earlier request, with the parameters of `body` in place of its own. Without `requested`: `body`.
 
     Raises ApiError (400) if the parameters contradict each other.
     """

@@ -79,7 +79,7 @@ class UpdateConversation(Body):
     """An absent field stays as it is. `null` clears a field. `metadata` replaces all pairs.
 
     `context_policy` replaces the whole policy: fields that are absent in it get the tenant's defaults. If it is `null`,
-    all fields do.
+    all fields get the defaults.
     """
 
     model_config = examples({"title": "A trip to Bergen"})

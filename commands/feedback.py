@@ -55,7 +55,7 @@ async def give_item_feedback(
 ) -> Response:
     """Rates an item. Whoever may read the conversation may do this. Answers with the feedback.
 
-    Each subject has one feedback for an item. If the same is given again, nothing changes.
+    Each subject has one feedback for an item. If the same feedback is given again, nothing changes.
     """
     try:
         return await _give(context, conversation_id, body, item_id=item_id)
@@ -68,7 +68,7 @@ async def give_item_feedback(
 
 @command_route(router, "POST", RESPONSE_PATH, NewFeedback, answer=Feedback)
 async def give_response_feedback(context: CommandContext, response_id: str, body: NewFeedback) -> Response:
-    """Rates a response. Otherwise as for an item."""
+    """Rates a response, under the same rules as for an item."""
     conversation_id = await _conversation_of(context, response_id)
     try:
         return await _give(context, conversation_id, body, response_id=response_id)

@@ -53,7 +53,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
 
     The fork belongs to the caller, and may be of any conversation that the caller may read. It inherits the items by
     reference, so it takes the same time for long and short conversations. It has the instructions, the policy and the pinned items
-    of that version. An item that is deleted in the conversation is gone from the fork, too.
+    that the conversation had at the fork's version. If an item is deleted in the conversation, it is gone from the fork too.
     """
     body = body or ForkConversation()
     if body.item is not None and body.version is not None:

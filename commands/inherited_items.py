@@ -38,7 +38,7 @@ async def execute_on_item(
 
 
 async def inherited_item(context: CommandContext, conversation_id: str, item_id: str) -> KnownItem | None:
-    """The item as the fork `conversation_id` inherits it. None if it does not inherit it, or if the item is deleted.
+    """The item as the fork `conversation_id` inherits it. None if the fork does not inherit the item, or if it is deleted.
 
     In a fork, the inherited items are the beginning of branch 0.
     """

@@ -7,7 +7,7 @@ When the store gives items new ids, it changes the links to match. These items h
     local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
 
 A stored link holds our id of the target, or the `call_id` of the call. A link in a request may also hold the id that the client gave to
-the target. The target is found by that id too, because a stored item keeps it.
+the target. The target is found by that id too, because the stored target keeps it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items. A link from one of them to an earlier one is changed to the new id, or the `call_id`, of the earlier one."""
+    """The items. If an item has a link to an earlier one of them, the link is changed to the earlier item's new id or `call_id`."""
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
@@ -86,7 +86,7 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
     """The links whose target must be looked up on the path, by the index of the item with the link.
 
-    None of the items before it is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
+    For such a link, no earlier item of `items` is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
     `call_id` already is the `call_id` of the call.
     """
     targets = _Targets()

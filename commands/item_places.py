@@ -17,7 +17,7 @@ class ItemPlace(Struct, frozen=True):
     """Where an item lies.
 
     leaf       the item, and the path that ends with it
-    before     its parent, and the path that ends with that
+    before     the item's parent, and the path that ends with the parent
     inherited  the item, if the conversation inherits it; None if the item is the conversation's own
     """
 

@@ -14,7 +14,7 @@ from domain.paths import PathSegment
 async def linked_to_conversation(
     context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
-    """The new items with their links changed to the ids of the items on the active path that they lead to."""
+    """The new items. A link to an item on the active path is changed to our id of that item, or to its `call_id`."""
     if not _open_links(new):
         return new
     reader = context.dependencies.reader
@@ -25,7 +25,7 @@ async def linked_to_conversation(
 
 
 async def linked_to_segment(context: CommandContext, end: PathSegment, new: tuple[NewItem, ...]) -> tuple[NewItem, ...]:
-    """The new items with their links changed to the ids of the items that they lead to, on the path whose newest segment is `end`."""
+    """As `linked_to_conversation`, for the path whose newest segment is `end`."""
     if not _open_links(new):
         return new
     history = PathHistory(context.dependencies.reader, end)
@@ -39,7 +39,7 @@ def _open_links(new: Sequence[NewItem]) -> bool:
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """The items, as (id, item), with their links changed to the ids of their targets. A target is one of these items, or is on the path."""
+    """The items, as (id, item), with their links changed to name their targets. A target is one of these items, or is on the path."""
     linked = link(items)
     for index, item_link in open_links(linked).items():
         if (target := await history.find(item_link.leads_to)) is not None:

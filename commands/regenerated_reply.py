@@ -1,8 +1,8 @@
 """`regenerate` in `POST /v1/responses`: another answer beside an earlier one.
 
 The request names a response, or an item of an answer. The model is sent what lies before that answer, and the new
-answer opens a branch there. An answer without a response was appended by a client: it begins after the last item before
-it that a model did not write.
+answer opens a branch there. An answer that a client appended has no response. It is all the items in
+a row, up to the named one, that a client appended and that are of a kind that a model writes.
 """
 
 from itertools import takewhile
@@ -116,12 +116,12 @@ async def _record(context: CommandContext, response_id: str) -> Record | None:
 
 
 def _repeatable(record: Record | None) -> Request | None:
-    """The request whose parameters are used again. Not those of a chat completion, which are parameters of another API."""
+    """The request whose parameters are used again. None for a chat completion: its parameters are those of another API."""
     return None if record is None or renders_transcripts(record.requested.renderer) else record.requested
 
 
 async def _leaf(context: CommandContext, conversation_id: str, version: int, answer: _Answer, named_id: str) -> Leaf:
-    """The place before the answer. Raises ApiError (404) if the conversation does not have it, or not any more."""
+    """The place before the answer. Raises ApiError (404) if the conversation does not have the answer, or if the named item is deleted."""
     found = {item_id: await _find_place(context, conversation_id, version, item_id) for item_id in answer.item_ids}
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:
@@ -142,7 +142,7 @@ async def _find_place(context: CommandContext, conversation_id: str, version: in
 async def _before_answer(context: CommandContext, end: PathSegment, leaf: Leaf) -> Leaf:
     """The place before an answer that a client appended. `leaf`: the place before one of its items, where the path `end` ends.
 
-    Looks only at the items that are read at once.
+    Looks only at the first page of earlier items.
     """
     page = await anext(path_backwards(context.dependencies.reader, end), None)
     items = page.items if page is not None else []

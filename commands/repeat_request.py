@@ -30,7 +30,7 @@ NOT_TAKEN: Final = "abilities"
 """The reason of a repeat: the history of the refused request may have something that the model cannot take."""
 
 MIN_GUESS_TOKENS: Final = 4_096
-"""A guessed window of at least so many tokens is learnt at once, unless the request sets `max_output_tokens`.
+"""A guessed window of at least this many tokens is learnt at once, unless the request sets `max_output_tokens`.
 
 Otherwise the guess is learnt only when the smaller request is answered. The first request may have been refused for
 another reason than its length, and what is learnt applies to everybody's requests.
@@ -48,7 +48,7 @@ class _Change(Struct, frozen=True, kw_only=True):
 class _Repeats:
     """Makes the next request each time the provider refuses one.
 
-    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused one. It
+    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request. It
     returns None if the conversation is deleted.
 
     The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
@@ -92,7 +92,7 @@ class _Repeats:
         return None
 
     def _learn(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
-        """What an answer to this request teaches: the abilities that its notes stand for, and the window that it was made for."""
+        """What is learnt if this request is answered: the model lacks the abilities that the notes stand for, and has this window."""
         missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
         if not missing:
             return learn_window
@@ -112,7 +112,7 @@ def repeat_stored(
     """Makes the repeats of a request that is stored in this conversation.
 
     Each context is read at the conversation's newest version: items may have been deleted since the request was
-    stored. `leaf`: the place that the request names. Without it, the path is the one that was active at the request.
+    stored. `leaf`: the place that the request names. Without it, the path is the one that was active when the request was made.
     """
 
     async def assemble(changed: ReplyRequest, shown: Shown) -> Context | None:

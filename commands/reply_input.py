@@ -5,7 +5,7 @@ References are replaced by items, items that the history already has are left ou
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path anyway.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
 - An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
-- It is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
+- Such an item is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
 - Items that repeat the history are left out too, even without such an id: `context/repeated_history.py` finds them.
 """
 
@@ -123,7 +123,7 @@ async def _without_known_ids(
         if isinstance(entry, ItemReference):
             appended = None if entry.item_id in deleted else found.readable.get(entry.item_id)
             taken.append(_copy(entry, appended, position))
-            on_path.add(entry.item_id)  # a second reference to it adds nothing
+            on_path.add(entry.item_id)  # a second reference to the same item adds nothing
         elif item_id not in deleted:
             taken.append(entry)
     return taken

@@ -2,8 +2,8 @@
 
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
 a response appends to its conversation: at the head if no item follows the response, and on a new branch otherwise. If the caller may only read
-that conversation, the reply goes into a fork of it. The fork shares the items, instructions and policy up
-to that response, and the pinned items and the summary that lie before it. If no item
+that conversation, the reply goes into a fork of it. The fork shares the items up to that response, the
+instructions and the policy of that time, and the pinned items and the summary that lie before the response. If no item
 precedes the response, a new conversation is created instead of a fork.
 """
 
@@ -143,8 +143,8 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
     """The target of a reply that continues from a stored response: the place after it, in its conversation.
 
-    If the caller may only read the conversation, it is a fork, which belongs to the caller. If there is no item to fork
-    from, it is a new conversation.
+    If the caller may only read the conversation, the target is a fork, which belongs to the caller. If there is no item
+    to fork from, the target is a new conversation.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     joined = isinstance(record.end, ReplyCompleted) or (record.end is not None and bool(joined_ids(record.end)))
@@ -211,8 +211,8 @@ async def _carried_items(context: CommandContext, record: Record) -> tuple[NewIt
     reply, and may have been deleted there.
 
     Each item gets a new id. Its `id` field keeps the old one, like an id from a client. So a client can still refer to
-    the item by its old id. Each is a copy: it is deleted with the reply. If the reply is tried again later, the original
-    joins, and the copy is deleted with that too.
+    the item by its old id. Each item is a copy, which is deleted when the reply is deleted. If the reply is tried again
+    later, the original joins the conversation. Then the copy is also deleted when the original is.
     """
     input_items = record.requested.input
     deleted = await deleted_items(

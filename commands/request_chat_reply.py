@@ -41,7 +41,7 @@ A shorter one is parsed on the event loop, because a thread would take longer.
 """
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""One append stores at most so many items and bytes of a long history. A larger append would delay other appends."""
+"""One append stores at most this many items and bytes of a long history. A larger append would delay other appends."""
 
 
 class ChatRequest(Struct, frozen=True):
@@ -74,7 +74,7 @@ class NewMessages(Struct, frozen=True, kw_only=True):
 
     @property
     def is_large(self) -> bool:
-        """Whether they are too much for the input of one reply."""
+        """Whether the messages are too large for the input of one reply."""
         return len(self.items) > MAX_INPUT_ITEMS or sum(len(new.item) for new in self.items) > MAX_REQUEST_BYTES
 
 
@@ -97,7 +97,7 @@ async def _request(context: CommandContext, body: CreateChatCompletion, *, store
     target, model_context = await asyncio.gather(find_chat_target(context, transcript), assemble())
     request = ChatRequest(transcript, model, encoded, model_context)
     for _ in range(MAX_ATTEMPTS - 1):
-        with suppress(ConversationNotFound):  # it was deleted after the transcript was compared with it
+        with suppress(ConversationNotFound):  # the conversation was deleted after it was compared
             return await _request_at(context, request, target)
         target = await find_chat_target(context, transcript)
     return await _request_at(context, request, target)

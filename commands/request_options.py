@@ -1,4 +1,4 @@
-"""Those parameters of a request for a reply that are objects: their fields, and the check for values that the store does not support."""
+"""The parameters of a request for a reply that are objects: their fields, and the check for values that the store does not support."""
 
 from typing import Annotated, Any, Literal
 

@@ -101,7 +101,7 @@ class Compaction(Body):
 
 
 class CreateResponse(OptionsBody, Body):
-    """The parameters of a reply. An unknown or unsupported one is refused. `docs/clients.md` says what the store does with each."""
+    """The parameters of a reply. Unknown and unsupported parameters are refused. `docs/clients.md` says what the store does with each parameter."""
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
 
@@ -212,7 +212,7 @@ class CreateResponse(OptionsBody, Body):
         if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = given_items(input_items)
-        # The items are measured in the form in which the views hold them. It may be larger than what was sent.
+        # The items are measured in the form in which the views hold them. This form may be larger than what was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"

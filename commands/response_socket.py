@@ -2,7 +2,7 @@
 
 A message is served by the code that serves a POST, with two differences. A socket runs one reply at a time. It remembers a reply with
 `store: false` until the next reply, so that `previous_response_id` can name it. An error is sent as a message, and the socket stays open.
-The credential is checked again for each message. If it is not valid any more, the socket is closed after that error.
+The credential is checked again for each message. If it is not valid any more, an error is sent and the socket is closed.
 """
 
 import asyncio
@@ -170,7 +170,7 @@ class _ResponseSocket:
     def _remember(
         self, reply: RunningReply | RecordedReply, body: CreateResponse, previous: UnstoredReply | None
     ) -> None:
-        """Remembers an unstored reply, so that the next one may continue from it. A stored reply is found in the log."""
+        """Remembers an unstored reply, so that the next reply may continue from it. A stored reply is found in the log."""
         self._unstored.forget(self._socket)
         if isinstance(reply, RecordedReply) or reply.stored:
             return
@@ -189,7 +189,7 @@ class _ResponseSocket:
         await self._websocket.send_text(event.decode())
 
     async def _close(self, reason: EndReason) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed already
+        with suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: the socket is closed already
             if reason == "too_old":
                 message = "The connection has been open for the maximum time. Open another one."
                 await self._send(ApiError(400, message, code="websocket_connection_limit_reached").socket_event())

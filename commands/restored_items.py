@@ -26,7 +26,7 @@ router = APIRouter()
 async def restore_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Shows a retracted item again, at its place. Answers with the item. If it is not retracted, nothing changes.
 
-    Its pin does not come back. Summaries that cover it are withdrawn. The answer is 404 if the item is inherited and
+    The item's pin does not come back. Summaries that cover the item are withdrawn. The answer is 404 if the item is inherited and
     is deleted in its own conversation or in a fork between the two, if it is a copy of a deleted item, or if it was deleted
     together with its response.
     """

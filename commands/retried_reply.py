@@ -85,7 +85,7 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 
 async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
-    """The place of the first reply. If that was to open a branch, the new one opens one at the same item."""
+    """The place of the first reply. If the first reply would have opened a branch, the new one opens a branch after the same item."""
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
         return replace(target, leaf=requested.after, regenerates=requested.regenerates)

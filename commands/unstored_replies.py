@@ -1,4 +1,4 @@
-"""The replies with `store: false` that sockets remember. Each socket remembers its last one that did not fail: the next reply on the socket may continue from it.
+"""The replies with `store: false` that sockets remember. Each socket remembers the last one if it did not fail: the next reply on the socket may continue from it.
 
 They are only in this process's memory. Together they have at most `max_bytes`. When they have more, the least recently used reply is
 forgotten first.

@@ -42,7 +42,7 @@ def open_branch(
 ) -> Iterator[Event]:
     """The items open a branch after `leaf`. The head moves there, unless they are `aside`.
 
-    These are the next events of the conversation: the branch's number is the version that its first item gets.
+    The caller must append these events next: the branch's number is the version that its first item gets.
     """
     branch = state.version + 1
     appended = append_after(

@@ -92,7 +92,7 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
 class WriteTitle(Command, frozen=True, kw_only=True):
     """Records a title that a model wrote. Refuse if the conversation has a title.
 
-    `title_items`: the items that it was made from. `read_version`: the conversation's version with the last of these
+    `title_items`: the items that the title was made from. `read_version`: the conversation's version with the last of these
     items. Refuse if an item was retracted after this version.
     """
 
@@ -111,7 +111,7 @@ class AppendItems(Command, frozen=True, kw_only=True):
 
 
 class ReviseItem(Command, frozen=True, kw_only=True):
-    """Another version of item `item_id`: `item` opens a branch after `leaf`, the place of the item's parent.
+    """Another version of item `item_id`: `item` opens a branch after `leaf`, the place of the parent of `item_id`.
 
     The head moves to the new item. `inherited`: as in RetractItem.
     """
@@ -140,7 +140,7 @@ class MoveHead(Command, frozen=True, kw_only=True):
 
 
 class RetractItem(Command, frozen=True, kw_only=True):
-    """`inherited`: the item, if it belongs to a conversation that this one was forked from."""
+    """`inherited`: the state of the item, if it belongs to a conversation that this one was forked from."""
 
     item_id: str
     inherited: KnownItem | None = None
@@ -153,7 +153,8 @@ class RetractItem(Command, frozen=True, kw_only=True):
 class RestoreItem(Command, frozen=True, kw_only=True):
     """Shows a retracted item again. `inherited`: as in RetractItem.
 
-    `response_id`: the response that the item belongs to, if any. `unpins`: the last row of pins has the item. The pin went with the retraction, and does not come back.
+    `response_id`: the response that the item belongs to, if any. `unpins`: whether the last row of pins still names
+    the item. Then the item is unpinned too, because the retraction ended the pin.
     """
 
     item_id: str
@@ -247,7 +248,7 @@ class ShowReply(Command, frozen=True, kw_only=True):
 class CompleteReply(Command, frozen=True, kw_only=True):
     """`input` and `output` are appended at the head that the conversation has when the command is decided.
 
-    If the reply has a leaf then (`RunningReply`), they open a branch there.
+    If the reply has a leaf at that time (`RunningReply`), they open a branch after it.
     """
 
     response_id: str
@@ -308,7 +309,8 @@ class DescribeReply(Command, frozen=True, kw_only=True):
 class DeleteReply(Command, frozen=True, kw_only=True):
     """`item_ids`: the items that the reply added to its conversation, in order.
 
-    The command is refused if the reply has added other items. Then the reply ended after its items were read.
+    In an unlisted conversation, the command is refused if the reply has added other items. This happens if the reply
+    ended after its items were read.
     """
 
     response_id: str
@@ -392,9 +394,9 @@ class WithdrawFeedback(Command, frozen=True, kw_only=True):
 
 
 class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
-    """The fields are as in FeedbackGiven. `feedback_id`: the new id, if there is no feedback of `by`. `inherited`: as in RetractItem.
+    """The fields are as in FeedbackGiven. `feedback_id`: the new id, used if `by` has given no feedback yet. `inherited`: as in RetractItem.
 
-    `known_id`: the id of the feedback that `by` had given when the command was made; None for none.
+    `known_id`: the id of the feedback that `by` had given when the command was made; None if there was none.
     """
 
     feedback_id: str

@@ -42,7 +42,7 @@ Part = Literal["conversation", "title", "item", "items", "response", "summary", 
 """What the content of a field belongs to. If that is deleted, or the whole conversation, the content is deleted too.
 
 conversation   only the whole conversation
-title          the items that a model made the title from, `title_items` of the event. A person's title: the conversation
+title          the items that a model made the title from, `title_items` of the event. A person's title belongs to the conversation
 item           the item `item_id` of the event
 items          the field holds InputItems. Each one belongs to the item with its id. All of them belong to the response
                `response_id` of the event

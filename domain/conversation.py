@@ -62,7 +62,7 @@ class RunningReply(Struct, frozen=True, gc=False):
     """A response in progress, and where its items will join the conversation.
 
     leaf     the item after which they open a branch; None: they are appended at the head
-    names_leaf  whether the request named the leaf. If not, the head was moved away from it while the reply ran
+    names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved while the reply ran
     head     the head when the reply was requested, if the request named the leaf
     """
 
@@ -82,7 +82,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     running       the responses in progress
     queued        ids of responses that wait for their turn, the next one first
     interrupting  the waiting response that stops the running one; None if there is none
-    summaries     the summaries that can be undone, oldest first. The last one on the active path is active, and each includes the one before on its path
+    summaries     the summaries that can be undone, oldest first. The last one on the active path is active, and each one includes the one before it on its path
     undone        the summaries that can be redone, the next one first. The first one on the active path includes the active summary
     items         how many of the conversation's own items are not retracted
     replies       how many responses are not deleted
@@ -160,7 +160,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
 
     For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
     the conversation with it. `inherited`: the item belongs to a conversation that this one comes from. Then `branch` is 0.
-    `feedback`: for the key of a feedback, what was given last.
+    `feedback`: for the row key of a feedback, the feedback that was given last.
     """
 
     branch: int = 0
@@ -294,7 +294,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem(branch=event.branch, depth=event.depth, inherited=True, retracted=True)
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
-        case ItemRestored(inherited=True):  # whether it is deleted is decided where it belongs
+        case ItemRestored(inherited=True):  # its own conversation decides whether it is deleted
             return None
         case ItemRestored() if item is not None:
             return replace(item, retracted=False)
@@ -307,7 +307,7 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
 
 
 def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conversation:
-    """The state with one more item. If the item is appended after the head, it is the head, and what will be appended at the head comes after it."""
+    """The state with one more item. An item that is appended at the head becomes the head."""
     opens = event.branch == version
     counts = {"items": state.items + 1, "branches": state.branches + opens}
     if event.aside or (opens and (event.parent_id != state.head or _is_placed(state, event))):
@@ -318,16 +318,16 @@ def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conver
 
 
 def _is_placed(state: Conversation, event: ItemAppended) -> bool:
-    """Whether the item belongs to a reply that has a place of its own. Then the HeadMoved that follows moves the head."""
+    """Whether the item belongs to a reply that has a leaf. Then the HeadMoved that follows moves the head."""
     reply = state.reply(event.response_id) if event.response_id else None
     return reply is not None and reply.leaf is not None
 
 
 def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
-    """The state with another head. A reply that would have been appended at the old head keeps its place.
+    """The state with another head. A reply that would have been appended at the old head gets the old head as its leaf.
 
-    If the head comes back to that place, the reply is appended at the head again. Nothing else changes if the item
-    is the head already: it was appended there.
+    If the head comes back to that leaf, the reply will be appended at the head again. If the item is the head already,
+    because it was just appended there, only the path changes.
     """
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)
@@ -343,7 +343,7 @@ def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversat
 
 
 def leaf_at_head(state: Conversation) -> Leaf:
-    """The head as the leaf of a branch that is opened there."""
+    """The head as a leaf, for a branch that is opened after it."""
     path = state.path
     if is_open(path):
         path = (*path[:-1], PathBranch(path[-1].branch, state.depth, state.version))

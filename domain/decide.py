@@ -321,7 +321,7 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
         if (value := getattr(command, name)) is not UNSET and value != getattr(state, name)
     }
     if state.title_by == "model" and command.title is not UNSET:
-        changes["title"] = command.title  # even if it is the same: from now on it is a person's
+        changes["title"] = command.title  # even if the title is the same: from now on it counts as a person's
     return (ConversationDescribed(**changes),) if changes else ()
 
 

@@ -18,6 +18,7 @@
     │   ├── ItemsDeleted           (after the context of the request was read)
     │   ├── ReplyIsOver
     │   ├── SummaryHasChanged
+    │   ├── TitleExists
     │   ├── NothingToUndo
     │   ├── NothingToCompact
     │   ├── TooManyBranches

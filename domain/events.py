@@ -15,8 +15,8 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `strategy`: whether turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
     `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. If one of these is None, it is
     derived from the model's window. `window`: where the shown turns begin. `newest`: as early as the budget allows.
-    `stable`: where they began in the last request, as long as that fits. When it no longer fits, they begin so much
-    later that a request fills `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
+    `stable`: where they began in the last request, as long as all turns from there on fit. When these no longer fit, they
+    begin so much later that a request fills `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
     answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when its client disconnects.
     """
 
@@ -140,7 +140,7 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The beginning that a request has in common with the last request to the same model on the path.
 
-    `tokens`, `messages`: how long it is. These are the messages of the request's body. `reason`: why it is shorter than
+    `tokens`, `messages`: how long it is. `messages` counts messages of the request's body. `reason`: why it is shorter than
     that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
     None: it is the whole last request.
     """
@@ -238,14 +238,14 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def row_key(self) -> str | None:
-        """What the stored row is indexed by (column `item_id`): the id of an item or a response, or one of the words below. None: not indexed."""
+        """What the stored row is indexed by (column `item_id`): the id of an item or a response, a `feedback_key`, or one of the words below. None: not indexed."""
         return None
 
 
 # Row keys of the events that change a conversation's settings, pins or summary. These few rows are found without reading the stream.
 
 DESCRIPTION = "description"
-"""The stream's first row, and older ConversationDescribed rows, written before the next three keys existed."""
+"""The key of the stream's first row, and of ConversationDescribed rows that were written before the next three keys existed."""
 
 INSTRUCTIONS = "instructions"
 POLICY = "policy"
@@ -256,7 +256,7 @@ Rows that change only the title or the metadata have no key.
 """
 
 PINS = "pins"
-"""Changes of the pinned items. The last row holds all of them; some of them may have been retracted after it."""
+"""Changes of the pinned items. The last row holds all of them; some of these may have been retracted later."""
 
 SUMMARY = "summary"
 """Changes of the active summary. The last row says which summary is active."""
@@ -265,7 +265,7 @@ SHARES = "shares"
 """Changes of the shares. The last row holds all of them."""
 
 HEAD = "head"
-"""Moves of the head to another branch. The last row holds the active path. Without such a row, that is the first branch."""
+"""Moves of the head. The last row holds the active path. Without such a row, the active path is the first branch."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -298,7 +298,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 class ConversationDescribed(Event, frozen=True, kw_only=True):
     """Title, instructions, metadata, policy or listing changed, or the conversation was archived. A field that is UNSET did not change.
 
-    `title_by`: who gave the title. The other fields are only set if it was a model. `title_items`: the items that the
+    `title_by`: who gave the title. The fields after it are set only if a model did. `title_items`: the items that the
     title was made from. `model`, `usage`, `cost`: of the call to the model, as in ContextCompacted.
     """
 
@@ -326,11 +326,11 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
-    `branch`: the branch that the item is on. An item that opens a branch has its own version here, and in `leaves` the
-    path up to its parent. `revises`: the id of the item in whose place this one was written. `aside`: the item is not on the active path, and the head stays where it is.
+    `branch`: the branch that the item is on. An item that opens a branch has its own version here, and its
+    `leaves` is the path up to its parent. `revises`: the id of the item in whose place this one was written. `aside`: the item is not on the active path, and the head stays where it is.
 
     `copy_of`: the id of the original, if this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
-    the input or the partial answer of a reply that did not join: `<response id>/<item id>`; the copy is deleted with that response too.
+    the input or the partial answer of a reply and did not join a conversation, `copy_of` is `<response id>/<item id>`, and the copy is also deleted with that response.
     """
 
     topic = "item.appended"
@@ -608,7 +608,7 @@ class ReplyDescribed(Event, frozen=True, kw_only=True):
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
     """The response can no longer be read. In a listed conversation the items that joined it stay. In an unlisted one they are
-    retracted in the same append. If the conversation holds nothing else, it is deleted instead.
+    retracted in the same append. An unlisted conversation that holds nothing else is deleted instead.
     """
 
     topic = "reply.deleted"
@@ -656,7 +656,7 @@ class CompactionUndone(Event, frozen=True, kw_only=True):
     """The last compaction of the active path was undone.
 
     `active`: the version of the ContextCompacted whose summary is active now, 0 for none. `undone`: the version of the
-    one that was undone. 0 in older events: then it is the last one before.
+    ContextCompacted that was undone. In older events it is 0: then all summaries after the active one are undone.
     """
 
     topic = "context.compaction_undone"

@@ -11,7 +11,7 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 
 
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """The feedback. It replaces what the subject gave before. No event if the feedback that the command knows does not change."""
+    """Records feedback, which replaces what the subject gave before. No event if it is the same as the feedback that the command knows."""
     target = _target(command, known_items.get(command.target, command.inherited))
     known_feedback = known_items.get(feedback_key(command.target, command.by))
     given = known_feedback.feedback if known_feedback else None

@@ -135,8 +135,8 @@ def _check_message(item: Item) -> None:
 def without_listed_fields(item: Item) -> Item:
     """The item as a client sent it, without the fields that a list has added.
 
-    Lists add none of them to an item that has one itself. So an item of an unknown type came from a list if it has the
-    first two, which lists add together.
+    Lists add no such field to an item that has one of them itself. They always add the first two fields together. So an
+    item of an unknown type came from a list only if it has both.
     """
     if not item.keys() & set(LISTED_FIELDS):
         return item
@@ -210,7 +210,7 @@ def in_short(item: Item) -> tuple[str | Item, int]:
 
 
 def in_full(content: str, form: int) -> Item:
-    """The plain message of which `in_short` gives these."""
+    """The plain message for which `in_short` returned these values."""
     role, has_type = PLAIN_FORMS[form]
     message: Item = {"type": "message"} if has_type else {}
     return {**message, "role": role, "content": msgspec.json.decode(content)}
@@ -251,7 +251,7 @@ class InputText(Struct, frozen=True, gc=False, tag_field="type", tag="input_text
 
 
 class OutputText(Struct, frozen=True, gc=False, tag_field="type", tag="output_text"):
-    """A text part of a message of the model."""
+    """A text part of a message that the model wrote."""
 
     text: str
     annotations: tuple[()] = ()
@@ -268,9 +268,9 @@ class OutputMessage(Struct, frozen=True, gc=False):
 
 
 def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
-    """`output_item` in a form that msgspec encodes.
+    """The result of `output_item` in a form that msgspec encodes.
 
-    It is fast for messages whose content is a string: a context has thousands of them.
+    This function is fast for messages whose content is a string: a context has thousands of them.
     """
     content, role = item.get("content"), item.get("role")
     # The item has only a role and content, or only these and a type.

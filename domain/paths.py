@@ -5,7 +5,7 @@ a conversation. In a fork, it first goes through the conversations that the fork
 before, so a path has one item at each depth. Other branches have other items at the same depths, so a depth alone does not name an item.
 
 Every path of a conversation begins on branch 0. In a fork, the inherited items count as the beginning of branch 0. A path that leaves
-them has (0, the depth of the last inherited item that it keeps). The number of any other branch is the version of the event that opened it. So the numbers of a path's branches rise,
+these items has branch 0 with the depth of the last inherited item that it keeps. The number of any other branch is the version of the event that opened it. So the numbers of a path's branches rise,
 and so do the depths and versions at which it leaves them.
 
 Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: item_ranges`).
@@ -69,8 +69,8 @@ def leaf_before(event: ItemAppended, version: int, opening: ItemAppended | None)
 class PathSegment(Struct, frozen=True):
     """The part of a path that lies in one conversation, as it was at `version`. `branches`: those that the path takes, first to last.
 
-    `active_since`: the version at which a client moved the head to the end of the path. What was asked since then was
-    asked on the path. None: it is not the active path, or no client moved the head there.
+    `active_since`: the version at which a client moved the head to the end of the path. Requests since then were
+    made on this path. None: it is not the active path, or no client moved the head there.
     """
 
     conversation_id: str

@@ -1,7 +1,7 @@
-"""How far apart two batches are. They grow with the load.
+"""Decides how far apart two batches start. Under load, they are further apart, and larger.
 
 A batch costs the projector and MongoDB about 5 ms of processor time, and each of its events about 0.1 ms more. With few events a second,
-small batches are best, because they show events soonest. With many events, small batches would take half of what the machine can do.
+small batches are best, because they show events soonest. With many events, small batches would take half of the machine's processor time.
 """
 
 import time

@@ -118,7 +118,7 @@ class Projector:
             await running
 
     async def _caught_up(self, target: int, incarnation: str) -> None:
-        """Returns when every view is live and shows this log up to `target`. Other projectors may have advanced it."""
+        """Returns when every view is live and shows this log up to `target`. Other projectors may have advanced some views."""
         while True:
             with suppress(PyMongoError):
                 positions = await self._positions.load(self._views)

@@ -82,6 +82,6 @@ def _options(keys: tuple[tuple[str, int], ...]) -> dict[str, Any]:
 
 
 def _is_index(index: Mapping[str, Any], keys: tuple[tuple[str, int], ...]) -> bool:
-    """Whether the index has these keys in this order, and the view's options: it is not unique, sparse, hidden …"""
+    """Whether the index has these keys in this order, and no other options than the view's: it is not unique, sparse, hidden …"""
     options = {name: value for name, value in index.items() if name not in _PLAIN}
     return options == _options(keys) and list(index["key"]) == list(keys)

@@ -63,7 +63,7 @@ class ViewPositions:
         try:
             await self._database.create_collection(POSITIONS_COLLECTION, storageEngine=small_pages, check_exists=False)
         except OperationFailure as error:
-            # Another projector created it first. Or this server has no such option: the first write creates the collection.
+            # Either another projector created it first, or this server has no such option. Then the first write creates it.
             log.debug("positions_collection_not_created", code=error.code)
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:

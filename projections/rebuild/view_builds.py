@@ -118,7 +118,7 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Drop them only after the commit. A read that began before the last swap may still read such a collection. Afterwards the read checks
+        # Drop the collections only after the commit. A read that began before the last swap may still read such a collection. Afterwards the read checks
         # that a position still names the collection, so it does not accept a result from a collection that was being dropped.
         for name in unused:
             await self._database.drop_collection(name)

@@ -5,7 +5,7 @@ items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
 search         one document per item, with the terms of its text; removed with its conversation
 feedback       one document per feedback to an item or a response; removed with its conversation
-usage          one document per tenant, day (UTC), subject, API key, model and partition, for each conversation and for all: token totals; kept after deletion
+usage          one document per tenant, day (UTC), subject, API key, model and partition, for each conversation and for all together: token totals; kept after deletion
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -40,7 +40,7 @@ LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("metadata",): {"metadata.0": {"$exists": True}},
     ("title_words",): {"title_words.0": {"$exists": True}},
 }
-"""The fields that lists of conversations are filtered by, with an index for each order. The filter: which documents are in this index; none: all."""
+"""The fields that lists of conversations are filtered by; for each order there is an index. The value: which documents are in this index; empty: all."""
 
 
 def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     INDEXES["items"][2]: {"parent_branch": {"$exists": True}},
     **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY.get(_names(keys)[2:-1]))},
 }
-"""The indexes that have only some documents, and which. MongoDB uses such an index only for queries that ask for nothing but these documents.
+"""The indexes that have only some documents, each with the filter for these. MongoDB uses such an index only for queries that ask for no other documents.
 
 Most conversations have one branch: their items are in none of these indexes of `items`.
 """

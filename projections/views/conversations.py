@@ -9,7 +9,7 @@ running      the position of the ReplyRequested of each reply in progress, by re
 path         the active path; absent while there is one branch
 moved_at     the version at which the head was last moved; absent while there is one branch
 
-The words of the first and the last item are not here: they are read with the items, so they are gone when an item is (`queries/list_words.py`).
+The words of the first and the last item are not here: lists read them from the items, so a deleted item's words are not shown (`queries/list_words.py`).
 """
 
 from collections.abc import Iterable, Iterator

@@ -58,7 +58,7 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
     """The JSON objects. If together they are larger than `max_bytes`, each of them is shortened to an equal share of `max_bytes`.
 
-    If even then they do not all fit, some at the end are left out, and one short object at the end of the list stands for these.
+    If they still do not fit, some at the end are left out, and one short object at the end of the list stands for all of these.
     """
     if _size(texts) <= max_bytes:
         return [*texts]

@@ -1,11 +1,11 @@
 """The view `items`: one document per item.
 
 `version` and `retracted_version` say at which versions of the conversation the item was added and retracted, so a reader can show any
-earlier version. `restored_version`: the version at which the item was last restored; absent if it never was. Only the log has what was
-before that. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
+earlier version. `restored_version`: the version at which the item was last restored; absent if it never was. Only the log has the
+retractions before that. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
 
 parent         the id of the item before this one on its path; null for a first item
-parent_branch  the branch of that item, 0 for a first item. Only items that open a branch have this field
+parent_branch  the branch of `parent`, 0 for a first item. Only items that open a branch have this field
 author         the subject who appended the item, or asked for the reply that made it
 model          the model that made the item, as the provider named it. Absent for items that no model made
 own_fields     true if the item itself has a field that lists add (`domain/items.py`). Absent otherwise
@@ -47,7 +47,7 @@ class ItemRange(Struct, frozen=True):
         }
 
     def within(self, min_depth: int, max_depth: int | None) -> "ItemRange | None":
-        """The part of it between these depths; None if there is none. `max_depth` None: no bound."""
+        """The part of the range between these depths; None if there is none. `max_depth` None: no bound."""
         first = max(self.first_depth, min_depth)
         ends = [depth for depth in (self.last_depth, max_depth) if depth is not None]
         last = min(ends, default=None)
@@ -55,13 +55,13 @@ class ItemRange(Struct, frozen=True):
 
 
 def item_ranges(path: Path) -> list[ItemRange]:
-    """The item_ranges of a path, first to last."""
+    """The ranges of the items of a path, first to last."""
     found: list[ItemRange] = []
     first_depth = 1
     for segment in path.segments:
         for taken in segment.branches:
             if taken.last_depth is not None and taken.last_depth < first_depth:
-                continue  # a fork's branch 0, left at an inherited item
+                continue  # the path leaves branch 0 of a fork at an inherited item
             found.append(
                 ItemRange(segment.conversation_id, segment.version, taken.branch, first_depth, taken.last_depth)
             )

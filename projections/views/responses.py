@@ -5,7 +5,7 @@ Values that would make a document too large for MongoDB are shortened.
 chat      whether it is a chat completion that is not deleted. If so, it is listed as one as soon as it has an answer
 subject   who requested it
 output_ids  the ids of the output items that joined the conversation
-output      the output items of a failed or stopped reply that did not join. They come after the others
+output      the output items of a failed or stopped reply that did not join. They come after those in `output_ids`
 metadata  [name, value] pairs, as they are now. `parameters` has them as they were when the reply was requested
 copies    [id, id of the original] of each input item that is a copy of another item. Absent if there are none
 """

@@ -4,10 +4,10 @@
 documents, because a change of the shares would have to change all of them: queries look them up. `model`: of the reply that wrote the item.
 A retracted item keeps its document, as in the view `items`.
 
-`order` is when the item was appended, so that matches can be read newest first: milliseconds since 1970 (UTC) and, as the last six
-digits, those of the log position. So no two items have the same, and a search can continue after any of them.
+`order` is when the item was appended, so that matches can be read newest first: milliseconds since 1970 (UTC),
+followed by the last six digits of the log position. So no two items have the same `order`, and a search can continue after any item.
 
-`terms` begins with ALL if the item has text. So this term has all these items, by time.
+`terms` begins with ALL if the item has text. So the index has all items with text under this term, by time.
 """
 
 from collections.abc import Iterator

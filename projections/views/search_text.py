@@ -9,7 +9,7 @@ A word is a run of letters, digits and marks. An emoji or another symbol is a wo
 
 `text` is what is compared: the words and runs, with a space around each. It contains ` green tea ` where this phrase is.
 `terms` are the keys of the index: the words, and each character of a run together with the next one. The last character of a run is a
-term alone, so the terms that begin with a character name all places where it is.
+term alone, so the terms that begin with a character cover all places where it is.
 """
 
 import unicodedata
@@ -76,7 +76,7 @@ def token_spans(folded: str) -> Iterator[tuple[Token, int]]:
 
 
 class SearchedText(Struct, frozen=True):
-    """See the module's description. Both are empty for an item without words. `words`: the length; two characters of a run count as a word."""
+    """`text`, `terms`: see the module's docstring. Both are empty for an item without words. `words`: how many; two characters of a run count as one."""
 
     text: str
     terms: list[str]
@@ -86,7 +86,7 @@ class SearchedText(Struct, frozen=True):
 def searched(text: str) -> SearchedText:
     """What is stored of an item's text."""
     folded = fold(text[:MAX_CHARACTERS])[:MAX_CHARACTERS]
-    if folded.isascii():  # most of the messages; it takes a third of the time
+    if folded.isascii():  # most messages are ASCII, and this takes a third of the time
         words = [word[:MAX_WORD_LENGTH] for word in _ASCII_TOKEN.findall(folded)]
         terms = dict.fromkeys(words)
         if len(terms) <= MAX_TERMS:

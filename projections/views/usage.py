@@ -30,7 +30,7 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
         amounts["titles"] = 1
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
     amounts["cost"] = event.cost or 0
-    if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents from before it was recorded lack it
+    if isinstance(event, ReplyCompleted) and event.prefix_tokens:  # documents of older events do not have this field
         amounts["prefix_tokens"] = event.prefix_tokens
     amounts["unpriced"] = int(event.cost is None)
     subject = logged.subject

@@ -61,5 +61,5 @@ def microseconds(moment: datetime) -> int:
 
 
 def metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
-    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots mean something there."""
+    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots have a meaning in field names."""
     return [[name, value] for name, value in metadata.items()]

@@ -73,7 +73,7 @@ def test_given_a_role_when_a_command_comes_then_it_is_allowed_or_refused(
         check_allowed(state, command, actor)
 
 
-def test_given_a_share_when_it_is_given_another_role_then_it_replaces_the_first() -> None:
+def test_given_a_share_when_its_subject_gets_another_role_then_the_new_share_replaces_it() -> None:
     shared = ConversationShared(shares=(BOB_READS, ALL_READ))
     given(started(), shared).when(ShareConversation(share=BOB_WRITES)).then(
         ConversationShared(shares=(ALL_READ, BOB_WRITES))

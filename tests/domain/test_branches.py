@@ -108,7 +108,7 @@ def test_what_is_appended_at_a_moved_head_opens_a_branch() -> None:
     given(*THREE, ConversationEnded()).when(TO_M2).refused(ConversationIsEnded)
 
 
-def test_only_replies_at_the_same_head_lock_each_other() -> None:
+def test_only_replies_at_the_same_head_exclude_each_other() -> None:
     running = (*THREE, requested("r1"))
     given(*running).when(ask("r2")).refused(ConversationLocked)
     given(*running, MOVED_TO_M2).when(ask("r2")).then(requested("r2"))
@@ -146,7 +146,7 @@ def test_a_reply_whose_context_was_read_before_the_head_moved_is_refused() -> No
 
 
 @pytest.mark.parametrize("command", [REVISE_M2, ask("r1", AFTER_M1), append("n1"), ask("r1")])
-def test_a_conversation_and_a_path_have_a_largest_number_of_branches(
+def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = Leaf(
@@ -324,11 +324,13 @@ def check_random_walk(chance: random.Random, steps: int) -> None:
 
 
 @for_any(st.randoms(use_true_random=False), st.integers(1, 25))
-def test_after_any_commands_each_path_has_the_items_that_lead_to_its_last(chance: random.Random, steps: int) -> None:
+def test_after_any_commands_each_path_has_the_items_that_lead_to_its_last_item(
+    chance: random.Random, steps: int
+) -> None:
     check_random_walk(chance, steps)
 
 
 @pytest.mark.endless
 @pytest.mark.parametrize("seed", range(2_000))
-def test_after_many_commands_each_path_has_the_items_that_lead_to_its_last(seed: int) -> None:
+def test_after_many_commands_each_path_has_the_items_that_lead_to_its_last_item(seed: int) -> None:
     check_random_walk(random.Random(seed), 60)

@@ -177,7 +177,7 @@ def test_only_fields_that_change_are_recorded() -> None:
     given(started(title="a")).when(DescribeConversation(title=None)).then(ConversationDescribed(title=None))
 
 
-def test_a_model_writes_a_title_where_there_is_none_and_it_goes_with_its_items() -> None:
+def test_a_model_writes_a_title_only_if_there_is_none_and_the_title_is_removed_with_its_items() -> None:
     events = (started(), appended("msg_1", 1, None))
     write = WriteTitle(title="T", title_items=("msg_1",), model="m", read_version=2)
     written = ConversationDescribed(title="T", title_by="model", title_items=("msg_1",), model="m")
@@ -321,7 +321,7 @@ def test_an_unlisted_conversation_is_deleted_with_its_last_response() -> None:
     given(UNLISTED, *JOINED, *retracted).when(DELETE).then(DELETED, ConversationDeleted())
 
 
-def test_an_unlisted_conversation_with_something_else_loses_the_items_of_a_deleted_response() -> None:
+def test_if_an_unlisted_conversation_holds_something_else_the_items_of_a_deleted_response_are_retracted() -> None:
     question = ItemRetracted(item_id="msg_q", branch=0, depth=1)
     answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)
     second = msgspec.structs.replace(REQUESTED, response_id="resp_2")
@@ -334,7 +334,7 @@ def test_an_unlisted_conversation_with_something_else_loses_the_items_of_a_delet
     )
 
 
-def test_a_retracted_item_is_restored_once_and_not_after_its_unlisted_response_was_deleted() -> None:
+def test_a_retracted_item_is_restored_once_and_in_an_unlisted_conversation_not_after_its_response_was_deleted() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
@@ -356,7 +356,7 @@ def test_a_retracted_item_is_restored_once_and_not_after_its_unlisted_response_w
     assert (state.items, state.retracted_at) == (1, 4)
 
 
-def test_a_conversation_is_archived_and_unarchived_once_also_when_it_has_ended() -> None:
+def test_a_conversation_is_archived_and_unarchived_once_even_if_it_has_ended() -> None:
     archive, unarchive = ArchiveConversation(archived=True), ArchiveConversation(archived=False)
     archived = ConversationDescribed(archived=True)
     given(started(), ConversationEnded()).when(archive).then(archived)
@@ -403,7 +403,7 @@ def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> Non
     given(*two_items).when(UndoCompaction()).refused(NothingToUndo)
 
 
-def test_a_summary_is_withdrawn_for_good_with_an_item_that_it_covers_and_so_are_those_built_on_it() -> None:
+def test_when_an_item_is_retracted_the_summaries_that_cover_it_are_withdrawn_for_good() -> None:
     items_of_path = (appended("msg_1", 1, None), *(appended(f"msg_{n}", n, f"msg_{n - 1}") for n in range(2, 7)))
     first = compaction()  # version 8
     second = msgspec.structs.replace(compaction(8), compaction_id="cmp_2", last="msg_4", depth=4)  # version 9

@@ -65,7 +65,7 @@ class Conversation:
         self.ends.append((item, (*self.leaves[branch], PathBranch(branch))))
 
     def branches_to(self, item: Item | None) -> tuple[PathBranch, ...]:
-        """The path up to an item of the conversation, an inherited one, or none."""
+        """The path up to an item of the conversation or an inherited item; None: the path before the first item."""
         if item is None or item.conversation_id != self.id:
             return (PathBranch(0, item.depth if item else 0, 0),)
         return (*self.leaves[item.branch], PathBranch(item.branch, item.depth, item.version))
@@ -120,7 +120,7 @@ def check_random_family(chance: random.Random) -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_to_its_last(
+def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_to_its_last_item(
     chance: random.Random,
 ) -> None:
     check_random_family(chance)
@@ -128,15 +128,15 @@ def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_t
 
 @pytest.mark.endless
 @pytest.mark.parametrize("seed", range(3_000))
-def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last(seed: int) -> None:
+def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last_item(seed: int) -> None:
     check_random_family(random.Random(seed))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), min_size=1, max_size=5))
-def test_given_forks_of_forks_then_each_conversation_gives_what_lies_before_the_next_fork(
+def test_given_forks_of_forks_then_each_conversation_gives_its_items_before_the_next_fork(
     chain: list[tuple[int, int]],
 ) -> None:
-    """Each conversation appends some items. Then it is forked at a depth, which an earlier conversation may have."""
+    """Each conversation appends some items. Then it is forked at a depth, which may lie in an earlier conversation."""
     line: list[tuple[str, int, int]] = []
     everything: list[tuple[str, int, int]] = []
     forks: list[Fork] = []
@@ -185,7 +185,7 @@ def test_a_reader_of_a_path_skips_the_versions_of_other_branches() -> None:
     assert segment.newest_version(200) == 99
     closed = segment.up_to(5)
     assert (closed.newest_version(99), closed.oldest_version(24)) == (24, None)
-    # What was asked since the head was moved to the end of the path was asked on it.
+    # Requests since the head was moved to the end of the path were made on this path.
     active = replace(closed, active_since=90)
     assert (active.newest_version(99), active.newest_version(90)) == (99, 24)
     # Nothing of branch 0 is read if the path leaves it at an inherited item.

@@ -80,7 +80,7 @@ def state(*events: Event) -> Conversation:
     return folded
 
 
-def test_a_reply_may_wait_while_another_runs_or_waits_and_also_if_none_does() -> None:
+def test_a_reply_can_be_queued_whether_or_not_another_one_runs_or_waits() -> None:
     given(started()).when(queue("r1")).then(waiting("r1"))
     given(started(), requested("r1")).when(queue("r2")).then(waiting("r2"))
     given(started(), requested("r1"), waiting("r2")).when(queue("r3")).then(waiting("r3"))
@@ -135,7 +135,7 @@ def test_a_reply_that_waits_can_be_cancelled_interrupted_or_fail_but_not_complet
     given(*waits, cancelled("r1")).when(CancelReply(response_id="r1")).refused(ReplyIsOver)
 
 
-def test_a_reply_that_interrupts_goes_first_and_takes_the_place_of_an_earlier_one_that_still_waits() -> None:
+def test_a_reply_that_interrupts_goes_first_and_replaces_an_earlier_one_that_still_waits() -> None:
     waits = (started(), requested("r0"), waiting("r1"))
     given(*waits).when(queue("now", interrupts=True)).then(waiting("now", interrupts=True))
     first = (*waits, waiting("now", interrupts=True))
@@ -148,7 +148,7 @@ def test_a_reply_that_interrupts_goes_first_and_takes_the_place_of_an_earlier_on
     )
 
 
-def test_the_state_lists_who_runs_and_who_waits_and_counts_each_reply_once() -> None:
+def test_the_state_lists_the_replies_that_run_and_that_wait_and_counts_each_reply_once() -> None:
     running = state(waiting("r1"), waiting("r2"), requested("r1", queued=True))
     assert (running.at_head, running.queued, running.replies) == (("r1",), ("r2",), 2)
     interrupting = state(waiting("r1", interrupts=True), requested("r1", queued=True))

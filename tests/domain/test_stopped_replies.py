@@ -72,7 +72,7 @@ HALF_CALL = item("fc_2", type="function_call", call_id="d", name="f", arguments=
         ((THOUGHT, HALF_CALL), (THOUGHT,)),
     ],
 )
-def test_with_keep_the_question_and_the_usable_items_of_the_partial_answer_join(
+def test_if_stopped_replies_are_kept_the_question_and_the_usable_items_of_the_partial_answer_join(
     output: tuple[InputItem, ...], joining: tuple[InputItem, ...]
 ) -> None:
     facts: dict[str, Any] = {
@@ -88,7 +88,7 @@ def test_with_keep_the_question_and_the_usable_items_of_the_partial_answer_join(
     past.when(InterruptReply(**FACTS, output=output, code="c")).then(*items, ReplyInterrupted(**facts, code="c"))
 
 
-def test_the_policy_at_the_end_of_the_reply_decides() -> None:
+def test_the_policy_at_the_end_of_the_reply_decides_whether_its_items_join() -> None:
     cancel = CancelReply(**FACTS, output=(TEXT,))
     dropped = ReplyCancelled(response_id="resp_1", output=(TEXT,), delta_lengths=(1,))
     kept = ReplyCancelled(response_id="resp_1", delta_lengths=(1,), input_ids=("msg_q",), output_ids=("msg_a",))
@@ -147,8 +147,8 @@ def test_a_request_retracts_the_answer_that_it_replaces_unless_something_follows
     given(*past, appended("msg_3", 3, "msg_a")).when(second).refused(HeadHasMoved)
 
 
-def test_what_is_kept_of_a_stopped_reply_joins_where_it_was_asked_although_the_head_was_moved() -> None:
-    """Also when the process died, and another one records the end: nothing of the branches is in its memory."""
+def test_what_is_kept_of_a_stopped_reply_joins_where_the_reply_was_requested_even_if_the_head_was_moved() -> None:
+    """This also holds if the process died: the process that records the end has nothing of the branches in its memory."""
     running = (
         started(context_policy=KEEP),
         appended("m1", 1, None),

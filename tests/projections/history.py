@@ -1,4 +1,7 @@
-"""Writes conversations with every type of event except `reply.cancelled`, `reply.interrupted` and `reply.deleted`, for tests that compare whole views."""
+"""Writes conversations with most types of events, for tests that compare whole views.
+
+Not written: branches, feedback, restored items, and replies that are queued, stopped, deleted or sent again.
+"""
 
 from domain.commands import (
     DescribeConversation,

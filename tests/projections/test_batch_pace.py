@@ -1,4 +1,4 @@
-"""Batches grow with the load: how far apart they are, and when they do not wait."""
+"""Tests how far apart batches are under load, and when a batch does not wait."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ def test_given_a_log_that_grows_steadily_then_batches_are_far_apart_only_from_th
     assert paces == {0.02, expected}
 
 
-def test_given_a_busy_log_that_becomes_quiet_then_batches_are_close_again() -> None:
+def test_given_a_busy_log_that_becomes_quiet_then_batches_are_close_together_again() -> None:
     now = 0.0
     pace = BatchPace(lambda: now)
     now = 1.0
@@ -54,7 +54,7 @@ def test_given_a_pause_of_the_machine_then_the_events_that_waited_do_not_make_th
 
 
 class Paced(MongoViews):
-    """Notes when batches start."""
+    """Records when batches start."""
 
     min_batch_seconds = 60.0
 
@@ -67,7 +67,7 @@ class Paced(MongoViews):
         return await super().apply(view_positions, batch)
 
 
-async def test_given_a_pace_then_a_view_that_is_behind_does_not_wait_and_a_view_that_keeps_up_does(
+async def test_given_a_least_time_between_batches_then_a_view_that_is_behind_does_not_wait_and_a_view_that_keeps_up_does(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start()

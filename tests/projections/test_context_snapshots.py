@@ -79,7 +79,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
     await _equals_the_log(world, conversation, 1_000_000)
 
 
-async def test_given_every_kind_of_event_when_a_batch_is_applied_again_then_nothing_changes(
+async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_nothing_changes(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
@@ -89,7 +89,7 @@ async def test_given_every_kind_of_event_when_a_batch_is_applied_again_then_noth
     assert await world.snapshots() == snapshots == await world.snapshots_by_log()
 
 
-async def test_given_every_kind_of_event_when_each_is_applied_alone_then_the_snapshots_are_the_same(
+async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_snapshots_are_the_same(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
@@ -146,7 +146,7 @@ async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_
     assert await refill(live.reader, live.redis, TENANT, unchanged, 2) == await _read(live, unchanged)
 
 
-async def test_given_a_snapshot_that_missed_an_event_when_the_next_is_applied_then_it_is_refilled(
+async def test_given_a_snapshot_that_missed_an_event_when_the_next_event_is_applied_then_the_snapshot_is_refilled(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -560,7 +560,7 @@ async def test_given_retracted_items_at_any_place_then_their_elements_are_empty(
     assert await world.redis.llen(_list(conversation)) == 14
 
 
-async def test_given_one_of_its_two_keys_was_evicted_then_a_snapshot_is_not_read_and_the_next_event_makes_it_again(
+async def test_given_a_snapshot_that_lost_one_of_its_two_keys_then_it_is_not_read_and_the_next_event_makes_it_again(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")
@@ -574,7 +574,7 @@ async def test_given_one_of_its_two_keys_was_evicted_then_a_snapshot_is_not_read
         await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_an_element_that_cannot_be_read_when_it_is_read_then_the_snapshot_is_removed(
+async def test_given_a_list_element_that_cannot_be_decoded_when_the_snapshot_is_read_then_the_snapshot_is_removed(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")

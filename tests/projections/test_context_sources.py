@@ -46,7 +46,7 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. Every other one has branches."""
+    """Random commands on one conversation. With an odd seed, the conversation has branches."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)

@@ -118,7 +118,7 @@ async def test_given_more_input_than_a_document_holds_then_each_item_is_shortene
         await get(api, f"/v1/responses/{response_id}")
 
 
-async def test_given_an_item_that_is_larger_than_a_document_then_it_is_shortened(write: Writer, world: World) -> None:
+async def test_given_an_item_that_is_too_large_for_a_document_then_it_is_shortened(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     large = NewItem(item_id=mint("msg"), item=body("\x01" * 4_000_000))
     await write.execute(conversation, AppendItems(items=(large,), author="someone"))

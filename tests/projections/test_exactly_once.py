@@ -18,7 +18,7 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 
-async def test_given_every_kind_of_event_when_the_projector_catches_up_then_the_views_are_the_fold_of_the_log(
+async def test_given_many_kinds_of_events_when_the_projector_catches_up_then_the_views_are_the_fold_of_the_log(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
@@ -62,7 +62,7 @@ async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_wr
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_view_that_started_over_when_a_batch_read_before_is_written_then_it_fails_and_the_view_stays_empty(
+async def test_given_a_view_that_started_over_when_a_batch_that_was_read_before_is_written_then_the_write_fails_and_the_view_stays_empty(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)

@@ -110,7 +110,7 @@ async def test_given_more_appends_after_a_restore_than_were_lost_then_reads_say_
     assert await world.is_exact()
 
 
-async def test_given_reads_all_the_time_when_a_backup_is_restored_under_a_running_projector_then_none_shows_lost_items_or_fails(
+async def test_given_continuous_reads_when_a_backup_is_restored_under_a_running_projector_then_no_read_shows_lost_items_or_fails(
     write: Writer, live: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -186,7 +186,7 @@ async def test_given_positions_that_earlier_code_wrote_then_they_are_read_and_co
     assert await world.is_exact()
 
 
-async def test_given_batches_that_the_feed_keeps_when_the_log_moves_back_then_its_end_is_looked_up_and_they_are_read_again(
+async def test_given_batches_that_the_feed_keeps_when_the_log_moves_back_then_the_end_is_looked_up_and_the_batches_are_read_again(
     write: Writer, world: World
 ) -> None:
     kept, lost = await write.start("kept"), await write.start("lost")
@@ -201,7 +201,7 @@ async def test_given_batches_that_the_feed_keeps_when_the_log_moves_back_then_it
     assert end.incarnation != before.incarnation
 
 
-async def test_given_a_snapshot_of_lost_events_when_it_is_written_late_then_no_context_is_made_of_it_and_the_next_event_replaces_it(
+async def test_given_a_snapshot_of_lost_events_when_it_is_written_late_then_no_context_is_made_from_it_and_the_next_event_replaces_it(
     write: Writer, world: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")

@@ -132,7 +132,7 @@ async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClie
     assert await stored_ids(world) == [0]
 
 
-async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_the_session_still_works(
+async def test_given_a_connection_that_breaks_at_the_commit_then_an_error_is_raised_and_the_session_still_works(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_message = AsyncConnection.send_message
@@ -154,7 +154,7 @@ async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_t
     assert await stored_ids(world) in ([0, 2], [0, 1, 2]), "the first may or may not be committed"
 
 
-async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_are_free_at_once(
+async def test_given_a_transaction_that_is_cancelled_while_it_waits_for_answers_then_its_locks_are_free_at_once(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receive_message, waiting_for_answers = AsyncConnection.receive_message, asyncio.Event()

@@ -318,7 +318,9 @@ async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view
         (MemoryError(), False),
     ],
 )
-def test_given_an_error_then_it_parks_only_if_other_events_may_succeed(error: Exception, parks: bool) -> None:
+def test_given_an_error_then_the_conversation_is_parked_only_if_other_events_may_succeed(
+    error: Exception, parks: bool
+) -> None:
     assert is_caused_by_event(error) is parks
 
 

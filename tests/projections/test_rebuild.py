@@ -85,7 +85,7 @@ async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed
     assert await world.documents() == right
 
 
-async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_collections_show_them_too(
+async def test_given_events_after_a_swap_when_the_swap_is_rolled_back_then_the_old_collections_show_them_too(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)

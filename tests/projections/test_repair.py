@@ -93,7 +93,7 @@ async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-async def test_given_the_command_is_killed_when_it_runs_again_then_it_finishes(
+async def test_given_a_repair_command_that_is_killed_when_it_runs_again_then_it_finishes(
     signum: int, write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -157,7 +157,7 @@ async def test_given_a_deletion_during_a_repair_then_nothing_of_the_conversation
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_it_and_it_is_correct(
+async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_the_conversation_and_its_documents_are_correct(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)

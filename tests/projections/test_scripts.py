@@ -125,7 +125,7 @@ async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_
     assert [item["content"][0]["text"] for item in replayed.items] == ["keep", "regret", "one", "three"]
 
 
-async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was_then(
+async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was_at_that_version(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_everything(write)

@@ -197,7 +197,7 @@ async def talk(
 
 
 @pytest.mark.parametrize("turns", [A_FEW, pytest.param(A_THOUSAND, marks=pytest.mark.endless)])
-async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_for_a_few_moves(
+async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_for_a_few_moves_of_the_window(
     talk: Talk, turns: int
 ) -> None:
     texts = texts_of_chitchat(2 * turns)

@@ -108,7 +108,7 @@ async def test_given_events_appended_during_the_verification_then_nothing_differ
         assert verified.differences == []
 
 
-async def test_given_views_that_are_behind_then_that_is_reported(write: Writer, world: World) -> None:
+async def test_given_views_that_are_behind_then_verification_reports_them(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     await write.start("two")
@@ -216,7 +216,9 @@ VIEW_CHANGES: Sequence[tuple[Change, str, str]] = [
 ]
 
 
-async def test_given_a_change_in_a_view_then_exactly_that_is_reported(write: Writer, world: World) -> None:
+async def test_given_a_change_in_a_view_then_verification_reports_exactly_this_change(
+    write: Writer, world: World
+) -> None:
     ids = await write_everything(write)
     await world.catch_up()
     for change, where, what in VIEW_CHANGES:
@@ -243,7 +245,7 @@ LOG_CHANGES = [
 ]
 
 
-async def test_given_a_changed_log_then_the_hash_chain_shows_it(write: Writer, world: World) -> None:
+async def test_given_a_change_in_the_log_then_verification_reports_it(write: Writer, world: World) -> None:
     ids = await write_everything(write)
     await world.catch_up()
     for sql, what in LOG_CHANGES:
@@ -356,7 +358,7 @@ TABLE_CHANGES = [
 ]
 
 
-async def test_given_a_change_in_a_table_beside_the_log_then_exactly_that_is_reported(
+async def test_given_a_change_in_a_table_beside_the_log_then_verification_reports_exactly_this_change(
     write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
@@ -466,7 +468,7 @@ async def test_given_a_snapshot_that_names_a_wrong_first_item_then_that_is_repor
     assert (difference.where, difference.what) == (CONTEXT, "different")
 
 
-async def test_given_requests_of_more_models_than_readers_look_at_then_the_older_ones_are_no_difference(
+async def test_given_requests_of_more_models_than_readers_look_at_then_the_older_requests_are_no_difference(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
