@@ -1,4 +1,4 @@
-"""Blanks deleted content in the audit trail. Only callers with the scope `audit` see it. Others see the same events with the deleted content blanked.
+"""Blanks deleted content in the audit trail. Only callers with the scope `audit` see deleted content. Others see the same events with this content blanked.
 
 A blanked field is null, and the list `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` lists the fields that hold content.
 """
@@ -33,7 +33,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items` and `transcript`: whether all of it is, because the response is."""
+        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, because the response is deleted."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -97,7 +97,7 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
 
 
 def blanked_item_json(item: Item) -> bytes:
-    """A deleted item, for a read of an earlier version that had it: without its content, and with `blanked: true`."""
+    """The JSON of a deleted item, without its content and with `blanked: true`. Used where an answer shows an earlier version."""
     return msgspec.json.encode({**without_content(item), "blanked": True})
 
 
@@ -125,7 +125,7 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _EventContent(Struct):
-    """The content that some events hold. `items`: by item id, the id of the original, or None if the item is no copy. `responses`: their ids.
+    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy. `responses`: the ids of responses.
 
     `summaries`: the ContextCompacted events.
     """

@@ -1,4 +1,4 @@
-"""GET /v1/chat/completions, …/{id} and …/{id}/messages: stored chat completions, from the views `responses` and `items`.
+"""GET /v1/chat/completions and …/{id}: stored chat completions, from the views `responses` and `items`.
 
 A chat completion is a reply that was requested with `POST /v1/chat/completions`. Its Response is shown as a chat completion.
 """
@@ -45,7 +45,7 @@ class ChatCompletionList(Struct, frozen=True, kw_only=True, tag_field="object", 
 
 
 class CompletionsQuery(PageQuery):
-    """A page, which begins with the oldest one as in the OpenAI API, and the filters."""
+    """The page and the filters. By default the oldest comes first, as in the OpenAI API."""
 
     order: Literal["asc", "desc"] = Field("asc", description="`asc`: oldest first.")
     model: str | None = Field(None, description="Only chat completions whose `model` has this value.")
@@ -144,8 +144,8 @@ def _still_visible(context: QueryContext, read: Read) -> list[Document]:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is a response or chat completion of a conversation that the caller may see. A deleted one is
-    accepted too, because the list is ordered by id.
+    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. A
+    deleted one is accepted too, because the list is ordered by id.
 
     While Postgres is unavailable, any id is accepted.
     """

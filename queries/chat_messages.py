@@ -1,4 +1,4 @@
-"""GET /v1/chat/completions/{id}/messages: the messages that a chat completion was asked with. They are made again from the log."""
+"""GET /v1/chat/completions/{id}/messages: the messages of the request for a chat completion. They are rendered again from the log."""
 
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ router = APIRouter(tags=["chat"])
 
 
 class StoredMessage(OpenModel):
-    """A message as it was sent, with an id. If its content was a list of parts, these are `content_parts`, and `content` is their text."""
+    """A message as it was sent, with an id. If its content was a list of parts, `content_parts` has the parts, and `content` has their text."""
 
     id: str
     role: str
@@ -50,7 +50,7 @@ class StoredMessageList(OpenModel):
 
 
 class MessagesQuery(PageQuery):
-    """A page, which begins with the first message as in the OpenAI API."""
+    """The page. By default the first message comes first, as in the OpenAI API."""
 
     order: Literal["asc", "desc"] = Field("asc", description="`asc`: in the order of the request.")
 
@@ -70,9 +70,9 @@ class MessagesQuery(PageQuery):
     answer_headers=(),
 )
 async def list_completion_messages(context: QueryContext, response_id: str, query: MessagesQuery) -> Response:
-    """A page of the messages of the request, its system messages included, without deleted ones. The answer is not one of them.
+    """A page of the messages of the request, including its system messages. Deleted messages and the model's answer are left out.
 
-    A request with `conversation` has only its new messages here. Always read from the log.
+    For a request with `conversation`, only its new messages are listed. Always read from the log.
     """
     log = context.dependencies.log
     requested = await log.reply_requested(response_id)

@@ -52,7 +52,7 @@ class Read(Struct, kw_only=True):
 
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
-    versions     the version of each view in that collection. It is older than the code's while the view is built again
+    versions     the version of the view in each of these collections. While a view is built again, it is older than the code's version
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -73,7 +73,7 @@ class Read(Struct, kw_only=True):
 
     @property
     def verified(self) -> bool:
-        """Whether `position` covers all that was committed when the request arrived. If not, the views must at least be live."""
+        """Whether Postgres answered when the request arrived. If not, it is not known what was committed, so the views must be live."""
         return bool(self.incarnation)
 
     @property
@@ -84,7 +84,7 @@ class Read(Struct, kw_only=True):
         return {"x-consistency": value} if value else {}
 
     def is_satisfied_by(self, positions: Positions) -> bool:
-        """Whether the views have reached `position` and, if that does not cover all that was committed, are live."""
+        """Whether the views have reached `position`. If `position` may not cover all that was committed, they must also be live."""
         return all(
             view_position.position >= self.position and ((self.verified and self.waits) or view_position.is_live)
             for view_position in self.needed(positions)
@@ -130,7 +130,7 @@ class ConversationRead(Read, kw_only=True):
 
     @property
     def origins(self) -> list[str]:
-        """The conversations that it inherits from."""
+        """The conversations that this one inherits from."""
         return [fork.conversation_id for fork in self.forks]
 
     @property
@@ -198,7 +198,7 @@ class Consistency:
         await self._wait_for_views(read, await self.positions.read(), deadline)
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
-        """Returns once these views show all that the tenant has committed now, parked conversations excepted. Raises ApiError 503."""
+        """Returns once these views show all that the tenant has committed now, except for parked conversations. Raises ApiError 503."""
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
         read = Read(

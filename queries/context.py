@@ -42,8 +42,8 @@ class SentItem(Struct, frozen=True, gc=False):
 
 
 class LeftOutItems(Struct, frozen=True):
-    """The items from `from` to `to`, which a model is not sent, and the reason. An end is null if its item was not read; then `count` includes
-    deleted items. It is null in older records.
+    """The items from `from` to `to`, which a model is not sent, and the reason. `from` or `to` is null if this item was not
+    read; then `count` includes deleted items. `count` is null in older records.
     """
 
     first: str | None = field(name="from")
@@ -114,7 +114,7 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
 
 
 def _around_content(role: str) -> tuple[str, str]:
-    """The text before and after the content of a plain message in an answer. The id comes before it."""
+    """The JSON text before and after the content of a plain message. The first text begins after the id."""
     content = msgspec.json.encode(output_item("", {"role": role, "content": ""})).decode()
     before, after = content.removeprefix('{"id":""').split('"text":""')
     return before + '"text":', after

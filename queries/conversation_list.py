@@ -130,7 +130,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
 
 
 def _cursors(page: Page, query: ConversationsQuery, sort_keys: Sequence[str], of_query: bytes) -> dict[str, str | None]:
-    """The cursors of the next and of the previous page; None where there is no such page. `sort_keys`: of the entries, as they were read."""
+    """The cursors of the next and of the previous page; None where there is no such page. `sort_keys`: the sort keys of the entries, in the order in which they were read."""
     if not sort_keys:
         return {"next_cursor": None, "previous_cursor": None}
     ends = [encode_cursor(of_query, sort_keys[0]), encode_cursor(of_query, sort_keys[-1])]
@@ -143,11 +143,11 @@ def _cursors(page: Page, query: ConversationsQuery, sort_keys: Sequence[str], of
 
 
 def _filters(query: ConversationsQuery, read: Read) -> Document:
-    """Matches the documents with this status and of this time, archived or not.
+    """Matches the documents that the query's `status`, `archived`, `since` and `until` select.
 
-    Every index begins with the status and whether it is archived, so both are always named.
+    Every index begins with `status` and `archived`, so the filter always names both.
 
-    Raises ApiError (503) for what the view does not have while it is built again after an upgrade.
+    Raises ApiError (503) for an order or a filter that the view does not have while it is built again after an upgrade.
     """
     where: Document = {"status": query.status or {"$in": ["active", "ended"]}}
     if read.versions["conversations"] >= FIRST_VERSION:
@@ -166,7 +166,7 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
 
 
 def _with_title(title: str | None) -> Document:
-    """Matches titles that have all these words. Of scripts without spaces, they have each pair of characters. Raises ApiError (400) if there is no word."""
+    """Matches titles that have all these words. In scripts without spaces, pairs of adjacent characters take the place of words. Raises ApiError (400) if there is no word."""
     if title is None:
         return {}
     terms: list[str] = []
@@ -177,7 +177,7 @@ def _with_title(title: str | None) -> Document:
         elif len(token.terms) == 1:
             first_characters += token.terms
         else:
-            terms += token.terms[:-1]  # the last character alone: in the title, the run may go on
+            terms += token.terms[:-1]  # without the last character alone: in the title, more characters may follow it
     if not terms and not first_characters:
         raise ApiError(400, "`title` has no word.", code="invalid_value", param="title")
     found: list[Document] = [{"title_words": term} for term in dict.fromkeys(terms)]
@@ -196,14 +196,14 @@ def _all_of(*filters: Document) -> Document:
 
 
 def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
-    """What is smaller than the field of every conversation of this second, and larger than that of every earlier one."""
+    """A value that is below the field of every conversation of this second, and above the field of every earlier one."""
     if field == "activity":
         return activity_key(seconds * 1_000_000)
     return conversation_id(first_uuid_at(seconds))
 
 
 def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[Document]:
-    """Filters that together match what the caller may see, of the owner that the query names, and of those that are shared with them or not.
+    """Filters that together match the conversations that the caller may see and that the query's `owner` and `shared` select.
 
     No document matches two of them.
     """
@@ -227,7 +227,7 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
 async def _sort_key(
     context: QueryContext, query: ConversationsQuery, param: CursorParam, cursor: str | None, of_query: bytes
 ) -> Any:
-    """The place of a cursor in the list. Raises ApiError (400).
+    """The sort key of a cursor; None without a cursor. Raises ApiError (400).
 
     An id is a cursor if the list is ordered by creation and the caller may see the conversation. A deleted one is
     accepted too, because the list is ordered by id. While Postgres is unavailable, any conversation id is accepted.

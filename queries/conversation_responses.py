@@ -1,7 +1,7 @@
 """GET /v1/conversations/{id}/responses: every reply of a conversation, running or ended, with its input.
 
-An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. The order is that in which the
-replies were requested. Deleted responses and deleted items are left out. A response of a fork belongs to the fork.
+An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. They are
+sorted by when the replies were requested or queued, the newest first by default. Deleted responses and deleted items are left out. A response of a fork belongs to the fork.
 """
 
 from collections.abc import Collection, Sequence
@@ -52,7 +52,7 @@ class ConversationResponsesQuery(IncludeQuery, PageQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_responses(context: QueryContext, conversation_id: str, query: ConversationResponsesQuery) -> Response:
-    """A page of the conversation's responses, newest first: running, completed, failed, cancelled and incomplete ones.
+    """A page of the conversation's responses, newest first: queued, running, completed, failed, cancelled and incomplete ones.
 
     Each has its input items as `input`.
     """
@@ -89,7 +89,7 @@ async def _selected(context: QueryContext, read: ConversationRead, query: PageQu
 
 
 async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
-    """The version at which a response was requested. It may be deleted. Raises ApiError (400) if it is not of this conversation."""
+    """The version at which the response that the cursor names was requested. The response may be deleted. Raises ApiError (400) if it is not in this conversation."""
     document = await context.find_document(read, "responses", cursor, "conversation_id", "version")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "a response of this conversation")

@@ -43,7 +43,7 @@ async def get_conversation(context: QueryContext, conversation_id: str) -> Respo
 
 
 def conversation_shape(document: Document, words: Words) -> shapes.ListedConversation:
-    """The Conversation with what lists show. Documents of older versions of the view lack some fields."""
+    """The Conversation, with the fields that lists show. Documents of older versions of the view lack some fields."""
     running, fork = document.get("running", {}), document.get("forked_from")
     return shapes.ListedConversation(
         id=document["id"],

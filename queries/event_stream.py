@@ -83,7 +83,7 @@ class _Client(Struct):
 
     log       the log, as the client may read it
     end       the conversation's end, as it was when it was last looked up, at `looked_up_at`
-    position  what was sent. Its `after` is the last version before the page that is being sent
+    position  how much was sent. Its `after` is the last version before the page that is being sent
     sent      where the last event before that page is in the log
     page      the page that is being sent; None if the next page has not been begun
     complete  the version of the last event that was sent in full

@@ -1,7 +1,7 @@
 """GET /v1/conversations/{id}/events: the audit trail, read from the log, not from a view. It is always current.
 
 `{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
-ascending. `after`, `first_id` and `last_id` are versions; on an empty page the last two are null. `type` is the event's topic,
+ascending. `after`, `first_id` and `last_id` are versions; on an empty page `first_id` and `last_id` are null. `type` is the event's topic,
 `actor` the subject who caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a
 live stream: `id:` is the version, `event:` the topic. Without the scope `audit`, fields whose content is deleted are null, and `blanked` names them.
 """
@@ -174,7 +174,7 @@ def _start_of_stream(after: int, last_event_id: int | None, head: Head) -> int:
 
 
 def _last_event_id(request: Request) -> int | None:
-    """The version in the header `Last-Event-ID`; None without it. Raises ApiError (400), also if the answer is not a stream."""
+    """The version in the header `Last-Event-ID`; None without it. Raises ApiError (400) if it is malformed, even if the answer is not a stream."""
     text = single_header(request.headers, "Last-Event-ID")
     if text is None:
         return None
@@ -215,7 +215,7 @@ def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
 
 
 def _meaningless(event: ConversationDescribed) -> tuple[str, ...]:
-    """The fields of a description that say nothing: without a title nobody gave it, and without a model there was no call to it."""
+    """The fields of the event that mean nothing: `title_by` if there is no title, and the fields of a model's call if no model wrote the title."""
     if event.title_by == "model":
         return ()
     of_model = ("title_items", "model", "usage", "cost")

@@ -22,7 +22,7 @@ class Start(Struct, frozen=True, gc=False):
 
 
 class Inherited(Struct, frozen=True):
-    """`paths`: for each fork, all that it has on branch 0, what it inherits first. `owners`: the owner of each conversation that is inherited from."""
+    """`paths`: for each fork, the path along its branch 0, which begins with what the fork inherits. `owners`: the owner of each conversation that a fork inherits from."""
 
     paths: Sequence[Path] = ()
     owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What lists add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
+"""What answers add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
 
 Siblings are the items with the same parent: one continues the parent's branch, and each of the others opens a branch. Deleted items do not count.
 In a fork, one of them may be inherited. Branches of an origin that the fork does not inherit do not count.
@@ -34,7 +34,7 @@ ADDED_FROM = (
 
 
 class Siblings(Struct, frozen=True):
-    """`count`: how many siblings there are, with this item. `index`: its place among them in the order of their versions, from 0."""
+    """`count`: how many siblings there are, including this item. `index`: its place among them in the order of their versions, from 0."""
 
     index: int
     count: int
@@ -50,12 +50,12 @@ class Added(Struct, frozen=True):
 
 
 def unretracted_at(version: int) -> Document:
-    """The filter for items that were not retracted at this version. Also for items that were restored after it: see `retracted_then`."""
+    """The filter for items that were not retracted at this version. It also matches items that were restored later: `retracted_then` finds those that were retracted."""
     return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
 
 
 async def retracted_then(read: ConversationRead, restored: Sequence[str], version: int) -> set[str]:
-    """Which of these items, restored after `version`, were retracted at it. Only the log knows."""
+    """Which of the items `restored`, which were restored after `version`, were retracted at `version`. Only the log knows."""
     if not restored:
         return set()
     return set(restored) - (await unretracted(read.log, read.conversation_id, version, restored)).keys()
@@ -95,7 +95,7 @@ def _order(read: ConversationRead, document: Document) -> _Order:
 async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> Mapping[str, Siblings]:
-    """The siblings of those of these items that have any, by item id."""
+    """By item id, the siblings of each of these items. An item without siblings is left out."""
     own = {
         "tenant": read.tenant,
         "conversation_id": read.conversation_id,
@@ -144,7 +144,9 @@ async def _siblings(
 
 
 def _by_parent(read: ConversationRead) -> Document:
-    """The stage that gathers siblings by their parent: the versions of those that nobody but this conversation can delete, and the others.
+    """The stage that gathers siblings by their parent: the `versions` of the plain ones, and the fields of the `others`.
+
+    `others` are inherited items, copies, and items that were restored: the view alone does not tell whether they are deleted.
 
     There may be thousands of siblings, so MongoDB does not send a document for each.
     """

@@ -1,6 +1,6 @@
-"""Which path of a conversation a query shows: the active one, the one to the end of a branch, or the one to an item.
+"""Finds the path of a conversation that a query shows: the active path, or the path to the end of a branch or to an item.
 
-Also where a cursor lies on a path, and which parts of the path a page needs.
+Also finds where a cursor lies on the path, and which parts of the path a page needs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +90,7 @@ async def find_place(context: QueryContext, read: ConversationRead, item_id: str
 
 
 async def path_to_read(context: QueryContext, read: ConversationRead, query: PathQuery) -> Path:
-    """The path that the query names. Raises ApiError: 404 if there is no such branch or item, 400."""
+    """The path that the query names. Raises ApiError: 404 if there is no such branch or item, 400 for a wrong query."""
     version = query.version(read)
     if query.branch is not None and query.leaf is not None:
         message = "`branch` and `leaf` name different paths: send one of them."

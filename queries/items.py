@@ -44,9 +44,9 @@ class ItemsQuery(IncludeQuery, PageQuery, PathQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_items(context: QueryContext, conversation_id: str, query: ItemsQuery) -> Response:
-    """A page of the items on the active path, newest first; with `branch` or `leaf` of those on another path. In a fork, the path begins with the inherited items.
+    """A page of the items on the active path, newest first. `branch` or `leaf` selects another path. In a fork, the path begins with the inherited items.
 
-    A cursor is any item of the conversation, retracted or not.
+    Any item of the conversation can be a cursor, retracted or not.
     """
     if query.is_first_page and query.as_of is None:
         await context.check_modified(conversation_id, inherits=True)
@@ -63,7 +63,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 
 
 class _Found(Struct):
-    """What is found out about the items of a page on a path. `retracted`: the items that were retracted later. `documents`: their documents, by id.
+    """What is found out about the items of a page on a path. `retracted`: the items that are retracted now. `documents`: the documents of the items, by id.
 
     `elsewhere`: the items that another conversation may delete: copies, each with its original, and inherited items.
 

@@ -1,9 +1,9 @@
 """The first and the last words of conversations, for lists of them.
 
 They are the beginning of the first and of the last message of the active path that has text and is not deleted. Only the conversation's own
-messages count, so a fork shows what was said in it. The words are read with the items, so that they go and come back with them.
+messages count, so a fork shows what was said in it. The words are read from the items, so they disappear when an item is deleted, and come back when it is restored.
 
-The view `conversations` has the ids of the two items that usually have these words. Only if one of these does not, the path is searched.
+The view `conversations` has the ids of the two items that usually have these words. The path is searched only if one of the two has no words.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MAX_SEARCHED = 200
 """How many items are searched for words, from each end of the path."""
 
 MAX_BRANCHES = 20
-"""In how many branches of the path they are searched, from each end."""
+"""In how many branches of the path the words are searched, from each end."""
 
 End = Literal["first", "last"]
 ENDS: tuple[End, End] = ("first", "last")
@@ -36,7 +36,7 @@ _WITH_WORDS: Document = {"retracted_version": None, "role": {"$ne": None}, "prev
 
 
 class Words(Struct, frozen=True):
-    """The words of one conversation. `has_copies`: one of them is, or would be, of a copy of another conversation's item."""
+    """The words of one conversation. `has_copies`: one of the words is from a copy of another conversation's item, or would be if the item were not deleted."""
 
     first: str | None = None
     last: str | None = None
@@ -80,7 +80,7 @@ def _usual_items(document: Document) -> Iterator[tuple[End, str]]:
     branch, last_depth, *_ = _path(document)[0]
     if (
         document.get("first") is not None and branch == 0 and last_depth != 0
-    ):  # a path that ends there has revised the first item
+    ):  # last depth 0: the first item was revised, so it is not on the path
         yield "first", document["first"]
     if document["head"] is not None:
         yield "last", document["head"]

@@ -33,7 +33,7 @@ class Model(Struct, frozen=True, kw_only=True, tag_field="object", tag="model"):
     `window`: the size of its context window, in tokens of `encoding`. `output`: the most tokens of an answer; null if
     it is not known. `accepts`: whether the model takes `image`, `file`, `audio`, `tools` and `custom_tools`; those that
     are not known are absent. `price`: null if it is not known. `unknown`: which of `window` and `price` are not known.
-    An unknown window is taken as the value of `window`.
+    If the window is not known, `window` is the size that the store assumes.
     """
 
     id: str

@@ -132,10 +132,10 @@ async def fetch_page(
 ) -> Page:
     """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
 
-    `then`: further filters. All that match one of them come after what matches the one before.
+    `then`: further filters. Documents that match one of them come after all documents that match an earlier filter.
 
-    `merged`: further filters. What matches one of them is put among the others, in the order of `field`. No document matches two. MongoDB reads
-    each with an index of its own; for an `$or` it would try many plans, for each page. Not together with `then`.
+    `merged`: further filters. The documents that match them are merged with the others in the order of `field`. No document may match two filters.
+    MongoDB reads each filter with an index of its own; for an `$or` it would try many plans for each page. Cannot be used together with `then`.
 
     A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
     known whether the page is small, MongoDB leaves out large documents.

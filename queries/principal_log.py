@@ -124,7 +124,7 @@ class PrincipalLog:
     async def reply_requested(self, response_id: str) -> Recorded | None:
         """The ReplyRequested of a response, with the context that the model was shown last.
 
-        Its ReplyQueued, if it waited for its turn and was not requested.
+        If the reply waited for its turn and was not requested from the model, its ReplyQueued.
         None if there is no such response, if it or its conversation was deleted, or if the caller may not see it.
         """
 

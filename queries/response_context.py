@@ -26,8 +26,8 @@ router = APIRouter(tags=["responses"])
 class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
     """How many tokens and messages at the beginning of the request a provider's prompt cache may have.
 
-    `reason`: why this is not all of the last request of the same model, in the words of `prompt_cache_diagnostics` in
-    the official API. Null if it is all of it.
+    `reason`: why the prefix is shorter than the last request of the same model, in the words of
+    `prompt_cache_diagnostics` in the official API. Null if the prefix is the whole last request.
     """
 
     tokens: int

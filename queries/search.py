@@ -44,7 +44,7 @@ class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="sear
 
     `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch.
     `conversation`: a message that a fork inherits is found through the fork if the caller may not read its own conversation, or if the query names the fork.
-    Then `branch` is 0.
+    Then this is the fork, and `branch` is 0.
 
     `highlights`: [start, end] of each match in the snippet, in characters (Unicode code points). A hit with a higher `score` is better.
     """
@@ -71,7 +71,7 @@ class SearchResults(Struct, frozen=True, kw_only=True, tag_field="object", tag="
 
 @query_route(router, "/v1/search", SearchQuery, answer=SearchResults, errors=(404,))
 async def search(context: QueryContext, query: SearchQuery) -> Response:
-    """The best matches among the newest messages, with the words in their surroundings.
+    """The best matches among the newest messages, each with a snippet of its text around the words.
 
     Finds what the caller may read, and what forks that the caller may read inherit. Does not wait for the newest appends: `position` says up to where the answer is complete.
     """

@@ -1,4 +1,4 @@
-"""The way from a hit to its conversation: the last item of a path through it."""
+"""Finds the `leaf` of each hit: the last item of a path through the hit's item."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ async def leaves_of(
 ) -> dict[str, str]:
     """For each item, the last item of the active path, if this goes through the item. If not, the last item of the item's branch.
 
-    An inherited item beside the active path has none: its path ends with itself.
+    An inherited item beside the active path is left out: the path of its hit ends with the item itself.
 
     `items`: documents with `conversation_id`, `branch` and `depth`. `conversations`: documents with `head` and `path`.
     """

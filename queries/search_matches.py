@@ -1,6 +1,6 @@
 """Finds and ranks the matches of a search in the view `search`.
 
-The documents of one term are read, newest first: of the query's rarest term, as far as a short look at the index tells. The parts of the query
+The documents of the query's rarest term are read, newest first. A short look at the index estimates which term is rarest. The parts of the query
 are compared with each document's text, until enough documents match.
 
 The index has the documents of a term in order of time, but not those of all terms that begin with a prefix. So for a search that has only prefixes
@@ -23,10 +23,10 @@ from queries.search_terms import Part, SearchTerms
 from queries.search_visible import Visible, find_documents
 
 MAX_RANKED: Final = 2_000
-"""How many matches are ranked together: the newest ones. So a common word takes no longer than this many matches."""
+"""How many matches are ranked together: the newest ones. So a search for a common word does not take longer than for this many matches."""
 
 MAX_COMPARED_RANKED: Final = 200
-"""The same for a search whose matches cannot be told by one term. Many more documents may be read than match, so it stops earlier."""
+"""The same limit for a search that must also compare texts or filters. It may read many more documents than match, so it stops earlier."""
 
 _ESTIMATED_TERMS: Final = 8
 _ESTIMATED_DOCUMENTS: Final = 150
@@ -34,7 +34,7 @@ _PREFIX_WINDOW: Final = 2_000
 """How many of the newest messages are searched for a prefix first."""
 
 _WINDOW_GROWTH: Final = 8
-"""A window has so many times as many messages as the window before it."""
+"""Each window has this many times the messages of the window before it."""
 
 
 class Match(Struct, frozen=True):
@@ -53,7 +53,7 @@ class Found(Struct, frozen=True):
 
 
 class _Estimate(Struct, frozen=True):
-    """What the newest documents of a term tell, at most _ESTIMATED_DOCUMENTS: how many there are, and the lowest `order`."""
+    """The `count` and the lowest `order` of a term's newest documents, of which at most _ESTIMATED_DOCUMENTS are read."""
 
     term: str
     count: int
@@ -85,7 +85,7 @@ class Matches:
         return matches
 
     async def after(self, cursor: SearchCursor, count: int) -> Found:
-        """The next `count` matches, or those that are left of a block. Raises ExecutionTimeout."""
+        """The next `count` matches, or fewer at the end of a block. Raises ExecutionTimeout."""
         if self._driver is None:
             return Found()
         window = await self._start_of_window(cursor)
@@ -112,7 +112,7 @@ class Matches:
         return _found(blocks, cursor, count, window=window, max_ranked=max_ranked)
 
     def _order(self, newest: int | None = None, oldest: int = 0) -> Document:
-        """Selects the documents of the query's time between these two, inclusive."""
+        """Selects the documents of the query's time whose `order` is between `oldest` and `newest`, both included."""
         query = self._query
         lowest = [oldest, 0 if query.since is None else first_order_at(query.since)]
         highest = [] if query.until is None else [first_order_at(query.until) - 1]
@@ -120,7 +120,7 @@ class Matches:
         return {"order": {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}}
 
     def _conditions(self) -> Document:
-        """What a document must have besides the driver's term: the parts that this does not imply, and what the filters say."""
+        """What a document must have besides the driver's term: the parts that this term does not imply, and what the filters say."""
         query = self._query
         fields = {
             "role": query.role,
@@ -136,7 +136,7 @@ class Matches:
         return {**named, "$expr": {"$and": conditions}} if conditions else named
 
     def _score(self) -> Document:
-        """For each part between 0 and 1: more, the more often the text has it, and less, the longer the text is."""
+        """The sum of a number between 0 and 1 for each part. It is higher if the text has the part more often, and lower if the text is longer."""
         scores = []
         for part in self._terms.wanted:
             more = {
@@ -148,7 +148,7 @@ class Matches:
         return {"$add": scores}
 
     async def _choose_documents(self) -> None:
-        """Chooses the documents to read: of the term that is rarest among the newest documents. None if a term has no document."""
+        """Chooses the documents to read: those of the term that is rarest among the newest documents. Chooses none if one of the terms has no document."""
         wanted = {term for part in self._terms.wanted for term in part.terms}
         terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
         if not terms:
@@ -210,7 +210,7 @@ class Matches:
         return [_Estimate(**row) for row in await self._documents(where, stages)]
 
     async def _documents(self, where: Document, stages: Sequence[Document]) -> list[Document]:
-        """The documents that result from these stages. Nobody checks the view's positions after them: the last read of a search does."""
+        """The documents that result from these stages. The view's positions are not checked here: the last read of a search checks them."""
         has_one_plan = "$or" not in where and "conversation_id" not in where
         collection = self._read.collections["search"]
         return await find_documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)
@@ -224,7 +224,7 @@ def _place_of(part: Part) -> Document:
 def _found(
     blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, *, window: int, max_ranked: int
 ) -> Found:
-    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at, if not all were."""
+    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at; 0 if all older documents were."""
     if not blocks:
         return Found(next=_next_block(cursor.oldest or window))
     [block] = blocks

@@ -1,6 +1,6 @@
-"""Snippets of hits: the part of an item's text where the words are, and where in it they are.
+"""Snippets of hits: the part of an item's text that has the words, and where in this part the words are.
 
-The parts of a query are compared with the folded text, so each character of it is traced to the characters it was made from.
+The parts of a query are compared with the folded text, so each character of the folded text is traced to the characters that it was made from.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,7 +15,7 @@ from projections.views.search_text import MAX_CHARACTERS, fold, token_spans
 from queries.search_terms import Part
 
 MAX_SNIPPET: Final = 200
-"""The longest snippet in characters, without the marks of what was cut off."""
+"""The longest snippet in characters, without the `…` at an end that was cut off."""
 
 _BEFORE: Final = 60
 _CUT: Final = "…"
@@ -39,7 +39,7 @@ class Snippet(Struct, frozen=True):
 
 
 def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
-    """The part of the text that has the most matches of the first ones, or its beginning."""
+    """The part of the text that has the most matches. Without a match, the beginning of the text."""
     text = text[:MAX_CHARACTERS]
     spans = _merged(_matches(text, wanted))
     start, end = _window(text, spans)

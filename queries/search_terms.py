@@ -77,7 +77,7 @@ def parse(q: str) -> SearchTerms:
 
 
 def _part(source: str, *, is_phrase: bool) -> Part | None:
-    """The part that is written like this. None if it has neither letters, digits nor symbols."""
+    """The part that this text of `q` names. None if it has neither letters, digits nor symbols."""
     found = [*tokens(fold(source))]
     if not found:
         return None
@@ -90,7 +90,7 @@ def _part(source: str, *, is_phrase: bool) -> Part | None:
 
 
 def _terms(found: list[Token], *, is_prefix: bool) -> Iterator[str]:
-    """The terms that a matching document must have. The last word of a prefix, and the last character of a run, may go on in the document."""
+    """The terms that a matching document must have. The last word of a prefix and the last character of a run are left out: in the document, more characters may follow."""
     for token in found:
         is_last = token is found[-1]
         terms = token.terms

@@ -1,6 +1,6 @@
-"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks of both inherit from.
+"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks among these inherit from.
 
-An inherited item is found in its own conversation if the caller may read that, and through the newest fork that shows it if not.
+If the caller may read an inherited item's own conversation, the item is found there. If not, it is found through the newest fork that shows it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ MAX_FORKS: Final = 1_000
 """A search goes through what at most this many forks of the caller inherit: the newest ones."""
 
 _MAX_CHECKED_FORKS: Final = 32
-"""Through how many forks the inherited items of a page are looked for. One or two are enough, unless a fork has hidden its items."""
+"""Through how many forks the inherited items of a page are looked for. One or two are enough, unless a fork has deleted its inherited items for itself."""
 
 _MAX_OWNERS: Final = 200
-"""MongoDB reads the documents of so many owners in order of time. For more it sorts all documents of a term."""
+"""Up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
 
 
 class Visible(Struct, frozen=True):

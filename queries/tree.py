@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, little of each. From the view `items`.
+"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each. From the view `items`.
 
 Nodes are sorted by depth and then by branch. Two queries find a page: the items along branch 0, and those on other branches.
 """
@@ -64,8 +64,8 @@ class TreeNode(Struct, frozen=True, kw_only=True, tag_field="object", tag="tree.
     """An item of the conversation.
 
     `parent`: the id of the item before it; null for a first item. `branch`: the number of its branch. `depth`: 1 for a first item.
-    `preview`: the beginning of what it says, at most 80 characters; absent if the item is deleted. `retracted`: present if it was deleted by
-    then. `blanked`: present if it was deleted after the version that is read.
+    `preview`: the beginning of its text, at most 80 characters; absent if the item is deleted. `retracted`: present if the item was deleted at
+    the version that is read. `blanked`: present if the item was deleted after this version.
     """
 
     id: str

@@ -57,7 +57,7 @@ NANODOLLARS: Final = 1_000_000_000
 
 
 class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
-    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for what no API key asked for, for summaries and titles, and for what is older than its record. `cost_usd` is null if the price of any of its replies, summaries and titles was not known."""
+    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for replies that no API key asked for, for summaries and titles, and for replies from before the store recorded the key. `cost_usd` is null if the price of any of its replies, summaries and titles was not known."""
 
     date: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
