@@ -3,7 +3,7 @@
     scripts/run rebuild VIEW [--dry-run|--rollback|--cancel] [--workers N] [--data DIR] [--json]
     scripts/run rebuild --conversation ID [--data DIR] [--json]
 
-VIEW is conversations, items, responses, usage, context or all.
+VIEW is conversations, items, responses, feedback, search, usage, context or all.
 
 Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
 compared at the same position. Differences are printed. Then the new collection replaces the live one in one

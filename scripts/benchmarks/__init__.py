@@ -1,9 +1,10 @@
 """The benchmarks that `scripts.bench` runs.
 
-Each benchmark has a file: `append`, `read`, `context`, `stream`, `rebuild`, `memory`, `neighbour` (with
-`neighbour_client` and `worst_client`). They share the other files: `benchmark` (the base class, and measuring two
-sides in turn), `bench_store` (a store of a checkout), `load_client` and `requests` (HTTP), `visibility_probe`,
-`floor_app` and `provider` (servers to compare with), `floor_server` (starts these two), `figures` (results).
+Each benchmark has a file: `append`, `read`, `context`, `stream` (with `chat_client`), `rebuild`, `memory`, `search`,
+`lists`, `branches`, `neighbour` (with `neighbour_client` and `worst_client`). They share the other files: `benchmark`
+(the base class, and measuring two sides in turn), `bench_store` (a store of a checkout), `load_client` and `requests`
+(HTTP), `visibility_probe`, `floor_app`, `provider` and `relay` (servers to compare with), `floor_server` (starts these
+three), `figures` (results).
 """
 
 from pathlib import Path

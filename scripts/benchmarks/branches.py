@@ -33,7 +33,7 @@ class _Conversation(Struct):
 
 
 class Branches(Benchmark):
-    """Many branches: each leaves the trunk of a long conversation. A long path: each branch leaves the one before."""
+    """Measures two conversations. In one, many branches leave the trunk of a long conversation. In the other, each branch leaves the branch before it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

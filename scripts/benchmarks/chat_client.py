@@ -83,7 +83,7 @@ class _Chats:
     ) -> list[float]:
         """Runs all chats at the same time. Returns the times until the first words, in milliseconds.
 
-        Each chat sends requests one after the other for so many seconds, and at least one.
+        Each chat sends requests one after the other for `seconds`, and at least one.
         """
         started = time.perf_counter()
 

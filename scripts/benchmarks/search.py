@@ -121,7 +121,7 @@ async def _search_times(base_url: str, queries: Sequence[str]) -> list[float]:
 
 
 async def _found_times(base_url: str, path: str) -> list[float]:
-    """Milliseconds from the answer to an append until a search finds it, of some appends one after the other. Raises RequestFailed."""
+    """Milliseconds from the answer to an append until a search finds it, for APPENDS_TO_FIND appends one after the other. Raises RequestFailed."""
     connection = await Connection.open(base_url)
     times = []
     for _ in range(APPENDS_TO_FIND):

@@ -29,7 +29,7 @@ SHORT, LONG = 10, 1_000
 """The messages of a short and of a long transcript."""
 
 CHAT_SHARE = 5
-"""There is one chat client for so many streams: the first request of a client with a long transcript stores all of it, which is much work."""
+"""There is one chat client for this many streams, because the first request of a client with a long transcript stores all of it, which is much work."""
 
 SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 

@@ -86,7 +86,7 @@ def source_checksum(conversations: Iterable[Conversation]) -> tuple[Checksum, se
 
 
 async def log_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str]) -> tuple[Checksum, int]:
-    """The checksum of the conversations of these keys in the log, and the position up to which the log was read."""
+    """The checksum of the conversations with these keys in the log, and the position up to which the log was read."""
     pool = make_pool(settings.postgres_url)
     await pool.open()
     try:
@@ -116,7 +116,7 @@ async def log_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str])
 
 
 async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str], *, position: int) -> Checksum:
-    """The checksum of the conversations of these keys in MongoDB, once the views show `position`. Raises ViewsBehind."""
+    """The checksum of the conversations with these keys in MongoDB, once the views show `position`. Raises ViewsBehind."""
     client = mongodb.connect(settings, answer_seconds=60.0)
     try:
         database = mongodb.database(client, settings)

@@ -16,7 +16,7 @@ from scripts.progress import Report
 
 
 class LoadCounts(Struct):
-    """This run stored `conversations` and `messages`. Those counted as `already_stored` were in the store before it."""
+    """This run stored `conversations` and `messages`. Those counted as `already_stored` were in the store before this run."""
 
     conversations: int = 0
     messages: int = 0

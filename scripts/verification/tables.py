@@ -91,7 +91,7 @@ _TOPICS = {
 class Tables:
     """Compares one page of conversations after another.
 
-    At the end, compares each table, or its rows of the conversation `only`.
+    At the end, compares the rows of each table, or only those of the conversation `only`.
     """
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
@@ -142,7 +142,7 @@ class Tables:
                     yield Difference(RESPONSES, "different", conversation_id, response_id, fields=fields)
 
     async def behind(self) -> AsyncIterator[Difference]:
-        """Tenants whose stored position is before one of their events. Their lists may not show that event.
+        """Tenants whose stored position is before one of their events. A list of such a tenant may lack this event.
 
         Call this when all streams were compared.
         """

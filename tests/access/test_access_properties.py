@@ -160,7 +160,7 @@ class History:
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
         """Any reader may continue from a response.
 
-        This creates a fork, which they own, if they may not write to the conversation.
+        If they may not write to the conversation, this creates a fork, which they own.
         """
         if (response := self._response(one, other)) is None:
             return

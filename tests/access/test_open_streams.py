@@ -261,7 +261,7 @@ async def test_pages_are_not_shared_between_those_who_see_deleted_content_and_th
 
 
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_the_stream_of_a_running_reply_ends_with_an_error(
+async def test_when_its_reader_loses_access_then_the_stream_of_a_running_reply_ends_with_an_error(
     settings: Settings, write: Writer, command: Command
 ) -> None:
     conversation_id = await write.start("a")
@@ -282,7 +282,7 @@ async def test_the_stream_of_a_running_reply_ends_with_an_error(
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_may_no_longer_see_it_then_it_gets_no_more(
+async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_loses_access_then_it_gets_no_further_event(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")
@@ -334,7 +334,7 @@ def holding(release: threading.Event) -> Any:
 
 @pytest.mark.parametrize("transport", ["stream", "json", "socket"])
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_a_reply_that_is_being_sent_to_its_requester_ends_with_a_404(
+async def test_when_its_requester_loses_access_then_a_reply_that_is_being_sent_ends_with_a_404(
     settings: Settings, write: Writer, provider: ScriptedProvider, transport: str, command: Command
 ) -> None:
     conversation_id = await write.start("a")

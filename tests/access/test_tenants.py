@@ -312,7 +312,7 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the receiver of the call is a QueryContext or TenantViews, which add the tenant, the store of API keys, or a text.
+    """Whether the call may be made: its receiver is a QueryContext or TenantViews (they add the tenant), the store of API keys, or a text.
 
     Compares the receiver's source text.
     """

@@ -47,7 +47,7 @@ LEFT_BY_REMOVED_ROWS = {
 }
 """Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
 
-New events may have got the versions of the removed rows since.
+Since then, new events may have got the versions of the removed rows.
 """
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")

@@ -25,7 +25,7 @@ NOT_COMPARED = frozenset(
 class Question(Struct, frozen=True):
     """A GET. `expected` computes from the log what the answer must show, or None if it must be a 404.
 
-    `shown` takes the part that is compared from the answer.
+    `shown` returns the part of the answer that is compared with it.
     """
 
     path: str

@@ -45,7 +45,7 @@ class Answered(Struct, frozen=True):
 class OpenWebUI:
     """A chat.
 
-    messages   the saved ones, from the first question to the newest answer of the branch that is shown
+    messages   the saved messages, from the first question to the newest answer of the branch that is shown
     sent       the messages of each request
     """
 
@@ -76,7 +76,7 @@ class OpenWebUI:
         return self.ask(question)
 
     def ask_with_tools(self, question: str, tools: dict[str, Callable[..., str]]) -> Iterator[Answered]:
-        """Asks a question, and calls tools until there is an answer. Yields each step."""
+        """Asks a question, and calls tools until there is an answer. Yields what each request was answered."""
         history = [*self.messages, {"role": "user", "content": question}]
         steps: list[Message] = []
         while True:

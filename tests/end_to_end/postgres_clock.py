@@ -69,7 +69,7 @@ class PostgresClock:
 
 @asynccontextmanager
 async def postgres_with_clock() -> AsyncIterator[PostgresClock]:
-    """Starts Postgres with a right clock. Restarts it when it ends, and stops it at the end of the block."""
+    """Starts Postgres with the right time. Restarts it when it ends, and stops it at the end of the block."""
     with TemporaryDirectory(prefix="conversation-store-clock-") as path:
         os.chmod(path, 0o755)  # noqa: PTH101 - Postgres may run as another user
         directory, offset_file = DataDirectory(Path(path, "data")), Path(path, "offset")

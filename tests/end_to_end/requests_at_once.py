@@ -1,4 +1,4 @@
-"""Sends many requests at once into one conversation, to two processes. Kills one process, and checks how each ended."""
+"""Sends many requests at once into one conversation, to two processes. Kills one process, and checks how each request ended."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What people do with conversations, once each, with the official SDK and plain HTTP. After a restart of everything it is the same."""
+"""Does each thing that people do with conversations once, with the official SDK and plain HTTP. After a restart, all reads show the same."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -75,7 +75,7 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited and asked again. Then another answer. Then back to the first answer, with the other paths beside it.
+    # The question is edited and asked again, and its answer is regenerated. Then the head goes back to the first answer; the other paths stay.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
     third = session.sdk.responses.create(extra_body={"regenerate": second.id})
@@ -103,7 +103,7 @@ def do_everything(session: Session) -> list[str]:
     assert session.texts(f"{path}/items") == [*oslo[:2], second.output_text, "And tomorrow?", fourth.output_text]
     session.post(f"{path}/head", {"item": answer})
 
-    # A fork, and an item that is deleted and restored. Then it is in the fork again.
+    # The conversation is forked. An inherited item is deleted and restored: then it is in the fork again.
     fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
     session.post(f"/conversations/{fork}/items", {"items": [{"role": "user", "content": "And in winter?"}]})
     session.sdk.conversations.items.delete(question, conversation_id=chat)

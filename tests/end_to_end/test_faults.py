@@ -5,7 +5,7 @@
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
 The test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
-conversations makes the same appends in the same order. How many, and when, differs. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
+conversations makes the same appends in the same order. The number of the appends and their times differ. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
 difference.
 """
 

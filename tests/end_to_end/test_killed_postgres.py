@@ -83,7 +83,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="2"), pytest.param(100, id="100", marks=pytest.mark.endless)])
-async def test_given_a_postgres_killed_under_load_then_appends_stand_still_as_long_as_it_takes_to_start(
+async def test_when_postgres_is_killed_under_load_then_appends_stop_for_at_most_a_second_longer_than_its_start(
     running: System, kills: int
 ) -> None:
     writers = [Writer(f"writer-{n}", running.env[APIS[n % len(APIS)]]) for n in range(WRITERS)]

@@ -79,7 +79,7 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
     return int((await reader.readline()).split()[1]), writer
 
 
-async def test_two_processes_together_allow_the_limit_and_the_places_of_a_killed_one_become_free(
+async def test_two_processes_together_keep_to_the_limit_and_the_streams_of_a_killed_process_no_longer_count(
     limited: Callable[..., System],
 ) -> None:
     running = limited(tenant={"requests": 600, "followers": 4})
@@ -106,7 +106,7 @@ async def test_two_processes_together_allow_the_limit_and_the_places_of_a_killed
 
 @pytest.mark.endless
 @pytest.mark.parametrize("limit", [60, 600, 6_000])
-async def test_two_processes_together_allow_the_limit_in_every_minute_of_three(
+async def test_two_processes_together_keep_to_the_limit_in_each_of_three_minutes(
     limited: Callable[..., System], limit: int
 ) -> None:
     running = limited(tenant={"requests": limit})

@@ -38,7 +38,7 @@ def http(running: System, provider: ScriptedProvider) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def chat(http: httpx.Client, provider: ScriptedProvider) -> Iterator[OpenWebUI]:
-    """A chat whose system message has the time. At the end the provider must have been sent each request exactly."""
+    """A chat whose system message has the time. At the end of the test, the provider must have got the messages of each request as they were sent."""
     now = itertools.count()
     chat = OpenWebUI(http, lambda: f"You are helpful. It is 10:{next(now):02d}.")
     yield chat
@@ -146,7 +146,7 @@ def test_an_answer_that_was_stopped_can_be_continued(http: httpx.Client, chat: O
     chat.messages += [{"role": "user", "content": "Tell me more."}, {"role": "assistant", "content": "Skis are "}]
     assert chat.continue_answer().conversation == first.conversation
     assert chat.messages[-1]["content"] == "Skis are I was shown 4 messages."
-    fork = chat.ask("And boots?")  # for this the two parts of the answer are one message
+    fork = chat.ask("And boots?")  # this request has the two parts of the answer as one message
     assert items(http, fork.conversation) == texts(chat)
 
 

@@ -22,7 +22,7 @@ FIFTY = 50
 
 @pytest.mark.endless
 @pytest.mark.parametrize("check", [check_queue, check_reject, check_interrupt])
-async def test_of_fifty_requests_at_once_each_ends_as_its_on_busy_says_and_in_order(
+async def test_fifty_requests_at_once_end_as_their_on_busy_says_and_in_order(
     running: System,
     http: httpx.AsyncClient,
     urls: list[str],
@@ -41,7 +41,7 @@ async def test_of_fifty_requests_at_once_each_ends_as_its_on_busy_says_and_in_or
 
 
 @pytest.mark.endless
-async def test_a_process_that_was_frozen_leaves_the_reply_that_another_has_taken_over(
+async def test_a_process_that_was_frozen_does_not_run_the_reply_that_another_process_has_taken_over(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     requests = RequestsAtOnce(running, http, urls, provider)

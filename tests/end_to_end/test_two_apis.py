@@ -131,7 +131,7 @@ async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_o
     assert from_stored(item.item)["content"] == str(answers.index(winner))
 
 
-async def test_an_append_that_both_processes_get_a_hundred_times_is_appended_once(
+async def test_an_append_that_is_sent_a_hundred_times_to_two_processes_is_appended_once(
     urls: list[str], log: Log, conversation_id: str
 ) -> None:
     answers = await send_concurrently(

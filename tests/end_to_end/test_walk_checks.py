@@ -203,7 +203,7 @@ class ComparesFirst(RuleStore):
         return Recognised(found.length, frozenset(item_ids[:1]))
 
 
-def test_requests_at_once_may_go_on_where_the_store_ended_when_they_were_compared() -> None:
+def test_requests_that_are_sent_at_once_may_go_on_from_the_end_that_was_there_when_they_were_compared() -> None:
     for seed in range(WALKS):
         check(ComparesFirst(), Planner(seed).rounds(2 * REQUESTS))
 
@@ -221,7 +221,7 @@ def test_a_store_that_breaks_a_rule_fails(store: type[RuleStore], plans: Sequenc
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_keeps_the_meaning_and_changes_some_message(shape: Shape) -> None:
+def test_a_shape_keeps_the_meaning_and_changes_at_least_one_message(shape: Shape) -> None:
     messages = [
         message
         for planned in Planner(1).rounds(REQUESTS)
@@ -240,6 +240,6 @@ def test_items_mean_what_their_messages_mean() -> None:
             assert [means for item in items if (means := meaning_of_item(item))] == meanings(request.messages)
 
 
-def test_a_seed_gives_one_plan() -> None:
+def test_the_same_seed_gives_the_same_plan() -> None:
     assert Planner(3, kills=0.1).rounds(REQUESTS) == Planner(3, kills=0.1).rounds(REQUESTS)
     assert Planner(3).rounds(REQUESTS) != Planner(4).rounds(REQUESTS)

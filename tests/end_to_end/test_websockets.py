@@ -54,7 +54,7 @@ def slowly(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("chains", "at_once"), [pytest.param(12, 6), pytest.param(200, 10, marks=pytest.mark.endless)])
-async def test_chains_that_are_cut_and_resumed_over_http_and_back_have_no_gap_and_no_repeat(
+async def test_chains_that_are_cut_and_resumed_over_websockets_and_http_have_no_gap_and_no_repeat(
     running: System, provider: ScriptedProvider, http: httpx.AsyncClient, chains: int, at_once: int
 ) -> None:
     provider.script = slowly
@@ -89,7 +89,7 @@ async def take_turn(running: System, http: httpx.AsyncClient, chain: Chain) -> N
     cut_after = chain.random.choice([None, 1, 2, 3, chain.random.randrange(4, 16)])
     is_last = len(chain.questions) == TURNS
     # With an idempotency key, a reply continues after its client has disconnected. Without a key it stops, and the next
-    # reply appends its question too.
+    # reply appends the question of this reply too.
     keeps_running = is_last or chain.random.random() < 0.5
     headers = {"Idempotency-Key": f"{chain.number}-{len(chain.questions)}"} if keeps_running else {}
     ask = over_websocket if chain.random.random() < 0.5 else over_http

@@ -11,7 +11,7 @@ from tests.end_to_end.walk_messages import Json
 
 
 class Received(Struct):
-    """The answer to one request. `status` None: it was lost."""
+    """The answer to one request. `status`: None if the answer was lost."""
 
     status: int | None = None
     headers: Mapping[str, str] = {}

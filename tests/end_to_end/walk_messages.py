@@ -116,7 +116,7 @@ def without_thoughts(message: Json) -> Json:
 
 
 def with_thoughts(message: Json) -> Json:
-    """As interfaces send reasoning back that they were given in a field of its own."""
+    """As interfaces send an answer back whose reasoning came in a field of its own: they put the reasoning into the text."""
     content = message.get("content")
     if message["role"] != "assistant" or not isinstance(content, str) or not content:
         return message

@@ -97,7 +97,7 @@ class StoredConversation(Struct, frozen=True):
 
 
 class Recognised(NamedTuple):
-    """How many items of a transcript are recognised, and the ids of the stored items that the last of them may be."""
+    """How many items of a transcript are recognised, and the ids of the stored items that may be the last of these."""
 
     length: int
     item_ids: frozenset[str]

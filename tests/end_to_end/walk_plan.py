@@ -99,7 +99,7 @@ class Kill(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """Requests that are sent at once, or a deletion, or a deletion while the requests run.
+    """Requests that are sent at once. While they run, `deletion` deletes something, or `kill` kills an api. A round may be a deletion alone.
 
     `hangs_up`: the clients disconnect before they have the answer. `repeats`: each request has a key, and is sent again with this key.
     """
@@ -113,7 +113,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Chat:
-    """A client's own copy of a transcript. `number`: of its last request. `sent_instead`: what it sends in place of the last message, once."""
+    """A client's own copy of a transcript. `number`: the number of its last request. `sent_instead`: what it sends in place of the last message, once."""
 
     subject: str
     user: str | None
@@ -369,7 +369,7 @@ class Planner:
         self._continue_or_repeat(chat)
 
     def _decorate(self, chat: Chat) -> None:
-        """Sends the last question in a frame. The client's own copy keeps it plain: the next request has it as it was."""
+        """Sends the last question inside other words. The client's own copy keeps the plain question, so the next request has it."""
         self._continue_or_repeat(chat)
         last = chat.messages[-1]
         if last["role"] == "user" and isinstance(last["content"], str):

@@ -30,7 +30,7 @@ from tests.end_to_end.walk_plan import PlannedRequest, Round
 class RuleStore:
     """A store in memory that follows the rules, one request after the other. `events` has the log.
 
-    `first_listed`: the request of a conversation that puts it on lists.
+    `first_listed`: which request of a conversation makes it listed (2: the second one).
     """
 
     first_listed = 2
@@ -84,7 +84,7 @@ class RuleStore:
         return items[recognised.length :]
 
     def _target(self, request: PlannedRequest, after: str | None) -> str:
-        """The conversation at whose end the item is, or a new one, perhaps a fork."""
+        """The conversation that ends with the item `after`. If there is none, a new conversation, which is a fork if `after` is an item."""
         if after is not None:
             conversation_id = self.model.items[after].conversation_id
             if self.model.conversations[conversation_id].head == after:

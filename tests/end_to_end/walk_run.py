@@ -32,13 +32,13 @@ TOOLS = [
 ]
 
 _numbers = count(1)
-"""Of the requests of all walks of this process. A provider knows a request by its number."""
+"""Numbers the requests of all walks of this process. The provider knows a request by its number."""
 
 _names = count(1)
 
 
 class WalkStore(Struct):
-    """What a walk needs of the store that it runs against. `kill(n)`: kills the nth api, which is started again by itself."""
+    """What a walk needs of the store that it runs against. `kill(n)`: kills the api number n (from 0), which the supervisor starts again."""
 
     http: httpx.AsyncClient
     api_urls: Sequence[str]
@@ -134,7 +134,7 @@ class Walk:
                 await self._check(request, answer)
 
     async def _wait_until_received(self, requests: Sequence[PlannedRequest], count: int) -> None:
-        """Waits until the provider has got so many of the requests. Not for long: a request may be refused."""
+        """Waits until the provider has got `count` of the requests, but at most RECEIVED_TIMEOUT_SECONDS, because a request may be refused."""
         with suppress(TimeoutError):
             await wait_until_async(
                 lambda: sum(len(self._bodies(request)) for request in requests) >= count, RECEIVED_TIMEOUT_SECONDS, ""
@@ -207,7 +207,7 @@ class Walk:
         return [] if number is None else self._store.answers.received[number]
 
     async def _check_context(self, recorded: RecordedRequest) -> None:
-        """The request renders again as it was sent. If something that it quotes is deleted, it is not shown."""
+        """The request is shown as it was sent. If something that it quotes is deleted, the request is blanked."""
         request = recorded.request
         what = f"request {request.number} ({request.kind})"
         bodies = self._bodies(request)
@@ -323,7 +323,7 @@ class Walk:
 
 
 async def _in_fours(check: Callable[[Any], Awaitable[None]], subjects: Iterable[Any]) -> None:
-    """Carries out the check for each, four at a time."""
+    """Carries out the check for each subject, four at a time."""
     slots = asyncio.Semaphore(4)
 
     async def one(subject: Any) -> None:

@@ -169,7 +169,7 @@ def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_an
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_given_the_item_response_or_summary_of_a_field_is_deleted_then_that_field_is_blanked(event: Event) -> None:
+def test_when_the_item_response_or_summary_of_a_field_is_deleted_then_the_field_is_blanked(event: Event) -> None:
     for name, part in CONTENT[type(event)].items():
         data = shown(event, DELETED_BY[part])["data"]
         assert SECRET not in str(data[name]), name
@@ -183,7 +183,7 @@ def test_given_one_deleted_item_then_the_other_items_of_the_event_stay() -> None
     assert SECRET in str(requested["data"]["parameters"])
 
 
-def test_given_a_deleted_item_then_how_a_client_changed_it_is_blanked_too() -> None:
+def test_given_a_deleted_item_then_the_changes_that_a_client_made_to_it_are_blanked_too() -> None:
     full, requested = shown(EVENTS[4], NOTHING), shown(EVENTS[4], Deleted(ids=frozenset({"msg_1"})))
     assert requested["blanked"] == ["input[0].item", "transcript.parts[0].changes"]
     assert full["data"]["transcript"]["parts"][0]["changes"] == {"around": [SECRET, ""]}
@@ -257,7 +257,7 @@ async def test_given_a_deleted_response_then_the_content_that_only_it_has_is_bla
     assert str(await events_of(api, conversation_id, AUDITOR)).count(SECRET) == 3
 
 
-async def test_given_an_item_that_a_summary_covers_is_retracted_then_the_summary_is_blanked(
+async def test_when_an_item_that_a_summary_covers_is_retracted_then_the_summary_is_blanked(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("first")

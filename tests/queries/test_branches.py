@@ -41,7 +41,7 @@ async def conversation(write: Writer) -> BranchedConversation:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_every_path_and_the_tree_are_those_of_the_events_at_every_version(
+async def test_every_path_and_the_tree_are_as_the_events_say_at_every_version(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector, seed: int
 ) -> None:
     random = Random(seed)
@@ -86,7 +86,7 @@ async def tree_of(
         after = {"after": page["data"][-1]["id"]}
 
 
-async def test_a_page_goes_on_where_the_paths_part_when_the_head_was_moved_between_two_pages(
+async def test_when_the_head_moves_between_two_pages_then_the_next_page_begins_where_the_paths_part(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b, c, d = await conversation.append("a", "b", "c", "d")
@@ -101,7 +101,7 @@ async def test_a_page_goes_on_where_the_paths_part_when_the_head_was_moved_betwe
     assert ids((await get(api, path, leaf=f, order="asc", after=e))["data"]) == [f]
 
 
-async def test_a_tree_node_says_little_of_each_item_and_nothing_of_a_deleted_one(
+async def test_a_tree_node_has_a_preview_of_its_item_unless_the_item_is_deleted(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b = await conversation.append("  a long\n\nquestion " + "x" * 100, "b")

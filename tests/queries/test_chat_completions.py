@@ -110,7 +110,7 @@ async def test_the_list_is_filtered_by_model_and_metadata(
     assert await listed(sdk, metadata={"odd": "no"}) == ["3"]
 
 
-async def test_a_chat_completion_is_read_by_either_of_its_ids_and_a_response_that_is_none_is_not_found(
+async def test_a_chat_completion_is_read_by_either_of_its_ids_and_a_response_that_is_no_chat_completion_is_not_found(
     api: httpx.AsyncClient, sdk: AsyncOpenAI, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()

@@ -70,7 +70,7 @@ async def test_unretracted_items_before_the_sent_items_are_left_out(
     assert body["left_out"] == [left_out]
 
 
-async def test_left_out_items_are_counted_with_deleted_ones_where_the_first_item_was_not_read(
+async def test_the_count_of_left_out_items_includes_deleted_ones_if_the_first_item_was_not_read(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -83,7 +83,7 @@ async def test_left_out_items_are_counted_with_deleted_ones_where_the_first_item
     assert body["left_out"] == [{"from": None, "to": left_out[-1], "count": len(left_out), "reason": "budget"}]
 
 
-async def test_nothing_is_left_out_where_all_items_are_sent(
+async def test_nothing_is_left_out_if_all_items_are_sent(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

@@ -90,7 +90,7 @@ async def test_a_list_shows_what_a_sidebar_needs(api: httpx.AsyncClient, write: 
     assert (retracted["item_count"], retracted["first_text"], retracted["last_text"]) == (0, None, None)
 
 
-async def test_the_words_of_a_copy_go_with_its_original(
+async def test_the_words_of_a_copy_disappear_when_its_original_is_deleted(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     origin = await write.start()
@@ -131,7 +131,7 @@ async def test_the_words_follow_the_active_path_and_all_branches_are_counted(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_by_activity_neither_skip_nor_double_what_did_not_change(
+async def test_pages_by_activity_neither_skip_nor_repeat_conversations_that_did_not_change(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     started = [await write.start(str(number)) for number in range(14)]

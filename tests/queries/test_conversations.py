@@ -148,7 +148,7 @@ async def test_a_new_conversation_is_in_the_list_at_once(
     "metadata",
     [{"$ref": "a", "$id": "b"}, {"$ref": "a", "$id": "b", "$db": "c", "x": "y"}, {"_id": "a", "": "b", "a.b": "$c"}],
 )
-async def test_any_metadata_is_returned_as_written_and_can_be_filtered_by(
+async def test_any_metadata_is_returned_as_written_and_lists_can_be_filtered_by_it(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, metadata: dict[str, str]
 ) -> None:
     started = await write.start(metadata=metadata)
@@ -186,7 +186,7 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     await write.execute(rare, EndConversation())
     await projector.catch_up()
     database = projector.views
-    # MongoDB may still have a plan from another test, whose few documents it could as well sort.
+    # MongoDB may still have a plan from another test, which had so few documents that MongoDB sorted them.
     await database.command("planCacheClear", "conversations")
     await database.command("profile", 2)
     try:

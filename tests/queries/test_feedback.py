@@ -99,7 +99,7 @@ async def test_feedback_that_is_given_and_withdrawn_at_once_is_listed_at_most_on
     assert {entry["id"] for entry in (await store.get(f"{path}/feedback"))["data"]} == given
 
 
-async def test_the_comment_goes_with_its_item_and_comes_back_with_it_and_all_goes_with_the_conversation(
+async def test_a_comment_disappears_and_comes_back_with_its_item_and_all_feedback_disappears_with_the_conversation(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

@@ -1,6 +1,6 @@
 """Random forks of forks, compared with a model of items and their parents.
 
-All of them append, revise, move, retract, restore, pin and are deleted. The lists, the trees and the contexts of all conversations must agree with the model,
+The requests append, revise, move the head, fork, retract, restore, pin and delete. The lists, the trees and the contexts of all conversations must agree with the model,
 also at earlier versions.
 
 scripts/test tests/queries/test_fork_properties.py -m endless     runs 200 histories
@@ -87,7 +87,7 @@ class Conversation(Struct, eq=False):
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
     def showed(self, item: Item, version: int) -> bool:
-        """Whether the item was there at this version. What an origin has restored or deleted since then counts as now."""
+        """Whether the item was listed at this version. It was not if an origin retracted it before the fork and has not restored it since."""
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(
@@ -194,7 +194,7 @@ class History:
         self._note(conversation, answer)
 
     def _add(self, conversation: Conversation, item_id: str, parent: Item | None) -> None:
-        """Adds an item. It is the head then."""
+        """Adds an item, which becomes the head."""
         conversation.head = Item(item_id, parent, conversation)
         conversation.items.append(conversation.head)
 

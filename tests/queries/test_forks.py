@@ -26,7 +26,7 @@ class Store(Struct, frozen=True):
         return await self.commands.post(f"/v1/conversations{path}", json=body, headers=names)
 
     async def create(self, *texts: str, **fields: Any) -> tuple[str, list[str]]:
-        """A conversation with these messages. Returns its id and theirs."""
+        """Creates a conversation with these messages. Returns its id and the ids of its items."""
         answer = await self.post("", fields)
         assert answer.status_code == 200, answer.text
         conversation_id = answer.json()["id"]
@@ -72,7 +72,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     await world.close()
 
 
-async def test_a_fork_begins_with_the_items_up_to_the_place_and_says_where_it_comes_from(store: Store) -> None:
+async def test_a_fork_begins_with_the_items_up_to_the_named_item_and_says_where_it_comes_from(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three", title="Oslo", instructions="Be brief.", metadata={"a": "b"})
     answer = await store.post(f"/{origin}/fork", {"item": ids[1], "metadata": {"c": "d"}})
     fork = answer.json()
@@ -107,7 +107,7 @@ async def test_a_fork_begins_with_the_items_up_to_the_place_and_says_where_it_co
     assert await store.texts(child) == ["first"]
 
 
-async def test_a_fork_of_what_is_not_there_is_refused_and_nothing_is_made(store: Store) -> None:
+async def test_a_fork_at_a_place_that_does_not_exist_is_refused_and_nothing_is_stored(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     other, [foreign] = await store.create("elsewhere")
     await store.retract(origin, ids[1])

@@ -38,7 +38,7 @@ async def test_reads_count_as_requests_and_answers_have_the_remaining_number(
         assert (await api.get("/health/ready")).json()["checks"]["limits"] == "ok"
 
 
-async def test_streams_of_events_and_of_replies_are_limited_at_once_and_are_free_when_they_end(
+async def test_open_streams_of_events_and_replies_are_limited_together_and_no_longer_count_when_they_end(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")

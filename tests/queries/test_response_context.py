@@ -216,7 +216,7 @@ async def test_a_request_that_is_not_the_recorded_one_does_not_match(
     assert [item["item"]["content"][0]["text"] for item in body["items"]] == ["b"]
 
 
-async def test_unknown_responses_and_without_audit_deleted_ones_are_not_found(
+async def test_unknown_responses_are_not_found_and_neither_are_deleted_ones_without_audit(
     api_with_principals: httpx.AsyncClient, write: Writer
 ) -> None:
     first_conversation, second_conversation = await write.start("a"), await write.start("b")

@@ -30,7 +30,7 @@ def _marked(hit: dict[str, Any]) -> str:
     return str(text)
 
 
-async def test_words_phrases_prefixes_and_exclusions(
+async def test_words_phrases_and_prefixes_are_found_and_excluded_parts_are_not(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("I drink green tea", "Tea that is green", "Greenland has no tea", "Green milk tea", "Don't!")
@@ -277,7 +277,7 @@ async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_o
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
         await projector.catch_up()
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
-        # What a fork hides for itself is found through the other.
+        # An item that one fork has deleted for itself is found through the other fork.
         hidden = RetractItem(item_id=ids[0], inherited=KnownItem(depth=1, inherited=True))
         await eve.execute(grandchild, hidden)
         assert await hits("eve") == {"one": fork, "two": grandchild, **own}
