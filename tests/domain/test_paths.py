@@ -1,4 +1,4 @@
-"""A Path contains exactly the items that lead from its first item to its last.
+"""A Path contains exactly the items that lead from its first item to its last item.
 
 The tests compare it with a simple model, in which they walk from parent to parent.
 

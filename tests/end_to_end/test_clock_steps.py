@@ -144,7 +144,9 @@ async def test_when_the_clock_of_postgres_steps_then_living_replies_go_on_and_de
 
 
 @pytest.mark.endless
-async def test_after_a_clock_step_of_any_size_and_direction_replies_go_on_and_reads_are_not_delayed(store: Store) -> None:
+async def test_after_a_clock_step_of_any_size_and_direction_replies_go_on_and_reads_are_not_delayed(
+    store: Store,
+) -> None:
     for seconds in STEPS:
         for change, limit in (
             (store.clock.step, PROJECTOR_ALIVE_SECONDS + SLOW_MACHINE_SECONDS),

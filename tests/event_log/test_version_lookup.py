@@ -18,7 +18,7 @@ from tests.queries.writer import Writer
 __all__ = ["write"]
 
 
-async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_other_gets_its_own_conversations_head(
+async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_of_the_others_gets_the_head_of_its_conversation(
     write: Writer, reader: EventReader
 ) -> None:
     conversation_ids = [await write.start(*["x"] * number) for number in range(6)]
