@@ -16,6 +16,7 @@ from domain.events import (
     InputItem,
     ItemAppended,
     ItemRetracted,
+    PathBranch,
     ReplyCompleted,
     ReplyDeleted,
     ReplyRequested,
@@ -193,11 +194,18 @@ class LogCopy:
         return shown
 
     @cached_property
+    def paths(self) -> dict[str, tuple[PathBranch, ...]]:
+        """The active path of each conversation."""
+        states = {name: state_after(each.event for each in stream.events) for name, stream in self.streams.items()}
+        return {name: state.path for name, state in states.items() if state is not None}
+
+    @cached_property
     def messages(self) -> dict[str, list[Document]]:
-        """The messages with text that were not retracted, by conversation, first to last."""
+        """The messages of each active path that have text and were not retracted, by conversation, first to last."""
         found: dict[str, list[Document]] = {}
         for item in sorted(self.documents["items"].values(), key=lambda item: item["depth"]):
-            if item["retracted_version"] is None and item["role"] and item["preview"]:
+            is_shown = item["retracted_version"] is None and item["role"] and item["preview"]
+            if is_shown and takes(self.paths[item["conversation_id"]], item["branch"], item["depth"]):
                 found.setdefault(item["conversation_id"], []).append(item)
         return found
 
@@ -205,13 +213,12 @@ class LogCopy:
         """The items of the conversation's active path, oldest first, without retracted ones."""
         if conversation_id not in self.conversations:
             return None
-        state = state_after(recorded.event for recorded in self.streams[conversation_id].events)
-        assert state is not None
+        path = self.paths[conversation_id]
         documents = [
             document
             for document in self.documents["items"].values()
             if document["conversation_id"] == conversation_id
-            and takes(state.path, document["branch"], document["depth"])
+            and takes(path, document["branch"], document["depth"])
             and document["id"] not in self.deleted_items
         ]
         return [msgspec.json.decode(document["item"]) for document in sorted(documents, key=lambda item: item["depth"])]
