@@ -214,7 +214,7 @@ async def test_two_if_match_headers_are_one_list(api: httpx.AsyncClient) -> None
         assert (await api.post(path, json=item(), headers=headers)).status_code == status
 
 
-async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients_are_not(
+async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients_are_accepted(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}"
@@ -231,7 +231,7 @@ async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
-async def test_a_405_names_all_methods_of_the_path_on_both_sides(api: httpx.AsyncClient, method: str) -> None:
+async def test_a_405_names_all_methods_that_the_path_has_in_both_apis(api: httpx.AsyncClient, method: str) -> None:
     answer = await api.request(method, f"/v1/conversations/{UNKNOWN}")
     assert_openai_error(answer, 405)
     assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"

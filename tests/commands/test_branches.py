@@ -23,7 +23,7 @@ async def revise(
     return answer.status_code, answer.json()
 
 
-async def test_a_model_is_shown_the_path_to_the_head_wherever_it_is(store: Store) -> None:
+async def test_a_model_is_shown_the_path_to_the_head_wherever_the_head_is(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     ids = await store.append(conversation_id, *(message(f"m{number}") for number in range(4)))
     status, new = await revise(store, conversation_id, ids[1], "n1")
@@ -47,7 +47,7 @@ async def test_a_model_is_shown_the_path_to_the_head_wherever_it_is(store: Store
     assert await texts(store, conversation_id) == ["m0", "n1", "n3"]
 
 
-async def test_revising_and_moving_are_conditional_and_repeatable(store: Store) -> None:
+async def test_revising_an_item_and_moving_the_head_are_conditional_and_repeatable(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     [first, _] = await store.append(conversation_id, message("a"), message("b"))
     once = {"Idempotency-Key": mint("key")}
@@ -62,7 +62,9 @@ async def test_revising_and_moving_are_conditional_and_repeatable(store: Store) 
     assert (await store.post(f"{conversation_id}/head", item=first)).headers["etag"] == version
 
 
-async def test_items_that_are_not_there_cannot_be_revised_and_the_head_cannot_move_to_them(store: Store) -> None:
+async def test_items_that_the_conversation_does_not_have_cannot_be_revised_and_the_head_cannot_move_to_them(
+    store: Store,
+) -> None:
     conversation_id, other_id = [await create_conversation(store.api) for _ in range(2)]
     [item_id, retracted_id] = await store.append(conversation_id, message("a"), message("b"))
     [foreign_id] = await store.append(other_id, message("c"))
@@ -93,7 +95,7 @@ async def test_items_that_are_not_there_cannot_be_revised_and_the_head_cannot_mo
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_repeat_gets_the_first_answer_also_when_the_item_is_deleted_since(store: Store) -> None:
+async def test_a_repeat_gets_the_first_answer_even_if_the_item_was_deleted_since_then(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     [first, second] = await store.append(conversation_id, message("a"), message("b"))
     revise_once, move_once = [{"Idempotency-Key": mint("key")} for _ in range(2)]

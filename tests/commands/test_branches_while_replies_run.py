@@ -47,7 +47,7 @@ def active_items(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in items if takes(state.path, event.branch, event.depth)]
 
 
-async def test_a_reply_whose_head_was_moved_away_joins_where_it_was_asked_and_makes_nobody_wait(
+async def test_a_reply_joins_where_it_was_requested_even_if_the_head_was_moved_and_makes_no_other_reply_wait(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])
@@ -71,7 +71,7 @@ async def test_a_reply_whose_head_was_moved_away_joins_where_it_was_asked_and_ma
     assert late_question.aside
 
 
-async def test_a_failed_reply_is_tried_again_only_while_the_head_is_where_it_was_asked(
+async def test_a_failed_reply_is_tried_again_only_while_the_head_is_where_the_reply_was_requested(
     apis: list[httpx.AsyncClient], slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])

@@ -124,7 +124,7 @@ def test_unusual_messages_are_accepted_as_they_are(messages: list[dict[str, Any]
     assert body_of(*messages).messages == messages
 
 
-def test_with_a_conversation_the_call_that_a_tool_message_answers_may_be_stored() -> None:
+def test_with_a_conversation_the_call_that_a_tool_message_answers_may_be_stored_already() -> None:
     assert body_of(OUTPUT, conversation="conv_1").messages == [OUTPUT]
     assert refusal(OUTPUT).param == "messages[0].tool_call_id"
     assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
@@ -139,7 +139,7 @@ def test_messages_are_limited_in_number_and_in_size() -> None:
     assert refused.value.param == "messages"
     error = refusal(USER, {"role": "user", "content": "a" * 2**20})
     assert (error.status, error.code, error.param) == (413, "item_too_large", "messages[1]")
-    body_of(USER, {"role": "assistant", "content": "a" * 2**20})  # our own answers may be as large
+    body_of(USER, {"role": "assistant", "content": "a" * 2**20})  # answers of the store may be this large
     assert refusal({"role": "assistant", "content": "a" * MAX_ANSWER_BYTES}).param == "messages[0]"
     assert refusal(top_k="a" * 2**20).status == 413
 
@@ -282,7 +282,9 @@ def test_functions_of_the_old_form_are_shown_as_tools() -> None:
 
 
 @pytest.mark.parametrize("name", CHAT_ONLY)
-def test_what_the_responses_api_lacks_is_refused_only_for_its_providers_and_in_a_conversation(name: str) -> None:
+def test_parameters_that_the_responses_api_lacks_are_refused_only_for_its_providers_and_in_a_conversation(
+    name: str,
+) -> None:
     parameters = {name: CHAT_ONLY[name]} | ({"functions": [FUNCTION]} if name == "function_call" else {})
     body_of(**parameters)
     for error in (refusal(renderer=RESPONSES, **parameters), _refused_in_conversation(**parameters)):
@@ -330,7 +332,9 @@ def test_a_request_with_a_conversation_becomes_a_request_of_the_responses_api() 
     ("policy", "expected"),
     [("always", [True, True, False]), ("requested", [False, True, False]), ("never", [False, False, False])],
 )
-def test_the_setting_decides_what_an_absent_store_means_and_never_is_final(policy: Any, expected: list[bool]) -> None:
+def test_the_setting_decides_what_an_absent_store_means_and_with_never_nothing_is_stored(
+    policy: Any, expected: list[bool]
+) -> None:
     assert [body_of(store=store).is_stored(policy) for store in (None, True, False)] == expected
 
 

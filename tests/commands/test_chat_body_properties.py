@@ -1,4 +1,4 @@
-"""Random bodies of Chat Completions requests: each is refused with an error that names the place, or everything that follows can be made of it."""
+"""Random bodies of Chat Completions requests: each is refused with a 400, or its items and the request to the provider can be made from it."""
 
 from contextlib import suppress
 from typing import Any

@@ -113,7 +113,7 @@ async def test_a_transcript_whose_front_was_cut_off_continues_at_its_last_answer
     assert provider.requests[-1]["messages"] == rest[:-1]
 
 
-async def test_two_requests_at_once_with_the_same_prefix_are_both_answered(
+async def test_requests_at_the_same_time_with_the_same_prefix_are_all_answered(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     messages, first = await continued(apis[0], [], "one")
@@ -123,7 +123,7 @@ async def test_two_requests_at_once_with_the_same_prefix_are_both_answered(
     assert first in conversations
 
 
-async def test_a_conversation_that_the_client_names_comes_before_what_the_transcript_matches(
+async def test_a_conversation_that_the_client_names_is_preferred_to_one_that_the_transcript_matches(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     first, second = await complete(api, [user("hi")], "chat 1"), await complete(api, [user("hi")], "chat 2")
@@ -214,7 +214,7 @@ async def test_the_parts_of_a_long_history_that_were_left_after_an_answer_are_co
     assert stored() == before + 2_502
 
 
-async def test_of_equal_requests_at_once_only_one_keeps_its_long_history(
+async def test_of_equal_requests_at_the_same_time_only_one_keeps_its_long_history(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     body = {"model": "scripted", "messages": [user(f"question {n}") for n in range(1_001)]}

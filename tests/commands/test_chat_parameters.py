@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of Chat Completions of the official client. Each is treated as that list says."""
+"""docs/clients.md lists every parameter of Chat Completions of the official client. The store treats each parameter as that list says."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
     },
     "top_k": 40,
 }
-"""A value for each parameter; a field of an object has its value there, unless it has one of its own."""
+"""A value for each parameter. A field of an object has its value in the object's value, unless it has an entry of its own."""
 
 NEEDED: dict[str, dict[str, Any]] = {
     "function_call": {"functions": [FUNCTION]},

@@ -127,7 +127,7 @@ async def test_a_response_that_is_no_chat_completion_is_not_found_and_either_id_
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_a_reply_that_continues_from_a_response_whose_metadata_changed_does_not_see_what_came_after_it(
+async def test_a_reply_that_continues_from_a_response_whose_metadata_changed_does_not_see_the_items_after_that_response(
     api: httpx.AsyncClient, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -103,7 +103,7 @@ async def test_a_repeated_request_whose_reply_failed_names_the_same_response(
 
 
 @pytest.mark.parametrize("body", [{"store": False}, {"conversation": f"conv_{'0' * 32}"}])
-async def test_an_error_names_no_response_where_none_is_on_record(
+async def test_an_error_names_no_response_if_none_is_on_record(
     api: httpx.AsyncClient, provider: ScriptedProvider, body: dict[str, Any]
 ) -> None:
     provider.script = breaks_off

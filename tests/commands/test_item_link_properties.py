@@ -46,7 +46,7 @@ def expected(items: list[tuple[str, Item]], index: int) -> Any:
     name = item.get("call_id") or item["id"]
     calls_before = [earlier for _, earlier in items[:index] if earlier["type"] == "local_shell_call"]
     if any(name == (call.get("call_id") or call["id"]) for call in calls_before):
-        return name  # a call with this `call_id` comes before one with this `id`
+        return name  # a call with this `call_id` is preferred to one with this `id`
     found = [call["call_id"] for call in calls_before if name == call["id"]]
     return found[-1] if found else item.get("call_id")
 

@@ -150,7 +150,7 @@ async def test_an_image_can_be_named_by_its_id_alone(
     assert log.count() == before
 
 
-async def test_an_approval_of_what_the_provider_asked_for_reaches_it_with_the_id_that_it_was_sent(
+async def test_an_approval_reaches_the_provider_with_the_id_of_the_approval_request_that_it_was_sent(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working = provider.script

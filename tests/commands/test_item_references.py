@@ -47,7 +47,7 @@ def appended(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
 
 
-async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_as_an_item_of_the_new_one(
+async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_in_the_new_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")

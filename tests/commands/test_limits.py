@@ -122,7 +122,9 @@ async def test_beyond_the_limit_a_request_is_a_429_and_nothing_of_it_is_stored(a
         assert len(log.events(conversation)) == 3
 
 
-async def test_refused_and_repeated_requests_count_and_health_documents_and_options_do_not(api_with: Api) -> None:
+async def test_refused_and_repeated_requests_count_and_requests_for_health_documents_and_options_do_not(
+    api_with: Api,
+) -> None:
     async with api_with(subject={"requests": 4}) as api:
         for path in ("/health/live", "/health/ready", "/openapi.json", "/docs"):
             assert "ratelimit" not in (await api.get(path)).headers
@@ -144,7 +146,7 @@ async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_pass(api_with: Api) -> None:
+async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_they_send(api_with: Api) -> None:
     async with api_with(subject={"requests_a_second": 2}) as api:
         answers = await asyncio.gather(*(api.post("/v1/conversations", json={}) for _ in range(30)))
         refused = [answer for answer in answers if is_over(answer)]
@@ -224,7 +226,7 @@ async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(api_with: A
         assert is_over(await post_response(api, "again"), "tokens")
 
 
-async def test_replies_at_once_are_limited_and_background_replies_are_part_of_them(
+async def test_the_number_of_replies_that_run_at_once_is_limited_and_background_replies_count(
     api_with: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = waits = _Paused()
@@ -249,7 +251,7 @@ async def test_replies_at_once_are_limited_and_background_replies_are_part_of_th
         assert background["status"] == "queued"
 
 
-async def test_a_request_that_is_refused_for_another_reason_keeps_no_reply(api_with: Api) -> None:
+async def test_a_request_that_is_refused_for_another_reason_does_not_count_as_a_running_reply(api_with: Api) -> None:
     async with api_with(tenant={"replies": 1}) as api:
         for _ in range(3):
             assert error_of(await post_response(api, "hi", model="unknown"))[1] == "model_not_found"

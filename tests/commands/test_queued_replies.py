@@ -93,7 +93,7 @@ async def test_without_a_running_reply_on_busy_changes_nothing(
     assert log.topics(conversation).count("reply.queued") == 0
 
 
-async def test_the_seventeenth_reply_that_would_wait_is_refused_until_one_is_taken_out(
+async def test_the_seventeenth_reply_that_would_wait_is_refused_until_a_waiting_reply_is_removed(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -264,7 +264,7 @@ async def test_a_summary_that_a_reply_needs_is_written_when_its_turn_comes(
     assert topics[:5] == [kinds[2], kinds[1], kinds[1], kinds[0], kinds[2]]
 
 
-async def test_when_a_conversation_has_ended_before_its_turn_a_reply_fails(
+async def test_when_a_conversation_ends_before_the_turn_of_a_reply_then_the_reply_fails(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -285,7 +285,7 @@ async def test_when_a_conversation_has_ended_before_its_turn_a_reply_fails(
         ({"on_busy": "interrupt", "previous_response_id": "resp_" + "0" * 32}, "on_busy"),
     ],
 )
-async def test_on_busy_that_cannot_be_honoured_is_refused_by_name(
+async def test_an_on_busy_that_is_unknown_or_has_no_conversation_is_refused_by_name(
     api: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)

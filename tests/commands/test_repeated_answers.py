@@ -98,7 +98,7 @@ async def test_a_request_for_a_reply_that_is_repeated_after_its_response_or_conv
             assert len(provider.requests) == requests
 
 
-async def test_a_repeated_compaction_shows_no_withdrawn_summary_and_none_of_a_deleted_conversation(
+async def test_a_repeated_compaction_shows_no_summary_that_was_withdrawn_or_whose_conversation_was_deleted(
     store: Store, provider: ScriptedProvider
 ) -> None:
     provider.script = lambda exchange: exchange.stream_text("secret")

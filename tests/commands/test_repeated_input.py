@@ -146,7 +146,7 @@ async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: L
     assert log.topics(conversation_id).count("item.appended") == 6
 
 
-async def test_of_equal_requests_at_once_only_the_first_stores_what_they_repeat(
+async def test_of_equal_requests_at_the_same_time_only_the_first_stores_what_they_repeat(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     # The first request's items are appended while the other requests compare their input with the conversation.

@@ -85,7 +85,7 @@ class Paused:
         exchange.end_stream()
 
 
-async def test_a_request_that_the_provider_finds_too_long_is_repeated_shorter(
+async def test_a_request_that_the_provider_finds_too_long_is_repeated_with_a_smaller_context(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     def refuse_long(exchange: Exchange) -> None:
@@ -170,7 +170,9 @@ async def test_a_chain_that_is_not_stored_continues_on_its_connection_and_nowher
     assert topics(log) == []
 
 
-async def test_a_chain_may_be_stored_in_parts(served: ServedApi, provider: ScriptedProvider, log: Log) -> None:
+async def test_a_chain_may_have_responses_that_are_stored_and_responses_that_are_not(
+    served: ServedApi, provider: ScriptedProvider, log: Log
+) -> None:
     async with served.socket() as client:
         stored = await response_to(client, "stored")
         between = await response_to(client, "not stored", store=False, previous_response_id=stored["id"])

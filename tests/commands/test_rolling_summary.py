@@ -196,7 +196,7 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, StreamVersio
 
 
 @pytest.mark.parametrize("appended", ["items", "compact"])
-async def test_given_if_match_when_others_append_while_the_summary_is_written_then_it_is_a_412(
+async def test_given_if_match_when_others_append_while_the_summary_is_written_then_the_answer_is_a_412(
     appended: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)

@@ -1,4 +1,4 @@
-"""Clients that keep their history themselves, and send all of it as `input`. It is stored once."""
+"""Clients that keep their history themselves, and send all of it as `input`. The store keeps each item once."""
 
 import asyncio
 from typing import Any
@@ -107,7 +107,7 @@ async def test_an_input_that_departs_from_the_history_goes_into_a_fork(
     assert texts == ["one", "answer 1", "two"]
 
 
-async def test_without_an_answer_of_ours_or_with_other_ways_to_continue_nothing_is_recognised(
+async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_from_another_user_or_without_its_beginning(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     own = [message("one"), message("of another store", "assistant"), message("two")]
@@ -137,7 +137,7 @@ async def test_two_equal_requests_at_once_go_on_in_one_conversation_and_a_fork_o
     assert all(len(request["messages"]) == 3 for request in provider.requests[1:])
 
 
-async def test_what_was_deleted_begins_a_new_conversation(
+async def test_a_history_whose_conversation_was_deleted_begins_a_new_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])
@@ -152,10 +152,10 @@ async def test_what_was_deleted_begins_a_new_conversation(
     assert len(ids(log, repeated)) == 4
 
 
-async def test_an_input_is_not_shown_what_a_client_had_cut_off(
+async def test_a_model_is_not_shown_what_a_client_had_cut_off(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
-    """Chat Completions find a transcript without its front in the whole conversation. The model of a Response is shown the path of its conversation."""
+    """Chat Completions match a transcript without its beginning to the whole conversation. Responses do not: their model is shown the whole path."""
     chat: list[Any] = []
     for number in range(3):
         chat.append(message(f"question {number}"))
@@ -176,7 +176,7 @@ async def test_an_input_is_not_shown_what_a_client_had_cut_off(
     assert len(ids(log, of_all)) == 2, "a fork: the conversation went on"
 
 
-async def test_an_ended_conversation_goes_on_in_a_fork(
+async def test_the_history_of_an_ended_conversation_goes_on_in_a_fork(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])

@@ -176,7 +176,7 @@ async def test_when_an_original_is_deleted_then_a_summary_that_covers_its_copy_i
     assert compactions(log, conversation_id)[2].originals == ()
 
 
-async def test_deletions_in_the_origin_after_the_fork_do_not_withdraw_its_summary(
+async def test_deletions_of_later_items_of_the_origin_do_not_withdraw_a_summary_in_the_fork(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, _, fork = await forked(store)
