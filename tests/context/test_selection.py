@@ -95,7 +95,7 @@ def test_pinned_items_of_older_turns_are_shown_with_their_other_half() -> None:
         selected(ContextInput(path=path, input=QUESTION), 14)
 
 
-def test_what_a_summary_replaces_is_named_and_pinned_items_in_it_are_shown() -> None:
+def test_items_that_a_summary_replaces_are_named_and_pinned_ones_are_sent() -> None:
     pins = context_items((USER, 3), pinned=(0,))
     summarized = LeftOut(reason="summarized", first="msg_0", last="msg_9", count=10)
     context_input = ContextInput(
@@ -105,7 +105,7 @@ def test_what_a_summary_replaces_is_named_and_pinned_items_in_it_are_shown() -> 
     assert (ids(selection.sent), selection.tokens, selection.left_out) == ([0, 10, 100], 16, (summarized,))
 
 
-def test_unsendable_items_are_not_counted_but_named() -> None:
+def test_items_that_cannot_be_sent_are_not_counted_but_named() -> None:
     reasoning: Item = {"type": "reasoning", "summary": []}
     path = context_items((USER, 10), (call("x"), 50), (output("y"), 50), (reasoning, 50), (ASSISTANT, 1))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)

@@ -1,4 +1,4 @@
-"""Renderers 6 and 7 send the messages of a Chat Completions request. As with the others, what they give never changes."""
+"""Renderers 6 and 7 send the messages of a Chat Completions request. What they give never changes, as with all renderers."""
 
 from typing import Any
 

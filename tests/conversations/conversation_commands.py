@@ -89,7 +89,7 @@ def _fork(
     body: Any,
     begins_with: Callable[[], tuple[ModelItem | None, list[ModelItem]]],
 ) -> Command:
-    """`begins_with`: the last item that the fork inherits, and the items that are pinned at the version that is forked."""
+    """`begins_with`: the last item that the fork inherits, and the items that are pinned at that version."""
     owner = draws.reader(conversation)
 
     def apply(answer: Any) -> None:

@@ -11,10 +11,10 @@ Role = Literal["reader", "writer"]
 class ModelItem(Struct, eq=False, kw_only=True):
     """An item of the model.
 
-    response      the response that it is the answer of; None for other items
+    response      the response that has this item as its answer; None if no response has
     parent        the item that it was appended after
-    conversation  the one that it was appended to
-    retracted     whether it is deleted there
+    conversation  the conversation that it was appended to
+    retracted     whether it is deleted in that conversation
     """
 
     id: str
@@ -39,7 +39,7 @@ class ModelFeedback(Struct, frozen=True):
 
 
 class ModelState(Struct, frozen=True):
-    """What a conversation was like at a version. `shown`: the items that its active path showed then."""
+    """A conversation at a version. `shown`: the items that its active path showed at that version."""
 
     head: ModelItem | None
     pinned: list[ModelItem]
@@ -50,7 +50,7 @@ class ModelReply(Struct, eq=False):
     """A reply that runs.
 
     at_head     whether its items will be appended at the head. If not, they open a branch after `leaf`
-    names_leaf  whether the request named `leaf`. If not, the head was moved away from there while the reply ran
+    names_leaf  whether the request named `leaf`. If not, the head was moved away from `leaf` while the reply ran
     head        the head when the reply was requested
     """
 
@@ -73,7 +73,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     running   the replies that run, by response id
     replies   how many replies each subject got
     position  the log's position after the last command
-    states    by version
+    states    what the conversation was like, by version
     """
 
     id: str
@@ -124,7 +124,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return [node for node in self.nodes if node.parent is item.parent and self.shows(node)]
 
     def append(self, *items: ModelItem) -> None:
-        """Appends items at the head. What will be appended at the head comes after them."""
+        """Appends items at the head. The last of them is the new head."""
         self._add(items, self.head)
         self.head = items[-1]
 
@@ -136,7 +136,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Replies that would have been appended at the old head are appended there even so, unless the head comes back."""
+        """Replies that run for the old head will still be appended there, on a branch, unless the head moves back first."""
         if item is self.head:
             return
         for reply in self.running.values():
@@ -152,7 +152,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.running[response_id] = ModelReply(not named, leaf, bool(named), self.head)
 
     def complete_reply(self, response_id: str, subject: str, *items: ModelItem) -> None:
-        """Appends the items of the reply. If its request named a leaf, the head moves to them, unless it was moved meanwhile."""
+        """Appends the items of the reply. If its request named a leaf, the head moves to them, unless another command moved it."""
         reply = self.running.pop(response_id)
         self.replies[subject] = self.replies.get(subject, 0) + 1
         if reply.at_head:
@@ -169,7 +169,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
             after = item
 
     def note_state(self, version: int) -> None:
-        """Notes what the conversation is like at this version."""
+        """Keeps what the conversation is like now, as its state at this version."""
         self.states[version] = ModelState(self.head, [*self.pinned], self.shown(self.head))
 
 
@@ -184,7 +184,7 @@ class ConversationModel(Struct):
         return [conversation for conversation in self.conversations if conversation.is_readable_by(subject)]
 
     def found_by(self, subject: str, word: str) -> set[str]:
-        """The ids of the items with this word that conversations show which the subject may read."""
+        """The ids of the items with this word that are shown in a conversation that the subject may read."""
         return {
             item.id
             for conversation in self.readable_by(subject)

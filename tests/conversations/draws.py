@@ -1,4 +1,4 @@
-"""What every random command is drawn with: a conversation, an item, a subject, a text."""
+"""Random choices for the commands: a conversation, an item, a subject, a text."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """A command of a subject. `apply` changes the model as the command changes the store. It is given the answer's body.
+    """A command of a subject. `apply` changes the model as the command changes the store. `apply` gets the answer's body.
 
-    `start`: what the request of a reply changes already. It is given the id of the response.
+    `start` changes the model as the request of a reply does, before the reply ends. It gets the id of the response.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Draws:
         subject: str | None = None,
         method: str = "POST",
     ) -> Command:
-        """A command on the conversation, of one who may write to it or of `subject`."""
+        """A command on the conversation. It is sent by `subject`, or else by anyone who may write to the conversation."""
         return Command(
             name=name,
             subject=subject or self.writer(conversation),

@@ -55,7 +55,7 @@ def retract(draws: Draws, conversation: ModelConversation) -> Command | None:
 
 
 def restore(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Restores an item that was retracted in this conversation. One that is deleted elsewhere too cannot be restored."""
+    """Restores an item that was retracted in this conversation, unless it is deleted in the origin too."""
     own = [item for item in conversation.items if item.retracted]
     hidden = [item for item in conversation.hidden if conversation.origin and conversation.origin.shows(item)]
     if (item := draws.one_of([*own, *hidden])) is None:

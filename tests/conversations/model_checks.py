@@ -22,7 +22,7 @@ class ModelChecks:
         self._tenant = tenant
 
     async def check(self, position: int) -> None:
-        """Every read equals the model. `position`: the log has reached it."""
+        """Every read equals the model. `position`: the reads must show the log up to it."""
         for subject in SUBJECTS:
             await check_lists(self._apis, self._model, self._user(subject))
             await self._check_own_feedback(subject)
@@ -72,7 +72,7 @@ class ModelChecks:
             assert entry.get("siblings", {"index": 0, "count": 1}) == expected
 
     async def _check_versions(self, subject: str, conversation: ModelConversation) -> None:
-        """Some versions. In forks, an older version changes with the origin."""
+        """Checks some versions. Forks are left out: what an old version of a fork shows changes with the origin."""
         states = [] if conversation.origin else [*conversation.states.items()]
         for version, state in states[:: len(states) // CHECKED_VERSIONS + 1]:
             entries = await self._all(

@@ -61,7 +61,7 @@ class RandomCommands:
         exchange.stream_text(f"{first} ", *others)
 
     async def take(self, number: int) -> None:
-        """Takes one command after the other. Each must succeed."""
+        """Sends one command after the other. Each must succeed."""
         for _ in range(number):
             command = self._any()
             self.taken.append(command.name)
@@ -126,7 +126,7 @@ class RandomCommands:
                 conversation.note_state(version)
 
     async def _requested_version(self, command: Command, response_id: str) -> int:
-        """The version at which the reply was requested. Only the event says it."""
+        """The version at which the reply was requested. Only its event says which one."""
         assert command.conversation is not None
         path = f"/v1/conversations/{command.conversation.id}/events"
         last_version = max(command.conversation.states, default=0)
@@ -139,7 +139,7 @@ class RandomCommands:
         return int(requests[response_id])
 
     async def _input_ids(self, command: Command, response_id: str) -> list[str]:
-        """The ids of the items of its input, which a Response does not name."""
+        """The ids of the input's items. A Response does not name them."""
         path = f"/v1/responses/{response_id}/input_items"
         page = await read_json(self._apis, user(command.subject, self._tenant), path)
         return [item["id"] for item in page["data"]]

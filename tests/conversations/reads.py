@@ -1,4 +1,4 @@
-"""Reads as one subject. On a busy machine, the views may need longer than a read waits."""
+"""Reads as one subject. A read is repeated if the views are behind, as they may be on a busy machine."""
 
 from typing import Any
 

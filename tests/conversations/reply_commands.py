@@ -17,7 +17,7 @@ def reply(draws: Draws, conversation: ModelConversation) -> Command:
 
 
 def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Asks after an earlier answer. If that is the head, the reply goes to the head."""
+    """Asks for a reply after an earlier answer. If that answer is the head, the request names no leaf."""
     if (answer := _answer(draws, conversation)) is None:
         return None
     author, question = draws.writer(conversation), draws.text()

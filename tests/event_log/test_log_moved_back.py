@@ -242,7 +242,7 @@ async def test_given_an_append_whose_answer_and_rows_are_lost_then_it_is_appende
     assert is_whole(log, conversation_id, 2)
 
 
-async def test_given_a_lost_answer_and_some_of_its_rows_removed_then_its_outcome_is_unknown_and_nothing_is_doubled(
+async def test_given_a_lost_answer_and_some_of_its_rows_removed_then_its_outcome_is_unknown_and_nothing_is_stored_twice(
     settings: Settings, log: Log
 ) -> None:
     class RemovesOneRow(ConversationRecorder):

@@ -1,4 +1,4 @@
-"""Every event is written once into every view, even if projectors race or repeat a batch. Killed projectors: `test_process.py`."""
+"""Every event is written once into every view, even if projectors race or repeat a batch. `test_process.py` kills projectors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection

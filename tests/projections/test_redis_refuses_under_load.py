@@ -123,7 +123,7 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.endless)])
-async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_soon_all_snapshots_are_current(
+async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_the_snapshots_are_soon_current(
     seconds: float, write: Writer, live: World
 ) -> None:
     texts = [numbered(number) for number in range(FIRST_ITEMS)]

@@ -115,7 +115,7 @@ async def test_given_a_repair_command_that_is_killed_when_it_runs_again_then_it_
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_writes_and_running_projectors_when_a_conversation_is_repaired_then_nothing_is_lost_or_doubled(
+async def test_given_writes_and_running_projectors_when_a_conversation_is_repaired_then_nothing_is_lost_or_written_twice(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)

@@ -1,4 +1,4 @@
-"""A conversation ten times as long as its budget. Its requests only grow at their end, except when the window moves.
+"""In a conversation ten times as long as its budget, requests only grow at their end, except when the window moves.
 
 So a provider's prompt cache already has nearly all of each request. The requests are the same with a snapshot, from the
 log alone, and after the snapshot was made again.

@@ -73,7 +73,7 @@ async def test_given_an_index_that_is_missing_or_has_other_keys_or_options_when_
     assert await world.is_exact()
 
 
-async def test_given_indexes_of_others_and_the_right_one_under_another_name_then_they_are_left_alone(
+async def test_given_an_operators_index_and_the_right_one_under_another_name_then_they_are_not_changed(
     world: World,
 ) -> None:
     await world.catch_up()

@@ -130,7 +130,7 @@ async def test_of_equal_conversations_the_newest_one_without_later_items_is_cont
 
 
 async def test_of_equal_conversations_one_that_only_its_user_sees_is_continued(chats: Asking) -> None:
-    """The user may have asked in the private one. In the shared one, other people could read the question."""
+    """In the shared conversation, other people could read a question that the user may have asked in the private one."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
         request(shared.conversation_id, ShareConversation(share=Share(role="reader", subject="bob")))
@@ -217,7 +217,9 @@ def _response_of(chats: Asking, item_id: str) -> str:
     return str(rows[0][0])
 
 
-async def test_a_later_answer_on_another_path_does_not_win(chats: Asking) -> None:
+async def test_an_answer_with_an_equal_path_before_it_is_preferred_to_a_later_answer_on_another_path(
+    chats: Asking,
+) -> None:
     one = await chats.chat("a", "b", "c", "d")
     await chats.chat("x", "y", "e", "f")
 
@@ -227,7 +229,9 @@ async def test_a_later_answer_on_another_path_does_not_win(chats: Asking) -> Non
     )
 
 
-async def test_of_several_places_of_an_answer_the_one_that_agrees_most_is_taken(chats: Asking) -> None:
+async def test_if_an_answer_occurs_several_times_the_one_with_most_equal_messages_before_it_is_taken(
+    chats: Asking,
+) -> None:
     wanted = await chats.chat("my name is Ada", "Hello Ada", "and?", "What can I do?")
     await chats.chat("my name is Bob", "Hello Bob", "and?", "What can I do?")
 
@@ -292,8 +296,10 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
     assert end_of(await chats.match([*turns("Where?", "Here.", "Weather?"), noted, *OUTPUTS])) == (cut.answer_id, 4)
 
 
-async def test_of_places_that_agree_equally_the_one_with_the_same_question_is_taken(chats: Asking) -> None:
-    """Even if the conversation already goes on after that answer. Then the new question goes into a fork."""
+async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same_question_is_taken(
+    chats: Asking,
+) -> None:
+    """It is taken even if its conversation continues after that answer. The new question then starts a fork."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
@@ -303,7 +309,7 @@ async def test_of_places_that_agree_equally_the_one_with_the_same_question_is_ta
     assert end_of(await chats.match(turns("a", "x", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_of_places_with_the_same_question_the_one_with_equal_messages_nearest_to_the_answer_is_taken(
+async def test_of_answers_with_the_same_question_the_one_with_equal_messages_nearest_to_it_is_taken(
     chats: Asking,
 ) -> None:
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
@@ -313,7 +319,7 @@ async def test_of_places_with_the_same_question_the_one_with_equal_messages_near
     assert end_of(await chats.match(turns("a", "[removed]", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_an_answer_that_is_equal_on_another_path_wins_over_one_that_was_written_differently(
+async def test_an_equal_answer_on_another_path_is_preferred_to_one_that_was_written_differently(
     chats: Asking,
 ) -> None:
     await chats.ask([user("Say more.")], "It depends.")

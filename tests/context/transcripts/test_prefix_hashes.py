@@ -231,7 +231,7 @@ def test_an_answer_without_text_before_a_call_is_left_out(content: Any) -> None:
     assert chains_of(FIRST, [user, empty, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
 
 
-def test_an_answer_of_ours_is_known_to_all_prefixes_after_it() -> None:
+def test_all_prefixes_after_an_answer_of_ours_are_marked_as_answered() -> None:
     chain = next_chain(FIRST, {"role": "user", "content": "hi"}, is_ours=False)
     assert not chain.answered
     answered = next_chain(chain, {"role": "assistant", "content": "ho"}, is_ours=True)
@@ -396,7 +396,7 @@ def test_only_the_new_messages_of_a_continued_transcript_are_not_known() -> None
     edited = [*turns[:20], {"role": "user", "content": "edited"}, *turns[21:42]]
     assert are_known(edited) == [False, *[True] * 20, False, *[True] * 21]
     assert are_known([{**turns[0], "name": "ann"}, *turns[1:42]])[:3] == [False, False, True]
-    assert not cached.beginning(sent_messages(turns[:42], cached).keys).exact  # a longer one took its place
+    assert not cached.beginning(sent_messages(turns[:42], cached).keys).exact  # the longer transcript replaced it
 
 
 def test_of_too_many_known_transcripts_the_oldest_are_dropped() -> None:
