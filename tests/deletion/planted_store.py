@@ -59,7 +59,7 @@ class PlantedStore:
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
 
     def says(self, script: Callable[[Exchange], None] | str) -> None:
-        """Sets what the model answers from now on."""
+        """Sets what the model answers to later requests."""
         self.provider.script = (lambda exchange: exchange.stream_text(script)) if isinstance(script, str) else script
 
     def ids(self, sql: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`context/copies.py` and `domain/content.py` list every place that can hold content. Nothing is missing there."""
+"""`context/copies.py` and `domain/content.py` list every place that can hold content. These tests find places that are missing there."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -99,7 +99,7 @@ async def test_each_field_of_a_snapshot_that_gets_content_is_listed() -> None:
     assert {name for name, value in to_fields(snapshot).items() if WORD in str(value)} == SNAPSHOT_FIELDS
 
 
-def test_the_tests_that_show_each_deletion_exist() -> None:
+def test_each_copy_names_an_existing_test_that_shows_its_deletion() -> None:
     for copy in COPIES:
         assert (ROOT / copy.shown_by).is_file(), copy.where
     assert len({copy.where for copy in COPIES}) == len(COPIES)

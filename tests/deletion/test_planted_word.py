@@ -212,7 +212,7 @@ async def deleted_stopped_turns(store: PlantedStore) -> None:
 async def retracted_retried_turn(store: PlantedStore) -> None:
     """Tries a failed turn again, and deletes its items.
 
-    The failed response is not deleted. It has the same question as its input.
+    The failed response is not deleted. Its input is the question that was retracted.
     """
     conversation = (await store.post("/v1/conversations"))["id"]
     store.says(breaks_off_after("kept"))
@@ -227,9 +227,10 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
-    """Ann continues twice from a failed turn of Bob, in a fork, so that its question is carried over twice. Bob tries the turn again, and deletes the conversation.
+    """Bob's turn fails. Ann continues from it in a fork, which fails too, and then continues from that failed response. So
+    Bob's question is carried over twice.
 
-    The fork stays.
+    Then Bob tries the turn again, and deletes the conversation. The fork stays.
     """
     conversation = (await store.post("/v1/conversations", sender="bob", items=[message("kept")]))["id"]
     share: dict[str, Any] = {"with": {"subject": "ann"}, "role": "reader"}
@@ -248,7 +249,9 @@ async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_failed_responses(store: PlantedStore) -> None:
-    """Continues from failed turns, in listed conversations and in an unlisted one. Deletes the failed responses, and another such conversation."""
+    """Continues from three failed turns: two in listed conversations, one without a conversation. Deletes two of the failed
+    responses, and the conversation of the third one.
+    """
     for start in ("listed", "unlisted", "deleted"):
         body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
         if start != "unlisted":

@@ -1,4 +1,4 @@
-"""The counts that several processes share in Redis. Each process has its own SharedCounts. The tests use the counts as the limiter does."""
+"""The counts that several processes share in Redis. The tests use them as the limiter does: with one SharedCounts for each process."""
 
 import asyncio
 import time
@@ -174,7 +174,7 @@ async def test_what_redis_counts_expires_after_the_minute(settings: Settings, se
         assert 0 < await server.ttl(KEY) <= WINDOW_SECONDS + 1
 
 
-async def test_a_key_that_holds_something_else_is_replaced(settings: Settings, server: Redis) -> None:
+async def test_a_redis_key_that_holds_another_type_is_replaced(settings: Settings, server: Redis) -> None:
     await server.set(KEY, "text")
     await server.rpush(f"{KEY}:replies", "a list")
     async with processes(settings.redis_url, 3) as several:
@@ -200,7 +200,9 @@ async def test_tokens_of_one_process_count_for_the_others_and_for_longer_if_they
         assert 140 <= other.tokens.free_in(now, is_shared=True) <= 152
 
 
-async def test_replies_at_once_are_exact_and_a_place_that_is_given_back_is_free_at_once(settings: Settings) -> None:
+async def test_the_number_of_replies_at_once_is_exact_and_a_place_that_is_given_back_is_soon_free(
+    settings: Settings,
+) -> None:
     async with processes(settings.redis_url, 5) as [one, other]:
         started = await asyncio.gather(*(process.begin_reply() for process in (one, other) * 10))
         assert sum(started) == 5
@@ -210,7 +212,9 @@ async def test_replies_at_once_are_exact_and_a_place_that_is_given_back_is_free_
         assert sum(await asyncio.gather(*(process.begin_reply() for process in (one, other) * 10))) == 1
 
 
-async def test_places_are_known_to_redis_soon_after_it_lost_everything(settings: Settings, server: Redis) -> None:
+async def test_redis_knows_the_taken_places_again_soon_after_it_lost_all_data(
+    settings: Settings, server: Redis
+) -> None:
     async with processes(settings.redis_url, 3) as [one, other]:
         for _ in range(3):
             assert await one.begin_reply()

@@ -36,7 +36,7 @@ async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int
     return requests_allowed
 
 
-async def test_subjects_of_a_tenant_share_its_limit_and_have_one_each() -> None:
+async def test_each_subject_has_a_limit_and_all_subjects_of_a_tenant_share_another() -> None:
     limits = limiter(tenant={"requests": 8}, subject={"requests": 5})
 
     assert await allowed(limits, principal("ann")) == 5
@@ -44,7 +44,7 @@ async def test_subjects_of_a_tenant_share_its_limit_and_have_one_each() -> None:
     assert await allowed(limits, principal("ann", tenant="other")) == 5
 
 
-async def test_a_key_has_a_limit_of_its_own_and_a_request_without_one_has_none() -> None:
+async def test_a_key_has_a_limit_of_its_own_which_does_not_apply_to_requests_without_a_key() -> None:
     limits = limiter(key={"requests": 2})
 
     assert await allowed(limits, principal("ann", key_id="key_1")) == 2
@@ -53,7 +53,7 @@ async def test_a_key_has_a_limit_of_its_own_and_a_request_without_one_has_none()
     assert await allowed(limits, principal("ann")) == 10
 
 
-async def test_a_principal_that_has_used_nothing_lately_is_forgotten_unless_it_holds_a_place() -> None:
+async def test_an_idle_principal_is_forgotten_unless_it_holds_a_place() -> None:
     limits = limiter(tenant=EVERY, subject=EVERY)
     for number in range(5):
         await Allowance(limits, principal(f"user {number}")).request()

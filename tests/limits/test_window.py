@@ -15,7 +15,7 @@ def test_a_use_counts_for_a_minute_and_at_most_a_second_longer() -> None:
     assert window.left(161.0) == 10
 
 
-def test_when_nothing_is_left_then_free_in_is_the_time_until_something_fits() -> None:
+def test_when_nothing_is_left_then_free_in_is_the_time_until_something_is_left() -> None:
     window = Window(10)
     window.add(100.0, 3)
     window.add(130.5, 7)
@@ -25,7 +25,7 @@ def test_when_nothing_is_left_then_free_in_is_the_time_until_something_fits() ->
     assert window.free_in(161.0) == 0
 
 
-def test_a_use_above_the_limit_counts_for_as_many_minutes_as_it_takes_up() -> None:
+def test_a_use_of_ten_times_the_limit_counts_for_ten_minutes() -> None:
     window = Window(10)
     window.add(0.0, 100)  # as much as is allowed in ten minutes
 
@@ -34,7 +34,7 @@ def test_a_use_above_the_limit_counts_for_as_many_minutes_as_it_takes_up() -> No
     assert window.left(602.0) == 10
 
 
-def test_with_a_limit_of_zero_nothing_ever_fits() -> None:
+def test_with_a_limit_of_zero_nothing_is_ever_left() -> None:
     window = Window(0)
     window.add(0.0, 5)
 
@@ -59,4 +59,4 @@ def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: lis
         assert in_the_last_minute < limit + 30
 
     total = sum(used for _, used in uses)
-    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the larger an excess, the longer nothing fits
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the larger an excess, the longer nothing is left

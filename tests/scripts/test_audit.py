@@ -1,4 +1,4 @@
-"""The audit of the locked packages reports known vulnerabilities. If the database cannot be asked, this is not an error."""
+"""The audit of the locked packages reports known vulnerabilities. A database that cannot be asked is not an error."""
 
 import json
 import threading

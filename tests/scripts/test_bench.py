@@ -61,7 +61,7 @@ def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Mea
     floors = dict(benchmark.floors(store, floor))
     assert {name for measurement in measurements for name in measurement.floors} == set(floors)
     assert all(measurement.floors for measurement in measurements)
-    # What is added is a difference of two medians. Of a few requests, it may be below zero.
+    # Some measurements are a difference of two medians. After only a few requests, they can be below zero.
     values = floors | {measurement.name: measurement.value for measurement in measurements}
     assert all(value > 0 for name, value in values.items() if not name.startswith(("added", "that of")))
     return {measurement.name: measurement for measurement in measurements}
@@ -75,7 +75,7 @@ def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor:
     assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
 
 
-def test_requests_are_measured_where_there_are_many_branches_and_where_a_path_takes_many(
+def test_requests_are_measured_for_many_branches_and_for_a_path_across_many_branches(
     store: BenchStore, floor: FloorServer
 ) -> None:
     measurements = measured(What.BRANCHES, store, floor)
@@ -84,7 +84,9 @@ def test_requests_are_measured_where_there_are_many_branches_and_where_a_path_ta
     assert len(measurements) == 2 * 6
 
 
-def test_reads_are_measured_from_commit_to_visible_and_page_by_page(store: BenchStore, floor: FloorServer) -> None:
+def test_the_time_from_commit_to_visible_and_the_time_of_a_page_are_measured(
+    store: BenchStore, floor: FloorServer
+) -> None:
     measurements = measured(What.READ, store, floor)
 
     p50, p99 = (measurements[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
@@ -125,7 +127,7 @@ def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStor
     }
 
 
-def test_searches_are_measured_while_appends_come_in(store: BenchStore, floor: FloorServer) -> None:
+def test_searches_are_measured_while_items_are_appended(store: BenchStore, floor: FloorServer) -> None:
     assert set(measured(What.SEARCH, store, floor)) == {
         "search, 4 connections, 100 appends/s, p50",
         "search, 4 connections, 100 appends/s, p99",
