@@ -214,7 +214,7 @@ async def test_two_if_match_headers_are_one_list(api: httpx.AsyncClient) -> None
         assert (await api.post(path, json=item(), headers=headers)).status_code == status
 
 
-async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients_are_accepted(
+async def test_an_unknown_query_parameter_is_a_400_unless_official_clients_send_it(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}"
@@ -355,7 +355,7 @@ async def test_two_content_types_are_a_415(api: httpx.AsyncClient, log: Log) -> 
     "content_type",
     ["application/json", "Application/JSON ; charset=utf-8", "application/vnd.api+json", "application/json;foo"],
 )
-async def test_any_type_of_json_is_accepted_and_a_request_without_a_body_needs_none(
+async def test_any_json_content_type_is_accepted_and_a_request_without_a_body_needs_no_content_type(
     api: httpx.AsyncClient, content_type: str
 ) -> None:
     created = await send_as(api, "/v1/conversations", b"{}", content_type)

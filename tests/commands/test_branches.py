@@ -1,4 +1,4 @@
-"""Revise an item, and move the head: what a model is shown then, and what is refused."""
+"""After an item is revised or the head is moved: what a model is shown, and which requests are refused."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.scripted_provider import ScriptedProvider
 
 
 async def texts(store: Store, conversation_id: str) -> list[str]:
-    """The texts of the messages that the model would be sent, without the new one."""
+    """The texts of the messages that the model would be sent before the new input."""
     _, context = await store.assemble(conversation_id)
     return [sent["content"] for sent in context.body["messages"]][:-1]
 
@@ -121,7 +121,7 @@ async def test_a_revised_output_is_linked_to_the_call_on_its_own_path(store: Sto
     assert (new["approval_request_id"], new["approve"]) == (request_id, False)
 
 
-async def test_a_retraction_withdraws_each_summary_that_is_at_least_as_deep_whatever_its_branch(
+async def test_a_retraction_withdraws_each_summary_that_ends_at_least_as_deep_on_any_branch(
     store: Store, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -138,7 +138,9 @@ async def test_a_retraction_withdraws_each_summary_that_is_at_least_as_deep_what
     assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 409
 
 
-async def test_a_fork_revises_inherited_items_and_moves_its_head_to_them_for_itself(store: Store) -> None:
+async def test_a_fork_can_revise_inherited_items_and_move_its_head_to_them_without_a_change_to_its_origin(
+    store: Store,
+) -> None:
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *(message(f"m{number}") for number in range(3)))
     fork = (await store.post(f"{origin}/fork")).json()["id"]

@@ -47,7 +47,7 @@ def active_items(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in items if takes(state.path, event.branch, event.depth)]
 
 
-async def test_a_reply_joins_where_it_was_requested_even_if_the_head_was_moved_and_makes_no_other_reply_wait(
+async def test_if_the_head_moves_then_a_running_reply_ends_where_it_was_requested_and_the_next_reply_does_not_wait(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])

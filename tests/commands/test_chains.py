@@ -1,4 +1,4 @@
-"""Replies that continue from another reply by `previous_response_id`, in its conversation: at its end, or on a new branch."""
+"""Replies with a `previous_response_id`: each continues at the end of that response's conversation, or on a new branch of it."""
 
 import asyncio
 import threading
@@ -84,7 +84,7 @@ async def test_continuing_from_an_earlier_response_opens_a_branch_without_the_la
     assert log.topics(conversation_id).count("conversation.started") == 1
 
 
-async def test_continuing_from_a_response_in_a_listed_conversation_goes_on_in_it(
+async def test_continuing_from_a_response_in_a_listed_conversation_stays_in_that_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")

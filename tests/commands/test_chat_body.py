@@ -1,4 +1,4 @@
-"""The body of a Chat Completions request: what is refused and how the refusal names it, and what is recorded of the parameters."""
+"""The body of a Chat Completions request: what is refused, which field the error names, and how the parameters are recorded."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_a_wrong_message_is_refused_and_the_refusal_names_the_field(messages: li
         [{**USER, "tool_calls": [], "function_call": None}],
     ],
 )
-def test_unusual_messages_are_accepted_as_they_are(messages: list[dict[str, Any]]) -> None:
+def test_unusual_messages_are_accepted_unchanged(messages: list[dict[str, Any]]) -> None:
     assert body_of(*messages).messages == messages
 
 
@@ -197,7 +197,7 @@ def test_messages_are_limited_in_number_and_in_size() -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]}, "invalid_function_parameters", "tools[0].function.parameters"),
     ],
 )  # fmt: skip
-def test_a_wrong_parameter_is_refused_by_its_name(parameters: dict[str, Any], code: str, param: str) -> None:
+def test_a_wrong_parameter_is_refused_and_the_error_names_it(parameters: dict[str, Any], code: str, param: str) -> None:
     error = refusal(**parameters)
     assert (error.status, error.code, error.param) == (400, code, param)
 
@@ -240,7 +240,7 @@ ALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_parameters_are_recorded_as_they_came_and_in_the_words_of_the_responses_api() -> None:
+def test_parameters_are_recorded_as_sent_and_also_as_parameters_of_the_responses_api() -> None:
     recorded = body_of(**ALL, **{name: CHAT_ONLY[name] for name in ("seed", "top_k")}).recorded_parameters()
     chat = recorded.pop("chat")
     own = {"model", "stream", "store", "metadata"}

@@ -1,4 +1,4 @@
-"""Random bodies of Chat Completions requests: each is refused with a 400, or its items and the request to the provider can be made from it."""
+"""Random bodies of Chat Completions requests: each is refused with a 400, or becomes items and a request to the provider."""
 
 from contextlib import suppress
 from typing import Any
@@ -87,7 +87,7 @@ def accepted(sent: dict[str, Any], renderer: int) -> CreateChatCompletion | None
 @given(st.lists(messages, min_size=1, max_size=4))
 @example([{"role": "user", "content": "Hello", "tool_calls": [None]}])
 @example([{"role": "system", "content": "Hello", "function_call": [None], "refusal": [], "audio": 1}])
-def test_messages_are_refused_or_become_items_and_messages_again(sent: list[dict[str, Any]]) -> None:
+def test_messages_are_refused_or_become_items_from_which_messages_can_be_made(sent: list[dict[str, Any]]) -> None:
     body = accepted({"messages": sent}, CHAT)
     if body is None:
         return

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: where a transcript goes, what is stored of it, and what the model is sent."""
+"""POST /v1/chat/completions: which conversation a transcript continues, what is stored of it, and what the model is sent."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ def assistant(text: str) -> Json:
 
 @pytest.fixture(autouse=True)
 def answers(provider: ScriptedProvider) -> None:
-    """The model answers with the number of the request."""
+    """Makes the model answer with the number of the request."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -86,7 +86,7 @@ async def test_a_first_message_always_begins_a_conversation(api: httpx.AsyncClie
     assert first != second
 
 
-async def test_a_transcript_that_departs_goes_on_in_a_fork_at_the_last_common_item(
+async def test_a_transcript_that_differs_continues_in_a_fork_at_the_last_common_item(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     messages, first = await continued(api, [], "one")
@@ -140,7 +140,7 @@ async def test_a_conversation_that_the_client_names_is_preferred_to_one_that_the
         assert answer.json()["error"]["param"] == "X-Conversation-Id"
 
 
-async def test_a_conversation_is_named_once_or_the_request_is_refused(api: httpx.AsyncClient) -> None:
+async def test_a_request_that_names_its_conversation_twice_is_refused(api: httpx.AsyncClient) -> None:
     named = (await complete(api, [user("hi")], "chat 1")).headers["x-conversation-id"]
     for names, fields in ((["chat 1", "chat 2"], {}), (["chat 1"], {"conversation": named})):
         body = {"messages": [user("hi")], **fields}
@@ -168,7 +168,7 @@ async def test_a_completion_is_stored_only_if_the_setting_and_the_request_allow_
         assert ("x-conversation-id" in answer.headers) == bool(count)
 
 
-async def test_a_long_history_that_is_new_is_stored_in_parts_before_the_request(
+async def test_a_long_new_history_is_stored_in_parts_before_the_request_is_recorded(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     history = [message for n in range(700) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
@@ -192,10 +192,10 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
     assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
 
 
-async def test_the_parts_of_a_long_history_that_were_left_after_an_answer_are_continued_by_the_next_request(
+async def test_when_a_request_stops_while_its_long_history_is_stored_then_the_next_request_stores_only_the_rest(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    """A cancelled request leaves the same parts behind as a process that is killed."""
+    """A cancelled request leaves a history half stored, just as a killed process does."""
 
     def stored() -> int:
         return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])

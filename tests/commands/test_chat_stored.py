@@ -73,7 +73,9 @@ async def test_a_change_of_metadata_is_repeatable_and_conditional_and_its_key_ke
     ]
 
 
-async def test_a_body_that_is_not_metadata_is_refused_by_name(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_a_body_without_valid_metadata_is_refused_and_the_error_names_the_field(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
     response_id = await write.complete_chat(await write.start(), "hi", "hello")
     bodies: list[tuple[dict[str, Any], str]] = [
         ({}, "metadata"),
@@ -90,7 +92,7 @@ async def test_a_body_that_is_not_metadata_is_refused_by_name(api: httpx.AsyncCl
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), body
 
 
-async def test_a_deleted_chat_completion_is_gone_like_a_deleted_response(
+async def test_after_a_chat_completion_is_deleted_its_response_is_deleted_too_and_both_are_a_404(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id, listed = await write.start(listed=False), await write.start("before")

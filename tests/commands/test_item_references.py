@@ -62,7 +62,7 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_in_t
     stored = appended(log, second["conversation"]["id"])
     assert len(stored) == 4
     assert answer_id not in {event.item_id for event in stored}
-    # A third turn refers to the answers of both conversations, and goes on in the second one. An item that has only an `id` is a reference too.
+    # A third turn refers to the answers of both conversations, and continues the second one. An item that has only an `id` is a reference too.
     third = [message("else"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
     went_on = await create_response(api, third)
     assert went_on["conversation"] == second["conversation"]
@@ -107,7 +107,7 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
     assert len(appended(log, conversation_id)) == 9
 
 
-async def test_on_a_new_branch_the_items_before_it_are_on_the_path_and_later_ones_are_not(
+async def test_on_a_new_branch_a_reference_to_an_item_before_it_adds_nothing_and_one_to_a_later_item_adds_a_copy(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")

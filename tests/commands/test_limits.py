@@ -28,7 +28,7 @@ Api = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 def usage_of(tokens: int) -> Callable[[Exchange], None]:
-    """A provider's script: an answer whose usage is this many tokens."""
+    """A provider's script: its answer has a usage of this many tokens."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -88,7 +88,7 @@ async def test_without_limits_no_answer_has_headers_about_them(api_with: Api) ->
         assert "limits" not in (await api.get("/health/ready")).json()["checks"]
 
 
-async def test_every_answer_says_what_is_left_in_the_headers_of_the_ietf_draft_and_of_openai(api_with: Api) -> None:
+async def test_the_headers_of_the_ietf_draft_and_of_openai_in_every_answer_say_what_is_left(api_with: Api) -> None:
     async with api_with(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
         created = await api.post("/v1/conversations", json={})
         missing = await api.post(f"/v1/conversations/conv_{'0' * 32}/end")
@@ -105,7 +105,7 @@ async def test_every_answer_says_what_is_left_in_the_headers_of_the_ietf_draft_a
             assert headers["x-ratelimit-limit-tokens"] == headers["x-ratelimit-remaining-tokens"] == "5000"
 
 
-async def test_beyond_the_limit_a_request_is_a_429_and_nothing_of_it_is_stored(api_with: Api, log: Log) -> None:
+async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(api_with: Api, log: Log) -> None:
     async with api_with(tenant={"requests": 3}) as api:
         conversation = await create_conversation(api)
         path, body = f"/v1/conversations/{conversation}/items", {"items": [message("hello")]}
@@ -308,7 +308,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     assert rows == [("default", "subject", "anonymous", 140), ("default", "tenant", "", 140)]
 
 
-async def test_the_quota_counts_summaries_and_what_other_processes_use_within_seconds(
+async def test_the_quota_counts_summaries_and_within_seconds_what_other_processes_use(
     limited: Callable[..., Settings], provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(70)

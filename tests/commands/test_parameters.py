@@ -254,7 +254,7 @@ async def test_allowed_tools_without_a_mode_have_the_mode_auto(
     assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
 
 
-async def test_an_error_about_a_parameter_of_another_api_names_ours(
+async def test_an_error_about_a_parameter_of_another_api_names_the_parameter_to_use_instead(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:
     _, api = api_of
@@ -309,7 +309,7 @@ async def test_a_parameter_of_the_wrong_type_is_a_400_that_names_it(api_of: tupl
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_a_request_with_every_parameter_is_recorded_with_them_and_with_the_hash_of_what_was_sent(
+async def test_all_parameters_of_a_request_are_recorded_with_the_hash_of_what_was_sent(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider, log: Log
 ) -> None:
     provider_api, api = api_of

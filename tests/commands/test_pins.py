@@ -8,7 +8,7 @@ CALL: Item = {"type": "function_call", "call_id": "c", "name": "weather", "argum
 OUTPUT: Item = {"type": "function_call_output", "call_id": "c", "output": "sunny"}
 
 
-async def test_a_pinned_item_is_still_sent_after_it_was_summarized_until_it_is_unpinned(store: Store) -> None:
+async def test_a_pinned_item_is_sent_even_if_it_is_summarized_until_it_is_unpinned(store: Store) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     answer = await store.post(f"{conversation_id}/items/{ids[1]}/pin")
@@ -22,7 +22,7 @@ async def test_a_pinned_item_is_still_sent_after_it_was_summarized_until_it_is_u
     assert not any("assistant 0 " in sent["content"] for sent in context.body["messages"])
 
 
-async def test_a_pinned_call_is_sent_with_its_output_however_old_they_are(store: Store) -> None:
+async def test_an_old_pinned_call_is_sent_with_its_output(store: Store) -> None:
     conversation_id = await create_conversation(store.api, context_policy={"budget": 500})
     ids = await store.append(conversation_id, *talk(1), CALL, OUTPUT, *talk(30))
     await store.post(f"{conversation_id}/items/{ids[2]}/pin")

@@ -58,7 +58,7 @@ def requested_ids(log: Log, conversation: str) -> list[str]:
     return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyRequested)]
 
 
-async def test_waiting_replies_of_two_processes_run_in_the_order_of_the_queue_and_see_earlier_replies(
+async def test_queued_replies_of_two_processes_run_in_the_order_of_the_queue_and_are_shown_the_earlier_replies(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -93,7 +93,7 @@ async def test_without_a_running_reply_on_busy_changes_nothing(
     assert log.topics(conversation).count("reply.queued") == 0
 
 
-async def test_the_seventeenth_reply_that_would_wait_is_refused_until_a_waiting_reply_is_removed(
+async def test_a_seventeenth_reply_is_not_queued_until_a_queued_reply_is_cancelled(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -123,7 +123,7 @@ async def test_the_seventeenth_reply_that_would_wait_is_refused_until_a_waiting_
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_a_reply_that_interrupts_stops_the_running_one_and_runs_before_those_that_wait(
+async def test_a_reply_that_interrupts_stops_the_running_reply_and_runs_before_the_queued_ones(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -146,7 +146,7 @@ async def test_a_reply_that_interrupts_stops_the_running_one_and_runs_before_tho
     assert both.json()["status"] == "completed"
 
 
-async def test_of_many_replies_that_interrupt_at_once_the_last_one_on_record_completes_and_the_others_are_cancelled(
+async def test_if_many_replies_interrupt_at_once_then_the_last_recorded_one_completes_and_the_others_are_cancelled(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -163,7 +163,7 @@ async def test_of_many_replies_that_interrupt_at_once_the_last_one_on_record_com
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_a_reply_that_is_refused_when_its_turn_comes_fails_and_the_next_one_goes_on(
+async def test_a_reply_that_is_refused_when_its_turn_comes_fails_and_the_next_one_runs(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -208,7 +208,7 @@ async def test_the_recorded_message_of_a_reply_that_is_refused_at_its_turn_has_n
     assert failed.message == "The request was refused when its turn came."
 
 
-async def test_a_repeat_gets_the_reply_that_waits_and_if_match_counts_when_a_reply_is_queued(
+async def test_a_repeat_gets_the_queued_reply_and_if_match_is_compared_when_the_reply_is_queued(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -285,7 +285,7 @@ async def test_when_a_conversation_ends_before_the_turn_of_a_reply_then_the_repl
         ({"on_busy": "interrupt", "previous_response_id": "resp_" + "0" * 32}, "on_busy"),
     ],
 )
-async def test_an_on_busy_that_is_unknown_or_has_no_conversation_is_refused_by_name(
+async def test_an_unknown_on_busy_or_one_without_a_conversation_is_refused_and_the_error_names_the_field(
     api: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)

@@ -48,13 +48,13 @@ async def test_a_repeat_whose_answer_was_emptied_is_not_found_even_if_the_log_lo
         assert error_of(answer)[:2] == (404, "not_found")
 
 
-async def test_the_deletion_itself_can_be_repeated(api: httpx.AsyncClient) -> None:
+async def test_the_deletion_of_a_conversation_can_be_repeated_with_its_key(api: httpx.AsyncClient) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}"
     first, second = [await api.delete(path, headers=KEY) for _ in range(2)]
     assert (first.status_code, second.json()) == (200, first.json())
 
 
-async def test_a_deletion_that_is_repeated_with_its_key_gets_the_receipt_again(api: httpx.AsyncClient) -> None:
+async def test_the_deletion_of_a_response_can_be_repeated_with_its_key(api: httpx.AsyncClient) -> None:
     response = await create_response(api, "one")
     path, key = f"/v1/responses/{response['id']}", {"Idempotency-Key": "delete-1"}
     first, second = [await api.delete(path, headers=key) for _ in range(2)]

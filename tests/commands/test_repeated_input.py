@@ -1,4 +1,4 @@
-"""Requests whose input repeats items of the conversation: only new items are taken. `tests/context/test_repeated_history.py` has all the cases."""
+"""Requests whose input repeats items of the conversation: only the new items are added. `tests/context/test_repeated_history.py` tests all cases."""
 
 import asyncio
 from typing import Any
@@ -49,7 +49,7 @@ def taken(log: Log, conversation_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_answered_outputs_and_the_question_before_them_are_taken_once(
+async def test_outputs_that_are_already_answered_and_the_question_before_them_are_not_added_again(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     working = provider.script
@@ -80,7 +80,7 @@ async def test_answered_outputs_and_the_question_before_them_are_taken_once(
         5,
         6,
     ]
-    # A second "yes" is taken. A "yes" after items that are all repeated is taken too.
+    # A second "yes" is added. A "yes" after items that are all repeated is added too.
     fourth = await create_response(api, "yes", **continued(third))
     fifth = await create_response(api, "yes", **continued(fourth))
     await create_response(api, [*request, message("yes")], **continued(fifth))

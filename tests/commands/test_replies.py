@@ -1,7 +1,4 @@
-"""Replies.
-
-The request is recorded before the provider is called. The end is recorded too, whether the reply completes or fails.
-"""
+"""Replies: the request is recorded before the provider is called, and the end is recorded whether the reply completes or fails."""
 
 import asyncio
 import json
@@ -73,7 +70,7 @@ async def test_a_reply_is_appended_to_its_conversation_together_with_its_input(
     assert answer.headers["etag"] == '"5"'
 
 
-async def test_the_request_for_the_second_reply_has_the_first_turn_and_the_log_records_it(
+async def test_the_first_turn_is_sent_for_the_second_reply_and_the_log_records_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")
@@ -107,7 +104,7 @@ async def test_a_stream_has_the_events_in_the_official_order(api: httpx.AsyncCli
     assert log.topics(conversation_id)[-1] == "reply.completed"
 
 
-async def test_without_a_conversation_a_reply_gets_an_unlisted_one(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_reply_without_a_conversation_gets_an_unlisted_one(api: httpx.AsyncClient, log: Log) -> None:
     body = (await post_response(api, "hi")).json()
     started = log.events(body["conversation"]["id"])[0]
     assert getattr(started, "listed") is False  # noqa: B009

@@ -42,7 +42,7 @@ async def reads(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class SteppedAnswer:
-    """A provider's script. Each call of `next` makes it send one word, and one call more ends the answer."""
+    """A provider's script that sends one word for each call of `next`. One more call ends the answer."""
 
     def __init__(self) -> None:
         self._steps = threading.Semaphore(0)
@@ -134,7 +134,7 @@ async def test_given_a_running_reply_then_a_follower_in_another_process_gets_eac
 
 
 @pytest.mark.parametrize("kind", ["string", "list"])
-async def test_given_a_stream_key_of_another_type_when_the_reply_goes_on_then_its_follower_gets_each_event_once(
+async def test_given_a_stream_key_of_another_type_when_the_reply_continues_then_its_follower_gets_each_event_once(
     kind: str, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()

@@ -141,7 +141,7 @@ def _same_for_all(event: bytes) -> bytes:
     return TIMES.sub(rb"\g<1>0", IDS.sub(rb"\1", event))
 
 
-async def test_a_chain_that_is_not_stored_continues_on_its_connection_and_nowhere_else(
+async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
     served: ServedApi, log: Log, provider: ScriptedProvider
 ) -> None:
     async with served.socket() as client, served.socket() as other:
@@ -354,7 +354,7 @@ async def test_a_client_that_breaks_the_protocol_stops_its_reply_as_a_disconnect
     assert not [line for line in logs if line["log_level"] in ("error", "critical")]
 
 
-async def test_if_match_of_the_handshake_holds_for_each_message(served: ServedApi) -> None:
+async def test_the_if_match_header_of_the_handshake_applies_to_each_message(served: ServedApi) -> None:
     conversation = await create_conversation(served.http)
     async with served.socket(If_Match='"1"') as client:
         await response_to(client, conversation=conversation)
@@ -429,7 +429,7 @@ async def test_when_the_server_stops_sockets_are_closed_once_their_replies_have_
         assert (await closed_with(busy))[0] == 1001
 
 
-async def test_what_all_sockets_remember_is_bounded(with_provider: Settings) -> None:
+async def test_the_size_of_what_all_sockets_together_remember_is_limited(with_provider: Settings) -> None:
     limits = SocketLimits(unstored_bytes=10_000)
     async with (
         served_api(with_provider, limits) as api,

@@ -137,7 +137,7 @@ async def test_commands_during_a_restore_are_answered_with_200_or_503(
         assert versions == list(range(1, len(versions) + 1))
 
 
-async def test_given_rows_of_a_conversation_that_were_removed_then_a_reply_is_not_made_from_them(
+async def test_given_a_conversation_that_lost_rows_then_a_reply_is_not_made_from_the_lost_items(
     api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -83,12 +83,12 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
-        # The conversation has another budget than a new one. So the model might be shown something else than its path.
+        # The conversation has another budget than a new one. So the model might not be shown the whole path.
         history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
 
-async def test_a_whole_history_continues_a_conversation_whose_policy_differs_only_in_what_happens_to_stopped_replies(
+async def test_a_whole_history_continues_a_conversation_whose_policy_differs_only_for_stopped_replies(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     defaults = {"default": {"context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}

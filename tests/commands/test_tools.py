@@ -1,4 +1,4 @@
-"""Tools: a reply contains calls, and the next request contains their outputs.
+"""Tools: a reply contains calls of tools, and the next request contains the outputs of these calls.
 
 A call without an output, or an output without a call, is never sent to the model.
 """

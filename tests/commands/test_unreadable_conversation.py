@@ -1,4 +1,4 @@
-"""Appends to a conversation with an unreadable event are answered with a 503. Other conversations take appends as usual."""
+"""Appends to a conversation with an unreadable event are answered with a 503. Appends to other conversations succeed."""
 
 from threading import Event
 

@@ -1,4 +1,4 @@
-"""Clients that keep their history themselves, and send all of it as `input`. The store keeps each item once."""
+"""Clients keep their history themselves, and send all of it as `input`. The store stores each item once."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ WITH_PROVIDER = {"model_window": 100_000}
 
 @pytest.fixture(autouse=True)
 def _numbered_answers(provider: ScriptedProvider) -> None:
-    """The provider answers "answer 1", "answer 2" and so on."""
+    """Makes the provider answer "answer 1", "answer 2" and so on."""
 
     def script(exchange: Exchange) -> None:
         exchange.stream_text(f"answer {len(provider.requests)}")
@@ -45,7 +45,7 @@ async def test_an_input_that_repeats_the_history_stores_only_what_is_new(
     for number in range(3):
         response = await create_response(api, history)
         responses.append(response)
-        # Two ways to send an answer back: as it came, and as most clients write it.
+        # An answer is sent back in two ways: unchanged, and as most clients write it.
         answer = response["output"] if number else [{"role": "assistant", "content": f"answer {number + 1} "}]
         history += [*answer, message(f"more {number}")]
 
@@ -88,7 +88,7 @@ async def test_calls_and_leading_system_messages_are_recognised(
     assert other_system["conversation"] != first["conversation"]
 
 
-async def test_an_input_that_departs_from_the_history_goes_into_a_fork(
+async def test_an_input_that_differs_from_the_stored_history_starts_a_fork(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])
@@ -124,7 +124,7 @@ async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_fr
     assert named["conversation"] == first["conversation"]
 
 
-async def test_two_equal_requests_at_once_go_on_in_one_conversation_and_a_fork_of_it(
+async def test_two_equal_requests_at_once_continue_in_their_conversation_and_in_a_fork_of_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])
@@ -152,10 +152,10 @@ async def test_a_history_whose_conversation_was_deleted_begins_a_new_conversatio
     assert len(ids(log, repeated)) == 4
 
 
-async def test_a_model_is_not_shown_what_a_client_had_cut_off(
+async def test_an_input_without_the_beginning_of_its_conversation_does_not_continue_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
-    """Chat Completions match a transcript without its beginning to the whole conversation. Responses do not: their model is shown the whole path."""
+    """A chat completion continues the conversation in this case. A response does not, because its model would be shown the whole path."""
     chat: list[Any] = []
     for number in range(3):
         chat.append(message(f"question {number}"))
@@ -176,7 +176,7 @@ async def test_a_model_is_not_shown_what_a_client_had_cut_off(
     assert len(ids(log, of_all)) == 2, "a fork: the conversation went on"
 
 
-async def test_the_history_of_an_ended_conversation_goes_on_in_a_fork(
+async def test_the_history_of_an_ended_conversation_continues_in_a_fork(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])

@@ -92,7 +92,7 @@ async def test_a_summary_is_not_stored_if_one_of_its_items_was_retracted_while_i
     assert compactions(log, conversation_id) == []
 
 
-async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then_the_reply_goes_on_without_it(
+async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then_the_reply_runs_without_that_summary(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(
@@ -127,7 +127,7 @@ async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summar
     assert "Of tea." in await shown_to_model(store, fork)
     await retract(store, origin, ids[0])
     assert "Of tea." not in await shown_to_model(store, fork)
-    # The next summary replaces the withdrawn one. Undoing the next summary does not restore the withdrawn one.
+    # The next summary replaces the withdrawn one. If the next summary is undone, the withdrawn one is not restored.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
     assert "user: user 0 " not in str(provider.requests), "the item that was retracted"
