@@ -24,7 +24,7 @@ from tests.queries.manual_projector import ManualProjector
 
 
 class BothApis(Struct, frozen=True):
-    """`http`: a plain HTTP client. `sdk`: the official client, without retries. Both receive a stream only when it has ended."""
+    """`http`: a plain HTTP client. `sdk`: the official client, without retries. Both clients receive a stream only after it has ended."""
 
     http: httpx.AsyncClient
     sdk: AsyncOpenAI

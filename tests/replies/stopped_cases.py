@@ -2,7 +2,7 @@
 
 A case has a way to stop the reply, and a context policy. It also says what must be stored at the end. `Stops` runs the
 cases against a store that is served on a port, with both APIs and a projector. The provider pauses each answer after a
-few parts, until the store disconnects or `Stops` lets the answer go on.
+few parts, until the store disconnects or `Stops` lets the answer continue.
 """
 
 import asyncio
@@ -67,9 +67,9 @@ ANSWERS: dict[str, Sequence[Step]] = {
 """For each kind of answer: what the provider has sent when the reply is stopped."""
 
 DELTAS = {answer: len(steps) for answer, steps in ANSWERS.items()} | {"two calls": 1}
-"""How many deltas arrive before the stop. The store sends one call after the other, and the first ends with the answer.
+"""How many deltas arrive before the stop.
 
-So the second of `two calls` does not arrive.
+The store sends a second call only when the first one is complete. So the second of `two calls` does not arrive.
 """
 
 JOINING: dict[str, list[tuple[str, str, str]]] = {
@@ -91,7 +91,7 @@ REST: dict[str, list[tuple[str, str, str]]] = {
 """The items of the stopped answer that are only in the Response, because they cannot be shown to a model."""
 
 FINISHED = [("message", "one two three", "completed")]
-"""The items of the answer `text` if the reply goes on."""
+"""The items of the answer `text` if the reply is not stopped."""
 
 
 class Case(Struct, frozen=True):
@@ -134,9 +134,9 @@ class Case(Struct, frozen=True):
 
 
 def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
-    """`count` cases: every way with every policy, and again from the start if there are more. The answers take turns.
+    """`count` cases: every way with every policy, repeated if `count` is larger. The cases use the answers in turn.
 
-    A case in which the reply goes on always has the answer `text`.
+    A case in which the reply is not stopped always has the answer `text`.
     """
     answers = itertools.cycle(ANSWERS)
     every = itertools.cycle(itertools.product(ways, ("drop", "keep"), ("stop", "finish")))
@@ -148,7 +148,7 @@ def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
 
 
 class Stops:
-    """Runs cases. `urls`: of the API processes. The cases are spread over them."""
+    """Runs cases. `urls`: the addresses of the API processes, over which the cases are spread."""
 
     def __init__(self, provider: ScriptedProvider, http: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self.http = http
@@ -200,7 +200,7 @@ class Stops:
         await asyncio.wait({asking})
 
     def let_finish(self, case: Case) -> None:
-        """From now on the provider finishes its answer to this question."""
+        """Lets the provider finish its later answers to this question."""
         self._may_go_on.add(case.question)
         self._fails.discard(case.question)
 

@@ -1,4 +1,4 @@
-"""A reply as a chat completion, whole and in chunks. The official SDK reads both, and gets the same message."""
+"""A reply as a chat completion, whole and in chunks. The official SDK reads the same message from both forms."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -195,7 +195,7 @@ def test_calls_reasoning_and_refusals_are_fields_of_the_message() -> None:
     assert old["message"]["function_call"] == {"name": "look", "arguments": "{}"}
 
 
-def test_citations_count_from_the_beginning_of_the_whole_text() -> None:
+def test_positions_of_citations_count_from_the_beginning_of_the_whole_text() -> None:
     parts = [{"type": "output_text", "text": "Oslo", "annotations": [CITED]}] * 2
     other = {"type": "file_citation", "file_id": "f", "index": 0, "filename": "a"}
     message = {
@@ -414,7 +414,7 @@ async def test_the_sdk_gets_the_same_message_whole_streamed_and_from_its_stream_
 
 
 def essence(message: Any) -> dict[str, Any]:
-    """The message without what only one of the two forms has: nulls, an empty text beside calls, and fields of the helper."""
+    """The message without what only one of its forms has: nulls, an empty text beside calls, and fields of the stream helper."""
     fields = message.to_dict()
     calls = fields.get("tool_calls") or ()
     return {
@@ -440,7 +440,7 @@ async def test_the_helper_parses_structured_answers_and_raises_on_errors() -> No
             pass
 
 
-def test_an_old_function_call_of_a_provider_is_an_item_that_comes_back_as_one() -> None:
+def test_an_old_function_call_of_a_provider_becomes_an_item_and_the_client_gets_an_old_function_call() -> None:
     answer, output = ChatAnswer(), Output()
     for delta in ({"name": "look"}, {"arguments": '{"at":'}, {"arguments": '"sky"}'}):
         chunk = {"choices": [{"index": 0, "delta": {"function_call": delta}}]}

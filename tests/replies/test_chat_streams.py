@@ -1,4 +1,4 @@
-"""Chat completions over HTTP, from providers of both APIs. The official SDK and its stream helper read them; the same reply can be read as a Response."""
+"""Chat completions over HTTP, from providers of both APIs. The official SDK and its stream helper read them, and each reply can be read as a Response too."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def store(
 
 
 def fields_of(completion: Any) -> dict[str, Any]:
-    """The fields of the message that have a value, without those that only the SDK has. `content` is always among them."""
+    """The fields of the message that have a value, and `content`. Fields that only the SDK adds are left out."""
     sent = completion.choices[0].message.to_dict()
     for call in sent.get("tool_calls") or ():
         call.pop("index", None)
@@ -125,7 +125,7 @@ async def test_the_sdk_reads_every_kind_of_answer_as_a_whole_and_as_a_stream(
     assert (sent["response_format"] if provider_api == "chat" else sent["text"]["format"])["type"] == "json_schema"
 
 
-async def test_the_provider_gets_messages_and_parameters_as_they_came_or_is_not_asked(
+async def test_messages_and_parameters_are_sent_to_the_provider_unchanged_or_the_request_is_refused(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, provider_api = store
@@ -156,7 +156,7 @@ async def test_the_provider_gets_messages_and_parameters_as_they_came_or_is_not_
     assert json.dumps(provider.requests[-1], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-async def test_with_a_conversation_the_messages_are_only_the_new_ones(
+async def test_in_a_request_with_a_conversation_the_messages_are_only_the_new_ones(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -181,7 +181,7 @@ async def test_with_a_conversation_the_messages_are_only_the_new_ones(
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
 
 
-async def test_the_error_for_a_wrong_request_names_the_wrong_field_and_nothing_is_stored_or_asked(
+async def test_a_wrong_request_gets_an_error_that_names_the_field_and_nothing_is_stored_or_sent(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, _ = store
@@ -198,7 +198,7 @@ async def test_the_error_for_a_wrong_request_names_the_wrong_field_and_nothing_i
     assert (provider.requests, log.count()) == ([], 0)
 
 
-async def test_a_reply_that_fails_is_an_error_without_a_stream_and_within_a_stream(
+async def test_a_reply_that_fails_is_answered_with_an_error_with_or_without_a_stream(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -226,7 +226,7 @@ async def test_a_reply_that_fails_is_an_error_without_a_stream_and_within_a_stre
     assert (response.status, response.output_text) == ("failed", "Well")
 
 
-async def test_a_client_that_leaves_a_stream_stops_the_reply(
+async def test_a_client_that_disconnects_from_a_stream_stops_the_reply(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store

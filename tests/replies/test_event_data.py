@@ -38,7 +38,7 @@ async def test_each_event_is_one_message_and_comments_are_left_out(size: int) ->
     ]
 
 
-async def test_the_stream_is_closed_when_nobody_reads_on() -> None:
+async def test_the_stream_is_closed_when_its_reader_stops() -> None:
     stream = Stream(stream_events.encode(EVENTS[0], 0) * 3, 10)
     messages = event_data(stream.chunks())
     assert (await anext(messages))[0] == "response.created"

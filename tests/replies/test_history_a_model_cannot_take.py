@@ -1,4 +1,4 @@
-"""A conversation has something that a model cannot take. The model gets a note in its place, and the conversation goes on.
+"""A conversation has an item that a model cannot take. The model gets a note instead of the item, and answers.
 
 The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
 """
@@ -135,7 +135,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_odd_item_is_answered_by_every_model_in_turn_and_no_other_conversation_notices(
+async def test_every_model_answers_after_every_odd_item_and_the_requests_of_another_conversation_do_not_change(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -163,7 +163,7 @@ async def test_every_odd_item_is_answered_by_every_model_in_turn_and_no_other_co
             requested = [event for event in events if isinstance(event, ReplyRequested)]
             repeated = {event.response_id: event.shown for event in events if isinstance(event, ReplyShown)}
             for event in requested:
-                # The store knows what this model lacks, and did not send it. So no repeat was needed.
+                # The store knows what this model lacks, and did not send such items. So no repeat was needed.
                 if event.model.startswith("known") and model_api == "chat":
                     assert event.response_id not in repeated
             assert len(requested) == len(names)
@@ -174,7 +174,7 @@ async def test_every_odd_item_is_answered_by_every_model_in_turn_and_no_other_co
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_a_learnt_ability_saves_the_repeat_and_refuses_new_input_by_name(
+async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_new_input_is_refused_by_name(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, model_api)) as apis:
@@ -208,7 +208,7 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_no_outage
     async with open_both_apis(store_settings(settings, provider, "chat")) as apis:
         conversation = await conversation_with(apis, [])
         body = {"conversation": conversation, "model": "unknown-text", "input": [user(text("This?"), IMAGE)]}
-        for _ in range(6):  # so many failures would open the circuit breaker
+        for _ in range(6):  # six failures in a row would open the circuit breaker
             refused = await apis.http.post("/v1/responses", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (502, "model_error")
             assert refused.headers["x-should-retry"] == "false"

@@ -66,7 +66,7 @@ async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
     return reported
 
 
-async def test_given_many_events_when_the_last_is_reported_written_then_redis_has_all_in_order(
+async def test_given_many_events_when_the_last_is_reported_as_written_then_redis_has_all_of_them_in_order(
     writer: LiveWriter, reading_redis: Redis
 ) -> None:
     count = 3 * live_events.MAX_BATCH_EVENTS

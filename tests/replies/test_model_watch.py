@@ -16,7 +16,7 @@ def provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-async def test_models_that_nobody_knows_are_named_at_start_and_in_the_list(
+async def test_models_whose_window_or_price_is_unknown_are_named_at_start_and_in_the_list(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.models = ["gpt-4o", "glm-of-tomorrow", "of-tomorrow"]

@@ -1,5 +1,5 @@
-"""Replies that wait for their turn: reading their Response and their stream, and what happens if the client disconnects
-or the process stops.
+"""Queued replies: how their Response and their stream are read, and what happens if the client disconnects or the
+process stops.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def first_reply(slow: SlowAnswers, http: httpx.AsyncClient, conversation: 
     return task
 
 
-async def test_a_response_that_waits_is_read_as_queued_and_its_stream_is_the_same_for_every_reader(
+async def test_a_waiting_response_is_shown_as_queued_and_its_stream_is_the_same_for_every_reader(
     both: BothApis, slow: SlowAnswers, log: Log
 ) -> None:
     http = both.http
@@ -102,7 +102,7 @@ async def test_a_response_that_waits_is_read_as_queued_and_its_stream_is_the_sam
     assert of_cancelled[-1]["response"] == cancelled == (await http.get(f"/v1/responses/{cancelled_id}")).json()
 
 
-async def test_a_client_that_disconnects_takes_its_reply_out_of_the_queue(
+async def test_when_a_client_disconnects_its_reply_is_removed_from_the_queue(
     both: BothApis, slow: SlowAnswers, log: Log
 ) -> None:
     conversation = await create_conversation(both.http)
@@ -118,7 +118,7 @@ async def test_a_client_that_disconnects_takes_its_reply_out_of_the_queue(
     assert (await post_response(both.http, "next", conversation=conversation)).status_code == 200
 
 
-async def test_when_a_process_stops_another_takes_over_waiting_replies_that_do_not_need_their_client(
+async def test_when_a_process_stops_another_takes_over_the_queued_replies_that_do_not_need_their_client(
     with_provider: Settings, slow: SlowAnswers, log: Log
 ) -> None:
     async with open_api(with_provider) as api:

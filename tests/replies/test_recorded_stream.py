@@ -166,7 +166,7 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
 
 @sixty
 @given(answers, st.data())
-def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
+def test_the_record_of_a_reply_whose_process_died_has_the_events_that_clients_saw(
     parts: list[StreamPart], data: st.DataObject
 ) -> None:
     """The process may have died after any event.
@@ -209,7 +209,7 @@ def test_summaries_that_an_earlier_version_did_not_stream_are_one_delta_each() -
         assert [event for _, event in stream.events(after + 1)] == events[after + 1 :]
 
 
-def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_apart() -> None:
+def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_separately() -> None:
     content = [stream_events.new_part("output_text", "Well: "), stream_events.new_part("refusal", "no.")]
     items = (stored({**MESSAGE, "status": "completed", "content": content}),)
     end = ReplyCancelled(response_id="r", output=items, delta_lengths=(9,))
@@ -234,7 +234,7 @@ def test_a_failure_recorded_before_items_were_kept_has_its_text() -> None:
 
 @pytest.mark.parametrize("kind", ["message", "function_call", "custom_tool_call", "reasoning", "web_search_call"])
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_partial_output_has_the_events_it_was_streamed_with(kind: str, complete: bool) -> None:
+def test_a_partial_output_has_the_events_of_its_live_stream(kind: str, complete: bool) -> None:
     items: dict[str, dict[str, Any]] = {
         "message": {"role": "assistant"},
         "function_call": {"call_id": "c", "name": "f"},

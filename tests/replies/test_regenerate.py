@@ -32,7 +32,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 @pytest.fixture(autouse=True)
 def numbered_answers(provider: ScriptedProvider) -> None:
-    """The provider's answers are A1, A2, and so on."""
+    """Makes the provider answer A1, A2, and so on."""
     provider.script = lambda exchange: exchange.stream_text(f"A{len(exchange.provider.requests)}")
 
 
@@ -60,13 +60,13 @@ async def refused(http: httpx.AsyncClient, **body: Any) -> tuple[int, str | None
 
 
 async def checked(settings: Settings) -> None:
-    """The views agree with the log."""
+    """Checks that the views agree with the log."""
     async with open_stores(settings) as stores:
         verified = await verify(stores, lambda _done, _total: None, wait=10)
     assert verified.differences == []
 
 
-async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_goes_on_from_it(
+async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_continues_from_it(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, settings: Settings
 ) -> None:
     conversation_id = await create_conversation(http, instructions="Be brief.")
@@ -109,7 +109,7 @@ async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_goes_on_fr
     await checked(settings)
 
 
-async def test_answers_are_regenerated_at_the_same_time_and_the_head_goes_where_nobody_moved_it(
+async def test_answers_are_regenerated_at_the_same_time_and_a_head_that_moved_meanwhile_is_not_moved_again(
     http: httpx.AsyncClient, provider: ScriptedProvider, settings: Settings
 ) -> None:
     conversation_id = await create_conversation(http)
@@ -141,7 +141,7 @@ async def test_answers_are_regenerated_at_the_same_time_and_the_head_goes_where_
     assert await texts(http, conversation_id, leaf=question) == ["Q1", "A1", "Q2", output_text(answers[4])]
     await checked(settings)
 
-    # Someone goes on at the head while an answer is regenerated: the head stays there.
+    # An item is appended at the head while an answer is regenerated: the head stays at this item.
     provider.script, may_answer = waits, threading.Event()
     head = await texts(http, conversation_id)
     regenerating = asyncio.create_task(ask(http, regenerate=first["id"]))
@@ -182,7 +182,7 @@ async def test_an_answer_that_a_client_appended_is_regenerated_after_its_questio
     assert sent_messages(provider.requests[-1]) == [("user", "Q1")]
 
 
-async def test_bad_requests_for_another_answer_say_what_is_wrong(
+async def test_the_error_for_a_bad_request_for_another_answer_says_what_is_wrong(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id, other_id = await create_conversation(http), await create_conversation(http)
@@ -293,7 +293,7 @@ async def test_a_regenerated_answer_is_streamed_cancelled_tried_again_and_contin
     await checked(settings)
 
 
-async def test_a_fork_regenerates_what_it_inherits_for_itself(
+async def test_a_fork_regenerates_inherited_answers_without_a_change_to_its_origin(
     http: httpx.AsyncClient, provider: ScriptedProvider, settings: Settings
 ) -> None:
     origin = await create_conversation(http)

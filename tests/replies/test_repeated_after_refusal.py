@@ -1,4 +1,4 @@
-"""A provider refuses a request because it is too long for the model. The store repeats the request once, shorter.
+"""A provider refuses a request because it is too long for the model. The store sends a shorter request once.
 
 From then on the store knows the window. Trial 13: the store does not assume that an unknown model has a small window,
 and it tells the client when it leaves items out.
@@ -220,7 +220,7 @@ async def test_without_a_number_three_quarters_are_sent_and_a_second_refusal_is_
         assert sizes[-1] <= 2_000
 
 
-async def test_the_refusal_is_the_answer_where_the_newest_turn_alone_is_too_long(
+async def test_if_the_newest_turn_alone_is_too_long_then_the_refusal_is_the_answer(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(1_000)
@@ -248,7 +248,7 @@ async def test_an_answer_that_has_begun_is_not_repeated(settings: Settings, prov
         assert len(provider.requests) == 1
 
 
-async def test_what_is_learnt_never_overrides_a_setting(settings: Settings, provider: ScriptedProvider) -> None:
+async def test_a_learnt_window_never_overrides_a_setting(settings: Settings, provider: ScriptedProvider) -> None:
     provider.script = with_window(4_000)
     configured = {MODEL: {"window": 100_000, "input_price": 1, "output_price": 2}}
     async with opened(settings, provider, models=configured) as apis:

@@ -46,7 +46,7 @@ async def test_a_process_is_dead_when_its_beat_stays_the_same_for_several_looks(
     assert (await observer.renew()).dead == set()
 
 
-async def test_the_owner_of_a_reply_that_has_not_renewed_its_lease_yet_gets_the_same_time(
+async def test_an_owner_that_has_never_renewed_its_lease_is_dead_after_the_same_time(
     settings: Settings, pool: Pool
 ) -> None:
     clock, owner = ManualClock(), mint_uuid()
@@ -60,7 +60,7 @@ async def test_the_owner_of_a_reply_that_has_not_renewed_its_lease_yet_gets_the_
     assert (await observer.renew()).dead == set()
 
 
-async def test_when_renewals_failed_then_every_process_gets_the_whole_time_again(pool: Pool) -> None:
+async def test_after_an_observers_renewals_failed_every_process_gets_the_whole_time_again(pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     await ReplyLeases(pool, owner).renew()
     observer = ReplyLeases(pool, mint_uuid(), clock)
@@ -82,7 +82,7 @@ async def test_the_lease_that_a_dead_process_left_behind_is_deleted(settings: Se
     assert log.rows("SELECT FROM api_processes") == []
 
 
-async def test_orphaned_replies_that_cannot_be_ended_do_not_keep_others_running(
+async def test_orphaned_replies_that_cannot_be_ended_do_not_prevent_the_end_of_others(
     settings: Settings, pool: Pool, log: Log
 ) -> None:
     owner = mint_uuid()

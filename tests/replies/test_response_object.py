@@ -110,7 +110,7 @@ def test_usage_has_the_sdks_fields() -> None:
     assert usage.output_tokens_details.reasoning_tokens == 3
 
 
-def test_the_requests_own_parameters_are_repeated() -> None:
+def test_a_response_repeats_the_parameters_of_the_request() -> None:
     parameters = {
         "instructions": "Be brief.",
         "temperature": 0.2,

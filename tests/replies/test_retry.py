@@ -1,4 +1,4 @@
-"""`retry` in POST /v1/responses: a failed or stopped turn is tried again, and the client repeats nothing."""
+"""`retry` in POST /v1/responses: a failed or stopped turn is tried again, and the client does not send the input again."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: An
 WAYS: tuple[Way, ...] = ("cancel", "leave stream", "leave socket", "provider error")
 
 
-async def test_a_stopped_or_failed_turn_is_tried_again_at_its_place_and_nothing_is_doubled(
+async def test_a_stopped_or_failed_turn_is_tried_again_and_replaces_what_was_kept_of_it(
     settings: Settings, http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
@@ -100,7 +100,7 @@ async def test_a_stopped_or_failed_turn_is_tried_again_at_its_place_and_nothing_
     assert verified.differences == []
 
 
-async def test_the_parameters_of_the_first_request_are_repeated_and_those_that_are_given_take_precedence(
+async def test_the_parameters_of_the_first_request_are_used_except_those_that_the_retry_gives(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
@@ -269,7 +269,7 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
     assert sent == ["one", "Hello, world!", "Why?", "partial", "go on"]
 
 
-async def test_of_two_retries_at_once_one_is_answered_and_a_retry_can_be_conditional(
+async def test_only_one_of_two_retries_at_once_is_answered_and_a_retry_can_have_an_if_match(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]

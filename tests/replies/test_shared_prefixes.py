@@ -1,4 +1,4 @@
-"""What the API says about the window of a request, and which window a fork inherits.
+"""What the API says about the window of a request, and with which window a branch begins.
 
 The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage.
 """
@@ -76,7 +76,7 @@ async def test_an_answer_says_how_many_items_did_not_fit_in_the_budget(store: Bo
         assert (answer.status_code, answer.headers.get(HEADER)) == (200, str(left_out["count"])), answer.request.content
 
 
-async def test_the_context_of_a_response_says_what_it_shares_with_the_one_before_and_usage_adds_it_up(
+async def test_the_context_of_a_response_says_what_it_shares_with_the_previous_request_and_usage_has_the_sum(
     store: BothApis,
 ) -> None:
     conversation = await create(store, 2)
@@ -87,7 +87,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_one_before
     for earlier, later in zip(contexts, shared[1:], strict=False):
         messages = len(earlier["request"]["messages"])
         assert later == {"tokens": earlier["tokens"], "messages": messages, "reason": None}
-    # The messages of a Chat Completions request are sent as they came, so nothing is said about a shared prefix.
+    # The messages of a Chat Completions request are sent unchanged, so its `shared_prefix` is null.
     chat = {"messages": [{"role": "user", "content": "hi"}], "store": True}
     completion = (await store.http.post("/v1/chat/completions", json=chat)).json()
     assert (await context_of(store, completion))["shared_prefix"] is None
@@ -96,7 +96,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_one_before
     assert usage["prefix_tokens"] == sum(prefix["tokens"] for prefix in shared) > 0
 
 
-async def test_a_branch_has_the_window_and_the_last_request_before_the_item_where_it_begins(store: BothApis) -> None:
+async def test_a_branch_is_compared_with_the_last_request_before_the_item_where_it_begins(store: BothApis) -> None:
     first = await ask(store, "First question? " + "word " * 10)
     second = await ask(store, "Second question?", previous_response_id=first["id"])
     third = await ask(store, "Third question?", previous_response_id=second["id"])

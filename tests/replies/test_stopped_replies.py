@@ -1,4 +1,4 @@
-"""Replies are stopped in every way, under each policy. The items, the responses and the next request follow this rule.
+"""Replies are stopped in every way, under each policy. Items, responses and the next request must follow these rules.
 
 If a reply completes, its items join the conversation. If it is stopped, `context_policy.stopped` decides whether the
 question and the partial answer join. If it fails, or is deleted while it runs, they never join.
@@ -83,7 +83,7 @@ async def texts_of(http: httpx.AsyncClient, conversation: str) -> list[str]:
     return ["".join(part["text"] for part in item["content"]) for item in items]
 
 
-async def test_a_client_that_sends_the_kept_partial_answer_back_goes_on_in_its_conversation(
+async def test_a_client_that_sends_the_kept_partial_answer_back_continues_its_conversation(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     question, following = {"role": "user", "content": "Why?"}, {"role": "user", "content": "And?"}
@@ -136,7 +136,7 @@ async def test_a_request_that_continues_from_a_kept_reply_carries_no_items_over_
     assert await texts_of(http, conversation) == ["And?", "Fine."]
 
 
-async def test_a_reply_that_interrupts_is_shown_the_kept_partial_answer_and_one_that_stopped_waiting_is_not_kept(
+async def test_a_reply_that_interrupts_is_shown_the_kept_partial_answer_and_a_cancelled_queued_reply_is_not_kept(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url)])

@@ -1,4 +1,4 @@
-"""Titles by the model after a reply (`TITLES=auto`): when one is asked for, when it is refused, and what it never shows."""
+"""Titles that the model writes after a reply (`TITLES=auto`): when the model is asked, and when its title is refused or removed."""
 
 import asyncio
 import threading
@@ -82,7 +82,7 @@ async def get(apis: BothApis, path: str) -> Any:
 
 
 def ended(apis: BothApis, outcome: str) -> float:
-    """How many titles ended like this."""
+    """How many requests for a title had this outcome."""
     value = apis.metrics.registry.get_sample_value("conversation_store_titles_total", {"outcome": outcome})
     assert value is not None
     return value
@@ -104,7 +104,7 @@ async def test_a_conversation_without_a_title_gets_one_after_its_first_reply(
     event = (await get(apis, f"conversations/{conversation}/events"))["data"][-1]
     assert (event["type"], event["data"]["title_by"]) == ("conversation.described", "model")
 
-    # No second one, none over a person's, none for what no list shows, none for the output of a tool.
+    # No title is written a second time, over a person's title, in an unlisted conversation, or for the output of a tool.
     await ask(apis, conversation, "And tomorrow?")
     given = (await post(apis.http, "conversations", {"title": "Mine"}))["id"]
     assert (await get(apis, f"conversations/{given}"))["title_by"] == "person"
@@ -116,7 +116,7 @@ async def test_a_conversation_without_a_title_gets_one_after_its_first_reply(
     await ask(apis, after_call, [{"type": "function_call_output", "call_id": "c", "output": "4"}])
     assert (len(titles.requests), ended(apis, "written")) == (1, 1)
 
-    # A person's title replaces the model's, also if it is the same.
+    # A person's title replaces the model's, even if both are the same.
     answer = await post(apis.http, f"conversations/{conversation}", {"title": "Rain in Oslo"})
     assert (answer["title"], answer["title_by"]) == ("Rain in Oslo", "person")
 
@@ -140,7 +140,7 @@ async def test_a_title_is_refused_if_it_is_not_wanted_any_more(apis: BothApis, t
     assert ended(apis, "written") == 0
 
 
-async def test_a_title_goes_with_the_items_that_it_was_made_from(apis: BothApis, titles: TitleProvider) -> None:
+async def test_a_title_is_removed_with_the_items_that_it_was_made_from(apis: BothApis, titles: TitleProvider) -> None:
     conversation = (await post(apis.http, "conversations", {}))["id"]
     await ask(apis, conversation)
     await eventually(lambda: ended(apis, "written") == 1)
@@ -175,7 +175,7 @@ async def test_a_model_that_writes_no_title_is_asked_only_a_few_times(apis: Both
     assert (shown["title"], shown["item_count"]) == (None, 2 * (MAX_FAILURES + 1))
 
 
-async def test_of_two_processes_one_writes_the_title_and_one_that_ends_meanwhile_writes_none(
+async def test_only_one_of_two_processes_writes_the_title_and_one_that_stops_meanwhile_writes_none(
     apis: BothApis, with_titles: Settings, titles: TitleProvider
 ) -> None:
     both, interrupted = [(await post(apis.http, "conversations", {}))["id"] for _ in range(2)]
@@ -200,7 +200,7 @@ async def test_of_two_processes_one_writes_the_title_and_one_that_ends_meanwhile
     assert (await get(apis, f"conversations/{interrupted}"))["title_by"] == "model"
 
 
-async def test_a_fork_does_not_take_a_models_title_along(apis: BothApis, titles: TitleProvider) -> None:
+async def test_a_fork_does_not_inherit_a_title_by_the_model(apis: BothApis, titles: TitleProvider) -> None:
     conversation = (await post(apis.http, "conversations", {}))["id"]
     await ask(apis, conversation)
     await eventually(lambda: ended(apis, "written") == 1)

@@ -97,7 +97,7 @@ def test_after_an_abandoned_probe_the_next_request_is_let_through(breaker: Circu
     assert not breaker.is_open
 
 
-def test_a_probe_without_a_result_keeps_others_away_for_a_few_seconds_only(
+def test_a_probe_without_a_result_blocks_the_next_probe_only_for_a_few_seconds(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     fail(breaker, MAX_FAILURES)
@@ -143,7 +143,7 @@ def test_each_model_has_its_own_breaker(clock: Clock) -> None:
     assert counts == [1, 2, 1]
 
 
-def test_breakers_of_invented_models_do_not_pile_up(clock: Clock) -> None:
+def test_the_number_of_breakers_is_limited_even_for_invented_models(clock: Clock) -> None:
     counts: list[int] = []
     breakers = CircuitBreakers(counts.append, clock)
     for number in range(MAX_MODELS + 50):
@@ -267,7 +267,7 @@ async def test_a_model_that_sends_only_empty_deltas_opens_the_breaker(
     await client.close()
 
 
-async def test_readers_that_leave_before_the_answer_do_not_open_the_breaker(
+async def test_readers_that_disconnect_before_the_answer_do_not_open_the_breaker(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     released = asyncio.Event()

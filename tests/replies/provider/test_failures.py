@@ -80,5 +80,5 @@ async def test_a_request_is_not_retried_after_the_first_part(chat: ModelProvider
     assert len(provider.requests) == 1
 
 
-async def test_a_request_fails_where_no_provider_is_configured() -> None:
+async def test_a_request_fails_if_no_provider_is_configured() -> None:
     assert (await failure_of(ModelProvider(Settings()))).code == "model_error"

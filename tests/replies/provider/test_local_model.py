@@ -1,4 +1,4 @@
-"""The local model that `scripts/up` starts. It is asked through both provider APIs."""
+"""The local model that `scripts/up` starts answers through both provider APIs."""
 
 from typing import Any, Literal
 

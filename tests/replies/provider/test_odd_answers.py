@@ -1,6 +1,6 @@
 """Answers that differ from what the APIs describe: halves of surrogate pairs, events of unknown kinds, parts in any order.
 
-Such answers are read all the same.
+The store reads such answers too.
 """
 
 import json
@@ -131,7 +131,7 @@ async def test_halves_of_surrogate_pairs_are_replaced_in_all_other_fields(
     assert finished == Finished("stop", None, LONE)
 
 
-async def test_a_half_of_a_surrogate_pair_in_utf_8_is_read_as_one(
+async def test_halves_of_a_surrogate_pair_that_are_encoded_in_utf_8_are_joined_too(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     first, second = ({"choices": [{"delta": {"content": text}}]} for text in ("a" + HIGH, LOW))
@@ -216,7 +216,7 @@ async def test_parts_of_an_item_come_one_after_the_other(responses: ModelProvide
     ]
 
 
-async def test_of_a_reasoning_item_the_text_or_summary_that_starts_first_comes_first(
+async def test_the_text_and_the_summary_of_a_reasoning_item_come_in_the_order_in_which_they_start(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def summary_done(index: int, text: str) -> tuple[str, dict[str, Any]]:
@@ -245,6 +245,6 @@ async def test_of_a_reasoning_item_the_text_or_summary_that_starts_first_comes_f
     ]
 
 
-async def test_a_refusal_is_no_text_for_a_summary(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_an_answer_with_a_refusal_has_no_complete_text(chat: ModelProvider, provider: ScriptedProvider) -> None:
     provider.script = chunks({"content": "They "}, {"refusal": "No."})
     assert (await chat.complete_text({})).text == ""

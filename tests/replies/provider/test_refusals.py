@@ -1,4 +1,4 @@
-"""What a provider's refusal says about its model, in the words of several providers."""
+"""What a provider's refusal says about its model. The messages are those of several providers."""
 
 import pytest
 
@@ -35,7 +35,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (400, "", "", ""),
     ],
 )  # fmt: skip
-def test_a_refusal_names_abilities_and_those_that_the_model_lacks(
+def test_from_a_refusal_the_named_abilities_and_the_lacking_ones_are_found(
     status: int | None, message: str, names: str, lacks: str
 ) -> None:
     refused = refusal(status, message)
@@ -62,13 +62,13 @@ def test_a_failure_with_another_cause_is_no_refusal(status: int | None, message:
     assert refusal(status, message) is None
 
 
-def test_what_a_provider_repeats_of_the_request_is_not_read() -> None:
+def test_words_far_behind_the_beginning_of_a_refusal_are_not_read() -> None:
     refused = refusal(400, "Invalid value: " + "x" * 300 + " images are not supported")
     assert refused is not None
     assert refused.names == frozenset()
 
 
-async def test_words_that_the_request_has_too_say_nothing_about_the_model(
+async def test_words_that_the_request_contains_too_do_not_count_as_a_statement_about_the_model(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     message = "Invalid name: 'it does NOT support images'"

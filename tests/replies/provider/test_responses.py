@@ -70,7 +70,7 @@ async def test_items_of_every_type_come_one_after_the_other_without_ids(
     assert parts[-1] == Finished("tool_calls", None, "scripted")
 
 
-async def test_content_that_is_more_than_one_text_is_a_field_of_the_message(
+async def test_content_with_more_than_a_plain_text_is_a_field_of_the_message(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     cited = {"type": "output_text", "text": "a b", "annotations": [{"type": "url_citation", "url": "https://x"}]}
@@ -109,7 +109,7 @@ async def test_interleaved_items_become_one_item_after_the_other(
     ]
 
 
-async def test_an_answer_with_nothing_but_its_last_event_is_read(
+async def test_an_answer_that_has_only_its_last_event_is_read(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:

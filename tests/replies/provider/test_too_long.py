@@ -1,7 +1,4 @@
-"""Recognises that a request was refused because it is too long, in the words of many providers.
-
-Finds the window in the refusal.
-"""
+"""A refusal because the request is too long is recognised in the words of many providers, and the window is found in it."""
 
 import pytest
 
