@@ -1,4 +1,4 @@
-"""Messages of the Chat Completions API: which items they are, which messages items are, and how a sent message differs from the plain one."""
+"""Messages of the Chat Completions API: which items they become, which messages items become, and how a sent message differs from the plain one."""
 
 from typing import Any
 
@@ -149,7 +149,7 @@ def test_what_items_do_not_keep_of_a_message_is_in_the_changes(sent: dict[str, A
     assert changed(plain, changes) == sent
 
 
-def test_items_of_other_types_are_part_of_no_message_but_count_for_one() -> None:
+def test_items_of_other_types_are_part_of_no_message_but_are_counted_with_one() -> None:
     reasoning = {"type": "reasoning", "summary": []}
     search = {"type": "web_search_call", "status": "completed"}
     answer = message("assistant", [{"type": "output_text", "text": "Hi"}])
@@ -240,7 +240,7 @@ def test_equal_messages_have_no_changes_whatever_the_order_of_their_fields() -> 
 
 
 @pytest.mark.parametrize(("left", "right"), [(1, 1.0), (1, True), (0.0, -0.0), (None, False), ("1", 1), ([1], [True])])
-def test_values_that_differ_only_in_json_are_told_apart(left: Any, right: Any) -> None:
+def test_values_with_different_json_texts_are_told_apart(left: Any, right: Any) -> None:
     changes = changes_between({"mood": left}, {"mood": right})
     assert changes is not None
     assert repr(changed({"mood": left}, changes)) == repr({"mood": right})

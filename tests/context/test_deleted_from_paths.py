@@ -100,7 +100,7 @@ async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_t
     assert recorded == [*family.path[:5], *family.last]
 
 
-async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_it_and_its_forks_and_stays_in_its_origin(
+async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_the_fork_and_its_forks_and_stays_in_the_origin(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -134,7 +134,7 @@ async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_it_and_its_f
         assert (copied.item_id in await shown(reader, conversation_id)) is stays
 
 
-async def test_an_item_retracted_before_is_gone_from_a_fork_made_at_an_earlier_version(
+async def test_a_retracted_item_is_gone_from_a_fork_that_is_made_later_at_an_earlier_version(
     write: Writer, reader: EventReader
 ) -> None:
     root = await write.start()
@@ -167,7 +167,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_forks_which
     assert await shown(reader, family.fork_of_fork) == [*family.last, *more]
 
 
-async def test_a_budget_that_the_forks_own_items_fill_reads_nothing_of_its_origin(
+async def test_if_the_forks_own_items_fill_the_budget_nothing_is_read_from_its_origin(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -196,7 +196,7 @@ async def test_a_copy_is_deleted_with_its_original(write: Writer, reader: EventR
         assert [new.item_id for new in copies if new.item_id in ids] == kept
 
 
-async def test_the_rule_asks_about_one_tenant_and_about_nothing_but_items_and_responses(
+async def test_deleted_items_finds_only_items_and_responses_and_only_those_of_one_tenant(
     write: Writer, reader: EventReader
 ) -> None:
     conversation_id = await write.start()

@@ -40,7 +40,7 @@ def test_a_model_is_found_by_its_name_and_an_unknown_one_gets_a_large_window(
     assert (models.cost(name, Usage(input_tokens=1)) is None) is ("price" in unknown)
 
 
-def test_the_provider_that_is_asked_says_which_price_counts() -> None:
+def test_the_price_of_a_model_depends_on_the_provider_that_is_asked() -> None:
     usage = Usage(input_tokens=1_000_000)
     costs = {
         Models(Settings(openai_base_url=url)).cost("openai/gpt-oss-120b", usage)
@@ -159,7 +159,7 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
-def test_the_reported_name_has_the_price_unless_a_setting_has_a_price_for_the_requested_name() -> None:
+def test_the_price_of_the_reported_name_counts_unless_a_setting_has_a_price_for_the_requested_name() -> None:
     priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
     models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
     assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000

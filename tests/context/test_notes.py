@@ -199,7 +199,7 @@ def test_calls_that_become_text_stay_in_order_beside_calls_that_are_sent() -> No
     ]  # fmt: skip
 
 
-def test_only_a_request_to_the_responses_api_gets_a_cache_key_unless_the_client_gave_one() -> None:
+def test_the_stores_cache_key_is_sent_only_by_renderer_9_and_only_if_the_client_gave_none() -> None:
     keys = [
         render(renderer, model="m", instructions=[], summary=None, items=[], parameters=given, cache_key="conv_1").get(
             "prompt_cache_key"
@@ -326,7 +326,9 @@ def check_responses(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_any_items_become_a_request_that_the_api_takes_and_each_is_replaced_in_the_same_way(examples: int) -> None:
+def test_any_items_become_a_request_that_the_api_takes_and_each_item_is_replaced_independently_of_the_others(
+    examples: int,
+) -> None:
     """For the Responses API, the model here always lacks `other_items`, `audio` and `reasoning`.
 
     A model that has these abilities is sent such items as they are, also malformed ones. The check would refuse those.

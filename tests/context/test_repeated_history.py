@@ -179,7 +179,7 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 def check_messages(path: list[Item], sent: list[Item]) -> None:
     """If the input has no answered output, nothing is left out.
 
-    If it has some, no item after the last one is left out.
+    If it has answered outputs, no item after the last of them is left out.
     """
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)

@@ -118,8 +118,8 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
     """The one of `starts` at which the window must begin.
 
-    Without a stable window, it is the first start that fits in the budget. With one, it is the start where the window
-    stood before, if that still fits. If not, it is the first later start that leaves room, or else the last start.
+    Without a stable window, it is the first start that fits in the budget. With one, it is the start of the earlier
+    window, if the request still fits. If not, it is the first later start that leaves room, or else the last start.
     """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:
@@ -184,7 +184,7 @@ def test_for_any_conversation_what_is_shown_fits_cuts_no_turn_and_is_the_same_ea
 
 
 @given(st.lists(items, max_size=30))
-def test_when_the_orphans_are_removed_then_no_other_item_becomes_one(path: list[Item]) -> None:
+def test_when_the_orphans_are_removed_then_no_other_item_becomes_an_orphan(path: list[Item]) -> None:
     assume(any(call_key(item) for item in path))
     orphaned = orphans(path)
     kept = [item for index, item in enumerate(path) if index not in orphaned]

@@ -184,7 +184,7 @@ async def test_a_request_is_compared_with_the_last_one_of_the_same_model(chat: C
     assert back.shown.shared_prefix == SharedPrefix(tokens=first.shown.tokens, messages=messages(first))
 
 
-async def test_after_a_new_summary_the_window_begins_at_its_end(chat: Chat) -> None:
+async def test_if_the_summary_has_changed_the_window_begins_as_early_as_the_budget_allows(chat: Chat) -> None:
     chat.recent = replace(chat.recent, policy=ContextPolicy(budget=10_000))
     last = await chat.request(user("How are you?"))
     assert last.shown.sequence is not None
@@ -207,7 +207,7 @@ async def test_a_restored_item_before_the_window_is_shown_if_the_window_had_the_
         assert (shown.first, shown.last) == ("msg_1", "msg_2")
 
 
-def test_only_requests_since_the_oldest_item_count() -> None:
+def test_only_requests_that_were_made_since_the_oldest_item_are_compared() -> None:
     def at(depth: int) -> SentSequence:
         return SentSequence(depth=depth, first_depth=1, settings=b"", points=())
 

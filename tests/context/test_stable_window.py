@@ -1,6 +1,6 @@
 """The stable window: it begins where it began for the last request, as long as the request fits.
 
-Then it moves by many turns at once.
+When the request no longer fits, the window moves by many turns at once.
 """
 
 from functools import partial
@@ -51,7 +51,7 @@ def test_the_window_stands_as_long_as_it_fits_then_moves_until_the_request_fills
         stands_at = first_depth(selection) or 1
         begins.append(stands_at)
         assert selection.tokens <= 100
-    # The eleventh turn does not fit: five turns and the question stay. Five turns later it moves again.
+    # The eleventh turn does not fit: five turns and the question stay. Five turns later the window moves again.
     assert begins == [*[1] * 10, *[11] * 5, *[21] * 5, *[31] * 5]
 
 

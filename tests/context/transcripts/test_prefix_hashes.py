@@ -378,7 +378,7 @@ def test_known_transcripts_change_nothing_but_the_time() -> None:
                     assert parsed(repeated, tenant="t", subject=subject, user=None, known_messages=kept) == expected
 
 
-def test_only_the_new_messages_of_a_continued_transcript_are_not_known() -> None:
+def test_all_messages_of_a_continued_transcript_except_the_new_ones_are_known() -> None:
     turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(60)]
     system = [{"role": "system", "content": "today"}]
     cached = KnownMessages(max_messages=100)
@@ -399,7 +399,7 @@ def test_only_the_new_messages_of_a_continued_transcript_are_not_known() -> None
     assert not cached.beginning(sent_messages(turns[:42], cached).keys).exact  # the longer transcript replaced it
 
 
-def test_of_too_many_known_transcripts_the_oldest_are_dropped() -> None:
+def test_if_there_are_too_many_known_transcripts_the_oldest_are_dropped() -> None:
     cached = KnownMessages(max_messages=10)
     sent = [sent_messages([{"role": "user", "content": f"{chat}.{number}"} for number in range(4)]) for chat in "abc"]
     for one in sent:

@@ -93,7 +93,7 @@ class MemoryLog:
 
 
 class Entry(Struct):
-    """A message as a client has it. `stored`: the (id, item) of the items that it is; empty if it is not known which."""
+    """A message as a client has it. `stored`: the (id, item) of the items that it is made of; empty if they are not known."""
 
     message: Json
     stored: Sequence[tuple[str, Item]] = ()
