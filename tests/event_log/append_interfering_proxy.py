@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres that disturbs an append in a single round trip. `Interference` lists the ways.
+"""A proxy in front of Postgres that disturbs an append that takes one round trip. `Interference` lists the ways.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """

@@ -1,7 +1,8 @@
 """A proxy in front of Postgres that loses the answers to commits.
 
 It forwards a COMMIT and waits for the answer. Then it disconnects the client instead of passing the answer on. An
-append in one round trip commits too. The proxy knows it by the name of its prepared statement, `append_at_once`.
+append in one round trip commits without a COMMIT. The proxy recognises such an append by the name of its prepared
+statement, `append_at_once`.
 """
 
 import socket

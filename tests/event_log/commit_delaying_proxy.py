@@ -99,7 +99,7 @@ class DelayingProxy:
             state.ended.set()
 
     def _take(self, kind: CommitKind) -> tuple[Part | None, bool]:
-        """What to delay of this commit, and whether to cut the connection then. Each call of `delay` is used once."""
+        """Which part of this commit to delay, and whether to cut the connection then. Each call of `delay` is used once."""
         with self._lock:
             if self._next is None:
                 return None, False
@@ -123,7 +123,7 @@ class _ConnectionState:
 
 
 class _Messages:
-    """Splits what a client sends into messages, and finds those that commit an append."""
+    """Splits what a client sends into messages, and finds the messages that commit an append."""
 
     def __init__(self) -> None:
         self._buffer = b""

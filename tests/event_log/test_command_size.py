@@ -1,4 +1,4 @@
-"""The estimated size of a command is about that of the events that it leads to, so that a batch is not larger than it may be."""
+"""The estimated size of a command is close to the size of its events, so that no batch is larger than the maximum."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reads the items of a path, newest first, up to the maxima.
+"""`PathHistory` reads the items of a path, newest first, up to the maxima.
 
 The newest items come from the snapshot, older ones from the log. In a fork, the items of its origin follow.
 """

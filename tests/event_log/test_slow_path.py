@@ -32,7 +32,7 @@ async def append_all(events: EventLog, requests: Sequence[AppendRequest]) -> lis
 
 
 @pytest.mark.parametrize("kind", ["refused", "unknown", "changes nothing", "names an item", "if_match"])
-async def test_given_one_command_that_cached_streams_cannot_decide_then_only_one_that_appends_takes_the_lock(
+async def test_given_one_command_that_cached_streams_cannot_decide_then_it_takes_the_lock_only_if_it_appends(
     settings: Settings, log: Log, kind: str
 ) -> None:
     recorder, counts = counting_recorder()

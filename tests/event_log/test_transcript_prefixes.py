@@ -1,6 +1,6 @@
 """The table `transcript_prefixes`. Its rows are written and removed in the log's transactions.
 
-Look-ups are for a principal.
+A look-up finds only the prefixes of conversations in which the principal may write.
 """
 
 import asyncio
@@ -273,7 +273,7 @@ async def test_only_principals_who_may_write_in_a_conversation_find_its_prefixes
 async def test_a_row_whose_item_is_gone_is_not_found(
     events: EventLog, reader: EventReader, log: Log, settings: Settings
 ) -> None:
-    """Such rows are left over if rows of the log were removed by hand, or if the triggers are off during a deletion."""
+    """Such rows are left over if rows of the log were removed by hand, or if the triggers were off during a deletion."""
     deleted, retracted, lost, moved = [await start(events) for _ in range(4)]
     commands = {
         deleted: append("deleted"),

@@ -152,7 +152,9 @@ async def test_a_stream_is_never_compressed(api: httpx.AsyncClient) -> None:
         ("notgzip", False),
     ],
 )
-def test_qualities_are_compared(sent: str, *, accepted: bool) -> None:
+def test_gzip_is_accepted_if_its_quality_is_above_zero_and_at_least_that_of_identity(
+    sent: str, *, accepted: bool
+) -> None:
     assert accepts_gzip([(b"accept-encoding", sent.encode())]) is accepted
 
 

@@ -157,7 +157,7 @@ class Client:
 async def client_of(server: Server, receive_buffer: int | None = None) -> AsyncIterator[Client]:
     """A connected client.
 
-    `receive_buffer`: its size in bytes. If it is small, the server notices sooner that the client does not read.
+    `receive_buffer`: the size of its receive buffer in bytes. If the buffer is small, the server notices sooner that the client does not read.
     """
     connected = socket.socket()
     if receive_buffer is not None:

@@ -34,7 +34,7 @@ async def test_a_comment_is_sent_after_each_interval_without_events() -> None:
     assert await sent_by(events()) == [COMMENT, COMMENT, b"data: 1\n\n", b"data: 2\n\n", COMMENT]
 
 
-async def test_no_comment_is_sent_within_an_event_or_while_the_client_still_takes_one() -> None:
+async def test_no_comment_is_sent_within_an_event_or_while_the_client_still_receives_one() -> None:
     async def events() -> AsyncIterator[bytes]:
         yield b"data: 1"
         await asyncio.sleep(2.5 * COMMENT_SECONDS)

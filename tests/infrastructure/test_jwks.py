@@ -211,7 +211,7 @@ async def test_while_the_user_service_is_slow_known_keys_are_checked_at_once() -
         assert service.requests == 2
 
 
-async def test_an_answer_that_comes_byte_by_byte_does_not_count() -> None:
+async def test_an_answer_that_comes_byte_by_byte_and_too_slowly_is_not_used() -> None:
     with user_service(ED) as service:
         checked = verifier(service, answer=0.4)
         assert await checked.principal_of(ED.token())
@@ -236,7 +236,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
         senders = [asyncio.create_task(send()) for _ in range(8)]
         for number in range(1, len(keys)):
-            # Old keys are published for as long as their tokens are valid.
+            # Old keys stay published for as long as their tokens are valid.
             service.publish(*keys[: number + 1])
             current = number
             await asyncio.sleep(0.03)
@@ -250,7 +250,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
 
 def _hs256_with_public_key() -> str:
-    """A token that is signed with HMAC. The secret is the text of the public RSA key. PyJWT refuses to make one."""
+    """A token that is signed with HMAC. The secret is the text of the public RSA key. PyJWT refuses to make such a token."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": "rsa"}, claims())]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

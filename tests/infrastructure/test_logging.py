@@ -241,7 +241,7 @@ def test_a_deep_recursion_and_a_cycle_of_causes_make_one_bounded_line(lines: Lin
     assert len(line["error.stack_trace"]) <= 32_768
 
 
-def test_the_logs_of_libraries_are_lines_like_ours_from_warning_up(lines: Lines) -> None:
+def test_log_records_of_libraries_at_warning_or_above_become_lines_like_ours(lines: Lines) -> None:
     logging.getLogger("httpx2").info("hidden")
     logging.getLogger("uvicorn.error").error("went wrong\nsecond line hunter2", extra={"body": "hunter2"})
     malformed = logging.LogRecord("pymongo", logging.WARNING, "", 1, "%d is no number", ("hunter2",), None)
@@ -313,7 +313,7 @@ fails()
 """
 
 
-def test_a_crash_of_a_thread_and_of_the_process_are_lines_too() -> None:
+def test_crashes_of_a_thread_and_of_the_process_are_lines_too() -> None:
     ended = subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, text=True, check=False)
     messages = [json.loads(line)["message"] for line in ended.stdout.splitlines()]
     assert (ended.returncode, messages, ended.stderr) == (1, ["thread_failed", "process_failed"], "")

@@ -24,7 +24,7 @@ async def request(
         return await client.request(method, f"http://127.0.0.1:{port}{path}")
 
 
-async def test_it_serves_the_metrics() -> None:
+async def test_the_server_answers_with_the_metrics() -> None:
     metrics = Metrics()
     metrics.projection_position.labels("conversations").set(42)
     answer = await request("/metrics", metrics=metrics)
@@ -32,7 +32,7 @@ async def test_it_serves_the_metrics() -> None:
     assert b'conversation_store_projection_position{projection="conversations"} 42.0' in answer.content
 
 
-async def test_it_says_whether_the_process_is_ready_and_names_each_check() -> None:
+async def test_the_server_says_whether_the_process_is_ready_and_names_each_check() -> None:
     answer = await request("/health/ready")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json() == {"status": "ready", "checks": {"views": "ok", "partitions_held": "ok"}}
@@ -41,7 +41,7 @@ async def test_it_says_whether_the_process_is_ready_and_names_each_check() -> No
     assert answer.json() == {"status": "unavailable", "checks": {"views": "ok", "partitions_held": "failed"}}
 
 
-async def test_it_is_live_even_when_the_process_is_not_ready() -> None:
+async def test_a_process_that_is_not_ready_is_live() -> None:
     assert (await request("/health/live", checks={"views": False})).status_code == 200
 
 
@@ -50,7 +50,7 @@ async def test_another_path_is_a_404_in_the_shape_of_our_errors() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 
 
-async def test_without_checks_it_has_metrics_only() -> None:
+async def test_without_checks_the_server_has_only_metrics() -> None:
     assert (await request("/metrics", checks=None)).status_code == 200
     assert (await request("/health/ready", checks=None)).status_code == 404
 
@@ -70,7 +70,7 @@ async def test_when_the_block_ends_the_port_is_free_and_no_task_is_left() -> Non
         assert second_port == port
 
 
-async def test_when_the_port_is_taken_it_raises() -> None:
+async def test_a_port_that_is_taken_is_an_error() -> None:
     async with serve_metrics(Metrics(), 0, lambda: PASSED) as port:
         with pytest.raises(OSError, match="in use"):
             await serve_metrics(Metrics(), port, lambda: PASSED).__aenter__()

@@ -19,7 +19,7 @@ async def test_a_task_that_is_cancelled_while_it_returns_its_connection_still_re
 
     borrower = asyncio.create_task(borrow())
     await borrowed.wait()
-    # Holds the pool's private lock, so that the borrower waits while it returns its connection. Then cancels it.
+    # Holds the pool's private lock, so that the borrower waits while it returns its connection. Then cancels the borrower.
     async with pool._lock:
         await asyncio.sleep(0.01)
         borrower.cancel()

@@ -23,7 +23,7 @@ def test_without_authentication_a_trusted_network_allows_other_addresses() -> No
     assert Settings(host="0.0.0.0", trusted_network=True).trusted_network
 
 
-def test_a_key_is_not_printed() -> None:
+def test_keys_and_passwords_are_not_printed() -> None:
     settings = Settings(
         openai_api_key="hunter2",
         postgres_url="postgresql://me:hunter2@db/x",

@@ -165,7 +165,7 @@ async def test_an_algorithm_is_accepted_only_if_the_secret_is_long_enough_for_it
     for length, accepted in ((32, ["HS256"]), (48, ["HS256", "HS384"]), (64, ["HS256", "HS384", "HS512"])):
         secret = SECRET[:length]
         for algorithm in ("HS256", "HS384", "HS512"):
-            # A token that must be refused is signed with all of SECRET, because PyJWT warns of a short one.
+            # A token that must be refused is signed with all of SECRET, because PyJWT warns about a short secret.
             if algorithm in accepted:
                 assert await verifier(auth_secret=secret).principal_of(token(secret, algorithm))
             else:

@@ -399,7 +399,9 @@ def client_of(reply: Reply) -> openai.AsyncOpenAI:
         [MESSAGE, ItemDelta("a\u2028b\nc\r\n")],
     ],
 )
-async def test_the_sdk_gets_the_same_message_whole_streamed_and_from_its_stream_helper(parts: list[StreamPart]) -> None:
+async def test_the_sdk_gets_the_same_message_as_a_whole_as_a_stream_and_from_its_stream_helper(
+    parts: list[StreamPart],
+) -> None:
     reply = Reply(parts)
     ask: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "When?"}]}
     client = client_of(reply)

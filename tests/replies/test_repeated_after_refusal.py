@@ -129,7 +129,7 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
 async def test_a_repeat_is_made_for_every_kind_of_response(settings: Settings, provider: ScriptedProvider) -> None:
     """The kinds: streamed, in the background, in a fork, and not stored.
 
-    `tests/commands/test_response_socket.py` tests it over a WebSocket.
+    `tests/commands/test_response_socket.py` tests the repeat over a WebSocket.
     """
     async with opened(settings, provider) as apis:
         conversation = await long_conversation(apis, 240, 50, context_policy={"reserve": 50, "window": "newest"})

@@ -107,14 +107,14 @@ async def test_a_branch_is_compared_with_the_last_request_before_the_item_where_
     shared = (await context_of(store, beside))["shared_prefix"]
     assert shared == {"tokens": expected["tokens"], "messages": len(expected["request"]["messages"]), "reason": None}
     assert (await context_of(store, fourth))["shared_prefix"]["tokens"] >= expected["tokens"]
-    # The request for the third answer is not compared: it was made after the item at which the branch begins.
+    # The branch is not compared with the request for the third answer: it was made after the item at which the branch begins.
     late = await ask(store, "And another third question?", previous_response_id=second["id"])
     expected = await context_of(store, second)
     assert (await context_of(store, late))["shared_prefix"]["tokens"] == expected["tokens"]
 
 
 async def test_a_branch_begins_with_the_window_of_its_conversation(store: BothApis) -> None:
-    """The window moved before the item where the branch begins, so the branch's window begins there too."""
+    """The window had moved before the answer at which the branch begins, so the branch starts with the moved window."""
     conversation = await create(store, 7)
     last = await ask(store, "Question " + "word " * 50, conversation=conversation)
     start = (await context_of(store, last))["items"][0]["id"]

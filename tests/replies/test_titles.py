@@ -16,7 +16,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provide
 
 
 class TitleProvider:
-    """Answers requests for titles with `answer`, after `allowed` is set, and other requests with a sentence."""
+    """Answers a request for a title with `answer`, once `allowed` is set. It answers any other request with a sentence."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self.answer: Callable[[Exchange], None] = lambda exchange: exchange.stream_text("“Rain in Oslo”\n")

@@ -1,8 +1,8 @@
 """Fixtures for the tests of model providers.
 
 provider    a scripted provider, served over HTTP
-chat        a client of it that uses the Chat Completions API
-responses   a client of it that uses the Responses API
+chat        a client of this provider that uses the Chat Completions API
+responses   a client of this provider that uses the Responses API
 clock       a clock that only the test changes
 """
 

@@ -178,7 +178,9 @@ async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tup
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 1
 
 
-async def test_answers_with_a_status_do_not_open_the_breaker(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_error_statuses_other_than_502_503_and_504_do_not_open_the_breaker(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
     for status in (400, 404, 413, 422, 429, 500, 501, 529):
         provider.script = answers(status)
         await asyncio.gather(*(failure_of(chat) for _ in range(MAX_FAILURES)))
@@ -221,7 +223,7 @@ async def test_answers_503_open_the_breaker_until_the_provider_answers_again(
     await client.close()
 
 
-async def test_a_model_that_fails_and_then_hangs_stops_neither_other_models_nor_itself_for_long(
+async def test_a_model_that_fails_and_then_hangs_is_blocked_only_for_a_few_seconds_and_blocks_no_other_model(
     provider: ScriptedProvider, clock: Clock
 ) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)

@@ -105,7 +105,7 @@ async def test_a_redirect_is_not_followed(status: int, provider: ScriptedProvide
     assert (provider.requests, provider.list_requests) == ([], 0)
 
 
-async def test_a_proxy_of_the_environment_is_used_unless_no_proxy_names_the_provider(
+async def test_the_proxy_that_the_environment_names_is_used_unless_the_environment_excludes_the_provider(
     provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets: list[bytes] = []

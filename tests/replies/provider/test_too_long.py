@@ -125,12 +125,14 @@ OTHER_REFUSALS = [
 
 
 @pytest.mark.parametrize(("body", "window"), REFUSALS)
-def test_a_refusal_for_the_length_is_recognised_and_its_window_is_found(body: object, window: int | None) -> None:
+def test_a_refusal_of_a_request_for_its_length_is_recognised_and_the_window_is_found(
+    body: object, window: int | None
+) -> None:
     error = error_object(body)
     assert is_too_long(*error_fields(error))
     assert window_of(error) == window
 
 
 @pytest.mark.parametrize("body", OTHER_REFUSALS)
-def test_another_refusal_is_not_taken_for_a_refusal_for_the_length(body: object) -> None:
+def test_a_refusal_for_another_reason_is_not_taken_for_one_for_the_length(body: object) -> None:
     assert not is_too_long(*error_fields(error_object(body)))
