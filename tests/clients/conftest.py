@@ -20,7 +20,7 @@ from tests.user_service import SECRET, token
 Result = TypeVar("Result")
 MODEL = "smollm2-135m"
 MODEL_OF_OPENAI = "gpt-4.1-mini"
-"""A model for clients that accept only names that they know."""
+"""A model for clients that accept only model names that they know."""
 AT_ONCE = 2
 
 
@@ -69,7 +69,7 @@ def selected(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture(scope="session")
 def proxies(selected: list[str], store: System) -> Iterator[dict[str, RecordingProxy]]:
-    """For each recipe of Chat Completions the proxy through which it talks to the store."""
+    """For each recipe of Chat Completions, the proxy through which its requests reach the store."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(recording_proxy(store.port)) for name in selected if is_chat(name)}
 
@@ -81,7 +81,7 @@ def outcomes(
     proxies: dict[str, RecordingProxy],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Runs | Exception]:
-    """For each recipe what both runs printed, or the error if it could not be installed or a run failed."""
+    """For each recipe, what both runs printed, or the error if it could not be installed or a run failed."""
     folders = {name: name.split("/")[0] for name in selected}
     environments = {folder: Environment(folder, tmp_path_factory.mktemp(folder)) for folder in folders.values()}
     urls = {name: proxies[name].url if is_chat(name) else store.base_url for name in selected}

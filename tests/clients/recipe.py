@@ -23,11 +23,11 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in
 
 
 class CannotInstall(Exception):
-    """The packages of a recipe cannot be installed here. The text says why."""
+    """The packages of a recipe cannot be installed on this machine. The message says why."""
 
 
 class Environment:
-    """The packages that a folder beside this file names, installed in `directory`."""
+    """The packages that are named in a folder beside this file. They are installed in `directory`."""
 
     def __init__(self, folder: str, directory: Path) -> None:
         self.directory = directory

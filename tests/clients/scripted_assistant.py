@@ -33,7 +33,7 @@ class Shown(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What the assistant says. `call`: the name of the tool that it calls, and the arguments; None: it calls none."""
+    """What the assistant says. `call`: the name of the tool that it calls, and the arguments. None if it calls no tool."""
 
     text: str = ""
     reasoning: str = ""

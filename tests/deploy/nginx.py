@@ -23,7 +23,7 @@ def running_nginx(directory: Path, commands_port: int, queries_port: int) -> Ite
     assert NGINX is not None
     port, log = free_port(), directory / "access.log"
     text = CONFIG.read_text()
-    # Replaces what exists only in the containers: names that Docker resolves, ports, paths.
+    # Replaces the names, ports and paths that exist only in the containers.
     for name, side_port in (("command-api:8001", commands_port), ("query-api:8002", queries_port)):
         assert f"server {name} resolve;" in text
         text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side_port};")

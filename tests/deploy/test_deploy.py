@@ -28,7 +28,7 @@ OBSERVABILITY = {"prometheus", "grafana", "filebeat", "elasticsearch", "kibana"}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Reads YAML as Docker Compose does: a duplicate key is an error. PyYAML alone takes the last one."""
+    """Reads YAML as Docker Compose does: a duplicate key is an error. PyYAML itself would use the last of the duplicates."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -62,7 +62,7 @@ def names_in(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:conversation_store|process|python)_\w+", expression))
 
 
-def test_the_services_are_these_and_observability_is_a_profile(services: dict[str, Any]) -> None:
+def test_the_compose_file_has_exactly_these_services_and_a_profile_for_observability(services: dict[str, Any]) -> None:
     assert set(services) == {*OURS, "gateway", "postgres", "mongo", "redis", *OBSERVABILITY}
     assert {name for name, service in services.items() if service.get("profiles") == ["observability"]} == OBSERVABILITY
 
@@ -155,14 +155,14 @@ def test_postgres_is_durable(services: dict[str, Any]) -> None:
     assert {"fsync=on", "full_page_writes=on", "synchronous_commit=on"} <= set(command)
 
 
-def test_redis_has_a_memory_limit_and_evicts_as_the_embedded_one_does(services: dict[str, Any]) -> None:
+def test_redis_has_the_memory_limit_and_the_eviction_policy_of_the_embedded_valkey(services: dict[str, Any]) -> None:
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == MAX_MEMORY
     assert command[command.index("--maxmemory-policy") + 1] == "allkeys-lru"
 
 
 def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
-    """Compose inserts no secret into a command, and no shell passes one to a program as an argument."""
+    """Compose inserts no secret into a command, and no shell passes a secret to a program as an argument."""
     for name, service in services.items():
         parts = (service.get("command"), service.get("entrypoint"), service.get("healthcheck", {}).get("test"))
         line = json.dumps([part for part in parts if part])
@@ -265,7 +265,7 @@ def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
     assert used - exposed_names() == set()
     own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
     metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
-    assert own == metrics  # every metric of ours is used
+    assert own == metrics  # the dashboard and the alerts use every metric of ours
 
 
 def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
@@ -305,7 +305,7 @@ def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dic
 @pytest.mark.skipif(
     PROMTOOL is None, reason="no promtool on PATH (.ci/run takes it from a Debian package, if apt can download that)"
 )
-def test_prometheus_accepts_its_configuration_and_the_alerts_fire_when_they_should() -> None:
+def test_prometheus_accepts_its_configuration_and_the_alerts_fire_as_alerts_test_yml_says() -> None:
     assert PROMTOOL is not None
     alerts = Path(__file__).parent / "alerts_test.yml"
     checks = ["check", "config", "--syntax-only", str(DEPLOY / "prometheus.yml")], ["test", "rules", str(alerts)]

@@ -170,7 +170,7 @@ def test_head_goes_to_the_query_side_and_has_no_body(gateway: Gateway) -> None:
     assert (gateway.queries.requests, gateway.commands.requests) == (["HEAD /v1/conversations/conv_1"], [])
 
 
-def test_a_websocket_is_opened_with_the_command_side_and_bytes_go_both_ways(gateway: Gateway) -> None:
+def test_a_websocket_is_opened_with_the_command_side_and_bytes_are_sent_in_both_directions(gateway: Gateway) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
         client.sendall(
             b"GET /v1/responses HTTP/1.1\r\nHost: here\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
@@ -207,7 +207,7 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
 
 
 @pytest.mark.parametrize("path", ["/_commands_ready", "/_malformed"])
-def test_internal_paths_of_the_gateway_are_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
+def test_an_internal_path_of_the_gateway_is_a_404_in_the_shape_of_our_errors(gateway: Gateway, path: str) -> None:
     status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
     assert status == 404
     assert body["error"] | {"message": ""} == msgspec.to_builtins(ApiError(404, "", code="unknown_url").body().error)
@@ -326,7 +326,7 @@ def test_an_import_may_be_larger_than_any_other_body(gateway: Gateway) -> None:
     assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
 
 
-def test_the_access_log_is_json_with_words_of_the_api_and_ids_only(gateway: Gateway) -> None:
+def test_the_access_log_is_json_and_its_paths_have_only_words_of_the_api_and_ids(gateway: Gateway) -> None:
     conversation = f"/v1/conversations/conv_{'0' * 32}"
     gateway.request("GET", f"{conversation}?q=hunter2")
     gateway.request("POST", "/v1/responses/hunter2")
@@ -344,7 +344,7 @@ def test_the_access_log_is_json_with_words_of_the_api_and_ids_only(gateway: Gate
     assert "hunter2" not in gateway.log.read_text()
 
 
-def test_the_access_log_has_every_path_that_is_served() -> None:
+def test_the_access_log_shows_every_served_path_and_hides_the_others() -> None:
     [pattern] = re.findall(r'"~(\S+)" \$uri;', CONFIG.read_text())
     paths = [re.sub(r"\{\w+\}", f"item_{'0' * 32}", path) for path in SERVED if ":path}" not in path]
     paths.append(f"/v1/chat/completions/chatcmpl-{'0' * 32}")

@@ -32,7 +32,7 @@ IDS = {
 }
 PATHS = [template.replace(":path}", "}").format(**IDS) for template in SERVED]
 
-# The apps run without their stores, because no request of these tests reaches a store.
+# The apps run without databases, because no request of these tests reaches one.
 
 
 def command_app(settings: Settings) -> ASGIApp:
@@ -87,7 +87,7 @@ async def client_of(server: str, directory: Path, settings: Settings | None = No
 
 
 @pytest.mark.parametrize("server", ["commands", "queries", "gateway", "nginx"])
-async def test_each_path_answers_each_method_that_it_lacks_with_a_405_that_names_those_it_has(
+async def test_a_method_that_a_path_does_not_have_is_a_405_that_names_the_methods_it_has(
     server: str, tmp_path: Path
 ) -> None:
     async with client_of(server, tmp_path) as client:
@@ -120,7 +120,7 @@ async def test_a_path_that_neither_side_serves_is_a_404_for_every_method(server:
 
 
 @pytest.mark.parametrize("server", ["gateway", "nginx"])
-async def test_a_gateway_passes_on_what_an_app_has_compressed(server: str, tmp_path: Path) -> None:
+async def test_a_gateway_passes_on_compressed_answers_of_an_app(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path) as client:
         path = "/docs/swagger-ui.css"
         plain = await client.get(path, headers={"Accept-Encoding": "identity"})

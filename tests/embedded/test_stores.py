@@ -1,4 +1,4 @@
-"""The embedded servers: their settings, their durability, and the isolation of tests."""
+"""The embedded servers: their settings, their durability, the isolation of tests, and the local model."""
 
 from typing import Any
 
@@ -17,7 +17,9 @@ def test_postgres_is_durable(server_urls: dict[str, str], name: str) -> None:
         assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
 
 
-def test_wal_segments_are_small_so_that_creating_one_delays_commits_little(server_urls: dict[str, str]) -> None:
+def test_wal_segments_are_small_so_that_their_creation_delays_commits_only_a_little(
+    server_urls: dict[str, str],
+) -> None:
     with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
         assert connection.execute("SHOW wal_segment_size").fetchone() == ("1MB",)
 

@@ -160,7 +160,7 @@ def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
     assert without_credentials(url) == shown
 
 
-def test_neither_sigterm_nor_sigkill_leaves_a_process_and_the_data_stays(
+def test_after_sigterm_or_sigkill_no_process_is_left_and_the_data_is_kept(
     system: Callable[..., System],
 ) -> None:
     first = system("--no-model")

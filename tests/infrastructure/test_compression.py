@@ -1,4 +1,4 @@
-"""Tests of gzip: which answers are compressed, for which clients, and that the event loop goes on meanwhile."""
+"""Tests of gzip: which answers are compressed, for which clients, and that the event loop runs while an answer is compressed."""
 
 import asyncio
 import gzip
@@ -99,7 +99,7 @@ async def test_head_has_the_headers_of_get(api: httpx.AsyncClient) -> None:
         "size=90000&encoded=1",
     ],
 )
-async def test_a_small_answer_and_one_that_is_compressed_already_are_sent_as_they_are(
+async def test_a_small_answer_and_an_answer_that_is_already_compressed_are_sent_unchanged(
     api: httpx.AsyncClient, query: str
 ) -> None:
     answer = await get(api, f"/text?{query}")
@@ -115,7 +115,7 @@ async def test_other_texts_are_compressed_too(api: httpx.AsyncClient, media_type
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_file_is_sent_as_it_is(api: httpx.AsyncClient, method: str) -> None:
+async def test_a_file_is_sent_uncompressed(api: httpx.AsyncClient, method: str) -> None:
     answer = await get(api, "/file", method=method)
     assert "content-encoding" not in answer.headers
     assert int(answer.headers["content-length"]) == FILE.stat().st_size
@@ -158,7 +158,7 @@ def test_gzip_is_accepted_if_its_quality_is_above_zero_and_at_least_that_of_iden
     assert accepts_gzip([(b"accept-encoding", sent.encode())]) is accepted
 
 
-def test_several_headers_are_one_list() -> None:
+def test_several_accept_encoding_headers_are_read_as_one_list() -> None:
     assert accepts_gzip([(b"accept-encoding", b"br"), (b"accept-encoding", b"gzip")])
     assert not accepts_gzip([(b"accept", b"gzip")])
 
@@ -175,7 +175,7 @@ async def test_the_event_loop_runs_while_eight_megabytes_are_compressed(api: htt
     assert longest < 0.05, "seconds of CPU in one turn"
 
 
-async def test_one_answer_is_compressed_at_a_time_and_those_that_wait_count_as_unread(connections: Connections) -> None:
+async def test_one_answer_is_compressed_at_a_time_and_waiting_answers_count_as_unread(connections: Connections) -> None:
     async with connections.compression(600_000):
         waiting = asyncio.create_task(take_turn(connections, 600_000))
         await asyncio.sleep(0)

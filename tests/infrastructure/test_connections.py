@@ -39,8 +39,8 @@ LARGE = b"x" * 30_000_000
 class Server:
     """A server with an app for these tests.
 
-    `ended` has an entry for each request that was cut off: `disconnected` if its body was being read, or `stream` if
-    its answer was being sent.
+    `ended` has an entry for each request that was cut off: `disconnected` if the server was reading its body, or
+    `stream` if the server was sending its answer.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -208,7 +208,7 @@ async def test_line_breaks_do_not_keep_a_connection_open(server: Server) -> None
         assert closing.done()
 
 
-async def test_a_head_that_does_not_end_in_time_is_a_408_even_if_bytes_go_on_arriving(server: Server) -> None:
+async def test_a_head_that_does_not_end_in_time_is_a_408_even_if_more_bytes_arrive(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"GET / HTTP/1.1\r\n")
 
@@ -230,7 +230,7 @@ async def test_a_body_that_stops_arriving_is_a_408_and_the_app_sees_a_disconnect
     await eventually(lambda: server.ended == ["disconnected"])
 
 
-async def test_a_body_that_goes_on_arriving_may_take_longer(server: Server) -> None:
+async def test_a_body_may_take_longer_while_more_of_it_arrives(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
@@ -239,7 +239,7 @@ async def test_a_body_that_goes_on_arriving_may_take_longer(server: Server) -> N
         assert (await client.answer())[2]["bytes"] == 10
 
 
-async def test_a_body_may_wait_for_an_application_that_does_not_read_it(server: Server) -> None:
+async def test_a_body_that_the_application_does_not_read_yet_does_not_time_out(server: Server) -> None:
     size = 3_000_000
     async with client_of(server) as client:
         client.send(b"POST /slow HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
@@ -287,7 +287,7 @@ async def test_a_second_request_that_is_not_complete_does_not_cut_off_the_answer
 # Turns for large answers
 
 
-async def test_a_large_answer_waits_until_others_were_read() -> None:
+async def test_a_large_answer_waits_until_clients_have_read_the_others() -> None:
     limits = Limits(max_unread_bytes=20_000_000, check_seconds=0.05)
     async with served(limits) as server, client_of(server, receive_buffer=262_144) as client:
         client.pause_reading()
@@ -328,7 +328,7 @@ async def test_a_large_answer_that_gets_no_turn_in_time_is_a_503() -> None:
 # Heads of requests
 
 
-async def test_a_head_is_limited_and_a_body_in_the_same_chunk_does_not_count(server: Server) -> None:
+async def test_the_size_of_a_head_is_limited_and_a_body_in_the_same_chunk_does_not_count(server: Server) -> None:
     body = b"x" * (3 * MAX_HEAD_BYTES)
     head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % len(body)
     room = MAX_HEAD_BYTES - 200
@@ -404,9 +404,7 @@ async def test_any_valid_request_target_is_served(server: Server, target: bytes,
         (b"/http://elsewhere/", "here, there"),
     ],
 )
-async def test_the_host_of_an_absolute_target_takes_the_place_of_the_header(
-    server: Server, target: bytes, host: str
-) -> None:
+async def test_the_host_of_an_absolute_target_replaces_the_header(server: Server, target: bytes, host: str) -> None:
     async with client_of(server) as client:
         client.send(b"GET %s HTTP/1.1\r\nHost: here\r\nA: b\r\nHOST: there\r\n\r\n" % target)
         status, headers, _ = await client.answer()

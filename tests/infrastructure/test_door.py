@@ -200,14 +200,14 @@ async def raw(port: int, *lines: str) -> tuple[int, bytes]:
         "http://127.0.0.1//health/live",
     ],
 )
-async def test_a_path_that_only_looks_like_an_open_one_is_not_open(port: int, target: str) -> None:
+async def test_a_path_that_only_looks_like_an_open_path_needs_a_credential(port: int, target: str) -> None:
     for method in ("GET", "HEAD", "POST", "DELETE"):
         status, _ = await raw(port, f"{method} {target} HTTP/1.1", "Host: 127.0.0.1")
         assert status == 401, method
 
 
 @pytest.mark.parametrize("target", ["/health/live?x=1", "/health%2Flive", "http://127.0.0.1/health/live"])
-async def test_an_open_path_is_the_same_path_however_it_is_written(port: int, target: str) -> None:
+async def test_an_open_path_needs_no_credential_in_any_of_its_spellings(port: int, target: str) -> None:
     assert await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1") == (200, b'{"status":"live"}')
 
 
@@ -251,7 +251,7 @@ async def test_a_credential_in_the_query_does_not_count(port: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
-async def test_a_valid_token_gets_to_the_route(port: int, scheme: str) -> None:
+async def test_a_request_with_a_valid_token_reaches_the_route(port: int, scheme: str) -> None:
     authorization = f"Authorization: {scheme}{GOOD}"
     assert (await raw(port, "GET /v1/nothing HTTP/1.1", "Host: x", authorization))[0] == 404
     assert (await raw(port, "GET /v1/conversations/x HTTP/1.1", "Host: x", authorization))[0] == 400
@@ -361,7 +361,9 @@ async def open_api() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_without_a_login_everybody_gets_to_the_routes_whatever_they_send(open_api: httpx.AsyncClient) -> None:
+async def test_without_a_login_every_request_reaches_the_routes_whatever_its_credential(
+    open_api: httpx.AsyncClient,
+) -> None:
     sent: list[dict[str, Any]] = [{}, {"Authorization": "Bearer any"}, {"Authorization": "Basic x"}]
     for headers in sent:
         assert (await open_api.get("/v1/nothing", headers=headers)).status_code == 404

@@ -12,7 +12,7 @@ COMMENT_SECONDS = 0.05
 
 
 async def sent_by(events: AsyncIterator[bytes], pause_of_client: float = 0) -> list[bytes]:
-    """What the stream sends to a client. `pause_of_client`: how many seconds the client takes for each message."""
+    """What the stream sends to a client. `pause_of_client`: how many seconds the client needs for each message."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:

@@ -1,7 +1,7 @@
 """Tests of `HeartbeatWatch`: one process watches whether another one is dead.
 
-The other one counts as dead if its beat was read several times, over a long enough time, and did not change. The
-process that watches measures this time with its own clock.
+The other process counts as dead if its beat was read several times, over a long enough time, and did not change. The
+watching process measures this time with its own clock.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_a_process_whose_beat_changes_is_alive_even_if_the_number_gets_smaller()
         clock.seconds += DEAD_AFTER - INTERVAL
 
 
-def test_one_look_after_a_long_freeze_declares_nobody_dead() -> None:
+def test_one_read_after_a_long_freeze_declares_nobody_dead() -> None:
     clock = ManualClock()
     watching = watch(clock)
     watching.unchanged({"other": 1})
@@ -47,7 +47,7 @@ def test_one_look_after_a_long_freeze_declares_nobody_dead() -> None:
     assert looks_until_dead(watching, clock, 1, 1_000_000) == DEAD_AFTER / (2 * INTERVAL)
 
 
-def test_after_rows_could_not_be_read_the_time_is_counted_from_the_beginning() -> None:
+def test_after_start_over_the_time_is_counted_from_the_beginning() -> None:
     clock = ManualClock()
     watching = watch(clock)
     looks_until_dead(watching, clock, 1, INTERVAL)

@@ -131,7 +131,7 @@ async def test_old_keys_are_read_again_in_the_background() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_tokens_with_unknown_key_ids_make_the_store_read_the_keys_no_more_often_than_it_may() -> None:
+async def test_tokens_with_unknown_key_ids_do_not_make_the_store_read_the_keys_too_often() -> None:
     with user_service(ED) as service:
         checked = verifier(service, retry=60)
         assert await checked.principal_of(ED.token())

@@ -171,7 +171,7 @@ def test_a_value_that_is_not_a_scalar_is_dropped(lines: Lines, value: object) ->
         (ConnectionRefusedError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
     ],
 )
-def test_every_scalar_makes_one_line(lines: Lines, value: object, written: object) -> None:
+def test_a_scalar_of_any_kind_is_logged_as_one_line(lines: Lines, value: object, written: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert line["labels.thing"] == written
@@ -210,7 +210,7 @@ def test_the_message_of_our_own_error_is_logged_with_its_cause(lines: Lines) -> 
 
 
 @pytest.mark.parametrize("package", sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}))
-def test_the_message_of_an_error_is_logged_whichever_package_of_ours_it_comes_from(lines: Lines, package: str) -> None:
+def test_the_message_of_an_error_of_any_of_our_packages_is_logged(lines: Lines, package: str) -> None:
     kind = type("Failed", (Exception,), {"__module__": f"{package}.errors"})
     log().error("reply_failed", exc_info=kind("resp_1 failed"))
     (line,) = lines()
@@ -227,7 +227,7 @@ def test_a_validation_error_does_not_quote_what_was_sent(lines: Lines) -> None:
     assert "hunter2" not in json.dumps(line)
 
 
-def test_a_deep_recursion_and_a_cycle_of_causes_make_one_bounded_line(lines: Lines) -> None:
+def test_a_deep_recursion_and_a_cycle_of_causes_make_one_line_of_limited_length(lines: Lines) -> None:
     def deep(n: int) -> None:
         deep(n + 1)
 

@@ -45,7 +45,7 @@ def test_each_holder_has_limits_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert limits["key"] == Limits(replies=2)
 
 
-def test_an_override_replaces_what_it_names_in_its_tenant_and_null_removes_a_limit(
+def test_an_override_replaces_the_limits_that_it_names_for_its_tenant_and_null_removes_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     general = {"tenant": {"requests": 10, "replies": 5}, "subject": {"followers": 3}}
@@ -91,5 +91,5 @@ def test_an_override_replaces_what_it_names_in_its_tenant_and_null_removes_a_lim
         ('{"tenant":' * 100_000, "nested too deeply"),
     ],
 )
-def test_anything_else_is_refused_at_the_start(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_refused_at_the_start(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert message in error(text, monkeypatch)

@@ -1,4 +1,4 @@
-"""Tests of `Settings`: which configurations are refused, such as one that lets everybody in. Secrets stay hidden."""
+"""Tests of `Settings`: which configurations are refused, for example if anybody could use the store. Secrets stay hidden."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from infrastructure.settings import Settings
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
-def test_without_authentication_a_process_listens_on_loopback(host: str) -> None:
+def test_without_authentication_a_process_may_listen_on_loopback(host: str) -> None:
     assert Settings(host=host).host == host
 
 
@@ -79,7 +79,7 @@ def test_with_a_login_a_process_may_listen_on_any_address() -> None:
     assert "hunter2" not in repr(Settings(auth_mode="jwt", auth_secret=SECRET))
 
 
-def test_the_secrets_of_the_settings_are_their_keys_and_the_passwords_in_their_urls() -> None:
+def test_the_secrets_are_the_keys_and_the_passwords_in_urls() -> None:
     settings = Settings(
         postgres_url="postgresql://me:one%2F1@first,second:5432/x",
         mongodb_url="mongodb://me:two2@db/x?tlsCertificateKeyFilePassword=three3&replicaSet=rs0",

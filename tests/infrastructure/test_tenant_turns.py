@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from infrastructure.http.tenant_turns import TenantTurns
 
 
-async def test_given_a_tenant_that_wants_all_turns_then_another_one_gets_a_turn_at_once() -> None:
+async def test_given_a_tenant_that_wants_all_turns_then_another_tenant_gets_a_turn_at_once() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     holding = 0
     stop = asyncio.Event()

@@ -1,6 +1,6 @@
 """Tests of what web pages may do.
 
-They cover which `Host` and `Origin` are served with and without a login, CORS, and the headers that protect an answer
+They cover CORS, which `Host` and `Origin` are served with and without a login, and the headers that protect an answer
 in a browser.
 """
 
@@ -314,7 +314,7 @@ NAVIGATION = (("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"))
 
 
 @pytest.mark.parametrize("path", ["/docs", "/console"])
-async def test_a_link_on_another_site_may_open_a_page_of_the_store_but_no_frame_may(path: str) -> None:
+async def test_a_link_on_another_site_may_open_a_page_of_the_store_but_a_frame_may_not_show_it(path: str) -> None:
     store = Store()
     assert (await store.ask("GET", path, LOCAL, *NAVIGATION, ("sec-fetch-dest", "document"))).status in (200, 404)
     for dest in ("iframe", "embed", "image", "empty"):

@@ -177,14 +177,16 @@ async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_soc
     assert b'http_requests_total{method="GET",route="/echo",status="101"}' in server.metrics.render()[0]
 
 
-async def test_a_post_or_a_head_that_asks_for_a_websocket_is_served_as_if_it_did_not(server: Server) -> None:
+async def test_a_post_or_a_head_that_asks_for_a_websocket_is_served_as_an_ordinary_request(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         for method in ("POST", "HEAD"):
             answer = await client.request(method, f"http://127.0.0.1:{server.port}/docs", headers=UPGRADE)
             assert answer.status_code == {"POST": 405, "HEAD": 200}[method]
 
 
-async def test_messages_go_both_ways_in_fragments_and_with_an_offer_of_compression(server: Server) -> None:
+async def test_messages_in_both_directions_work_in_fragments_and_if_the_client_offers_compression(
+    server: Server,
+) -> None:
     async with connect(f"{server.url}/echo", compression="deflate") as client:
         assert client.protocol.extensions == []
         for text in ("", "ä", "x" * MAX_MESSAGE_BYTES):
@@ -241,7 +243,7 @@ async def test_a_frame_that_breaks_the_protocol_closes_the_socket_with_a_reason(
 
 
 @pytest.mark.parametrize("fragmented", [False, True])
-async def test_half_a_message_closes_the_socket(server: Server, *, fragmented: bool) -> None:
+async def test_a_message_whose_rest_does_not_arrive_closes_the_socket(server: Server, *, fragmented: bool) -> None:
     async with connect(f"{server.url}/echo") as client:
         frame = Frame(Opcode.TEXT, b"x" * 1000, fin=not fragmented).serialize(mask=True)
         client.transport.write(frame if fragmented else frame[:-1])
@@ -255,7 +257,7 @@ async def test_a_socket_that_is_not_used_stays_open_while_its_client_answers_pin
         assert await client.recv() == "still here"
 
 
-async def test_a_client_that_answers_no_ping_or_reads_nothing_is_cut_off(server: Server) -> None:
+async def test_a_client_that_answers_no_ping_or_reads_nothing_is_disconnected(server: Server) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
     server.ended.clear()
     with socket.socket() as mute, socket.socket() as flooded:
@@ -283,7 +285,7 @@ async def test_an_application_that_sends_without_end_stops_when_its_client_close
     client.transport.abort()
 
 
-async def test_a_client_that_goes_before_it_was_accepted_is_no_error(server: Server) -> None:
+async def test_a_client_that_disconnects_before_it_is_accepted_causes_no_error(server: Server) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
     with capture_logs() as logs:
         for _ in range(20):

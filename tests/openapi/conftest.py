@@ -9,7 +9,7 @@ from tests.scripted_provider import scripted_provider
 from tests.system import System
 
 MODELS = ("smollm2-135m", "gpt-5-mini")
-"""The first is the default. The examples of the OpenAPI document name the second."""
+"""The first one is the default model. The examples of the OpenAPI document name the second one."""
 
 
 @pytest.fixture(scope="session")

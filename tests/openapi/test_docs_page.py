@@ -1,4 +1,4 @@
-"""`/docs` works offline: the page and all that it loads come from this store."""
+"""`/docs` works offline: the page, and everything that it loads, come from this store."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ async def test_the_page_names_only_urls_of_this_store_and_all_of_them_are_served
         assert len(answer.content) > 1000
 
 
-async def test_the_script_and_the_style_load_nothing_from_elsewhere(api: httpx.AsyncClient) -> None:
+async def test_the_script_and_the_style_load_nothing_from_other_servers(api: httpx.AsyncClient) -> None:
     style = (await api.get("/docs/swagger-ui.css")).text
     assert not re.findall(r"url\((?!['\"]?data:)[^)]*\)|@import", style)
     script = await api.get("/docs/swagger-ui-bundle.js")

@@ -50,7 +50,7 @@ def test_every_schema_is_a_json_schema_with_named_fields() -> None:
 
 
 def test_the_items_of_every_list_are_a_schema() -> None:
-    """Generators of clients do not know `items: false`, which a fixed number of items would need."""
+    """A list with a fixed number of items would need `items: false`, which generators of clients do not know."""
     lists = [value for value in objects(SCHEMAS) if value.get("type") == "array"]
     assert [value for value in lists if not isinstance(value.get("items"), dict)] == []
 
@@ -77,7 +77,7 @@ def test_an_operation_is_named_as_its_handler() -> None:
     assert names <= set(OPERATIONS)
 
 
-def test_streams_name_the_schema_of_their_events() -> None:
+def test_operations_that_can_stream_name_the_schema_of_their_events() -> None:
     streams = {
         name: content["itemSchema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
         for name, operation in OPERATIONS.items()

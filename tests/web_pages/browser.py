@@ -17,7 +17,7 @@ BROWSER = shutil.which("chromium")
 NO_BROWSER = "chromium is not installed (.ci/run installs the Debian package, if apt can)"
 REPORT_TIMEOUT_SECONDS = 90
 SITES = ("evil.example", "friend.example", "rebound.example")
-"""The host names that the browser resolves to this machine. Of other names it resolves only `localhost`."""
+"""The host names that the browser resolves to this machine. Besides these names, it resolves only `localhost`."""
 
 _RULES = [f"MAP {site} 127.0.0.1" for site in SITES]
 _RULES += ["MAP * ~NOTFOUND", "EXCLUDE localhost", "EXCLUDE 127.0.0.1", "EXCLUDE 127.0.0.2", "EXCLUDE 0.0.0.0"]

@@ -1,4 +1,4 @@
-// What a web page can try with a store: to read, to write, and to ask a model. It reports what it could read, and how much it tried.
+// A page that tries to read from a store, to write, and to ask a model. It reports what it could read, and how often it tried.
 // `target` says where the store is (`stores`), what to read (`paths`), what to send (`writes`: a path and a body), and where to report.
 "use strict";
 
@@ -87,7 +87,7 @@ const post = (url, body, options) => textOf(fetch(url, { method: "POST", body, .
 const withoutCors = { mode: "no-cors" };
 
 function form(url, body, enctype, sandbox) {
-  // A form of the type text/plain sends `name=value`: a JSON text that contains a `=`.
+  // A form of the type text/plain sends `name=value`. So a JSON text that contains a `=` is split there.
   const [name, value] = body.split("=", 2);
   const fields = { action: url, method: "POST", enctype };
   const made = Object.assign(document.createElement("form"), fields);

@@ -1,4 +1,4 @@
-// Uses the types that openapi-typescript made, with openapi-fetch. tsc checks it; it prints what the store answered.
+// A program that uses openapi-fetch with the types that openapi-typescript made. tsc checks it. It prints what the store answers.
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
