@@ -105,7 +105,7 @@ def _compaction(appended: Appended) -> bytes:
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/undo", answer=Conversation)
 async def undo_compaction(context: CommandContext, conversation_id: str) -> Response:
-    """Restores the previous summary, or the items themselves where there was none. Answers with the Conversation."""
+    """Restores the previous summary, or the items themselves if there was none. Answers with the Conversation."""
     return await context.execute(conversation_id, UndoCompaction(), conversation_answer)
 
 

@@ -155,7 +155,7 @@ class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object",
 async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
     """Deletes the conversation. Answers with a receipt.
 
-    Later requests for it are answered with 404. A repeat of this request with the same `Idempotency-Key` still works.
+    Later requests for it are answered with 404. A repeat of this request with the same `Idempotency-Key` gets the receipt again.
     The owner and an admin can still read the audit trail and the contexts of responses. For this they need the scope
     `audit` and a login.
     """

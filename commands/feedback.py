@@ -1,6 +1,6 @@
 """Feedback to items and responses: give, change, withdraw. Everybody who may read the conversation may give feedback.
 
-`queries/feedback.py` lists it.
+`queries/feedback.py` lists feedback.
 """
 
 from typing import Annotated

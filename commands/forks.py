@@ -78,7 +78,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
 
 
 def _persons_title(state: ConversationState) -> str | None:
-    """The title if a person gave it. A model's title goes when an item that it was made from is deleted, and a fork would keep it."""
+    """The title if a person gave it. A model's title is removed when an item that it was made from is deleted. A fork would keep the title."""
     return state.title if state.title_by == "person" else None
 
 

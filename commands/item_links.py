@@ -1,6 +1,6 @@
 """Links between items: a field of one item holds the id of another item, the target. Pure.
 
-When the store gives items new ids, it changes the links to match. These items have links, in this field:
+When the store gives items new ids, it changes the links to match. These items have links, in these fields:
 
     mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
     outputs of calls                   `call_id`: the call's `call_id`; a client may send the call's `id` instead

@@ -1,6 +1,6 @@
 """Makes the commands that start conversations for replies: unlisted conversations, and forks.
 
-Also finds a conversation's first event, its head, and the last item of its own, without inherited items.
+Also finds a conversation's first event, its head, and its last item that is not inherited.
 """
 
 from msgspec.structs import replace
@@ -34,7 +34,7 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
     """The command that starts an unlisted fork. The fork belongs to the caller.
 
-    `origin`: the place where it forks. `family`: the family of the origin; it decides the partition.
+    `origin`: the place where the fork begins. `family`: the family of the origin; it decides the partition.
 
     The fork has the instructions and the policy that its origin had at `origin.version`. It also has the pinned items
     and the summary that the origin had then, if they lie on the path of the fork.
@@ -68,7 +68,7 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
 async def last_item(
     reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ItemAppended | None:
-    """The last item of the path through these branches at this version; without `branches`, of the active path. None if it had no item.
+    """The last item of the path through these branches at this version; without `branches`, of the active path. None if the path had no item.
 
     Items that a fork inherits do not count.
     """

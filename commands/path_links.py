@@ -1,4 +1,4 @@
-"""Changes the links of new items to earlier items of their conversation. Links among the new items are in `item_links.py`."""
+"""Changes the links of new items to earlier items of their conversation. `item_links.py` changes the links among the new items."""
 
 from collections.abc import Sequence
 

@@ -38,7 +38,7 @@ class _Answer(Struct, frozen=True, kw_only=True):
     item_ids         its items, first to last
     is_answer        whether a model writes such items
     is_response      whether a reply wrote it. If not, a client appended it
-    requested        the request of its response; None if there is none, or if the caller may not read it
+    requested        the request whose parameters are used again (`_repeatable`); None: there is none, or the caller may not read it
     """
 
     conversation_id: str

@@ -21,7 +21,7 @@ from infrastructure.event_log.reader import PrincipalReader
 async def without_deleted(reader: PrincipalReader, conversation_id: str, answer: bytes) -> bytes:
     """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation.
 
-    Raises ConversationNotFound if a deletion has emptied the answer. The log may have lost the deletion since.
+    Raises ConversationNotFound if a deletion has emptied the answer, even if the log has lost the deletion since.
     """
     if not answer:
         raise ConversationNotFound(conversation_id)

@@ -33,10 +33,11 @@ from replies.record import Record, find_record
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    source         the conversation whose context the model is sent; None if no conversation has items to share
+    source         the conversation whose context the model is sent; None if the reply's conversation begins without a context
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
-    fallback       replaces this target if another request has moved the head of `source`, or if another reply runs there
+    fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, or
+                   if `source` has ended and the client did not name it
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
     leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head

@@ -56,7 +56,7 @@ class ChatRequest(Struct, frozen=True):
 class NewMessages(Struct, frozen=True, kw_only=True):
     """The messages of a transcript that are not stored yet.
 
-    `items`: their items. `ends`: for each message, how many items it and the new messages before it have.
+    `items`: their items. `ends`: for each message, how many items this message and the new messages before it have together.
     """
 
     items: Sequence[NewItem]
@@ -131,7 +131,7 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
     """Requests the reply at its target.
 
-    If the target's conversation has newer items, is ended, or has a running reply, requests it in a fork.
+    If the target's conversation has newer items, has ended, or has a running reply, requests the reply in a fork.
 
     Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.
     """

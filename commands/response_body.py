@@ -1,6 +1,6 @@
 """The body of a request for a reply (Responses API): which parameters are stored, and which are refused.
 
-A new parameter is a field of `CreateResponse` and a name in `_STORED`; `context/rendering/` sends it to the provider.
+To add a parameter, add a field to `CreateResponse` and a name to `_STORED`. `context/rendering/` sends it to the provider.
 """
 
 import re
@@ -21,7 +21,7 @@ from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""A response's document in MongoDB holds its input, and MongoDB refuses documents above 16 MB."""
+"""The most bytes of a request and of its input. A response's document in MongoDB holds the input, and MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
 """The most bytes of the input, of the items that it refers to, and of the items that are carried over, together.
@@ -192,7 +192,7 @@ class CreateResponse(OptionsBody, Body):
     def parameters(self) -> dict[str, Any]:
         """The stored parameters that the client set.
 
-        If allowed tools have no `mode`, adds it, because providers need it.
+        If allowed tools have no `mode`, adds the mode `auto`, because providers need one.
         """
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":

@@ -1,7 +1,7 @@
 """Responses over a WebSocket, as Open Responses specifies it: each message `response.create` is answered with the events of its reply.
 
-A message is served by the code that serves a POST, with two differences. A socket runs one reply at a time. It remembers a reply with
-`store: false` until the next reply, so that `previous_response_id` can name it. An error is sent as a message, and the socket stays open.
+A message is served by the code that serves a POST, with two differences. A socket runs one reply at a time. A socket also remembers a
+reply with `store: false` until the next reply, so that `previous_response_id` can name it. An error is sent as a message, and the socket stays open.
 The credential is checked again for each message. If it is not valid any more, an error is sent and the socket is closed.
 """
 
@@ -197,7 +197,7 @@ class _ResponseSocket:
             await self._websocket.close(code, text)
 
     async def _stop_answering(self) -> None:
-        """Stops the answer when the socket ends. Before its first event, the task is not cancelled, because it may be appending the
+        """Stops the answer when the socket ends. Before the first event is sent, the task is not cancelled, because it may be appending the
         request. Sending the first event fails, and this stops the reply.
         """
         if self._answering is not None:

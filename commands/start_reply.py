@@ -97,7 +97,7 @@ def start_reply(
     prefixes: PrefixesOf | None = None,
     repeat: RepeatOf | None = None,
 ) -> RunningReply:
-    """Starts a reply. `requested`: the result of its request's append. Without `requested`, the reply is not stored."""
+    """Starts a reply. `requested`: the result of appending the request. Without `requested`, the reply is not stored."""
     reply = RunningReply(
         context.dependencies.reply_services,
         principal=context.principal,

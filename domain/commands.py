@@ -92,8 +92,8 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
 class WriteTitle(Command, frozen=True, kw_only=True):
     """Records a title that a model wrote. Refuse if the conversation has a title.
 
-    `title_items`: the items that the title was made from. `read_version`: the conversation's version with the last of these
-    items. Refuse if an item was retracted after this version.
+    `title_items`: the items that the title was made from. `read_version`: the conversation's version when the last of
+    these items was appended. Refuse if an item was retracted after this version.
     """
 
     title: str

@@ -61,7 +61,7 @@ class KnownSummary(Struct, frozen=True, gc=False):
 class RunningReply(Struct, frozen=True, gc=False):
     """A response in progress, and where its items will join the conversation.
 
-    leaf     the item after which they open a branch; None: they are appended at the head
+    leaf     the item after which its items open a branch; None: its items are appended at the head
     names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved while the reply ran
     head     the head when the reply was requested, if the request named the leaf
     """
@@ -87,7 +87,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     items         how many of the conversation's own items are not retracted
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored, 0 for none
-    forked_from   where the conversation was forked, without the branches; None if it is no fork
+    forked_from   where the conversation was forked; None if it is no fork
     title_items   the items that a model's title was made from. Empty if a person gave the title, or if there is none
     """
 

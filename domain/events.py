@@ -186,7 +186,7 @@ class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
     items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
     changes  None: the messages that the store makes from the items are those that were sent. Otherwise the items make
              one message, and this says how the sent one differs from it (`context/transcripts/message_changes.py`)
-    message  one message as JSON text, as it was sent. It is stored because no items are like it
+    message  one message as JSON text, as it was sent. It is stored here because it matches no items
     """
 
     items: tuple[str, ...] = ()
@@ -436,7 +436,7 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyQueued(Event, frozen=True, kw_only=True):
-    """A reply waits for its turn, because another one runs, or others wait before it. The row's subject requested it.
+    """A reply waits for its turn: another one runs, or others wait before it. The row's subject requested the reply.
 
     When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in
     ReplyRequested. `renderer`: the one that was set in the process that queued the reply. `interrupts`: this reply
@@ -507,7 +507,7 @@ class ReplyShown(Event, frozen=True, kw_only=True):
 
 
 class ReplyCompleted(Event, frozen=True, kw_only=True):
-    """Appended together with an ItemAppended for each of its items.
+    """A reply has its answer. This event is appended together with an ItemAppended for each item of the reply.
 
     `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
     not known. `service_tier`: as the provider reported it. `prefix_tokens`: the tokens of the request's SharedPrefix.
@@ -717,7 +717,7 @@ class FeedbackGiven(Event, frozen=True, kw_only=True):
 
 
 class FeedbackWithdrawn(Event, frozen=True, kw_only=True):
-    """The feedback was withdrawn by who gave it. The fields are those of the last FeedbackGiven."""
+    """The subject who gave the feedback withdrew it. The fields are those of the last FeedbackGiven."""
 
     topic = "feedback.withdrawn"
 

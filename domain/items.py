@@ -217,7 +217,7 @@ def in_full(content: str, form: int) -> Item:
 
 
 def is_answer(item: Item) -> bool:
-    """Whether a model writes such items: its messages, reasoning and calls."""
+    """Whether a model writes items of this kind: messages of the assistant, reasoning and calls."""
     kind = type_of(item)
     if kind == "message":
         return bool(item["role"] == "assistant")

@@ -9,7 +9,7 @@ from domain.events import ConversationDescribed, Event, ItemRetracted
 
 
 def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
-    """Records a model's title. Refused if the conversation has a title by now, or if an item was retracted since the model was asked."""
+    """Records a model's title. Refused if the conversation has a title by now, or if an item was retracted since the title's items were read."""
     if command.read_version > state.version:
         raise HistoryLost(state.id)
     if state.title is not None:

@@ -92,7 +92,7 @@ class PositionLoader:
         """Checks each position that is from another incarnation of the log, or whose target is after the log's end.
 
         Returns whether there were such positions. If the log is still the same up to the position, the position is
-        kept. If not, its view starts over.
+        kept. If not, the view of the position starts over.
         """
         end = await self._feed.end()
         unchecked = [

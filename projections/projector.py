@@ -65,8 +65,8 @@ class Projector:
     def checks(self) -> dict[str, bool]:
         """The checks of `/health/ready`.
 
-        views            it reaches all its stores, and no view is stuck
-        partitions_held  it holds partitions, or it should hold none because the other projectors are enough
+        views            the projector reaches all its stores, and no view is stuck
+        partitions_held  the projector holds partitions, or need hold none because the other projectors hold all
         """
         partitions = self._held_partitions
         return {

@@ -130,7 +130,7 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
 
 
 def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
-    """The conversations to park: those with an event that cannot be decoded. An event that is a deletion does not count."""
+    """The conversations to park: those with an event that cannot be decoded. A deletion need not be decoded, so it does not count."""
     to_park: dict[str, Parked] = {}
     for logged in part:
         if isinstance(logged, UnreadableRecord) and not is_deletion(logged):

@@ -53,9 +53,9 @@ class AnotherRebuild(Exception):
 
 
 class Rebuild:
-    """The rebuild of some views. If no other projector advances the builds, it runs one from `make_projector`.
+    """The rebuild of some views. If no projector advances the builds, the rebuild runs one from `make_projector`.
 
-    Raises AnotherRebuild. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone. After these, another run resumes.
+    Raises AnotherRebuild. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone. After one of these, the next run resumes.
     """
 
     def __init__(

@@ -224,7 +224,7 @@ class Repair:
             await self._claims.finish(CONTEXT, session)
 
     async def _failing_event(self) -> Logged:
-        """The last event that cannot be decoded. If all can be decoded, the last event."""
+        """The last event that cannot be decoded. If all events can be decoded, the conversation's last event."""
         unreadable: Logged | None = None
         page = last = await self._reader.conversation_logged(self._conversation_id, limit=PAGE_EVENTS)
         while page:

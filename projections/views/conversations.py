@@ -1,10 +1,10 @@
 """The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
 
 shared_with  one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text
-activity     what lists by activity are ordered by: `updated_at` and the id in one text (`activity_key`)
+activity     the order of lists by activity: `updated_at` and the id in one text (`activity_key`)
 title_by     `person` or `model`; null without a title
 title_words  the terms of the title (`search_text.py`)
-first        the id of the conversation's own first item on branch 0; null in a fork
+first        the id of the first item on branch 0; null if there is none, and in a fork
 running      the position of the ReplyRequested of each reply in progress, by response id
 path         the active path; absent while there is one branch
 moved_at     the version at which the head was last moved; absent while there is one branch
@@ -126,7 +126,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 
 
 def activity_key(updated_at: int, conversation_id: str = "") -> str:
-    """The place in a list by activity. Such texts sort by time, and at the same microsecond by the conversation's id.
+    """The field `activity`. These texts sort by time, and for the same microsecond by the conversation's id.
 
     Without an id: the beginning of that microsecond.
     """

@@ -23,10 +23,10 @@ MAX_CHARACTERS: Final = 10_000
 """How much of an item is searched: its first characters, folded."""
 
 MAX_TERMS: Final = 2_000
-"""If an item has more different terms, only its beginning with this many is searched."""
+"""If an item has more different terms, only its beginning with this many different terms is searched."""
 
 MAX_WORD_LENGTH: Final = 64
-"""Of a longer word, only the beginning is searched."""
+"""Only this many characters of a word are searched."""
 
 _RUN = r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _TOKEN: Final = regex.compile(
