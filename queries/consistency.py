@@ -230,7 +230,7 @@ class Consistency:
         return read, min(view_position.position for view_position in read.needed(positions))
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 if a view was reset since the read started, or if the read is of one conversation and this was parked.
+        """Raises ApiError 503 if a view was reset since the read started. In a read of one conversation: also if the conversation was parked.
 
         `positions` must have been read after the documents. Without `positions` they are read now.
         """

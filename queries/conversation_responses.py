@@ -1,6 +1,6 @@
 """GET /v1/conversations/{id}/responses: every reply of a conversation, running or ended, with its input.
 
-An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. They are
+An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. Entries are
 sorted by when the replies were requested or queued, the newest first by default. Deleted responses and deleted items are left out. A response of a fork belongs to the fork.
 """
 

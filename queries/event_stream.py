@@ -1,6 +1,6 @@
 """A conversation's events as a stream of server-sent events. `events.py` serves it.
 
-Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the one before, and holds no database
+Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one, and holds no database
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
 when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
@@ -82,7 +82,7 @@ class _Client(Struct):
     """A client of a stream, and what it was sent.
 
     log       the log, as the client may read it
-    end       the conversation's end, as it was when it was last looked up, at `looked_up_at`
+    end       the conversation's end at the last look-up, which was at `looked_up_at`
     position  how much was sent. Its `after` is the last version before the page that is being sent
     sent      where the last event before that page is in the log
     page      the page that is being sent; None if the next page has not been begun
@@ -236,7 +236,7 @@ class EventStreams:
         if page.end.incarnation != key.incarnation:
             client.end = replace(client.end, incarnation=page.end.incarnation)
             return b""
-        if begun is not None and begun.body_hash != hash(page.body):  # something in it was deleted meanwhile
+        if begun is not None and begun.body_hash != hash(page.body):  # a part of the page was deleted meanwhile
             if client.in_event:
                 return None  # the client will resume after the last event that it got in full
             client.restart()

@@ -66,7 +66,7 @@ async def list_feedback_of_conversation(context: QueryContext, conversation_id: 
 
 @query_route(router, "/v1/feedback", FeedbackQuery, answer=FeedbackList)
 async def list_feedback(context: QueryContext, query: FeedbackQuery) -> Response:
-    """A page of the feedback in the caller's own conversations, newest first, with counts. An admin gets that of the whole tenant."""
+    """A page of the feedback in the caller's own conversations, newest first, with counts. An admin gets the feedback of the whole tenant."""
     read = await context.read_tenant("feedback")
     where: Document = {} if context.principal.may("admin") else {"owner": context.principal.subject}
     return await _page(context, read, where, query)

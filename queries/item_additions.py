@@ -69,7 +69,7 @@ def with_added(item: bytes, added: Added | None) -> bytes:
 async def additions(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> list[Added | None]:
-    """The fields that are added to these items at this version of the conversation. None: the item has such a field of its own."""
+    """The fields that are added to these items at this version of the conversation. None if the item has such a field of its own."""
     siblings = await _siblings(context, read, documents, version) if read.moved_at and documents else {}
     return [
         None

@@ -152,7 +152,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait for its end, because a frozen server delays that."""
+        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait for its end, because a frozen server would delay it."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)

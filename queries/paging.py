@@ -110,7 +110,7 @@ class Page(Struct, kw_only=True):
         return {**read.headers, **(NO_STORE if self.has_copies else {})}
 
     def body(self, *, is_backwards: bool, **fields: object) -> bytes:
-        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order. `fields`: what else the list has."""
+        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order. `fields`: further fields of the list."""
         step = -1 if is_backwards else 1
         return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more, **fields)
 

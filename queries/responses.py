@@ -101,7 +101,7 @@ class InputItemsQuery(IncludeQuery, PageQuery):
 async def list_input_items(context: QueryContext, response_id: str, query: InputItemsQuery) -> Response:
     """A page of the response's input items, newest first, without deleted ones.
 
-    Any input item may be a cursor, also a deleted one.
+    Any input item may be a cursor, even a deleted one.
     """
     read, document = await read_response(context, response_id)
     deleted = await deleted_input(context, read, [document])

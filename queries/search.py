@@ -1,6 +1,6 @@
 """GET /v1/search: the messages that the caller may see and whose text matches, from the view `search`.
 
-A search reads the newest MAX_RANKED matches, ranks them, and shows them page by page; then it goes on with the next older ones. `search_matches.py` finds
+A search reads the newest MAX_RANKED matches, ranks them, and shows them page by page. Then it continues with the next older ones. `search_matches.py` finds
 them. What the view says may be old. So each hit is checked before it is shown: the view `items` must show its item, and the log says
 whether the caller may read the conversation and whether the item is deleted.
 """
@@ -44,7 +44,7 @@ class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="sear
 
     `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch.
     `conversation`: a message that a fork inherits is found through the fork if the caller may not read its own conversation, or if the query names the fork.
-    Then this is the fork, and `branch` is 0.
+    Then `conversation` is the fork, and `branch` is 0.
 
     `highlights`: [start, end] of each match in the snippet, in characters (Unicode code points). A hit with a higher `score` is better.
     """

@@ -46,7 +46,7 @@ class Match(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """Matches, best first. `next`: where to go on if there may be more."""
+    """Matches, best first. `next`: where to continue if there may be more."""
 
     matches: Sequence[Match] = ()
     next: SearchCursor | None = None
@@ -224,7 +224,7 @@ def _place_of(part: Part) -> Document:
 def _found(
     blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, *, window: int, max_ranked: int
 ) -> Found:
-    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at; 0 if all older documents were."""
+    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at; 0 if all older documents were looked at."""
     if not blocks:
         return Found(next=_next_block(cursor.oldest or window))
     [block] = blocks

@@ -82,7 +82,7 @@ class TreeNode(Struct, frozen=True, kw_only=True, tag_field="object", tag="tree.
 
 
 class Tree(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
-    """A page of nodes. `active_leaf`: the id of the last item of the active path; null if it has none."""
+    """A page of nodes. `active_leaf`: the id of the last item of the active path; null if the path has no items."""
 
     data: list[TreeNode]
     active_leaf: str | None

@@ -142,7 +142,7 @@ def _day_of(seconds: int) -> date:
 
 @query_route(router, "/v1/usage", UsageQuery, answer=UsageList)
 async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
-    """Tokens and costs, by day and model or by other groups. A caller gets their own use, an admin that of the tenant."""
+    """Tokens and costs, by day and model or by other groups. A caller gets their own use. An admin gets the use of the whole tenant."""
     first, last = query.days()
     groups = query.groups()
     conversation: Any = query.conversation or ({"$gt": ""} if "conversation" in groups else "")

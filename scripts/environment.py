@@ -93,7 +93,7 @@ def _install_all() -> None:
 
 
 def _uv_environment() -> dict[str, str]:
-    """The environment variables, with pip's configuration under uv's names. Variables that are already set for uv win."""
+    """The environment variables, with pip's configuration under uv's names. Variables that are already set for uv take precedence."""
     listing = subprocess.run(  # noqa: S603 - as everywhere in this file: our own commands, no shell
         [str(PYTHON), "-m", "pip", "config", "list"],
         capture_output=True,

@@ -50,7 +50,7 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
 class Sizes(Struct, frozen=True, kw_only=True):
     """How much is measured. `seconds`: the length of each load. `reply_seconds`: the length of a streamed reply.
 
-    The others are counts.
+    The other fields are counts.
     """
 
     seconds: float = 4.0

@@ -1,4 +1,7 @@
-"""How long it takes to revise, to move the head, to fork and to read where there are many items and branches, compared with ten items."""
+"""How long it takes to revise an item, to move the head, to fork and to read in a conversation with many items and branches.
+
+This is compared with conversations of ten items.
+"""
 
 import time
 from collections import defaultdict
@@ -72,7 +75,7 @@ class Branches(Benchmark):
     async def _measured(
         self, base_url: str, conversations: Mapping[str, _Conversation]
     ) -> dict[tuple[str, str], float]:
-        """First all reads, then all writes, because the projector works after a write."""
+        """Measures all reads before the writes, because the projector is busy after a write."""
         connection = await Connection.open(base_url)
         small = await _small(connection, base_url, self.sizes.branch_samples)
         await wait_for_views(base_url)

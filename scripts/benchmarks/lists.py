@@ -1,7 +1,7 @@
 """How long a page of a tenant's conversations takes, compared with the first page of the same list.
 
 The documents are made from events by the views' own code, and put into MongoDB without the log. Half of the conversations belong to Ann.
-Every fifth is shared with Bob, every hundredth has ended, every tenth is archived. Their order by activity is not that by creation.
+Every fifth is shared with Bob, every hundredth has ended, every tenth is archived. Their order by activity differs from their order by creation.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A server that only passes chat completions on: the least work of anything between a client and its provider.
+"""A server that only passes chat completions on: the least that a server between a client and its provider must do.
 
 It reads the body, sends it to the provider with the store's HTTP client, and passes the answer's bytes on. It parses
 and stores nothing. So the time that it adds is the cost of sending a transcript twice.
@@ -41,7 +41,7 @@ def create_app(provider_url: str) -> Starlette:
             stream=True,
             stream_cls=AsyncStream[object],
         )
-        response = cast("httpx2.Response", answer)  # the client's types do not say that `cast_to` wins
+        response = cast("httpx2.Response", answer)  # by its type, `post` does not return what `cast_to` names
         return StreamingResponse(response.aiter_raw(), media_type="text/event-stream")
 
     return Starlette(routes=[Route("/v1/chat/completions", relay, methods=["POST"])], lifespan=lifespan)

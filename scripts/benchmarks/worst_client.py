@@ -60,7 +60,7 @@ class Client:
 
     async def new_conversation(self) -> str:
         """The path of a new conversation."""
-        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits say no
+        while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits may refuse it
             await asyncio.sleep(1)
         return f"/v1/conversations/{msgspec.json.decode(body)['id']}"
 

@@ -185,7 +185,7 @@ class Tables:
             yield difference
 
     async def _prefixes_not_in_log(self) -> AsyncIterator[Difference]:
-        """Prefixes whose item the log does not have, or has deleted. A prefix may be missing: then its transcript begins a new conversation."""
+        """Prefixes whose item the log does not have, or has deleted. A missing prefix is no difference: its transcript then begins a new conversation."""
         after: dict[str, Any] = {"tenant": "", "hash": b"", "conversation": UUID(int=0), "version": 0}
         while True:
             parameters = {**after, "only": self._only, "rows": _PAGE_ROWS, **_TOPICS}
