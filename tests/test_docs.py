@@ -61,7 +61,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def answer(exchange: Exchange) -> None:
-    """Answers quickly, but a story goes on until its client disconnects."""
+    """Answers quickly, but a story continues until its client disconnects."""
     if "story" not in exchange.body["messages"][-1]["content"]:
         exchange.stream_text("Hello, ", "Ada!")
         return

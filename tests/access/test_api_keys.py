@@ -305,7 +305,7 @@ def test_a_key_with_a_wrong_field_is_not_made(fields: dict[str, object], param: 
     assert refused.value.param == param
 
 
-def test_ids_of_keys_are_ids_like_others() -> None:
+def test_the_id_of_a_key_has_the_form_of_other_ids() -> None:
     key = made_key()
     assert len(key.id) == len(mint("key"))
     assert key.secret.startswith(f"cs_{key.id.removeprefix('key_')}_")

@@ -370,7 +370,7 @@ async def test_when_its_requester_loses_access_then_a_reply_that_is_being_sent_e
         assert await asyncio.to_thread(provider.disconnected.wait, SECONDS), "nobody waits for the reply: it is stopped"
 
 
-async def test_a_reply_in_the_background_goes_on_when_its_requester_loses_access(
+async def test_a_reply_in_the_background_continues_when_its_requester_loses_access(
     settings: Settings, write: Writer, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id = await write.start("a")

@@ -81,7 +81,7 @@ async def test_a_share_and_its_withdrawal_take_effect_on_the_next_request(apis: 
     assert await shares_of(http, path) == []
 
 
-async def test_a_share_with_the_tenant_reaches_everyone_of_it_and_nobody_else(apis: BothApis) -> None:
+async def test_a_share_with_the_tenant_gives_access_to_all_its_users_and_nobody_else(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     shared = await http.post(path, json=WITH_ALL, headers=ANN)

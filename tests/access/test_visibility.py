@@ -283,7 +283,7 @@ async def test_two_users_may_use_the_same_idempotency_key(apis: Apis, provider: 
     assert len(provider.requests) == 2
 
 
-async def test_a_user_sees_their_own_usage_and_an_admin_the_tenants(apis: Apis, log: EventLog) -> None:
+async def test_a_user_sees_their_own_usage_and_an_admin_sees_that_of_the_tenant(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret")
     await share(log, conversation, "bob", "writer")
     await apis.reply(ANN, "one", conversation=conversation)

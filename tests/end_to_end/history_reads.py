@@ -34,9 +34,9 @@ class Question(Struct, frozen=True):
 
 
 class Findings(Struct):
-    """One line for each bad answer. `wrong`: it differs from the log.
+    """One line for each bad answer. `wrong`: the answers that differ from the log.
 
-    `late`: there was no answer, or it was a 503, or it was marked as unverified.
+    `late`: requests without an answer, and answers that are a 503 or marked as unverified.
     """
 
     wrong: list[str]

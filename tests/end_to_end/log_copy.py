@@ -104,7 +104,7 @@ class LogCopy:
 
     @cached_property
     def deleted_items(self) -> set[str]:
-        """The ids of items and responses that were deleted, or are in deleted conversations; and of copies of them."""
+        """The ids of items and responses that were deleted or are in deleted conversations, and of copies of such items."""
         items: dict[str, str | None] = {}
         deleted: set[str] = set()
         for name, stream in self.streams.items():

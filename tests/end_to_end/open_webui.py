@@ -29,7 +29,7 @@ TASKS = {
     "follow_ups": ("Predict 3-5 useful messages this user might naturally send next.", '{ "follow_ups": ["…"] }', 5),
     "queries": ("Analyze the chat history to determine the necessity of generating search queries.", "JSON", 6),
 }
-"""For each background call what it asks for, the form of the answer, and how many of the last messages it has."""
+"""For each background call, what it asks for, the form of the answer, and how many of the last messages it has."""
 
 Message = dict[str, Any]
 
@@ -92,7 +92,7 @@ class OpenWebUI:
         self.messages = [*history, *steps, {"role": "assistant", "content": answered.text}]
 
     def stop(self, question: str, words: int) -> None:
-        """Asks a question, and stops after some words of the answer. The words that came are kept."""
+        """Asks a question, and stops after some words of the answer. The words that arrived are kept."""
         self.messages.append({"role": "user", "content": question})
         text = ""
         with self._stream(self.messages) as (_, chunks):
@@ -102,7 +102,7 @@ class OpenWebUI:
         self.messages.append({"role": "assistant", "content": text})
 
     def continue_answer(self) -> Answered:
-        """Asks the model to go on with an answer that was stopped. Both parts are then one message."""
+        """Asks the model to continue an answer that was stopped. Both parts are then one message."""
         answered = self.send(self.messages)
         self.messages[-1] = {"role": "assistant", "content": self.messages[-1]["content"] + answered.text}
         return answered

@@ -1,4 +1,4 @@
-"""Clients request the largest pages and streams, and do not read the answers. Memory stays bounded; others are served.
+"""Clients request the largest pages and streams, and do not read the answers. Memory stays bounded, and other clients are served.
 
 scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 clients, and the p99 of another client
 """

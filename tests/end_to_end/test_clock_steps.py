@@ -118,7 +118,7 @@ async def store(
         await asyncio.to_thread(running.stop)
 
 
-async def test_when_the_clock_of_postgres_steps_then_living_replies_go_on_and_dead_processes_are_replaced(
+async def test_when_the_clock_of_postgres_steps_then_replies_of_living_processes_continue_and_dead_processes_are_replaced(
     store: Store,
 ) -> None:
     conversations = await store.start_replies()
@@ -144,7 +144,7 @@ async def test_when_the_clock_of_postgres_steps_then_living_replies_go_on_and_de
 
 
 @pytest.mark.endless
-async def test_after_a_clock_step_of_any_size_and_direction_replies_go_on_and_reads_are_not_delayed(
+async def test_after_a_clock_step_of_any_size_and_direction_replies_continue_and_reads_are_not_delayed(
     store: Store,
 ) -> None:
     for seconds in STEPS:

@@ -75,7 +75,7 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited and asked again, and its answer is regenerated. Then the head goes back to the first answer; the other paths stay.
+    # The question is edited and asked again, and its answer is regenerated. Then the head is moved back to the first answer. The other paths are kept.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
     third = session.sdk.responses.create(extra_body={"regenerate": second.id})
@@ -98,7 +98,7 @@ def do_everything(session: Session) -> list[str]:
     ]
     assert tree["active_leaf"] == answer
 
-    # An earlier response is continued, beside what follows it.
+    # An earlier response is continued on a new branch, beside the items that follow it.
     fourth = session.sdk.responses.create(input="And tomorrow?", previous_response_id=second.id)
     assert session.texts(f"{path}/items") == [*oslo[:2], second.output_text, "And tomorrow?", fourth.output_text]
     session.post(f"{path}/head", {"item": answer})

@@ -67,7 +67,9 @@ def test_two_chats_that_begin_with_the_same_words_are_two_conversations(http: ht
     assert items(http, second.conversation) == texts(chat)
 
 
-def test_a_regenerated_answer_begins_a_fork_which_goes_on(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_a_regenerated_answer_begins_a_fork_that_the_next_question_continues(
+    http: httpx.Client, chat: OpenWebUI
+) -> None:
     first = chat.ask("I grow apples.")
     chat.ask("Red ones.")
     old = list(chat.messages)
@@ -81,7 +83,7 @@ def test_a_regenerated_answer_begins_a_fork_which_goes_on(http: httpx.Client, ch
     assert items(http, first.conversation) == texts(chat)
 
 
-def test_an_edited_question_goes_on_from_the_answer_before_it(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_an_edited_question_continues_from_the_answer_before_it(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("I grow pears.")
     chat.ask("Small ones.")
     chat.ask("Smaller ones.")

@@ -105,7 +105,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, provider: ScriptedProvider)
         ),
     ],
 )
-async def test_when_the_log_moves_back_no_read_shows_lost_data_and_everything_goes_on(
+async def test_when_the_log_moves_back_no_read_shows_lost_data_and_the_store_keeps_working(
     stores: Stores, seed: int, steps: int
 ) -> None:
     rng = random.Random(seed)

@@ -11,7 +11,8 @@ answers come from a small vocabulary. So many of them are equal, and a wrong mat
 hold:
 
 - The provider gets exactly the messages that were sent, once, and the recorded request renders again to its SHA-256.
-- Each reply goes on where the model says (`walk_model.py`): in one of the same owner's conversations, with the same messages before it.
+- Each reply continues from an item that the model allows (`walk_model.py`). This item is in a conversation of the same owner, after the
+  same messages.
 - Only the messages after that item are stored, below it. The same message of a client is stored twice below one item
   only if two requests sent it at the same time.
 - A conversation is listed from its second request on.
@@ -90,7 +91,7 @@ async def store(
         ),
     ],
 )
-async def test_each_transcript_goes_on_where_it_belongs_and_nothing_is_stored_twice(
+async def test_each_transcript_continues_the_right_conversation_and_nothing_is_stored_twice(
     store: WalkStore, seed: int, requests: int, kills: float
 ) -> None:
     rounds = Planner(seed, kills=kills, names=NAMES).rounds(requests)

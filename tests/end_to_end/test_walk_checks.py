@@ -79,7 +79,7 @@ class RecognisesNoTurns(RuleStore):
 
 
 class IgnoresAnswers(RuleStore):
-    """Accepts any answer of the assistant in place of the answer that it gave."""
+    """Accepts any answer of the assistant as if it were the store's own answer."""
 
     def recognised(self, transcript: SentTranscript) -> Recognised:
         found = super().recognised(transcript)
@@ -203,7 +203,7 @@ class ComparesFirst(RuleStore):
         return Recognised(found.length, frozenset(item_ids[:1]))
 
 
-def test_requests_that_are_sent_at_once_may_go_on_from_the_end_that_was_there_when_they_were_compared() -> None:
+def test_requests_sent_at_once_may_continue_from_the_end_of_the_conversation_when_they_were_compared() -> None:
     for seed in range(WALKS):
         check(ComparesFirst(), Planner(seed).rounds(2 * REQUESTS))
 

@@ -55,7 +55,7 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that it goes on from.
+    """A request that the log has. `after`: the item that its reply continues from.
 
     `new_count`: how many items of its input are compared with the transcript. `since`: how many events were seen
     before its round. `deleted_before`: the items of its path that were deleted before it was recorded. `ended`: how
@@ -185,7 +185,7 @@ class WalkChecks:
         )
 
     def _after(self, conversation_id: str, subject: str) -> str | None:
-        """The item that the reply goes on from: the head of its conversation, or the item that its fork begins at."""
+        """The item that the reply continues from: the head of its conversation, or the item that its fork begins at."""
         if conversation_id in self.model.conversations:
             assert self.model.conversations[conversation_id].subject == subject, (
                 f"{conversation_id} belongs to another subject"
@@ -197,11 +197,11 @@ class WalkChecks:
         return started.forked_from.item_id if started.forked_from else None
 
     def _fault(self, recorded: RecordedRequest, count: int) -> str | None:
-        """Why the reply must not go on where it does. None if the place is right.
+        """Why the reply must not continue from its item. None if it may.
 
         `count`: how many items of the transcript were recognised. The store first compares the transcript, and appends
         the request later. Other requests may be recorded in between. So the match must be right in one state of this
-        round, and the place must be right in this state or in a later one.
+        round, and the item must be right in this state or in a later one.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
@@ -234,7 +234,7 @@ class WalkChecks:
     ) -> str | None:
         """Why the reply must not be in its conversation, if the store is in `state` when the request is appended.
 
-        `compared`: the state when the transcript was compared. None if the place is right.
+        `compared`: the state when the transcript was compared. None if the reply may be there.
         """
         if (named := compared.named(recorded.transcript)) is not None and _is_only_named(recorded, count, compared):
             return self._fault_at_end(recorded, named, state)
@@ -250,7 +250,7 @@ class WalkChecks:
 
     @staticmethod
     def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
-        """Why the place is wrong, if the transcript has nothing in common with the conversation that the client names.
+        """What is wrong, for a transcript that has nothing in common with the conversation that the client names.
 
         Such a transcript is appended at the end of that conversation. While another reply runs there, it goes into a
         fork.
@@ -264,7 +264,7 @@ class WalkChecks:
         )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
-        """The items that joined must be the new messages and the planned answer, below the item that the reply goes on from."""
+        """The items that joined must be the new messages and the planned answer, below the item that the reply continues from."""
         recorded = self._by_response[event.response_id]
         appended, self._appended = self._appended, []
         names = (*event.input_ids, *event.output_ids)

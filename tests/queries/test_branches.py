@@ -86,7 +86,7 @@ async def tree_of(
         after = {"after": page["data"][-1]["id"]}
 
 
-async def test_when_the_head_moves_between_two_pages_then_the_next_page_begins_where_the_paths_part(
+async def test_when_the_head_moves_between_two_pages_then_the_next_page_begins_where_the_paths_separate(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b, c, d = await conversation.append("a", "b", "c", "d")

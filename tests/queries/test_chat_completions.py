@@ -215,7 +215,7 @@ async def test_while_postgres_is_unavailable_the_list_says_so_and_messages_are_r
     assert (await cut_api.get(f"{path}/{completion_id(response_id)}/messages")).status_code == 503
 
 
-async def test_a_page_of_large_answers_ends_early_and_the_next_one_goes_on(
+async def test_a_page_of_large_answers_ends_early_and_the_next_page_continues_after_it(
     sdk: AsyncOpenAI, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()

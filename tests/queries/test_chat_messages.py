@@ -87,7 +87,7 @@ async def test_deleted_messages_are_left_out_and_the_others_keep_their_ids(apis:
     listed = await messages_of(apis, completion_id)
     assert [message["id"][-2:] for message in listed] == ["-0", "-1", "-4", "-5"]
     assert [message["content"] for message in listed] == [messages[number]["content"] for number in (0, 1, 4, 5)]
-    # A deleted one is still a cursor.
+    # The id of a deleted message is still a cursor.
     assert await messages_of(apis, completion_id, after=f"{completion_id}-3") == listed[2:]
 
 
@@ -116,7 +116,7 @@ async def test_only_the_messages_of_a_chat_completion_that_is_not_deleted_are_fo
     assert (await apis.http.get(path)).status_code == 404
 
 
-async def test_everything_that_a_response_has_applies_to_a_chat_completion(apis: BothApis) -> None:
+async def test_a_chat_completion_is_read_counted_and_deleted_as_a_response_too(apis: BothApis) -> None:
     completion_id, conversation_id, answer = await complete(
         apis, [SYSTEM, {"role": "user", "content": "hi"}], metadata={"a": "1"}, seed=7
     )

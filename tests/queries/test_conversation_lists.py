@@ -243,7 +243,9 @@ async def test_a_list_is_filtered_by_title_and_time(
     assert ids(await page(api, until=now - 20, after=cafe)) == []
 
 
-async def test_a_list_is_filtered_by_owner_and_by_who_shared_it(apis: Apis, writer: Writer) -> None:
+async def test_a_list_is_filtered_by_owner_and_by_whether_it_was_shared_with_the_caller(
+    apis: Apis, writer: Writer
+) -> None:
     own = await apis.create(ANN, "Ann's")
     with_bob = await apis.create(ANN, "Ann's, and Bob reads it")
     with_all = await apis.create(ANN, "Ann's, and all read it")

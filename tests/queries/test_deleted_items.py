@@ -96,7 +96,7 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
     await world.close()
 
 
-async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_depth_and_from_chains(
+async def test_a_retracted_item_is_not_shown_in_its_conversation_in_forks_of_any_depth_or_in_chains(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)
@@ -129,7 +129,7 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
     await store.in_every_state(check)
 
 
-async def test_the_text_of_a_retracted_answer_is_gone_from_its_response_and_its_stream(store: Store) -> None:
+async def test_the_text_of_a_retracted_answer_is_not_in_its_response_or_its_stream(store: Store) -> None:
     store.provider.script = lambda exchange: exchange.stream_text("the ", SECRET, " swims")
     conversation_id = await create_conversation(store.commands)
     body = {"conversation": conversation_id, "temperature": 0.5}
@@ -161,7 +161,7 @@ async def test_the_text_of_a_retracted_answer_is_gone_from_its_response_and_its_
     await store.in_every_state(check)
 
 
-async def test_a_retracted_question_is_gone_from_the_input_of_its_response(store: Store) -> None:
+async def test_a_retracted_question_is_not_in_the_input_of_its_response(store: Store) -> None:
     response = await create_response(store.commands, [message("before"), message(f"the {SECRET}"), message("after")])
     input_items = f"/v1/responses/{response['id']}/input_items"
     responses = f"/v1/conversations/{response['conversation']['id']}/responses"
@@ -183,7 +183,7 @@ async def test_a_retracted_question_is_gone_from_the_input_of_its_response(store
     await store.in_every_state(check)
 
 
-async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_names_them_and_can_be_continued(
+async def test_a_fork_of_a_deleted_conversation_names_the_lost_items_as_left_out_and_can_be_continued(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands, instructions="Be brief.")
@@ -221,7 +221,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
 
 
-async def test_the_items_of_a_deleted_response_are_gone_from_its_chain_and_from_forks(
+async def test_the_items_of_a_deleted_response_are_not_shown_in_its_chain_or_in_forks(
     store: Store,
 ) -> None:
     first = await create_response(store.commands, f"the {SECRET}")
@@ -249,7 +249,7 @@ async def test_the_items_of_a_deleted_response_are_gone_from_its_chain_and_from_
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_when_an_item_is_deleted_then_copies_of_it_are_gone(store: Store, deletion: str) -> None:
+async def test_when_an_item_is_deleted_then_its_copies_are_not_shown(store: Store, deletion: str) -> None:
     original = await create_conversation(store.commands)
     [secret] = await store.add(original, f"the {SECRET}")
     conversation_id = await create_conversation(store.commands)
@@ -336,7 +336,7 @@ async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_after_del
         assert context["request_sha256_matches"] is True
 
 
-async def test_a_restored_item_is_back_at_its_place_wherever_it_was_shown(store: Store) -> None:
+async def test_a_restored_item_is_shown_again_at_its_old_depth_wherever_it_was_shown(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [_, secret, _] = await store.add(conversation_id, "alpha", f"the {SECRET}", "gamma")
     first = await create_response(store.commands, "one", conversation=conversation_id)

@@ -170,7 +170,7 @@ async def test_a_stream_ends_without_an_event_when_the_log_has_lost_its_conversa
         assert [line async for line in lines if line] == []
 
 
-async def test_a_stream_goes_on_after_rows_of_another_conversation_were_removed(
+async def test_a_stream_continues_after_rows_of_another_conversation_were_removed(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id, other = await write.start("a"), await write.start("b")
@@ -218,7 +218,7 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
 
 
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "kept"])
-async def test_when_a_backup_is_restored_then_a_stream_goes_on_only_if_the_log_has_all_that_was_sent(
+async def test_when_a_backup_is_restored_then_a_stream_continues_only_if_the_log_has_all_that_was_sent(
     settings: Settings, write: Writer, tmp_path: Path, is_lost: bool
 ) -> None:
     backup = tmp_path / "backup.dump"

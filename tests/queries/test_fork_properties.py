@@ -71,7 +71,7 @@ class Conversation(Struct, eq=False):
         return [self, *(self.origin.family if self.origin else ())]
 
     def turns(self, item: Item) -> list[int]:
-        """The versions at which it retracted and restored the item in turn."""
+        """The versions at which this conversation retracted and restored the item in turn."""
         return self.retractions.get(item.id, [])
 
     def has_retracted(self, item: Item, version: int | None = None) -> bool:
@@ -79,7 +79,7 @@ class Conversation(Struct, eq=False):
         return len([turn for turn in self.turns(item) if version is None or turn <= version]) % 2 == 1
 
     def siblings(self, item_id: str) -> list[str]:
-        """The ids of the items with the same parent that it shows, in the order in which they were added."""
+        """The ids of the items with the same parent that this conversation shows, in the order in which they were added."""
         [parent] = [item.parent for item in self.all_items if item.id == item_id]
         return [item.id for item in self.all_items if item.parent is parent and self.shows(item)]
 
@@ -288,7 +288,7 @@ class History:
         return self.chance.choice(items) if items else None
 
     def _note(self, conversation: Conversation, answer: httpx.Response, changed: Item | None = None) -> None:
-        """Notes the state at the version of the answer. `changed`: the item that it retracted or restored."""
+        """Notes the state at the version of the answer. `changed`: the item that the request retracted or restored."""
         version = int(answer.headers["etag"].strip('"'))
         if changed is not None:
             conversation.retractions.setdefault(changed.id, []).append(version)

@@ -107,7 +107,7 @@ async def test_a_fork_begins_with_the_items_up_to_the_named_item_and_says_where_
     assert await store.texts(child) == ["first"]
 
 
-async def test_a_fork_at_a_place_that_does_not_exist_is_refused_and_nothing_is_stored(store: Store) -> None:
+async def test_a_fork_at_an_item_or_version_that_does_not_exist_is_refused_and_nothing_is_stored(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     other, [foreign] = await store.create("elsewhere")
     await store.retract(origin, ids[1])

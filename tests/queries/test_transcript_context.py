@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them, whatever it changed before.
+"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them, even if it had changed earlier ones.
 
 scripts/test tests/queries/test_transcript_context.py -m endless     runs two hundred chats
 """
@@ -75,7 +75,7 @@ async def context_of(api: httpx.AsyncClient, completion: httpx.Response) -> Json
 
 
 class Chat:
-    """A client that goes on with a transcript in random ways, and changes what it sends again."""
+    """A client that continues its transcript in random ways, and changes messages that it sends again."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient, provider: ScriptedProvider) -> None:
         self._random = random.Random(seed)
@@ -138,7 +138,7 @@ class Chat:
         return user(content, **self._random.choice(({}, {"name": "ann"})))
 
     def _answer(self, exchange: Exchange) -> None:
-        """A call, a text, thoughts, in any number and order."""
+        """Answers with calls, texts and thoughts, in any number and order."""
         exchange.begin_stream()
         for number in range(self._random.randint(1, 4)):
             call: Json = {"index": number, "id": f"call_{self._random.random()}", "type": "function"}
