@@ -78,7 +78,7 @@ async def shown(reader: EventReader, conversation_id: str) -> list[str]:
     return backwards
 
 
-async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_them(
+async def test_an_item_retracted_after_the_forks_were_made_is_deleted_in_all_of_them(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -100,7 +100,7 @@ async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_t
     assert recorded == [*family.path[:5], *family.last]
 
 
-async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_the_fork_and_its_forks_and_stays_in_the_origin(
+async def test_an_item_that_a_fork_retracts_for_itself_is_deleted_in_it_and_its_forks_but_not_in_the_origin(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -134,7 +134,7 @@ async def test_an_item_that_a_fork_retracts_for_itself_is_gone_from_the_fork_and
         assert (copied.item_id in await shown(reader, conversation_id)) is stays
 
 
-async def test_a_retracted_item_is_gone_from_a_fork_that_is_made_later_at_an_earlier_version(
+async def test_a_retracted_item_is_deleted_in_a_fork_that_is_made_later_at_an_earlier_version(
     write: Writer, reader: EventReader
 ) -> None:
     root = await write.start()
@@ -149,7 +149,7 @@ async def test_a_retracted_item_is_gone_from_a_fork_that_is_made_later_at_an_ear
     assert await shown(reader, started) == [items[0], items[2]]
 
 
-async def test_the_items_of_a_deleted_conversation_are_gone_from_its_forks_which_name_what_they_lost(
+async def test_the_items_of_a_deleted_conversation_are_deleted_in_its_forks_which_name_what_they_lost(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)

@@ -61,7 +61,7 @@ def lost(metrics: Metrics) -> dict[str, float]:
     }
 
 
-async def test_given_a_restored_backup_then_appends_go_on_without_a_gap(
+async def test_given_a_restored_backup_then_appends_continue_without_a_gap(
     settings: Settings, log: Log, tmp_path: Path
 ) -> None:
     metrics = Metrics()
@@ -137,7 +137,7 @@ async def test_given_a_command_that_appends_nothing_then_it_is_decided_on_what_t
                 await events.append(request(conversation_id, PinItem(item_id=item.items[0].item_id)))
 
 
-async def test_given_a_conversation_whose_rows_are_all_gone_then_it_is_not_found(settings: Settings, log: Log) -> None:
+async def test_given_a_conversation_that_lost_all_its_rows_then_it_is_not_found(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         remove_rows(settings, conversation_id, "true")
@@ -147,7 +147,7 @@ async def test_given_a_conversation_whose_rows_are_all_gone_then_it_is_not_found
     assert log.count() == 0
 
 
-async def test_given_rows_removed_in_the_middle_then_the_stream_goes_on_from_its_last_row(
+async def test_given_rows_removed_in_the_middle_then_the_stream_continues_from_its_last_row(
     settings: Settings, log: Log
 ) -> None:
     async with open_log(settings.postgres_url) as events:

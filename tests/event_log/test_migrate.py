@@ -17,7 +17,7 @@ def test_given_a_migrated_database_when_it_is_migrated_again_then_nothing_is_app
     assert migrate(settings.postgres_url) == []
 
 
-def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_are_gone(log: Log) -> None:
+def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
     functions = log.rows(
         "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'append_at_once' ORDER BY pronargs"
     )

@@ -199,7 +199,7 @@ async def test_given_a_deleted_conversation_then_no_row_of_it_is_left(events: Ev
     assert hashes_in(log) == ["kept"]
 
 
-async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_gone(events: EventLog, log: Log) -> None:
+async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_removed(events: EventLog, log: Log) -> None:
     other, conversation_id = await start(events), await start(events)
     await events.append(request(other, append("other", "other 2")))
     await events.append(request(conversation_id, append("a")))
@@ -212,7 +212,7 @@ async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_gone
     assert hashes_in(log) == ["a", "other", "other 2"]
 
 
-async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefixes_of_its_items_are_gone(
+async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefixes_of_its_items_are_removed(
     events: EventLog, log: Log
 ) -> None:
     conversation_id = mint("conv")
@@ -270,7 +270,7 @@ async def test_only_principals_who_may_write_in_a_conversation_find_its_prefixes
         assert [one.is_private for one in await reader.of(principal).prefixes_with([b"a"])] == [False]
 
 
-async def test_a_row_whose_item_is_gone_is_not_found(
+async def test_a_row_whose_item_was_deleted_or_is_not_in_the_log_is_not_found(
     events: EventLog, reader: EventReader, log: Log, settings: Settings
 ) -> None:
     """Such rows are left over if rows of the log were removed by hand, or if the triggers were off during a deletion."""

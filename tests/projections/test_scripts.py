@@ -67,7 +67,7 @@ async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_corre
     assert await live.is_exact()
 
 
-async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_are_gone(
+async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_are_removed(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)

@@ -40,7 +40,7 @@ def aligned_ids(match: Match | None) -> list[list[str]]:
     return [[item_id for item_id, _ in items] for items in match.aligned]
 
 
-async def test_a_transcript_that_goes_on_matches_at_its_last_answer(chats: Asking) -> None:
+async def test_a_longer_transcript_matches_at_its_last_stored_answer(chats: Asking) -> None:
     first = await chats.ask(turns("one"), "two")
     second = await chats.ask(turns("one", " two\n", "three"), "four")
     match = await chats.match([*turns("one", " two\n", "three"), {**assistant("four"), "refusal": None}, user("five")])
@@ -255,7 +255,7 @@ async def test_a_question_that_was_sent_with_a_reminder_matches_when_it_is_sent_
     assert await chats.match([user("Something else?"), assistant("Ada."), user("Sure?")]) is None
 
 
-async def test_an_answer_that_the_client_wrote_differently_goes_on(chats: Asking) -> None:
+async def test_a_transcript_whose_answer_the_client_wrote_differently_continues_its_conversation(chats: Asking) -> None:
     """smolagents writes calls as text, and the outputs of its tools as messages of the user."""
     first = await chats.ask([user("Weather?")], CALLS[2:3])
     as_text = assistant("Calling tools:\n[{'id': 'call_a', 'type': 'function', 'function': {'name': 'f'}}]")
@@ -357,7 +357,7 @@ async def test_words_of_a_retracted_item_and_what_followed_are_not_recognised(ch
     assert await chats.match(turns("c", "d", "e")) is None
 
 
-async def test_a_fork_of_a_deleted_conversation_goes_on(chats: Asking) -> None:
+async def test_a_transcript_continues_in_a_fork_of_a_deleted_conversation(chats: Asking) -> None:
     origin = await chats.chat("a", "b", "c", "d")
     fork = await chats.ask(turns("a", "b", "x"), "y")
     assert fork.conversation_id != origin.conversation_id
