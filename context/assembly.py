@@ -229,8 +229,8 @@ class Contexts:
     ) -> Context:
         """The context of a Chat Completions request: all messages of `sent`, whatever their number of tokens.
 
-        The provider decides whether they fit. So the recorded budget is the whole window of the model. `version`: of
-        the conversation that the request continues.
+        The provider decides whether they fit. So the recorded budget is the whole window of the model. `version`: the
+        version of the conversation that the request continues.
         """
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)

@@ -238,7 +238,7 @@ def answer_tokens(
 ) -> int:
     """The tokens that are kept free for the answer.
 
-    `reserve`: the policy's. `longest_answer`: the most tokens that an answer of this model can have, if this is known.
+    `reserve`: the value in the policy. `longest_answer`: the most tokens that an answer of this model can have, if this is known.
     """
     tokens: int = parameters.get("max_output_tokens") or reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
     return min(tokens, longest_answer or tokens)

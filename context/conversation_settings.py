@@ -226,7 +226,7 @@ def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded
     is_usable: dict[int, bool] = {}
     """By version of a ContextCompacted: whether its summary counts after the newest change that names it."""
     undone_above: int | None = None
-    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active: there was only one path."""
+    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active, because a conversation then had only one path."""
     for recorded in newest_first:
         match event := recorded.event:
             case CompactionUndone(undone=0):

@@ -2,7 +2,7 @@
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
 an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in
-that fork and in the forks of it, and nowhere else. So callers name the conversations of the path (`inherited_by`).
+that fork and in the fork's own forks, and nowhere else. So callers name the conversations of the path (`inherited_by`).
 """
 
 from collections.abc import Collection, Mapping
@@ -22,7 +22,7 @@ class Reader(Protocol):
 def original_in(response_id: str, item_id: str) -> str:
     """The `copy_of` of a copy whose original is in the input or the partial answer of a reply that did not join.
 
-    The log has no row for this original, only for the response. If the reply is tried again, the log has a row for it too.
+    The log has no row for this original, only for the response. If the reply is tried again, the log also gets a row for the original.
     """
     return f"{response_id}/{item_id}"
 

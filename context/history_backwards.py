@@ -27,7 +27,7 @@ COUNT_BATCH_ITEMS = 32
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log.
+    `chain_hash` and `incarnation`: those of the snapshot that the items come from; empty if the items come from the log.
     `reaches_start`: no items lie before `items`, except those that the summary replaces. `pins`: the pinned items
     before `items`, oldest first. `pinned`: the ids of all pinned items, in `pins` or in `items`. `lost`: in a fork, the
     inherited items that are gone, because their conversation was deleted. `is_inherited`: whether `items`, `lost`, the

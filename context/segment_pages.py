@@ -30,7 +30,7 @@ class Reader(Protocol):
 
 
 class LoggedRequest(Struct, frozen=True):
-    """A request to a model. `version`: of the event that records it."""
+    """A request to a model. `version`: the version of the event that records it."""
 
     version: int
     model: str
@@ -42,7 +42,7 @@ class SegmentPage(Struct, frozen=True):
 
     events     the events that were read, newest first
     appended   those of them that added an item of the path
-    retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: that are deleted now
+    retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: the ids of those that are deleted now
     requests   the requests that were made on the path, newest first
     """
 

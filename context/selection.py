@@ -32,10 +32,10 @@ Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
 
-    `stored`, `form`: the item, mostly in its short form (`in_short`); pinned items never are. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted now.
+    `stored`, `form`: the item, mostly in its short form (`in_short`). Pinned items are always in full. `copy_of`: the id of the original, if the item is a copy. `before_gap`: the next item of the path is deleted now.
 
     A context has thousands of these, and most are decoded from a snapshot. They are encoded as arrays, and the garbage
-    collector does not track them: so they take 0.6x of the time.
+    collector does not track them. So decoding takes 0.6 times as long.
     """
 
     item_id: str

@@ -72,7 +72,7 @@ def sent_sequence(
 
 
 def _first_depth(choice: ContextChoice, depth: int) -> int:
-    """The depth at which the window began. `depth`: of the path's last item.
+    """The depth at which the window began. `depth`: that of the path's last item.
 
     If the window has the whole path: the first depth that the summary does not cover. There may be deleted items before the window,
     which are shown when they are restored.
@@ -84,7 +84,7 @@ def _first_depth(choice: ContextChoice, depth: int) -> int:
 
 
 def _shared_prefix(last: SentSequence, sequence: SentSequence, hashes: Mapping[int, bytes]) -> SharedPrefix:
-    """What the new request, `sequence`, shares with the last one. `hashes`: of the new request, by length."""
+    """What the new request, `sequence`, shares with the last one. `hashes`: those of the new request, by length."""
     for number, (_, _, reason) in enumerate(_SETTINGS):
         setting = slice(number * _SETTING_BYTES, (number + 1) * _SETTING_BYTES)
         if last.settings[setting] != sequence.settings[setting]:

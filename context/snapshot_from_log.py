@@ -226,6 +226,6 @@ class _NewestItems(Struct):
 def _newest_items(settings: ConversationSettings, path: PathSegment) -> _NewestItems:
     fork_depth = settings.forked_from.depth if settings.forked_from else 0
     summarized_depth = settings.compaction[1].depth if settings.compaction else 0
-    kept = path.branches[0].last_depth  # the path may leave the inherited items before the last one
+    kept = path.branches[0].last_depth  # the path may branch off before the last inherited item
     depth = fork_depth if kept is None else min(kept, fork_depth)
     return _NewestItems(above_depth=max(depth, summarized_depth), depth=depth, first=depth + 1)

@@ -100,7 +100,7 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LastRequest(Struct, frozen=True, array_like=True):
-    """The last request to a model. `version`: of the event that records the request."""
+    """The last request to a model. `version`: the version of the event that records the request."""
 
     version: int
     sequence: SentSequence

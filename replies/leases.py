@@ -1,6 +1,6 @@
 """Keeps a record in Postgres of the process in which each reply runs or waits.
 
-So any process can cancel a reply, and can see that its process died. A process raises its `beat` every RENEW_SECONDS.
+So any process can cancel a reply, and can see when the process of a reply has died. A process raises its `beat` every RENEW_SECONDS.
 The others count the process as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
 `api_processes`. The replies are in the table `responses`; the appends write its rows.
 """

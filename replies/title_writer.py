@@ -39,7 +39,7 @@ MAX_TITLE_TOKENS = 64
 MAX_TITLE_LENGTH = 80
 MAX_AT_ONCE = 4
 MAX_WAITING = 100
-"""If this many titles wait or are being written, no other title is begun."""
+"""If this many titles wait or are being written, no other title is started."""
 
 TIMEOUT_SECONDS = 60.0
 MAX_FAILURES = 3
@@ -105,7 +105,7 @@ class TitleWriter:
         model: str,
         spend: Callable[[int], None],
     ) -> None:
-        """Begins a title if the conversation needs one. `end`, `appended`: the end of a reply, and the result of its append."""
+        """Starts to write a title if the conversation needs one. `end`, `appended`: the end of a reply, and the result of its append."""
         state = appended.conversation
         if not self._enabled or state.title is not None or not state.listed or state.id in self._tasks:
             return

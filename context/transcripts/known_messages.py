@@ -2,7 +2,7 @@
 
 A transcript repeats all messages of the request before it, so most of its messages are known.
 
-With this, a transcript of a thousand messages is checked, hashed and counted in about 1 ms instead of 9.
+With these results, a transcript of a thousand messages is checked, hashed and counted in about 1 ms instead of 9.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ class KnownMessages:
         return next((self._beginnings[key] for key in reversed(keys) if key in self._beginnings), Beginning())
 
     def add_beginning(self, sent: "SentMessages") -> None:
-        """Adds the messages of a request, which were checked. They replace the known beginnings of this request."""
+        """Adds the messages of a request, which were checked. They replace the known beginnings that this request begins with."""
         if not sent.keys:
             return
         with self._lock:

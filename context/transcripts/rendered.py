@@ -152,7 +152,7 @@ async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozense
 def _messages(
     part: TranscriptPart, items: dict[str, StoredItem], deleted: Collection[str], *, response_is_deleted: bool
 ) -> Iterator[RenderedMessage]:
-    """The messages of a part. A message or changes that only the record has are deleted with the response."""
+    """The messages of a part. If only the record has a message or its changes, they are deleted with the response."""
     if part.message is not None:
         message = msgspec.json.decode(part.message)
         yield RenderedMessage(_emptied(message) if response_is_deleted else message, (), response_is_deleted)

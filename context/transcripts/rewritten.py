@@ -1,6 +1,6 @@
 """Says whether a message of a transcript is a message of the path that the client has rewritten. Pure.
 
-Some clients add a reminder or found documents to a question, and leave them out in later requests. Some add a note to
+Some clients add a reminder or search results to a question, and leave these out in later requests. Some add a note to
 an answer, or write its calls as text.
 """
 
@@ -10,8 +10,8 @@ from context.transcripts.prefix_hashes import message_hash, text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
-"""A common beginning of two texts must have this many characters. A shorter answer is enough if a line break or a tag
-follows it.
+"""If one text begins with the other, the shorter one must have this many characters. A shorter stored answer is enough if
+a line break or a tag follows it in the sent text.
 """
 
 

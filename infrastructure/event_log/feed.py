@@ -1,4 +1,4 @@
-"""Reads the log in commit order, in batches, and notifies of appends. For projectors, and for tools that read the whole log.
+"""Reads the log in commit order, in batches, and notifies of appends. Used by projectors, and by tools that read the whole log.
 
 All views that are up to date need the same newest events. Feed keeps the newest batches, so that each is read and decoded only once.
 """

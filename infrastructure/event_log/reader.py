@@ -54,7 +54,7 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 class FoundPrefix(Struct, frozen=True, kw_only=True):
     """A prefix of a transcript that was found in the log. It ends with the item `item_id`.
 
-    `version`: of the event that appended the item. `number`: the index of the prefix's hash among those that were
+    `version`: that of the event that appended the item. `number`: the index of the prefix's hash among those that were
     looked up. `read_version`: the conversation's version at the look-up. `is_private`: the conversation is the
     principal's own, and is shared with nobody. `response_id`: None if the response was deleted, or if there is none.
     The other fields: as in Prefix.

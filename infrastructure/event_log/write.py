@@ -21,7 +21,7 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 
 
 class PrefixRow(Struct, frozen=True, gc=False):
-    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1. `depth`: of that item."""
+    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1. `depth`: the depth of that item."""
 
     row: int
     depth: int

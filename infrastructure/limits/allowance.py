@@ -77,7 +77,7 @@ class Allowance:
             raise
 
     def spend(self, tokens: int) -> None:
-        """Counts the tokens of a reply or a summary, input and output. May be called after the request has ended."""
+        """Counts the tokens of a reply, a summary or a title, input and output. May be called after the request has ended."""
         now = time.monotonic()
         for _, count in self._account.tokens:
             count.spend(now, tokens)

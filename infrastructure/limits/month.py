@@ -89,7 +89,7 @@ class MonthlyTokens:
             log.warning("tokens_not_counted", counts=len(self._pending))
 
     def add(self, keys: Collection[MonthKey], tokens: int) -> None:
-        """Counts the tokens of a reply or a summary."""
+        """Counts the tokens of a reply, a summary or a title."""
         if self._pool is None or tokens <= 0:
             return
         for key in keys:

@@ -25,7 +25,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 async def read_events(
     response: httpx2.Response,
-    timeout: float,  # noqa: ASYNC109 - between events that bring something
+    timeout: float,  # noqa: ASYNC109 - the time between events with content
     is_complete: Callable[[], bool],
     progress: Callable[[], object],
 ) -> AsyncGenerator[bytes, None]:

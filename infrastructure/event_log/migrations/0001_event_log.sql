@@ -14,7 +14,7 @@ CREATE TABLE events (
     chain_hash         bytea       NOT NULL DEFAULT '',
     PRIMARY KEY (originator_id, originator_version)
 );
--- EXTERNAL: Postgres does not compress this column. The application has already compressed each state that becomes smaller by it.
+-- EXTERNAL: Postgres does not compress this column. The application has already compressed each state that compression makes smaller.
 ALTER TABLE events ALTER COLUMN state SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX events_notification_id_idx ON events (notification_id);
 CREATE INDEX events_item_idx ON events (originator_id, item_id) WHERE item_id IS NOT NULL;

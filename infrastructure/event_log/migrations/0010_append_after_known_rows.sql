@@ -1,5 +1,5 @@
 -- As in 0008, whose function this one replaces. New: the writer also names the hash of the last row that each stream must have
--- (`held_hashes`; empty for a new stream, whose version is 0). So it never continues from a row that the log has lost or that differs.
+-- (`held_hashes`; empty for a new stream, whose version is 0). So an append never follows a row that the log has lost or that differs.
 -- Returns the positions. Returns NULL, and does nothing, if a stream (`held`) does not end with exactly that row, or if a key has an answer
 -- that is no older than `keys_since` and whose events are in the log.
 DROP FUNCTION append_at_once(

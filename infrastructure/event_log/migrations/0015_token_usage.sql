@@ -1,5 +1,5 @@
--- The tokens that models were asked for in each calendar month (UTC): of a tenant, of each of its subjects and of each of its API keys.
--- `infrastructure/limits/month.py` adds to them after each reply and each summary, stored or not. Quotas are checked against them.
+-- The tokens that requests to models used in each calendar month (UTC): those of a tenant, of each of its subjects and of each of its API keys.
+-- `infrastructure/limits/month.py` adds to these counts after each reply, summary and title, stored or not. Quotas are checked against them.
 CREATE TABLE IF NOT EXISTS token_usage (
     tenant_id text NOT NULL,
     month date NOT NULL,

@@ -1,6 +1,6 @@
 -- The beginnings of transcripts, by their hash: each row names the item that a beginning ends with (context/transcripts/prefix_hashes.py).
 -- `version`, `depth`: of the row that appended the item. `exact`: the hash of the first `messages` messages of the request `response_id`.
--- NULL where a beginning ends within a message, or where no request is known.
+-- It is NULL if the beginning ends within a message, or if no request is known.
 -- `answered`: the beginning has an answer of this store.
 CREATE TABLE IF NOT EXISTS transcript_prefixes (
     tenant_id       text    NOT NULL,
@@ -21,8 +21,8 @@ CREATE INDEX IF NOT EXISTS transcript_prefixes_of_conversation ON transcript_pre
 DELETE FROM transcript_prefixes AS p WHERE NOT EXISTS (
     SELECT FROM events AS e WHERE e.originator_id = p.conversation_id AND e.originator_version = p.version AND e.item_id = p.item_id);
 
--- What is deleted is no longer recognised. A deleted item takes all beginnings with it that contain it: those that end with it or after it.
--- This is a trigger, so that it happens for every appended event, in the same transaction.
+-- What is deleted is no longer recognised. With an item, all beginnings that contain it are deleted: those that end with it or after it.
+-- A trigger does this, so that it happens for every appended event, in the same transaction.
 CREATE OR REPLACE FUNCTION remove_transcript_prefixes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since bigint := 0;
@@ -39,7 +39,7 @@ DROP TRIGGER IF EXISTS remove_transcript_prefixes ON events;
 CREATE TRIGGER remove_transcript_prefixes AFTER INSERT ON events
 FOR EACH ROW WHEN (NEW.topic IN ('conversation.deleted', 'item.retracted')) EXECUTE FUNCTION remove_transcript_prefixes();
 
--- As in 0016, which it calls. New: prefixes of the rows `prefix_rows` (from 1), each of which appends an item. If the same transaction also deletes
+-- As the function of 0016, which this one calls. New: prefixes of the rows `prefix_rows` (from 1), each of which appends an item. If the same transaction also deletes
 -- something of the conversation, its prefixes are left out. The function of 0016 stays for processes that still run the earlier code.
 CREATE OR REPLACE FUNCTION append_at_once(
     held uuid[], held_versions bigint[], held_hashes bytea[], rows append_row[],

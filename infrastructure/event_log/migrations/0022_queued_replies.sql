@@ -1,5 +1,5 @@
--- Replies that wait for their turn (reply.queued). The column `running` now says that a reply has not ended: it runs or waits. A reply that waits is
--- in `responses` already when it is requested, and belongs to the process that requests it.
+-- Replies that wait for their turn (reply.queued). The column `running` now says that a reply has not ended: it runs or waits. When a
+-- waiting reply is requested, its row in `responses` already exists. From then on it belongs to the process that requested it.
 
 -- As in 0016, with one change: a row of `responses` that exists gets a new owner.
 CREATE OR REPLACE FUNCTION append_at_once(

@@ -1,10 +1,10 @@
--- Items that were retracted can be restored (item.restored). As in 0017, with this topic: summaries that were made without a restored item are
--- found by this index.
+-- Items that were retracted can be restored (item.restored). The index is as in 0017, with this topic too: it finds summaries that were made
+-- without a restored item.
 CREATE INDEX IF NOT EXISTS events_deletions_and_restorations_idx ON events (originator_id, notification_id)
 WHERE topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversation.deleted');
 DROP INDEX IF EXISTS events_deletions_idx;
 
--- The beginnings of transcripts that were recorded while an item was retracted do not contain it. They go when it is restored.
+-- The beginnings of transcripts that were recorded while an item was retracted do not contain the item. They are deleted when it is restored.
 -- The function is in 0024.
 DROP TRIGGER IF EXISTS remove_transcript_prefixes ON events;
 CREATE TRIGGER remove_transcript_prefixes AFTER INSERT ON events

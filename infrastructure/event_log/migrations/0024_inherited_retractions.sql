@@ -1,5 +1,5 @@
--- A fork may retract (or restore, see 0023) an item that it inherits. The row names the item, but the fork has no row that appended it. Then all beginnings of transcripts
--- in the fork go, because each of them contains what the fork inherits. As in 0020 otherwise.
+-- A fork may retract (or restore, see 0023) an item that it inherits. The row names the item, but the fork has no row that appended it. Then
+-- all beginnings of transcripts in the fork are deleted, because each of them contains what the fork inherits. Otherwise as in 0020.
 CREATE OR REPLACE FUNCTION remove_transcript_prefixes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since bigint := 0;
