@@ -1,17 +1,21 @@
-"""Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one."""
+"""Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one.
+
+In the conversation that it continues, it is appended at the head. If the transcript departs before the head, the reply opens a branch at the last
+item that both have. Beside a running reply, and where no branch may be opened, it goes into a fork.
+"""
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from commands.access import check_may_write, readable_conversation
 from commands.command_route import CommandContext
-from commands.new_conversations import fork_at, last_item, path_of, start_of, unlisted_conversation
+from commands.new_conversations import fork_at, last_item, leaf_after, path_of, start_of, unlisted_conversation
 from context.transcripts.matching import Match, find_match
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.prefix_hashes import name_hash
 from domain.commands import StartConversation
 from domain.errors import ConversationNotFound
-from domain.events import Fork
+from domain.events import Fork, Leaf
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import single_header
 from infrastructure.ids import CONVERSATION, is_id
@@ -26,6 +30,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     start            starts this conversation; None: it exists
     match            the last item that the transcript has in common with a conversation; None: it has none in common
     expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
+    leaf             the place at which the reply opens a branch; None: it is appended at the head
     name_hash        of the name that the client gave the conversation; None: it gave none
     read_version     the version of the conversation with which the transcript was compared; None if the conversation is new
     """
@@ -34,6 +39,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     start: StartConversation | None = None
     match: Match | None = None
     expected_head: str | UnsetType = UNSET
+    leaf: Leaf | None = None
     name_hash: bytes | None = None
     read_version: int | None = None
 
@@ -70,6 +76,14 @@ def new_target(context: CommandContext) -> ChatTarget:
     return ChatTarget(conversation_id=start.conversation_id, start=start)
 
 
+async def branch_target(context: CommandContext, target: ChatTarget, match: Match) -> ChatTarget:
+    """A branch of the target's conversation, at the last item that the transcript has too."""
+    leaf = await leaf_after(
+        context.dependencies.reader, match.conversation_id, match.item_id, match.depth, match.read_version
+    )
+    return replace(target, expected_head=UNSET, leaf=leaf)
+
+
 async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget:
     """A fork of the target's conversation, at the last item that the transcript has too. Without a match, it is at the conversation's last item.
 
@@ -91,7 +105,14 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
         conversation_id=conversation_id, item_id=item_id, version=head.version, depth=depth, branches=branches
     )
     start = await fork_at(context, origin, started.family)
-    return replace(target, conversation_id=start.conversation_id, start=start, expected_head=UNSET, read_version=None)
+    return replace(
+        target,
+        conversation_id=start.conversation_id,
+        start=start,
+        expected_head=UNSET,
+        leaf=None,
+        read_version=None,
+    )
 
 
 async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:

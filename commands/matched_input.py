@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
-from commands.new_conversations import fork_at, path_of, start_of
+from commands.new_conversations import fork_at, leaf_after, start_of
 from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
@@ -22,7 +22,7 @@ from context.transcripts.parsed import ParsedTranscript, parsed_items
 from context.transcripts.path_messages import count_of_items
 from context.transcripts.prefix_hashes import output_prefixes
 from domain.commands import Prefix
-from domain.events import ContextPolicy, Fork, ItemAppended
+from domain.events import ContextPolicy, Fork, ItemAppended, Leaf
 from domain.items import Item, from_stored
 from domain.paths import PathSegment
 from infrastructure.event_log.reader import FoundPrefix
@@ -85,9 +85,12 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
     if found is None:
         return MatchedInput(transcript=transcript)
     repeated, prefix = found
-    if not await _is_path(context, transcript, repeated, prefix):
+    leaf = await leaf_after(
+        context.dependencies.reader, prefix.conversation_id, prefix.item_id, prefix.depth, prefix.version
+    )
+    if not await _is_path(context, transcript, repeated, prefix, leaf):
         return MatchedInput(transcript=transcript)
-    target = await _target(context, prefix)
+    target = await _target(context, prefix, leaf)
     return (
         MatchedInput(transcript=transcript, repeated=repeated, target=target)
         if target
@@ -113,20 +116,22 @@ async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[It
     return items
 
 
-async def _is_path(context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix) -> bool:
-    """Whether the path up to the prefix has only the `repeated` items of the transcript.
+async def _is_path(
+    context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix, leaf: Leaf
+) -> bool:
+    """Whether the path up to the prefix has only the `repeated` items of the transcript. `leaf`: the place after the prefix.
 
     It has more items if an earlier request left out the beginning of its history.
     """
     if prefix.depth == repeated:
         return True
     sent = sum(map(transcript.is_hashed, range(repeated)))
-    end = PathSegment(prefix.conversation_id, prefix.version)
+    end = PathSegment(prefix.conversation_id, prefix.version, leaf.path)
     return sent == await count_of_items(context.dependencies.reader, end, sent + 1)
 
 
-async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget | None:
-    """The conversation of the prefix if no item follows the prefix there, otherwise a fork.
+async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> ReplyTarget | None:
+    """The place after the prefix, in its conversation: the head, or a branch if items follow there. A fork if neither is possible.
 
     None if the conversation was deleted meanwhile. None also if the model would not be shown exactly the path: the
     conversation has instructions, a summary, or a context policy that chooses other items than the tenant's default.
@@ -135,7 +140,7 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
     head = await reader.readable_head(conversation_id)
     if head is None:
         return None
-    settings = await settings_at(reader, conversation_id, head.version)
+    settings = await settings_at(reader, conversation_id, head.version, leaf.path)
     is_usual = _shown_by(settings.policy) == _shown_by(context.policy())
     if settings.instructions is not None or not is_usual or settings.compaction is not None:
         return None
@@ -144,13 +149,14 @@ async def _target(context: CommandContext, prefix: FoundPrefix) -> ReplyTarget |
         item_id=prefix.item_id,
         version=head.version,
         depth=prefix.depth,
-        branches=await path_of(reader, conversation_id, prefix.item_id, head.version),
+        branches=leaf.path if leaf.path[-1].branch else (),
     )
     started = await start_of(reader, conversation_id)
     fork = await fork_at(context, origin, started.family)
     [is_followed] = await reader.are_followed([prefix])
-    target = ReplyTarget(source=conversation_id, at=head.stream_version, start=fork)
-    return target if is_followed else replace(target, start=None, fallback=target, expected_head=prefix.item_id)
+    target = ReplyTarget(source=conversation_id, at=head.stream_version)
+    beside = replace(target, leaf=leaf, alone=True, fallback=replace(target, start=fork))
+    return beside if is_followed else replace(target, expected_head=prefix.item_id, fallback=beside)
 
 
 def _shown_by(policy: ContextPolicy) -> ContextPolicy:

@@ -1,17 +1,17 @@
 """Makes the commands that start conversations for replies: unlisted conversations, and forks.
 
-Also finds a conversation's first event, its head, and its last item that is not inherited.
+Also finds a conversation's first event, its head, its last item that is not inherited, and the place after an item.
 """
 
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
-from context.branch_paths import active_branches, branches_to
+from context.branch_paths import active_branches, branches_to, opening_of
 from context.conversation_settings import settings_at
 from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
-from domain.events import ConversationStarted, Fork, HeadMoved, InheritedSummary, ItemAppended, PathBranch
-from domain.paths import FIRST_BRANCH, PathSegment, is_open, origin_of
+from domain.events import ConversationStarted, Fork, HeadMoved, InheritedSummary, ItemAppended, Leaf, PathBranch
+from domain.paths import FIRST_BRANCH, PathSegment, is_open, origin_of, up_to_item
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
@@ -110,3 +110,12 @@ async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, v
             end = PathBranch(event.branch, event.depth, row.version)
             return await branches_to(reader, conversation_id, end) or ()
     return ()
+
+
+async def leaf_after(reader: PrincipalReader, conversation_id: str, item_id: str, depth: int, version: int) -> Leaf:
+    """The place after an item that the conversation has, or inherits, at this version. `depth`: of the item."""
+    for row in await reader.items(conversation_id, [item_id], until=version):
+        if isinstance(event := row.event, ItemAppended):
+            opening = await opening_of(reader, conversation_id, event)
+            return Leaf(item_id, depth, up_to_item(event, row.version, opening))
+    return Leaf(item_id, depth, (PathBranch(0, depth, 0),))

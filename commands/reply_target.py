@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from commands.access import check_may_write, may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.item_links import linked
-from commands.new_conversations import fork_at, head_id, last_item, path_of, start_of, unlisted_conversation
+from commands.new_conversations import fork_at, head_id, last_item, leaf_after, start_of, unlisted_conversation
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
 from context.deleted_content import deleted_items, original_in
@@ -36,11 +36,12 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     source         the conversation whose context the model is sent; None if the reply's conversation begins without a context
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
-    fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, or
-                   if `source` has ended and the client did not name it
+    fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, if
+                   `source` may have no more branches, or if it has ended and the client did not name it
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
     leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
+    alone          whether the reply is refused if another one will be appended at `leaf` too
     regenerates    the item or response that the reply is another version of
     carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
                    before the input
@@ -54,6 +55,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     fallback: "ReplyTarget | None" = None
     expected_head: str | None | UnsetType = UNSET
     leaf: Leaf | None = None
+    alone: bool = False
     regenerates: str | None = None
     carried_items: tuple[NewItem, ...] = ()
     retracts: tuple[str, ...] = ()
@@ -175,8 +177,7 @@ async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> 
         return requested.after
     last = last or await last_item(reader, conversation_id, version)
     if last is not None:
-        branches = await path_of(reader, conversation_id, last.item_id, version)
-        return Leaf(last.item_id, last.depth, branches or (PathBranch(0, last.depth, version),))
+        return await leaf_after(reader, conversation_id, last.item_id, last.depth, version)
     origin = (await start_of(reader, conversation_id)).forked_from
     if origin is not None:
         return Leaf(origin.item_id, origin.depth, (PathBranch(0, origin.depth, 0),))

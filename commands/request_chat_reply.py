@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from commands.bodies import new_item
 from commands.chat_body import CreateChatCompletion
-from commands.chat_target import ChatTarget, find_chat_target, fork_target
+from commands.chat_target import ChatTarget, branch_target, find_chat_target, fork_target
 from commands.command_route import CommandContext
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_INPUT_ITEMS, MAX_REQUEST_BYTES
@@ -25,7 +25,14 @@ from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed,
 from context.transcripts.prefix_hashes import answer_prefixes, name_prefix
 from context.transcripts.record import recorded_transcript
 from domain.commands import AppendItems, DeleteConversation, NewItem, Prefix, RequestReply
-from domain.errors import ConversationIsEnded, ConversationLocked, ConversationNotFound, HeadHasMoved, Refused
+from domain.errors import (
+    ConversationIsEnded,
+    ConversationLocked,
+    ConversationNotFound,
+    HeadHasMoved,
+    Refused,
+    TooManyBranches,
+)
 from domain.events import InputItem, Transcript
 from domain.items import Item
 from infrastructure.event_log.append_request import LogUnavailable
@@ -131,17 +138,21 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
     """Requests the reply at its target.
 
-    If the target's conversation has newer items, has ended, or has a running reply, requests the reply in a fork.
+    If items follow the target's place, requests the reply on a branch there. If another reply runs there, if the
+    conversation has ended, or if it may have no more branches, requests the reply in a fork.
 
     Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.
     """
     try:
         return await _append_request(context, request, target)
-    except (ConversationLocked, HeadHasMoved, ConversationIsEnded) as refusal:
+    except (ConversationLocked, HeadHasMoved, ConversationIsEnded, TooManyBranches) as refusal:
         is_only_named = target.match is None
         if target.start is not None or (is_only_named and isinstance(refusal, ConversationIsEnded)):
             raise
-        return await _append_request(context, request, await fork_target(context, target))
+    if target.match is not None:
+        with suppress(ConversationLocked, ConversationIsEnded, TooManyBranches):
+            return await _append_request(context, request, await branch_target(context, target, target.match))
+    return await _append_request(context, request, await fork_target(context, target))
 
 
 async def _append_request(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
@@ -186,6 +197,8 @@ async def _append_with_input(
         shown=request.context.shown,
         start=target.start,
         expected_head=target.expected_head,
+        after=target.leaf,
+        alone=target.leaf is not None,
         transcript=record,
         lists=target.start is None and not stored,
     )

@@ -28,7 +28,14 @@ from context.history_backwards import RecentItems
 from context.rendering import uses_responses_api
 from context.rendering.unsupported import first_unsupported
 from domain.commands import QueueReply, RequestReply
-from domain.errors import ConversationIsEnded, ConversationLocked, HeadHasMoved, ItemsDeleted, PathHasChanged
+from domain.errors import (
+    ConversationIsEnded,
+    ConversationLocked,
+    HeadHasMoved,
+    ItemsDeleted,
+    PathHasChanged,
+    TooManyBranches,
+)
 from domain.events import InputItem, Transcript
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import VersionMismatch
@@ -87,8 +94,9 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
     """Requests the reply at its target.
 
     If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise uses the target's
-    fallback, if it has one, in three cases: another reply runs there, another request moved the target's head, or the
-    conversation has ended and was found by comparing the input (the client did not name it).
+    fallback, if it has one, and then the fallback's, in four cases: another reply runs there, another request moved the
+    target's head, the conversation may have no more branches, or it has ended and was found by comparing the input (the
+    client did not name it).
     """
     given = body.items()
     model = await resolve_model(context, body.model)
@@ -100,15 +108,16 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
     taken = await take_input(context, target, given, matched.repeated if matched else 0)
     if body.may_wait and await head_is_busy(context, target.conversation_id):
         return await _queue(context, body, target, model, taken)
-    try:
-        return await _request_at(context, body, target, model, taken, matched=matched)
-    except (HeadHasMoved, ConversationLocked, ConversationIsEnded) as refusal:
-        if body.may_wait and isinstance(refusal, ConversationLocked):
-            return await _queue(context, body, target, model, taken)
-        names_the_conversation = matched is None
-        if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
-            raise
-        return await _request_at(context, body, target.fallback, model, taken, matched=matched)
+    while True:
+        try:
+            return await _request_at(context, body, target, model, taken, matched=matched)
+        except (HeadHasMoved, ConversationLocked, ConversationIsEnded, TooManyBranches) as refusal:
+            if body.may_wait and isinstance(refusal, ConversationLocked):
+                return await _queue(context, body, target, model, taken)
+            names_the_conversation = matched is None
+            if target.fallback is None or (names_the_conversation and isinstance(refusal, ConversationIsEnded)):
+                raise
+            target = target.fallback
 
 
 async def _request_again(context: CommandContext, body: CreateResponse) -> Reply:
@@ -189,6 +198,7 @@ async def _request_at(
         transcript=Transcript() if body.is_chat_completion else None,
         retracts=target.retracts,
         after=target.leaf,
+        alone=target.alone,
         regenerates=target.regenerates,
     )
     if not body.stored:

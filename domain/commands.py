@@ -196,7 +196,8 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
     `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`:
     the reply waits in the queue, and its turn has come. `retracts`: items to retract in the same append, if they are
-    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested.
+    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested. `alone`: refuse if another
+    reply will be appended after the same item as this one.
     """
 
     response_id: str
@@ -211,6 +212,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
     queued: bool = False
     retracts: tuple[str, ...] = ()
     after: Leaf | None = None
+    alone: bool = False
     regenerates: str | None = None
 
     @property

@@ -154,6 +154,13 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
         """The ids of the responses in progress whose items will be appended at the head: at most one."""
         return tuple(reply.response_id for reply in self.running if reply.leaf is None)
 
+    @property
+    def awaited_after(self) -> frozenset[str | None]:
+        """The ids of the items after which replies that run or wait will be appended."""
+        leaves = (reply.leaf for reply in self.running)
+        running = (self.head if leaf is None else leaf.item_id for leaf in leaves)
+        return frozenset((*running, self.head) if self.queued else running)
+
 
 class KnownItem(Struct, frozen=True, kw_only=True):
     """The state of one item or response that a command names.

@@ -43,6 +43,7 @@ from domain.conversation import Conversation, KnownItem, leaf_at_head
 from domain.errors import (
     ConversationExists,
     ConversationIsEnded,
+    ConversationLocked,
     ConversationNotFound,
     HeadHasMoved,
     HistoryLost,
@@ -182,6 +183,8 @@ def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
     """
     _check_active(state)
     if command.after is not None:
+        if command.alone and command.after.item_id in state.awaited_after:
+            raise ConversationLocked(state.id)
         check_branches(state, command.after)
     else:
         check_turn(state, command)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from context.branch_paths import active_segment
 from context.forks import read_path
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.path_messages import Aligned, PathMessages, align, align_gaps
@@ -73,8 +74,7 @@ async def find_match(
         head = await reader.readable_head(only_in)
         if head is None or not transcript.ends:
             return None
-        end = PathSegment(only_in, head.version)
-        search = _Search(reader, transcript, end, await read_path(reader, end))
+        search = _Search(reader, transcript, await read_path(reader, PathSegment(only_in, head.version)))
         return await search.match() or await search.match_of_named_path()
     if not any(map(transcript.is_answer, range(len(transcript.ends)))):
         return None
@@ -92,22 +92,14 @@ async def longest_prefix(reader: PrincipalReader, transcript: ParsedTranscript) 
 
 
 class _Search:
-    """The search for one match. `path`: the path of the conversation that the client named.
+    """The search for one match. `named`: the path along the first branch of the conversation that the client named."""
 
-    `end`: the newest segment of this path.
-    """
-
-    def __init__(
-        self,
-        reader: PrincipalReader,
-        transcript: ParsedTranscript,
-        end: PathSegment | None = None,
-        path: Path | None = None,
-    ) -> None:
+    def __init__(self, reader: PrincipalReader, transcript: ParsedTranscript, named: Path | None = None) -> None:
         self._reader = reader
         self._transcript = transcript
-        self._end = end
-        self._path = path
+        self._named = named
+        self._branches: dict[str, int] = {}
+        """By item id: the branch of the item, if it was looked up."""
         self._prefixes: dict[int, list[FoundPrefix]] = {}
         """By the index of a message: the known prefixes that end with this message, the newest first."""
 
@@ -126,13 +118,14 @@ class _Search:
         return None if longest is None else (longest + 1, await self._best(self._counting(self._prefixes[longest])))
 
     async def match_of_named_path(self) -> Match | None:
-        """A match on the path of the named conversation. It is used if no prefix of the transcript is known there.
+        """A match on the active path of the named conversation. It is used if no prefix of the transcript is known there.
 
         The path and the transcript must have two equal messages in a row, or begin with the same message.
         """
-        assert self._end is not None
-        transcript = self._transcript
-        path = PathMessages(self._reader, self._end, _VERIFIED_EVENTS)
+        assert self._named is not None
+        transcript, named = self._transcript, self._named.end
+        end = await active_segment(self._reader, named.conversation_id, named.version)
+        path = PathMessages(self._reader, end)
         hashes = [transcript.hash_of(index) for index in range(len(transcript.ends))]
         position = 0
         while (message := await path.get(position)) is not None and position < _VERIFIED_EVENTS:
@@ -140,8 +133,8 @@ class _Search:
             for index in reversed(range(len(hashes))):
                 agrees = before is None if index == 0 else before is not None and hashes[index - 1] == before.hash
                 if hashes[index] == message.hash and agrees:
-                    end = self._end.up_to(message.depth)
-                    return await self._match(index, end, item_id=message.items[-1][0], depth=message.depth)
+                    common = PathMessages(self._reader, end.up_to(message.depth))
+                    return await self._match(index, common, item_id=message.items[-1][0], depth=message.depth)
             position += 1
         return None
 
@@ -160,20 +153,37 @@ class _Search:
         """Finds the known prefixes that end with these messages, and adds them to `_prefixes`."""
         transcript = self._transcript
         indices = list(messages)
-        found = await self._reader.prefixes_with([transcript.chain_after(index).hash for index in indices])
-        for prefix in found:
-            if self._is_allowed(prefix):
-                self._prefixes.setdefault(indices[prefix.number], []).append(prefix)
+        for prefix in await self._allowed([transcript.chain_after(index).hash for index in indices]):
+            self._prefixes.setdefault(indices[prefix.number], []).append(prefix)
 
-    def _is_allowed(self, prefix: FoundPrefix) -> bool:
-        return self._path is None or self._path.contains(prefix.conversation_id, 0, prefix.depth, prefix.version)
+    async def _allowed(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
+        """The prefixes with these hashes. If the client named a conversation: those on any path of this conversation."""
+        found = await self._reader.prefixes_with(hashes) if hashes else []
+        if (named := self._named) is None:
+            return found
+        conversation_id = named.end.conversation_id
+        return [
+            prefix for prefix in found if prefix.conversation_id == conversation_id or await self._is_on(named, prefix)
+        ]
+
+    async def _is_on(self, path: Path, prefix: FoundPrefix) -> bool:
+        """Whether the path has the item that the prefix ends with."""
+        conversation_id = prefix.conversation_id
+        if conversation_id not in path.conversations:
+            return False
+        if prefix.item_id not in self._branches:
+            rows = await self._reader.items(conversation_id, [prefix.item_id])
+            appended = (row.event for row in rows if isinstance(row.event, ItemAppended))
+            self._branches |= {event.item_id: event.branch for event in appended}
+        branch = self._branches.get(prefix.item_id)
+        return branch is not None and path.contains(conversation_id, branch, prefix.depth, prefix.version)
 
     def _counting(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
         """The prefixes that can be a match: those with an answer of this store.
 
         If the client named a conversation: all.
         """
-        return [prefix for prefix in prefixes if prefix.answered or self._path is not None]
+        return [prefix for prefix in prefixes if prefix.answered or self._named is not None]
 
     def _longest(self) -> int | None:
         """The index of the last message of the longest prefix that can be a match. None if there is no such prefix."""
@@ -216,32 +226,31 @@ class _Search:
             return None
         sent = transcript.message_items(last + 1)
         for prefix in self._prefixes[last][:MAX_REWRITTEN]:
-            answer = await self._next_answer(prefix)
-            items = [from_stored(event.item) for event, _ in answer or ()]
-            if answer and is_rewritten_answer(text_of_message(items), items, sent):
-                event, version = answer[-1]
-                end = replace(prefix, item_id=event.item_id, depth=event.depth, version=version, answered=True)
-                return last + 1, replace(end, messages=0, exact=b"")
+            for answer in await self._next_answers(prefix):
+                items = [from_stored(event.item) for event, _ in answer]
+                if is_rewritten_answer(text_of_message(items), items, sent):
+                    event, version = answer[-1]
+                    end = replace(prefix, item_id=event.item_id, depth=event.depth, version=version, answered=True)
+                    return last + 1, replace(end, messages=0, exact=b"")
         return None
 
-    async def _next_answer(self, prefix: FoundPrefix) -> list[tuple[ItemAppended, int]] | None:
-        """The items of the answer of this store that follows a prefix, each with its version.
+    async def _next_answers(self, prefix: FoundPrefix) -> list[list[tuple[ItemAppended, int]]]:
+        """The answers of this store that follow a prefix, the newest first: the items of each, with their versions.
 
-        None if something else follows, or if one of these items is deleted.
+        Those with a deleted item are left out.
         """
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
         # The input of a request may contain an answer from elsewhere. Only output is an answer of this store.
         ends = [recorded.event for recorded in page if isinstance(recorded.event, REPLY_ENDS)]
         outputs = {item_id for end in ends for item_id in end.output_ids}
-        answer: list[tuple[ItemAppended, int]] = []
+        answers: dict[str | None, list[tuple[ItemAppended, int]]] = {}
         for recorded in page:
-            if isinstance(event := recorded.event, ItemAppended):
-                if event.item_id not in outputs:
-                    break
-                answer.append((event, recorded.version))
-        if not answer or await self._reader.deleted_items([event.item_id for event, _ in answer]):
-            return None
-        return answer
+            if isinstance(event := recorded.event, ItemAppended) and event.item_id in outputs:
+                before = answers.pop(event.parent_id, [])
+                if before or event.parent_id == prefix.item_id:
+                    answers[event.item_id] = [*before, (event, recorded.version)]
+        deleted = await self._reader.deleted_items([event.item_id for each in answers.values() for event, _ in each])
+        return [each for each in reversed(answers.values()) if not deleted & {event.item_id for event, _ in each}]
 
     async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
         """Finds the last of these answers whose path agrees with the transcript.
@@ -259,9 +268,9 @@ class _Search:
                 answer_hash(transcript.first, transcript.message_items(index)),
             )
         ]
-        found = await self._reader.prefixes_with(hashes) if hashes else []
+        found = await self._allowed(hashes)
         for number, index in enumerate(newest_first):
-            possible = [prefix for prefix in found if prefix.number // 2 == number and self._is_allowed(prefix)]
+            possible = [prefix for prefix in found if prefix.number // 2 == number]
             if (prefix := await self._agreeing(index, possible, longest)) is not None:
                 return index, prefix
         return None
@@ -277,9 +286,9 @@ class _Search:
             unique.setdefault((prefix.conversation_id, prefix.version), prefix)
         ranked: dict[tuple[bool, int, int], list[FoundPrefix]] = {}
         for prefix in list(unique.values())[:MAX_CANDIDATES]:
-            if longest is not None and not await self._is_after(prefix, longest):
+            path = await PathMessages.up_to(self._reader, prefix.conversation_id, prefix.version, _VERIFIED_EVENTS)
+            if longest is not None and not await self._is_after(path.end, longest):
                 continue
-            path = PathMessages(self._reader, PathSegment(prefix.conversation_id, prefix.version), _VERIFIED_EVENTS)
             alignment = await align(path, self._transcript, index + 1, max(0, index - _VERIFIED_EVENTS))
             question_agrees = await self._question_agrees(path, index)
             if index == 0 or alignment.equal > 1 or question_agrees:
@@ -297,13 +306,13 @@ class _Search:
             question.text, sent.message_items(index - 1)
         )
 
-    async def _is_after(self, prefix: FoundPrefix, longest: int) -> bool:
-        """Whether the path of `prefix` contains the item that ends the longest known prefix."""
-        before = self._counting(self._prefixes[longest])
-        if any(one.conversation_id == prefix.conversation_id and one.version <= prefix.version for one in before):
-            return True
-        path = await read_path(self._reader, PathSegment(prefix.conversation_id, prefix.version))
-        return any(path.contains(one.conversation_id, 0, one.depth, one.version) for one in before)
+    async def _is_after(self, end: PathSegment, longest: int) -> bool:
+        """Whether the path whose newest segment is `end` has the item that ends the longest known prefix."""
+        path = await read_path(self._reader, end)
+        for prefix in self._counting(self._prefixes[longest]):
+            if await self._is_on(path, prefix):
+                return True
+        return False
 
     async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
         """Moves a match forward if the transcript's messages after `index` also follow `prefix` in the log.
@@ -319,47 +328,44 @@ class _Search:
         for hashed in await self._reader.hashes_of(prefix):
             start = Chain(hashed, True, b"", transcript.first.seed)
             hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
-        found = self._counting(filter(self._is_allowed, await self._reader.prefixes_with(hashes)))
+        found = self._counting(await self._allowed(hashes))
         if not found:
             return index, prefix
         last = max(prefix.number % len(later) for prefix in found)
         return later[last], await self._best([prefix for prefix in found if prefix.number % len(later) == last])
 
     async def _match_at(self, index: int, prefix: FoundPrefix) -> Match:
-        end = PathSegment(prefix.conversation_id, prefix.version)
-        base = self._base(prefix.conversation_id, index)
-        match = await self._match(index, end, item_id=prefix.item_id, depth=prefix.depth, base=base)
-        read_version = match.read_version if self._end else prefix.read_version
+        path = await PathMessages.up_to(self._reader, prefix.conversation_id, prefix.version)
+        base = await self._base(path.end, index)
+        match = await self._match(index, path, item_id=prefix.item_id, depth=prefix.depth, base=base)
+        read_version = match.read_version if self._named else prefix.read_version
         return replace(match, answered=prefix.answered, read_version=read_version)
 
     async def _match(
-        self, index: int, end: PathSegment, *, item_id: str, depth: int, base: TranscriptBase | None = None
+        self, index: int, path: PathMessages, *, item_id: str, depth: int, base: TranscriptBase | None = None
     ) -> Match:
-        """The match of the messages up to `index` with an item.
-
-        `end`: the newest segment of the path that ends with this item.
-        """
+        """The match of the messages up to `index` with an item. `path`: the path that ends with this item."""
+        end = self._named.end if self._named else path.end
         count = index + 1
         since = base.count if base else 0
         aligned: list[Aligned] = [()] * count
         if since < count:
-            path = PathMessages(self._reader, end)
             aligned = (await align(path, self._transcript, count, since)).items
             await align_gaps(path, self._transcript, aligned, since)
         return Match(
-            conversation_id=(self._end or end).conversation_id,
+            conversation_id=end.conversation_id,
             item_id=item_id,
             depth=depth,
             messages=count,
             items=self._transcript.ends[index],
             answered=False,
-            read_version=(self._end or end).version,
+            read_version=end.version,
             base=base,
             aligned=aligned,
         )
 
-    def _base(self, conversation_id: str, index: int) -> TranscriptBase | None:
-        """The longest earlier request of the conversation with exactly the first messages of the transcript.
+    async def _base(self, end: PathSegment, index: int) -> TranscriptBase | None:
+        """The longest earlier request of the segment `end` with exactly the first messages of the transcript.
 
         It has no messages after `index`. None if there is no such request.
         """
@@ -367,13 +373,15 @@ class _Search:
             prefix
             for prefixes in self._prefixes.values()
             for prefix in prefixes
-            if prefix.conversation_id == conversation_id
+            if prefix.conversation_id == end.conversation_id
             and prefix.response_id is not None
             and 0 < prefix.messages <= index + 1
             and self._transcript.exact[prefix.messages - 1] == prefix.exact
         ]
-        if not possible:
-            return None
-        longest = max(possible, key=lambda prefix: prefix.messages)
-        assert longest.response_id is not None
-        return TranscriptBase(conversation_id=conversation_id, response_id=longest.response_id, count=longest.messages)
+        for prefix in sorted(possible, key=lambda prefix: prefix.messages, reverse=True):
+            assert prefix.response_id is not None
+            if prefix.version == end.version or await self._is_on(Path((end,)), prefix):
+                return TranscriptBase(
+                    conversation_id=end.conversation_id, response_id=prefix.response_id, count=prefix.messages
+                )
+        return None

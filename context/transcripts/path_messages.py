@@ -4,15 +4,18 @@ from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
 
-from context.path_backwards import PAGE_EVENTS, path_backwards
+from context.branch_paths import opening_of
+from context.path_backwards import path_backwards
 from context.transcripts.chat_messages import answer_message, items_of
 from context.transcripts.parsed import ParsedTranscript
 from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash, text_of_message
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended
 from domain.items import Item, from_stored, type_of
-from domain.paths import PathSegment
+from domain.paths import PathSegment, up_to_item
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.reader import PrincipalReader
+from infrastructure.event_log.recorded import Recorded
 
 MAX_MESSAGES = 2_000
 """A transcript is compared with at most this many of the newest messages of its path."""
@@ -49,13 +52,28 @@ class PathMessage(Struct, frozen=True):
 class PathMessages:
     """The messages of the path that ends at `end`. They are read when they are needed.
 
-    All items of one answer are one message, because clients get them as one message. `first_events`: how many events of
-    the conversation are read first.
+    All items of one answer are one message, because clients get them as one message. `first_page`: as for
+    `path_backwards`.
     """
 
-    def __init__(self, reader: PrincipalReader, end: PathSegment, first_events: int = 16) -> None:
-        self._messages = _messages(_appended(reader, end, first_events))
+    def __init__(self, reader: PrincipalReader, end: PathSegment, first_page: Sequence[Recorded] = ()) -> None:
+        self.end = end
+        self._messages = _messages(_appended(reader, end, first_page))
         self._read: list[PathMessage] = []
+
+    @classmethod
+    async def up_to(
+        cls, reader: PrincipalReader, conversation_id: str, version: int, first_events: int = 16
+    ) -> "PathMessages":
+        """The messages of the path that ends with the item that was appended at this version.
+
+        `first_events`: how many events are read at once. The first page is small, because the last answer is usually enough.
+        """
+        page = await reader.conversation_backwards(conversation_id, until=version, limit=first_events)
+        if not page or page[0].version != version or not isinstance(event := page[0].event, ItemAppended):
+            raise LogMoved(f"the log no longer has the item at version {version} of {conversation_id}")
+        branches = up_to_item(event, version, await opening_of(reader, conversation_id, event))
+        return cls(reader, PathSegment(conversation_id, version, branches), page)
 
     async def get(self, index: int) -> PathMessage | None:
         """The message with this index. The newest has index 0.
@@ -136,7 +154,7 @@ async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: 
 async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -> int:
     """How many items of the path are hashed for transcripts. At most `most` are counted."""
     count = 0
-    async for event in _appended(reader, end, PAGE_EVENTS):
+    async for event in _appended(reader, end):
         count += is_hashed(from_stored(event.item))
         if count == most:
             break
@@ -151,10 +169,11 @@ def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
     return is_rewritten_question(stored.text, sent)
 
 
-async def _appended(reader: PrincipalReader, end: PathSegment, first_events: int) -> AsyncIterator[ItemAppended]:
-    """The items of the path, newest first. The first page is small, because the last answer is usually enough."""
-    page = await reader.conversation_backwards(end.conversation_id, until=end.version, limit=first_events)
-    async for older in path_backwards(reader, end, first_page=page):
+async def _appended(
+    reader: PrincipalReader, end: PathSegment, first_page: Sequence[Recorded] = ()
+) -> AsyncIterator[ItemAppended]:
+    """The items of the path, newest first."""
+    async for older in path_backwards(reader, end, first_page=first_page):
         for event in older.items:
             yield event
 

@@ -1,6 +1,7 @@
 """Clients keep their history themselves, and send all of it as `input`. The store stores each item once."""
 
 import asyncio
+import threading
 from typing import Any
 
 import httpx
@@ -88,7 +89,7 @@ async def test_calls_and_leading_system_messages_are_recognised(
     assert other_system["conversation"] != first["conversation"]
 
 
-async def test_an_input_that_differs_from_the_stored_history_starts_a_fork(
+async def test_an_input_that_differs_from_the_stored_history_opens_a_branch(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])
@@ -97,14 +98,17 @@ async def test_an_input_that_differs_from_the_stored_history_starts_a_fork(
     edited = await create_response(api, [*shared, message("edited")])
     regenerated = await create_response(api, [*shared, message("two")])
     after_both = await create_response(api, [*shared, message("edited"), *edited["output"], message("three")])
+    after_second = await create_response(api, [*shared, message("two"), *second["output"], message("three")])
 
-    assert second["conversation"] == first["conversation"]
-    assert len({response["conversation"]["id"] for response in (first, edited, regenerated)}) == 3
-    assert after_both["conversation"] == edited["conversation"]
-    assert len(ids(log, edited)) == 4
-    assert len(ids(log, regenerated)) == 1, "the question is in the origin"
-    texts = [text for _, text in sent_messages(provider.requests[3])]
-    assert texts == ["one", "answer 1", "two"]
+    responses = (first, second, edited, regenerated, after_both, after_second)
+    assert {response["conversation"]["id"] for response in responses} == {first["conversation"]["id"]}
+    assert len(ids(log, first)) == 4 + 2 + 1 + 2 + 2, "each item is stored once on its path"
+    texts = [[text for _, text in sent_messages(request)] for request in provider.requests]
+    assert texts[3:] == [
+        ["one", "answer 1", "two"],
+        ["one", "answer 1", "edited", "answer 3", "three"],
+        ["one", "answer 1", "two", "answer 2", "three"],
+    ]
 
 
 async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_from_another_user_or_without_its_beginning(
@@ -129,6 +133,13 @@ async def test_two_equal_requests_at_once_continue_in_their_conversation_and_in_
 ) -> None:
     first = await create_response(api, [message("one")])
     history = [message("one"), *first["output"], message("two")]
+    both_asked = threading.Barrier(2, timeout=10)
+
+    def script(exchange: Exchange) -> None:
+        both_asked.wait()
+        exchange.stream_text("at once")
+
+    provider.script = script
 
     both = await asyncio.gather(*(create_response(api, history) for _ in range(2)))
 
@@ -173,7 +184,7 @@ async def test_an_input_without_the_beginning_of_its_conversation_does_not_conti
     assert of_cut["conversation"]["id"] != conversation
     assert len(sent_messages(provider.requests[-2])) == 7
     assert len(sent_messages(provider.requests[-1])) == 7
-    assert len(ids(log, of_all)) == 2, "a fork: the conversation went on"
+    assert of_all["conversation"]["id"] == conversation, "a branch: the conversation went on"
 
 
 async def test_the_history_of_an_ended_conversation_continues_in_a_fork(

@@ -33,6 +33,7 @@ from domain.events import (
     Leaf,
     PathBranch,
     ReplyInterrupted,
+    ReplyQueued,
     ReplyRequested,
     Shown,
     Timing,
@@ -143,6 +144,18 @@ def test_a_reply_whose_context_was_read_before_the_head_moved_is_refused() -> No
     given(*THREE, MOVED_TO_M2).when(ask("r1", AFTER_M1, version=4)).then(
         replace(requested("r1", AFTER_M1), shown=replace(SHOWN, version=4))
     )
+
+
+def test_a_reply_that_must_be_alone_at_its_place_is_refused_while_another_one_will_be_appended_there() -> None:
+    alone = replace(ask("r2", AFTER_M1), alone=True)
+    at_head = replace(ask("r2", Leaf("m3", 3, (PathBranch(0, 3, 4),))), alone=True)
+    given(*THREE, requested("r1", AFTER_M1)).when(alone).refused(ConversationLocked)
+    given(*THREE, requested("r1", AFTER_M1)).when(ask("r2", AFTER_M1)).then(requested("r2", AFTER_M1))
+    given(*THREE, requested("r1")).when(at_head).refused(ConversationLocked)
+    given(*THREE, requested("r1")).when(alone).then(requested("r2", AFTER_M1))
+    queued = ReplyQueued(response_id="r1", model="m", parameters=b"{}", input=(), renderer=1)
+    given(*THREE, queued).when(at_head).refused(ConversationLocked)
+    given(*THREE, queued).when(alone).then(requested("r2", AFTER_M1))
 
 
 @pytest.mark.parametrize("command", [REVISE_M2, ask("r1", AFTER_M1), append("n1"), ask("r1")])

@@ -67,16 +67,13 @@ def test_two_chats_that_begin_with_the_same_words_are_two_conversations(http: ht
     assert items(http, second.conversation) == texts(chat)
 
 
-def test_a_regenerated_answer_begins_a_fork_that_the_next_question_continues(
-    http: httpx.Client, chat: OpenWebUI
-) -> None:
+def test_a_regenerated_answer_opens_a_branch_and_both_continue(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("I grow apples.")
     chat.ask("Red ones.")
     old = list(chat.messages)
-    fork = chat.regenerate()
-    assert fork.conversation != first.conversation
-    assert chat.ask("Green ones.").conversation == fork.conversation
-    assert items(http, fork.conversation) == texts(chat)
+    assert chat.regenerate().conversation == first.conversation
+    assert chat.ask("Green ones.").conversation == first.conversation
+    assert items(http, first.conversation) == texts(chat)
 
     chat.messages = old  # back to the first answer
     assert chat.ask("Yellow ones.").conversation == first.conversation
@@ -88,10 +85,10 @@ def test_an_edited_question_continues_from_the_answer_before_it(http: httpx.Clie
     chat.ask("Small ones.")
     chat.ask("Smaller ones.")
     old = texts(chat)
-    fork = chat.edit(2, "Big ones.")
-    assert chat.ask("Bigger ones.").conversation == fork.conversation
-    assert items(http, fork.conversation) == texts(chat)
-    assert items(http, first.conversation) == old
+    assert chat.edit(2, "Big ones.").conversation == first.conversation
+    assert chat.ask("Bigger ones.").conversation == first.conversation
+    assert items(http, first.conversation) == texts(chat)
+    assert items(http, first.conversation, branch=0) == old
 
 
 def test_the_questions_of_a_chat_with_files_are_stored_as_they_were_asked(http: httpx.Client, chat: OpenWebUI) -> None:
@@ -148,8 +145,9 @@ def test_an_answer_that_was_stopped_can_be_continued(http: httpx.Client, chat: O
     chat.messages += [{"role": "user", "content": "Tell me more."}, {"role": "assistant", "content": "Skis are "}]
     assert chat.continue_answer().conversation == first.conversation
     assert chat.messages[-1]["content"] == "Skis are I was shown 4 messages."
-    fork = chat.ask("And boots?")  # this request has the two parts of the answer as one message
-    assert items(http, fork.conversation) == texts(chat)
+    boots = chat.ask("And boots?")  # this request has the two parts of the answer as one message
+    assert boots.conversation == first.conversation
+    assert items(http, first.conversation) == texts(chat)
 
 
 def listed(http: httpx.Client) -> list[str]:
@@ -164,10 +162,10 @@ def last_status(http: httpx.Client, conversation_id: str) -> str:
     return str(answer.json()["data"][0]["status"])
 
 
-def items(http: httpx.Client, conversation_id: str) -> list[tuple[str, str]]:
-    """The items of a conversation, in order, without reasoning."""
+def items(http: httpx.Client, conversation_id: str, **where: int) -> list[tuple[str, str]]:
+    """The items of a conversation's active path, in order, without reasoning. `where`: another path."""
     path = f"/v1/conversations/{conversation_id}/items"
-    answer = http.get(path, params={"order": "asc", "limit": 100}).raise_for_status().json()
+    answer = http.get(path, params={"order": "asc", "limit": 100, **where}).raise_for_status().json()
     assert not answer["has_more"]
     return [_stored(item) for item in answer["data"]]
 

@@ -122,19 +122,15 @@ class StoresUnstored(RuleStore):
 
 class AlwaysForks(RuleStore):
     def _target(self, request: PlannedRequest, after: str | None) -> str:
-        if after is not None:
-            conversation_id = self.model.items[after].conversation_id
-            hidden = self.model.conversations[conversation_id]
-            self.model.conversations[conversation_id] = replace(hidden, head=None)
-            target = super()._target(request, after)
-            self.model.conversations[conversation_id] = hidden
-            return target
-        return super()._target(request, after)
+        return self._start(request, after)
 
 
-class NeverForks(RuleStore):
-    def _target(self, request: PlannedRequest, after: str | None) -> str:
-        return super()._target(request, after) if after is None else self.model.items[after].conversation_id
+class AlwaysOpensBranches(RuleStore):
+    always_opens_branches = True
+
+
+class AppendsAtTheHead(RuleStore):
+    only_at_head = True
 
 
 class RecognisesDeleted(RuleStore):

@@ -15,6 +15,7 @@ from domain.events import (
     ConversationDescribed,
     ConversationStarted,
     Event,
+    HeadMoved,
     ItemAppended,
     ItemRetracted,
     ReplyCompleted,
@@ -55,7 +56,7 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that its reply continues from.
+    """A request that the log has. `after`: the item that its reply continues from. `is_branch`: it opens a branch there.
 
     `new_count`: how many items of its input are compared with the transcript. `since`: how many events were seen
     before its round. `deleted_before`: the items of its path that were deleted before it was recorded. `ended`: how
@@ -74,14 +75,15 @@ class RecordedRequest(Struct):
     deleted_before: frozenset[str]
     ended: int | None = None
     joined: tuple[str, ...] = ()
+    is_branch: bool = False
 
 
 class WalkChecks:
     """Checks the events of a walk. `observe` takes the events of one round.
 
     `requests`: the planned requests, by the number that they have in the store. `subjects`: the subjects in the store,
-    by their names in the plan. `counts`: how often a request began a new conversation, was appended, or went into a
-    fork.
+    by their names in the plan. `counts`: how often a request began a new conversation, was appended, opened a branch, or
+    went into a fork.
     """
 
     def __init__(self, requests: Mapping[int, PlannedRequest], subjects: Mapping[str, str]) -> None:
@@ -136,6 +138,8 @@ class WalkChecks:
             case ItemAppended():
                 self._appended.append(event)
                 return
+            case HeadMoved():
+                return  # to an item that was just appended, or to where it was
             case ReplyCompleted():
                 self._completed(conversation_id, event)
             case ConversationDeleted():
@@ -156,7 +160,7 @@ class WalkChecks:
         assert request.store is not False, f"request {request.number} is recorded in spite of `store: false`"
         subject = self._subjects[request.subject]
         transcript = SentTranscript(Owner(subject, request.user), request.messages, request.name)
-        after = self._after(conversation_id, subject)
+        after = event.after.item_id if event.after else self._after(conversation_id, subject)
         new = [means for item in event.input if (means := meaning_of_item(from_stored(item.item))) is not None]
         recorded = RecordedRequest(
             request,
@@ -168,6 +172,7 @@ class WalkChecks:
             len(new),
             self._seen_before_round,
             frozenset(item_id for item_id in self.model.path(after) if self.model.is_deleted(item_id)),
+            is_branch=event.after is not None,
         )
         count = len(transcript.items) - len(new)
         assert [*transcript.items[count:]] == new, (
@@ -177,7 +182,7 @@ class WalkChecks:
         assert fault is None, f"request {request.number} ({request.kind}): {fault}"
         if conversation_id not in self.model.conversations:
             self.model.start(conversation_id, subject, after)
-        self.model.request(conversation_id, event.response_id)
+        self.model.request(conversation_id, event.response_id, after)
         self.recorded[number] = self._by_response[event.response_id] = recorded
         requests = self.model.conversations[conversation_id].requests
         assert self.listed[conversation_id] == (requests > 1), (
@@ -185,7 +190,7 @@ class WalkChecks:
         )
 
     def _after(self, conversation_id: str, subject: str) -> str | None:
-        """The item that the reply continues from: the head of its conversation, or the item that its fork begins at."""
+        """The item that a reply at the head continues from: the head of its conversation, or the item that its fork begins at."""
         if conversation_id in self.model.conversations:
             assert self.model.conversations[conversation_id].subject == subject, (
                 f"{conversation_id} belongs to another subject"
@@ -240,12 +245,17 @@ class WalkChecks:
             return self._fault_at_end(recorded, named, state)
         if recorded.after is None:
             return None
-        conversation = state.conversations[state.items[recorded.after].conversation_id]
-        is_new = recorded.conversation_id not in state.conversations
-        if is_new and conversation.head == recorded.after and not conversation.running:
-            return "it is a fork at the end of a conversation that could go on"
-        if not is_new and state.conversations[recorded.conversation_id].running:
-            return "another reply runs in its conversation"
+        target = named or state.items[recorded.after].conversation_id
+        conversation = state.conversations[target]
+        is_awaited = recorded.after in conversation.running.values()
+        if recorded.conversation_id not in state.conversations:
+            return None if is_awaited else f"it is a fork at a place where {target} could go on"
+        if recorded.conversation_id != target:
+            return f"it is in another conversation than {target}"
+        if is_awaited:
+            return "another reply runs at its place"
+        if recorded.is_branch and conversation.head == recorded.after:
+            return "it opens a branch at the head"
         return None
 
     @staticmethod
@@ -258,7 +268,8 @@ class WalkChecks:
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
             return f"it does not go on at the end of {named}"
-        is_running, is_other = bool(conversation.running), recorded.conversation_id != named
+        is_running = conversation.head in conversation.running.values()
+        is_other = recorded.conversation_id != named
         return (
             None if is_running == is_other else f"a reply runs in {named}: {is_running}, it goes elsewhere: {is_other}"
         )
@@ -287,7 +298,7 @@ class WalkChecks:
         assert [item.meaning for item in items if item.is_answer and item.meaning] == answer
         self._check_not_stored_twice(recorded, items)
         self._count(recorded)
-        self.model.join(recorded.transcript, conversation_id, items, answer)
+        self.model.join(recorded.transcript, conversation_id, items, answer, aside=appended[0].aside)
         recorded.joined = names
         self._ended(conversation_id, event.response_id)
 
@@ -320,10 +331,9 @@ class WalkChecks:
     def _count(self, recorded: RecordedRequest) -> None:
         if recorded.after is None:
             self.counts["new conversation"] += 1
-        elif (
-            self.model.conversations[recorded.conversation_id].head == recorded.after
-            and self.origins[recorded.conversation_id] is None
-        ):
+        elif recorded.is_branch:
+            self.counts["branch"] += 1
+        elif self.origins[recorded.conversation_id] is None:
             self.counts["appended"] += 1
         else:
             self.counts["fork, or in a fork"] += 1

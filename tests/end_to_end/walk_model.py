@@ -11,7 +11,7 @@ turn, and at the items that follow this turn on the same path. If a prefix is re
 ends later and its path contains this prefix.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -87,12 +87,16 @@ class StoredItem(Struct, frozen=True):
 
 
 class StoredConversation(Struct, frozen=True):
-    """`head`: the last item, perhaps an inherited one. `requests`: how many replies were requested in it. `running`: the replies that run."""
+    """`head`: the last item of the active path, perhaps an inherited one. `requests`: how many replies were requested in it.
+
+    `inherited`: the item after which it begins, if it is a fork. `running`: the replies that run, and the item after which each will be appended.
+    """
 
     subject: str
     head: str | None
+    inherited: str | None = None
     requests: int = 0
-    running: frozenset[str] = frozenset()
+    running: Mapping[str, str | None] = {}
     is_deleted: bool = False
 
 
@@ -142,25 +146,37 @@ class StoreModel:
     def start(self, conversation_id: str, subject: str, after: str | None) -> None:
         """A conversation begins. `after`: the item after which the fork begins. None if the conversation is no fork."""
         assert conversation_id not in self.conversations
-        self.conversations[conversation_id] = StoredConversation(subject, after)
+        self.conversations[conversation_id] = StoredConversation(subject, after, inherited=after)
 
-    def request(self, conversation_id: str, response_id: str) -> None:
+    def request(self, conversation_id: str, response_id: str, after: str | None) -> None:
+        """A reply begins to run. `after`: the item after which it will be appended."""
         conversation = self.conversations[conversation_id]
-        running = conversation.running | {response_id}
+        running = {**conversation.running, response_id: after}
         self.conversations[conversation_id] = replace(conversation, requests=conversation.requests + 1, running=running)
 
     def end(self, conversation_id: str, response_id: str) -> None:
         conversation = self.conversations[conversation_id]
-        self.conversations[conversation_id] = replace(conversation, running=conversation.running - {response_id})
+        running = {other: after for other, after in conversation.running.items() if other != response_id}
+        self.conversations[conversation_id] = replace(conversation, running=running)
 
     def join(
-        self, transcript: SentTranscript, conversation_id: str, items: Iterable[StoredItem], answer: Sequence[Meaning]
+        self,
+        transcript: SentTranscript,
+        conversation_id: str,
+        items: Iterable[StoredItem],
+        answer: Sequence[Meaning],
+        *,
+        aside: bool = False,
     ) -> None:
-        """A reply completes. Its new input items and its answer join the conversation, in order."""
+        """A reply completes. Its new input items and its answer join the conversation, in order.
+
+        The head moves to the last of them, unless they are `aside`.
+        """
         items = list(items)
         for item in items:
             self.items[item.item_id] = item
-        self.conversations[conversation_id] = replace(self.conversations[conversation_id], head=items[-1].item_id)
+        if not aside:
+            self.conversations[conversation_id] = replace(self.conversations[conversation_id], head=items[-1].item_id)
         if items[0].response_id in self._forgetful:
             self._never_written |= {item.item_id for item in items}
         new_input = [item for item in items if item.meaning is not None and not item.is_answer]
@@ -185,19 +201,15 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The store forgets the prefixes and turns of its conversation that contain this item.
+        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with a later one of its conversation.
 
         Replies that run now will not write theirs.
         """
         conversation_id = self.items[item_id].conversation_id
-        later = {
-            other.item_id
-            for other in self.items.values()
-            if other.conversation_id == conversation_id and item_id in self.path(other.item_id)
-        }
+        own = [other.item_id for other in self.items.values() if other.conversation_id == conversation_id]
         self._retracted |= {item_id}
-        self._forgetful |= self.conversations[conversation_id].running
-        self._forgotten |= later
+        self._forgetful |= self.conversations[conversation_id].running.keys()
+        self._forgotten |= {*own[own.index(item_id) :]}
 
     # From which items a transcript may continue.
 
@@ -212,7 +224,7 @@ class StoreModel:
     def required(self, transcript: SentTranscript) -> Recognised:
         """How far the store must recognise the transcript.
 
-        If the client names a conversation, no answer of this store is needed, and only items on its path count.
+        If the client names a conversation, no answer of this store is needed, and only items on its paths count.
         """
         by_prefix = self._longest_prefix(transcript)
         for before, answer, end in transcript.turns():
@@ -242,7 +254,7 @@ class StoreModel:
         """Whether the store may treat the transcript's first `count` items as the path that ends with this item."""
         item = self.items[item_id]
         if (named := self.named(transcript)) is not None:
-            is_on_path = item_id in self.path(self.conversations[named].head) and not self.is_deleted(item_id)
+            is_on_path = item_id in self._paths_of(named) and not self.is_deleted(item_id)
             path = [self.items[on_path] for on_path in self.path(item_id)]
             is_same = item.meaning == transcript.items[count - 1] or self._is_same_answer(path, transcript, count)
             return is_on_path and is_same
@@ -306,11 +318,9 @@ class StoreModel:
         return [self.items[item_id] for item_id in path if not self.is_deleted(item_id)]
 
     def own_items(self, conversation_id: str) -> list[StoredItem]:
-        """The items that the conversation shows as its own: without deleted ones, and without those that it inherits."""
-        path = [self.items[item_id] for item_id in self.path(self.conversations[conversation_id].head)]
-        return [
-            item for item in path if item.conversation_id == conversation_id and item.item_id not in self._retracted
-        ]
+        """The conversation's own items on all branches, in the order of the log: without deleted ones, and without those that it inherits."""
+        own = (item for item in self.items.values() if item.conversation_id == conversation_id)
+        return [item for item in own if item.item_id not in self._retracted]
 
     def recognisable(self, conversation_id: str) -> set[str]:
         """The conversation's own items at which a transcript may be recognised: the last one of each message."""
@@ -367,13 +377,18 @@ class StoreModel:
     def _within(self, transcript: SentTranscript, item_ids: Iterable[str]) -> list[str]:
         """The items at which the store can recognise the transcript.
 
-        If the client names a conversation: those on its path.
+        If the client names a conversation: those on its paths.
         """
         found = self._unretracted(item_ids)
         if (named := self.named(transcript)) is None:
             return found
-        path = set(self.path(self.conversations[named].head))
-        return [item_id for item_id in found if item_id in path]
+        paths = self._paths_of(named)
+        return [item_id for item_id in found if item_id in paths]
+
+    def _paths_of(self, conversation_id: str) -> set[str]:
+        """The items of all paths of the conversation."""
+        own = {item.item_id for item in self.items.values() if item.conversation_id == conversation_id}
+        return own.union(self.path(self.conversations[conversation_id].inherited))
 
     def _unretracted(self, item_ids: Iterable[str]) -> list[str]:
         """The items whose prefixes are still stored. Deletions remove prefixes: see `delete` and `retract`."""

@@ -15,6 +15,8 @@ from domain.events import (
     InputItem,
     ItemAppended,
     ItemRetracted,
+    Leaf,
+    PathBranch,
     ReplyCompleted,
     ReplyRequested,
     Shown,
@@ -30,10 +32,13 @@ from tests.end_to_end.walk_plan import PlannedRequest, Round
 class RuleStore:
     """A store in memory that follows the rules, one request after the other. `events` has the log.
 
-    `first_listed`: which request of a conversation makes it listed (2: the second one).
+    `first_listed`: which request of a conversation makes it listed (2: the second one). `only_at_head`: all replies are appended at the
+    head. `always_opens_branches`: replies at the head open branches too.
     """
 
     first_listed = 2
+    only_at_head = False
+    always_opens_branches = False
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
@@ -74,21 +79,21 @@ class RuleStore:
         transcript = self.sent(request)
         recognised = self.recognised(transcript)
         after, named = min(recognised.item_ids, default=None), self.model.named(transcript)
-        conversation_id = named if after is None and named is not None else self._target(request, after)
+        conversation_id = named or self._target(request, after)
         messages = [item for message in request.messages for item in items_of(message)]
         messages = [item for item in messages if meaning_of_item(item) is not None]
-        self._reply(request, transcript, conversation_id, self.new_items(messages, recognised))
+        self._reply(request, transcript, conversation_id, self.new_items(messages, recognised), after)
 
     def new_items(self, items: Sequence[Item], recognised: Recognised) -> Sequence[Item]:
         """What is stored of the transcript."""
         return items[recognised.length :]
 
     def _target(self, request: PlannedRequest, after: str | None) -> str:
-        """The conversation that ends with the item `after`. If there is none, a new conversation, which is a fork if `after` is an item."""
-        if after is not None:
-            conversation_id = self.model.items[after].conversation_id
-            if self.model.conversations[conversation_id].head == after:
-                return conversation_id
+        """The conversation of the item, or a new one."""
+        return self._start(request, None) if after is None else self.model.items[after].conversation_id
+
+    def _start(self, request: PlannedRequest, after: str | None) -> str:
+        """A new conversation, perhaps a fork."""
         fork = None
         if after is not None:
             fork = Fork(conversation_id=self.model.items[after].conversation_id, item_id=after, version=1)
@@ -113,16 +118,22 @@ class RuleStore:
         transcript: SentTranscript,
         conversation_id: str,
         new: Sequence[Item],
+        after: str | None,
     ) -> None:
         response_id = self._id("resp")
-        self.model.request(conversation_id, response_id)
+        head = self.model.conversations[conversation_id].head
+        if after is None or self.only_at_head:
+            after = head
+        opens_branch = after != head or self.always_opens_branches
+        leaf = Leaf(after, 1, (PathBranch(0, 1, 1),)) if opens_branch else None
+        self.model.request(conversation_id, response_id, after)
         if self.model.conversations[conversation_id].requests == self.first_listed:
             self._append(conversation_id, ConversationDescribed(listed=True))
         self._conversation_of[request.number] = conversation_id
         output = items_of(request.answer.message())
         ids = [self._id("msg") for _ in (*new, *output)]
-        parents = [self.model.conversations[conversation_id].head, *ids]
-        self._append(conversation_id, _requested(request, response_id, ids, new))
+        parents = [after, *ids]
+        self._append(conversation_id, _requested(request, response_id, ids, new, leaf))
         joined = []
         for item_id, parent_id, item in zip(ids, parents, (*new, *output), strict=False):
             self._append(
@@ -162,13 +173,17 @@ class RuleStore:
         return f"{prefix}_{self._count:06}"
 
 
-def _requested(request: PlannedRequest, response_id: str, ids: Sequence[str], new: Sequence[Item]) -> ReplyRequested:
+def _requested(
+    request: PlannedRequest, response_id: str, ids: Sequence[str], new: Sequence[Item], leaf: Leaf | None
+) -> ReplyRequested:
     items = tuple(
         InputItem(item_id=item_id, item=msgspec.json.encode(item)) for item_id, item in zip(ids, new, strict=False)
     )
     shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="", renderer=6, request_sha256=b"")
     parameters = json.dumps({"chat": {"seed": request.number}}).encode()
-    return ReplyRequested(response_id=response_id, model="m", parameters=parameters, input=items, shown=shown)
+    return ReplyRequested(
+        response_id=response_id, model="m", parameters=parameters, input=items, shown=shown, after=leaf
+    )
 
 
 def _completed(response_id: str, input_ids: Sequence[str], output_ids: Sequence[str]) -> ReplyCompleted:

@@ -5,12 +5,13 @@ from typing import Any
 
 from msgspec import Struct
 
+from commands.new_conversations import leaf_after
 from context.transcripts.known_messages import sent_messages
 from context.transcripts.matching import Match, find_match
 from context.transcripts.parsed import input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import answer_prefixes
 from domain.commands import CompleteReply, NewItem, RequestReply, StartConversation
-from domain.events import Fork, InputItem, ItemAppended, Shown, Timing, Usage
+from domain.events import Fork, InputItem, ItemAppended, Leaf, Shown, Timing, Usage
 from domain.items import Item, as_stored, id_prefix
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.log import EventLog
@@ -72,14 +73,19 @@ class Asking:
         by: Principal = ANN,
         end_user: str | None = None,
         only_in: str | None = None,
+        forks: bool = False,
     ) -> Turn:
+        """`forks`: a transcript that departs goes on in a fork, as beside a running reply. Otherwise it opens a branch."""
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
-        start = None
+        start = after = None
         if match is None:
             start = _start(by)
         elif self.last_items[match.conversation_id] != match.item_id:
-            start = _start(by, _fork_at(match))
+            reader, conversation_id = self.reader.of(by), match.conversation_id
+            after = await leaf_after(reader, conversation_id, match.item_id, match.depth, match.read_version)
+            if forks:
+                start, after = _start(by, _fork_at(match, after)), None
         conversation_id = start.conversation_id if start else match.conversation_id if match else ""
         matched, answered = (match.items, match.answered) if match else (0, False)
         new = tuple(
@@ -87,8 +93,10 @@ class Asking:
             for item in [item for at in range(len(transcript.ends)) for item in transcript.message_items(at)][matched:]
         )
         response_id = mint("resp")
-        shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")
-        turn = RequestReply(response_id=response_id, model="m", parameters=b"{}", input=new, shown=shown, start=start)
+        shown = Shown(version=0, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")
+        turn = RequestReply(
+            response_id=response_id, model="m", parameters=b"{}", input=new, shown=shown, start=start, after=after
+        )
         await self.events.append(request(conversation_id, turn, principal=by))
         items = [assistant(answer)] if isinstance(answer, str) else list(answer)
         output = [(mint(id_prefix(item)), item) for item in items]
@@ -129,9 +137,13 @@ def turns(*words: str) -> list[Json]:
     return [assistant(text) if index % 2 else user(text) for index, text in enumerate(words)]
 
 
-def _fork_at(match: Match) -> Fork:
+def _fork_at(match: Match, leaf: Leaf) -> Fork:
     return Fork(
-        conversation_id=match.conversation_id, item_id=match.item_id, version=match.read_version, depth=match.depth
+        conversation_id=match.conversation_id,
+        item_id=match.item_id,
+        version=match.read_version,
+        depth=match.depth,
+        branches=leaf.path if leaf.path[-1].branch else (),
     )
 
 

@@ -106,10 +106,85 @@ async def test_a_transcript_that_departs_matches_at_the_last_common_message(chat
     assert end_of(await chats.match(turns("a", "b", "c"))) == (ids[2], 3)
     assert end_of(await chats.match(turns("a", "b", "c", "mine", "x"))) == (ids[2], 3)
     assert await chats.match(turns("edited", "b2", "c")) is None
-    fork = await chats.ask(turns("a", "b", "x"), "y")
+    fork = await chats.ask(turns("a", "b", "x"), "y", forks=True)
     assert fork.conversation_id != turn.conversation_id
     assert end_of(await chats.match(turns("a", "b", "x", "y", "z"))) == (fork.answer_id, 4)
     assert end_of(await chats.match(turns("a", "b", "c", "d", "e", "f", "z"))) == (turn.answer_id, 6)
+
+
+class TestBranches:
+    """A transcript that departed went on on a branch."""
+
+    async def test_each_path_is_compared_with_its_own_messages(self, chats: Asking) -> None:
+        first = await chats.chat("a", "b", "c", "d")
+        edited = await chats.ask(turns("a", "b", "x"), "y")
+        last = await chats.ask(turns("a", "b", "x", "y", "z"), "w")
+        ids = chats.items(first.conversation_id)
+
+        assert {edited.conversation_id, last.conversation_id} == {first.conversation_id}
+        assert end_of(last.match) == (edited.answer_id, 4)
+        for match, end, path in (
+            (await chats.match(turns("a", "b", "c", "d", "more")), (ids[3], 4), []),
+            (await chats.match(turns("a", "b", "x", "y", "z", "w", "more")), (ids[7], 6), []),
+            (await chats.match(turns("c", "d", "more")), (ids[3], 2), [ids[2], ids[3]]),
+            (await chats.match(turns("x", "y", "z", "w", "more")), (ids[7], 4), [*ids[4:8]]),
+            (await chats.match(turns("a", "B", "z", "w", "more")), (ids[7], 4), [None, None, *ids[6:8]]),
+        ):
+            assert end_of(match) == end
+            if path:
+                assert [each[0] if each else None for each in aligned_ids(match)] == path
+        assert await chats.match(turns("c", "w", "more")) is None, "the question is on another path"
+
+    async def test_a_request_repeats_only_the_messages_of_earlier_requests_on_its_path(self, chats: Asking) -> None:
+        """Otherwise the record would lose a message when the same words on another branch are deleted."""
+        first = await chats.chat("a", "b", "c", "same")
+        second = await chats.ask(turns("a", "b", "c"), "same")
+        await chats.ask(turns("a", "b", "c", "same", "of the second"), "e")
+        ids = chats.items(first.conversation_id)
+
+        on_second = await chats.match(turns("a", "b", "c", "same", "of the second", "e", "f"))
+        assert second.answer_id == ids[4]
+        assert end_of(on_second) == (ids[6], 6)
+        await chats.ask(turns("a", "b", "c", "same", "of both"), "g")
+        for match in (on_second, await chats.match(turns("a", "b", "c", "same", "of both", "g", "h"))):
+            assert match is not None
+            assert match.base is not None
+            assert match.base.count == 5
+
+    async def test_an_answer_that_the_client_wrote_differently_is_found_among_several(self, chats: Asking) -> None:
+        first = await chats.chat("a", "b", "c", "the first answer to it")
+        second = await chats.ask(turns("a", "b", "c"), "another answer to it")
+
+        for turn, text in ((first, "the first answer to it\n(noted)"), (second, "another answer to it\n(noted)")):
+            assert end_of(await chats.match(turns("a", "b", "c", text, "more"))) == (turn.answer_id, 4)
+
+    async def test_words_of_a_retracted_item_are_not_recognised_on_any_later_branch(self, chats: Asking) -> None:
+        first = await chats.chat("a", "b", "c", "d")
+        await chats.ask(turns("a", "b", "x"), "y")
+        ids = chats.items(first.conversation_id)
+        await chats.events.append(request(first.conversation_id, RetractItem(item_id=ids[4])))
+
+        assert end_of(await chats.match(turns("a", "b", "x", "y", "z"))) == (ids[1], 2)
+        assert end_of(await chats.match(turns("a", "b", "c", "d", "z"))) == (ids[3], 4)
+
+    async def test_a_named_fork_has_the_paths_of_its_branches_and_what_it_inherits(self, chats: Asking) -> None:
+        origin = await chats.chat("a", "b", "c", "d")
+        await chats.ask(turns("a", "b", "x"), "y")
+        await chats.ask(turns("a", "b", "x", "y", "e"), "f")
+        ids = chats.items(origin.conversation_id)
+        fork = await chats.ask(turns("a", "b", "x", "y", "z"), "w", forks=True)
+        await chats.ask(turns("a", "b", "x", "y", "z", "w", "one"), "1")
+        await chats.ask(turns("a", "b", "x", "y", "z", "w", "two"), "2")
+        own = chats.items(fork.conversation_id)
+
+        async def matched(*words: str) -> tuple[str, int] | None:
+            return end_of(await chats.match(turns(*words), only_in=fork.conversation_id))
+
+        assert await matched("a", "b", "x", "y", "other") == (ids[5], 4)
+        assert await matched("a", "b", "c", "d", "other") == (ids[1], 2)
+        assert await matched("a", "b", "x", "y", "e", "f", "other") == (ids[5], 4)
+        assert await matched("a", "b", "x", "y", "z", "w", "one", "1", "more") == (own[3], 8)
+        assert await matched("a", "b", "x", "y", "z", "w", "two", "2", "more") == (own[5], 8)
 
 
 async def test_a_long_transcript_that_departs_early_matches(chats: Asking) -> None:
@@ -299,7 +374,7 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
 async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same_question_is_taken(
     chats: Asking,
 ) -> None:
-    """It is taken even if its conversation continues after that answer. The new question then starts a fork."""
+    """It is taken even if its conversation continues after that answer. The new question then opens a branch."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
@@ -359,7 +434,7 @@ async def test_words_of_a_retracted_item_and_what_followed_are_not_recognised(ch
 
 async def test_a_transcript_continues_in_a_fork_of_a_deleted_conversation(chats: Asking) -> None:
     origin = await chats.chat("a", "b", "c", "d")
-    fork = await chats.ask(turns("a", "b", "x"), "y")
+    fork = await chats.ask(turns("a", "b", "x"), "y", forks=True)
     assert fork.conversation_id != origin.conversation_id
     await chats.events.append(request(origin.conversation_id, DeleteConversation()))
 
@@ -382,7 +457,7 @@ class TestNamed:
         assert end_of(await chats.match(turns("a", "b", "e", "f", "x"), only_in=conversation_id)) == (ids[1], 2)
         assert end_of(await chats.match(turns("a"), only_in=conversation_id)) == (ids[0], 1)
         assert await chats.match(turns("x", "y"), only_in=conversation_id) is None
-        fork = await chats.ask(turns("a", "b", "x"), "y")
+        fork = await chats.ask(turns("a", "b", "x"), "y", forks=True)
         match = await chats.match(turns("a", "b", "other"), only_in=fork.conversation_id)
         assert end_of(match) == (chats.items(newer.conversation_id)[1], 2)
         assert match is not None
