@@ -1,4 +1,4 @@
-"""Branches: revise an item, move the head, ask for another reply. A simple tree in memory says what must come of it."""
+"""Branches: revise an item, move the head, ask for another reply. A simple tree in memory gives the expected results."""
 
 import random
 
@@ -184,13 +184,13 @@ def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
 
 
 class Tree(Struct):
-    """The model: the parent of each item, the head, and the place of each running reply. A reply without a place is at the head."""
+    """The model: the parent of each item, the head, and the leaf of each running reply. A reply without a leaf is at the head."""
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
     reply_leaves: dict[str, str | None] = field(default_factory=dict)
     heads_at_request: dict[str, str | None] = field(default_factory=dict)
-    """The head at the request of each reply that named its place."""
+    """The head when each reply that named its leaf was requested."""
     at_head: set[str] = field(default_factory=set)
 
     def line(self, item: str | None) -> list[str]:

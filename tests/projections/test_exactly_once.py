@@ -143,7 +143,7 @@ async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live
     assert await live.snapshots() == snapshots
 
 
-async def test_given_two_projectors_that_start_a_view_over_when_one_is_slow_then_it_does_not_drop_the_others_collection(
+async def test_given_two_projectors_that_start_a_view_over_then_the_slower_one_does_not_drop_the_collection_of_the_other(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)

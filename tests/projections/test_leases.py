@@ -1,4 +1,4 @@
-"""Several projectors share the partitions. Others take over the partitions of a dead or frozen one. If a frozen one continues, it writes nothing."""
+"""Several projectors share the partitions. If one dies or freezes, others take over its partitions. If a frozen projector continues, it writes nothing."""
 
 import asyncio
 import signal

@@ -215,7 +215,7 @@ async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_par
     assert await others_are_exact(world, victim)
 
 
-async def test_given_a_projector_that_has_read_its_position_when_another_parks_a_conversation_there_then_it_writes_nothing(
+async def test_given_a_projector_that_has_read_its_position_when_another_parks_a_conversation_at_it_then_the_first_writes_nothing(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()

@@ -36,7 +36,9 @@ async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others
     assert await live.is_exact()
 
 
-async def test_given_a_write_conflict_when_a_view_is_upgraded_then_it_retries(write: Writer, world: World) -> None:
+async def test_given_a_write_conflict_when_a_view_is_upgraded_then_the_upgrade_is_retried(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()

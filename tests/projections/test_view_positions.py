@@ -94,7 +94,7 @@ async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_resto
 
 
 @pytest.mark.parametrize("backfilled", [False, True])
-async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_it_builds_another(
+async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_the_rebuild_makes_another_build(
     backfilled: bool, write: Writer, world: World
 ) -> None:
     await write_everything(write)
