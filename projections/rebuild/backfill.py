@@ -39,6 +39,9 @@ _PAGE = (
     " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
 _INCARNATION = "SELECT " + INCARNATION
+_POSITION_FIELDS = frozenset({"position", "feedback_position"})
+"""A change that adds numbers sets one of these fields to its event's position."""
+
 _NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
@@ -205,8 +208,8 @@ def _upsert(key: str, increment: Increment) -> UpdateOne:
 
 def _update(key: str, change: Change) -> UpdateOne:
     where: Document = {"_id": key}
-    if "position" in change.set:
-        where["position"] = {"$lt": change.set["position"]}  # adds nothing twice, and never replaces a newer state
+    for field in _POSITION_FIELDS & change.set.keys():  # adds nothing twice, and never replaces a newer state
+        where[field] = {"$not": {"$gte": change.set[field]}}
     return UpdateOne(where, update_operators(change))
 
 

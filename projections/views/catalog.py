@@ -21,7 +21,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 4, "items": 2, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
+VERSIONS: dict[str, int] = {"conversations": 4, "items": 3, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"

@@ -8,6 +8,7 @@ parent         the id of the item before this one on its path; null for a first 
 parent_branch  the branch of `parent`, 0 for a first item. Only items that open a branch have this field
 author         the subject who appended the item, or asked for the reply that made it
 model          the model that made the item, as the provider named it. Absent for items that no model made
+feedback_position  the log position of the last feedback; absent if there never was any
 own_fields     true if the item itself has a field that lists add (`domain/items.py`). Absent otherwise
 role, preview  a message's role, and the beginning of what the item says
 """
@@ -114,9 +115,10 @@ def item_writes(logged: Logged) -> Iterator[Write]:
             counts = {_counted(event.rating): 1}
             if event.previous is not None:
                 counts[_counted(event.previous)] = counts.get(_counted(event.previous), 0) - 1
-            yield Update("items", document_key(logged.tenant, item_id), {}, counts)
+            yield Update("items", document_key(logged.tenant, item_id), {"feedback_position": logged.position}, counts)
         case FeedbackWithdrawn(inherited=False, item_id=str(item_id)):
-            yield Update("items", document_key(logged.tenant, item_id), {}, {_counted(event.rating): -1})
+            counts = {_counted(event.rating): -1}
+            yield Update("items", document_key(logged.tenant, item_id), {"feedback_position": logged.position}, counts)
         case ReplyCompleted():
             for item_id in event.output_ids:
                 yield Update("items", document_key(logged.tenant, item_id), {"model": event.model})

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from domain.commands import DescribeConversation
+from domain.commands import DescribeConversation, GiveFeedback
+from infrastructure.ids import mint
 from projections.rebuild.backfill import BackfillTask, PageSizes, backfill
 from projections.rebuild.view_builds import ViewBuild, ViewBuilds
 from projections.views.catalog import MONGO_VIEWS, USAGE, MongoView
@@ -57,7 +58,8 @@ async def test_given_pages_whose_progress_was_not_recorded_when_they_are_filled_
 ) -> None:
     conversation = await write.start("one")
     await write.execute(conversation, DescribeConversation(title="T"))
-    await write.append(conversation, "two")
+    [item_id] = await write.append(conversation, "two")
+    await write.execute(conversation, GiveFeedback(feedback_id=mint("fb"), by="ann", item_id=item_id, rating=1))
     await write.reply(conversation)
     await world.catch_up()
     builds = ViewBuilds(world.database, pages)
