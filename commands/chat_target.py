@@ -1,7 +1,8 @@
 """Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one.
 
-In the conversation that it continues, it is appended at the head. If the transcript departs before the head, the reply opens a branch at the last
-item that both have. Beside a running reply, and where no branch may be opened, it goes into a fork.
+In the conversation that the transcript continues, the reply is appended at the head. If items follow the last item that the transcript has too,
+the reply opens a branch after that item. If another reply runs there, if the conversation has ended, or if it may have no more branches, the
+reply goes into a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -77,7 +78,7 @@ def new_target(context: CommandContext) -> ChatTarget:
 
 
 async def branch_target(context: CommandContext, target: ChatTarget, match: Match) -> ChatTarget:
-    """A branch of the target's conversation, at the last item that the transcript has too."""
+    """The target that opens a branch in the same conversation, after the last item that the transcript has too."""
     leaf = await leaf_after(
         context.dependencies.reader, match.conversation_id, match.item_id, match.depth, match.read_version
     )

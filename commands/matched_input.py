@@ -131,7 +131,7 @@ async def _is_path(
 
 
 async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> ReplyTarget | None:
-    """The place after the prefix, in its conversation: the head, or a branch if items follow there. A fork if neither is possible.
+    """The target after the prefix, in its conversation: at the head, or on a branch if items follow the prefix. The last fallback is a fork.
 
     None if the conversation was deleted meanwhile. None also if the model would not be shown exactly the path: the
     conversation has instructions, a summary, or a context policy that chooses other items than the tenant's default.

@@ -113,7 +113,7 @@ async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, v
 
 
 async def leaf_after(reader: PrincipalReader, conversation_id: str, item_id: str, depth: int, version: int) -> Leaf:
-    """The place after an item that the conversation has, or inherits, at this version. `depth`: of the item."""
+    """The place after an item that the conversation has or inherits at this version. `depth`: the item's depth."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended):
             opening = await opening_of(reader, conversation_id, event)

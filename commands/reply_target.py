@@ -41,7 +41,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
     leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
-    alone          whether the reply is refused if another one will be appended at `leaf` too
+    alone          whether the reply is refused if another reply will also be appended at `leaf`
     regenerates    the item or response that the reply is another version of
     carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
                    before the input

@@ -138,7 +138,7 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
     """Requests the reply at its target.
 
-    If items follow the target's place, requests the reply on a branch there. If another reply runs there, if the
+    If items follow the match, requests the reply on a branch after the match. If another reply runs there, if the
     conversation has ended, or if it may have no more branches, requests the reply in a fork.
 
     Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.

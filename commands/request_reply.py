@@ -93,8 +93,8 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply at its target.
 
-    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise uses the target's
-    fallback, if it has one, and then the fallback's, in four cases: another reply runs there, another request moved the
+    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise, in four cases, tries
+    the target's fallback and then the fallback's own fallback: another reply runs there, another request moved the
     target's head, the conversation may have no more branches, or it has ended and was found by comparing the input (the
     client did not name it).
     """

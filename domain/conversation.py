@@ -156,7 +156,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def awaited_after(self) -> frozenset[str | None]:
-        """The ids of the items after which replies that run or wait will be appended."""
+        """The ids of the items after which replies that run or wait will be appended. None in it: before the first item."""
         leaves = (reply.leaf for reply in self.running)
         running = (self.head if leaf is None else leaf.item_id for leaf in leaves)
         return frozenset((*running, self.head) if self.queued else running)

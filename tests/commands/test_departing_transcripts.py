@@ -1,4 +1,4 @@
-"""Chat Completions whose transcript departs from what is stored: they open a branch at the last common item."""
+"""Chat Completions whose transcript departs from what is stored: they open a branch after the last common item."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ def numbered(exchange: Exchange) -> None:
 async def ask(
     api: httpx.AsyncClient, messages: list[Json], *questions: str, name: str | None = None
 ) -> tuple[list[Json], str]:
-    """Asks the questions in turn. Without any, asks for an answer to the last message. Returns the transcript, and the conversation."""
+    """Asks the questions one after the other; without questions, asks for an answer to the last message. Returns (the transcript, the conversation's id)."""
     for added in [[user(question)] for question in questions] or [[]]:
         messages = [*messages, *added]
         answer = await complete(api, messages, name)
@@ -55,7 +55,7 @@ def stored(log: Log, conversation_id: str) -> list[str]:
     return [text_of(from_stored(event.item)) for event in events]
 
 
-async def test_a_transcript_that_departs_opens_a_branch_at_the_last_common_item_and_each_branch_goes_on(
+async def test_a_transcript_that_departs_opens_a_branch_after_the_last_common_item_and_each_branch_can_be_continued(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
@@ -68,7 +68,7 @@ async def test_a_transcript_that_departs_opens_a_branch_at_the_last_common_item_
     assert same == conversation
     assert path(log, conversation) == contents(regenerated) == ["one", "answer 1", "edited", "answer 4"]
 
-    for transcript in (edited, first, regenerated, edited):  # the tip of another branch than the active one
+    for transcript in (edited, first, regenerated, edited):  # the active branch is another one each time
         longer, same = await ask(api, transcript, "more")
         assert same == conversation
         assert path(log, conversation) == contents(longer)
@@ -79,7 +79,7 @@ async def test_a_transcript_that_departs_opens_a_branch_at_the_last_common_item_
     assert provider.requests[-1]["messages"] == departed[:-1]
 
 
-async def test_beside_a_reply_that_runs_at_the_same_place_a_transcript_goes_on_in_a_fork(
+async def test_while_a_reply_runs_at_the_same_place_a_transcript_continues_in_a_fork(
     apis: list[httpx.AsyncClient], log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
@@ -108,7 +108,7 @@ async def test_beside_a_reply_that_runs_at_the_same_place_a_transcript_goes_on_i
         assert path(log, conversation) == contents(longer)
 
 
-async def test_in_a_named_fork_a_transcript_departs_at_an_inherited_item_of_any_branch(
+async def test_in_a_named_fork_a_transcript_can_depart_at_an_inherited_item_of_any_branch(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
