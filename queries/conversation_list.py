@@ -154,7 +154,8 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
         where["archived"] = {"$in": [False, True]} if query.archived is None else query.archived
     elif query.order_by == "activity" or query.archived is not None or query.title is not None:
         message = (
-            "Lists by activity, by title and of what is archived are being made. Until then, lists by creation work."
+            "The view `conversations` is being built again after an upgrade. Lists by activity, and the filters `title` and"
+            " `archived`, work when it is ready."
         )
         raise ApiError(503, message, code="read_models_behind")
     bounds = {

@@ -30,6 +30,9 @@ router = APIRouter(tags=["usage"])
 DEFAULT_DAYS: Final = 31
 MAX_DAYS: Final = 366
 MAX_ROWS: Final = 20_000
+FIRST_VERSION: Final = 7
+"""The first version of the view `usage` that has all groups."""
+
 COUNTS: Final = ("replies", "summaries", "titles", *Usage.__struct_fields__, "prefix_tokens")
 AMOUNTS: Final = (*COUNTS, "cost", "unpriced")
 GROUPS: Final = {
@@ -147,6 +150,9 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     groups = query.groups()
     conversation: Any = query.conversation or ({"$gt": ""} if "conversation" in groups else "")
     read = await context.read_tenant("usage")
+    if read.versions["usage"] < FIRST_VERSION:
+        message = "The view `usage` is being built again after an upgrade. Try again when it is ready."
+        raise ApiError(503, message, code="read_models_behind")
     where: dict[str, Any] = {
         "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
         "conversation": conversation,

@@ -11,6 +11,7 @@ from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.test_rebuild import collections, rebuild_of
 from tests.projections.world import TIMEOUT_SECONDS, World
+from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
 
@@ -34,6 +35,24 @@ async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others
     await upgrade(live)
     assert await collections(live) == {view: view for view in MONGO_VIEWS} | {"items": "items_2"}
     assert await live.is_exact()
+
+
+async def test_given_views_from_before_an_upgrade_then_what_they_do_not_have_is_a_503_until_they_are_rebuilt(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.caught_up)
+    await _make_outdated(live, "usage")
+    await _make_outdated(live, "conversations")
+    new = ["/v1/usage", "/v1/conversations?order_by=activity", "/v1/conversations?archived=true"]
+    async with open_api(live.settings) as api:
+        behind = [await api.get(path) for path in new]
+        assert {(answer.status_code, answer.json()["error"]["code"]) for answer in behind} == {
+            (503, "read_models_behind")
+        }
+        assert (await api.get("/v1/conversations")).json()["data"]
+        await upgrade(live)
+        assert [(await api.get(path)).status_code for path in new] == [200] * 3
 
 
 async def test_given_a_write_conflict_when_a_view_is_upgraded_then_the_upgrade_is_retried(
