@@ -32,7 +32,7 @@ MAX_REMOVED = 500
 """A transaction removes at most this many documents of deleted conversations. It has a time limit, and must fit into MongoDB's cache."""
 
 _LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses", "search", "feedback"})
-"""The views in which a conversation can have thousands of documents."""
+"""The views in which a conversation can have any number of documents."""
 
 _CONFLICT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult")
 
