@@ -376,7 +376,7 @@ def output(call_id: str, kind: str = "function_call_output") -> dict[str, Any]:
         ([{"type": "web_search_call"}, {"type": "mcp_call"}, {"role": "user", "content": "hi"}], {}),
     ],
 )
-def test_calls_and_outputs_without_their_other_half_are_found(
+def test_calls_without_an_output_and_outputs_without_a_call_are_found(
     items: list[dict[str, Any]], orphaned: dict[int, str]
 ) -> None:
     assert orphans(items) == orphaned

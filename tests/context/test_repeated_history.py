@@ -126,7 +126,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         ([], [user("Q"), output("lost")], [user("Q"), output("lost")]),
     ],
 )  # fmt: skip
-def test_only_answered_outputs_and_what_repeats_the_path_before_them_is_left_out(
+def test_only_outputs_of_answered_calls_and_repeated_items_before_them_are_left_out(
     path: list[Item], sent: list[Item], kept: list[Item]
 ) -> None:
     assert taken(path, *sent) == kept
@@ -206,7 +206,7 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
-def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
+def test_nothing_after_the_last_output_of_an_answered_call_is_left_out(path: list[Item], sent: list[Item]) -> None:
     # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs:
     # they are in the table above.
     keys = [call_key(item) for item in sent if is_an_output(item)]
@@ -217,7 +217,9 @@ def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], se
 @pytest.mark.endless
 @given(histories(), st.lists(st.booleans(), min_size=1, max_size=7), texts, inputs)
 @settings(max_examples=10_000, deadline=None)
-def test_ten_thousand_histories_sent_again(path: list[Item], keeps: list[bool], text: str, sent: list[Item]) -> None:
+def test_in_ten_thousand_histories_that_are_sent_again_only_repeated_items_are_left_out(
+    path: list[Item], keeps: list[bool], text: str, sent: list[Item]
+) -> None:
     check_repeats(path, keeps, text)
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):

@@ -86,7 +86,7 @@ def test_the_window_does_not_start_between_a_call_and_its_output() -> None:
     assert ids(selected(ContextInput(path=path, input=QUESTION), 23).window) == [0, 1, 2, 3, 4]
 
 
-def test_pinned_items_of_older_turns_are_shown_with_their_other_half() -> None:
+def test_pinned_items_of_older_turns_are_shown_with_the_call_or_output_that_belongs_to_them() -> None:
     path = context_items((USER, 10), (call(), 5), (output(), 5), (USER, 40), (USER, 1), pinned=(2,))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)
     assert (ids(selection.pins), ids(selection.window), selection.tokens) == ([1, 2], [4], 16)

@@ -43,7 +43,7 @@ def first_depth(selection: Selection) -> int | None:
     return selection.window[0].depth if selection.window else None
 
 
-def test_the_window_stands_as_long_as_it_fits_then_moves_until_the_request_fills_six_tenths_of_the_budget() -> None:
+def test_the_window_stays_as_long_as_it_fits_then_moves_until_the_request_fills_six_tenths_of_the_budget() -> None:
     stands_at: int | None = None
     begins: list[int | None] = []
     for answered in range(25):  # a turn has 10 tokens, the budget holds ten turns
@@ -55,7 +55,9 @@ def test_the_window_stands_as_long_as_it_fits_then_moves_until_the_request_fills
     assert begins == [*[1] * 10, *[11] * 5, *[21] * 5, *[31] * 5]
 
 
-def test_without_an_earlier_window_it_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> None:
+def test_without_an_earlier_window_the_window_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> (
+    None
+):
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 95)) == 1
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 94)) == 9
     not_all_read = ContextInput(path=turns(4, 9), input=question(19), reaches_start=False, unread=6)
@@ -72,7 +74,7 @@ def test_the_window_never_moves_back_by_itself() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=19)) is None
 
 
-def test_if_the_window_stood_before_all_items_that_were_read_it_moves() -> None:
+def test_if_the_last_window_began_before_all_items_that_were_read_the_window_moves() -> None:
     path = turns(4, 9)
     not_all_read = ContextInput(path=path, input=question(19), reaches_start=False)
     assert first_depth(selected(not_all_read, 60, stands_at=5)) == 13

@@ -26,7 +26,7 @@ def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
         assert count(omit_middle(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
 
 
-def test_a_portion_fits_in_its_room_and_ends_where_a_turn_ends_if_possible() -> None:
+def test_a_portion_has_at_most_the_given_tokens_and_ends_with_a_turn_if_possible() -> None:
     randomness = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [

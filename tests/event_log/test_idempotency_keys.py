@@ -91,7 +91,7 @@ async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(se
         await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
 
 
-async def test_given_a_wrong_clock_then_it_deletes_no_key_early_and_keeps_none_for_ever(
+async def test_given_a_wrong_clock_then_no_key_is_deleted_early_and_none_is_kept_for_ever(
     settings: Settings, log: Log
 ) -> None:
     keep, week = timedelta(days=1), timedelta(days=7)

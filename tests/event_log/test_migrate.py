@@ -25,7 +25,7 @@ def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_do_no
     assert ["prefix_rows" in arguments for (arguments,) in functions] == [False, True]
 
 
-def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_found_and_the_newest_known(
+def test_given_migrations_that_this_code_does_not_know_then_the_error_names_the_newest_found_and_the_newest_known(
     settings: Settings,
 ) -> None:
     unknown = ["9998_next.sql", "9999_after_next.sql"]

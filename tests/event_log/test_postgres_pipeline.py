@@ -129,7 +129,7 @@ async def test_given_a_cancelled_call_then_the_next_one_does_not_get_its_result(
     assert await outcomes(second, call(pipeline, 2)) == [OutcomeUnknown, 50]
 
 
-async def test_given_calls_while_it_connects_then_they_share_the_connection(settings: Settings) -> None:
+async def test_given_calls_while_the_pipeline_connects_then_they_share_the_connection(settings: Settings) -> None:
     pipeline = make(settings, "pids", ["bigint"], "SELECT $1 * 0 + pg_backend_pid()::bigint")
     pids = {
         await pipeline.call([0], 10.0),

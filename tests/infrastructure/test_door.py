@@ -369,7 +369,7 @@ async def test_without_a_login_every_request_reaches_the_routes_whatever_its_cre
         assert (await open_api.get("/v1/nothing", headers=headers)).status_code == 404
 
 
-async def test_with_keys_alone_a_token_is_refused() -> None:
+async def test_if_only_api_keys_are_accepted_a_token_is_refused() -> None:
     app = apps(Settings(auth_mode="keys"))["queries"]
     status, headers, body = await answer(app, "GET", "/v1/models", {"Authorization": f"Bearer {GOOD}"})
     assert (status, headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')

@@ -152,7 +152,7 @@ def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: lis
 
 @sixty
 @given(answers, st.integers(0, 30))
-def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[StreamPart], cut: int) -> None:
+def test_the_output_of_a_reply_whose_process_died_is_read_from_its_events(parts: list[StreamPart], cut: int) -> None:
     output = Output()
     stream = live_events(parts[:cut], output)
     items, lengths = output_of_events(map(stream_events.decode, encoded(stream)))

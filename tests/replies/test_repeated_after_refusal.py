@@ -126,7 +126,9 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         assert len(provider.requests) == 4
 
 
-async def test_a_repeat_is_made_for_every_kind_of_response(settings: Settings, provider: ScriptedProvider) -> None:
+async def test_a_refused_request_is_repeated_for_every_kind_of_response(
+    settings: Settings, provider: ScriptedProvider
+) -> None:
     """The kinds: streamed, in the background, in a fork, and not stored.
 
     `tests/commands/test_response_socket.py` tests the repeat over a WebSocket.
@@ -198,7 +200,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert len(provider.requests) == 3
 
 
-async def test_without_a_number_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
+async def test_if_the_refusal_names_no_window_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(2_000, "Please reduce the length of the messages or completion.")
@@ -299,7 +301,7 @@ async def test_a_transcript_is_never_repeated(settings: Settings, provider: Scri
         assert len(provider.requests) == 1
 
 
-async def test_every_process_knows_what_one_has_learnt(settings: Settings) -> None:
+async def test_every_process_knows_what_another_process_has_learnt(settings: Settings) -> None:
     async with (
         make_pool(settings.postgres_url, max_size=1, read_only=False) as writer,
         make_pool(settings.postgres_url, max_size=1) as reader,

@@ -423,7 +423,7 @@ async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) ->
     assert len(chats.items(anew.conversation_id)) == 6
 
 
-async def test_words_of_a_retracted_item_and_what_followed_are_not_recognised(chats: Asking) -> None:
+async def test_a_retracted_item_and_the_items_after_it_are_not_recognised(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d")
     ids = chats.items(turn.conversation_id)
     await chats.events.append(request(turn.conversation_id, RetractItem(item_id=ids[2])))
@@ -447,7 +447,7 @@ async def test_a_transcript_continues_in_a_fork_of_a_deleted_conversation(chats:
 class TestNamed:
     """The client named the conversation."""
 
-    async def test_only_the_named_conversation_and_its_origins_count(self, chats: Asking) -> None:
+    async def test_only_the_named_conversation_and_its_origins_are_searched(self, chats: Asking) -> None:
         named = await chats.chat("a", "b", "c", "d")
         newer = await chats.chat("a", "b", "e", "f")
         ids = chats.items(named.conversation_id)
