@@ -7,6 +7,7 @@ import httpx
 from openai import OpenAI
 
 from replies.title_writer import PROMPT as TITLE_PROMPT
+from tests.end_to_end.reply_streams import endless_answer
 from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.servers import wait_until
 from tests.system import System
@@ -14,8 +15,17 @@ from tests.system import System
 
 def answer_in_turn(exchange: Exchange) -> None:
     """Each answer has a number of its own. A request for a title gets a title."""
-    is_title = TITLE_PROMPT in str(exchange.body)
-    exchange.stream_text("Rainy days" if is_title else f"It rains in Oslo, answer {len(exchange.provider.requests)}.")
+    number = len(exchange.provider.requests)
+    exchange.stream_text("Rainy days" if is_for_title(exchange.body) else f"It rains in Oslo, answer {number}.")
+
+
+def answer_without_titles(exchange: Exchange) -> None:
+    """An answer to a request for a title does not end."""
+    endless_answer(exchange) if is_for_title(exchange.body) else answer_in_turn(exchange)
+
+
+def is_for_title(request: Any) -> bool:
+    return TITLE_PROMPT in str(request)
 
 
 class Session:
@@ -61,8 +71,30 @@ def test_what_people_do_with_conversations_is_the_same_after_a_restart(
         reads = do_everything(session)
         before = {read: session.get(read) for read in reads}
     first.stop()
-    with Session(system(data=first.data, environment=environment)) as session:
+    second = system(data=first.data, environment=environment)
+    with Session(second) as session:
         assert {read: session.get(read) for read in reads} == before
+        check_killed_title(second, session, provider)
+
+
+def check_killed_title(system: System, session: Session, provider: ScriptedProvider) -> None:
+    """Kills the api while it writes a title. The conversation has none, and the next reply writes one."""
+    provider.script = answer_without_titles
+    chat = session.sdk.conversations.create().id
+    session.sdk.responses.create(input="Will it snow?", conversation=chat)
+    wait_until(lambda: is_for_title(provider.requests[-1]), 10, "the request for a title")
+    system.wait_restarted("api", system.kill("api"))
+    system.wait_ready()
+    provider.script = answer_in_turn
+    assert session.get(f"/conversations/{chat}")["title"] is None
+    session.sdk.responses.create(input="And tomorrow?", conversation=chat)
+    wait_until(lambda: session.get(f"/conversations/{chat}")["title"] is not None, 10, "the title")
+    assert [text for text in session.texts(f"/conversations/{chat}/items") if text.endswith("?")] == [
+        "Will it snow?",
+        "And tomorrow?",
+    ]
+    usage = {row["conversation"]: row for row in session.get("/usage", group_by="conversation")["data"]}
+    assert (usage[chat]["replies"], usage[chat]["titles"]) == (2, 1)
 
 
 def do_everything(session: Session) -> list[str]:

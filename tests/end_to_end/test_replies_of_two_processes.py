@@ -13,6 +13,7 @@ import httpx
 from domain.events import REPLY_ENDS
 from domain.items import without_listed_fields
 from infrastructure.embedded.service import answers_http
+from tests.end_to_end.killed_regenerate import begin_another_answer, check_killed_regenerate
 from tests.end_to_end.reply_streams import (
     StreamReader,
     endless_answer,
@@ -77,8 +78,8 @@ async def test_when_a_conversation_is_deleted_its_reply_stops_and_the_streams_en
 async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_partial_text_and_their_conversations_continue(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
-    provider.script = endless_answer
     killed_url, other_url = urls
+    another = await begin_another_answer(http, killed_url, provider)
     policies = ({"stopped": "drop"}, {"stopped": "keep"})
     conversations = [
         (await http.post(f"{killed_url}/v1/conversations", json={"context_policy": policies[number % 2]})).json()["id"]
@@ -93,13 +94,16 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
             return  # the process was killed
 
     asking = [asyncio.create_task(ask(*pair)) for pair in zip(readers, conversations, strict=True)]
-    await wait_until_async(lambda: all(len(reader.events) >= 10 for reader in readers), 20, "ten events of each reply")
+    all_readers = [*readers, another.reader]
+    await wait_until_async(lambda: all(len(each.events) >= 10 for each in all_readers), 20, "ten events of each reply")
     running.wait_restarted("api", running.kill("api"))
     restarted = time.monotonic()
     await asyncio.gather(*asking)
     provider.script = varied_answers(SEED)
-    ended = [await retrieve_when(http, other_url, reader.response_id, "incomplete", 15) for reader in readers]
+    ended = [await retrieve_when(http, other_url, reader.response_id, "incomplete", 15) for reader in all_readers]
     assert time.monotonic() - restarted < 10
+    assert ended.pop()["incomplete_details"] == {"reason": "interrupted"}
+    await check_killed_regenerate(another, http, other_url)
     for reader, conversation, response in zip(readers, conversations, ended, strict=True):
         assert text_of(response).startswith(reader.text)
         items = (await http.get(f"{other_url}/v1/responses/{reader.response_id}/input_items")).json()["data"]
