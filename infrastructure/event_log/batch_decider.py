@@ -14,7 +14,7 @@ from domain.access import check_allowed
 from domain.commands import AppendItems, CompleteReply, StopReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, ReplyQueued, ReplyRequested
+from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, PathBranch, ReplyQueued, ReplyRequested
 from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
@@ -182,7 +182,7 @@ class BatchDecider:
                     self._evolve_item(name, event.row_key, event)
         # Last, so that a command that fails adds no rows.
         if isinstance(request.command, _WITH_PREFIXES) and request.command.prefixes:
-            self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1, state.retracted_at)
+            self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1, state)
         self._rows += rows
         self._last_rows[name] = len(self._rows) - 1
         self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
@@ -224,21 +224,22 @@ class BatchDecider:
 
 
 def _prefix_rows(
-    command: AppendItems | CompleteReply | StopReply, events: Sequence[Event], first_row: int, retracted_at: int
+    command: AppendItems | CompleteReply | StopReply, events: Sequence[Event], first_row: int, state: Conversation
 ) -> list[PrefixRow]:
     """The command's prefixes that end with an item which the events append, without those that may contain a retracted item.
 
-    `first_row`: the number of the first event's row. `retracted_at`: the version of the conversation's last retraction.
+    `first_row`: the number of the first event's row. `state`: the conversation after these events.
     """
-    appended = {
-        event.item_id: (row, event.depth)
-        for row, event in enumerate(events, first_row)
-        if isinstance(event, ItemAppended)
-    }
+    leaves = state.path[:-1]  # unless the items open a branch, they are on the last one of the active path
+    appended: dict[str, tuple[int, int, int, tuple[PathBranch, ...]]] = {}
+    for row, event in enumerate(events, first_row):
+        if isinstance(event, ItemAppended):
+            leaves = event.leaves or leaves
+            appended[event.item_id] = (row, event.depth, event.branch, leaves)
     return [
         PrefixRow(*appended[prefix.item_id], prefix)
         for prefix in command.prefixes
-        if prefix.item_id in appended and (prefix.read_version is None or prefix.read_version >= retracted_at)
+        if prefix.item_id in appended and (prefix.read_version is None or prefix.read_version >= state.retracted_at)
     ]
 
 

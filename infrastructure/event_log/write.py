@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0023, which calls that of 0022)."""
+"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0025, which calls that of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,6 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from domain.commands import Prefix
+from domain.events import PathBranch
 from infrastructure.event_log.rows import Row, StreamEnd
 
 
@@ -21,10 +22,15 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 
 
 class PrefixRow(Struct, frozen=True, gc=False):
-    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1. `depth`: the depth of that item."""
+    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1.
+
+    `depth`, `branch`: where that item is. `leaves`: the path up to the start of this branch; empty for the first branch.
+    """
 
     row: int
     depth: int
+    branch: int
+    leaves: tuple[PathBranch, ...]
     prefix: Prefix
 
 
@@ -53,6 +59,7 @@ PARAMETER_TYPES = (
     *("integer[]", "text[]", "uuid[]", "integer[]", "text[]", "uuid[]"),  # replies
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
+    *("bigint[]", "text[]", "text[]"),  # their paths
 )
 
 
@@ -79,7 +86,7 @@ def parameters(write: Write) -> list[Any]:
     ]
 
 
-_NO_PREFIXES = (None,) * 7
+_NO_PREFIXES = (None,) * 10
 
 
 def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
@@ -92,4 +99,12 @@ def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
         [prefix.response_id for prefix in prefixes],
         [prefix.messages or None for prefix in prefixes],
         [prefix.exact or None for prefix in prefixes],
+        [row.branch for row in rows],
+        [_array([left.branch for left in row.leaves]) for row in rows],
+        [_array([left.last_depth for left in row.leaves]) for row in rows],
     ]
+
+
+def _array(numbers: Sequence[int | None]) -> str | None:
+    """An array of whole numbers as Postgres reads it from a text; None if it is empty."""
+    return f"{{{','.join(map(str, numbers))}}}" if numbers else None

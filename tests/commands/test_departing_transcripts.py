@@ -151,3 +151,24 @@ async def test_a_rewritten_answer_is_recognised_on_any_branch(
     cut_off, same = await ask(api, regenerated[2:], "after the front was cut off")
     assert same == conversation
     assert path(log, conversation) == [*contents(regenerated[:2]), *contents(cut_off)]
+
+
+async def test_given_an_item_deleted_on_one_branch_then_a_transcript_continues_on_the_other_one(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    provider.script = numbered
+    first, conversation = await ask(api, [], "one", "two")
+    edited, _ = await ask(api, first[:2], "edited")
+    events = [event for event in log.events(conversation) if isinstance(event, ItemAppended)]
+    [two] = [event.item_id for event in events if text_of(from_stored(event.item)) == "two"]
+    deleted = await api.delete(f"/v1/conversations/{conversation}/items/{two}")
+    assert deleted.status_code == 200
+
+    longer, same = await ask(api, edited, "more")
+
+    assert same == conversation
+    assert path(log, conversation) == contents(longer)
+    assert len(stored(log, conversation)) == 4 + 2 + 2, "nothing is stored twice"
+    resent, same = await ask(api, first, "more")
+    assert same == conversation
+    assert path(log, conversation) == contents(resent), "the words after the deleted ones are stored again, with them"

@@ -201,15 +201,19 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with a later one of its conversation.
+        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with an item of its conversation below it.
 
         Replies that run now will not write theirs.
         """
         conversation_id = self.items[item_id].conversation_id
-        own = [other.item_id for other in self.items.values() if other.conversation_id == conversation_id]
+        later = {
+            other.item_id
+            for other in self.items.values()
+            if other.conversation_id == conversation_id and item_id in self.path(other.item_id)
+        }
         self._retracted |= {item_id}
         self._forgetful |= self.conversations[conversation_id].running.keys()
-        self._forgotten |= {*own[own.index(item_id) :]}
+        self._forgotten |= later
 
     # From which items a transcript may continue.
 

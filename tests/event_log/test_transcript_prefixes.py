@@ -15,15 +15,18 @@ from domain.commands import (
     CompleteReply,
     DeleteConversation,
     DeleteReply,
+    MoveHead,
     NewItem,
     Prefix,
     RequestReply,
+    RestoreItem,
     RetractItem,
     ShareConversation,
     StartConversation,
 )
-from domain.events import InputItem, Share, Shown, Timing, Usage
+from domain.events import InputItem, ItemRetracted, PathBranch, Share, Shown, Timing, Usage
 from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.codec import encode
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.prefix_lookup import MAX_HASHES, MAX_PREFIXES
@@ -83,6 +86,19 @@ async def reply(events: EventLog, conversation_id: str, *hashes: str, start_unli
 
 def hashes_in(log: Log) -> list[str]:
     return [hashed.decode() for (hashed,) in log.rows("SELECT hash FROM transcript_prefixes ORDER BY hash")]
+
+
+def paths_to(log: Log, hashed: str) -> tuple[PathBranch, ...]:
+    """The path to the item of this prefix, as the table has it."""
+    [(version, depth, branch, left, depths)] = log.rows(
+        "SELECT version, depth, branch, leaf_branches, leaf_depths FROM transcript_prefixes WHERE hash = %s",
+        hashed.encode(),
+    )
+    leaves = [
+        PathBranch(left_branch, left_depth, version)
+        for left_branch, left_depth in zip(left or (), depths or (), strict=True)
+    ]
+    return (*leaves, PathBranch(branch, depth, version))
 
 
 async def test_given_an_item_retracted_while_a_reply_runs_then_its_prefixes_are_not_written(
@@ -210,6 +226,66 @@ async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_remo
     await events.append(request(conversation_id, RetractItem(item_id=without_prefix.items[0].item_id)))
 
     assert hashes_in(log) == ["a", "other", "other 2"]
+
+
+async def test_given_an_item_retracted_on_one_branch_then_prefixes_of_paths_without_it_stay(
+    events: EventLog, log: Log, settings: Settings
+) -> None:
+    conversation_id = await start(events)
+    by_hash: dict[str, str] = {}
+
+    async def add(*hashes: str) -> None:
+        command = append(*hashes)
+        by_hash.update({hashed: item.item_id for hashed, item in zip(hashes, command.items, strict=True)})
+        await events.append(request(conversation_id, command))
+
+    async def go_to(hashed: str) -> None:
+        await events.append(request(conversation_id, MoveHead(item_id=by_hash[hashed], path=paths_to(log, hashed))))
+
+    async def retract(hashed: str) -> None:
+        await events.append(request(conversation_id, RetractItem(item_id=by_hash[hashed])))
+
+    await add("a1", "a2", "a3")
+    await go_to("a1")
+    await add("b2", "b3")
+    await add("b4")
+    await go_to("b2")
+    await add("c3")
+    await go_to("a3")
+    await add("d4", "d5")
+    branches = [branch for (branch,) in log.rows("SELECT branch FROM transcript_prefixes ORDER BY hash")]
+    assert [len([b for b in branches if b == branch]) for branch in sorted(set(branches))] == [3, 3, 1, 2]
+
+    await retract("d5")
+    assert hashes_in(log) == ["a1", "a2", "a3", "b2", "b3", "b4", "c3", "d4"]
+    await retract("a2")
+    assert hashes_in(log) == ["a1", "b2", "b3", "b4", "c3"]
+    await retract("b3")
+    assert hashes_in(log) == ["a1", "b2", "c3"]
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:  # as rows from before migration 0025
+        connection.execute("UPDATE transcript_prefixes SET branch = NULL WHERE hash = 'c3'")
+    await retract("b4")
+    assert hashes_in(log) == ["a1", "b2"], "it is not known that the path to c3 does not pass b4"
+    await events.append(request(conversation_id, RestoreItem(item_id=by_hash["b3"])))
+    assert hashes_in(log) == ["a1", "b2"]
+    await retract("a1")
+    assert hashes_in(log) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32])
+async def test_postgres_reads_numbers_of_events(events: EventLog, log: Log, number: int) -> None:
+    event = ItemRetracted(item_id=mint("msg"), branch=number, depth=number // 2, inherited=True)
+    state = encode(event)
+    compressed = b"\x11" + state[1:]
+
+    [read] = log.rows(
+        "SELECT number_in_state(s, 'branch'), number_in_state(s, 'depth'), number_in_state(s, 'other'), number_in_state(c, 'depth')"
+        " FROM (SELECT %s::bytea AS s, %s::bytea AS c) AS states",
+        state,
+        compressed,
+    )
+
+    assert read == (number, number // 2, None, None)
 
 
 async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefixes_of_its_items_are_removed(
