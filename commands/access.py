@@ -10,7 +10,7 @@ from replies.queued_reply import read_queue
 
 
 async def readable_conversation(context: CommandContext, conversation_id: str) -> Head:
-    """The head of a conversation that the caller may read. Raises ConversationNotFound."""
+    """The last event (`Head`) of a conversation that the caller may read. Raises ConversationNotFound."""
     head = await context.dependencies.reader.readable_head(conversation_id)
     if head is None:
         raise ConversationNotFound(conversation_id)

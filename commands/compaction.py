@@ -62,7 +62,7 @@ class ConversationCompaction(Struct, frozen=True, kw_only=True, tag_field="objec
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
-    """Has a model summarize the older turns. The newest turns that fit in half the budget are left as they are.
+    """Asks a model to summarize the older turns. The newest turns that fit in half the budget are left as they are.
 
     Every item stays readable. Answers with the compaction.
     """

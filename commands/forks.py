@@ -25,7 +25,7 @@ router = APIRouter()
 
 
 class ForkConversation(Body):
-    """Where the conversation is forked: after an item, or as it was at a version. Without both: as it is now.
+    """Where the conversation is forked: after an item, or as it was at a version. With neither: as it is now.
 
     `include_after`: the fork also gets the items that come after this place on the active path. `title`: default: the
     title of the conversation, if a person gave it.
@@ -51,7 +51,7 @@ class ForkConversation(Body):
 async def fork_conversation(context: CommandContext, conversation_id: str, body: ForkConversation | None) -> Response:
     """Creates a fork: a new conversation that begins with the items up to the named place. Answers with the new Conversation.
 
-    The fork belongs to the caller, and may be of any conversation that the caller may read. It inherits the items by
+    The fork belongs to the caller, who may fork any conversation that they may read. It inherits the items by
     reference, so it takes the same time for long and short conversations. It has the instructions, the policy and the pinned items
     that the conversation had at the fork's version. If an item is deleted in the conversation, it is gone from the fork too.
     """

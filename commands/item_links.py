@@ -7,7 +7,7 @@ When the store gives items new ids, it changes the links to match. These items h
     local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
 
 A stored link holds our id of the target, or the `call_id` of the call. A link in a request may also hold the id that the client gave to
-the target. The target is found by that id too, because the stored target keeps it.
+the target, because the stored target keeps that id. A call of an earlier request is found by it only if the output has no `call_id`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
 
 
 class Link(Struct, frozen=True):
-    """The item's field `field` names an item of type `target_type`. `given`: the id or call id in that field."""
+    """The item's field `field` names an item of type `target_type`. `given`: the id or `call_id` of the target, as the client sent it."""
 
     field: str
     target_type: str
@@ -61,7 +61,7 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items. If an item has a link to an earlier one of them, the link is changed to the earlier item's new id or `call_id`."""
+    """The items. If an item has a link to an earlier one of them, the link is changed to the earlier item's new id or `call_id`. A call without a `call_id` gets one, if the client gave it an id."""
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
@@ -87,7 +87,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
     """The links whose target must be looked up on the path, by the index of the item with the link.
 
     For such a link, no earlier item of `items` is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
-    `call_id` already is the `call_id` of the call.
+    `call_id` is taken for the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}
@@ -102,7 +102,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 class _Targets:
     """The items that links may lead to, by `call_id` and by id.
 
-    An item with the right `call_id` is preferred to one with the right id. If several have the same one, the last item is found.
+    An item with the right `call_id` is preferred to one with the right id. If several items have it, the last of them is found.
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ A shorter one is parsed on the event loop, because a thread would take longer.
 """
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""One append stores at most this many items and bytes of a long history. A larger append would delay other appends."""
+"""One append stores at most this many items and bytes of a long history. A larger append would delay other appends. A larger item has its own append."""
 
 
 class ChatRequest(Struct, frozen=True):
@@ -220,7 +220,7 @@ def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessag
 def _prefixes(
     transcript: ParsedTranscript, target: ChatTarget, new_ids: Sequence[str], stored: int, response_id: str
 ) -> PrefixesOf:
-    """Makes the prefixes that are recorded when the reply completes. The next transcript is recognised by them."""
+    """Returns a function that makes the prefixes to record when the reply's items join. The next transcript is recognised by them."""
     matched, answered = _matched(target)
     read_version = target.read_version
     of_input = input_prefixes(

@@ -32,7 +32,7 @@ from replies.recorded_reply import RecordedReply
 from replies.response_shape import ResponseEvent, ResponseObject
 
 CANCEL_TIMEOUT_SECONDS = 10.0
-"""How long a cancel waits for the reply to end. Other processes need less time to end the reply of a process that died."""
+"""How long a cancel waits for the reply to end: longer than other processes need to end the reply of a process that died."""
 
 router = APIRouter()
 
@@ -108,7 +108,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 
 @command_route(router, "POST", "/v1/responses/{response_id}/cancel", scope="reply", answer=ResponseObject)
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
-    """Stops a running reply, in any process. Its partial output stays in the Response.
+    """Stops a reply that runs or waits, in any process. Its partial output stays in the Response.
 
     Waits up to 10 s for the reply to end, then answers with the Response. Cancelling a cancelled reply changes
     nothing. If the reply has ended and was not cancelled, the answer is 400.

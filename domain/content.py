@@ -48,7 +48,7 @@ items          the field holds InputItems. Each one belongs to the item with its
                `response_id` of the event
 response       the response `response_id` of the event
 summary        the summary that the event records
-target         the item `item_id` of the event, or the response `response_id` if that is None
+target         the item `item_id` of the event or, if `item_id` is None, the response `response_id`
 transcript     the field holds a Transcript. It belongs to the response. The `changes` of each TranscriptPart also belong to
                the items in its `items`
 """

@@ -1,4 +1,4 @@
-"""Finds the copies in an answer whose originals, in other conversations, are deleted. The view `items` does not know this.
+"""Finds which items of an answer are copies of deleted items of other conversations. The view `items` does not know this.
 
 Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. Such an answer may also
 change while the conversation's version stays the same, so it is sent with `NO_STORE`.
@@ -42,7 +42,7 @@ def input_ids(document: Document) -> list[str]:
 
 
 async def deleted_input(context: QueryContext, read: Read, documents: Collection[Document]) -> frozenset[str]:
-    """The ids of those input items of these responses that are deleted now. `read` must cover the view `items` too."""
+    """The ids of the responses' input items that are deleted now. `read` must cover the view `items` too."""
     item_ids = [item_id for document in documents for item_id in input_ids(document)]
     retracted: list[Document] = []
     if item_ids:

@@ -1,6 +1,6 @@
 """Items that name other items by id.
 
-In a list such a link holds our id, and in a request to a provider it leads to the same item.
+In a list, such a link holds our id or the `call_id` of the call. In a request to a provider, it leads to the same item.
 """
 
 import json
@@ -92,7 +92,7 @@ async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_pro
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        # `earlier` has the same client's id as `first`. A link leads to the last item with this id, which is `first`.
+        # The client gave `earlier` the same id as `first`. A link leads to the last item with this id, which is `first`.
         earlier = {**first, "name": "earlier"}
         match way:
             case "together":
@@ -150,7 +150,7 @@ async def test_an_image_can_be_named_by_its_id_alone(
     assert log.count() == before
 
 
-async def test_an_approval_reaches_the_provider_with_the_id_of_the_approval_request_that_it_was_sent(
+async def test_in_a_request_to_the_provider_an_approval_names_the_id_of_the_approval_request_before_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working = provider.script
@@ -182,7 +182,7 @@ async def test_an_approval_reaches_the_provider_with_the_id_of_the_approval_requ
     assert second["status"] == "completed"
 
 
-async def test_items_of_old_events_have_no_id_of_a_client_and_are_listed_and_sent_as_before(
+async def test_an_unusable_id_of_a_client_is_not_stored_and_a_link_without_a_target_stays_as_it_is(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, items=[message("Q"), {**REQUEST, "id": None}])

@@ -127,7 +127,7 @@ TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Ev
 
 
 def official_fields() -> dict[str, set[str]]:
-    """The names of all parameters of the `openai` package, by the module that declares them."""
+    """The names of all parameters of Responses and Conversations in the `openai` package, by the module that declares them."""
     found: dict[str, set[str]] = {}
     for package in (openai.types.responses, openai.types.conversations):
         for module_info in pkgutil.iter_modules(package.__path__):
@@ -254,7 +254,7 @@ async def test_allowed_tools_without_a_mode_have_the_mode_auto(
     assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
 
 
-async def test_an_error_about_a_parameter_of_another_api_names_the_parameter_to_use_instead(
+async def test_an_error_about_an_unsupported_parameter_names_it_and_the_parameter_to_use_instead_if_one_exists(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:
     _, api = api_of
@@ -287,7 +287,7 @@ async def test_an_error_about_a_parameter_of_another_api_names_the_parameter_to_
     assert log.count() == 1
 
 
-async def test_a_parameter_of_the_wrong_type_is_a_400_that_names_it(api_of: tuple[str, httpx.AsyncClient]) -> None:
+async def test_an_invalid_value_of_a_parameter_is_a_400_that_names_it(api_of: tuple[str, httpx.AsyncClient]) -> None:
     _, api = api_of
     for param, body in (
         ("reasoning.effort", {"reasoning": {"effort": 5}}),
@@ -329,7 +329,7 @@ async def test_all_parameters_of_a_request_are_recorded_with_the_hash_of_what_wa
     assert requested.shown.request_sha256 == request_sha256(provider.requests[-1])
 
 
-async def test_the_requests_for_a_compaction_have_the_parameters_too(
+async def test_the_request_for_a_summary_has_the_cache_parameters_and_the_service_tier(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider
 ) -> None:
     _, api = api_of

@@ -36,7 +36,7 @@ async def test_an_invalid_tool_or_schema_is_a_400_that_names_it(
     assert log.count() == 0
 
 
-async def test_schemas_that_are_too_large_together_are_a_400(api: httpx.AsyncClient) -> None:
+async def test_a_schema_that_is_too_large_is_a_400(api: httpx.AsyncClient) -> None:
     large = {f"p{n}": {"type": "string"} for n in range(4_000)}
     fits = await post_response(api, "hi", tools=[function(properties=large)])
     assert fits.status_code in (200, 400), "it may not fit into the model's window"

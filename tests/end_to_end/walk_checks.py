@@ -30,7 +30,7 @@ from tests.end_to_end.walk_plan import PlannedRequest
 
 
 class LogTail:
-    """The events of the log, each once, in the order of the log."""
+    """The events that are appended to the log from now on, each once, in order."""
 
     def __init__(self, postgres_url: str) -> None:
         self._connection = psycopg.connect(postgres_url, autocommit=True)
@@ -82,8 +82,8 @@ class WalkChecks:
     """Checks the events of a walk. `observe` takes the events of one round.
 
     `requests`: the planned requests, by the number that they have in the store. `subjects`: the subjects in the store,
-    by their names in the plan. `counts`: how often a request began a new conversation, was appended, opened a branch, or
-    went into a fork.
+    by their names in the plan. `counts`: of the completed requests, how many began a new conversation, were
+    appended, opened a branch, or are in a fork.
     """
 
     def __init__(self, requests: Mapping[int, PlannedRequest], subjects: Mapping[str, str]) -> None:
@@ -109,15 +109,15 @@ class WalkChecks:
             self._observe(conversation_id, event)
 
     def may_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether an item that is equal to one of the request's is deleted, in this conversation or elsewhere."""
+        """Whether a deleted item, in any conversation, equals an item of the request. Then `…/context` may hide content of the request."""
         deleted = {item.meaning for item in self.model.items.values() if self.model.is_deleted(item.item_id)}
         return bool(deleted & set(recorded.transcript.items))
 
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether an item that the request certainly has was deleted after the request.
+        """Whether `…/context` must hide content of the request: an item that the request quotes was deleted after the request.
 
-        The request certainly has its new items if they have joined. It certainly has the items of its path if they are
-        equal to the beginning of the transcript.
+        The request quotes its new items once they have joined. It quotes the items of its path if they equal the
+        beginning of the transcript.
         """
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
         count = len(recorded.transcript.items) - recorded.new_count
@@ -139,7 +139,7 @@ class WalkChecks:
                 self._appended.append(event)
                 return
             case HeadMoved():
-                return  # to an item that was just appended, or to where it was
+                return  # the head moves to an item just appended, or the event repeats the head (`aside`)
             case ReplyCompleted():
                 self._completed(conversation_id, event)
             case ConversationDeleted():
@@ -206,7 +206,7 @@ class WalkChecks:
 
         `count`: how many items of the transcript were recognised. The store first compares the transcript, and appends
         the request later. Other requests may be recorded in between. So the match must be right in one state of this
-        round, and the item must be right in this state or in a later one.
+        round, and the conversation must be right in this state or in a later one.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
@@ -237,9 +237,9 @@ class WalkChecks:
     def _fault_of_place(
         self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
     ) -> str | None:
-        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended.
+        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended. None if it may.
 
-        `compared`: the state when the transcript was compared. None if the reply may be there.
+        `compared`: the state when the transcript was compared.
         """
         if (named := compared.named(recorded.transcript)) is not None and _is_only_named(recorded, count, compared):
             return self._fault_at_end(recorded, named, state)
@@ -305,8 +305,9 @@ class WalkChecks:
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
         """Checks that a message is stored once below one item, unless it came with two requests that ran at once.
 
-        Two messages are the same if the transcripts up to them are equal. A request that names its conversation is not
-        checked, because it does not see what is stored in others.
+        Two messages are the same if the transcripts up to them are equal. Not checked: the first message of a transcript, a
+        message whose earlier copy the store has forgotten, and a request that names its conversation, because it does not
+        see what is stored in others.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]

@@ -86,7 +86,7 @@ async def test_a_page_that_exactly_ends_the_list_has_no_more(
     assert (await listed(api, limit=3))["has_more"] is True
 
 
-async def test_before_alone_gives_the_page_just_before_the_cursor(
+async def test_before_gives_the_page_just_before_the_cursor_and_with_after_the_items_between_both(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start() for _ in range(6)]

@@ -1,7 +1,7 @@
 """Cases in which a reply is stopped in the middle of its answer.
 
 A case has a way to stop the reply, and a context policy. It also says what must be stored at the end. `Stops` runs the
-cases against a store that is served on a port, with both APIs and a projector. The provider pauses each answer after a
+cases against a store that is served on a port, with the write API, the read API and a projector. The provider pauses each answer after a
 few parts, until the store disconnects or `Stops` lets the answer continue.
 """
 
@@ -69,7 +69,8 @@ ANSWERS: dict[str, Sequence[Step]] = {
 DELTAS = {answer: len(steps) for answer, steps in ANSWERS.items()} | {"two calls": 1}
 """How many deltas arrive before the stop.
 
-The store sends a second call only when the first one is complete. So the second of `two calls` does not arrive.
+A call ends only with the provider's answer, and the store sends a second call only after the end of the first one. So the
+second of `two calls` does not arrive.
 """
 
 JOINING: dict[str, list[tuple[str, str, str]]] = {
@@ -134,7 +135,7 @@ class Case(Struct, frozen=True):
 
 
 def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
-    """`count` cases: every way with every policy, repeated if `count` is larger. The cases use the answers in turn.
+    """The first `count` cases of: every way with every policy, over and over. The cases use the answers in turn.
 
     A case in which the reply is not stopped always has the answer `text`.
     """
@@ -181,7 +182,7 @@ class Stops:
         return asking
 
     async def stop(self, case: Case, asking: "asyncio.Task[None]") -> None:
-        """Stops the reply in the way of the case, which must not be `kill`. Returns when the reply has ended."""
+        """Does what `case.way` says, which must not be `kill`. Returns when the reply has ended."""
         url, response_id, conversation_id = self.url(case), self.responses[case.number], self.conversations[case.number]
         if case.way in LEAVING:
             asking.cancel()
@@ -200,7 +201,7 @@ class Stops:
         await asyncio.wait({asking})
 
     def let_finish(self, case: Case) -> None:
-        """Lets the provider finish its later answers to this question."""
+        """From now on the provider finishes its answers to this question, also an answer that it has begun."""
         self._may_go_on.add(case.question)
         self._fails.discard(case.question)
 
