@@ -57,6 +57,11 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     def stream_version(self) -> StreamVersion:
         return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether some of `items` are copies of other conversations' items."""
+        return bool([item for item in self.items if item.copy_of is not None])
+
     def suffices(self, max_tokens: int) -> bool:
         """Whether these items exceed `max_tokens` or the policy's budget, or are all that there are."""
         return self.reaches_start or sum([item.tokens for item in self.items]) > token_limit(self.policy, max_tokens)

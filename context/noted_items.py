@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from context.item_counts import ItemCounts
 from context.rendering import noted_item
 from context.rendering.notes import Noted
-from context.selection import ContextItem
+from context.selection import ContextItem, not_plain
 from domain.events import LeftOut
 from domain.items import Item
 
@@ -79,13 +79,12 @@ async def _count(
 
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
-    """(index, item) of each item that may have to be changed: all except messages whose content is a string.
+    """(index, item) of each item that may have to be changed: all except plain messages, and messages whose content is a string.
 
     Every model takes such messages, and a context may have thousands of them.
     """
     return [
-        (index, item)
-        for index, item in enumerate(items)
-        if not item.form
-        and (not isinstance(item.item.get("content"), str) or item.item.get("type", "message") != "message")
+        (index, other)
+        for index, other in not_plain(items)
+        if not isinstance(other.item.get("content"), str) or other.item.get("type", "message") != "message"
     ]

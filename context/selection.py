@@ -55,7 +55,7 @@ class ContextItem(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     @property
     def begins_turn(self) -> bool:
         """As the function `begins_turn`."""
-        return PLAIN_FORMS[self.form][0] == "user" if isinstance(self.stored, str) else begins_turn(self.stored)
+        return begins_turn(PLAIN_FORMS[self.form] if isinstance(self.stored, str) else self.stored)
 
 
 class ContextInput(Struct, frozen=True, kw_only=True):
@@ -133,21 +133,23 @@ def select(
     total = context_input.base_tokens + sum(sizes)
     for index in always_sent:
         sizes[index] = 0
-    saved = [0, *accumulate(sizes)]  # saved[start]: tokens that are not sent if the window starts at `start`
     start = len(context_input.pins)
+    tokens = total - sum(sizes[:start])  # what is sent if the window starts at `start`
     starts = _window_starts(context_input, everything, calls, always_sent)
     limited = (
         ((start, budget) for start in starts) if stable is None else _limited(context_input, starts, budget, stable)
     )
-    for start, limit in limited:
-        if total - saved[start] <= limit:
+    for next_start, limit in limited:
+        tokens -= sum(sizes[start:next_start])
+        start = next_start
+        if tokens <= limit:
             # If every item can be sent and there are no calls and outputs, no window can separate a call from its output: no check is needed.
             check = unsendable if unsent or calls else None
-            selection = _selection(context_input, start, always_sent, unsent, check, tokens=total - saved[start])
+            selection = _selection(context_input, start, always_sent, unsent, check, tokens=tokens)
             if selection.tokens <= limit:
                 return selection
     # If the window can start nowhere, the newest turn began before `path`, and `path` alone is larger than the budget.
-    raise ContextTooLong(max(total - saved[start], budget + 1), budget)
+    raise ContextTooLong(max(tokens, budget + 1), budget)
 
 
 def _limited(
@@ -187,7 +189,14 @@ def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[i
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, Item]]:
     """(index, item) of all items but those in their short form: a plain message is always sent, and it is no call and no output."""
-    return [(index, item.item) for index, item in enumerate(items) if not item.form]
+    return [(index, item.item) for index, item in not_plain(items)]
+
+
+def not_plain(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
+    """(index, item) of the items that are not in their short form. Mostly there are none, so that is looked up first."""
+    if not [item for item in items if not item.form]:
+        return []
+    return [(index, item) for index, item in enumerate(items) if not item.form]
 
 
 def _unsent(others: Sequence[tuple[int, Item]], unsendable: Unsendable) -> dict[int, str]:
@@ -230,7 +239,7 @@ def _window_starts(
         if call not in always_sent and call < end:
             changes[call + 1] += 1
             changes[min(output, end) + 1] -= 1
-    splits = list(accumulate(changes))
+    splits = list(accumulate(changes)) if calls else changes
     for index in range(first, end + 1):
         if index == first and context_input.reaches_start:
             begins = True

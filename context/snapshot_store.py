@@ -162,9 +162,12 @@ def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
     Adds up the tokens from the newest item backwards, until the sum is more than `limit`. If all items fit, the index
     is 0.
     """
-    sums = list(accumulate([item.tokens for item in reversed(items)]))
+    tokens = [item.tokens for item in items]
+    if (total := sum(tokens)) <= limit:
+        return 0, total
+    sums = list(accumulate(reversed(tokens)))
     count = bisect_right(sums, limit) + 1
-    return (len(items) - count, sums[count - 1]) if count <= len(items) else (0, sums[-1] if sums else 0)
+    return len(items) - count, sums[count - 1]
 
 
 def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches_start: bool) -> RecentItems:

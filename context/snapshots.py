@@ -55,7 +55,7 @@ Every event of the conversation writes the snapshot.
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
-SNAPSHOT_FORMAT = "10"
+SNAPSHOT_FORMAT = "11"
 """Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
 REQUEST_PREFIX = "request:"

@@ -5,7 +5,6 @@ Shapes: `openai/types/conversations` and `openai/types/responses` of the officia
 """
 
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
 import msgspec
@@ -191,29 +190,52 @@ def is_usable(item: Item) -> bool:
     return bool(item.get("status") != CUT_OFF)
 
 
-PLAIN_FORMS: tuple[tuple[str, bool], ...] = (("", False), *product(ROLES, (False, True)))
-"""The forms of plain messages: (the role, whether the item has its type). The first one stands for all other items.
+def _plain_forms() -> list[Item]:
+    """The plain messages with an empty text."""
+    typed: Item = {"type": "message"}
+    strings: list[Item] = [{**kind, "role": role, "content": ""} for role in ROLES for kind in ({}, typed)]
+    user = {"role": "user", "content": [{"type": "input_text", "text": ""}]}
+    answer = {"status": "completed", "content": [{"type": "output_text", "text": "", "annotations": []}]}
+    return [*strings, user, {**typed, **user}, {**typed, "role": "assistant", **answer}]
 
-A plain message has only a role and a string as its content, in this order, and perhaps its type before them. Most items
-are plain messages. A context has thousands of them, so they are kept as the text of their content and the number of
-their form: this is faster than a dict.
+
+PLAIN_FORMS: tuple[Item, ...] = ({}, *_plain_forms())
+"""The forms of plain messages: each is the message with an empty text. The first one stands for all other items.
+
+A plain message has one text, and no other fields than its form, in the same order. Clients send such messages, and
+models write them. A context has thousands of them, so they are kept as their text and the number of their form: this is
+faster than a dict.
 """
 
 
+def around_text(message: Item) -> tuple[str, str]:
+    """The JSON of a message with an empty text: (what is before the text, what is after it)."""
+    before, after = msgspec.json.encode(message).decode().split('""')
+    return before + '"', '"' + after
+
+
+_AROUND_TEXT = [("", ""), *map(around_text, PLAIN_FORMS[1:])]
+_FORM_NUMBERS = {msgspec.json.encode(form): number for number, form in enumerate(PLAIN_FORMS)}
+
+
 def in_short(item: Item) -> tuple[str | Item, int]:
-    """(the content of a plain message as JSON text, the number of its form), or (the item, 0)."""
-    names = tuple(item)
-    has_type = names == ("type", "role", "content") and item["type"] == "message"
-    if (has_type or names == ("role", "content")) and item["role"] in ROLES and isinstance(item["content"], str):
-        return msgspec.json.encode(item["content"]).decode(), PLAIN_FORMS.index((item["role"], has_type))
-    return item, 0
+    """(the text of a plain message as a JSON string without its quotes, the number of its form), or (the item, 0)."""
+    text: Any = item.get("content")
+    without_text: Any = ""
+    if isinstance(text, list) and len(text) == 1 and isinstance(text[0], dict):
+        [part] = text
+        text, without_text = part.get("text"), [{**part, "text": ""}]
+    if not isinstance(text, str):
+        return item, 0
+    form = _FORM_NUMBERS.get(msgspec.json.encode({**item, "content": without_text}), 0)
+    return (msgspec.json.encode(text).decode()[1:-1], form) if form else (item, 0)
 
 
-def in_full(content: str, form: int) -> Item:
+def in_full(text: str, form: int) -> Item:
     """The plain message for which `in_short` returned these values."""
-    role, has_type = PLAIN_FORMS[form]
-    message: Item = {"type": "message"} if has_type else {}
-    return {**message, "role": role, "content": msgspec.json.decode(content)}
+    before, after = _AROUND_TEXT[form]
+    message: Item = msgspec.json.decode(before + text + after)
+    return message
 
 
 def is_answer(item: Item) -> bool:

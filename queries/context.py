@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from fastapi import APIRouter
@@ -15,7 +15,7 @@ from context.choice import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.events import LeftOut
-from domain.items import PLAIN_FORMS, encodable_output_item, output_item
+from domain.items import PLAIN_FORMS, Item, around_text, encodable_output_item, output_item
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
 from infrastructure.http.item_schemas import EncodableItem
@@ -109,35 +109,44 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
         left_out=left_out_shape(choice.selection.left_out),
         summary=summary_shape(choice.recent.summary, choice.summary_tokens),
     )
-    changes_elsewhere = choice.recent.is_inherited or any(item.copy_of for item in choice.recent.items)
+    changes_elsewhere = choice.recent.is_inherited or choice.recent.has_copies
     return json_response(body, headers={**headers, **(NO_STORE if changes_elsewhere else {})})
 
 
-def _around_content(role: str) -> tuple[str, str]:
-    """The JSON text before and after the content of a plain message. The first text begins after the id."""
-    content = msgspec.json.encode(output_item("", {"role": role, "content": ""})).decode()
-    before, after = content.removeprefix('{"id":""').split('"text":""')
-    return before + '"text":', after
+def _around_text(form: Item) -> tuple[str, str]:
+    """What is between the id of a plain message of this form and its text in the answer, and what is after the text."""
+    before, after = around_text(output_item("id", form))
+    return before.removeprefix('{"id":"id'), after + ',"pinned":false},'
 
 
-_BEFORE, _AFTER = zip(*(_around_content(role) for role, _ in PLAIN_FORMS), strict=True)
+_BEFORE, _AFTER = zip(("", ""), *map(_around_text, PLAIN_FORMS[1:]), strict=True)
+
+
+class _BetweenIds(dict[int, str]):
+    """What is between the two ids of a sent item, by its tokens. Most items have one of a few numbers of tokens."""
+
+    def __missing__(self, tokens: int) -> str:
+        between = self[tokens] = f'","tokens":{tokens},"item":{{"id":"'
+        return between
 
 
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
     """The sent items as JSON text, which is encoded like a list.
 
-    There are thousands of plain messages. To make an object of each takes three times as long.
+    There are thousands of plain messages. To make an object of each takes three times as long, and a text of each is
+    one more copy.
     """
-    texts = [
-        f'{{"id":"{item.item_id}","tokens":{item.tokens},"item":{{"id":"{item.item_id}"{_BEFORE[form]}{item.stored}{_AFTER[form]},"pinned":false}}'
-        if (form := item.form)
-        else _encoded(item)
-        for item in sent
-    ]
-    if texts:  # so the joined text is not copied once more
-        texts[0] = "[" + texts[0]
-        texts[-1] += "]"
-    return cast("list[SentItem]", Raw(",".join(texts) or "[]"))
+    between = _BetweenIds()
+    parts: list[Any] = ["["]
+    for item in sent:
+        if form := item.form:
+            item_id = item.item_id
+            parts += ('{"id":"', item_id, between[item.tokens], item_id, _BEFORE[form], item.stored, _AFTER[form])
+        else:
+            parts += (_encoded(item), ",")
+    parts[-1] = parts[-1].removesuffix(",")
+    parts.append("]")
+    return cast("list[SentItem]", Raw("".join(parts)))
 
 
 def _encoded(item: ContextItem) -> str:

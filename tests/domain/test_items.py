@@ -1,4 +1,4 @@
-"""The fast `encodable_output_item` gives the same item as `output_item`."""
+"""The fast forms of items, `encodable_output_item` and `in_short`, give the same items as the slow ones."""
 
 from typing import Any
 
@@ -45,14 +45,24 @@ def test_the_fields_of_a_message_have_one_order(role: str, part: str) -> None:
     assert encoded.decode() == "{" + fields + "}"
 
 
+INPUT_TEXT = {"type": "input_text", "text": TEXT}
+OUTPUT_TEXT = {"type": "output_text", "text": TEXT, "annotations": []}
+
+
 @pytest.mark.parametrize(
     "item",
-    [{"role": "user", "content": TEXT}, {"type": "message", "role": "assistant", "content": ""}],
+    [
+        {"role": "user", "content": TEXT},
+        {"type": "message", "role": "assistant", "content": ""},
+        {"role": "user", "content": [INPUT_TEXT]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ""}]},
+        {"type": "message", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]},
+    ],
 )
 def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -> None:
-    content, form = in_short(item)
-    assert isinstance(content, str)
-    assert as_stored(in_full(content, form)) == as_stored(item)
+    text, form = in_short(item)
+    assert isinstance(text, str)
+    assert as_stored(in_full(text, form)) == as_stored(item)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +72,22 @@ def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -
         {"role": "user", "content": "hi", "type": "message"},
         {"role": "user", "content": "hi", "extra": 1},
         {"type": "unknown", "role": "user", "content": "hi"},
-        {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"role": "user", "content": [INPUT_TEXT, INPUT_TEXT]},
+        {"role": "user", "content": [{"text": "hi", "type": "input_text"}]},
+        {"role": "user", "content": [{"type": "input_image", "image_url": "hi"}]},
+        {"role": "user", "content": []},
+        {"role": "user", "content": ["hi"]},
+        {"type": "message", "role": "assistant", "status": "incomplete", "content": [OUTPUT_TEXT]},
+        {"type": "message", "role": "assistant", "content": [OUTPUT_TEXT], "status": "completed"},
+        {
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{**OUTPUT_TEXT, "annotations": [1]}],
+        },
         {"type": "message", "role": "assistant", "content": None},
         {"role": "tool", "content": "hi"},
+        {},
     ],
 )
 def test_an_item_with_other_fields_or_in_another_order_is_no_plain_message(item: dict[str, Any]) -> None:

@@ -229,7 +229,10 @@ async def test_every_kind_of_message_is_shown_as_the_list_of_items_shows_it(
     text = 'He said: "{no}" \\ 雪 \n\x01'
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role in ROLES]
     messages += [{"type": "message", "role": "assistant", "content": text}]
-    messages += [{"content": text, "role": "user"}, {"role": "user", "content": [{"type": "input_text", "text": text}]}]
+    part, answer = {"type": "input_text", "text": text}, {"type": "output_text", "text": text, "annotations": []}
+    messages += [{"type": "message", "role": "assistant", "status": "completed", "content": [answer]}]
+    messages += [{"role": "user", "content": [part]}, {"type": "message", "role": "user", "content": [part]}]
+    messages += [{"content": text, "role": "user"}, {"role": "user", "content": [part, part]}]
     items = [NewItem(item_id=mint("msg"), item=msgspec.json.encode(message)) for message in messages]
     conversation_id = await write.start(items=items)
     await projector.catch_up()
