@@ -168,7 +168,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:
-            body = await without_deleted(self.dependencies.reader, appended.conversation.id, body)
+            body = await without_deleted(self.dependencies.reader, appended.conversation.id, appended.version, body)
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
@@ -188,7 +188,8 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             return None
         if await reader.readable_head(first.conversation_id) is None:
             raise ConversationNotFound(first.conversation_id)
-        return structs.replace(first, answer=await without_deleted(reader, first.conversation_id, first.answer))
+        answer = await without_deleted(reader, first.conversation_id, first.version, first.answer)
+        return structs.replace(first, answer=answer)
 
     async def repeated_answer(self) -> Response | None:
         """The first answer, as the answer to this repeat of the request. Raises what `first_answer` raises."""

@@ -13,12 +13,12 @@ from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.withdrawn_summaries import is_withdrawn
 from domain.errors import ConversationNotFound
-from domain.events import SUMMARY, ContextCompacted, FeedbackGiven, feedback_key
+from domain.events import ContextCompacted, FeedbackGiven, feedback_key
 from domain.items import without_content
 from infrastructure.event_log.reader import PrincipalReader
 
 
-async def without_deleted(reader: PrincipalReader, conversation_id: str, answer: bytes) -> bytes:
+async def without_deleted(reader: PrincipalReader, conversation_id: str, version: int, answer: bytes) -> bytes:
     """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation.
 
     Raises ConversationNotFound if a deletion has emptied the answer, even if the log has lost the deletion since.
@@ -39,15 +39,17 @@ async def without_deleted(reader: PrincipalReader, conversation_id: str, answer:
             return msgspec.json.encode({**body, "comment": None})
         case {"object": "conversation", "title_by": "model"}:
             return msgspec.json.encode({**body, "title": None, "title_by": None})
-        case {"object": "conversation.compaction"} if await _is_withdrawn(reader, conversation_id, body):
+        case {"object": "conversation.compaction"} if await _is_withdrawn(reader, conversation_id, version, body):
             return msgspec.json.encode({**body, "summary": ""})
         case _:
             pass
     return answer
 
 
-async def _is_withdrawn(reader: PrincipalReader, conversation_id: str, compaction: Mapping[str, Any]) -> bool:
-    for recorded in await reader.items(conversation_id, [SUMMARY]):
+async def _is_withdrawn(
+    reader: PrincipalReader, conversation_id: str, version: int, compaction: Mapping[str, Any]
+) -> bool:
+    for recorded in await reader.summary_changes(conversation_id, until=version, limit=1):
         if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction["id"]:
             return await is_withdrawn(reader, recorded, await fork_of(reader, conversation_id))
     return True

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from context.branch_paths import active_branches
 from context.conversation_settings import (
+    MAX_SUMMARY_CHANGES,
     SUMMARY_TOKENS,
     Reader,
     Summary,
@@ -32,7 +33,7 @@ from context.stored_items import StoredItem, stored_item
 from context.tokens import count_off_loop
 from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
-from domain.events import SUMMARY, ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
+from domain.events import ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, emptied
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
@@ -217,9 +218,12 @@ async def _range(reader: Reader, end: PathSegment, position: int, shown_range: S
 async def _compacted(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Recorded | None:
     """The ContextCompacted of a summary, which a fork may have inherited."""
     while compaction_id is not None:
-        for recorded in await reader.items(conversation_id, [SUMMARY], until=version):
-            if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
-                return recorded
+        until = version
+        while changes := await reader.summary_changes(conversation_id, until=until, limit=MAX_SUMMARY_CHANGES):
+            for recorded in changes:
+                if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
+                    return recorded
+            until = changes[-1].version - 1
         fork = await fork_of(reader, conversation_id)
         if fork is None:
             return None

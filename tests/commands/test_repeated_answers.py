@@ -107,6 +107,10 @@ async def test_a_repeated_compaction_shows_no_summary_that_was_withdrawn_or_whos
     path = f"/v1/conversations/{conversation_id}/compact"
     first = await store.api.post(path, headers=KEY)
     assert first.json()["summary"] == "secret"
+    await store.append(conversation_id, *talk(40))
+    newer = await store.api.post(path, headers={"Idempotency-Key": "newer"})
+    assert newer.json()["id"] != first.json()["id"]
+    assert (await store.api.post(path, headers=KEY)).json() == first.json()
     provider.requests.clear()
     await store.api.delete(f"/v1/conversations/{conversation_id}/items/{ids[0]}")
     repeated = await store.api.post(path, headers=KEY)

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from commands.main import create_app
+from context.conversation_settings import MAX_SUMMARY_CHANGES
 from context.path_backwards import PAGE_EVENTS
 from context.rendering import request_sha256
-from domain.commands import DeleteReply, DescribeConversation
+from domain.commands import DeleteReply, DescribeConversation, RedoCompaction, UndoCompaction
 from domain.events import Fork, ReplyRequested
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
@@ -278,6 +279,22 @@ async def test_the_recorded_request_does_not_grow_with_the_conversation(
         [event] = [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
         sizes.append(len(msgspec.json.encode(event)))
     assert abs(sizes[1] - sizes[0]) < 100
+
+
+async def test_the_summary_of_a_request_is_found_behind_many_newer_changes(
+    store: httpx.AsyncClient, api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start("stays")
+    [told] = await write.append(conversation_id, "told")
+    await write.compact(conversation_id, told, 2, "They told.")
+    for change in [UndoCompaction(), RedoCompaction()] * (MAX_SUMMARY_CHANGES // 2):
+        await write.execute(conversation_id, change)
+    answer = await store.post("/v1/responses", json={"input": "a question", "conversation": conversation_id})
+
+    rendered = await response_context(api, answer.json()["id"])
+
+    assert rendered["summary"]["text"] == "They told."
+    assert rendered["request_sha256_matches"] is True
 
 
 @pytest.fixture
