@@ -19,6 +19,7 @@ What can go wrong:
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -32,7 +33,7 @@ from infrastructure.event_log.incarnation import LogMoved, LogPosition
 from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS, Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.stores.mongodb import Database
+from infrastructure.stores.mongodb import Database, Document
 from projections.views.catalog import MongoView
 from projections.views.partitions import partition_of, position_keys
 from projections.views.view_position import ViewPosition
@@ -53,6 +54,7 @@ class Read(Struct, kw_only=True):
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
     versions     the version of the view in each of these collections. While a view is built again, it is older than the code's version
+    complete_to  the position up to which the views showed all events when a read that does not wait started. What is parked may be missing
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -64,6 +66,7 @@ class Read(Struct, kw_only=True):
     position_keys: list[str]
     position: int
     incarnation: str
+    complete_to: int = 0
     waits: bool = True
     collections: dict[str, str] = {}
     versions: dict[str, int] = {}
@@ -211,13 +214,22 @@ class Consistency:
         await self._wait_for_views(read, positions, deadline)
         return read
 
-    async def read_without_waiting(self, tenant: str, *views: MongoView, min_position: int = 0) -> tuple[Read, int]:
-        """A read of these views as they are, and the position up to which they show everything. Raises ApiError 503.
+    async def read_without_waiting(
+        self,
+        tenant: str,
+        *views: MongoView,
+        also_used: Sequence[MongoView] = (),
+        min_position: int = 0,
+        stages: Sequence[Document] = (),
+    ) -> tuple[Read, list[Document]]:
+        """A read of these views as they are now, and the documents that the stages add. Raises ApiError 503.
 
-        Waits only for `min_position`, and for views that are not live.
+        Waits only for `min_position`, and for views that are not live. `also_used`: views that the caller reads without a check of their
+        positions, in their `last_collection`. `stages`: as in `ViewPositionReader.read_with`.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
+        used = (*views, *also_used)
+        end, (positions, documents) = await asyncio.gather(self._end(tenant), self.positions.read_with(used, stages))
         read = Read(
             tenant=tenant,
             views=views,
@@ -226,8 +238,11 @@ class Consistency:
             incarnation=end.incarnation,
             waits=False,
         )
-        positions = await self._wait_for_views(read, positions, deadline)
-        return read, min(view_position.position for view_position in read.needed(positions))
+        reached = await self._wait_for_views(read, positions, deadline)
+        read.complete_to = min(view_position.position for view_position in read.needed(reached))
+        if reached is not positions:  # the documents may be older than `reached`
+            _, documents = await self.positions.read_with(used, stages)
+        return read, documents
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
         """Raises ApiError 503 if a view was reset since the read started. In a read of one conversation: also if the conversation was parked.

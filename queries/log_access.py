@@ -86,7 +86,7 @@ class LogAccess:
 
     async def end_of_tenant(self, tenant: str) -> LogPosition:
         """The position of the tenant's newest event."""
-        return await self.look_up(lambda reader: reader.end_of_tenant(tenant), tenant)
+        return await self.look_up_version(lambda reader: reader.end_of_tenant(tenant))
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
         """What the log has at these positions."""
@@ -127,7 +127,7 @@ class LogAccess:
             return await self.look_up_version(lookup)
 
     async def look_up_version(self, lookup: Lookup[T]) -> T:
-        """As `look_up`, for a lookup of versions alone. Such a lookup needs no connection of the pool, so it does not wait for a turn."""
+        """As `look_up`, for a lookup of versions or of a tenant's end alone. Such a lookup needs no connection of the pool, so it does not wait for a turn."""
         if self.is_unavailable:
             raise PostgresUnavailable
         try:

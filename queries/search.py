@@ -30,13 +30,33 @@ from queries.search_matches import Match, Matches
 from queries.search_query import SearchQuery
 from queries.search_snippets import snippet
 from queries.search_terms import SearchTerms, parse
-from queries.search_visible import Visible, shown_in_forks, visible_conversations
+from queries.search_visible import Visible, shown_in_forks, visibility_stages, visible_conversations
 from queries.tenant_views import Ids
 
 router = APIRouter(tags=["search"])
 
 _SPARE = 1
 """How many more matches are read than a page needs: one tells whether there are more."""
+
+_OF_ITEM: list[Document] = [
+    {
+        "$project": {
+            "_id": 0,
+            "id": 1,
+            "conversation_id": 1,
+            "branch": 1,
+            "depth": 1,
+            "version": 1,
+            "item": 1,
+            "created_at": 1,
+            "copy_of": 1,
+        }
+    }
+]
+"""What a hit needs of the document of its item."""
+
+_OF_CONVERSATION: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1, "head": 1, "path": 1}}]
+"""What a hit needs of the document of its conversation: the owner, the head and the active path."""
 
 
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
@@ -77,17 +97,15 @@ async def search(context: QueryContext, query: SearchQuery) -> Response:
     """
     terms = parse(query.q)
     cursor = cursor_of(query)
-    read, position = await context.dependencies.consistency.read_without_waiting(
-        context.principal.tenant, "search", "items", min_position=context.min_position
-    )
+    read, visible = await _started(context, query)
     try:
-        page = await _page(context, read, query, terms, cursor)
+        page = await _page(context, read, query, terms, visible=visible, cursor=cursor)
     except ExecutionTimeout as error:
         message = "The search took too long. Search for more or rarer words, or use a filter."
         raise ApiError(503, message, code="search_timeout", param="q", headers={"retry-after": "5"}) from error
     results = SearchResults(
         data=page.hits,
-        position=position,
+        position=read.complete_to,
         has_more=page.next is not None,
         next_cursor=None if page.next is None else encode_cursor(page.next, query),
     )
@@ -101,10 +119,31 @@ class _Page(Struct):
     next: SearchCursor | None = None
 
 
+async def _started(context: QueryContext, query: SearchQuery) -> tuple[Read, Visible]:
+    """The read of the views, and what it goes through."""
+    while True:
+        stages = visibility_stages(context, query.conversation)
+        read, found = await context.dependencies.consistency.read_without_waiting(
+            context.principal.tenant,
+            "search",
+            "items",
+            also_used=("conversations",),
+            min_position=context.min_position,
+            stages=stages,
+        )
+        if stages == visibility_stages(context, query.conversation):  # else a rebuilt view has replaced a collection
+            return read, await visible_conversations(context, read, query.conversation, found)
+
+
 async def _page(
-    context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, cursor: SearchCursor
+    context: QueryContext,
+    read: Read,
+    query: SearchQuery,
+    terms: SearchTerms,
+    *,
+    visible: Visible,
+    cursor: SearchCursor,
 ) -> _Page:
-    visible = await visible_conversations(context, read, query.conversation)
     matches = await Matches.of(context, read, query, terms, visible)
     page = _Page([])
     while True:
@@ -129,8 +168,7 @@ async def _hits(
     if not matches:
         await context.dependencies.consistency.check(read)
         return {}
-    items = {document["id"]: document for document in await _items(context, read, [match.item_id for match in matches])}
-    conversations = await _conversations(context, {item["conversation_id"] for item in items.values()})
+    items, conversations = await _items(context, read, matches)
     found = await _visible(context, read, items, conversations)
     named = visible.conversations[:1] if visible.conversations else None
     shown = {
@@ -151,35 +189,56 @@ async def _hits(
     }
 
 
-async def _items(context: QueryContext, read: Read, item_ids: Sequence[str]) -> list[Document]:
-    """The documents of these items that are not retracted."""
-    fields = ("id", "conversation_id", "branch", "depth", "version", "item", "created_at", "copy_of")
-    stages: list[Document] = [
-        {"$match": {"retracted_version": None}},
-        {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
-    ]
-    return await context.aggregate(read, "items", Ids(item_ids), stages)
+async def _items(
+    context: QueryContext, read: Read, matches: Sequence[Match]
+) -> tuple[dict[str, Document], dict[str, Document]]:
+    """The documents of the items that are not retracted, and those of their conversations, in one request. Both by id."""
+    conversations = context.dependencies.views.union(
+        _conversations_collection(context), Ids([*{match.conversation_id for match in matches}]), _OF_CONVERSATION
+    )
+    stages: list[Document] = [{"$match": {"retracted_version": None}}, *_OF_ITEM, conversations]
+    documents = await context.aggregate(read, "items", Ids([match.item_id for match in matches]), stages)
+    by_id = {document["id"]: document for document in documents}
+    items = {document_id: document for document_id, document in by_id.items() if "item" in document}
+    return items, {document_id: by_id[document_id] for document_id in by_id.keys() - items.keys()}
 
 
 async def _conversations(context: QueryContext, conversation_ids: Collection[str]) -> dict[str, Document]:
-    """The owner, the head and the active path of these conversations, by id. One that the view does not have yet is missing."""
+    """What a hit needs of these conversations, by id. One that the view does not have yet is missing."""
     if not conversation_ids:
         return {}
-    collection = context.dependencies.consistency.positions.last_collection("conversations")
-    stages: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1, "head": 1, "path": 1}}]
-    documents = await context.dependencies.views.aggregate(collection, Ids([*conversation_ids]), stages)
+    documents = await context.dependencies.views.aggregate(
+        _conversations_collection(context), Ids([*conversation_ids]), _OF_CONVERSATION
+    )
     return {document["id"]: document for document in await documents.to_list()}
+
+
+def _conversations_collection(context: QueryContext) -> str:
+    return context.dependencies.consistency.positions.last_collection("conversations")
 
 
 async def _visible(
     context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
 ) -> set[str]:
-    """Those of the items that the caller may see, as the log says. While Postgres is unavailable, those of the caller's own conversations."""
+    """Those of the items that the caller may see, as the log says. While Postgres is unavailable, those of the caller's own conversations.
+
+    If the view has all events of an item's conversation, it knows whether the item was retracted. The log is asked about the others, and about copies.
+    """
     log = context.dependencies.log
     conversation_ids = [*dict.fromkeys(item["conversation_id"] for item in items.values())]
     try:
         end_of = dict(zip(conversation_ids, await log.head_of_each(conversation_ids), strict=True))
-        deleted = await deleted_items(log, {item_id: item.get("copy_of") for item_id, item in items.items()})
+        current = {
+            conversation_id
+            for conversation_id, head in end_of.items()
+            if head is not None and head.position <= read.complete_to and conversation_id not in read.parked
+        }
+        unsettled = {
+            item_id: item.get("copy_of")
+            for item_id, item in items.items()
+            if item["conversation_id"] not in current or item.get("copy_of")
+        }
+        deleted = await deleted_items(log, unsettled)
     except PostgresUnavailable:
         if read.verified:
             raise

@@ -29,7 +29,7 @@ MAX_COMPARED_RANKED: Final = 200
 """The same limit for a search that must also compare texts or filters. It may read many more documents than match, so it stops earlier."""
 
 _ESTIMATED_TERMS: Final = 8
-_ESTIMATED_DOCUMENTS: Final = 150
+_ESTIMATED_DOCUMENTS: Final = 100
 _PREFIX_WINDOW: Final = 2_000
 """How many of the newest messages are searched for a prefix first."""
 
@@ -38,9 +38,10 @@ _WINDOW_GROWTH: Final = 8
 
 
 class Match(Struct, frozen=True):
-    """A document that matches. `cursor`: the place after it."""
+    """A document that matches. `conversation_id`: of the item's own conversation. `cursor`: the place after it."""
 
     item_id: str
+    conversation_id: str
     score: float
     cursor: SearchCursor
 
@@ -50,14 +51,6 @@ class Found(Struct, frozen=True):
 
     matches: Sequence[Match] = ()
     next: SearchCursor | None = None
-
-
-class _Estimate(Struct, frozen=True):
-    """The `count` and the lowest `order` of a term's newest documents, of which at most _ESTIMATED_DOCUMENTS are read."""
-
-    term: str
-    count: int
-    oldest: int
 
 
 class Matches:
@@ -72,7 +65,7 @@ class Matches:
         self._terms = terms
         self._visible = visible.documents
         self._conversations = visible.conversations
-        self._driver: Document | None = None
+        self._driver: Document = {}
         self._window_size = _PREFIX_WINDOW
 
     @classmethod
@@ -86,8 +79,6 @@ class Matches:
 
     async def after(self, cursor: SearchCursor, count: int) -> Found:
         """The next `count` matches, or fewer at the end of a block. Raises ExecutionTimeout."""
-        if self._driver is None:
-            return Found()
         window = await self._start_of_window(cursor)
         order = self._order(cursor.newest, cursor.oldest or window)
         conditions = self._conditions()
@@ -98,14 +89,14 @@ class Matches:
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}
             following = {"$or": [{"score": {"$lt": cursor.score}}, same]}
-            stages += [{"$project": {"order": 1, "score": score}}, {"$match": following}]
+            stages += [{"$project": {"order": 1, "conversation_id": 1, "score": score}}, {"$match": following}]
             score = "$score"
         block = {
             "_id": None,
             "newest": {"$max": "$order"},
             "oldest": {"$min": "$order"},
             "count": {"$sum": 1},
-            "best": {"$maxN": {"n": count, "input": [score, "$order", "$_id"]}},
+            "best": {"$maxN": {"n": count, "input": [score, "$order", "$_id", "$conversation_id"]}},
         }
         stages += [{"$group": block}, {"$project": {"_id": 0}}]
         blocks = await self._documents(where, stages)
@@ -129,7 +120,7 @@ class Matches:
             "conversation_id": None if self._conversations is None else {"$in": [*self._conversations]},
         }
         named = {name: value for name, value in fields.items() if value is not None}
-        implied = (self._driver or {}).get("terms")
+        implied = self._driver.get("terms")
         wanted = [part for part in self._terms.wanted if not (part.is_one_term and part.terms[0] == implied)]
         conditions = [{"$gte": [_place_of(part), 0]} for part in wanted]
         conditions += [{"$lt": [_place_of(part), 0]} for part in self._terms.unwanted]
@@ -148,26 +139,18 @@ class Matches:
         return {"$add": scores}
 
     async def _choose_documents(self) -> None:
-        """Chooses the documents to read: those of the term that is rarest among the newest documents. Chooses none if one of the terms has no document."""
+        """Chooses the documents to read: those of the term that is rarest among the newest documents."""
         wanted = {term for part in self._terms.wanted for term in part.terms}
         terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
         if not terms:
             longest = max(self._terms.wanted, key=lambda part: len(part.text))
             self._driver = {"terms": {"$elemMatch": longest.prefix_range}}
             return
-        self._driver = {"terms": terms[0]}
-        if len(terms) == 1 and not self._conditions():
-            return
-        estimates = await self._estimates(terms)
-        if len(estimates) < len(terms):
-            self._driver = None
-            return
-        rarest = min(estimates, key=lambda estimate: (estimate.count, estimate.oldest))
-        self._driver = {"terms": rarest.term}
+        self._driver = {"terms": terms[0] if len(terms) == 1 else await self._rarest(terms)}
 
     async def _start_of_window(self, cursor: SearchCursor) -> int:
         """The lowest `order` of the window that begins at the cursor; 0 if all older documents are read at once."""
-        has_time_order = isinstance((self._driver or {})["terms"], str)
+        has_time_order = isinstance(self._driver["terms"], str)
         if has_time_order or cursor.oldest is not None:
             return 0
         if cursor.newest is not None and await self._has_few_documents(cursor.newest):
@@ -185,20 +168,20 @@ class Matches:
     async def _has_few_documents(self, newest: int) -> bool:
         """Whether so few documents up to this `order` have the prefix that they can be read at once."""
         stages: list[Document] = [{"$limit": MAX_RANKED}, {"$count": "count"}]
-        where = {**self._visible, **(self._driver or {}), **self._order(newest)}
+        where = {**self._visible, **self._driver, **self._order(newest)}
         found = await self._documents(where, stages)
         return not found or found[0]["count"] < MAX_RANKED
 
-    async def _estimates(self, terms: Sequence[str]) -> list[_Estimate]:
-        """Looks at the newest documents of each term. A term without documents has no estimate."""
+    async def _rarest(self, terms: Sequence[str]) -> str:
+        """A term with less than _ESTIMATED_DOCUMENTS documents. If there is none: the term whose newest so many documents go back furthest."""
         selections: list[tuple[Document, list[Document]]] = [
             (
                 {**self._visible, "terms": term, **self._order()},
                 [
                     {"$sort": {"order": -1}},
-                    {"$limit": _ESTIMATED_DOCUMENTS},
-                    {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$order"}}},
-                    {"$project": {"_id": 0, "term": {"$literal": term}, "count": 1, "oldest": 1}},
+                    {"$skip": _ESTIMATED_DOCUMENTS - 1},
+                    {"$limit": 1},
+                    {"$project": {"_id": 0, "term": {"$literal": term}, "order": 1}},
                 ],
             )
             for term in terms
@@ -207,7 +190,8 @@ class Matches:
         for where_other, of_other in selections[1:]:
             pipeline = [{"$match": {"tenant": self._read.tenant, **where_other}}, *of_other]
             stages = [*stages, {"$unionWith": {"coll": self._read.collections["search"], "pipeline": pipeline}}]
-        return [_Estimate(**row) for row in await self._documents(where, stages)]
+        order_of = {row["term"]: row["order"] for row in await self._documents(where, stages)}
+        return min(terms, key=lambda term: order_of.get(term, 0))
 
     async def _documents(self, where: Document, stages: Sequence[Document]) -> list[Document]:
         """The documents that result from these stages. The view's positions are not checked here: the last read of a search checks them."""
@@ -236,10 +220,11 @@ def _found(
     matches = [
         Match(
             item_id=key.rpartition(":")[2],
+            conversation_id=conversation_id,
             score=score,
             cursor=SearchCursor(newest, oldest, score, int(order)),
         )
-        for score, order, key in block["best"]
+        for score, order, key, conversation_id in block["best"]
     ]
     if len(matches) == count:
         return Found(matches, matches[-1].cursor)

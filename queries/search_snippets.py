@@ -52,7 +52,7 @@ def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
 def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
     """The parts of the text that match, in characters of the text."""
     folded = _FoldedText(text)
-    found = [(token.text, start) for token, start in token_spans(folded.text)]
+    found = token_spans(folded.text)
     searched = f" {' '.join(word for word, _ in found)} "
     starts = [*accumulate((len(word) + 1 for word, _ in found), initial=1)]  # of each token in `searched`
 

@@ -34,6 +34,22 @@ _MAX_OWNERS: Final = 200
 """Up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
 
 
+_OWNERS: Final[list[Document]] = [
+    {"$sort": {"owner": 1}},
+    {"$group": {"_id": "$owner"}},
+    {"$limit": _MAX_OWNERS + 1},
+    {"$project": {"_id": 0, "owner": "$_id"}},
+]
+"""Of a tenant's documents in the view `search`: the owners, at most one more than _MAX_OWNERS."""
+
+_OWN_FORKS: Final[list[Document]] = [{"$sort": {"id": -1}}, {"$limit": MAX_FORKS}, {"$project": {"_id": 0, "id": 1}}]
+_SHARED: Final[list[Document]] = [
+    {"$sort": {"id": -1}},
+    {"$limit": MAX_SHARED},
+    {"$project": {"_id": 0, "id": 1, "owner": 1, "forked_from": 1}},
+]
+
+
 class Visible(Struct, frozen=True):
     """What a search goes through. Some of it may not be visible any more: each hit is checked.
 
@@ -47,8 +63,27 @@ class Visible(Struct, frozen=True):
     forks: Sequence[Path] = ()
 
 
-async def visible_conversations(context: QueryContext, read: Read, conversation_id: str | None) -> Visible:
-    """What the search goes through. `conversation_id`: the conversation that the query names. Raises ConversationNotFound if it is not visible."""
+def visibility_stages(context: QueryContext, conversation_id: str | None) -> list[Document]:
+    """Stages that add the documents which `visible_conversations` needs. None, if the query names a conversation."""
+    if conversation_id is not None:
+        return []
+    views, collection_of = context.dependencies.views, context.dependencies.consistency.positions.last_collection
+    if context.principal.may("admin"):
+        return [views.union(collection_of("search"), {}, _OWNERS)]
+    subject = context.principal.subject
+    own_forks: Document = {"owner": subject, "forked_from.conversation": {"$exists": True}}
+    shared: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
+    conversations = collection_of("conversations")
+    return [views.union(conversations, own_forks, _OWN_FORKS), views.union(conversations, shared, _SHARED)]
+
+
+async def visible_conversations(
+    context: QueryContext, read: Read, conversation_id: str | None, found: Sequence[Document]
+) -> Visible:
+    """What the search goes through. Raises ConversationNotFound if the conversation that the query names is not visible.
+
+    `conversation_id`: the conversation that the query names. `found`: the documents of `visibility_stages`.
+    """
     principal = context.principal
     named = None if conversation_id is None else [conversation_id]
     if conversation_id is not None:
@@ -62,13 +97,14 @@ async def visible_conversations(context: QueryContext, read: Read, conversation_
             owners = {head.owner, *inherited.owners.values()}
             return Visible({"owner": {"$in": [*owners]}}, [conversation_id, *inherited.owners], inherited.paths)
     if principal.may("admin"):
-        owners_of_tenant = await _owners(context, read)
-        return Visible({"owner": {"$in": owners_of_tenant}} if len(owners_of_tenant) <= _MAX_OWNERS else {}, named)
+        owners_of_tenant = [each["owner"] for each in found]
+        is_few = 0 < len(owners_of_tenant) <= _MAX_OWNERS
+        return Visible({"owner": {"$in": owners_of_tenant}} if is_few else {}, named)
     own: Document = {"owner": principal.subject}
     if not read.verified:
         return Visible(own, named)
-    shared = await _shared_conversations(context)
-    forks = {*await _own_forks(context), *(each["id"] for each in shared if each["forked_from"] is not None)}
+    shared = [each for each in found if "owner" in each]
+    forks = {each["id"] for each in found if "owner" not in each or each["forked_from"] is not None}
     inherited = await _inherited_by(context, sorted(forks, reverse=True))
     owner_of = {each["id"]: each["owner"] for each in shared} | inherited.owners
     of_others = {each: owner for each, owner in owner_of.items() if owner != principal.subject}
@@ -116,41 +152,6 @@ def _has(path: Path, item: Document) -> bool:
 
 async def _inherited_by(context: QueryContext, fork_ids: Sequence[str]) -> Inherited:
     return await context.dependencies.fork_origins.of(context.dependencies.log, fork_ids)
-
-
-async def _owners(context: QueryContext, read: Read) -> list[str]:
-    """The owners of the tenant's conversations, at most one more than _MAX_OWNERS."""
-    stages: list[Document] = [
-        {"$sort": {"owner": 1}},
-        {"$group": {"_id": "$owner"}},
-        {"$limit": _MAX_OWNERS + 1},
-        {"$project": {"_id": 0, "owner": "$_id"}},
-    ]
-    return [row["owner"] for row in await find_documents(context, read.collections["search"], {}, stages)]
-
-
-async def _own_forks(context: QueryContext) -> list[str]:
-    """The ids of the caller's newest forks."""
-    where: Document = {"owner": context.principal.subject, "forked_from.conversation": {"$exists": True}}
-    stages: list[Document] = [{"$sort": {"id": -1}}, {"$limit": MAX_FORKS}, {"$project": {"_id": 0, "id": 1}}]
-    return [each["id"] for each in await _conversations(context, where, stages)]
-
-
-async def _shared_conversations(context: QueryContext) -> list[Document]:
-    """The id, the owner and the origin of the newest conversations that are shared with the caller."""
-    subject = context.principal.subject
-    where: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
-    stages: list[Document] = [
-        {"$sort": {"id": -1}},
-        {"$limit": MAX_SHARED},
-        {"$project": {"_id": 0, "id": 1, "owner": 1, "forked_from": 1}},
-    ]
-    return await _conversations(context, where, stages)
-
-
-async def _conversations(context: QueryContext, where: Document, stages: Sequence[Document]) -> list[Document]:
-    collection = context.dependencies.consistency.positions.last_collection("conversations")
-    return await find_documents(context, collection, where, stages)
 
 
 async def find_documents(

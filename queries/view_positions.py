@@ -45,12 +45,24 @@ class ViewPositionReader:
 
     async def read_now(self) -> Positions:
         """The positions of all views, from a read that starts now. Raises PyMongoError."""
+        positions, _ = await self.read_with(ALL_VIEWS, [])
+        return positions
+
+    async def read_with(self, views: Sequence[str], stages: Sequence[Document]) -> tuple[Positions, list[Document]]:
+        """The positions of these views, and then the documents that the stages add, in the same request. Raises PyMongoError.
+
+        `stages`: each is a `$unionWith`. Their documents have no `_id`.
+        """
+        pipeline: list[Document] = [{"$match": {"view": {"$in": views}}}, {"$project": _FIELDS}, *stages]
         with pymongo.timeout(READ_TIMEOUT_SECONDS):
-            self._last = positions_from(await self._collection.find({"view": {"$in": ALL_VIEWS}}, _FIELDS).to_list())
-            return self._last
+            cursor = await self._collection.aggregate(pipeline)
+            documents = await cursor.to_list()
+        positions = positions_from(document for document in documents if "_id" in document)
+        self._last = {**self._last, **positions}
+        return positions, [document for document in documents if "_id" not in document]
 
     def last_collection(self, view: str) -> str:
-        """The view's collection at the last read."""
+        """The view's collection when its positions were last read."""
         return position_at(self._last, position_key(view, 0)).collection or view
 
     async def collections(self) -> set[str]:
@@ -73,15 +85,18 @@ def with_positions(keys: Sequence[str]) -> Document:
     return {"$unionWith": {"coll": POSITIONS_COLLECTION, "pipeline": [{"$match": {"_id": {"$in": keys}}}]}}
 
 
-_FIELDS: Final = (
-    "view",
-    "bucket",
-    "position",
-    "chain_hash",
-    "incarnation",
-    "state",
-    "parked",
-    "repairs",
-    "collection",
-    "version",
+_FIELDS: Final = dict.fromkeys(
+    (
+        "view",
+        "bucket",
+        "position",
+        "chain_hash",
+        "incarnation",
+        "state",
+        "parked",
+        "repairs",
+        "collection",
+        "version",
+    ),
+    1,
 )

@@ -35,13 +35,6 @@ _END = sql.SQL(
     "SELECT coalesce(notification_id, 0), chain_hash, {} FROM (SELECT) AS log LEFT JOIN LATERAL"
     " (SELECT notification_id, chain_hash FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
 ).format(_INCARNATION)
-_END_OF_TENANT = sql.SQL(
-    "SELECT least(coalesce(position, 0), coalesce(notification_id, 0)), {} FROM (SELECT) AS log"
-    " LEFT JOIN LATERAL (SELECT notification_id FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
-    " LEFT JOIN tenant_positions ON tenant_id = %s"
-).format(_INCARNATION)
-"""`least`: if rows were removed by hand, `tenant_positions` may have a position that no view ever reaches."""
-
 _CHECK = sql.SQL(
     "SELECT notification_id, chain_hash, {} FROM (SELECT) AS log LEFT JOIN events ON notification_id = ANY(%s)"
 ).format(_INCARNATION)
@@ -61,11 +54,6 @@ class OrderedReader(LogRows):
         """The newest event as a LogPosition; its `position` is 0 if there is none."""
         [(position, chain_hash, incarnation)] = await self._rows(_END, ())
         return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
-
-    async def end_of_tenant(self, tenant: str) -> LogPosition:
-        """As `end`, but for the tenant's newest event, and without a chain hash. If rows were removed by hand, the position may be too high."""
-        [(position, incarnation)] = await self._rows(_END_OF_TENANT, (tenant,))
-        return LogPosition(position, "", incarnation)
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
         """The log's incarnation, and the chain hashes of its events at these positions."""

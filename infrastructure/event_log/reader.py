@@ -12,9 +12,11 @@ from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.conversation_reader import ConversationReader
 from infrastructure.event_log.feed import OrderedReader
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.event_log.log_rows import COLUMNS_SQL, PAGE_COLUMNS_SQL
 from infrastructure.event_log.prefix_lookup import PrefixLookup
 from infrastructure.event_log.recorded import Recorded, recorded_of
+from infrastructure.event_log.tenant_end import TenantEndLookup
 from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -88,6 +90,7 @@ class EventReader(OrderedReader, ConversationReader):
     def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         ConversationReader.__init__(self, pool, VersionLookup(pool, lookup_timeout_seconds), None)
         self._prefix_lookup = PrefixLookup(pool, lookup_timeout_seconds)
+        self._tenant_end = TenantEndLookup(pool, lookup_timeout_seconds)
 
     def of(self, principal: Principal) -> "PrincipalReader":
         """The reader of a request: it finds what this principal may read."""
@@ -96,6 +99,10 @@ class EventReader(OrderedReader, ConversationReader):
     def of_tenant(self, tenant: str) -> ConversationReader:
         """A reader of all conversations of one tenant, for reads that do not depend on what one principal may see."""
         return ConversationReader(self._pool, self._version_lookup, tenant)
+
+    async def end_of_tenant(self, tenant: str) -> LogPosition:
+        """As `end`, but for the tenant's newest event, and without a chain hash. If rows were removed by hand, the position may be too high."""
+        return await self._tenant_end.end_of(tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:
         """The holder of each partition. A partition without a registered projector is left out. A holder may have died since."""

@@ -65,14 +65,19 @@ class Token(Struct, frozen=True):
 
 def tokens(folded: str) -> Iterator[Token]:
     """The words and runs of a folded text."""
-    return (token for token, _ in token_spans(folded))
-
-
-def token_spans(folded: str) -> Iterator[tuple[Token, int]]:
-    """The words and runs of a folded text, each with the index of its first character."""
     for match in _TOKEN.finditer(folded):
         is_run = match["run"] is not None
-        yield Token(match[0] if is_run else match[0][:MAX_WORD_LENGTH], is_run), match.start()
+        yield Token(match[0] if is_run else match[0][:MAX_WORD_LENGTH], is_run)
+
+
+def token_spans(folded: str) -> list[tuple[str, int]]:
+    """The texts of `tokens`, each with the index of its first character in the folded text."""
+    if folded.isascii():
+        return [(match[0][:MAX_WORD_LENGTH], match.start()) for match in _ASCII_TOKEN.finditer(folded)]
+    return [
+        (match[0] if match["run"] is not None else match[0][:MAX_WORD_LENGTH], match.start())
+        for match in _TOKEN.finditer(folded)
+    ]
 
 
 class SearchedText(Struct, frozen=True):

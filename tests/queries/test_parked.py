@@ -16,6 +16,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
 from projections.views.partitions import partition_of, position_key
+from projections.views.writes import document_key
 from queries.main import open_dependencies
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
@@ -78,6 +79,23 @@ async def test_a_list_reports_parked_conversations_of_its_own_tenant_only(
     assert (unaffected.status_code, unaffected.headers.get("x-consistency"), listed_as_parked) == (200, None, [])
     assert (affected.status_code, affected.headers["x-consistency"]) == (200, "parked")
     assert [conversation["id"] for conversation in affected.json()["data"]] == [conversation_id]
+
+
+async def test_a_search_does_not_show_what_was_retracted_after_its_conversation_was_parked(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start("platypus")
+    [retracted] = await write.append(conversation_id, "platypus")
+    await projector.catch_up()
+    await write.retract(conversation_id, retracted)
+    await projector.catch_up()
+    await park(projector, "items", conversation_id)
+    for view, as_before in (("items", {"retracted_version": None}), ("search", {"retracted": False})):
+        await projector.views[view].update_one({"_id": document_key("default", retracted)}, {"$set": as_before})
+
+    answer = await api.get("/v1/search", params={"q": "platypus"})
+    assert answer.headers["x-consistency"] == "parked"
+    assert [hit["item"] != retracted for hit in answer.json()["data"]] == [True]
 
 
 async def test_projections_list_parked_conversations_with_the_reason(

@@ -1,0 +1,35 @@
+"""Looks up the end of a tenant's part of the log. Every list and every search starts with it, so it has its own `PostgresPipeline`, like the look-ups of versions."""
+
+from typing import Any
+
+import psycopg
+
+from infrastructure.event_log.incarnation import INCARNATION, LogPosition
+from infrastructure.stores.postgres import Pool
+
+_TEMPLATE = """
+    SELECT json_build_array(least(coalesce(position, 0), coalesce(notification_id, 0)), {incarnation}) FROM (SELECT) AS log
+    LEFT JOIN LATERAL (SELECT notification_id FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true
+    LEFT JOIN tenant_positions ON tenant_id = $1
+"""
+_STATEMENT = _TEMPLATE.format(incarnation=INCARNATION)
+"""`least`: if rows were removed by hand, `tenant_positions` may have a position that no view ever reaches."""
+
+
+class TenantEndLookup:
+    """Looks up ends on one event loop. It connects at the first look-up. Closing the pool closes the connection."""
+
+    def __init__(self, pool: Pool, timeout_seconds: float) -> None:
+        self._pool = pool
+        self._timeout_seconds = timeout_seconds
+        self._pipeline = pool.pipeline("tenant_end", ["text"], _STATEMENT, _set_up)
+
+    async def end_of(self, tenant: str) -> LogPosition:
+        """The position of the tenant's newest event, 0 if there is none, and the log's incarnation; no chain hash. Raises psycopg.Error."""
+        position, incarnation = await self._pool.read(self._pipeline, [tenant], self._timeout_seconds)
+        return LogPosition(position, "", incarnation)
+
+
+async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Makes the connection plan the statement once."""
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
