@@ -56,7 +56,7 @@ NOTHING = Deleted()
 
 
 async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
-    """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
+    """The head (last event) of a conversation whose events the caller may read. Raises ConversationNotFound.
 
     A caller who may read the conversation may read its events. The events of a deleted conversation can be read only by its owner and an
     admin, and they need a login and the scope `audit`.
@@ -69,7 +69,7 @@ async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
 
 
 async def requested_even_if_deleted(log: PrincipalLog, response_id: str) -> Recorded | None:
-    """The ReplyRequested of a response, or its ReplyQueued, deleted or not. None if there is no such response, or the caller may not read the events of its conversation."""
+    """The ReplyRequested of a response, or its ReplyQueued, deleted or not. None if there is no such response, or if the caller may not read the events of its conversation."""
     requested = await log.requested_even_if_deleted(response_id)
     if requested is None:
         return None

@@ -323,7 +323,7 @@ class Consistency:
 
 
 async def _head(log: PrincipalLog, conversation_id: str) -> Head | None:
-    """The conversation's end; None while Postgres is unavailable. Raises ConversationNotFound."""
+    """The conversation's head; None while Postgres is unavailable. Raises ConversationNotFound."""
     try:
         return await log.existing_head(conversation_id)
     except PostgresUnavailable:

@@ -131,10 +131,10 @@ class _BetweenIds(dict[int, str]):
 
 
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
-    """The sent items as JSON text, which is encoded like a list.
+    """The sent items: a JSON array that is already encoded, in place of the list.
 
-    There are thousands of plain messages. To make an object of each takes three times as long, and a text of each is
-    one more copy.
+    There may be thousands of plain messages. To make an object of each would take three times as long, and a text of
+    each would be one more copy.
     """
     between = _BetweenIds()
     parts: list[Any] = ["["]

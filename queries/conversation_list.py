@@ -145,7 +145,7 @@ def _cursors(page: Page, query: ConversationsQuery, sort_keys: Sequence[str], of
 def _filters(query: ConversationsQuery, read: Read) -> Document:
     """Matches the documents that the query's `status`, `archived`, `since` and `until` select.
 
-    Every index begins with `status` and `archived`, so the filter always names both.
+    Every index begins with `status` and `archived`, so the filter names both, as soon as the view has `archived`.
 
     Raises ApiError (503) for an order or a filter that the view does not have while it is built again after an upgrade.
     """

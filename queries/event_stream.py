@@ -5,7 +5,7 @@ connection while it waits. All streams of a process share one look-up of what ha
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
 when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
 
-Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's end and its shares are
+Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's head and its shares are
 looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
 """
 
@@ -82,7 +82,7 @@ class _Client(Struct):
     """A client of a stream, and what it was sent.
 
     log       the log, as the client may read it
-    end       the conversation's end at the last look-up, which was at `looked_up_at`
+    end       the conversation's head (its last event) at the last look-up, which was at `looked_up_at`
     position  how much was sent. Its `after` is the last version before the page that is being sent
     sent      where the last event before that page is in the log
     page      the page that is being sent; None if the next page has not been begun
@@ -102,7 +102,7 @@ class _Client(Struct):
     finished: bool = False
 
     def update_head(self, head: Head | None) -> None:
-        """Notes the conversation's end. If it is None, the log has lost the conversation, and the stream ends.
+        """Notes the conversation's head. If it is None, the log has lost the conversation, and the stream ends.
 
         Raises ConversationNotFound if the client may no longer read it.
         """
@@ -115,7 +115,7 @@ class _Client(Struct):
             self.looked_up_at = time.monotonic()
 
     def is_due(self, seconds: float) -> bool:
-        """Whether the conversation's end was looked up more than `seconds` ago."""
+        """Whether the conversation's head was looked up more than `seconds` ago."""
         return time.monotonic() - self.looked_up_at > seconds
 
     def restart(self) -> None:
@@ -177,7 +177,7 @@ class EventStreams:
     ) -> AsyncGenerator[bytes, None]:
         """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
 
-        `log`: the log as the client may read it. `head`: the end of the conversation, which the client may read, from an earlier look-up.
+        `log`: the log as the client may read it. `head`: from an earlier look-up, which showed that the client may read the conversation.
         """
         client = _Client(
             log, conversation_id, head, time.monotonic(), StreamPosition(after), _log_position(head, after), after
@@ -219,7 +219,7 @@ class EventStreams:
         return b""
 
     async def _wait_for_change(self, client: _Client) -> None:
-        """Waits until the conversation's end has changed, or for the shutdown."""
+        """Waits until the conversation's head has changed, or for the shutdown."""
         with self._watch.change(client.conversation_id, client.end) as change:
             await asyncio.wait({change})
             if not change.cancelled():
@@ -263,7 +263,7 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where a version of the conversation is in the log. For a version before `head`, position and hash are not known (-1 and empty)."""
+    """Where a version of the conversation is in the log. Version 0 is at position 0. Before `head`, position (-1) and hash (empty) are not known."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)

@@ -1,6 +1,7 @@
 """GET /v1/conversations/{id}/feedback and GET /v1/feedback, from the view `feedback`, with counts.
 
-The comment of a deleted item or response is null. Its rating and its labels stay, and are counted.
+The comment of a deleted item or response is null. Its rating and its labels stay, and are counted. While Postgres is unavailable, all comments
+are null, because it is not known what is deleted.
 """
 
 from collections.abc import Mapping
@@ -161,7 +162,7 @@ async def _of_deleted(context: QueryContext, documents: Mapping[str, Document]) 
 
 
 async def _counts(context: QueryContext, read: Read, where: Document) -> FeedbackCounts:
-    """How many documents match."""
+    """How many documents match, by rating and by label. Only the MAX_COUNTED_LABELS most frequent labels are counted."""
     by_rating: list[Document] = [
         {"$group": {"_id": "$rating", "count": {"$sum": 1}}},
         {"$project": {"_id": 0, "rating": "$_id", "count": 1}},

@@ -15,7 +15,7 @@ MAX_REMEMBERED = 50_000
 
 
 class Start(Struct, frozen=True, gc=False):
-    """Who owns a conversation, and what it was forked from; None if it is no fork."""
+    """Who owns a conversation, and what it was forked from (`fork`; None if it is no fork)."""
 
     owner: str
     fork: Fork | None
@@ -35,7 +35,7 @@ class ForkOrigins:
         self._starts: dict[tuple[str, str], Start] = {}
 
     async def forks(self, log: PrincipalLog, conversation_id: str) -> tuple[Fork, ...]:
-        """Where the conversation was forked, where its origin was forked, and so on. Raises LogMoved if its first event is not in the log."""
+        """Where the conversation was forked, where its origin was forked, and so on. Raises LogMoved if the log lacks the first event of one of these conversations."""
         forks: list[Fork] = []
         while (start := (await self._read(log, [conversation_id])).get(conversation_id)) is not None:
             if start.fork is None:

@@ -19,7 +19,7 @@ from queries.query_context import MAX_POSITION, QueryContext
 async def read_with_origins(context: QueryContext, conversation_id: str, *views: MongoView) -> ConversationRead:
     """As `QueryContext.read_conversation`. If the conversation is a fork, the views also show what is committed in the conversations that it inherits from.
 
-    Raises PostgresUnavailable for a fork: then it is not known what it inherits.
+    Raises PostgresUnavailable if the conversation is a fork and the read is unverified: it is not known what the fork inherits.
     """
     read = await context.read_conversation(conversation_id, *views)
     if read.is_fork and not read.verified:

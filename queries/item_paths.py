@@ -131,8 +131,8 @@ async def bounds_of(
 ) -> Bounds:
     """The depths between the cursors of the page. `known_places`: the places that were read already, by item id.
 
-    A cursor may lie beside the path, for example because the head was moved after the client read the page before. Then items that are deeper
-    than the cursor are those after the last item that the path has in common with the path to the cursor.
+    A cursor may lie beside the path, for example because the head was moved after the client read the page before. Then the items
+    deeper than the cursor are those after the last item that this path and the path to the cursor have in common.
 
     Raises ApiError (400) for a cursor that is not an item of this conversation.
     """
@@ -192,8 +192,8 @@ def filters(
     """Filters for the items of the path between the bounds, in the order in which they are read.
 
     `condition`: a filter that the items of a range must match too. Without it, retracted items are among them.
-    A range has an item at each of its depths. So each filter but the last matches at least `count` items, unless the
-    path ends before.
+    A range has an item at each of its depths. So without a `condition`, each filter but the last matches at least `count` items,
+    unless the path ends before.
     """
     found = [
         part

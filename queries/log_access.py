@@ -98,7 +98,7 @@ class LogAccess:
         return events[0].recorded_at if events else None
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The ends of these conversations of any tenant, MAX_BATCH_LOOKUPS at most, in one round trip. None: never started."""
+        """The heads of these conversations of any tenant, MAX_BATCH_LOOKUPS at most, in one round trip. None: never started."""
         return await self.look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def partition_holders(self) -> list[PartitionHolder]:

@@ -39,7 +39,7 @@ class PrincipalLog:
         return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The end of a conversation of the tenant, deleted or not; None if it was never started."""
+        """The head (last event) of a conversation of the tenant, deleted or not; None if it was never started."""
         return await self._look_up_version(lambda reader: reader.head(conversation_id))
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
@@ -50,7 +50,7 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """The end of a conversation that the caller may read. None if it was never started, was deleted, or the caller may not see it."""
+        """The head of a conversation that the caller may read. None if it was never started or was deleted, or if the caller may not see it."""
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:

@@ -143,7 +143,7 @@ class QueryContext(Struct, frozen=True):
         """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL.
 
         `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound.
-        Does nothing while Postgres is unavailable.
+        Does nothing while Postgres is unavailable, or if the request has a minimum position.
         """
         if HEADER not in self.request.headers or self.min_position:
             return

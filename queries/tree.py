@@ -64,8 +64,8 @@ class TreeNode(Struct, frozen=True, kw_only=True, tag_field="object", tag="tree.
     """An item of the conversation.
 
     `parent`: the id of the item before it; null for a first item. `branch`: the number of its branch. `depth`: 1 for a first item.
-    `preview`: the beginning of its text, at most 80 characters; absent if the item is deleted. `retracted`: present if the item was deleted at
-    the version that is read. `blanked`: present if the item was deleted after this version.
+    `preview`: the beginning of its text, at most 80 characters; absent with `retracted` or `blanked`. `retracted`: present if the item was already
+    deleted at the version that is read. `blanked`: present if it was deleted later, and the caller lacks the scope `audit`.
     """
 
     id: str

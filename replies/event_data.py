@@ -1,4 +1,4 @@
-"""A stream of server-sent events as the messages of a WebSocket: each event's data, without the lines around it."""
+"""Splits a stream of server-sent events into the type and the data of each event, for WebSockets and chat completions."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,7 +7,7 @@ SEPARATOR = b"\n\n"
 
 
 async def event_data(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[tuple[str, bytes], None]:
-    """The type and the JSON text of each event. Comments, and data without a type such as `[DONE]`, are left out.
+    """The type and the JSON text of each event. Comments are left out, and so is `[DONE]`, which has no type.
 
     `stream`: the chunks of a stream that `stream_events.py` has encoded. It is closed when this generator ends.
     """

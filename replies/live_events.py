@@ -62,7 +62,7 @@ end
 # (out of memory, read-only …) would be the same for all streams, so it ends the call.
 
 OnWritten = Callable[[int], None]
-"""Called with the sequence number of the newest event that Redis has."""
+"""Called with the sequence number of the newest event that clients may see: Redis has it, or is too slow or unavailable."""
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class LiveWriter:
             await self._pool.release(self._connection)
 
     def write(self, response_id: str, sequence: int, event: bytes, on_written: OnWritten) -> None:
-        """Queues an encoded event; calls `on_written` with its number when Redis has it or is unavailable."""
+        """Queues an encoded event; calls `on_written` with its number when Redis has it, or is too slow or unavailable."""
         if self._queued_bytes > MAX_QUEUED_BYTES or time.monotonic() < self._unavailable_until:
             on_written(sequence)
             return

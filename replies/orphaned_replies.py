@@ -63,7 +63,7 @@ class OrphanedReplies:
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
         """Ends or takes over at most `max_orphans` replies. Deletes the leases of the `dead` processes.
 
-        These are the replies of `dead` processes, those without an owner, and those in `lost`. Each call continues
+        The replies are those of `dead` processes, those without an owner, and those in `lost`. Each call continues
         where the last one stopped. After the last orphan, the next call starts at the first one again. So orphans that
         cannot be ended do not block others.
         """

@@ -145,7 +145,7 @@ class QueuedReply(RunningReply):
             await self._end_as_recorded()
         except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
-            # The recorded message must not contain content. A message that is not of the rules (Refused) may contain a client's call id.
+            # The recorded message must not contain content. Only messages of Refused are safe: others may contain a client's call id.
             message = str(error) if isinstance(error, Refused) else "The request was refused when its turn came."
             await self._fail(ModelFailed(reported(error).code or "refused", message), error)
         else:

@@ -187,7 +187,7 @@ class TitleWriter:
 
 
 def title_source(end: CompleteReply) -> TitleSource | None:
-    """The question and the answer of a reply. None if it has no question: then it answers the output of a tool.
+    """The question and the answer of a reply. None if it has no question, for example because it answers the output of a tool.
 
     Copies of items of other conversations are left out: they may be deleted there.
     """

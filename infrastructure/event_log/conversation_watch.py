@@ -22,7 +22,7 @@ BATCH_CONVERSATIONS: Final = 128
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
-"""Resolved with the conversation's end (its last event) when the end has changed. None: the log no longer has the conversation.
+"""Resolved with the conversation's head (its last event) when the head has changed. None: the log no longer has the conversation.
 
 It is cancelled when the process shuts down.
 """
@@ -41,7 +41,7 @@ class ConversationWatch:
 
     @contextmanager
     def change(self, conversation_id: str, seen: Head | None) -> Iterator[Change]:
-        """A future that is resolved once the conversation's end differs from `seen`. If `seen` is None, it is resolved at the next look-up.
+        """A future that is resolved once the conversation's head differs from `seen`. If `seen` is None, it is resolved at the next look-up.
 
         The conversation is looked up only while the `with` block runs.
         """
@@ -58,7 +58,7 @@ class ConversationWatch:
                 del self._waiting[conversation_id]
 
     async def end(self, conversation_id: str) -> Head | None:
-        """The conversation's end now. Raises psycopg.Error or LogBusy."""
+        """The conversation's head now. Raises psycopg.Error or LogBusy."""
         [end] = await self._look_up([conversation_id])
         return end
 

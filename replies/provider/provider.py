@@ -134,7 +134,7 @@ class ModelProvider:
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
         """The parts of the answer to `body`, which the renderer `Models.renderer` made.
 
-        The request is retried until the response begins, but not after that.
+        A request that fails before the response begins is retried, up to MAX_RETRIES times. A later failure is not.
 
         Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """
