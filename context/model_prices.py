@@ -1,4 +1,4 @@
-"""The prices and windows that `genai-prices` lists. It is a table in a package: nothing is downloaded.
+"""The prices and windows that the package `genai-prices` lists. They are part of the package: nothing is downloaded.
 
 The package takes 0.3 s and 20 MB to load, so it is loaded when a model is first looked up.
 """

@@ -71,7 +71,7 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 async def rerender(
     reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts, *, with_deleted: bool = True
 ) -> Rerendered:
-    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error and UnreadableEvent.
+    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error, UnreadableEvent and LogMoved.
 
     Without `with_deleted`, deleted items, and a summary that covers one, are blanked: they keep their places in the body, without content.
     """

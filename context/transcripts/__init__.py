@@ -7,7 +7,7 @@ known_messages  keeps the hashes of recent messages
 parsed          a request's messages as items, with the hash of each prefix (pure)
 path_messages   the messages of a path, which a transcript is compared with
 rewritten       says whether the client wrote a message of the path differently (pure)
-matching        finds the item of the log after which a transcript goes on
+matching        finds the item of the log after which a transcript continues
 record          what an event records of a transcript (pure)
 rendered        the messages of a recorded transcript, made again from the log
 """
