@@ -163,6 +163,7 @@ def do_everything(session: Session) -> list[str]:
     check_search(session, chat, question, answer)
     [usage] = session.get("/usage", group_by="conversation")["data"]
     assert (usage["conversation"], usage["replies"], usage["titles"], usage["input_tokens"]) == (chat, 4, 1, 35)
+    transcripts = edit_transcript(session)
     return [
         path,
         f"{path}/items",
@@ -174,11 +175,29 @@ def do_everything(session: Session) -> list[str]:
         f"/conversations/{fork}/items",
         f"/conversations/{fork}/tree",
         f"/conversations/{fork}/context",
+        f"/conversations/{transcripts}/items",
+        f"/conversations/{transcripts}/tree",
         "/conversations?order_by=activity",
         "/feedback",
         "/search?q=Oslo",
         "/usage?group_by=conversation",
     ]
+
+
+def edit_transcript(session: Session) -> str:
+    """A client of Chat Completions edits its second question. Both versions are in one conversation, whose id is returned."""
+    messages: list[Any] = []
+    for edited, question in ((0, "Is it windy?"), (2, "And at night?"), (2, "And at noon?")):
+        messages = [*messages[:edited], {"role": "user", "content": question}]
+        answer = session.sdk.chat.completions.with_raw_response.create(model="scripted", messages=messages)
+        chat = answer.headers["x-conversation-id"]
+        messages.append({"role": "assistant", "content": answer.parse().choices[0].message.content})
+    assert session.texts(f"/conversations/{chat}/items") == [message["content"] for message in messages]
+    tree = session.get(f"/conversations/{chat}/tree")
+    assert [node["depth"] for node in tree["data"]] == [1, 2, 3, 3, 4, 4]
+    wait_until(lambda: session.get(f"/conversations/{chat}")["title"] is not None, 10, "the title")
+    wait_until(lambda: session.get("/search", q="noon")["data"], 10, "the search")
+    return chat
 
 
 def check_search(session: Session, conversation_id: str, question: str, answer: str) -> None:
