@@ -110,7 +110,7 @@ class FaultInjector:
                     process.resume()
 
     async def _disconnect(self, name: str) -> None:
-        """Ends every connection, ten times, a tenth of a second apart. In MongoDB it ends every session instead."""
+        """Ends every connection, ten times, a tenth of a second apart. For MongoDB, ends every session instead."""
         disconnect = {
             "postgres": self._disconnect_postgres,
             "mongod": self._disconnect_mongod,

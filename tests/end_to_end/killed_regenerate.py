@@ -34,7 +34,7 @@ async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: Scri
 
 
 async def check_killed_regenerate(killed: KilledRegenerate, http: httpx.AsyncClient, url: str) -> None:
-    """The second answer was interrupted, and the provider answers again. Nothing of it has joined, and `retry` writes it once."""
+    """Call it when the second answer is interrupted and the provider answers again. Nothing of the second answer has joined, and `retry` writes it once."""
     await killed.asking
     assert await _paths(http, url, killed.conversation) == (killed.item_ids, killed.item_ids, killed.item_ids[-1])
     retried = await http.post(f"{url}/v1/responses", json={"retry": killed.reader.response_id})

@@ -208,7 +208,7 @@ def blanked_names(events: list[dict[str, Any]]) -> dict[int, list[str]]:
     return {event["version"]: event["blanked"] for event in events if "blanked" in event}
 
 
-async def test_given_a_retracted_item_then_only_audit_sees_it_in_any_event(
+async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_events_that_hold_it(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

@@ -104,7 +104,7 @@ async def test_the_list_is_filtered_by_model_and_metadata(
     assert await listed(sdk, metadata={"odd": "2"}) == await listed(sdk, metadata={"1": "odd"}) == []
     assert await listed(sdk, model="smol-2") == ["of another"]
     assert await listed(sdk, model="smol-1", metadata={"odd": "0"}) == ["0", "2", "4"]
-    assert await listed(sdk, model="smol") == []  # it was requested under this name, but the provider names its model
+    assert await listed(sdk, model="smol") == []  # requested under this name, but the provider answered with another one
     await write.execute(conversation_id, DescribeReply(response_id=odd[1], metadata={"odd": "no"}))
     assert await listed(sdk, metadata={"odd": "1"}) == ["1", "5"]
     assert await listed(sdk, metadata={"odd": "no"}) == ["3"]
@@ -199,7 +199,7 @@ async def test_a_caller_lists_their_own_chat_completions_while_they_may_read_the
         assert await seen_by("bob") == ["bob's"]
 
 
-async def test_while_postgres_is_unavailable_the_list_says_so_and_messages_are_refused(
+async def test_while_postgres_is_unavailable_chat_completions_are_unverified_and_messages_are_refused(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     response_id = await write.complete_chat(await write.start(), "?", "!")

@@ -104,7 +104,7 @@ async def test_a_request_with_a_conversation_has_only_its_new_messages(apis: Bot
     assert await messages_of(apis, completion_id) == listed[1:]
 
 
-async def test_only_the_messages_of_a_chat_completion_that_is_not_deleted_are_found(apis: BothApis) -> None:
+async def test_bad_cursors_are_refused_and_responses_and_deleted_chat_completions_are_not_found(apis: BothApis) -> None:
     completion_id, _, _ = await complete(apis, [{"role": "user", "content": "hi"}])
     path = f"/v1/chat/completions/{completion_id}/messages"
     for cursor in (completion_id, f"{completion_id}-1", "chatcmpl-1-0", ""):

@@ -108,7 +108,7 @@ async def test_the_words_of_a_copy_disappear_when_its_original_is_deleted(
     assert "secret" not in (await api.get("/v1/conversations")).text
 
 
-async def test_the_words_follow_the_active_path_and_all_branches_are_counted(
+async def test_the_words_follow_the_active_path_and_the_items_of_all_branches_are_counted(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     random = Random(7)
@@ -164,7 +164,7 @@ async def test_pages_by_activity_neither_skip_nor_repeat_conversations_that_did_
     assert not {*ids(next_page)} & {*ids(backwards[-1])}
 
 
-async def test_a_cursor_of_another_list_is_refused(
+async def test_a_cursor_of_another_list_and_invalid_parameters_are_refused_by_name(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start(title="A trip", metadata={"a": "b"}) for _ in range(3)]
@@ -243,7 +243,7 @@ async def test_a_list_is_filtered_by_title_and_time(
     assert ids(await page(api, until=now - 20, after=cafe)) == []
 
 
-async def test_a_list_is_filtered_by_owner_and_by_whether_it_was_shared_with_the_caller(
+async def test_a_list_is_filtered_by_owner_and_by_whether_conversations_are_shared_with_the_caller(
     apis: Apis, writer: Writer
 ) -> None:
     own = await apis.create(ANN, "Ann's")

@@ -308,7 +308,7 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     assert SECRET in json.dumps(store.provider.requests[-1])
 
 
-async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_after_deletions(
+async def test_after_deletions_each_request_of_a_fork_is_rendered_again_as_it_was_sent(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

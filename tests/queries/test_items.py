@@ -46,7 +46,7 @@ async def test_items_are_newest_first_with_the_conversations_version_as_etag(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_skip_retracted_items_and_end_exactly(
+async def test_pages_skip_retracted_items_and_a_full_last_page_has_no_more(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     conversation_id = await write.start()

@@ -430,7 +430,7 @@ def essence(message: Any) -> dict[str, Any]:
     }
 
 
-async def test_the_helper_parses_structured_answers_and_raises_on_errors() -> None:
+async def test_the_sdk_parses_structured_answers_and_raises_on_errors() -> None:
     ask: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "When?"}]}
     client = client_of(Reply([MESSAGE, ItemDelta('{"temper'), ItemDelta('ature": 3}')]))
     async with client.chat.completions.stream(**ask, response_format=Weather) as stream:

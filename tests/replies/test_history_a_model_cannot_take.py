@@ -202,7 +202,7 @@ async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_new_inp
         await ask(apis, conversation, "unknown-vision", body["input"])
 
 
-async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_no_outage(
+async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_does_not_open_the_circuit_breaker(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, "chat")) as apis:

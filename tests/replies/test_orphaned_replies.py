@@ -83,7 +83,7 @@ async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:
     await eventually(lambda: True if isinstance(log.events(conversation_id)[-1], ReplyInterrupted) else None, seconds)
 
 
-async def test_given_an_unreadable_and_a_lost_conversation_then_other_orphaned_replies_are_ended_and_the_lost_one_is_freed(
+async def test_given_an_unreadable_and_a_lost_conversation_then_other_orphaned_replies_are_ended_and_the_reply_of_the_lost_one_is_forgotten(
     settings: Settings, log: Log
 ) -> None:
     unreadable, lost, kept = await request_replies(settings, mint_uuid(), 3)

@@ -1,7 +1,7 @@
 """A provider refuses a request because it is too long for the model. The store sends a shorter request once.
 
-From then on the store knows the window. Trial 13: the store does not assume that an unknown model has a small window,
-and it tells the client when it leaves items out.
+From then on the store knows the window. It does not assume that an unknown model has a small window, and it tells
+the client when it leaves items out.
 """
 
 import json
@@ -291,7 +291,7 @@ async def test_one_request_that_is_refused_for_its_length_and_for_an_image_teach
         assert len(provider.requests) == 4
 
 
-async def test_a_transcript_is_never_repeated(settings: Settings, provider: ScriptedProvider) -> None:
+async def test_a_refused_chat_completion_is_not_repeated(settings: Settings, provider: ScriptedProvider) -> None:
     provider.script = with_window(100)
     async with opened(settings, provider) as apis:
         messages = [{"role": "user", "content": "word " * 300}, {"role": "assistant", "content": "yes"}] * 3

@@ -174,7 +174,7 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
         assert tool["strict"] is effective
 
 
-def test_the_service_tier_is_the_one_that_the_provider_reports() -> None:
+def test_the_service_tier_is_the_one_that_the_provider_reports_or_else_the_requested_one() -> None:
     for requested, reported, finish_reason, effective in (
         (None, None, None, "auto"),
         (None, None, "stop", "default"),

@@ -187,7 +187,7 @@ async def test_error_statuses_other_than_502_503_and_504_do_not_open_the_breaker
         assert (await failure_of(chat)).code != "model_unavailable"
 
 
-async def test_an_answer_500_closes_the_breaker(provider: ScriptedProvider, clock: Clock) -> None:
+async def test_an_answer_with_status_500_closes_the_breaker(provider: ScriptedProvider, clock: Clock) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
     for status, codes in ((502, {"model_error"}), (503, {"model_unavailable"})):
         provider.script = answers(status)
@@ -198,7 +198,7 @@ async def test_an_answer_500_closes_the_breaker(provider: ScriptedProvider, cloc
     await client.close()
 
 
-async def test_answers_503_open_the_breaker_until_the_provider_answers_again(
+async def test_answers_with_status_503_open_the_breaker_until_the_provider_answers_again(
     provider: ScriptedProvider, clock: Clock
 ) -> None:
     metrics = Metrics()

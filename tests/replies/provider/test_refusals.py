@@ -35,7 +35,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (400, "", "", ""),
     ],
 )  # fmt: skip
-def test_from_a_refusal_the_named_abilities_and_the_lacking_ones_are_found(
+def test_the_abilities_that_a_refusal_names_and_those_that_the_model_lacks_are_found(
     status: int | None, message: str, names: str, lacks: str
 ) -> None:
     refused = refusal(status, message)
@@ -62,7 +62,7 @@ def test_a_failure_with_another_cause_is_no_refusal(status: int | None, message:
     assert refusal(status, message) is None
 
 
-def test_words_far_behind_the_beginning_of_a_refusal_are_not_read() -> None:
+def test_only_the_beginning_of_a_refusal_is_read() -> None:
     refused = refusal(400, "Invalid value: " + "x" * 300 + " images are not supported")
     assert refused is not None
     assert refused.names == frozenset()

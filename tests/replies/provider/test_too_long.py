@@ -134,5 +134,5 @@ def test_a_refusal_of_a_request_for_its_length_is_recognised_and_the_window_is_f
 
 
 @pytest.mark.parametrize("body", OTHER_REFUSALS)
-def test_a_refusal_for_another_reason_is_not_taken_for_one_for_the_length(body: object) -> None:
+def test_a_refusal_for_another_reason_is_not_recognised_as_too_long(body: object) -> None:
     assert not is_too_long(*error_fields(error_object(body)))
