@@ -326,7 +326,7 @@ def test_unsendable_items_do_not_change_what_is_sent() -> None:
         assert body == expected
 
 
-def test_the_client_s_ids_in_stored_items_are_not_sent() -> None:
+def test_ids_that_a_client_gave_to_items_are_not_sent() -> None:
     with_ids = [{**item, "id": f"client_{index}"} for index, item in enumerate(ITEMS)]
     for renderer in (1, 2, 3, 4, 5, 8, 9):
         body = render(renderer, model="m", instructions=["a", "b"], summary="S", items=with_ids, parameters=PARAMETERS)
@@ -406,7 +406,7 @@ def test_without_tools_no_tool_choice_is_sent() -> None:
         assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
 
 
-def test_our_own_ids_and_parameters_are_not_sent() -> None:
+def test_ids_of_messages_and_parameters_of_our_own_are_not_sent() -> None:
     items = [{"id": "msg_1", **ITEMS[3]}]
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)

@@ -1,4 +1,4 @@
-"""Renderers 6 and 7 send the messages of a Chat Completions request. What they give never changes, as with all renderers."""
+"""Renderers 6 and 7 send the messages of a Chat Completions request. As with all renderers, their output never changes."""
 
 from typing import Any
 

@@ -104,7 +104,9 @@ async def test_the_list_is_filtered_by_model_and_metadata(
     assert await listed(sdk, metadata={"odd": "2"}) == await listed(sdk, metadata={"1": "odd"}) == []
     assert await listed(sdk, model="smol-2") == ["of another"]
     assert await listed(sdk, model="smol-1", metadata={"odd": "0"}) == ["0", "2", "4"]
-    assert await listed(sdk, model="smol") == []  # requested under this name, but the provider answered with another one
+    assert (
+        await listed(sdk, model="smol") == []
+    )  # requested under this name, but the provider answered with another one
     await write.execute(conversation_id, DescribeReply(response_id=odd[1], metadata={"odd": "no"}))
     assert await listed(sdk, metadata={"odd": "1"}) == ["1", "5"]
     assert await listed(sdk, metadata={"odd": "no"}) == ["3"]

@@ -245,7 +245,7 @@ async def test_the_error_for_a_bad_request_for_another_answer_says_what_is_wrong
     assert (await refused(http, regenerate=foreign["id"]))[0] == 404
 
 
-async def test_a_regenerated_answer_is_streamed_cancelled_tried_again_and_continued_like_any_other(
+async def test_a_request_for_another_answer_is_streamed_repeated_cancelled_and_tried_again_like_any_other(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, settings: Settings
 ) -> None:
     kept = await create_conversation(http, context_policy={"stopped": "keep"})

@@ -1,4 +1,4 @@
-"""Where transcripts go on: unchanged ones, ones that the client has changed, and ones with deleted items."""
+"""Where transcripts continue: unchanged ones, ones that the client has changed, and ones with deleted items."""
 
 import time
 from collections.abc import AsyncIterator
@@ -113,7 +113,7 @@ async def test_a_transcript_that_departs_matches_at_the_last_common_message(chat
 
 
 class TestBranches:
-    """A transcript that departed went on on a branch."""
+    """A transcript that departed has continued on a branch."""
 
     async def test_each_path_is_compared_with_its_own_messages(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "d")

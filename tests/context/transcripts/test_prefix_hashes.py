@@ -338,7 +338,7 @@ def test_many_unclosed_thoughts_do_not_take_quadratic_time() -> None:
     assert time.perf_counter() - start < 20
 
 
-def test_known_messages_change_nothing_but_the_time() -> None:
+def test_hashes_are_the_same_with_and_without_known_messages() -> None:
     messages = [{"role": "system", "content": "s"}, USER, ANSWER, *([USER, ANSWER] * 20)]
     cached = KnownMessages(max_messages=10)
     arguments: dict[str, Any] = {"tenant": "t", "subject": "s", "user": None}
@@ -350,7 +350,7 @@ def test_known_messages_change_nothing_but_the_time() -> None:
     assert sum(cached.get(digest_of(message)) is not None for message in many) in range(9, 11)
 
 
-def test_known_transcripts_change_nothing_but_the_time() -> None:
+def test_hashes_are_the_same_with_and_without_known_transcripts() -> None:
     """Transcripts are continued, repeated, edited, sent without their first messages, and sent by another subject."""
     turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(40)]
     cached, few = KnownMessages(), KnownMessages(max_messages=30)

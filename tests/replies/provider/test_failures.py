@@ -62,7 +62,9 @@ async def test_a_rate_limit_failure_has_the_retry_after_of_the_answer_if_it_is_v
     assert failure.retry_after == (seconds if seconds is None else pytest.approx(seconds, rel=0.2))
 
 
-async def test_a_request_that_fails_before_the_first_part_is_retried(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_a_request_that_fails_before_the_first_part_is_retried(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
     working = provider.script
 
     def script(exchange: Exchange) -> None:
@@ -74,7 +76,9 @@ async def test_a_request_that_fails_before_the_first_part_is_retried(chat: Model
     assert len(provider.requests) == 2
 
 
-async def test_a_request_that_fails_after_the_first_part_is_not_retried(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_a_request_that_fails_after_the_first_part_is_not_retried(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
     provider.script = write(b"data: " + CHUNK.replace(b'"stop"', b"null") + b"\n\n")
     assert (await failure_of(chat)).message == "The model provider's answer ended before it was complete."
     assert len(provider.requests) == 1
