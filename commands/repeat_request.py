@@ -92,7 +92,7 @@ class _Repeats:
         return None
 
     def _learn(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
-        """What is learnt if this request is answered: the model lacks the abilities that the notes stand for, and has this window."""
+        """Returns the function to call if this request is answered. It learns the abilities that the model lacks, and the model's window."""
         missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
         if not missing:
             return learn_window
@@ -109,7 +109,7 @@ class _Repeats:
 def repeat_stored(
     context: CommandContext, conversation_id: str, reply_request: ReplyRequest, leaf: Leaf | None = None
 ) -> RepeatOf:
-    """Makes the repeats of a request that is stored in this conversation.
+    """Returns the function that makes the repeats of a request. The request is stored in this conversation.
 
     Each context is read at the conversation's newest version: items may have been deleted since the request was
     stored. `leaf`: the place that the request names. Without it, the path is the one that was active when the request was made.
@@ -128,7 +128,7 @@ def repeat_stored(
 
 
 def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> RepeatOf:
-    """Makes the repeats of a request that is not stored."""
+    """Returns the function that makes the repeats of a request that is not stored."""
 
     async def assemble(changed: ReplyRequest, _: Shown) -> Context:
         return await assemble_context(context, replace(target, snapshot=UNSET), changed)

@@ -134,9 +134,9 @@ class ResponseDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag
 
 @command_route(router, "DELETE", "/v1/responses/{response_id}", answer=ResponseDeleted)
 async def delete_response(context: CommandContext, response_id: str) -> Response:
-    """Deletes the Response: every later request for it is answered with 404. A running reply is stopped first.
+    """Deletes the Response: every later request for it is answered with 404. A reply that runs or waits is cancelled.
 
-    If a client created the conversation, the items that the reply added to it stay. If the store made the conversation for a chain of
-    responses, these items are deleted, and the conversation is deleted with its last response. Answers with a receipt.
+    In a listed conversation, the items that the reply added stay. In an unlisted conversation, which the store made for a chain of
+    responses, these items are deleted. If nothing else is left there, the conversation is deleted too. Answers with a receipt.
     """
     return await delete_reply(context, response_id, shapes.encode(ResponseDeleted(id=response_id, deleted=True)))

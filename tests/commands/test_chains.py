@@ -163,7 +163,7 @@ async def test_a_previous_response_that_does_not_exist_or_still_runs_is_refused(
     may_answer.set()
 
 
-async def test_a_deleted_response_cannot_be_continued_and_its_items_stay_in_the_conversation(
+async def test_a_deleted_response_cannot_be_continued_and_its_items_stay_in_the_log(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     first = await create_response(api, "one")

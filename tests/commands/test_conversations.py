@@ -122,7 +122,7 @@ async def test_a_deleted_conversation_is_a_404_for_every_command(api: httpx.Asyn
     assert log.count() == events
 
 
-async def test_an_item_can_be_deleted_once_and_the_answer_is_the_conversation(api: httpx.AsyncClient, log: Log) -> None:
+async def test_of_several_deletions_of_an_item_at_once_only_one_succeeds(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     added = await api.post(path, json={"items": [message("a"), message("b")]})

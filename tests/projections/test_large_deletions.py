@@ -87,7 +87,7 @@ async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_la
     assert await world.database["items"].count_documents({}) == count
 
 
-async def test_given_many_small_conversations_that_are_deleted_at_once_then_they_are_removed_in_bounded_steps(
+async def test_given_many_small_conversations_that_are_deleted_at_once_then_all_their_documents_are_removed(
     write: Writer, world: World
 ) -> None:
     conversation_ids = [await write.start(*map(str, range(90))) for _ in range(12)]

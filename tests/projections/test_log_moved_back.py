@@ -58,7 +58,7 @@ async def texts(api: httpx.AsyncClient, conversation_id: str) -> list[str]:
     return [item["content"][0]["text"] for item in answer.json()["data"]]
 
 
-async def test_given_a_log_that_lost_its_end_when_views_are_ahead_of_it_then_they_start_over(
+async def test_given_a_log_that_lost_all_its_events_when_views_are_ahead_of_it_then_the_views_start_over(
     write: Writer, live: World
 ) -> None:
     for _ in range(5):
