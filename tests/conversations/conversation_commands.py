@@ -36,6 +36,22 @@ def archive(draws: Draws, conversation: ModelConversation) -> Command:
     return draws.command(name, conversation, apply, f"/{name}")
 
 
+def end(draws: Draws, conversation: ModelConversation) -> Command | None:
+    return None if conversation.ended else _end_or_reopen(draws, conversation, ended=True)
+
+
+def reopen(draws: Draws, conversation: ModelConversation) -> Command | None:
+    return _end_or_reopen(draws, conversation, ended=False) if conversation.ended else None
+
+
+def _end_or_reopen(draws: Draws, conversation: ModelConversation, *, ended: bool) -> Command:
+    def apply(_: Any) -> None:
+        conversation.ended = ended
+
+    name = "end" if ended else "reopen"
+    return draws.command(name, conversation, apply, f"/{name}")
+
+
 def delete(draws: Draws, conversation: ModelConversation) -> Command:
     def apply(_: Any) -> None:
         conversation.deleted = True
@@ -70,6 +86,15 @@ def fork_at_item(draws: Draws, conversation: ModelConversation) -> Command | Non
     if (item := draws.item(conversation)) is None:
         return None
     return _fork(draws, conversation, {"item": item.id}, lambda: (item, conversation.pinned))
+
+
+def fork_with_tail(draws: Draws, conversation: ModelConversation) -> Command | None:
+    """Forks at an item of the active path, and takes along what comes after it there."""
+    item = draws.one_of(conversation.shown(conversation.head))
+    if item is None:
+        return None
+    body = {"item": item.id, "include_after": True}
+    return _fork(draws, conversation, body, lambda: (conversation.head, conversation.pinned))
 
 
 def fork_at_version(draws: Draws, conversation: ModelConversation) -> Command | None:

@@ -69,7 +69,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     items     its own items, in the order in which they were appended
     hidden    the inherited items that were retracted in this fork
     shares    the role of each other subject that may read it
-    feedback  by item and subject
+    feedback  by subject and what it is about: an item, or the id of a response
     running   the replies that run, by response id
     replies   how many replies each subject got
     position  the log's position after the last command
@@ -80,6 +80,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     owner: str
     title: str | None
     archived: bool = False
+    ended: bool = False
     deleted: bool = False
     origin: "ModelConversation | None" = None
     base: ModelItem | None = None
@@ -88,7 +89,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     hidden: list[ModelItem] = field(default_factory=list)
     pinned: list[ModelItem] = field(default_factory=list)
     shares: dict[str, Role] = field(default_factory=dict)
-    feedback: dict[tuple[ModelItem, str], ModelFeedback] = field(default_factory=dict)
+    feedback: dict[tuple[ModelItem | str, str], ModelFeedback] = field(default_factory=dict)
     running: dict[str, ModelReply] = field(default_factory=dict)
     replies: dict[str, int] = field(default_factory=dict)
     position: int = 0

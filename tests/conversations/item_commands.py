@@ -1,11 +1,9 @@
-"""Random commands on the items of a conversation: append, retract, restore, pin, and feedback."""
+"""Random commands on the items of a conversation: append, revise, retract, restore and pin items, and move the head."""
 
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation, ModelFeedback, ModelItem
+from tests.conversations.conversation_model import ModelConversation, ModelItem
 from tests.conversations.draws import Command, Draws
-
-LABELS = ("wrong", "funny", "long")
 
 
 def append(draws: Draws, conversation: ModelConversation) -> Command:
@@ -95,33 +93,3 @@ def unpin(draws: Draws, conversation: ModelConversation) -> Command | None:
             conversation.pinned.remove(item)
 
     return draws.command("unpin", conversation, apply, f"/items/{item.id}/unpin")
-
-
-def give_feedback(draws: Draws, conversation: ModelConversation) -> Command | None:
-    if (item := draws.item(conversation)) is None:
-        return None
-    by = draws.reader(conversation)
-    given = ModelFeedback(
-        rating=draws.random.choice((1, -1)),
-        labels=tuple(draws.random.sample(LABELS, draws.random.randrange(3))),
-        comment=draws.one_of((None, draws.text())),
-    )
-
-    def apply(_: Any) -> None:
-        conversation.feedback[item, by] = given
-
-    body = {"rating": given.rating, "labels": given.labels, "comment": given.comment}
-    return draws.command("give feedback", conversation, apply, f"/items/{item.id}/feedback", body, subject=by)
-
-
-def withdraw_feedback(draws: Draws, conversation: ModelConversation) -> Command | None:
-    given = [key for key in conversation.feedback if key[1] == conversation.owner or key[1] in conversation.shares]
-    if (key := draws.one_of(given)) is None:
-        return None
-    item, by = key
-
-    def apply(_: Any) -> None:
-        del conversation.feedback[item, by]
-
-    suffix = f"/items/{item.id}/feedback"
-    return draws.command("withdraw feedback", conversation, apply, suffix, subject=by, method="DELETE")

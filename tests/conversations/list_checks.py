@@ -34,6 +34,7 @@ def shown(conversation: ModelConversation) -> dict[str, Any]:
         "title": conversation.title,
         "owner": conversation.owner,
         "archived": conversation.archived,
+        "status": "ended" if conversation.ended else "active",
         "item_count": sum(not item.retracted for item in conversation.items),
         "first_text": own[0].text if own else None,
         "last_text": own[-1].text if own else None,
@@ -44,6 +45,7 @@ def shown(conversation: ModelConversation) -> dict[str, Any]:
 def _filters(everything: list[ModelConversation], subject: str) -> list[tuple[Mapping[str, Any], Matches]]:
     filters: list[tuple[Mapping[str, Any], Matches]] = [
         ({"archived": "true"}, lambda conversation: conversation.archived),
+        ({"status": "ended"}, lambda conversation: conversation.ended),
         ({"archived": "false", "shared": "false"}, lambda one: not one.archived and one.owner == subject),
         ({"shared": "true"}, lambda conversation: conversation.owner != subject),
     ]

@@ -4,7 +4,7 @@ from typing import Any
 
 from infrastructure.access.principal import Principal
 from tests.access.apis_as import Apis, user
-from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelItem
+from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelFeedback, ModelItem
 from tests.conversations.draws import COMMON_WORDS, SUBJECTS
 from tests.conversations.list_checks import check_lists
 from tests.conversations.reads import read, read_all, read_json
@@ -114,11 +114,11 @@ class ModelChecks:
     async def _check_feedback(self, subject: str, conversation: ModelConversation) -> None:
         entries = await self._all(subject, f"/v1/conversations/{conversation.id}/feedback", 3)
         assert sorted(
-            (entry["item"], entry["by"], entry["rating"], tuple(entry["labels"]), entry["comment"] or "")
+            (entry["item"] or entry["response"], entry["by"], entry["rating"], entry["labels"], entry["comment"] or "")
             for entry in entries
         ) == sorted(
-            (item.id, by, given.rating, given.labels, (conversation.shows(item) and given.comment) or "")
-            for (item, by), given in conversation.feedback.items()
+            (_id_of(rated), by, given.rating, [*given.labels], _comment(conversation, rated, given))
+            for (rated, by), given in conversation.feedback.items()
         )
 
     # Everything that a subject may read
@@ -127,12 +127,15 @@ class ModelChecks:
         """The list of the feedback in all of the subject's own conversations, and its counts."""
         own = [conversation for conversation in self._model.existing if conversation.owner == subject]
         given = [
-            (conversation.id, item.id, by, feedback.rating)
+            (conversation.id, _id_of(rated), by, feedback.rating)
             for conversation in own
-            for (item, by), feedback in conversation.feedback.items()
+            for (rated, by), feedback in conversation.feedback.items()
         ]
         page = await self._get(subject, "/v1/feedback", limit=100)
-        entries = [(entry["conversation"], entry["item"], entry["by"], entry["rating"]) for entry in page["data"]]
+        entries = [
+            (entry["conversation"], entry["item"] or entry["response"], entry["by"], entry["rating"])
+            for entry in page["data"]
+        ]
         assert sorted(entries) == sorted(given)
         ratings = [rating for *_, rating in given]
         counts = {name: page["counts"][name] for name in ("positive", "negative")}
@@ -156,6 +159,16 @@ class ModelChecks:
             for by, replies in conversation.replies.items()
             if by == subject
         )
+
+
+def _id_of(rated: ModelItem | str) -> str:
+    return rated if isinstance(rated, str) else rated.id
+
+
+def _comment(conversation: ModelConversation, rated: ModelItem | str, given: ModelFeedback) -> str:
+    """The comment as it is listed: without content if the item is deleted."""
+    is_deleted = isinstance(rated, ModelItem) and not conversation.shows(rated)
+    return "" if is_deleted else given.comment or ""
 
 
 PROVIDER_TOKENS = 7

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from tests.access.apis_as import Apis, user
-from tests.conversations import conversation_commands, item_commands, reply_commands
+from tests.conversations import conversation_commands, feedback_commands, item_commands, reply_commands
 from tests.conversations.conversation_model import ConversationModel, ModelConversation
 from tests.conversations.draws import Command, Draws
 from tests.conversations.reads import read_json
@@ -23,21 +23,35 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     item_commands.restore: 3,
     item_commands.pin: 2,
     item_commands.unpin: 1,
-    item_commands.give_feedback: 3,
-    item_commands.withdraw_feedback: 1,
+    feedback_commands.rate_item: 2,
+    feedback_commands.rate_response: 2,
+    feedback_commands.withdraw: 1,
     reply_commands.reply: 4,
     reply_commands.continue_answer: 2,
     reply_commands.regenerate: 2,
     conversation_commands.fork: 1,
     conversation_commands.fork_at_item: 2,
     conversation_commands.fork_at_version: 1,
+    conversation_commands.fork_with_tail: 1,
     conversation_commands.share: 2,
     conversation_commands.unshare: 1,
     conversation_commands.describe: 1,
     conversation_commands.archive: 1,
+    conversation_commands.end: 1,
+    conversation_commands.reopen: 10,
 }
-NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare)
-"""After one of these, another subject may no longer read the answer to a command that was accepted."""
+NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare, conversation_commands.fork_with_tail)
+"""After the first two, another subject may no longer read the answer to a command that was accepted. The third is refused as malformed if the head is moved elsewhere."""
+
+NOT_WHEN_ENDED = (
+    item_commands.append,
+    item_commands.revise,
+    item_commands.move_head,
+    reply_commands.reply,
+    reply_commands.continue_answer,
+    reply_commands.regenerate,
+)
+"""What an ended conversation refuses until it is reopened."""
 
 REFUSED = frozenset({404, 409})
 """The statuses of a command that another one made impossible."""
@@ -97,6 +111,8 @@ class RandomCommands:
     ) -> Command:
         while True:
             [draw] = self._draws.random.choices([*weights], [*weights.values()])
+            if conversation.ended and draw in NOT_WHEN_ENDED:
+                continue
             if (command := draw(self._draws, conversation)) is not None:
                 return command
 

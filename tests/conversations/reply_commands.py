@@ -30,15 +30,19 @@ def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | 
 
 
 def regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
-    if (answer := _answer(draws, conversation)) is None:
+    """Asks for another answer beside an earlier one. A fork may have inherited that one."""
+    answers = [item for item in conversation.nodes if item.response is not None and conversation.shows(item)]
+    if (answer := draws.one_of(answers)) is None:
         return None
     author = draws.writer(conversation)
 
     def start(response_id: Any) -> None:
         conversation.request_reply(response_id, answer.parent)
 
-    named = draws.random.choice((answer.id, answer.response))
-    return _request("regenerate", conversation, author, {"regenerate": named}, start=start)
+    body = {"regenerate": draws.random.choice((answer.id, answer.response))}
+    if answer.conversation is not conversation:
+        body = {"regenerate": answer.id, "conversation": conversation.id}
+    return _request("regenerate", conversation, author, body, start=start)
 
 
 def _answer(draws: Draws, conversation: ModelConversation) -> ModelItem | None:
