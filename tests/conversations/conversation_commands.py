@@ -9,12 +9,16 @@ from tests.conversations.draws import SUBJECTS, Command, Draws
 
 def create(draws: Draws) -> Command:
     owner, title = draws.random.choice(SUBJECTS), draws.text()
+    stopped = draws.random.choice(("drop", "keep"))
 
     def apply(answer: Any) -> None:
-        created = ModelConversation(id=answer["id"], owner=owner, title=title, position=answer["position"])
+        created = ModelConversation(
+            id=answer["id"], owner=owner, title=title, position=answer["position"], keeps_stopped=stopped == "keep"
+        )
         draws.model.conversations.append(created)
 
-    return Command(name="create", subject=owner, path="/v1/conversations", body={"title": title}, apply=apply)
+    body = {"title": title, "context_policy": {"stopped": stopped}}
+    return Command(name="create", subject=owner, path="/v1/conversations", body=body, apply=apply)
 
 
 def describe(draws: Draws, conversation: ModelConversation) -> Command:
@@ -125,6 +129,7 @@ def _fork(
             owner=owner,
             title=answer["title"],
             position=answer["position"],
+            keeps_stopped=conversation.keeps_stopped,
             origin=conversation,
             base=base,
             head=base,

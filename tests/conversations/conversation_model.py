@@ -74,6 +74,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     replies   how many replies each subject got
     position  the log's position after the last command
     states    what the conversation was like, by version
+
+    keeps_stopped  whether the items of a stopped reply join it
     """
 
     id: str
@@ -81,6 +83,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     title: str | None
     archived: bool = False
     ended: bool = False
+    keeps_stopped: bool = False
     deleted: bool = False
     origin: "ModelConversation | None" = None
     base: ModelItem | None = None
@@ -153,9 +156,17 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.running[response_id] = ModelReply(not named, leaf, bool(named), self.head)
 
     def complete_reply(self, response_id: str, subject: str, *items: ModelItem) -> None:
+        self.replies[subject] = self.replies.get(subject, 0) + 1
+        self._join(response_id, *items)
+
+    def stop_reply(self, response_id: str, *items: ModelItem) -> None:
+        self._join(response_id, *(items if self.keeps_stopped else ()))
+
+    def _join(self, response_id: str, *items: ModelItem) -> None:
         """Appends the items of the reply. If its request named a leaf, the head moves to them, unless another command moved it."""
         reply = self.running.pop(response_id)
-        self.replies[subject] = self.replies.get(subject, 0) + 1
+        if not items:
+            return None
         if reply.at_head:
             return self.append(*items)
         self._add(items, reply.leaf)

@@ -1,6 +1,7 @@
 """Draws random commands, sends them, and applies those that succeed to the model."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -29,6 +30,8 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     reply_commands.reply: 4,
     reply_commands.continue_answer: 2,
     reply_commands.regenerate: 2,
+    reply_commands.stopped_reply: 1,
+    reply_commands.stopped_regenerate: 1,
     conversation_commands.fork: 1,
     conversation_commands.fork_at_item: 2,
     conversation_commands.fork_at_version: 1,
@@ -50,6 +53,8 @@ NOT_WHEN_ENDED = (
     reply_commands.reply,
     reply_commands.continue_answer,
     reply_commands.regenerate,
+    reply_commands.stopped_reply,
+    reply_commands.stopped_regenerate,
 )
 """What an ended conversation refuses until it is reopened."""
 
@@ -72,6 +77,12 @@ class RandomCommands:
 
     def _answer(self, exchange: Exchange) -> None:
         first, *others = self._draws.text().split()
+        if exchange.body["model"] == reply_commands.ENDLESS_MODEL:
+            exchange.begin_stream()
+            exchange.text_chunk(first)
+            while True:  # until the store closes the connection
+                exchange.text_chunk("".join(f" {word}" for word in others))
+                time.sleep(0.02)
         exchange.stream_text(f"{first} ", *others)
 
     async def take(self, number: int) -> None:
@@ -117,9 +128,12 @@ class RandomCommands:
                 return command
 
     async def _send(self, command: Command) -> httpx.Response:
-        return await self._apis.request(
-            user(command.subject, self._tenant), command.method, command.path, json=command.body
-        )
+        by = user(command.subject, self._tenant)
+        answer = await self._apis.request(by, command.method, command.path, json=command.body)
+        if command.stops_after is None or answer.status_code != 200:
+            return answer
+        await asyncio.sleep(command.stops_after)
+        return await self._apis.post(by, f"/v1/responses/{answer.json()['id']}/cancel")
 
     async def _apply(self, taken: Sequence[tuple[Command, httpx.Response]]) -> None:
         """Applies the commands to the model in the order of their versions."""

@@ -1,9 +1,14 @@
-"""Random requests for replies: at the head, after an earlier answer, and beside an earlier answer."""
+"""Random requests for replies: at the head, after an earlier answer, beside an earlier answer, and stopped ones."""
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.conversations.conversation_model import ModelConversation, ModelItem
 from tests.conversations.draws import Apply, Command, Draws
+
+ENDLESS_MODEL = "endless"
+"""The model whose answers do not end by themselves."""
 
 
 def reply(draws: Draws, conversation: ModelConversation) -> Command:
@@ -14,6 +19,24 @@ def reply(draws: Draws, conversation: ModelConversation) -> Command:
 
     body = {"conversation": conversation.id, "input": question}
     return _request("reply", conversation, author, body, start=start, question=question)
+
+
+def stopped_reply(draws: Draws, conversation: ModelConversation) -> Command:
+    return _stopped(draws, reply(draws, conversation))
+
+
+def stopped_regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
+    return None if (command := regenerate(draws, conversation)) is None else _stopped(draws, command)
+
+
+def _stopped(draws: Draws, command: Command) -> Command:
+    """The same request, for a reply that is cancelled: before its first word arrives, or later."""
+    return replace(
+        command,
+        name=f"stopped {command.name}",
+        body={**command.body, "model": ENDLESS_MODEL, "background": True},
+        stops_after=draws.random.choice((0, 0.05, 0.1)),
+    )
 
 
 def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | None:
@@ -59,10 +82,21 @@ def _request(
             ModelItem(id=item, text=question or "", role="user", author=author) for item in answer["input_ids"]
         ]
         assert len(questions) == (question is not None)
-        [output] = answer["output"]
-        text = output["content"][0]["text"]
-        answered = ModelItem(id=output["id"], text=text, role="assistant", author=author, response=answer["id"])
-        conversation.complete_reply(answer["id"], author, *questions, answered)
+        is_complete = answer["status"] == "completed"
+        answers = [
+            ModelItem(
+                id=output["id"],
+                text=output["content"][0]["text"],
+                role="assistant",
+                author=author,
+                response=answer["id"] if is_complete else None,
+            )
+            for output in answer["output"]
+        ]
+        if is_complete:
+            conversation.complete_reply(answer["id"], author, *questions, *answers)
+        else:
+            conversation.stop_reply(answer["id"], *questions, *answers)
 
     return Command(
         name=name, subject=author, path="/v1/responses", body=body, conversation=conversation, start=start, apply=apply

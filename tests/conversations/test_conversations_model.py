@@ -5,6 +5,8 @@ after every view was rebuilt.
 
     scripts/test tests/conversations                                         two histories, as in CI
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on
+
+HISTORY_BATCHES: after how many batches of commands everything is compared. Default: 8.
 """
 
 import os
@@ -20,15 +22,19 @@ from tests.access.apis_as import open_apis, projecting
 from tests.conversations.conversation_model import ConversationModel
 from tests.conversations.model_checks import ModelChecks
 from tests.conversations.random_commands import RandomCommands
+from tests.conversations.reply_commands import ENDLESS_MODEL
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
 MANY = int(os.environ.get("HISTORIES", "100"))
+BATCHES = int(os.environ.get("HISTORY_BATCHES", "8"))
 
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedProvider]:
-    yield from scripted_provider()
+    for provider in scripted_provider():
+        provider.models.append(ENDLESS_MODEL)
+        yield provider
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,7 @@ def provider() -> Iterator[ScriptedProvider]:
     [
         *(pytest.param(seed, 2, id=f"seed={seed}") for seed in (1, 2)),
         *(
-            pytest.param(seed, 8, id=f"seed={seed}, 8 batches", marks=pytest.mark.endless)
+            pytest.param(seed, BATCHES, id=f"seed={seed}, {BATCHES} batches", marks=pytest.mark.endless)
             for seed in range(SEED, SEED + MANY)
         ),
     ],
