@@ -6,7 +6,7 @@ after every view was rebuilt.
     scripts/test tests/conversations                                         two histories, as in CI
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on
 
-HISTORY_BATCHES: after how many batches of commands everything is compared. Default: 8.
+HISTORY_BATCHES: how many batches of commands a longer history has. Default: 8.
 """
 
 import os
