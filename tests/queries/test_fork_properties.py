@@ -3,9 +3,11 @@
 The requests append, revise, move the head, fork, retract, restore, pin and delete. The lists, the trees and the contexts of all conversations must agree with the model,
 also at earlier versions.
 
-scripts/test tests/queries/test_fork_properties.py -m endless     runs 200 histories
+    scripts/test tests/queries/test_fork_properties.py -m endless                             200 histories
+    HISTORIES=20 HISTORY_SEED=7 scripts/test tests/queries/test_fork_properties.py -m endless  twenty, from seed 7 on
 """
 
+import os
 import random
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,9 @@ from tests.commands.api_client import message
 from tests.queries.test_forks import Store, store
 
 __all__ = ["store"]
+
+SEED = int(os.environ.get("HISTORY_SEED", "1"))
+MANY = int(os.environ.get("HISTORIES", "200"))
 
 
 class Item(Struct, eq=False):
@@ -295,10 +300,14 @@ class History:
         conversation.states[version] = State(conversation.head, tuple(conversation.pins))
 
 
-@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 201), marks=pytest.mark.endless)])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(SEED, SEED + MANY), marks=pytest.mark.endless)])
 async def test_lists_trees_and_contexts_of_random_forks_are_those_of_the_model(store: Store, seeds: range) -> None:
     for seed in seeds:
         history = History(seed, store)
-        for _ in range(2):
-            await history.run(20)
-            await history.check()
+        try:
+            for _ in range(2):
+                await history.run(20)
+                await history.check()
+        except BaseException as error:
+            error.add_note(f"Seed {seed}")
+            raise
