@@ -64,7 +64,10 @@ class ModelChecks:
         path = f"/v1/conversations/{conversation.id}/items"
         entries = await self._all(subject, path, 8, order="asc", **parameters)
         shown = conversation.shown(last)
-        assert [entry["id"] for entry in entries] == [item.id for item in shown]
+        listed, wanted = [entry["id"] for entry in entries], [item.id for item in shown]
+        if listed != wanted:
+            repeated = [entry["id"] for entry in await self._all(subject, path, 8, order="asc", **parameters)]
+            raise AssertionError(f"{path} {parameters}: {listed}, not {wanted}. Read once more: {repeated}")
         for entry, item in zip(entries, shown, strict=True):
             assert (entry["content"][0]["text"], entry["role"], entry["author"]) == (item.text, item.role, item.author)
             siblings = conversation.siblings(item)

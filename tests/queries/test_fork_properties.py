@@ -23,6 +23,7 @@ __all__ = ["store"]
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
 MANY = int(os.environ.get("HISTORIES", "200"))
+ATTEMPTS = 10
 
 
 class Item(Struct, eq=False):
@@ -181,7 +182,12 @@ class History:
                 return items
 
     async def _get(self, conversation: Conversation, path: str, **query: Any) -> httpx.Response:
-        return await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
+        """On a busy machine, the stores may need longer than a read waits. Then it is sent again."""
+        for _ in range(ATTEMPTS):
+            answer = await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
+            if answer.status_code != 503:
+                break
+        return answer
 
     async def _start(self) -> None:
         answer = await self.store.post("", {})
