@@ -144,5 +144,7 @@ async def test_given_an_api_that_is_killed_while_it_stores_a_long_history_then_a
     async with open_log(running.env["POSTGRES_URL"]) as events:
         await UnfinishedHistories(pool, events, clock=lambda: time.time() + 2 * MIN_AGE_SECONDS).sweep()
     await pool.close()
-    deleted = store.log.rows("SELECT originator_id FROM events WHERE subject = %s", SWEEPER)
+    deleted = store.log.rows(
+        "SELECT originator_id FROM events WHERE subject = %s AND topic = 'conversation.deleted'", SWEEPER
+    )
     assert [conversation_id(stream) for (stream,) in deleted] == [left]
