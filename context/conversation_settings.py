@@ -114,7 +114,7 @@ class Reader(Protocol):
         """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
+        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation."""
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):

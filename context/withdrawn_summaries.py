@@ -23,7 +23,7 @@ class Reader(Protocol):
         """At most `limit` events with `after` < version <= `until`, ascending."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes an item, a response or the conversation."""
+        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation."""
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """As in `context/deleted_content.py`."""

@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     @field_validator("auth_mode", mode="before")
     @classmethod
     def _order_modes(cls, value: Any) -> Any:
-        """Sorts the modes: `keys, jwt` becomes `jwt,keys`."""
+        """Sorts the modes: `keys, jwt` becomes `jwt,keys`. Refuses `none` beside another mode."""
         if not isinstance(value, str):
             return value
         modes = {mode.strip() for mode in value.split(",")}

@@ -106,7 +106,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
+        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation."""
         return await self._look_up(lambda reader: reader.deletions(conversation_ids, after=after))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:

@@ -45,7 +45,7 @@ def packages(lock: str) -> list[tuple[str, str]]:
 def look_up(names: Sequence[tuple[str, str]], database: str) -> Iterator[tuple[str, str, str]]:
     """(name, version, id) of each known vulnerability.
 
-    Raises OSError, or MsgspecError if the answer has another form.
+    Raises OSError. Raises MsgspecError or ValueError if the answer has another form.
     """
     queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in names]
     request = urllib.request.Request(  # noqa: S310 - https, or what the caller names

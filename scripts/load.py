@@ -10,8 +10,8 @@ the log and MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 
-Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, or a line is not valid
-(without `--skip-bad` the load stops there); 3 no request succeeded for two minutes, or the check could not be made;
+Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, the key is refused, or a line
+is not valid (without `--skip-bad` the load stops there); 3 no request succeeded for two minutes, or the check could not be made;
 130 interrupted.
 """
 

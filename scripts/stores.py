@@ -1,4 +1,4 @@
-"""What the scripts that work on the stores share: their options, open connections, and their exit when a store fails."""
+"""What the scripts that work on the stores share: their options, open connections, and their exits with a message."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -45,7 +45,7 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Opens the connections, and closes them at the end. Raises DataIsNewer.
+    """Opens the connections, and closes them at the end. Raises DataIsNewer or psycopg.Error.
 
     The clients of MongoDB and Redis connect at their first request.
     """
@@ -63,7 +63,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
-    """The result of `work`. If a store fails, or on Ctrl-C, prints a message and exits."""
+    """The result of `work`. Prints a message and exits if no store is found, the data is newer than this code, a store fails, or on Ctrl-C."""
 
     async def work_connected(settings: Settings) -> T:
         async with open_stores(settings) as stores:

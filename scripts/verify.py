@@ -38,8 +38,8 @@ _MAX_LISTED = 1_000
 class Verified(Struct, kw_only=True):
     """How much was compared, and the differences. `differences` lists the first thousand.
 
-    `position`: the end of the log when the verification started. `tables`: the number of rows of each table beside the
-    log. `snapshots_absent`: the number of conversations without a snapshot that can be compared.
+    `position`: the end of the log when the verification started. `tables`: how many rows of the tables beside the log
+    were compared, without `tenant_positions`. `snapshots_absent`: the number of conversations without a snapshot that can be compared.
     """
 
     ok: bool = True

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """Use one per API process. `look_up` returns the end (the last event) of each conversation, or raises psycopg.Error or LogBusy."""
+    """Use one per API process. `look_up` returns the head (the last event) of each conversation, or raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up
@@ -89,7 +89,7 @@ class ConversationWatch:
             batch = [id_ for id_ in conversation_ids[start : start + BATCH_CONVERSATIONS] if id_ in self._waiting]
             if not batch:
                 continue
-            # A waiter that is added during the look-up may already have seen a newer end than the look-up returns.
+            # A waiter that is added during the look-up may already have seen a newer head than the look-up returns.
             waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
             try:
                 ends = await self._look_up(batch)

@@ -135,7 +135,7 @@ class PrincipalReader(ConversationReader):
         return conversation_id_of(rows[0][0]) if rows else None
 
     async def is_locked(self, conversation_id: str) -> bool:
-        """Whether a reply is running in the conversation."""
+        """Whether a reply runs or waits in the conversation."""
         return bool(await self._rows(_IS_LOCKED, (self.tenant, uuid_of(conversation_id))))
 
     async def first_answer(self, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:

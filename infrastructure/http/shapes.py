@@ -56,8 +56,8 @@ class ListedConversation(Conversation, frozen=True, kw_only=True, tag_field="obj
     """A Conversation with what lists of conversations show.
 
     `updated_at`: the time of its last event. `item_count`: how many of its own items are not deleted. `first_text`,
-    `last_text`: the beginning of its first and of its last message, if that is not deleted. `running_response`: the
-    newest response in progress.
+    `last_text`: the beginning of the first and of the last of its own messages on the active path that have text and
+    are not deleted. `running_response`: the newest response in progress.
     """
 
     owner: str

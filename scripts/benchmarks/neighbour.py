@@ -1,6 +1,6 @@
 """How much a quiet tenant is delayed while another tenant sends the heaviest load that it can, with the recommended limits on.
 
-The quiet tenant appends, reads back what it appended, and lists its conversations. Each read must show the append before it.
+The quiet tenant appends, reads back what it appended, and lists its conversations. Each page of items must show the append before it.
 """
 
 import os
@@ -75,7 +75,7 @@ def _environment() -> dict[str, str]:
 
 
 def _send(quiet: QuietLoad) -> dict[str, float]:
-    """The p99 of each kind of request, in ms. Raises RequestFailed if a request failed, or a read was stale."""
+    """The p99 of each kind of request, in ms. Raises RequestFailed if a request failed, or a page did not show the append before it."""
     done = subprocess.run(  # noqa: S603 - our own command
         _command("neighbour_client"),
         input=msgspec.json.encode(quiet),

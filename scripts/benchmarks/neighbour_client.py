@@ -1,6 +1,6 @@
 """Sends the requests of a quiet tenant from its own process: reads a QuietLoad from stdin and prints a QuietScore, both as JSON.
 
-Exit status 1 if a request failed, or if a read did not show the append before it.
+Exit status 1 if a request failed, or if a page of items did not show the append before it.
 """
 
 import asyncio

@@ -98,7 +98,7 @@ def _decode_seconds(store: BenchStore) -> float:
 
 
 def _insert_seconds(store: BenchStore) -> float:
-    """How long inserting the documents of all views takes. Reading them and creating the collections does not count."""
+    """How long inserting the documents of the views takes (`feedback` has none). Reading them and creating the collections does not count."""
     seconds = 0.0
     with store.mongodb() as database:
         for view in ("conversations", "items", "responses", "search", "usage"):

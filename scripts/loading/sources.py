@@ -52,7 +52,7 @@ class SourceNotFound(Exception):
 class Source(Protocol):
     """`name` is part of every idempotency key, so a load resumes an earlier load of a source with this name.
 
-    `total`: the number of conversations.
+    `total`: the number of conversations and bad lines.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Action(Enum):
 async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report) -> int:
     """Empties these views, and waits until they show the log up to its current end. Returns that position.
 
-    If no projector is running, this process runs one.
+    If the views do not change for STALLED_SECONDS, this process runs a projector.
     """
     head = await stores.reader.last_position()
     positions = ViewPositions(stores.database)
@@ -52,7 +52,7 @@ async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report)
             if statuses != last:
                 last, moved_at = statuses, time.monotonic()
             elif running is None and time.monotonic() - moved_at > STALLED_SECONDS:
-                running = asyncio.create_task(make_projector(stores).run(stop))  # no other projector runs
+                running = asyncio.create_task(make_projector(stores).run(stop))  # no other projector works
             report(sum(min(head, status.position) for status in last.values()), head * len(views))
             if running is not None and running.done():
                 break

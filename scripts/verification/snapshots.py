@@ -46,7 +46,7 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations. Parked conversations are not compared.
+        """The differences of these conversations. Those that are parked, or have an unreadable event, are not compared.
 
         Open `at` before the call. Then a snapshot that is older than `at` is a difference.
         """
@@ -108,7 +108,7 @@ class Snapshots:
     def _unused(self) -> list[Difference]:
         """Counts the snapshot as absent, and returns no differences.
 
-        The snapshot is from events that the log no longer has, for example after a restore. Readers ignore such a
+        The snapshot is from events that the log no longer has, for example because Postgres was restored from a backup. Readers ignore such a
         snapshot, and the next event replaces it.
         """
         self.compared -= 1

@@ -2,7 +2,7 @@
 and `transcript_prefixes`.
 
 A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
-row's event, even while appends go on. If the log does not have the event of a row, the log has lost something.
+row's event, even during appends. If the log does not have the event of a row, the log has lost something.
 """
 
 from collections import defaultdict
