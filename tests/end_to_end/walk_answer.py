@@ -11,7 +11,7 @@ from tests.end_to_end.walk_messages import Json
 
 
 class Received(Struct):
-    """The answer to one request. `status`: None if the answer was lost."""
+    """The answer to one request. `status`: None if the answer was lost, or if its stream broke off or has an error."""
 
     status: int | None = None
     headers: Mapping[str, str] = {}

@@ -212,12 +212,10 @@ class WalkChecks:
         for n, compared in enumerate(self._states):
             fault = self._fault_of_match(recorded, count, compared)
             if fault is None:
-                faults_of_conversation = [
-                    self._fault_of_conversation(recorded, count, compared, state) for state in self._states[n:]
-                ]
-                if None in faults_of_conversation:
+                faults_of_place = [self._fault_of_place(recorded, count, compared, state) for state in self._states[n:]]
+                if None in faults_of_place:
                     return None
-                fault = ", then ".join(dict.fromkeys(map(str, faults_of_conversation)))
+                fault = ", then ".join(dict.fromkeys(map(str, faults_of_place)))
             faults[fault] = None
         return "; or ".join(faults)
 
@@ -229,16 +227,14 @@ class WalkChecks:
         if _is_only_named(recorded, count, state):
             return None
         if after is None:
-            if recorded.conversation_id in state.conversations:
-                return f"it begins anew in {recorded.conversation_id}, which has begun before"
-            if count:
-                return f"a new conversation lacks {count} items of the transcript"
+            if count or recorded.conversation_id in state.conversations:
+                return f"{count} items of the transcript are left out of a new conversation"
             return f"a new conversation begins, but {required} items are recognised" if required else None
         if after not in state.items or not state.is_sound(transcript, after, count):
-            return f"its first {count} items are not the path to {after}"
+            return f"its first {count} items are not those before {after}"
         return f"only {count} items are recognised instead of {required}" if count < required else None
 
-    def _fault_of_conversation(
+    def _fault_of_place(
         self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
     ) -> str | None:
         """Why the reply must not be in its conversation, if the store is in `state` when the request is appended. None if it may.
@@ -253,11 +249,11 @@ class WalkChecks:
         conversation = state.conversations[target]
         is_awaited = recorded.after in conversation.running.values()
         if recorded.conversation_id not in state.conversations:
-            return None if is_awaited else f"it is a fork, but {target} could continue from the same item"
+            return None if is_awaited else f"it is a fork at a place where {target} could go on"
         if recorded.conversation_id != target:
             return f"it is in another conversation than {target}"
         if is_awaited:
-            return "another reply runs below the item that it continues from"
+            return "another reply runs at its place"
         if recorded.is_branch and conversation.head == recorded.after:
             return "it opens a branch at the head"
         return None
@@ -271,10 +267,12 @@ class WalkChecks:
         """
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
-            return f"it does not continue from the head of {named}"
+            return f"it does not go on at the end of {named}"
         is_running = conversation.head in conversation.running.values()
         is_other = recorded.conversation_id != named
-        return None if is_running == is_other else f"a reply runs in {named}: {is_running}, it is a fork: {is_other}"
+        return (
+            None if is_running == is_other else f"a reply runs in {named}: {is_running}, it goes elsewhere: {is_other}"
+        )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
         """The items that joined must be the new messages and the planned answer, below the item that the reply continues from."""
@@ -322,7 +320,7 @@ class WalkChecks:
             earlier = self._stored.get(key) if transcript.name is None else None
             if earlier is not None and not self.model.is_forgotten(earlier):
                 ended = self._by_response[self.model.items[earlier].response_id].ended or 0
-                assert ended > recorded.since, f"{item.item_id} stores the message of {earlier} once more"
+                assert ended > recorded.since, f"{item.item_id} is {earlier} once more"
             self._stored[key] = last.item_id
 
     def _ended(self, conversation_id: str, response_id: str) -> None:

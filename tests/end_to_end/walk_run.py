@@ -64,7 +64,7 @@ class Walk:
         self._is_restarting = [False, False]
 
     async def run(self, planned: Round) -> None:
-        """Sends the requests of a round at once, or deletes something. Checks what follows."""
+        """Sends the requests of a round at once, and does what else the round says. Checks what follows."""
         if planned.deletion is not None:
             await self._run_and_delete(planned.requests, planned.deletion)
         elif planned.kill is not None:
@@ -232,7 +232,7 @@ class Walk:
             assert shown["request"] == bodies[0], what
 
     async def _check_conversation(self, conversation_id: str) -> None:
-        """The API shows the items of the model, to its owner only."""
+        """The API shows the items that the conversation has in the model, and only to the conversation's owner."""
         model = self.checks.model
         conversation = model.conversations[conversation_id]
         path = f"/v1/conversations/{conversation_id}/items?limit=100&order=asc"
@@ -246,7 +246,7 @@ class Walk:
             assert shown == expected, f"{conversation_id} shows {shown} instead of {expected}"
 
     async def _check_list(self, subject: str) -> None:
-        """Lists have the conversations that are at their second turn or later."""
+        """The subject's list has the conversations with two requests or more."""
         expected = {
             conversation_id
             for conversation_id, conversation in self.checks.model.conversations.items()
@@ -258,7 +258,7 @@ class Walk:
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
     def _check_no_prefix_is_left(self) -> None:
-        """The table has no row of a deleted conversation, and none that ends with a deleted item or with one below it."""
+        """The table has a row for each item that is recognised, and none of a deleted conversation, or of a deleted item or one below it."""
         model = self.checks.model
         for conversation_id in model.conversations:
             rows = self._store.log.rows(
@@ -331,7 +331,7 @@ class Walk:
 
 
 async def _in_fours(check: Callable[[Any], Awaitable[None]], subjects: Iterable[Any]) -> None:
-    """Carries out the check for each subject, four at a time."""
+    """Carries out the check for each of `subjects`, four at a time."""
     slots = asyncio.Semaphore(4)
 
     async def one(subject: Any) -> None:
