@@ -16,13 +16,16 @@ def sent_request(event: Event) -> tuple[str, SentSequence] | None:
 
     This may also be a request that was sent with another context, because the provider had refused the first one.
 
-    None for other events, for replies that open a branch, for requests that recorded no sequence, and for chat completions.
+    None for other events, for requests that recorded no sequence, and for chat completions.
     """
-    if isinstance(event, ReplyRequested) and event.after is not None:
-        return None
     if isinstance(event, ReplyRequested | ReplyShown) and event.shown.sequence is not None:
         return event.model, event.shown.sequence
     return None
+
+
+def opens_branch(event: Event) -> bool:
+    """Whether this event requests a reply whose answer will open a branch. Then only requests on that branch are compared with this one."""
+    return isinstance(event, ReplyRequested) and event.after is not None
 
 
 def comparable_requests(

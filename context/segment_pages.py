@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.deleted_content import deleted_items
-from context.last_requests import sent_request
+from context.last_requests import opens_branch, sent_request
 from domain.events import ItemAppended, ItemRestored, ItemRetracted, ReplyRequested, ReplyShown, SentSequence
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
@@ -24,6 +24,9 @@ class Reader(Protocol):
 
         A page may have fewer events even if more follow. It is empty only if there are no more.
         """
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event about one of these items or responses, with version <= `until`, ascending."""
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """As in `context/deleted_content.py`."""
@@ -44,12 +47,14 @@ class SegmentPage(Struct, frozen=True):
     appended   those of them that added an item of the path
     retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: the ids of those that are deleted now
     requests   the requests that were made on the path, newest first
+    opened_by  the ids of the responses whose answers opened branches of the path here
     """
 
     events: Sequence[Recorded]
     appended: list[ItemAppended]
     retracted: frozenset[str]
     requests: list[LoggedRequest]
+    opened_by: frozenset[str]
 
 
 class PageMaker(Struct):
@@ -64,6 +69,7 @@ class PageMaker(Struct):
         """The next page. `events`: newest first, older than those of the page before. `retracted` is right only if no events were skipped."""
         appended: list[ItemAppended] = []
         requests: list[LoggedRequest] = []
+        opened_by: set[str] = set()
         for recorded in events:
             match event := recorded.event:
                 case ItemRetracted() | ItemRestored():
@@ -71,13 +77,16 @@ class PageMaker(Struct):
                 case ItemAppended() if self.segment.contains(event.branch, event.depth, recorded.version):
                     self._has_items = True
                     appended.append(event)
+                    if event.branch == recorded.version and event.response_id is not None:
+                        opened_by.add(event.response_id)
                 case ReplyRequested() | ReplyShown():
-                    if (request := sent_request(event)) is not None and self._is_on_path(recorded.version):
+                    is_on_path = self._is_on_path(recorded.version) and not opens_branch(event)
+                    if (is_on_path or event.response_id in opened_by) and (request := sent_request(event)) is not None:
                         requests.append(LoggedRequest(recorded.version, *request))
                 case _:
                     pass
         retracted = frozenset(event.item_id for event in appended if self._newest_changes.get(event.item_id))
-        return SegmentPage(events, appended, retracted, requests)
+        return SegmentPage(events, appended, retracted, requests, frozenset(opened_by))
 
     def _is_on_path(self, version: int) -> bool:
         """Whether a request at this version was made on the path.
@@ -110,8 +119,18 @@ async def segment_pages(
         if not events:
             return
         page = maker.page(events)
+        if page.opened_by:
+            page = replace(page, requests=await _with_opening(reader, segment.conversation_id, page))
         if has_skipped:  # the events that were skipped may have retracted or restored any of the items
             retracted = await deleted_items(reader, {event.item_id: None for event in page.appended})
             page = replace(page, retracted=retracted)
         yield page
         read_from = events[-1].version
+
+
+async def _with_opening(reader: Reader, conversation_id: str, page: SegmentPage) -> list[LoggedRequest]:
+    """The requests of the page, and those whose answers opened branches here: they were made when another path was active."""
+    rows = await reader.items(conversation_id, list(page.opened_by))
+    requests = {row.version: LoggedRequest(row.version, *sent) for row in rows if (sent := sent_request(row.event))}
+    requests |= {request.version: request for request in page.requests}
+    return [requests[version] for version in sorted(requests, reverse=True)]

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from context.conversation_settings import inherits
-from context.last_requests import sent_request
+from context.last_requests import opens_branch, sent_request
 from context.snapshot_store import write_arguments
 from context.snapshots import (
     SNAPSHOT_FORMAT,
@@ -65,7 +65,7 @@ class SnapshotChange(Struct):
             self.deleted = True
             return
         event = logged.event
-        if (request := sent_request(event)) is not None:
+        if (request := sent_request(event)) is not None and not opens_branch(event):
             model, sequence = request
             self.last_requests[model] = LastRequest(logged.version, sequence)
         match event:

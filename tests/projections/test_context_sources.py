@@ -18,6 +18,7 @@ from context.snapshot_store import read_recent_items, snapshot_lookup
 from domain.commands import (
     AppendItems,
     Command,
+    CompleteReply,
     DescribeConversation,
     MoveHead,
     NewItem,
@@ -29,7 +30,7 @@ from domain.commands import (
     UnpinItem,
 )
 from domain.errors import ContextTooLong, Refused
-from domain.events import ContextPolicy, Fork, ItemAppended, SentSequence, SequencePoint
+from domain.events import ContextPolicy, Fork, ItemAppended, Leaf, SentSequence, SequencePoint, Timing, Usage
 from domain.items import id_prefix
 from domain.paths import leaf_before, up_to_item
 from infrastructure.event_log.incarnation import StreamVersion
@@ -38,9 +39,10 @@ from infrastructure.settings import Settings
 from projections.context_view import ContextView
 from projections.snapshot_change import snapshot_changes
 from tests.projections.world import World
-from tests.queries.writer import Writer
+from tests.queries.writer import SHOWN, Writer
 
 TENANT = "default"
+MODELS = ("gpt-4", "gpt-4o", "smol")
 TOKEN_LIMITS = (0, 5, 17, 40, 90, 200, 100_000)
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "https://a.b/c?d=e")
 
@@ -74,7 +76,7 @@ class History:
     async def next_command(self) -> None:
         command = self.random.choice(
             (self._append, self._append, self._append, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
-             self._describe, self._request, *((self._revise, self._revise, self._move, self._move) if self._has_branches else ()))
+             self._describe, self._request, *((self._revise, self._revise, self._move, self._move, self._reply_beside) if self._has_branches else ()))
         )  # fmt: skip
         try:
             await command()
@@ -149,13 +151,38 @@ class History:
         await self._write.send_sequence(self.conversation_id, model, context.shown.sequence)
 
     async def _request(self) -> None:
-        sequence = SentSequence(
-            depth=self._depth,
-            first_depth=self.random.randint(1, self._depth + 1),
+        await self._write.send_sequence(self.conversation_id, self.random.choice(MODELS), self._sequence(self._depth))
+
+    async def _reply_beside(self) -> None:
+        """A reply after any item. Its answer opens a branch. The head may move elsewhere before."""
+        event, version = self.random.choice(self._items)
+        leaf = Leaf(event.item_id, event.depth, up_to_item(event, version, self._openings.get(event.branch)))
+        shown = replace(SHOWN, version=0, sequence=self._sequence(event.depth))
+        response_id, questions = await self._write.request_reply(
+            self.conversation_id, self._text(), model=self.random.choice(MODELS), shown=shown, after=leaf
+        )
+        if self.random.random() < 0.3:
+            await self._move()
+        answer = NewItem(item_id=mint("msg"), item=msgspec.json.encode(self.message("assistant")))
+        completed = CompleteReply(
+            response_id=response_id,
+            model="smol-1",
+            author="smol-1",
+            input=questions,
+            output=(answer,),
+            usage=Usage(input_tokens=7, output_tokens=5),
+            finish_reason="stop",
+            timing=Timing(first_ms=1, total_ms=2),
+        )
+        await self._execute(completed)
+
+    def _sequence(self, depth: int) -> SentSequence:
+        return SentSequence(
+            depth=depth,
+            first_depth=self.random.randint(1, depth + 1),
             settings=self.random.randbytes(4),
             points=(SequencePoint(1, self.random.randint(1, 99), self.random.randbytes(8)),),
         )
-        await self._write.send_sequence(self.conversation_id, self.random.choice(("gpt-4", "gpt-4o", "smol")), sequence)
 
     def message(self, role: str) -> dict[str, Any]:
         return {"type": "message", "role": role, "content": self._text()}

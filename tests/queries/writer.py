@@ -20,7 +20,7 @@ from domain.commands import (
     RetractItem,
     StartConversation,
 )
-from domain.events import InputItem, SentSequence, Shown, Timing, Transcript, Usage
+from domain.events import InputItem, Leaf, SentSequence, Shown, Timing, Transcript, Usage
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
@@ -125,6 +125,7 @@ class Writer:
         lists: bool = False,
         model: str = "smol",
         shown: Shown = SHOWN,
+        after: Leaf | None = None,
         **parameters: Any,
     ) -> tuple[str, tuple[InputItem, ...]]:
         """Requests a reply to these messages. Returns the id of the response, and the messages. `transcript`: for a chat completion."""
@@ -138,6 +139,7 @@ class Writer:
             shown=shown,
             transcript=transcript,
             lists=lists,
+            after=after,
         )
         await self.execute(conversation_id, request)
         return response_id, input_items
