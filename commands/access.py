@@ -6,7 +6,7 @@ A handler that works for long before it appends its command checks this first. T
 from commands.command_route import CommandContext
 from domain.errors import ConversationNotFound, NotAllowed
 from infrastructure.event_log.version_lookup import Head
-from replies.queued_reply import read_queue
+from replies.queued_reply import read_queue_state
 
 
 async def readable_conversation(context: CommandContext, conversation_id: str) -> Head:
@@ -31,10 +31,12 @@ def check_may_write(context: CommandContext, conversation_id: str, head: Head) -
 async def head_is_busy(context: CommandContext, conversation_id: str) -> bool:
     """Whether a reply at the head of the conversation would have to wait for others. Replies elsewhere in the conversation do not count.
 
-    Raises what `read_queue` raises.
+    Raises what `read_queue_state` raises.
     """
     dependencies = context.dependencies
     if not await dependencies.reader.is_locked(conversation_id):
         return False
-    state = (await read_queue(dependencies.log, context.principal, conversation_id, context.request_id)).conversation
+    state = (
+        await read_queue_state(dependencies.log, context.principal, conversation_id, context.request_id)
+    ).conversation
     return bool(state.at_head or state.queued)

@@ -51,10 +51,10 @@ async def revise_item(context: CommandContext, conversation_id: str, item_id: st
         return repeated
     version = (await readable_conversation(context, conversation_id)).version
     found = await place_of(context, conversation_id, version, item_id)
-    path = PathSegment(conversation_id, version, found.before.path)
+    path = PathSegment(conversation_id, version, found.parent.path)
     [item] = await linked_to_segment(context, path, (new_item(body.item, "item"),))
     command = ReviseItem(
-        item_id=item_id, item=item, author=context.principal.subject, leaf=found.before, inherited=found.inherited
+        item_id=item_id, item=item, author=context.principal.subject, leaf=found.parent, inherited=found.inherited
     )
     return await context.execute(conversation_id, command, _new_item)
 

@@ -199,7 +199,7 @@ class CreateChatCompletion(BaseModel):
     def _check_unsupported(self) -> None:
         policy = self.moderation.policy if self.moderation else None
         for is_asked, param, problem in (
-            ((self.n or 1) > 1, "n", "a conversation goes on from one answer"),
+            ((self.n or 1) > 1, "n", "a conversation can continue from only one answer"),
             ("audio" in (self.modalities or ()), "modalities", "answers are text"),
             (
                 self.prompt_cache_options and self.prompt_cache_options.prewarm,

@@ -109,7 +109,7 @@ async def _give(
     inherited: KnownItem | None = None,
 ) -> Response:
     by = context.principal.subject
-    known_feedback = await _given(context, conversation_id, item_id or response_id or "", by)
+    known_feedback = await _last_feedback(context, conversation_id, item_id or response_id or "", by)
     command = GiveFeedback(
         feedback_id=mint(FEEDBACK),
         known_id=known_feedback.feedback_id if known_feedback else None,
@@ -144,7 +144,7 @@ async def _give(
     return await context.execute(conversation_id, command, answer)
 
 
-async def _given(context: CommandContext, conversation_id: str, target: str, by: str) -> FeedbackGiven | None:
+async def _last_feedback(context: CommandContext, conversation_id: str, target: str, by: str) -> FeedbackGiven | None:
     """What the subject gave last, if it was not withdrawn."""
     events = await context.dependencies.reader.items(conversation_id, [feedback_key(target, by)])
     return events[-1].event if events and isinstance(events[-1].event, FeedbackGiven) else None

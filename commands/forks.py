@@ -19,7 +19,7 @@ from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
 from infrastructure.http.shapes import Conversation
-from replies.queued_reply import read_queue
+from replies.queued_reply import read_queue_state
 
 router = APIRouter()
 
@@ -62,7 +62,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
     if (repeated := await context.repeated_answer()) is not None:
         return repeated
     await readable_conversation(context, conversation_id)
-    read = await read_queue(context.dependencies.log, context.principal, conversation_id, context.request_id)
+    read = await read_queue_state(context.dependencies.log, context.principal, conversation_id, context.request_id)
     state = read.conversation
     if context.if_match is not None and state.version not in context.if_match:
         raise VersionMismatch(state.version)

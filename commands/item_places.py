@@ -17,12 +17,12 @@ class ItemPlace(Struct, frozen=True):
     """Where an item lies.
 
     leaf       the item, and the path that ends with it
-    before     the item's parent, and the path that ends with the parent
+    parent     the item's parent, and the path that ends with the parent
     inherited  the item, if the conversation inherits it; None if the item is the conversation's own
     """
 
     leaf: Leaf
-    before: Leaf
+    parent: Leaf
     inherited: KnownItem | None = None
 
 
@@ -42,7 +42,7 @@ async def place_of(context: CommandContext, conversation_id: str, version: int, 
     opening = await opening_of(reader, conversation_id, event)
     return ItemPlace(
         leaf=Leaf(item_id, event.depth, up_to_item(event, row.version, opening)),
-        before=leaf_before(event, row.version, opening),
+        parent=leaf_before(event, row.version, opening),
     )
 
 
@@ -56,6 +56,6 @@ async def _inherited_place(context: CommandContext, conversation_id: str, versio
     assert isinstance(event, ItemAppended)
     return ItemPlace(
         leaf=Leaf(item_id, event.depth, (PathBranch(0, event.depth, 0),)),
-        before=Leaf(event.parent_id, event.depth - 1, (PathBranch(0, event.depth - 1, 0),)),
+        parent=Leaf(event.parent_id, event.depth - 1, (PathBranch(0, event.depth - 1, 0),)),
         inherited=KnownItem(branch=0, depth=event.depth, inherited=True),
     )

@@ -155,8 +155,8 @@ async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> R
     fork = await fork_at(context, origin, started.family)
     [is_followed] = await reader.are_followed([prefix])
     target = ReplyTarget(source=conversation_id, at=head.stream_version)
-    beside = replace(target, leaf=leaf, alone=True, fallback=replace(target, start=fork))
-    return beside if is_followed else replace(target, expected_head=prefix.item_id, fallback=beside)
+    on_new_branch = replace(target, leaf=leaf, alone=True, fallback=replace(target, start=fork))
+    return on_new_branch if is_followed else replace(target, expected_head=prefix.item_id, fallback=on_new_branch)
 
 
 def _shown_by(policy: ContextPolicy) -> ContextPolicy:

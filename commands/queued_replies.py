@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext, ProcessDependencies
 from commands.repeat_request import repeat_stored
 from commands.rolling_summary import context_with_summary
-from commands.start_reply import Reply, append_once
+from commands.start_reply import Reply, append_unless_repeated
 from commands.unsent_input import check_outputs
 from context.choice import ReplyRequest
 from context.deleted_content import deleted_items
@@ -29,7 +29,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import mint
 from infrastructure.limits.allowance import Allowance
 from replies.leases import Orphan, ReplyLeases
-from replies.queued_reply import QueuedReply, Turn, read_queue
+from replies.queued_reply import QueuedReply, ReplyToRun, read_queue_state
 from replies.record import read_record
 from replies.response_from_events import is_background
 from replies.running_reply import request_of
@@ -42,9 +42,9 @@ log = structlog.get_logger(__name__)
 async def queue_reply(context: CommandContext, command: QueueReply, conversation_id: str) -> Reply:
     """Records that the reply waits, starts a task that waits for its turn, and returns at once.
 
-    If the request repeats an earlier one, returns the reply of the first request. Raises what `append_once` raises.
+    If the request repeats an earlier one, returns the reply of the first request. Raises what `append_unless_repeated` raises.
     """
-    queued = await append_once(context, command, conversation_id)
+    queued = await append_unless_repeated(context, command, conversation_id)
     return _wait(context, command, conversation_id, queued) if isinstance(queued, Appended) else queued
 
 
@@ -70,7 +70,7 @@ def _wait(context: CommandContext, command: QueueReply, conversation_id: str, qu
     return reply
 
 
-async def _request(context: CommandContext, queued: QueueReply, conversation_id: str) -> Turn:
+async def _request(context: CommandContext, queued: QueueReply, conversation_id: str) -> ReplyToRun:
     """Assembles the context of a reply whose turn has come, and requests the reply.
 
     Items that were deleted while the reply waited are left out.
@@ -109,7 +109,7 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
             await context.append(conversation_id, command)
         except (ItemsDeleted, PathHasChanged, HistoryLost):
             continue
-        return Turn(command, model_context.body, repeat_stored(context, conversation_id, reply_request))
+        return ReplyToRun(command, model_context.body, repeat_stored(context, conversation_id, reply_request))
     message = "The conversation kept changing while the request was prepared."
     raise ApiError(409, message, code="conversation_changed")
 
@@ -145,7 +145,7 @@ async def take_over(dependencies: ProcessDependencies, leases: ReplyLeases, orph
         return False
     principal = Principal(orphan.tenant, record.request_event.subject, frozenset({"read", "write", "reply"}))
     request_id = mint("req")
-    queued = await read_queue(dependencies.log, principal, orphan.conversation_id, request_id)
+    queued = await read_queue_state(dependencies.log, principal, orphan.conversation_id, request_id)
     command = QueueReply(**{name: getattr(event, name) for name in QueueReply.__struct_fields__})
     if not _outlives_process(command, queued.conversation.context_policy):
         return False

@@ -37,14 +37,14 @@ class _Answer(Struct, frozen=True, kw_only=True):
     conversation_id  its conversation. A fork may inherit it
     item_ids         its items, first to last
     is_answer        whether a model writes such items
-    is_response      whether a reply wrote it. If not, a client appended it
+    has_response     whether a reply wrote it. If not, a client appended it
     requested        the request whose parameters are used again (`_repeatable`); None: there is none, or the caller may not read it
     """
 
     conversation_id: str
     item_ids: tuple[str, ...]
     is_answer: bool = True
-    is_response: bool = True
+    has_response: bool = True
     requested: Request | None = None
 
 
@@ -96,7 +96,7 @@ async def _of_item(context: CommandContext, item_id: str, *, is_inheritable: boo
         conversation_id=found.conversation_id,
         item_ids=(item_id,),
         is_answer=is_answer(from_stored(event.item)),
-        is_response=event.response_id is not None,
+        has_response=event.response_id is not None,
     )
     if event.response_id is None:
         return answer
@@ -126,8 +126,8 @@ async def _leaf(context: CommandContext, conversation_id: str, version: int, ans
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:
         raise _not_found(named_id)
-    leaf = first.before
-    if answer.is_response:
+    leaf = first.parent
+    if answer.has_response:
         return leaf
     return await _before_answer(context, PathSegment(conversation_id, version, leaf.path), leaf)
 
@@ -149,7 +149,7 @@ async def _before_answer(context: CommandContext, end: PathSegment, leaf: Leaf) 
     earlier = list(takewhile(lambda event: event.response_id is None and is_answer(from_stored(event.item)), items))
     if not earlier:
         return leaf
-    return (await place_of(context, end.conversation_id, end.version, earlier[-1].item_id)).before
+    return (await place_of(context, end.conversation_id, end.version, earlier[-1].item_id)).parent
 
 
 def _not_found(named_id: str) -> ApiError:

@@ -23,10 +23,10 @@ from domain.events import Leaf, Shown
 from domain.paths import PathSegment
 from replies.repeat import Repeat, RepeatOf
 
-TOO_LONG: Final = "window"
+REASON_WINDOW: Final = "window"
 """The reason of a repeat: the refused request was too long."""
 
-NOT_TAKEN: Final = "abilities"
+REASON_ABILITIES: Final = "abilities"
 """The reason of a repeat: the history of the refused request may have something that the model cannot take."""
 
 MIN_GUESS_TOKENS: Final = 4_096
@@ -87,11 +87,11 @@ class _Repeats:
                 self._sent = change.reply_request
                 self._reasons.add(change.reason)
                 self._learn_window = change.learn or self._learn_window
-                learn = self._learn(model_context.shown)
+                learn = self._learner(model_context.shown)
                 return Repeat(body=model_context.body, shown=model_context.shown, reason=change.reason, learn=learn)
         return None
 
-    def _learn(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
+    def _learner(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
         """Returns the function to call if this request is answered. It learns the abilities that the model lacks, and the model's window."""
         missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
         if not missing:
@@ -145,7 +145,7 @@ async def _changes(
     The request is made smaller only once.
     """
     if failure.code == "context_length_exceeded":
-        if TOO_LONG in reasons or sent.parameters.get("truncation") == "disabled":
+        if REASON_WINDOW in reasons or sent.parameters.get("truncation") == "disabled":
             return []
         smaller = await _smaller(context, sent, failure, shown)
         return [] if smaller is None else [smaller]
@@ -158,10 +158,10 @@ def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedReq
     New input is never replaced. History that needs the same abilities as the new input is not replaced either.
     """
     renderer = context.dependencies.models.renderer
-    replaceable = NOTED_ABILITIES - needed_abilities(renderer, (item for _, item in sent.input[sent.carried :]))
+    replaceable = NOTED_ABILITIES - needed_abilities(renderer, (item for _, item in sent.input[sent.carried_count :]))
     return [
-        _Change(reply_request=replace(sent, missing=sent.missing | missing), reason=NOT_TAKEN)
-        for missing in (refused.names & replaceable, replaceable)
+        _Change(reply_request=replace(sent, missing=sent.missing | missing), reason=REASON_ABILITIES)
+        for missing in (refused.mentions & replaceable, replaceable)
     ]
 
 
@@ -187,4 +187,4 @@ async def _smaller(
     learn = partial(learnt.learn_window, model, window)
     if named is None and window >= MIN_GUESS_TOKENS and not parameters.get("max_output_tokens"):
         await learn()  # so that the next request is smaller, even if the repeat is refused too
-    return _Change(reply_request=replace(reply_request, window=window), reason=TOO_LONG, learn=learn)
+    return _Change(reply_request=replace(reply_request, window=window), reason=REASON_WINDOW, learn=learn)

@@ -163,10 +163,10 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     if head is None:
         raise LogMoved(f"the log no longer has {conversation_id}")
     target = ReplyTarget(source=conversation_id, at=head.stream_version, carried_items=carried_items)
-    beside = replace(target, leaf=leaf)
+    on_new_branch = replace(target, leaf=leaf)
     if await head_id(reader, conversation_id, head.version) != leaf.item_id:
-        return beside
-    return replace(target, expected_head=leaf.item_id, fallback=beside)
+        return on_new_branch
+    return replace(target, expected_head=leaf.item_id, fallback=on_new_branch)
 
 
 async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> Leaf:

@@ -19,7 +19,7 @@ from commands.chat_target import ChatTarget, branch_target, find_chat_target, fo
 from commands.command_route import CommandContext
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_INPUT_ITEMS, MAX_REQUEST_BYTES
-from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from commands.start_reply import Reply, append_and_start, request_unless_repeated, start_reply
 from context.assembly import Context
 from context.transcripts.parsed import ParsedTranscript, input_prefixes, parsed, transcript_end
 from context.transcripts.prefix_hashes import answer_prefixes, name_prefix
@@ -87,7 +87,7 @@ class NewMessages(Struct, frozen=True, kw_only=True):
 
 async def request_chat_reply(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:
     """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started."""
-    return await request_once(context, lambda: _request(context, body, stored=stored), stored=stored)
+    return await request_unless_repeated(context, lambda: _request(context, body, stored=stored), stored=stored)
 
 
 async def _request(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:

@@ -20,7 +20,7 @@ from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.response_schemas import check_schemas
 from commands.retried_reply import find_retried
 from commands.rolling_summary import context_with_summary
-from commands.start_reply import Reply, append_and_start, request_once, start_reply
+from commands.start_reply import Reply, append_and_start, request_unless_repeated, start_reply
 from commands.target_context import assemble_context
 from commands.unsent_input import check_outputs
 from context.choice import ReplyRequest
@@ -62,7 +62,7 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
     if body.on_busy == "interrupt" and context.if_match is not None:
         message = "`on_busy: interrupt` changes the conversation: it cannot be used with `If-Match`."
         raise ApiError(400, message, code="mutually_exclusive_parameters", param="on_busy")
-    return await request_once(
+    return await request_unless_repeated(
         context, lambda: _request_reply(context, body), stored=body.stored, background=bool(body.background)
     )
 
@@ -265,7 +265,7 @@ def make_reply_request(
         model=model,
         parameters=parameters,
         input=[*carried, *((entry.new.item_id, entry.item) for entry in taken)],
-        carried=len(carried),
+        carried_count=len(carried),
         without=frozenset(target.retracts),
     )
 

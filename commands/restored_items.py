@@ -32,7 +32,7 @@ async def restore_item(context: CommandContext, conversation_id: str, item_id: s
     """
     reader = context.dependencies.reader
     version = (await readable_conversation(context, conversation_id)).version
-    found = await _found(reader, conversation_id, item_id, version)
+    found = await _find_item(reader, conversation_id, item_id, version)
     if found is None or await _is_deleted_elsewhere(reader, found):
         raise ItemNotFound(item_id)
 
@@ -49,7 +49,7 @@ async def restore_item(context: CommandContext, conversation_id: str, item_id: s
     return await context.execute(conversation_id, command, answer)
 
 
-class _Found(Struct, frozen=True):
+class _FoundItem(Struct, frozen=True):
     """An item of a conversation, retracted or not.
 
     `inherited`: the item, if the conversation inherits it; None if the item is the conversation's own. `forks`: the forks between
@@ -61,17 +61,17 @@ class _Found(Struct, frozen=True):
     forks: tuple[str, ...] = ()
 
 
-async def _found(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> _Found | None:
+async def _find_item(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> _FoundItem | None:
     """The item, on any branch of the conversation, or among those that it inherits. None if it has no such item."""
     own = await _appended(reader, PathSegment(conversation_id, version), item_id, any_branch=True)
     if own is not None:
-        return _Found(own)
+        return _FoundItem(own)
     path = await read_path(reader, PathSegment(conversation_id, version))
     forks: list[str] = []
     for segment in reversed(path.segments[:-1]):
         event = await _appended(reader, segment, item_id)
         if event is not None:
-            return _Found(event, KnownItem(branch=0, depth=event.depth, inherited=True), tuple(forks))
+            return _FoundItem(event, KnownItem(branch=0, depth=event.depth, inherited=True), tuple(forks))
         forks.append(segment.conversation_id)
     return None
 
@@ -88,7 +88,7 @@ async def _appended(
     return None
 
 
-async def _is_deleted_elsewhere(reader: PrincipalReader, found: _Found) -> bool:
+async def _is_deleted_elsewhere(reader: PrincipalReader, found: _FoundItem) -> bool:
     """Whether a restore in this conversation could not show the item.
 
     This is so if the item is a copy of a deleted item, or is inherited and is deleted in its own conversation or in a fork between that one and this one.

@@ -22,7 +22,7 @@ from replies.running_reply import RunningReply
 Reply = RunningReply | RecordedReply
 
 
-async def request_once(
+async def request_unless_repeated(
     context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
 ) -> Reply:
     """Calls `request`, and returns its reply.
@@ -54,17 +54,17 @@ async def append_and_start(
     prefixes: PrefixesOf | None = None,
     repeat: RepeatOf | None = None,
 ) -> Reply:
-    """Appends the request to the conversation, and then starts the reply. Raises what `append_once` raises.
+    """Appends the request to the conversation, and then starts the reply. Raises what `append_unless_repeated` raises.
 
     `only_at`: as for `CommandContext.append`. `prefixes`, `repeat`: as for RunningReply.
     """
-    requested = await append_once(context, command, conversation_id, only_at=only_at)
+    requested = await append_unless_repeated(context, command, conversation_id, only_at=only_at)
     if isinstance(requested, RecordedReply):
         return requested
     return start_reply(context, command, model_context, conversation_id, requested, prefixes=prefixes, repeat=repeat)
 
 
-async def append_once(
+async def append_unless_repeated(
     context: CommandContext, command: RequestReply | QueueReply, conversation_id: str, *, only_at: int | None = None
 ) -> Appended | RecordedReply:
     """Appends the command.

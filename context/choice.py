@@ -38,7 +38,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     `without`: items of the conversation that are retracted together with the request, so they are not shown.
     `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and
     there is no input.
-    `carried`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
+    `carried_count`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
     the store assumes the model lacks, for this request only; the abilities that the model is known to lack are added.
     `cache_key`: the key of the provider's prompt cache that is sent if `parameters` have none.
     """
@@ -49,7 +49,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
     without: frozenset[str] = frozenset()
     window: int | None = None
     input_unknown: bool = False
-    carried: int = 0
+    carried_count: int = 0
     missing: frozenset[str] = frozenset()
     cache_key: str | None = None
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from msgspec import UNSET, Struct, field
 
 from context.encodings import DEFAULT_ENCODING
-from context.forks import fork_of, heirs
+from context.forks import fork_of, lineage_below
 from context.tokens import count_off_loop
 from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
@@ -255,7 +255,7 @@ async def inherited_summary(
     if summary is None:
         return None
     conversation_id, version = summary.conversation_id, summary.version
-    inherited_by = await heirs(reader, heir, conversation_id)
+    inherited_by = await lineage_below(reader, heir, conversation_id)
     forked_from = await fork_of(reader, conversation_id)
     while version:
         compacted = await _compacted(reader, conversation_id, version)

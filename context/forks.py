@@ -33,7 +33,7 @@ async def lineage(reader: Reader, conversation_id: str) -> list[str]:
     return conversations
 
 
-async def heirs(reader: Reader, conversation_id: str, origin_id: str) -> list[str]:
+async def lineage_below(reader: Reader, conversation_id: str, origin_id: str) -> list[str]:
     """The conversation and the forks between it and `origin_id`, a conversation that it comes from. `origin_id` is not included."""
     conversations = await lineage(reader, conversation_id)
     return conversations[: conversations.index(origin_id)]

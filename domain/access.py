@@ -13,7 +13,7 @@ from domain.commands import (
     FailReply,
     GiveFeedback,
     InterruptReply,
-    ReadQueue,
+    ReadQueueState,
     ShareConversation,
     UnshareConversation,
     WithdrawFeedback,
@@ -26,7 +26,7 @@ Role = Literal["owner", "writer", "reader"]
 
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
 _READERS_COMMANDS = (GiveFeedback, WithdrawFeedback)
-_OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueue)
+_OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueueState)
 """The store itself sends these commands. No role is needed: the end of a reply is recorded even if a share was withdrawn while the reply ran.
 
 The route `cancel` checks the role before it sends CancelReply.

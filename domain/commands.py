@@ -231,7 +231,7 @@ class QueueReply(Command, frozen=True, kw_only=True):
     interrupts: bool = False
 
 
-class ReadQueue(Command, frozen=True, kw_only=True):
+class ReadQueueState(Command, frozen=True, kw_only=True):
     """Changes nothing.
 
     The result has the conversation's current state in the log: which replies run, and which ones wait.

@@ -317,14 +317,14 @@ def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conver
     """The state with one more item. An item that is appended at the head becomes the head."""
     opens = event.branch == version
     counts = {"items": state.items + 1, "branches": state.branches + opens}
-    if event.aside or (opens and (event.parent_id != state.head or _is_placed(state, event))):
+    if event.aside or (opens and (event.parent_id != state.head or _has_leaf(state, event))):
         return replace(state, version=version, **counts)
     head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
     path = (*event.leaves, PathBranch(event.branch)) if opens else state.path
     return replace(state, version=version, path=path, **counts, **head)
 
 
-def _is_placed(state: Conversation, event: ItemAppended) -> bool:
+def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
     """Whether the item belongs to a reply that has a leaf. Then the HeadMoved that follows moves the head."""
     reply = state.reply(event.response_id) if event.response_id else None
     return reply is not None and reply.leaf is not None
@@ -339,14 +339,14 @@ def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversat
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)
 
-    def placed(reply: RunningReply) -> RunningReply:
+    def with_leaf(reply: RunningReply) -> RunningReply:
         if reply.leaf is None:
             return replace(reply, leaf=leaf_at_head(state))
         is_back = not reply.names_leaf and reply.leaf.item_id == event.item_id
         return replace(reply, leaf=None) if is_back else reply
 
     head = {"head": event.item_id, "depth": event.depth, "branch": event.path[-1].branch, "path": event.path}
-    return replace(state, version=version, moved_at=version, running=tuple(map(placed, state.running)), **head)
+    return replace(state, version=version, moved_at=version, running=tuple(map(with_leaf, state.running)), **head)
 
 
 def leaf_at_head(state: Conversation) -> Leaf:

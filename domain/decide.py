@@ -23,7 +23,7 @@ from domain.commands import (
     MoveHead,
     PinItem,
     QueueReply,
-    ReadQueue,
+    ReadQueueState,
     RedoCompaction,
     ReopenConversation,
     RequestReply,
@@ -137,7 +137,7 @@ def _events_of(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case QueueReply():
             _check_active(state)
             return queue_reply(state, command)
-        case ReadQueue():
+        case ReadQueueState():
             return ()
         case ShowReply():
             return _show_reply(state, command)

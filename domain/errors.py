@@ -167,7 +167,7 @@ class TitleExists(Conflict):
     code = "title_exists"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has a title.")
+        super().__init__(f"Conversation {conversation_id} already has a title.")
 
 
 class NothingToUndo(Conflict):
@@ -268,13 +268,13 @@ class ReplyLost(Exception):
 class RefusedRequest(Struct, frozen=True):
     """What a provider's refusal of a request says, without its text.
 
-    `names`: the abilities of a model that the refusal mentions, such as "image". `lacks`: those of `names` that the
-    model does not have, according to the refusal. `says_so`: the few words that say so, such as "not support".
+    `mentions`: the abilities of a model that the refusal mentions, such as "image". `lacks`: those of `mentions` that the
+    model does not have, according to the refusal. `lacks_words`: the few words that say so, such as "not support".
     """
 
-    names: frozenset[str]
+    mentions: frozenset[str]
     lacks: frozenset[str] = frozenset()
-    says_so: str = ""
+    lacks_words: str = ""
 
 
 class ModelFailed(Exception):

@@ -36,14 +36,14 @@ def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
     return last is None or depth <= last
 
 
-def common_depth(one: tuple[PathBranch, ...], other: tuple[PathBranch, ...]) -> int:
-    """The depth of the last item that two paths of a conversation have in common. `other` ends with an item."""
+def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) -> int:
+    """The depth of the last item that two paths of a conversation have in common. `second` ends with an item."""
     depth = 0
-    for taken, also in zip(one, other, strict=False):
-        if taken.branch != also.branch:
+    for of_first, of_second in zip(first, second, strict=False):
+        if of_first.branch != of_second.branch:
             break
-        depth = min(end for end in (taken.last_depth, also.last_depth) if end is not None)
-        if taken.last_depth != also.last_depth:
+        depth = min(end for end in (of_first.last_depth, of_second.last_depth) if end is not None)
+        if of_first.last_depth != of_second.last_depth:
             break
     return depth
 

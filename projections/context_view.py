@@ -29,7 +29,7 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
-from projections.parking import events_to_apply, released
+from projections.parking import deleted_parked, events_to_apply
 from projections.position_advance import PositionMoved
 from projections.snapshot_change import SnapshotChange, snapshot_changes
 from projections.view_positions import ViewPositions
@@ -105,7 +105,7 @@ class ContextView:
             await self._redis.unlink(*outdated)
         self._written_keys |= _keys(applied)
         await self.apply_changes(snapshot_changes(applied))
-        if no_longer_parked := released(applied, parked):
+        if no_longer_parked := deleted_parked(applied, parked):
             await self.flush()
             return await self._advance(view_positions, new, no_longer_parked)
         advanced = [view_position.advanced(new) for view_position in view_positions]

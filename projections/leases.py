@@ -32,7 +32,7 @@ _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_time
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
 # A new lease is at least the current time in milliseconds, so leases usually still grow after Postgres was restored from an older backup.
-# If the clock is wrong and they do not grow, the holder finds the newer lease in MongoDB and takes a higher one (`superseded`).
+# If the clock is wrong and they do not grow, the holder finds the newer lease in MongoDB and takes a higher one (`newer_leases`).
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
     SELECT unnest(%s::smallint[]), %s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -62,19 +62,19 @@ class Leases:
         self._beat = 0
         self._watch = HeartbeatWatch[UUID](ALIVE_SECONDS, RENEW_SECONDS, clock)
 
-    async def renew(self, superseded: Mapping[int, int] | None = None) -> HeldPartitions:
+    async def renew(self, newer_leases: Mapping[int, int] | None = None) -> HeldPartitions:
         """Raises this projector's beat, and takes or releases partitions until it holds its share.
 
-        `superseded`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
+        `newer_leases`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
         holds such a partition, Postgres was restored from an older backup. Then the projector takes a lease above the newer one.
         """
         try:
-            return await self._renew(superseded or {})
+            return await self._renew(newer_leases or {})
         except Exception:
             self._watch.start_over()
             raise
 
-    async def _renew(self, superseded: Mapping[int, int]) -> HeldPartitions:
+    async def _renew(self, newer_leases: Mapping[int, int]) -> HeldPartitions:
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(_BEGIN)
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
@@ -86,8 +86,8 @@ class Leases:
             free = [partition for partition in ALL_PARTITIONS if holders[partition] not in alive]
             to_take = free[: max(0, share - len(own))]
             for partition in own:
-                if partition in superseded:
-                    await connection.execute(_RAISE, (superseded[partition], partition))
+                if partition in newer_leases:
+                    await connection.execute(_RAISE, (newer_leases[partition], partition))
             if to_take:
                 await connection.execute(_TAKE, (to_take, self._holder))
             elif len(own) > share:

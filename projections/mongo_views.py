@@ -18,7 +18,7 @@ from infrastructure.stores.mongo_pipeline import Answer, pipelined_transaction
 from infrastructure.stores.mongodb import Database
 from projections.coalesce import ViewBatch, coalesce_for
 from projections.mongo_statements import advance_command, batch_statements
-from projections.parking import released
+from projections.parking import deleted_parked
 from projections.position_advance import PositionMoved, advances
 from projections.view_indexes import create_indexes
 from projections.view_positions import ViewPositions
@@ -134,14 +134,16 @@ class MongoViews:
         for view_position in _large_views_of(deletion, view_positions):
             while keys := await self.some_keys(view_position.collection, _documents_of(deletion), MAX_REMOVED):
                 async with self.transaction((view_position.view,), view_position.position) as session:
-                    await self._positions.hold(view_position, session)
+                    await self._positions.lock(view_position, session)
                     collection = self._database[view_position.collection]
                     await collection.delete_many({"_id": {"$in": keys}}, session=session)
 
     async def _commit(
         self, view_positions: Sequence[ViewPosition], new: LogPosition, batch: Sequence[Logged]
     ) -> list[ViewPosition]:
-        deleted = {conversation for position in view_positions for conversation in released(batch, position.parked)}
+        deleted = {
+            conversation for position in view_positions for conversation in deleted_parked(batch, position.parked)
+        }
         updates = [
             update
             for group, group_released in _by_release(view_positions, deleted)

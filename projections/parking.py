@@ -82,7 +82,7 @@ def events_to_apply(batch: Sequence[Logged], parked: Collection[str]) -> list[Lo
     return [logged for logged in batch if is_applied(logged, parked)] if parked else [*batch]
 
 
-def released(batch: Sequence[Logged], parked: Collection[str]) -> set[str]:
+def deleted_parked(batch: Sequence[Logged], parked: Collection[str]) -> set[str]:
     """The parked conversations that a batch deletes."""
     if not parked:
         return set()

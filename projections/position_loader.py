@@ -33,7 +33,7 @@ class PositionLoader:
         self._feed = feed
         self._metrics = metrics
         self._held_partitions = HeldPartitions({})
-        self.superseded: dict[int, int] = {}
+        self.newer_leases: dict[int, int] = {}
         """The leases in MongoDB that are newer than those held here, by partition."""
 
     def hold(self, partitions: HeldPartitions) -> None:
@@ -54,8 +54,8 @@ class PositionLoader:
         if any(position.lease < leases.get(position.partition, 0) for position in loaded):
             await self._positions.register_leases(self._views, leases)
             loaded = await self._positions.load_to_advance(self._views)
-        self.superseded = {
-            position.partition: max(position.lease, self.superseded.get(position.partition, 0))
+        self.newer_leases = {
+            position.partition: max(position.lease, self.newer_leases.get(position.partition, 0))
             for position in loaded
             if position.lease > leases.get(position.partition, position.lease)
         }

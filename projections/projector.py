@@ -135,11 +135,11 @@ class Projector:
         This does no harm: without Postgres it cannot read events either.
         """
         while True:
-            superseded = {
-                partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()
+            newer_leases = {
+                partition: lease for updater in self._updaters for partition, lease in updater.newer_leases.items()
             }
             try:
-                held_partitions = await leases.renew(superseded)
+                held_partitions = await leases.renew(newer_leases)
             except psycopg.Error as error:
                 log.warning("lease_renewal_failed", error_type=type(error).__name__)
             else:

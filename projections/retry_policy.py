@@ -58,7 +58,7 @@ class RetryPolicy:
         state = self._states.get(key)
         return state.limit if state else BATCH_EVENTS
 
-    def is_waiting(self, key: str) -> bool:
+    def must_wait(self, key: str) -> bool:
         """Whether it is too early to retry."""
         state = self._states.get(key)
         return state is not None and state.retry_at > time.monotonic()

@@ -180,7 +180,7 @@ class ViewPositions:
             after += advance.result(result.matched_count)
         return after
 
-    async def hold(self, view_position: ViewPosition, session: AsyncClientSession) -> None:
+    async def lock(self, view_position: ViewPosition, session: AsyncClientSession) -> None:
         """Makes the session's transaction fail if the position changes before the commit. Raises PositionMoved."""
         result = await self._collection.update_one(unmoved([view_position]), {"$inc": {"held": 1}}, session=session)
         if not result.matched_count:

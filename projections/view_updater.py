@@ -96,9 +96,9 @@ class ViewUpdater:
         return self._interrupted_by is None and not self._retries.is_stuck
 
     @property
-    def superseded(self) -> dict[int, int]:
+    def newer_leases(self) -> dict[int, int]:
         """The leases in MongoDB that are newer than those held here, by partition."""
-        return self._loader.superseded
+        return self._loader.newer_leases
 
     def hold(self, partitions: HeldPartitions) -> None:
         """From now on this process holds these partitions."""
@@ -176,7 +176,7 @@ class ViewUpdater:
         for key, view_position in self.view_positions.items():
             if key not in self._retries:
                 by_position[view_position.position].append(view_position)
-            elif not self._retries.is_waiting(key):
+            elif not self._retries.must_wait(key):
                 alone.append(view_position)
         ordered = sorted(by_position)
         limits = [*ordered[1:], None]

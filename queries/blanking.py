@@ -107,13 +107,13 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
     for name, part in CONTENT.get(type(recorded.event), {}).items():
         if data.get(name) in (None, "", [], {}):
             continue
-        all_of_it = deleted.has(part, recorded)
+        is_whole_field = deleted.has(part, recorded)
         if part == "items":
             for index, new in enumerate(data[name]):
-                if all_of_it or new["item_id"] in deleted.ids:
+                if is_whole_field or new["item_id"] in deleted.ids:
                     new["item"] = None
                     blanked.append(f"{name}[{index}].item")
-        elif all_of_it:
+        elif is_whole_field:
             data[name] = None
             blanked.append(name)
         elif part == "transcript":

@@ -97,9 +97,9 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
     with_title = _with_title(query.title)
     read = await context.read_tenant("conversations", "items")
     where = {"listed": True, **_filters(query, read), **_all_of(with_title, _with_metadata(metadata))}
-    of_query = query.fingerprint(metadata)
-    after = await _sort_key(context, query, "after", query.after, of_query)
-    before = await _sort_key(context, query, "before", query.before, of_query)
+    query_fingerprint = query.fingerprint(metadata)
+    after = await _sort_key(context, query, "after", query.after, query_fingerprint)
+    before = await _sort_key(context, query, "before", query.before, query_fingerprint)
     documents: dict[str, Document] = {}
 
     def entry(document: Document) -> bytes:
@@ -125,15 +125,17 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
         shapes.encode(conversation_shape(documents[conversation], words[conversation])) for conversation in page.ids
     ]
     sort_keys = [documents[conversation][query.field] for conversation in page.ids]
-    body = page.body(is_backwards=query.is_backwards, **_cursors(page, query, sort_keys, of_query))
+    body = page.body(is_backwards=query.is_backwards, **_cursors(page, query, sort_keys, query_fingerprint))
     return shapes.json_response(body, headers=read.headers)
 
 
-def _cursors(page: Page, query: ConversationsQuery, sort_keys: Sequence[str], of_query: bytes) -> dict[str, str | None]:
+def _cursors(
+    page: Page, query: ConversationsQuery, sort_keys: Sequence[str], query_fingerprint: bytes
+) -> dict[str, str | None]:
     """The cursors of the next and of the previous page; None where there is no such page. `sort_keys`: the sort keys of the entries, in the order in which they were read."""
     if not sort_keys:
         return {"next_cursor": None, "previous_cursor": None}
-    ends = [encode_cursor(of_query, sort_keys[0]), encode_cursor(of_query, sort_keys[-1])]
+    ends = [encode_cursor(query_fingerprint, sort_keys[0]), encode_cursor(query_fingerprint, sort_keys[-1])]
     if query.is_backwards:
         return {"next_cursor": ends[0], "previous_cursor": ends[1] if page.has_more else None}
     return {
@@ -226,7 +228,7 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
 
 
 async def _sort_key(
-    context: QueryContext, query: ConversationsQuery, param: CursorParam, cursor: str | None, of_query: bytes
+    context: QueryContext, query: ConversationsQuery, param: CursorParam, cursor: str | None, query_fingerprint: bytes
 ) -> Any:
     """The sort key of a cursor; None without a cursor. Raises ApiError (400).
 
@@ -236,7 +238,7 @@ async def _sort_key(
     if cursor is None:
         return None
     if is_cursor(cursor):
-        return decode_cursor(param, cursor, of_query)
+        return decode_cursor(param, cursor, query_fingerprint)
     if query.order_by != "created":
         message = (
             f"`{param}` is an id. A list by activity has cursors: `next_cursor` and `previous_cursor` of its pages."

@@ -81,22 +81,22 @@ class _PartlySentPage(Struct, frozen=True):
 class _Client(Struct):
     """A client of a stream, and what it was sent.
 
-    log       the log, as the client may read it
-    end       the conversation's head (its last event) at the last look-up, which was at `looked_up_at`
-    position  how much was sent. Its `after` is the last version before the page that is being sent
-    sent      where the last event before that page is in the log
-    page      the page that is being sent; None if the next page has not been begun
-    complete  the version of the last event that was sent in full
-    in_event  whether a part of the next event was sent too
+    log                    the log, as the client may read it
+    head                   the conversation's head (its last event) at the last look-up, which was at `looked_up_at`
+    position               how much was sent. Its `after` is the last version before the page that is being sent
+    sent_position          where the last event before that page is in the log
+    page                   the page that is being sent; None if the next page has not been begun
+    last_complete_version  the version of the last event that was sent in full
+    in_event               whether a part of the next event was sent too
     """
 
     log: PrincipalLog
     conversation_id: str
-    end: Head
+    head: Head
     looked_up_at: float
     position: StreamPosition
-    sent: LogPosition
-    complete: int
+    sent_position: LogPosition
+    last_complete_version: int
     page: _PartlySentPage | None = None
     in_event: bool = False
     finished: bool = False
@@ -111,7 +111,7 @@ class _Client(Struct):
         elif head.role(self.log.principal) is None:
             raise ConversationNotFound(self.conversation_id)
         else:
-            self.end = head
+            self.head = head
             self.looked_up_at = time.monotonic()
 
     def is_due(self, seconds: float) -> bool:
@@ -121,31 +121,31 @@ class _Client(Struct):
     def restart(self) -> None:
         """Makes the next page begin after the last event that was sent in full."""
         if self.position.offset:
-            self.position = StreamPosition(self.complete)
-            self.sent = LogPosition(-1, "", self.sent.incarnation)
+            self.position = StreamPosition(self.last_complete_version)
+            self.sent_position = LogPosition(-1, "", self.sent_position.incarnation)
         self.page = None
 
     def next_page(self, period: int) -> _PageKey:
         return _PageKey(
             self.conversation_id,
             self.position.after,
-            self.end.version,
-            self.end.incarnation,
+            self.head.version,
+            self.head.incarnation,
             self.log.principal.may("audit"),
             period,
         )
 
-    def take(self, key: _PageKey, page: _EventPage) -> bytes:
+    def next_slice(self, key: _PageKey, page: _EventPage) -> bytes:
         """The next slice of the page."""
         start = self.position.after
-        chunk = self.position.take(page)
+        chunk = self.position.next_slice(page)
         is_sent = self.position.after == page.last
         whole_events = bisect_right(page.event_ends, self.position.offset)
-        self.complete = page.last if is_sent else start + whole_events
+        self.last_complete_version = page.last if is_sent else start + whole_events
         self.in_event = not is_sent and self.position.offset not in page.event_ends
         self.page = None if is_sent else _PartlySentPage(key, hash(page.body))
         if is_sent:
-            self.sent = page.end
+            self.sent_position = page.end
             self.finished = page.ends
         return chunk
 
@@ -202,25 +202,25 @@ class EventStreams:
 
         Raises ConversationNotFound if the client may no longer read the conversation.
         """
-        if client.end.incarnation != client.sent.incarnation:  # the log may have moved back
-            check = await self._log.check([client.sent.position])
-            if client.position.offset or not _has(check, client.sent):
+        if client.head.incarnation != client.sent_position.incarnation:  # the log may have moved back
+            check = await self._log.check([client.sent_position.position])
+            if client.position.offset or not _has(check, client.sent_position):
                 return None
-            client.sent = replace(client.sent, incarnation=check.incarnation)
+            client.sent_position = replace(client.sent_position, incarnation=check.incarnation)
             client.update_head(await client.log.head(client.conversation_id))
-        elif client.position.after == client.end.version:
+        elif client.position.after == client.head.version:
             await self._wait_for_change(client)
         else:
-            if client.position.after > client.end.version or client.is_due(self._look_up_seconds):
+            if client.position.after > client.head.version or client.is_due(self._look_up_seconds):
                 client.update_head(await client.log.head(client.conversation_id))
-            is_readable = client.end.incarnation == client.sent.incarnation and not client.finished
-            if is_readable and client.position.after < client.end.version:
+            is_readable = client.head.incarnation == client.sent_position.incarnation and not client.finished
+            if is_readable and client.position.after < client.head.version:
                 return await self._next_slice(client)
         return b""
 
     async def _wait_for_change(self, client: _Client) -> None:
         """Waits until the conversation's head has changed, or for the shutdown."""
-        with self._watch.change(client.conversation_id, client.end) as change:
+        with self._watch.change(client.conversation_id, client.head) as change:
             await asyncio.wait({change})
             if not change.cancelled():
                 client.update_head(change.result())
@@ -232,16 +232,16 @@ class EventStreams:
         key = client.next_page(period) if begun is None else replace(begun.key, period=period)
         page = await self._page(key, client.log)
         if not page.body:
-            return None  # the log has lost events: `end` is newer than what it has
+            return None  # the log has lost events: `head` is newer than what it has
         if page.end.incarnation != key.incarnation:
-            client.end = replace(client.end, incarnation=page.end.incarnation)
+            client.head = replace(client.head, incarnation=page.end.incarnation)
             return b""
         if begun is not None and begun.body_hash != hash(page.body):  # a part of the page was deleted meanwhile
             if client.in_event:
                 return None  # the client will resume after the last event that it got in full
             client.restart()
             return b""
-        return client.take(key, page)
+        return client.next_slice(key, page)
 
     async def _page(self, key: _PageKey, log: PrincipalLog) -> _EventPage:
         """The events after version `key.after`. Its body is empty if there are none."""

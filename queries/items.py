@@ -62,16 +62,16 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
-class _Found(Struct):
+class _PageItems(Struct):
     """What is found out about the items of a page on a path. `retracted`: the items that are retracted now. `documents`: the documents of the items, by id.
 
-    `elsewhere`: the items that another conversation may delete: copies, each with its original, and inherited items.
+    `deletable_elsewhere`: the items that another conversation may delete: copies, each with its original, and inherited items.
 
     `restored`: the items that were restored after the version of the page. Only the log knows whether they were retracted at that version.
     """
 
     path: Path
-    elsewhere: dict[str, str | None] = field(default_factory=dict)
+    deletable_elsewhere: dict[str, str | None] = field(default_factory=dict)
     retracted: set[str] = field(default_factory=set)
     restored: set[str] = field(default_factory=set)
     documents: dict[str, Document] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class _Found(Struct):
         self.documents[document["id"]] = document
         inherited = self._is_inherited(document)
         if "copy_of" in document or inherited:
-            self.elsewhere[document["id"]] = document.get("copy_of")
+            self.deletable_elsewhere[document["id"]] = document.get("copy_of")
         if document["retracted_version"] is not None:
             self.retracted.add(document["id"])
         if not inherited and document.get("restored_version", 0) > self.path.end.version:
@@ -90,7 +90,9 @@ class _Found(Struct):
 
     async def deleted_elsewhere(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
         """Those copies and inherited items of the page that are deleted."""
-        on_page = {item_id: self.elsewhere[item_id] for item_id in page.ids if item_id in self.elsewhere}
+        on_page = {
+            item_id: self.deletable_elsewhere[item_id] for item_id in page.ids if item_id in self.deletable_elsewhere
+        }
         return await deleted_copies(context, read, on_page, self.path.conversations)
 
     async def retracted_then(self, read: ConversationRead, page: Page, as_of: int | None) -> set[str]:
@@ -121,7 +123,7 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
     selections = [*filters(read.tenant, path, bounds, ascending=ascending, count=count, condition=condition)]
     deleted: set[str] = set()
     while True:
-        items = _Found(path)
+        items = _PageItems(path)
         without = {"id": {"$nin": [*deleted]}} if deleted else {}
         first, *then = [{**each, **without} for each in selections] or [_NOTHING]
         page = await fetch_page(
@@ -137,7 +139,7 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
             entry_of=items.entry,
             then=then,
         )
-        page.has_copies = bool(items.elsewhere or deleted or read.forks)
+        page.has_copies = bool(items.deletable_elsewhere or deleted or read.forks)
         if hidden := await items.retracted_then(read, page, query.as_of):
             deleted |= hidden
             continue

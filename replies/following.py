@@ -60,9 +60,9 @@ class _Client(Struct):
             raise ResponseNotFound(self.response_id)
         self.head = head
 
-    def take(self, page: Page) -> bytes:
+    def next_slice(self, page: Page) -> bytes:
         """The next slice of a page."""
-        chunk = self.position.take(page)
+        chunk = self.position.next_slice(page)
         self.finished = page.ends and self.position.after == page.last and self.position.offset == 0
         return chunk
 
@@ -114,7 +114,7 @@ class ReplyStreams:
         ):
             # A large event may be sent in part. Then the record is not needed before the rest is sent.
             while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
-                _update_head_from(client, change)
+                _note_change(client, change)
                 waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
                 seconds: float | None = None
                 try:
@@ -125,7 +125,7 @@ class ReplyStreams:
                 if page is not None and page.ends and client.position.offset == 0 and await self._end_is_lost(client):
                     page, waiting, seconds = None, {change}, RETRY_SECONDS
                 if page is not None:
-                    chunk = client.take(page)
+                    chunk = client.next_slice(page)
                     del page
                     if chunk:
                         yield chunk
@@ -133,7 +133,7 @@ class ReplyStreams:
                 if change.done():
                     break
                 await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            _update_head_from(client, change)
+            _note_change(client, change)
 
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether Redis has the reply's end and the log does not. Then the log has moved back, and the reply will be marked interrupted.
@@ -144,10 +144,10 @@ class ReplyStreams:
         if client.head is None:
             return False
         try:
-            end = await self._watch.end(client.conversation_id)
+            head = await self._watch.head(client.conversation_id)
         except (psycopg.Error, LogBusy):
             return False
-        return end is None or end.version <= client.head.version
+        return head is None or head.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
         """The rest of a reply that has ended. Raises NotFound if it was deleted, or the client may no longer read it."""
@@ -164,7 +164,7 @@ class ReplyStreams:
                     except (psycopg.OperationalError, LogBusy):
                         await asyncio.sleep(RETRY_SECONDS)
                         continue
-                    chunk = client.take(page)
+                    chunk = client.next_slice(page)
                     del page
                     await asyncio.sleep(
                         0
@@ -202,7 +202,7 @@ class ReplyStreams:
         self._pages.keep(stream.key, stream)
 
 
-def _update_head_from(client: _Client, change: Change) -> None:
+def _note_change(client: _Client, change: Change) -> None:
     """Takes note of a change of the conversation, if there is one."""
     if change.done() and not change.cancelled():
         client.update_head(change.result())

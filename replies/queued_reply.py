@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from msgspec import Struct
 
-from domain.commands import QueueReply, ReadQueue, RequestReply
+from domain.commands import QueueReply, ReadQueueState, RequestReply
 from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ReplyLost, ResponseNotFound
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
@@ -49,7 +49,7 @@ If the process of the running reply dies, the reply's end is recorded sooner tha
 log = structlog.get_logger(__name__)
 
 
-class Turn(Struct, frozen=True):
+class ReplyToRun(Struct, frozen=True):
     """A reply whose turn has come. `command`: its request, as it was recorded. `body`: the request to the provider.
 
     `repeat`: as for RunningReply.
@@ -87,7 +87,7 @@ class QueuedReply(RunningReply):
         command: QueueReply,
         conversation_id: str,
         queued: Appended,
-        request: Callable[[], Awaitable[Turn]],
+        request: Callable[[], Awaitable[ReplyToRun]],
         outlives_process: bool,
         spend: Callable[[int], None],
     ) -> None:
@@ -154,7 +154,7 @@ class QueuedReply(RunningReply):
             self._started_at = time.perf_counter()
             await super()._answer()
 
-    async def _wait_for_turn(self) -> Turn:
+    async def _wait_for_turn(self) -> ReplyToRun:
         """Waits until the reply's turn comes, and requests the reply.
 
         Raises ReplyIsOver if the reply no longer waits, and other errors if it cannot be requested.
@@ -181,14 +181,14 @@ class QueuedReply(RunningReply):
                 if change.cancelled() and self._outlives_process:  # the process is about to stop
                     self.stop("server_stopped")
 
-    async def _request_if_first(self, give_up_at: float) -> Turn | None:
+    async def _request_if_first(self, give_up_at: float) -> ReplyToRun | None:
         """Requests the reply if it is its turn, else returns None. If the reply interrupts, asks the running reply to stop.
 
         Raises ReplyIsOver if the reply no longer waits, and ApiError (503) if the running reply still runs after
         `give_up_at`.
         """
         state = (
-            await read_queue(self._services.log, self._principal, self._in_conversation, self._request_id)
+            await read_queue_state(self._services.log, self._principal, self._in_conversation, self._request_id)
         ).conversation
         if self.response_id not in state.queued:
             raise ReplyIsOver(self.response_id)
@@ -233,7 +233,9 @@ class QueuedReply(RunningReply):
         self._emit(stream_events.ended(record.status, self._response[0]))
 
 
-async def read_queue(events_log: EventLog, principal: Principal, conversation_id: str, request_id: str) -> Appended:
+async def read_queue_state(
+    events_log: EventLog, principal: Principal, conversation_id: str, request_id: str
+) -> Appended:
     """The conversation's state as the log has it now. Raises Refused, LogBusy or LogUnavailable.
 
     `outcome_unknown` of LogUnavailable is False, because this appends nothing.
@@ -241,7 +243,7 @@ async def read_queue(events_log: EventLog, principal: Principal, conversation_id
     request = AppendRequest(
         principal=principal,
         conversation_id=conversation_id,
-        command=ReadQueue(),
+        command=ReadQueueState(),
         command_id=mint_uuid(),
         correlation_id=request_id,
     )

@@ -44,7 +44,7 @@ EVERYWHERE = {
     "trouble": "retry_policy (RetryPolicy)",
     "troubles": "retry_policy (RetryPolicy)",
     "fenced": "position_moved (PositionMoved)",
-    "outdone": "superseded",
+    "outdone": "newer_leases",
     "generation": "build (ViewBuild)",
     "generations": "builds",
     "filling": "backfill",

@@ -126,14 +126,14 @@ def _input_part(part: Json) -> Item:
             plain = {"type": "input_text", "text": part["text"]}
         case "image_url":
             image = part["image_url"]
-            plain = {"type": "input_image", "image_url": image["url"], **_those_set(image, "detail")}
+            plain = {"type": "input_image", "image_url": image["url"], **_fields_with_value(image, "detail")}
         case "file":
-            plain = {"type": "input_file", **_those_set(part["file"], "file_data", "file_id", "filename")}
+            plain = {"type": "input_file", **_fields_with_value(part["file"], "file_data", "file_id", "filename")}
         case "input_audio":
-            plain = {"type": "input_audio", "input_audio": _those_set(part["input_audio"], "data", "format")}
+            plain = {"type": "input_audio", "input_audio": _fields_with_value(part["input_audio"], "data", "format")}
         case _:
             return part
-    return plain | _those_set(part, _BREAKPOINT)
+    return plain | _fields_with_value(part, _BREAKPOINT)
 
 
 def _assistant_content(message: Json) -> str | list[Item]:
@@ -144,7 +144,7 @@ def _assistant_content(message: Json) -> str | list[Item]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}] if content else []
     parts = [
-        {"type": "output_text", "text": part["text"], **_those_set(part, _BREAKPOINT)}
+        {"type": "output_text", "text": part["text"], **_fields_with_value(part, _BREAKPOINT)}
         if part["type"] == "text"
         else part
         for part in content
@@ -152,7 +152,7 @@ def _assistant_content(message: Json) -> str | list[Item]:
     if refusal:
         parts.append({"type": "refusal", "refusal": refusal})
     if audio:
-        parts.append({"type": "output_audio", **_those_set(audio, "id")})
+        parts.append({"type": "output_audio", **_fields_with_value(audio, "id")})
     return parts
 
 
@@ -163,7 +163,7 @@ def _calls(message: Json) -> list[Item]:
             {
                 "type": "function_call",
                 "call_id": LEGACY_CALL_ID + legacy["name"],
-                **_those_set(legacy, "name", "arguments"),
+                **_fields_with_value(legacy, "name", "arguments"),
             }
         )
     return calls
@@ -171,8 +171,12 @@ def _calls(message: Json) -> list[Item]:
 
 def _call(call: Json) -> Item:
     if call.get("type") == "custom":
-        return {"type": "custom_tool_call", "call_id": call["id"], **_those_set(call["custom"], "name", "input")}
-    return {"type": "function_call", "call_id": call["id"], **_those_set(call["function"], "name", "arguments")}
+        return {
+            "type": "custom_tool_call",
+            "call_id": call["id"],
+            **_fields_with_value(call["custom"], "name", "input"),
+        }
+    return {"type": "function_call", "call_id": call["id"], **_fields_with_value(call["function"], "name", "arguments")}
 
 
 def _takes_call(group: Sequence[Item], call: Item) -> bool:
@@ -209,9 +213,9 @@ def _assistant_message(items: Sequence[Item]) -> Json:
     if refusal:
         plain["refusal"] = refusal
     if audio:
-        plain["audio"] = _those_set(audio[0], "id")
+        plain["audio"] = _fields_with_value(audio[0], "id")
     if calls and is_legacy_call(calls[0]):
-        plain["function_call"] = _those_set(calls[0], "name", "arguments")
+        plain["function_call"] = _fields_with_value(calls[0], "name", "arguments")
     elif calls:
         plain["tool_calls"] = [_tool_call(call) for call in calls]
     return plain
@@ -225,8 +229,8 @@ def is_legacy_call(item: Item) -> bool:
 
 def _tool_call(call: Item) -> Json:
     if type_of(call) == "custom_tool_call":
-        return {"id": call["call_id"], "type": "custom", "custom": _those_set(call, "name", "input")}
-    return {"id": call["call_id"], "type": "function", "function": _those_set(call, "name", "arguments")}
+        return {"id": call["call_id"], "type": "custom", "custom": _fields_with_value(call, "name", "input")}
+    return {"id": call["call_id"], "type": "function", "function": _fields_with_value(call, "name", "arguments")}
 
 
 def _content_of_parts(content: Any) -> Any:
@@ -245,16 +249,16 @@ def _message_part(part: Any) -> Any:
     if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
         plain: Json = {"type": "text", "text": part["text"]}
     elif kind == "input_image" and isinstance(part.get("image_url"), str):
-        plain = {"type": "image_url", "image_url": {"url": part["image_url"], **_those_set(part, "detail")}}
+        plain = {"type": "image_url", "image_url": {"url": part["image_url"], **_fields_with_value(part, "detail")}}
     elif kind == "input_file" and ("file_data" in part or "file_id" in part):
-        plain = {"type": "file", "file": _those_set(part, "file_data", "file_id", "filename")}
+        plain = {"type": "file", "file": _fields_with_value(part, "file_data", "file_id", "filename")}
     elif kind == "input_audio" and "input_audio" in part:
         plain = {"type": "input_audio", "input_audio": part["input_audio"]}
     else:
         return part
-    return plain | _those_set(part, _BREAKPOINT)
+    return plain | _fields_with_value(part, _BREAKPOINT)
 
 
-def _those_set(fields: Json, *names: str) -> Json:
+def _fields_with_value(fields: Json, *names: str) -> Json:
     """The fields with these names that have a value."""
     return {name: fields[name] for name in names if fields.get(name) is not None}

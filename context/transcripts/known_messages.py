@@ -20,7 +20,7 @@ from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""How many single messages, messages in transcripts, and messages in beginnings are kept: this many of each. All together take about 50 MB."""
+"""How many single messages, messages in transcripts, and messages in prefixes are kept: this many of each. All together take about 50 MB."""
 
 NEWEST_MESSAGES = 16
 """Only a transcript with more messages than this is compared with the known beginnings. At most this many of its messages are expected to be new."""
@@ -47,7 +47,7 @@ class TranscriptFacts(Struct, frozen=True, gc=False):
     chains: Sequence[Chain] = ()
 
 
-class Beginning(Struct, frozen=True, gc=False):
+class KnownPrefix(Struct, frozen=True, gc=False):
     """The hashes of the messages of an earlier request, without its instructions. The fields are as in SentMessages."""
 
     digests: Sequence[bytes] = ()
@@ -71,9 +71,9 @@ class KnownMessages:
         self._transcripts: dict[tuple[bytes, bytes], TranscriptFacts] = {}
         """The key is the seed of the chain and the exact hash of all messages."""
         self._in_transcripts = 0
-        self._beginnings: dict[bytes, Beginning] = {}
+        self._prefixes: dict[bytes, KnownPrefix] = {}
         """The key is the last of `SentMessages.keys`."""
-        self._in_beginnings = 0
+        self._in_prefixes = 0
         self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> MessageFacts | None:
@@ -87,7 +87,7 @@ class KnownMessages:
                     del self._facts[oldest]
 
     def take_transcript(self, seed: bytes, exact: Sequence[bytes]) -> TranscriptFacts:
-        """The longest known transcript that is a beginning of the transcript with these hashes. Empty if there is none.
+        """The longest known transcript that is a prefix of the transcript with these hashes. Empty if there is none.
 
         It is removed here, because the caller adds the longer transcript.
         """
@@ -105,21 +105,21 @@ class KnownMessages:
             while self._in_transcripts > self._max_messages:
                 self._in_transcripts -= len(self._transcripts.pop(next(iter(self._transcripts))).ends)
 
-    def beginning(self, keys: Sequence[bytes]) -> Beginning:
-        """The longest known beginning with one of these `SentMessages.keys`. Empty if there is none."""
-        return next((self._beginnings[key] for key in reversed(keys) if key in self._beginnings), Beginning())
+    def longest_prefix(self, keys: Sequence[bytes]) -> KnownPrefix:
+        """The longest known prefix with one of these `SentMessages.keys`. Empty if there is none."""
+        return next((self._prefixes[key] for key in reversed(keys) if key in self._prefixes), KnownPrefix())
 
-    def add_beginning(self, sent: "SentMessages") -> None:
-        """Adds the messages of a request, which were checked. They replace the known beginnings that this request begins with."""
+    def add_prefix(self, sent: "SentMessages") -> None:
+        """Adds the messages of a request, which were checked. They replace the known prefixes that this request begins with."""
         if not sent.keys:
             return
         with self._lock:
             for key in sent.keys:
-                self._in_beginnings -= len(self._beginnings.pop(key, Beginning()).exact)
-            self._beginnings[sent.keys[-1]] = Beginning(sent.digests[sent.instructions :], sent.exact)
-            self._in_beginnings += len(sent.exact)
-            while self._in_beginnings > self._max_messages:
-                self._in_beginnings -= len(self._beginnings.pop(next(iter(self._beginnings))).exact)
+                self._in_prefixes -= len(self._prefixes.pop(key, KnownPrefix()).exact)
+            self._prefixes[sent.keys[-1]] = KnownPrefix(sent.digests[sent.instructions :], sent.exact)
+            self._in_prefixes += len(sent.exact)
+            while self._in_prefixes > self._max_messages:
+                self._in_prefixes -= len(self._prefixes.pop(next(iter(self._prefixes))).exact)
 
 
 class SentMessages(Struct, frozen=True):
@@ -143,22 +143,22 @@ class SentMessages(Struct, frozen=True):
 def sent_messages(messages: Sequence[Any], known_messages: KnownMessages | None = None) -> SentMessages:
     """The messages of a request. They need not have been checked.
 
-    A message is not hashed again if it is in `known_messages` in the beginning of an earlier request.
+    A message is not hashed again if it is in `known_messages` in a prefix of an earlier request.
     """
     known_messages = known_messages or KnownMessages()
     start = next((at for at, message in enumerate(messages) if not _is_instructions(message)), len(messages))
     keys = _keys(messages[start:])
-    begun = known_messages.beginning(keys)
-    first_new = start + len(begun.exact)
+    known_prefix = known_messages.longest_prefix(keys)
+    first_new = start + len(known_prefix.exact)
     instructions, new = ([*map(digest_of, part)] for part in (messages[:start], messages[first_new:]))
     return SentMessages(
         messages,
-        [*instructions, *begun.digests, *new],
+        [*instructions, *known_prefix.digests, *new],
         start,
-        [*begun.exact, *exact_hashes(new, begun.exact[-1] if begun.exact else b"")],
+        [*known_prefix.exact, *exact_hashes(new, known_prefix.exact[-1] if known_prefix.exact else b"")],
         [
             *(known_messages.get(digest) is not None for digest in instructions),
-            *repeat(True, len(begun.exact)),
+            *repeat(True, len(known_prefix.exact)),
             *(known_messages.get(digest) is not None for digest in new),
         ],
         keys,

@@ -111,11 +111,11 @@ class _Search:
                 return await self._match_at(*later)
         if longest is None:
             return None
-        return await self._match_at(longest, await self._best(self._counting(self._prefixes[longest])))
+        return await self._match_at(longest, await self._best(self._usable(self._prefixes[longest])))
 
     async def longest_prefix(self) -> tuple[int, FoundPrefix] | None:
         longest = await self._look_up_newest()
-        return None if longest is None else (longest + 1, await self._best(self._counting(self._prefixes[longest])))
+        return None if longest is None else (longest + 1, await self._best(self._usable(self._prefixes[longest])))
 
     async def match_of_named_path(self) -> Match | None:
         """A match on the active path of the named conversation. It is used if no prefix of the transcript is known there.
@@ -178,7 +178,7 @@ class _Search:
         branch = self._branches.get(prefix.item_id)
         return branch is not None and path.contains(conversation_id, branch, prefix.depth, prefix.version)
 
-    def _counting(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
+    def _usable(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
         """The prefixes that can be a match: those with an answer of this store.
 
         If the client named a conversation: all.
@@ -187,7 +187,7 @@ class _Search:
 
     def _longest(self) -> int | None:
         """The index of the last message of the longest prefix that can be a match. None if there is no such prefix."""
-        return max((index for index, found in self._prefixes.items() if self._counting(found)), default=None)
+        return max((index for index, found in self._prefixes.items() if self._usable(found)), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
         """Chooses one of these prefixes, which have equal messages.
@@ -309,7 +309,7 @@ class _Search:
     async def _is_after(self, end: PathSegment, longest: int) -> bool:
         """Whether the path whose newest segment is `end` has the item that ends the longest known prefix."""
         path = await read_path(self._reader, end)
-        for prefix in self._counting(self._prefixes[longest]):
+        for prefix in self._usable(self._prefixes[longest]):
             if await self._is_on(path, prefix):
                 return True
         return False
@@ -328,7 +328,7 @@ class _Search:
         for hashed in await self._reader.hashes_of(prefix):
             start = Chain(hashed, True, b"", transcript.first.seed)
             hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
-        found = self._counting(await self._allowed(hashes))
+        found = self._usable(await self._allowed(hashes))
         if not found:
             return index, prefix
         last = max(prefix.number % len(later) for prefix in found)

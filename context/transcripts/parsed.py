@@ -19,7 +19,7 @@ from context.transcripts.prefix_hashes import (
     first_chain,
     hash_of_all,
     hashed_item,
-    is_answers,
+    is_of_answer,
 )
 from domain.commands import Prefix
 from domain.items import Item
@@ -107,7 +107,7 @@ def parsed(
         ends.append(len(chains))
     if known_messages and rest:
         known_messages.add_transcript(first.seed, sent.exact, TranscriptFacts(all_facts, ends, chains))
-        known_messages.add_beginning(sent)
+        known_messages.add_prefix(sent)
     return ParsedTranscript(
         instructions=tuple(map(msgspec.json.encode, messages[:start])),
         messages=rest,
@@ -122,13 +122,13 @@ def parsed(
 
 def _facts_of(message: Json, custom_calls: frozenset[str]) -> MessageFacts:
     items = items_of(message, custom_calls)
-    return MessageFacts(tuple(map(hashed_item, items)), is_answers(items[-1]))
+    return MessageFacts(tuple(map(hashed_item, items)), is_of_answer(items[-1]))
 
 
 def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str | None) -> ParsedTranscript:
     """The transcript of a Responses request, which has items in place of messages."""
     first = chain = first_chain(tenant, subject, user)
-    facts = [MessageFacts((hashed_item(item),), is_answers(item)) for item in items]
+    facts = [MessageFacts((hashed_item(item),), is_of_answer(item)) for item in items]
     chains = [chain := chain_after(chain, fact.items[0]) for fact in facts]
     return ParsedTranscript(
         instructions=(),

@@ -8,7 +8,7 @@ from context.branch_paths import opening_of
 from context.path_backwards import path_backwards
 from context.transcripts.chat_messages import answer_message, items_of
 from context.transcripts.parsed import ParsedTranscript
-from context.transcripts.prefix_hashes import is_answers, is_hashed, message_hash, text_of_message
+from context.transcripts.prefix_hashes import is_hashed, is_of_answer, message_hash, text_of_message
 from context.transcripts.rewritten import is_rewritten_answer, is_rewritten_question
 from domain.events import ItemAppended
 from domain.items import Item, from_stored, type_of
@@ -46,7 +46,7 @@ class PathMessage(Struct, frozen=True):
 
     @property
     def is_answer(self) -> bool:
-        return is_answers(self.items[-1][1])
+        return is_of_answer(self.items[-1][1])
 
 
 class PathMessages:
@@ -162,7 +162,7 @@ async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -
 
 
 def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
-    if stored.is_answer != is_answers(sent[-1]):
+    if stored.is_answer != is_of_answer(sent[-1]):
         return False
     if stored.is_answer:
         return is_rewritten_answer(stored.text, stored.bodies, sent)
@@ -184,10 +184,10 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
         item = from_stored(event.item)
         if not is_hashed(item):
             continue
-        if answer and not (is_answers(item) and _belong_together((event, item), answer[-1])):
+        if answer and not (is_of_answer(item) and _belong_together((event, item), answer[-1])):
             yield _path_message(answer)
             answer = []
-        if is_answers(item):
+        if is_of_answer(item):
             answer.append((event, item))
         else:
             yield _path_message([(event, item)])

@@ -31,7 +31,7 @@ _NOT_HASHED = frozenset(
 )
 """Fields of items and parts that clients add or drop. A refusal with text is hashed, because it is a part, not a field."""
 
-_NO_PART_OF_CHATS = frozenset(
+_NOT_HASHED_TYPES = frozenset(
     {
         *("reasoning", "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"),
         *("mcp_list_tools", "mcp_call"),
@@ -140,10 +140,10 @@ def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
 
 def is_hashed(item: Item) -> bool:
     """Whether items of this type are part of transcripts."""
-    return type_of(item) not in _NO_PART_OF_CHATS
+    return type_of(item) not in _NOT_HASHED_TYPES
 
 
-def is_answers(item: Item) -> bool:
+def is_of_answer(item: Item) -> bool:
     """Whether the item is an assistant's message or a call."""
     kind = type_of(item)
     return item.get("role") == "assistant" if kind == "message" else kind.endswith("_call")
@@ -267,7 +267,7 @@ def _normalized(item: Item) -> list[Any] | None:
         case "function_call_output" | "custom_tool_call_output":
             return ["output", item.get("call_id"), _parts(item.get("output"))]
         case _:
-            return None if kind in _NO_PART_OF_CHATS else [kind, _fields(item)]
+            return None if kind in _NOT_HASHED_TYPES else [kind, _fields(item)]
 
 
 def is_empty_answer(answer: Sequence[Item]) -> bool:

@@ -57,10 +57,10 @@ class ConversationWatch:
             if not changes:
                 del self._waiting[conversation_id]
 
-    async def end(self, conversation_id: str) -> Head | None:
-        """The conversation's head now. Raises psycopg.Error or LogBusy."""
-        [end] = await self._look_up([conversation_id])
-        return end
+    async def head(self, conversation_id: str) -> Head | None:
+        """The conversation's head now: its last event. Raises psycopg.Error or LogBusy."""
+        [head] = await self._look_up([conversation_id])
+        return head
 
     async def close(self) -> None:
         if self._task is not None:
@@ -92,14 +92,14 @@ class ConversationWatch:
             # A waiter that is added during the look-up may already have seen a newer head than the look-up returns.
             waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
             try:
-                ends = await self._look_up(batch)
+                newest = await self._look_up(batch)
             except (psycopg.Error, LogBusy) as error:
                 log.debug("conversations_not_looked_up", error_type=type(error).__name__)
                 return
             except Exception:  # the task must not end, or the waiters would wait for ever
                 log.exception("conversation_watch_failed")
                 return
-            for changes, end in zip(waiting, ends, strict=True):
+            for changes, head in zip(waiting, newest, strict=True):
                 for change, seen in changes:
-                    if (seen is None or end != seen) and not change.done():
-                        change.set_result(end)
+                    if (seen is None or head != seen) and not change.done():
+                        change.set_result(head)

@@ -218,7 +218,9 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
             return ApiError(
-                500, "Internal error. The logs have it under this answer's `x-request-id`.", code="internal_error"
+                500,
+                "Internal error. The log lines with this answer's `x-request-id` describe it.",
+                code="internal_error",
             )
 
 

@@ -32,8 +32,8 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
         "NotAllowed",
         "The credential's scopes, the caller's role in the conversation, the `Host` or the `Origin` do not allow it.",
     ),
-    404: ("NotFound", "It does not exist, or it was deleted."),
-    409: ("Conflict", "The state does not allow it."),
+    404: ("NotFound", "What the request names does not exist, or it was deleted."),
+    409: ("Conflict", "The state of the conversation or of the response does not allow the request."),
     412: (
         "PreconditionFailed",
         "The conversation does not have a version that `If-Match` names. The `ETag` has the current one.",
@@ -42,7 +42,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     415: ("UnsupportedMediaType", "The `Content-Type` of the body is not that of JSON."),
     422: ("KeyReused", "The `Idempotency-Key` was used for another request."),
     429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
-    500: ("ServerError", "An error of the store. The logs have it under the answer's `x-request-id`."),
+    500: ("ServerError", "An error of the store. The log lines with the answer's `x-request-id` describe it."),
     502: ("ModelFailed", "The provider of the model failed."),
     503: ("Unavailable", "A store is unavailable, or the views are behind."),
     504: ("ModelTimedOut", "The provider of the model did not answer in time."),
@@ -62,7 +62,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",
     "Retry-After": "Seconds to wait before a retry.",
     "RateLimit-Policy": "The limits that the request counts against, where there are any. As in draft-ietf-httpapi-ratelimit-headers.",
-    "RateLimit": "What is left of them.",
+    "RateLimit": "What is left of the limits in `RateLimit-Policy`.",
     **{
         f"X-RateLimit-{what}-{of}": f"As in OpenAI's API: {meaning} {of.lower()} a minute."
         for of in ("Requests", "Tokens")

@@ -47,7 +47,7 @@ class StreamPosition(Struct):
     after: int
     offset: int = 0
 
-    def take(self, page: Page) -> bytes:
+    def next_slice(self, page: Page) -> bytes:
         """The next slice of the page after `after`. It may be empty: a page that was read again may be shorter than `offset`."""
         taken = page.body[self.offset : page.slice_end(self.offset)]
         self.offset += len(taken)

@@ -26,7 +26,7 @@ from infrastructure.event_log.incarnation import INCARNATION, LogMoved
 from infrastructure.event_log.recorded import COLUMNS_WITH_OWNER, Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Increment, ViewBatch, coalesce
 from projections.mongo_statements import update_operators
-from projections.parking import parked_for, released
+from projections.parking import deleted_parked, parked_for
 from projections.views.catalog import MongoView
 from projections.views.event_writes import event_writes, is_deletion
 from projections.views.partitions import PARTITIONS
@@ -121,7 +121,7 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
                 writes = (write for logged in applied for write in event_writes(logged) if write.view in collections)
                 for view, batch in coalesce(writes).items():
                     _write(collections[view], view, batch)
-                part_released = released(part, parked)
+                part_released = deleted_parked(part, parked)
                 parked -= part_released
                 newly_parked |= unreadable
                 newly_released |= part_released

@@ -239,7 +239,7 @@ class Repair:
     async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
         """A transaction that locks the claim and the view's position. Raises _ClaimLost. After PositionMoved, retry it."""
         async with self._mongo_views.transaction((view,), 0) as session:
-            view_position = await self._claims.hold(view, session)
+            view_position = await self._claims.lock(view, session)
             if view_position is None:
                 raise _ClaimLost
             yield session, view_position

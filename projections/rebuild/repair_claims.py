@@ -35,7 +35,7 @@ class RepairClaims:
         )
         return bool(result.matched_count)
 
-    async def hold(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
+    async def lock(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
         """The view's position, locked until the session's transaction commits. None if the claim was lost."""
         return await self._change(view, {"$inc": {"held": 1}}, session)
 

@@ -19,7 +19,7 @@ from replies.provider.breaker import CircuitBreakers
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
 from replies.provider.model_list import ModelList
-from replies.provider.refusals import believed
+from replies.provider.refusals import without_quoted_abilities
 from replies.provider.responses import ResponsesAnswer
 from replies.provider.server_sent_events import read_events
 from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, PartStarted, StreamPart
@@ -161,7 +161,7 @@ class ModelProvider:
         except Exception as error:
             failure = as_failure(error)
             if failure.refused is not None:
-                failure.refused = believed(failure.refused, body)
+                failure.refused = without_quoted_abilities(failure.refused, body)
             if failure.unreachable:
                 attempt.failed()
             else:

@@ -53,22 +53,22 @@ def refusal(status: int | None, message: str) -> RefusedRequest | None:
     if status in _NOT_REFUSALS or status in _OUTAGES:
         return None
     read = message[:MAX_READ_CHARACTERS].lower()
-    names = frozenset(name for name, pattern in _NAMES.items() if pattern.search(read))
-    if not names and (status is None or status == 404 or status >= 500):
+    mentions = frozenset(name for name, pattern in _NAMES.items() if pattern.search(read))
+    if not mentions and (status is None or status == 404 or status >= 500):
         return None
-    says_so = _LACKS.search(read)
-    if says_so is None or _ONE_BAD_PART.search(read):
-        return RefusedRequest(names)
-    lacks = names.intersection(_LEARNABLE)
-    return RefusedRequest(names, lacks - {"tools"} if "custom_tools" in lacks else lacks, says_so[0])
+    lacks_words = _LACKS.search(read)
+    if lacks_words is None or _ONE_BAD_PART.search(read):
+        return RefusedRequest(mentions)
+    lacks = mentions.intersection(_LEARNABLE)
+    return RefusedRequest(mentions, lacks - {"tools"} if "custom_tools" in lacks else lacks, lacks_words[0])
 
 
-def believed(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
-    """The refusal, without its `lacks` if the request contains the words of `says_so` too.
+def without_quoted_abilities(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
+    """The refusal, without its `lacks` if the request contains the `lacks_words` too.
 
     In that case, the provider perhaps only repeats what somebody wrote. This must not be learnt, because what is learnt
     applies to everybody.
     """
-    if refused.lacks and refused.says_so in msgspec.json.encode(body).decode().lower():
-        return RefusedRequest(refused.names)
+    if refused.lacks and refused.lacks_words in msgspec.json.encode(body).decode().lower():
+        return RefusedRequest(refused.mentions)
     return refused

@@ -7,7 +7,7 @@ from domain.commands import (
     FailReply,
     InterruptReply,
     QueueReply,
-    ReadQueue,
+    ReadQueueState,
     RequestReply,
 )
 from domain.conversation import Conversation, fold
@@ -158,5 +158,5 @@ def test_the_state_lists_the_replies_that_run_and_that_wait_and_counts_each_repl
 
 
 def test_reading_the_queue_changes_nothing() -> None:
-    given(started(), waiting("r1")).when(ReadQueue()).then()
-    given(started(), ConversationEnded()).when(ReadQueue()).then()
+    given(started(), waiting("r1")).when(ReadQueueState()).then()
+    given(started(), ConversationEnded()).when(ReadQueueState()).then()

@@ -19,7 +19,7 @@ from domain.events import ContextPolicy, Fork, Share, Transcript
 from tests.queries.writer import Writer
 
 
-async def write_everything(write: Writer) -> dict[str, str]:
+async def write_many_kinds(write: Writer) -> dict[str, str]:
     """Writes one conversation of each kind. Returns their ids by kind."""
     plain = await write.start(
         "hello", "you there", instructions="Be brief.", metadata={"a.b": "1", "$set": "2", "": "3"}

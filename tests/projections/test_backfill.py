@@ -17,7 +17,7 @@ from projections.rebuild.backfill import BackfillTask, PageSizes, backfill
 from projections.rebuild.view_builds import ViewBuild, ViewBuilds
 from projections.views.catalog import MONGO_VIEWS, USAGE, MongoView
 from projections.views.partitions import ALL_PARTITIONS
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.test_rebuild import rebuild_of
 from tests.projections.world import World
 from tests.queries.writer import Writer
@@ -113,7 +113,7 @@ async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longe
 async def test_given_a_build_with_other_page_sizes_when_a_rebuild_runs_then_it_starts_the_build_again(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     pages = PageSizes(positions=3)
     task = _task(world, await _start(world, ViewBuilds(world.database, pages), [USAGE]), pages=pages)

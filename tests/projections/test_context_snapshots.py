@@ -35,7 +35,7 @@ from projections.position_advance import PositionMoved
 from projections.snapshot_change import snapshot_changes
 from projections.views.catalog import CONTEXT
 from projections.views.view_position import ViewPosition
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
@@ -82,7 +82,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
 async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_nothing_changes(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await _project(world)
     snapshots = await world.snapshots()
     await _project(world)
@@ -92,7 +92,7 @@ async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_not
 async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_snapshots_are_the_same(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     for recorded in await world.events():
         await _project(world, recorded.position - 1, recorded.position)
     assert await world.snapshots() == await world.snapshots_by_log()
@@ -646,7 +646,7 @@ async def test_when_the_view_starts_over_then_both_keys_of_each_snapshot_are_rem
 async def test_given_redis_lost_everything_when_a_late_projector_applies_old_events_then_no_old_snapshot_is_left(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     batch = await world.events()
     deletion = max(recorded.position for recorded in batch if isinstance(recorded.event, ConversationDeleted))
     await world.catch_up()

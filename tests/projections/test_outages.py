@@ -9,7 +9,7 @@ import pytest
 from infrastructure.settings import Settings
 from projections.projector import Projector
 from projections.views.catalog import CONTEXT, INDEXES, MONGO_VIEWS
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.proxy import Proxy
 from tests.queries.writer import Writer
@@ -50,26 +50,26 @@ async def cuttable(settings: Settings, world: World) -> AsyncIterator[CuttablePr
 async def test_given_a_store_that_is_unavailable_when_it_returns_then_every_view_catches_up(
     store: str, write: Writer, cuttable: CuttableProjector
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.world.until(cuttable.world.caught_up)
     assert cuttable.projector.is_ready
     await cuttable.proxies[store].cut()
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.world.until(lambda: _is(not cuttable.projector.is_ready))
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.proxies[store].restore()
     await cuttable.world.until(cuttable.world.caught_up)
     await cuttable.world.until(lambda: _is(cuttable.projector.is_ready))
-    assert await cuttable.world.is_exact()
+    assert await cuttable.world.matches_log()
 
 
 async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(
     write: Writer, cuttable: CuttableProjector
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.world.until(cuttable.world.caught_up)
     await cuttable.proxies["redis"].cut()
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.world.until(lambda: cuttable.world.caught_up(MONGO_VIEWS))
     assert not await cuttable.world.caught_up([CONTEXT])
 
@@ -79,12 +79,12 @@ async def test_given_unavailable_stores_when_the_projector_starts_then_it_waits_
 ) -> None:
     for proxy in cuttable.proxies.values():
         await proxy.cut()
-    await write_everything(write)
+    await write_many_kinds(write)
     await cuttable.world.until(lambda: _is(not cuttable.projector.is_ready))
     for proxy in cuttable.proxies.values():
         await proxy.restore()
     await cuttable.world.until(cuttable.world.caught_up)
-    assert await cuttable.world.is_exact()
+    assert await cuttable.world.matches_log()
 
 
 async def test_given_no_notifications_when_events_are_appended_then_polling_finds_them(
@@ -122,7 +122,7 @@ async def test_given_a_listener_that_lost_its_connection_then_it_listens_again(
 async def test_given_the_mongodb_database_is_dropped_while_the_projector_runs_then_everything_is_rebuilt(
     write: Writer, live: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     stored = await live.documents()
     indexes = await _indexes(live)
@@ -134,7 +134,7 @@ async def test_given_the_mongodb_database_is_dropped_while_the_projector_runs_th
 
 
 async def test_given_lost_positions_then_the_views_start_over(write: Writer, live: World) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     stored = await live.documents()
     await live.database["projections"].drop()

@@ -25,7 +25,7 @@ from projections.views.view_position import ViewPosition, view_statuses
 from scripts.rebuilding.steps import parked_conversations, rebuild_in_place, repair
 from scripts.stores import Stores
 from scripts.verify import verify
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.poison import (
     cure,
     insert_unreadable,
@@ -118,10 +118,10 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
-    await write_everything(write)
+    await write_many_kinds(write)
     victim = await write.start("to be planted")
     await write.append(victim, "behind")
-    await write_everything(write)
+    await write_many_kinds(write)
     planted = next(
         document
         for document in (await world.expected_documents())["items"].values()
@@ -155,7 +155,7 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     await repair(stores_of(world), victim, lambda _done, _total: None)
     await world.catch_up()
     assert await nothing_parked(world)
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it_is_shown_and_only_totals_keep_it_parked(
@@ -205,9 +205,9 @@ async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_par
             version = await insert_unreadable(world.settings, victim)
             await insert_unreadable(world.settings, victim)
             for _ in range(5):
-                await write_everything(write)
+                await write_many_kinds(write)
             await world.until(world.caught_up)
-            await write_everything(write)
+            await write_many_kinds(write)
             await world.until(world.caught_up)
     assert await parked_everywhere(world, victim)
     assert {entries[victim].version for entries in (await parked(world)).values()} == {version}
@@ -251,7 +251,7 @@ async def test_given_an_unreadable_event_that_soon_becomes_readable_then_nothing
         await world.until(world.caught_up)
         assert projector.is_ready
     assert await nothing_parked(world)
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_the_maximum_of_parked_conversations_then_the_view_stops_and_reports_it(
@@ -286,7 +286,7 @@ async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view
     cured: bool, write: Writer, world: World
 ) -> None:
     victim = await write.start("one", "two")
-    await write_everything(write)
+    await write_many_kinds(write)
     state = await poison(world.settings, victim, 2)
     await world.catch_up()
     assert await parked_everywhere(world, victim)

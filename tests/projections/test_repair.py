@@ -13,7 +13,7 @@ import pytest
 
 from projections.rebuild.repair import PAGE_EVENTS, Repair
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS, USAGE
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.poison import (
     cure,
     nothing_parked,
@@ -56,7 +56,7 @@ async def _large_and_parked(write: Writer, world: World) -> str:
     victim = await write.start("one", "two", "three", "four")
     for _ in range(MANY // 100):
         await write.append(victim, *map(str, range(100)))
-    await write_everything(write)
+    await write_many_kinds(write)
     state = await poison(world.settings, victim, 6)
     await world.catch_up()
     assert await parked_everywhere(world, victim)
@@ -177,7 +177,7 @@ async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_t
 async def test_given_a_conversation_that_is_not_parked_when_it_is_repaired_then_its_wrong_documents_are_corrected(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     await world.database["items"].delete_one({"conversation_id": ids["retracted"], "depth": 2})
     await world.database["conversations"].update_one({"id": ids["retracted"]}, {"$set": {"title": "else"}})
@@ -187,27 +187,27 @@ async def test_given_a_conversation_that_is_not_parked_when_it_is_repaired_then_
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"{view}: repaired" for view in ALL_VIEWS]
     assert await nothing_parked(world)
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_leftovers_of_a_deleted_conversation_when_it_is_repaired_then_they_are_removed(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     item = await world.database["items"].find_one({"conversation_id": ids["plain"]})
     assert item is not None
     await world.database["items"].insert_one({**item, "_id": "default:x", "conversation_id": ids["deleted"]})
     assert await _repair(world, ids["deleted"]) == dict.fromkeys(ALL_VIEWS, "deleted")
     assert await nothing_parked(world)
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_an_event_that_still_cannot_be_applied_then_the_command_names_it_and_the_conversation_stays_parked(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await write.start("one", "two", "three")
-    await write_everything(write)
+    await write_many_kinds(write)
     await poison(world.settings, victim, 3)
     await world.catch_up()
     done = _run(world, tmp_path, "--conversation", victim)
@@ -245,7 +245,7 @@ async def test_given_views_that_no_projector_started_when_a_conversation_is_repa
     assert await _repair(world, victim) == dict.fromkeys(ALL_VIEWS, "skipped")
     assert await world.documents() == {view: {} for view in MONGO_VIEWS}
     await world.catch_up()
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_replies_before_and_after_the_event_that_parks_a_conversation_then_a_repair_counts_each_once(
@@ -261,7 +261,7 @@ async def test_given_replies_before_and_after_the_event_that_parks_a_conversatio
     state = await poison(world.settings, victim, between.version)
     await world.catch_up()
     await write.reply(victim)
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     assert await parked_everywhere(world, victim)
     assert (await _repair(world, victim))["usage"] == "parked"
@@ -273,7 +273,7 @@ async def test_given_replies_before_and_after_the_event_that_parks_a_conversatio
     await _repair(world, victim)
     await _repair(world, victim)
     await world.catch_up()
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 @pytest.mark.parametrize("projected", [True, False])

@@ -16,7 +16,7 @@ from projections.views.view_position import BUILD_SUFFIX
 from scripts.rebuilding.steps import rebuild_in_place
 from scripts.replay import replay
 from scripts.stores import Stores
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
@@ -45,7 +45,7 @@ async def _rebuild(world: World, *views: str) -> int:
 async def test_given_no_running_projector_when_all_views_are_rebuilt_then_they_are_the_same_as_before(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     stored, snapshots = await world.documents(), await world.snapshots()
     assert await _rebuild(world, *ALL_VIEWS) == await world.reader.last_position()
@@ -56,32 +56,32 @@ async def test_given_no_running_projector_when_all_views_are_rebuilt_then_they_a
 async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_correct_and_the_others_never_stop(
     write: Writer, live: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     rebuilding = asyncio.create_task(_rebuild(live, "items"))
     for _ in range(3):
-        await write_everything(write)
+        await write_many_kinds(write)
     await live.until(lambda: live.caught_up(["conversations", "responses"]))
     await rebuilding
     await live.until(live.caught_up)
-    assert await live.is_exact()
+    assert await live.matches_log()
 
 
 async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_are_removed(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     await world.database["items"].insert_many({"_id": str(number)} for number in range(5_000))
     await world.database["conversations"].delete_many({})
     await _rebuild(world, "items", "conversations")
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_they_are_back_with_their_indexes(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     indexes = {view: await world.database[view].index_information() for view in MONGO_VIEWS}
     await world.client.drop_database(world.database.name)
@@ -89,14 +89,14 @@ async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_t
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert (printed["views"], printed["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
-    assert await world.is_exact()
+    assert await world.matches_log()
     assert {view: await world.database[view].index_information() for view in MONGO_VIEWS} == indexes
 
 
 async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     running = _start(world, tmp_path, "scripts.rebuild", "items")
 
@@ -111,13 +111,13 @@ async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
     assert (await world.statuses())["items"].collection == "items"
     assert run_script(world, tmp_path, "scripts.rebuild", "items").returncode == 0
     assert (await world.statuses())["items"].collection == "items_2"
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_state_come_from_the_log_alone(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     replayed = await replay(world.reader, ids["retracted"], None)
     assert [recorded.version for recorded in replayed.events] == list(range(1, 8))
     assert replayed.state is not None
@@ -128,7 +128,7 @@ async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_
 async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was_at_that_version(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     printed = json.loads(run_script(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
     assert (printed["state"]["version"], [event["type"] for event in printed["events"]]) == (
         2,

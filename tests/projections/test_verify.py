@@ -23,7 +23,7 @@ from projections.views.catalog import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
 from scripts.verification.differences import Difference
 from scripts.verify import Verified, verify
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
@@ -81,7 +81,7 @@ async def _undone_in_views(world: World) -> AsyncIterator[None]:
 
 async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, world: World) -> None:
     for _ in range(3):
-        await write_everything(write)
+        await write_many_kinds(write)
     await world.catch_up()
     verified = await _verify(world)
     assert verified.differences == []
@@ -92,7 +92,7 @@ async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, worl
 
 
 async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: World) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     await world.redis.flushdb()
     verified = await _verify(world)
@@ -101,9 +101,9 @@ async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: Wor
 
 
 async def test_given_events_appended_during_the_verification_then_nothing_differs(write: Writer, live: World) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     for _ in range(5):
-        await write_everything(write)
+        await write_many_kinds(write)
         verified = await _verify(live, wait=20.0)
         assert verified.differences == []
 
@@ -219,7 +219,7 @@ VIEW_CHANGES: Sequence[tuple[Change, str, str]] = [
 async def test_given_a_change_in_a_view_then_verification_reports_exactly_this_change(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     for change, where, what in VIEW_CHANGES:
         async with _undone_in_views(world):
@@ -246,7 +246,7 @@ LOG_CHANGES = [
 
 
 async def test_given_a_change_in_the_log_then_verification_reports_it(write: Writer, world: World) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     for sql, what in LOG_CHANGES:
         async with _undone_in_postgres(world, "events"):
@@ -294,7 +294,7 @@ async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tu
 async def test_given_a_tenants_position_before_its_newest_event_then_verification_names_the_tenant(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     await _change_log(world, "UPDATE tenant_positions SET position = position - 1")
     differences = (await _verify(world)).differences
@@ -314,7 +314,7 @@ SNAPSHOT_CHANGES: Sequence[tuple[dict[str, Any], list[str], set[str]]] = [
 async def test_given_a_stream_snapshot_then_the_whole_of_it_is_compared_with_the_log(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     for changes, what, fields in SNAPSHOT_CHANGES:
         async with _undone_in_postgres(world, "snapshots"):
@@ -361,7 +361,7 @@ TABLE_CHANGES = [
 async def test_given_a_change_in_a_table_beside_the_log_then_verification_reports_exactly_this_change(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     for sql, where, what in TABLE_CHANGES:
         async with _undone_in_postgres(world, where):
@@ -418,7 +418,7 @@ async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Write
 
 
 async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     await _change_title(world, ids)
     assert (await _verify(world, ids["retracted"])).ok
@@ -429,7 +429,7 @@ async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(w
 async def test_given_a_difference_in_content_then_it_is_reported_without_the_content(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     await _change_title(world, ids)
     (difference,) = (await _verify(world)).differences
@@ -440,7 +440,7 @@ async def test_given_a_difference_in_content_then_it_is_reported_without_the_con
 async def test_given_differences_in_a_snapshot_then_they_are_reported_without_content(
     write: Writer, world: World
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     pinned = await write.start("A secret, and a pinned one.")
     (item_id,) = await write.append(pinned, "Another secret.")
     await write.execute(pinned, PinItem(item_id=item_id))
@@ -485,7 +485,7 @@ async def test_given_requests_of_more_models_than_readers_look_at_then_the_older
 async def test_given_the_command_line_then_its_exit_status_and_its_json_report_differences(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    ids = await write_everything(write)
+    ids = await write_many_kinds(write)
     await world.catch_up()
     status, printed = _run(world, tmp_path)
     assert (status, printed["ok"], printed["differences"]) == (0, True, [])

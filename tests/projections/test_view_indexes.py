@@ -70,7 +70,7 @@ async def test_given_an_index_that_is_missing_or_has_other_keys_or_options_when_
     await world.until(world.caught_up)
     stop.set()
     await running
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_an_operators_index_and_the_right_one_under_another_name_then_they_are_not_changed(

@@ -12,7 +12,7 @@ from projections.view_positions import ViewPositions
 from projections.views.catalog import CONTEXT, MONGO_VIEWS, POSITIONS_COLLECTION
 from projections.views.partitions import PARTITIONS, partition_of, position_key
 from projections.views.view_position import BUILD_SUFFIX
-from tests.projections.history import write_everything
+from tests.projections.history import write_many_kinds
 from tests.projections.test_rebuild import rebuild_of
 from tests.projections.test_scripts import run_script
 from tests.projections.world import TIMEOUT_SECONDS, World
@@ -33,7 +33,7 @@ async def test_given_no_collection_when_several_projectors_prepare_then_it_is_cr
 async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows_less_than_was_written(
     write: Writer, live: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     conversation = await write.start("first", "second")
     await live.until(live.caught_up)
     with capture_logs() as logged:
@@ -49,21 +49,21 @@ async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows
     assert [(entry["projection"], entry["partition"], entry["log_level"]) for entry in missing] == [
         ("items", partition_of(conversation), "error")
     ]
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
-    assert await live.is_exact()
+    assert await live.matches_log()
 
 
 async def test_given_a_lost_position_of_the_context_view_then_it_starts_over_and_the_snapshots_are_right(
     write: Writer, live: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     await lose_position(live, CONTEXT, 3)
     await live.until(live.caught_up)
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
-    assert await live.is_exact()
+    assert await live.matches_log()
 
 
 async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_over_once(
@@ -71,12 +71,12 @@ async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_ove
 ) -> None:
     stop = asyncio.Event()
     second = asyncio.create_task(live.projector().run(stop))
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     await lose_position(live, "conversations", 0)
     await live.until(live.caught_up)
     assert (await live.statuses())["conversations"].collection == "conversations_2"
-    assert await live.is_exact()
+    assert await live.matches_log()
     stop.set()
     await second
 
@@ -84,20 +84,20 @@ async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_ove
 async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_restores_the_view(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     await lose_position(world, "items", 5)
     done = await asyncio.to_thread(run_script, world, tmp_path, "scripts.rebuild", "items")
     assert done.returncode == 0, done.stderr
     await world.until(world.caught_up)
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 @pytest.mark.parametrize("backfilled", [False, True])
 async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_the_rebuild_makes_another_build(
     backfilled: bool, write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     builds = await ViewBuilds(world.database).start(["items"], await world.reader.end(), 2)
     if backfilled:
@@ -105,13 +105,13 @@ async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_the_r
     await lose_position(world, f"items{BUILD_SUFFIX}", 1)
     done = await rebuild_of(world, ["items"]).run()
     assert [comparison.different for comparison in done.compared] == [0]
-    assert await world.is_exact()
+    assert await world.matches_log()
 
 
 async def test_given_a_kept_collection_that_lost_a_position_then_there_is_nothing_to_roll_back_to(
     write: Writer, world: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()
     await lose_position(world, f"items{BUILD_SUFFIX}", 1)
@@ -121,7 +121,7 @@ async def test_given_a_kept_collection_that_lost_a_position_then_there_is_nothin
 async def test_given_a_rebuild_under_way_when_a_position_is_lost_then_the_rebuild_ends_and_the_view_starts_over(
     write: Writer, live: World
 ) -> None:
-    await write_everything(write)
+    await write_many_kinds(write)
     await live.until(live.caught_up)
     builds = await ViewBuilds(live.database).start(["items"], await live.reader.end(), 2)
     rebuild = rebuild_of(live, ["items"])
@@ -130,7 +130,7 @@ async def test_given_a_rebuild_under_way_when_a_position_is_lost_then_the_rebuil
     with pytest.raises(BuildGone):
         await rebuild.compare()
     await live.until(live.caught_up)
-    assert await live.is_exact()
+    assert await live.matches_log()
 
 
 async def lose_position(world: World, view: str, partition: int) -> None:

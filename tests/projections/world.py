@@ -127,14 +127,14 @@ class World:
     async def statuses(self) -> dict[str, ViewStatus]:
         return await self.positions.statuses(ALL_VIEWS)
 
-    async def is_sound(self) -> bool:
+    async def matches_log_but_may_lack_snapshots(self) -> bool:
         """Whether documents and snapshots are what the log says. Snapshots may be missing."""
         snapshots, expected = await self.snapshots(), await self.snapshots_by_log()
         return await self.documents() == await self.expected_documents() and all(
             expected[name] == snapshot for name, snapshot in snapshots.items()
         )
 
-    async def is_exact(self) -> bool:
+    async def matches_log(self) -> bool:
         """Whether documents and snapshots are what the log says. No snapshot may be missing."""
         return (
             await self.documents() == await self.expected_documents()

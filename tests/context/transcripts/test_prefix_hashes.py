@@ -385,10 +385,10 @@ def test_all_messages_of_a_continued_transcript_except_the_new_ones_are_known() 
 
     def are_known(messages: list[dict[str, str]]) -> list[bool]:
         sent = sent_messages(messages, cached)
-        is_begun = bool(cached.beginning(sent.keys).exact)
+        is_known = bool(cached.longest_prefix(sent.keys).exact)
         parsed(sent, tenant="t", subject="s", user=None, known_messages=cached)
-        assert not is_begun or cached.beginning(sent.keys).exact == sent.exact
-        return [is_begun, *sent.are_known]
+        assert not is_known or cached.longest_prefix(sent.keys).exact == sent.exact
+        return [is_known, *sent.are_known]
 
     assert are_known(turns[:40]) == [False] * 41
     assert are_known([*system, *turns[:42]]) == [True, False, *[True] * 40, False, False]
@@ -396,7 +396,7 @@ def test_all_messages_of_a_continued_transcript_except_the_new_ones_are_known() 
     edited = [*turns[:20], {"role": "user", "content": "edited"}, *turns[21:42]]
     assert are_known(edited) == [False, *[True] * 20, False, *[True] * 21]
     assert are_known([{**turns[0], "name": "ann"}, *turns[1:42]])[:3] == [False, False, True]
-    assert not cached.beginning(sent_messages(turns[:42], cached).keys).exact  # the longer transcript replaced it
+    assert not cached.longest_prefix(sent_messages(turns[:42], cached).keys).exact  # the longer transcript replaced it
 
 
 def test_if_there_are_too_many_known_transcripts_the_oldest_are_dropped() -> None:

@@ -40,7 +40,7 @@ def test_the_abilities_that_a_refusal_names_and_those_that_the_model_lacks_are_f
 ) -> None:
     refused = refusal(status, message)
     assert refused is not None
-    assert (refused.names, refused.lacks) == (frozenset(names.split()), frozenset(lacks.split()))
+    assert (refused.mentions, refused.lacks) == (frozenset(names.split()), frozenset(lacks.split()))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_failure_with_another_cause_is_no_refusal(status: int | None, message:
 def test_only_the_beginning_of_a_refusal_is_read() -> None:
     refused = refusal(400, "Invalid value: " + "x" * 300 + " images are not supported")
     assert refused is not None
-    assert refused.names == frozenset()
+    assert refused.mentions == frozenset()
 
 
 async def test_words_that_the_request_contains_too_do_not_count_as_a_statement_about_the_model(
@@ -78,7 +78,7 @@ async def test_words_that_the_request_contains_too_do_not_count_as_a_statement_a
         with pytest.raises(ModelFailed) as failed:
             [part async for part in chat.stream({**BODY, "messages": [{"role": "user", "content": text}]})]
         assert failed.value.refused is not None
-        assert failed.value.refused.names == {"image"}
+        assert failed.value.refused.mentions == {"image"}
         lacks.append(failed.value.refused.lacks)
     assert lacks == [{"image"}, set()]
 
