@@ -59,7 +59,7 @@ _PROBLEMS = (
 """Errors that end only one benchmark. The others are still run."""
 
 
-class What(StrEnum):
+class BenchmarkName(StrEnum):
     """What to measure."""
 
     APPEND = "append"
@@ -76,26 +76,26 @@ class What(StrEnum):
     ALL = "all"
 
 
-BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
+BENCHMARKS: Mapping[BenchmarkName, type[Benchmark]] = MappingProxyType(
     {
-        What.APPEND: Append,
-        What.READ: Read,
-        What.CONTEXT: Context,
-        What.STREAM: Stream,
-        What.REBUILD: Rebuild,
-        What.MEMORY: Memory,
-        What.ACCESS: Append,
-        What.NEIGHBOUR: Neighbour,
-        What.SEARCH: Search,
-        What.LISTS: Lists,
-        What.BRANCHES: Branches,
+        BenchmarkName.APPEND: Append,
+        BenchmarkName.READ: Read,
+        BenchmarkName.CONTEXT: Context,
+        BenchmarkName.STREAM: Stream,
+        BenchmarkName.REBUILD: Rebuild,
+        BenchmarkName.MEMORY: Memory,
+        BenchmarkName.ACCESS: Append,
+        BenchmarkName.NEIGHBOUR: Neighbour,
+        BenchmarkName.SEARCH: Search,
+        BenchmarkName.LISTS: Lists,
+        BenchmarkName.BRANCHES: Branches,
     }
 )
 
 
-def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet: bool = False) -> Results:
+def measure(what: BenchmarkName, sizes: Sizes, pairs: int, against: Path | None, *, quiet: bool = False) -> Results:
     """Runs the benchmarks one after the other, each on new stores. If one fails, the others are still run."""
-    benchmarks = [(name, make(sizes)) for name, make in BENCHMARKS.items() if what in (name, What.ALL)]
+    benchmarks = [(name, make(sizes)) for name, make in BENCHMARKS.items() if what in (name, BenchmarkName.ALL)]
     turns = sum(2 if benchmark.measured_once else 2 * pairs for _, benchmark in benchmarks)
     done = 0
     results = Results(
@@ -120,7 +120,7 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
         for name, benchmark in benchmarks:
             own_pairs = 1 if benchmark.measured_once else pairs
             try:
-                if name is What.ACCESS:
+                if name is BenchmarkName.ACCESS:
                     results.figures.extend(compare_with_plain(benchmark, own_pairs, inspect, turn_done))
                 elif against is None:
                     results.figures.extend(compare_with_floors(benchmark, own_pairs, inspect, turn_done))
@@ -132,7 +132,7 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
 
 
 def main(
-    what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
+    what: Annotated[BenchmarkName, typer.Argument(help="What to measure.")] = BenchmarkName.ALL,
     *,
     against: Annotated[Path | None, typer.Option(help="Another checkout to compare this one with.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="How often each side is measured. Figures are medians.")] = 5,

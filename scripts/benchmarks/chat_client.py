@@ -23,12 +23,12 @@ _FIRST, _END = b'"content":"', b"data: [DONE]"
 class Added(Struct, frozen=True):
     """How many milliseconds later the first word of a reply comes from the store: the difference of two medians.
 
-    to_provider  later than from the provider itself
-    to_relay     later than from a server that only passes the request and the answer on
+    after_provider  how much later than from the provider itself
+    after_relay     how much later than from a server that only passes the request and the answer on
     """
 
-    to_provider: float
-    to_relay: float
+    after_provider: float
+    after_relay: float
 
 
 async def added_by_chats(

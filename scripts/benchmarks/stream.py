@@ -77,9 +77,11 @@ class Stream(Benchmark):
         return [
             Measurement(f"{name}, p50", p50, "ms", (FLOOR_P50, SOCKET_P50)),
             Measurement(f"{name}, p99", p99, "ms", (FLOOR_P99, SOCKET_P99)),
-            Measurement(f"{chat} of {SHORT} messages", short.to_provider, "ms", (ADDED_BY_RESPONSE,)),
-            Measurement(f"{chat} of {LONG:,} messages", long.to_provider, "ms", (ADDED_BY_SHORT_CHAT,)),
-            Measurement(f"{chat} of {LONG:,} messages, {beyond}", long.to_relay, "ms", (ADDED_TO_RELAY_BY_SHORT_CHAT,)),
+            Measurement(f"{chat} of {SHORT} messages", short.after_provider, "ms", (ADDED_BY_RESPONSE,)),
+            Measurement(f"{chat} of {LONG:,} messages", long.after_provider, "ms", (ADDED_BY_SHORT_CHAT,)),
+            Measurement(
+                f"{chat} of {LONG:,} messages, {beyond}", long.after_relay, "ms", (ADDED_TO_RELAY_BY_SHORT_CHAT,)
+            ),
         ]
 
     @property
@@ -117,8 +119,8 @@ class Stream(Benchmark):
             SOCKET_P50: socket_p50,
             SOCKET_P99: socket_p99,
             ADDED_BY_RESPONSE: few_responses - few_direct,
-            ADDED_BY_SHORT_CHAT: self._added_by_short_chat.to_provider,
-            ADDED_TO_RELAY_BY_SHORT_CHAT: self._added_by_short_chat.to_relay,
+            ADDED_BY_SHORT_CHAT: self._added_by_short_chat.after_provider,
+            ADDED_TO_RELAY_BY_SHORT_CHAT: self._added_by_short_chat.after_relay,
         }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-What = Literal[
+DifferenceKind = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
 ]
 
@@ -32,7 +32,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
     """`where` is a view, `log` or a table beside the log. `fields`: (expected, found) of each field that differs."""
 
     where: str
-    what: What
+    what: DifferenceKind
     conversation_id: str | None = None
     key: str | None = None
     version: int | None = None

@@ -15,7 +15,7 @@ from infrastructure.event_log.codec import UnreadableEvent, decode
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
-from scripts.verification.differences import Difference, What
+from scripts.verification.differences import Difference, DifferenceKind
 
 _PAGE_ROWS = 4_000
 _PAGE_BYTES = 32 * 1024 * 1024
@@ -128,7 +128,7 @@ class Stream:
         if row.chain_hash != expected:
             self._differs("chain", row, f"expected {expected.hex()[:16]}, found {row.chain_hash.hex()[:16]}")
 
-    def _differs(self, what: What, row: Row, note: str) -> None:
+    def _differs(self, what: DifferenceKind, row: Row, note: str) -> None:
         self.differences.append(Difference("log", what, self.conversation_id, version=row.version, note=note))
 
 

@@ -10,7 +10,7 @@ from infrastructure.access.api_key import CreatedApiKey, from_seconds, new_key, 
 from infrastructure.ids import uuid_of
 
 
-def made_key(**fields: Any) -> CreatedApiKey:
+def new_test_key(**fields: Any) -> CreatedApiKey:
     """A key that is not stored yet."""
     defaults = {
         "tenant": "acme",
@@ -34,8 +34,8 @@ def store_keys(postgres_url: str, keys: Sequence[CreatedApiKey]) -> None:
             copy.write_row((uuid_of(key.id), secret, key.tenant, key.subject, key.scopes, key.name, expires_at))
 
 
-def stored_key(postgres_url: str, **fields: Any) -> CreatedApiKey:
-    key = made_key(**fields)
+def store_new_key(postgres_url: str, **fields: Any) -> CreatedApiKey:
+    key = new_test_key(**fields)
     store_keys(postgres_url, [key])
     return key
 

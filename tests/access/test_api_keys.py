@@ -15,7 +15,7 @@ from infrastructure.access.principal import Principal
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
-from tests.access.made_keys import execute, made_key, store_keys, stored_key
+from tests.access.made_keys import execute, new_test_key, store_keys, store_new_key
 from tests.access.statement_count import StatementCount
 from tests.log import Log
 from tests.queries.proxy import Proxy
@@ -66,7 +66,7 @@ async def is_refused(keys: ApiKeys, text: str) -> bool:
 async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_its_secret_is_stored(
     settings: Settings, keys: ApiKeys
 ) -> None:
-    key = stored_key(settings.postgres_url, tenant="acme", subject="Zoë", scopes=["write", "read", "act_as", "read"])
+    key = store_new_key(settings.postgres_url, tenant="acme", subject="Zoë", scopes=["write", "read", "act_as", "read"])
     principal = await keys.principal_of(key.secret)
     assert principal == Principal("acme", "Zoë", frozenset({"read", "write", "act_as"}), key.id)
     [(row,)] = Log(settings.postgres_url).rows("SELECT to_jsonb(api_keys)::text FROM api_keys")
@@ -74,9 +74,9 @@ async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_i
 
 
 async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_repeated(settings: Settings, keys: ApiKeys) -> None:
-    key, other = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
+    key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     secret = key.secret.rpartition("_")[2]
-    of_another_store = made_key().secret
+    of_another_store = new_test_key().secret
     mixed = f"{key.secret.rpartition('_')[0]}_{other.secret.rpartition('_')[2]}"
     changed = key.secret[:-1] + ("0" if key.secret[-1] != "0" else "1")
     for text in (of_another_store, mixed, changed):
@@ -102,7 +102,7 @@ async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_repeated(settin
 async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expired_or_was_revoked(
     settings: Settings, keys: ApiKeys
 ) -> None:
-    expired, revoked = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
+    expired, revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET expires_at = '2020-01-02' WHERE id = %s", uuid_of(expired.id))
     execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(revoked.id))
     assert await refusal(keys, expired.secret) == "The API key expired at 2020-01-02 00:00:00 UTC."
@@ -115,7 +115,7 @@ async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expi
 async def test_while_postgres_is_down_a_key_still_expires_in_time(
     settings: Settings, keys: ApiKeys, postgres: Proxy
 ) -> None:
-    key = stored_key(settings.postgres_url, expires_at=int(time.time()) + 2)
+    key = store_new_key(settings.postgres_url, expires_at=int(time.time()) + 2)
     async with opened(postgres.url) as cut_off:
         await cut_off.principal_of(key.secret)
         await postgres.cut()
@@ -136,7 +136,7 @@ async def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_within_5_s_b
 ) -> None:
     async with opened(settings.postgres_url) as other_process:
         for _ in range(5):
-            key = stored_key(settings.postgres_url)
+            key = store_new_key(settings.postgres_url)
             for process in (other_process, keys):
                 await process.principal_of(key.secret)
         execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(key.id))
@@ -149,13 +149,13 @@ async def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_within_5_s_b
 async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Settings, keys: ApiKeys) -> None:
     """Changes are numbered in the order in which they become visible: the second change waits for the first."""
     insert = "INSERT INTO api_keys (id, secret_sha256, tenant_id, subject, scopes) VALUES (%s, sha256(%s), 'a', 'b', '{read}')"
-    first, second = made_key(), made_key()
+    first, second = new_test_key(), new_test_key()
     values = {key.id: (uuid_of(key.id), key.secret.rpartition("_")[2].encode()) for key in (first, second)}
     with psycopg.connect(settings.postgres_url) as slow:
         slow.execute(insert.encode(), values[first.id])
         quick = asyncio.create_task(asyncio.to_thread(execute, settings.postgres_url, insert, *values[second.id]))
         await asyncio.sleep(0.2)
-        await refusal(keys, made_key().secret)  # this makes `keys` read all changes so far
+        await refusal(keys, new_test_key().secret)  # this makes `keys` read all changes so far
         slow.commit()
         await quick
     await keys.principal_of(second.secret)
@@ -163,7 +163,7 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
 
 
 async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones_costs_few(settings: Settings) -> None:
-    known_keys = [made_key() for _ in range(1_000)]
+    known_keys = [new_test_key() for _ in range(1_000)]
     store_keys(settings.postgres_url, known_keys)
     count = StatementCount()
     proxy = Proxy(settings.postgres_url, count.watch)
@@ -178,7 +178,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
         assert len(count.statements) - before <= seconds + 2  # only the statements of the poll
         before, started = len(count.statements), time.monotonic()
         for _ in range(20):  # one flood after the other: each waits for the next read of the changes
-            flood = [keys.principal_of(made_key().secret) for _ in range(100)]
+            flood = [keys.principal_of(new_test_key().secret) for _ in range(100)]
             refusals = {str(error) for error in await asyncio.gather(*flood, return_exceptions=True)}
             assert refusals == {"The API key is not valid in this store."}
         seconds = time.monotonic() - started
@@ -190,7 +190,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
 async def test_while_postgres_is_down_known_keys_work_and_others_cannot_be_checked(
     settings: Settings, postgres: Proxy
 ) -> None:
-    key, to_be_revoked = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
+    key, to_be_revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     async with opened(postgres.url) as keys:
         await keys.principal_of(key.secret)
         await postgres.cut()
@@ -200,7 +200,7 @@ async def test_while_postgres_is_down_known_keys_work_and_others_cannot_be_check
         await keys.principal_of(key.secret)
         await keys.principal_of(to_be_revoked.secret)
         with pytest.raises(CannotCheckCredential):
-            await keys.principal_of(stored_key(settings.postgres_url).secret)
+            await keys.principal_of(store_new_key(settings.postgres_url).secret)
         await postgres.restore()
         assert await seconds_until(lambda: is_refused(keys, to_be_revoked.secret)) < REVOKED_WITHIN_SECONDS
         await keys.principal_of(key.secret)
@@ -209,7 +209,7 @@ async def test_while_postgres_is_down_known_keys_work_and_others_cannot_be_check
 async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres_is_up(
     settings: Settings, postgres: Proxy
 ) -> None:
-    key = stored_key(settings.postgres_url)
+    key = store_new_key(settings.postgres_url)
     await postgres.cut()
     async with opened(postgres.url) as keys:
         with pytest.raises(CannotCheckCredential):
@@ -220,11 +220,11 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
 
 async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
     """When the backup is made, the first key is not yet revoked and the second key does not exist."""
-    first = stored_key(settings.postgres_url)
+    first = store_new_key(settings.postgres_url)
     await keys.principal_of(first.secret)
     dump = "CREATE TABLE backup AS SELECT * FROM api_keys"
     execute(settings.postgres_url, dump)
-    second = stored_key(settings.postgres_url)
+    second = store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(first.id))
     await keys.principal_of(second.secret)
     await seconds_until(lambda: is_refused(keys, first.secret))
@@ -238,7 +238,7 @@ async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settin
 
 
 async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_read_again(settings: Settings) -> None:
-    key, other = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
+    key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     async with opened(settings.postgres_url, reload_seconds=0.5) as keys:
         await keys.principal_of(key.secret)
         execute(settings.postgres_url, "DELETE FROM api_keys WHERE id = %s", uuid_of(key.id))
@@ -247,7 +247,7 @@ async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_r
 
 
 async def test_the_last_use_is_stored_in_the_background_and_at_the_end(settings: Settings) -> None:
-    used, unused, late = (stored_key(settings.postgres_url) for _ in range(3))
+    used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 
     def times() -> dict[str, float | None]:
@@ -261,7 +261,7 @@ async def test_the_last_use_is_stored_in_the_background_and_at_the_end(settings:
     async with opened(settings.postgres_url, record_use_seconds=0.2) as keys:
         for _ in range(3):
             await keys.principal_of(used.secret)
-        await is_refused(keys, made_key().secret)
+        await is_refused(keys, new_test_key().secret)
         await seconds_until(is_stored)
     async with opened(settings.postgres_url) as keys:
         await keys.principal_of(late.secret)
@@ -272,7 +272,7 @@ async def test_the_last_use_is_stored_in_the_background_and_at_the_end(settings:
 
 
 async def test_an_older_time_of_use_does_not_replace_a_newer_one(settings: Settings) -> None:
-    key = stored_key(settings.postgres_url)
+    key = store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET last_used_at = '2100-01-01'")
     async with opened(settings.postgres_url) as keys:
         await keys.principal_of(key.secret)
@@ -301,11 +301,11 @@ async def test_an_older_time_of_use_does_not_replace_a_newer_one(settings: Setti
 )
 def test_a_key_with_a_wrong_field_is_not_made(fields: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        made_key(**fields)
+        new_test_key(**fields)
     assert refused.value.param == param
 
 
 def test_the_id_of_a_key_has_the_form_of_other_ids() -> None:
-    key = made_key()
+    key = new_test_key()
     assert len(key.id) == len(mint("key"))
     assert key.secret.startswith(f"cs_{key.id.removeprefix('key_')}_")

@@ -12,11 +12,11 @@ import pytest
 from infrastructure.access.api_key import CreatedApiKey
 from infrastructure.settings import Settings
 from tests.access.keyed_apis import KeyedApis, open_apis
-from tests.access.made_keys import made_key, stored_key
+from tests.access.made_keys import new_test_key, store_new_key
 from tests.commands.api_client import error_of
 from tests.log import Log
 
-ROUTES = (("POST", "/v1/keys"), ("GET", "/v1/keys"), ("DELETE", f"/v1/keys/{made_key().id}"))
+ROUTES = (("POST", "/v1/keys"), ("GET", "/v1/keys"), ("DELETE", f"/v1/keys/{new_test_key().id}"))
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def apis(settings: Settings) -> AsyncIterator[KeyedApis]:
 
 @pytest.fixture
 def admin(settings: Settings) -> CreatedApiKey:
-    return stored_key(settings.postgres_url, subject="root", scopes=["admin", "act_as"])
+    return store_new_key(settings.postgres_url, subject="root", scopes=["admin", "act_as"])
 
 
 async def create(apis: KeyedApis, maker: CreatedApiKey, **body: Any) -> httpx.Response:
@@ -74,9 +74,9 @@ async def test_an_admin_makes_lists_and_revokes_keys_of_its_tenant(apis: KeyedAp
 
 
 async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, apis: KeyedApis) -> None:
-    maker = stored_key(settings.postgres_url, scopes=["admin"])
-    ids = [maker.id, *(stored_key(settings.postgres_url).id for _ in range(4))]
-    stored_key(settings.postgres_url, tenant="other")
+    maker = store_new_key(settings.postgres_url, scopes=["admin"])
+    ids = [maker.id, *(store_new_key(settings.postgres_url).id for _ in range(4))]
+    store_new_key(settings.postgres_url, tenant="other")
 
     async def page(**query: Any) -> tuple[list[int], bool]:
         answer = await apis.send(maker, "GET", "/v1/keys", params=query)
@@ -93,23 +93,23 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
     assert await page(before=ids[1], limit=2) == ([3, 2], True)
     assert await page(order="asc", before=ids[1]) == ([0], False)
     assert await page(after=ids[0]) == ([], False)
-    for cursor in (made_key().id, stored_key(settings.postgres_url, tenant="other").id):
+    for cursor in (new_test_key().id, store_new_key(settings.postgres_url, tenant="other").id):
         answer = await apis.send(maker, "GET", "/v1/keys", params={"after": cursor})
         assert error_of(answer) == (400, "invalid_cursor", "after")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES, ids=["POST", "GET", "DELETE"])
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
-    key = stored_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
+    key = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
     # A user who acts for an admin does not become an admin.
-    backend = stored_key(settings.postgres_url, scopes=["admin", "act_as"])
+    backend = store_new_key(settings.postgres_url, scopes=["admin", "act_as"])
     acting = await apis.send(backend, method, path, json={}, headers={"x-subject": "root"})
     assert error_of(acting) == (403, "missing_scope", None)
 
 
 async def test_a_key_has_only_scopes_that_its_maker_has(settings: Settings, apis: KeyedApis) -> None:
-    maker = stored_key(settings.postgres_url, scopes=["admin", "audit"])
+    maker = store_new_key(settings.postgres_url, scopes=["admin", "audit"])
     assert (await create(apis, maker, scopes=["admin", "audit", "reply"])).status_code == 200
     refused = await create(apis, maker, scopes=["read", "act_as"])
     assert error_of(refused) == (403, "missing_scope", "scopes")
@@ -119,7 +119,7 @@ async def test_a_key_has_only_scopes_that_its_maker_has(settings: Settings, apis
 async def test_an_admin_reaches_no_key_of_another_tenant(
     settings: Settings, apis: KeyedApis, admin: CreatedApiKey
 ) -> None:
-    other = stored_key(settings.postgres_url, tenant="other")
+    other = store_new_key(settings.postgres_url, tenant="other")
     path = f"/v1/keys/{other.id}"
     assert error_of(await apis.send(admin, "DELETE", path)) == (404, "key_not_found", "key_id")
     assert Log(settings.postgres_url).rows("SELECT FROM api_keys WHERE revoked_at IS NOT NULL") == []
@@ -167,10 +167,10 @@ async def test_creating_a_key_takes_no_idempotency_key_and_a_malformed_key_id_is
 async def test_a_credential_that_is_no_valid_key_is_a_401_on_every_side_and_is_not_repeated(
     settings: Settings, apis: KeyedApis
 ) -> None:
-    key = stored_key(settings.postgres_url)
+    key = store_new_key(settings.postgres_url)
     head, _, _ = key.secret.rpartition("_")
     wrong = (
-        made_key().secret,  # a key of another store
+        new_test_key().secret,  # a key of another store
         f"{head}_{secrets.token_hex(32)}",
         f"{head}_",
         "cs_" + "a" * 10_240,
@@ -190,7 +190,7 @@ async def test_a_credential_that_is_no_valid_key_is_a_401_on_every_side_and_is_n
 
 
 async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis: KeyedApis) -> None:
-    backend = stored_key(settings.postgres_url, subject="backend", scopes=["read", "write", "reply", "act_as"])
+    backend = store_new_key(settings.postgres_url, subject="backend", scopes=["read", "write", "reply", "act_as"])
     for subject in ("ada", "Zoë"):
         headers = {"x-subject": subject.encode()}
         answer = await apis.send(backend, "POST", "/v1/conversations", json={}, headers=headers)
@@ -201,8 +201,8 @@ async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis
 
 
 async def test_naming_a_user_without_act_as_is_a_403_and_an_odd_name_a_400(settings: Settings, apis: KeyedApis) -> None:
-    plain = stored_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
-    backend = stored_key(settings.postgres_url, scopes=["read", "write", "act_as"])
+    plain = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
+    backend = store_new_key(settings.postgres_url, scopes=["read", "write", "act_as"])
     for method, path in (("POST", "/v1/conversations"), ("GET", "/v1/conversations")):
         for name in ("ada", plain.subject, ""):
             answer = await apis.send(plain, method, path, json={}, headers={"x-subject": name})

@@ -21,7 +21,7 @@ from infrastructure.embedded.service import answers_http
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from scripts.http_connection import Connection
-from tests.access.made_keys import execute, made_key, store_keys
+from tests.access.made_keys import execute, new_test_key, store_keys
 from tests.access.statement_count import StatementCount
 from tests.queries.proxy import Proxy
 from tests.servers import ROOT, wait_until
@@ -80,7 +80,7 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
 
 
 async def check(settings: Settings, directory: Path, *, sample: int, report: Callable[[str], None] = print) -> None:
-    keys = [made_key(subject=f"user-{number}") for number in range(KEYS)]
+    keys = [new_test_key(subject=f"user-{number}") for number in range(KEYS)]
     await asyncio.to_thread(store_keys, settings.postgres_url, keys)
     count = StatementCount()
     postgres = Proxy(settings.postgres_url, count.watch)

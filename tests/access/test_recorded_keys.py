@@ -7,7 +7,7 @@ import pytest
 from domain.events import ReplyCompleted
 from infrastructure.settings import Settings
 from tests.access.keyed_apis import open_apis
-from tests.access.made_keys import made_key, store_keys
+from tests.access.made_keys import new_test_key, store_keys
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
@@ -18,7 +18,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 async def test_a_completed_reply_has_the_id_of_its_key(settings: Settings, provider: ScriptedProvider) -> None:
-    key = made_key()
+    key = new_test_key()
     store_keys(settings.postgres_url, [key])
     settings = settings.model_copy(update={"openai_base_url": provider.url, "default_model": "scripted"})
     async with open_apis(settings) as apis:

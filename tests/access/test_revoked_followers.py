@@ -11,7 +11,7 @@ import pytest
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from tests.access.keyed_apis import open_apis
-from tests.access.made_keys import execute, stored_key
+from tests.access.made_keys import execute, store_new_key
 from tests.queries.conftest import served
 
 
@@ -19,7 +19,7 @@ from tests.queries.conftest import served
 async def test_a_stream_ends_when_its_key_is_revoked_and_shows_nothing_more(
     settings: Settings, has_events: bool
 ) -> None:
-    key, other = (stored_key(settings.postgres_url, scopes=["read", "write", "admin"]) for _ in range(2))
+    key, other = (store_new_key(settings.postgres_url, scopes=["read", "write", "admin"]) for _ in range(2))
     async with (
         open_apis(settings) as apis,
         served(settings.model_copy(update={"auth_mode": "keys", "comment_seconds": 0.3})) as url,

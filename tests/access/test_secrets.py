@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 from infrastructure.embedded.directory import free_port
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
-from tests.access.made_keys import execute, made_key, store_keys
+from tests.access.made_keys import execute, new_test_key, store_keys
 from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
 from tests.servers import ROOT, wait_until
 from tests.system import System
@@ -47,7 +47,7 @@ def test_no_log_metric_error_or_process_list_contains_a_planted_secret(
         "LOG_LEVEL": "DEBUG",
     }
     running = system(environment=environment)
-    key, revoked, of_another_store = (made_key(scopes=["admin", "audit", "act_as"]) for _ in range(3))
+    key, revoked, of_another_store = (new_test_key(scopes=["admin", "audit", "act_as"]) for _ in range(3))
     store_keys(running.env["POSTGRES_URL"], [key, revoked])
     execute(running.env["POSTGRES_URL"], "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(revoked.id))
     secrets = [

@@ -41,10 +41,10 @@ def usage_of(tokens: int) -> Callable[[Exchange], None]:
 
 
 @pytest.fixture
-def limited(settings: Settings, provider: ScriptedProvider) -> Callable[..., Settings]:
+def limited_settings(settings: Settings, provider: ScriptedProvider) -> Callable[..., Settings]:
     """A function that makes settings with the scripted provider and the given limits."""
 
-    def change(**limits: Any) -> Settings:
+    def with_limits(**limits: Any) -> Settings:
         changed = {
             "openai_base_url": provider.url,
             "default_model": "scripted",
@@ -52,16 +52,16 @@ def limited(settings: Settings, provider: ScriptedProvider) -> Callable[..., Set
         }
         return settings.model_copy(update=changed)
 
-    return change
+    return with_limits
 
 
 @pytest.fixture
-def api_with(limited: Callable[..., Settings]) -> Api:
-    """A function that opens the command API with limits: `async with api_with(tenant={"requests": 10}) as api`."""
+def open_limited_api(limited_settings: Callable[..., Settings]) -> Api:
+    """A function that opens the command API with limits: `async with open_limited_api(tenant={"requests": 10}) as api`."""
 
     @asynccontextmanager
     async def opened(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
-        async with open_api(limited(**limits)) as api:
+        async with open_api(limited_settings(**limits)) as api:
             yield api
 
     return opened
@@ -79,8 +79,8 @@ def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
     return True
 
 
-async def test_without_limits_no_answer_has_headers_about_them(api_with: Api) -> None:
-    async with api_with() as api:
+async def test_without_limits_no_answer_has_headers_about_them(open_limited_api: Api) -> None:
+    async with open_limited_api() as api:
         answer = await api.post("/v1/conversations", json={})
 
         assert answer.status_code == 200
@@ -88,8 +88,10 @@ async def test_without_limits_no_answer_has_headers_about_them(api_with: Api) ->
         assert "limits" not in (await api.get("/health/ready")).json()["checks"]
 
 
-async def test_the_headers_of_the_ietf_draft_and_of_openai_in_every_answer_say_what_is_left(api_with: Api) -> None:
-    async with api_with(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
+async def test_the_headers_of_the_ietf_draft_and_of_openai_in_every_answer_say_what_is_left(
+    open_limited_api: Api,
+) -> None:
+    async with open_limited_api(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
         created = await api.post("/v1/conversations", json={})
         missing = await api.post(f"/v1/conversations/conv_{'0' * 32}/end")
         refused = await api.post("/v1/conversations", json={"metadata": 7})
@@ -105,8 +107,8 @@ async def test_the_headers_of_the_ietf_draft_and_of_openai_in_every_answer_say_w
             assert headers["x-ratelimit-limit-tokens"] == headers["x-ratelimit-remaining-tokens"] == "5000"
 
 
-async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(api_with: Api, log: Log) -> None:
-    async with api_with(tenant={"requests": 3}) as api:
+async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(open_limited_api: Api, log: Log) -> None:
+    async with open_limited_api(tenant={"requests": 3}) as api:
         conversation = await create_conversation(api)
         path, body = f"/v1/conversations/{conversation}/items", {"items": [message("hello")]}
         answers = [await api.post(path, json=body) for _ in range(4)]
@@ -123,9 +125,9 @@ async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(api_with: Ap
 
 
 async def test_refused_and_repeated_requests_count_and_requests_for_health_documents_and_options_do_not(
-    api_with: Api,
+    open_limited_api: Api,
 ) -> None:
-    async with api_with(subject={"requests": 4}) as api:
+    async with open_limited_api(subject={"requests": 4}) as api:
         for path in ("/health/live", "/health/ready", "/openapi.json", "/docs"):
             assert "ratelimit" not in (await api.get(path)).headers
         assert (await api.request("OPTIONS", "/v1/conversations")).status_code == 204
@@ -139,15 +141,17 @@ async def test_refused_and_repeated_requests_count_and_requests_for_health_docum
         assert is_over(await api.post("/v1/conversations", json={}, headers=key))
 
 
-async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing(api_with: Api) -> None:
-    async with api_with(tenant={"requests": 100}, overrides={"default": {"requests": 0}}) as api:
+async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing(open_limited_api: Api) -> None:
+    async with open_limited_api(tenant={"requests": 100}, overrides={"default": {"requests": 0}}) as api:
         assert is_over(await api.post("/v1/conversations", json={}))
-    async with api_with(tenant={"requests": 0}, overrides={"default": {"requests": None}}) as api:
+    async with open_limited_api(tenant={"requests": 0}, overrides={"default": {"requests": None}}) as api:
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_they_send(api_with: Api) -> None:
-    async with api_with(subject={"requests_a_second": 2}) as api:
+async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_they_send(
+    open_limited_api: Api,
+) -> None:
+    async with open_limited_api(subject={"requests_a_second": 2}) as api:
         answers = await asyncio.gather(*(api.post("/v1/conversations", json={}) for _ in range(30)))
         refused = [answer for answer in answers if is_over(answer)]
         assert 10 <= len(refused) <= 28
@@ -162,16 +166,16 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
             yield large[start : start + 100_000]
 
     for content in (lambda: large, in_parts):
-        async with api_with(subject={"requests_a_second": 10}) as api:
+        async with open_limited_api(subject={"requests_a_second": 10}) as api:
             answers = [await api.post("/v1/conversations", content=content()) for _ in range(4)]
             assert (answers[0].status_code, answers[-1].status_code) == (400, 429)
             assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
 
 
 async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again(
-    limited: Callable[..., Settings],
+    limited_settings: Callable[..., Settings],
 ) -> None:
-    settings = limited(tenant={"requests": 2})
+    settings = limited_settings(tenant={"requests": 2})
     async with served_api(settings) as api, httpx2.AsyncClient(timeout=30) as transport:
         sdk = AsyncOpenAI(base_url=f"{api.base_url}/v1", api_key="any", max_retries=1, http_client=transport)
         for _ in range(2):
@@ -193,10 +197,10 @@ async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again
 
 
 async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left_and_refused_when_none_are(
-    api_with: Api, provider: ScriptedProvider
+    open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(60)
-    async with api_with(subject={"tokens": 100}) as api:
+    async with open_limited_api(subject={"tokens": 100}) as api:
         await create_response(api, "one")
         second = await post_response(api, "two")  # 40 tokens are left, and the reply takes 60
         assert second.status_code == 200
@@ -210,7 +214,9 @@ async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left_and_refuse
         assert len(provider.requests) == 2
 
 
-async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(api_with: Api, provider: ScriptedProvider) -> None:
+async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(
+    open_limited_api: Api, provider: ScriptedProvider
+) -> None:
     def endless(exchange: Exchange) -> None:
         exchange.begin_stream()
         while True:
@@ -218,7 +224,7 @@ async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(api_with: A
             time.sleep(0.01)
 
     provider.script = endless
-    async with api_with(subject={"tokens": 100}) as api:
+    async with open_limited_api(subject={"tokens": 100}) as api:
         reply = await create_response(api, "talk", background=True)
         await asyncio.sleep(0.3)
         assert (await api.post(f"/v1/responses/{reply['id']}/cancel")).status_code == 200
@@ -227,10 +233,10 @@ async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(api_with: A
 
 
 async def test_the_number_of_replies_that_run_at_once_is_limited_and_background_replies_count(
-    api_with: Api, provider: ScriptedProvider
+    open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = waits = _Paused()
-    async with api_with(tenant={"replies": 3}, subject={"background": 1}) as api:
+    async with open_limited_api(tenant={"replies": 3}, subject={"background": 1}) as api:
         background = await create_response(api, "one", background=True)
         refused = await post_response(api, "two", background=True)
         assert is_over(refused)
@@ -251,19 +257,21 @@ async def test_the_number_of_replies_that_run_at_once_is_limited_and_background_
         assert background["status"] == "queued"
 
 
-async def test_a_request_that_is_refused_for_another_reason_does_not_count_as_a_running_reply(api_with: Api) -> None:
-    async with api_with(tenant={"replies": 1}) as api:
+async def test_a_request_that_is_refused_for_another_reason_does_not_count_as_a_running_reply(
+    open_limited_api: Api,
+) -> None:
+    async with open_limited_api(tenant={"replies": 1}) as api:
         for _ in range(3):
             assert error_of(await post_response(api, "hi", model="unknown"))[1] == "model_not_found"
         await create_response(api, "hi")
 
 
 async def test_a_socket_counts_as_a_follower_and_each_message_as_a_request(
-    limited: Callable[..., Settings], provider: ScriptedProvider
+    limited_settings: Callable[..., Settings], provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(10)
     limits = {"followers": 1, "requests": 5, "tokens": 15}
-    async with served_api(limited(subject=limits)) as api, api.socket() as client:
+    async with served_api(limited_settings(subject=limits)) as api, api.socket() as client:
         assert (await create(client, "one"))[-1]["type"] == "response.completed"
         second = await api.http.get(
             "/v1/responses", headers={"Connection": "Upgrade", "Upgrade": "websocket", **HANDSHAKE}
@@ -286,14 +294,14 @@ HANDSHAKE = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZS
 
 
 async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
-    api_with: Api, provider: ScriptedProvider, settings: Settings
+    open_limited_api: Api, provider: ScriptedProvider, settings: Settings
 ) -> None:
     provider.script = usage_of(70)
-    async with api_with() as api:  # no quota is set yet, but tokens are counted
+    async with open_limited_api() as api:  # no quota is set yet, but tokens are counted
         await create_response(api, "one", store=False)
     async with Redis.from_url(settings.redis_url) as client:
         await client.flushall()
-    async with api_with(tenant={"tokens_a_month": 100}) as api:
+    async with open_limited_api(tenant={"tokens_a_month": 100}) as api:
         await create_response(api, "two")
         refused = await post_response(api, "three")
 
@@ -309,10 +317,10 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
 
 
 async def test_the_quota_counts_summaries_and_within_seconds_what_other_processes_use(
-    limited: Callable[..., Settings], provider: ScriptedProvider
+    limited_settings: Callable[..., Settings], provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(70)
-    settings = limited(subject={"tokens_a_month": 100})
+    settings = limited_settings(subject={"tokens_a_month": 100})
     async with open_api(settings) as one, open_api(settings) as other:
         await create_response(other, "known to the other process from now on")
         summary = await one.post("/v1/responses/compact", json={"model": "scripted", "input": "x " * 100})
@@ -325,9 +333,9 @@ async def test_the_quota_counts_summaries_and_within_seconds_what_other_processe
 
 
 async def test_readiness_and_metrics_say_whether_the_limits_are_shared(
-    limited: Callable[..., Settings],
+    limited_settings: Callable[..., Settings],
 ) -> None:
-    settings = limited(tenant={"requests": 1})
+    settings = limited_settings(tenant={"requests": 1})
     async with served_api(settings) as api:
         await api.http.post("/v1/conversations", json={})
         await api.http.post("/v1/conversations", json={})

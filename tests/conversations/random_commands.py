@@ -63,7 +63,7 @@ REFUSED = frozenset({404, 409})
 
 
 class RandomCommands:
-    """`taken`: the names of the commands so far. `position`: the log has at least this position."""
+    """`sent`: the names of the commands so far. `position`: the log has at least this position."""
 
     def __init__(
         self, apis: Apis, provider: ScriptedProvider, model: ConversationModel, tenant: str, seed: int
@@ -71,7 +71,7 @@ class RandomCommands:
         self._apis = apis
         self._tenant = tenant
         self._draws = Draws(model, seed)
-        self.taken: list[str] = []
+        self.sent: list[str] = []
         self.position = 0
         provider.script = self._answer
 
@@ -85,26 +85,26 @@ class RandomCommands:
                 time.sleep(0.02)
         exchange.stream_text(f"{first} ", *others)
 
-    async def take(self, number: int) -> None:
+    async def send(self, number: int) -> None:
         """Sends one command after the other. Each must succeed."""
         for _ in range(number):
             command = self._any()
-            self.taken.append(command.name)
+            self.sent.append(command.name)
             answer = await self._send(command)
             assert answer.status_code == 200, (command.path, command.body, answer.text)
             await self._apply([(command, answer)])
 
-    async def take_at_once(self, number: int) -> None:
+    async def send_at_once(self, number: int) -> None:
         """Sends several commands on one conversation at once. The model applies those that succeed in the order of the log."""
         conversation = self._draws.conversation()
         draws = {draw: weight for draw, weight in WEIGHTS.items() if draw not in NOT_AT_ONCE}
         commands = [self._on(conversation, draws) for _ in range(number)]
-        self.taken.append(" + ".join(command.name for command in commands))
+        self.sent.append(" + ".join(command.name for command in commands))
         answers = await asyncio.gather(*map(self._send, commands))
         for command, answer in zip(commands, answers, strict=True):
             assert answer.status_code in {200, *REFUSED}, (command.path, command.body, answer.text)
-        taken = zip(commands, answers, strict=True)
-        await self._apply([(command, answer) for command, answer in taken if answer.status_code == 200])
+        sent = zip(commands, answers, strict=True)
+        await self._apply([(command, answer) for command, answer in sent if answer.status_code == 200])
 
     def _any(self) -> Command:
         """A command on any conversation, or a new conversation."""
@@ -135,10 +135,10 @@ class RandomCommands:
         await asyncio.sleep(command.stops_after)
         return await self._apis.post(by, f"/v1/responses/{answer.json()['id']}/cancel")
 
-    async def _apply(self, taken: Sequence[tuple[Command, httpx.Response]]) -> None:
+    async def _apply(self, sent: Sequence[tuple[Command, httpx.Response]]) -> None:
         """Applies the commands to the model in the order of their versions."""
         steps: list[tuple[int, bool, Callable[[], None]]] = []
-        for command, answer in taken:
+        for command, answer in sent:
             position = int(answer.headers["x-position"])
             self.position = max(self.position, position)
             body = {**answer.json(), "position": position}
@@ -152,7 +152,7 @@ class RandomCommands:
                 command.conversation.position = max(command.conversation.position, position)
         for version, is_fork, change in sorted(steps, key=itemgetter(0, 1)):
             change()
-            if not is_fork and (conversation := taken[0][0].conversation) is not None:
+            if not is_fork and (conversation := sent[0][0].conversation) is not None:
                 conversation.note_state(version)
 
     async def _requested_version(self, command: Command, response_id: str) -> int:

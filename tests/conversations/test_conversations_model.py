@@ -62,8 +62,8 @@ async def test_after_random_commands_every_read_equals_the_model(
         try:
             async with projecting(apis.projector):
                 for _ in range(batches):
-                    await commands.take(20)
-                    await commands.take_at_once(4)
+                    await commands.send(20)
+                    await commands.send_at_once(4)
                     await checks.check(commands.position)
                     await client.flushdb()
             for view in MONGO_VIEWS:
@@ -72,7 +72,7 @@ async def test_after_random_commands_every_read_equals_the_model(
             await client.flushdb()
             await checks.check(commands.position)
         except BaseException as error:
-            error.add_note(f"Seed {seed}, after: {'; '.join(commands.taken)}")
+            error.add_note(f"Seed {seed}, after: {'; '.join(commands.sent)}")
             raise
         finally:
             await client.aclose()

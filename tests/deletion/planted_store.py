@@ -58,7 +58,7 @@ class PlantedStore:
         answer = await self.http.delete(path, headers=headers_of(sender))
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
 
-    def says(self, script: Callable[[Exchange], None] | str) -> None:
+    def answer_with(self, script: Callable[[Exchange], None] | str) -> None:
         """Sets what the model answers to later requests."""
         self.provider.script = (lambda exchange: exchange.stream_text(script)) if isinstance(script, str) else script
 

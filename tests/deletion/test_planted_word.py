@@ -67,10 +67,10 @@ async def retracted_items(store: PlantedStore) -> None:
     path = f"/v1/conversations/{conversation}"
     added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
     await store.post(f"{path}/items/{added['data'][0]['id']}/pin")
-    store.says(thinks_and_calls(store.plant("thought"), store.plant("answer"), "f", {"x": store.plant("call")}))
+    store.answer_with(thinks_and_calls(store.plant("thought"), store.plant("answer"), "f", {"x": store.plant("call")}))
     body: dict[str, Any] = {"conversation": conversation, "input": store.plant("question"), "model": "scripted"}
     await store.post("/v1/responses", is_keyed=True, **body)
-    store.says(refuses_with(store.plant("refused")))
+    store.answer_with(refuses_with(store.plant("refused")))
     await store.post("/v1/responses", conversation=conversation, input=store.plant("asked"), background=False)
     while items := (await store.http.get(f"{path}/items", params={"limit": 100})).json()["data"]:
         for item in items:
@@ -90,22 +90,22 @@ async def deleted_responses(store: PlantedStore) -> None:
         "instructions": plant("instructions"),
         "metadata": {"k": plant("metadata")},
     }
-    store.says("kept")
+    store.answer_with("kept")
     ids.append((await store.post("/v1/responses", is_keyed=True, input="kept", **extra))["id"])
-    store.says(breaks_off_after(plant("failed")))
+    store.answer_with(breaks_off_after(plant("failed")))
     failed = await store.post("/v1/responses", status=502, conversation=conversation, input=plant("failedinput"))
     ids.append(failed["error"]["response_id"] if "response_id" in failed["error"] else store.responses[-1])
     ids += [await cancelled(store, conversation), await interrupted(store, conversation)]
-    store.says(thinks_and_calls(plant("alonethought"), plant("alone"), "f", {"x": plant("alonecall")}))
+    store.answer_with(thinks_and_calls(plant("alonethought"), plant("alone"), "f", {"x": plant("alonecall")}))
     alone: dict[str, Any] = {
         "input": plant("aloneinput"),
         "instructions": plant("aloneinstructions"),
         "metadata": {"k": plant("m")},
     }
     ids.append((await store.post("/v1/responses", is_keyed=True, **alone))["id"])
-    store.says(plant("chained"))
+    store.answer_with(plant("chained"))
     first = await store.post("/v1/responses", input=plant("first"))
-    store.says("kept")
+    store.answer_with("kept")
     await store.post("/v1/responses", input="kept", previous_response_id=first["id"])
     for response_id in dict.fromkeys([*ids, first["id"]]):
         await store.delete(f"/v1/responses/{response_id}")
@@ -124,15 +124,15 @@ async def deleted_completions(store: PlantedStore) -> None:
             {"metadata": {"k": plant("chatmetadata")}, "user": plant("chatuser")} if number else {}
         )
         question = {"role": "user", "content": plant("chatquestion"), "name": plant("chatname")}
-        store.says(thinks_and_calls(plant("chatthought"), plant("chatanswer"), "f", {"x": plant("chatcall")}))
+        store.answer_with(thinks_and_calls(plant("chatthought"), plant("chatanswer"), "f", {"x": plant("chatcall")}))
         first = await store.post("/v1/chat/completions", is_keyed=True, messages=[system, question], **parameters)
         answer = first["choices"][0]["message"]
         answer["content"] = f"<think>{plant('chatthink')}</think>{answer['content']}"
         output = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": plant("chatoutput")}
         messages = [system, {**question, "name": plant("othername")}, answer, output]
-        store.says("kept")
+        store.answer_with("kept")
         second = await store.post("/v1/chat/completions", is_keyed=True, messages=messages, **parameters)
-        store.says("kept")
+        store.answer_with("kept")
         response = await store.http.get(f"/v1/responses/{response_id_of(second['id'])}")
         conversation = response.json()["conversation"]["id"]
         path = f"/v1/conversations/{conversation}"
@@ -157,7 +157,7 @@ async def cancelled(store: PlantedStore, conversation: str) -> str:
         loop.call_soon_threadsafe(streaming.set)
         exchange.provider.disconnected.wait(5)
 
-    store.says(script)
+    store.answer_with(script)
     body: dict[str, Any] = {"conversation": conversation, "input": store.plant("cancelledinput"), "background": True}
     response_id: str = (await store.post("/v1/responses", **body))["id"]
     await asyncio.wait_for(streaming.wait(), 10)
@@ -175,7 +175,7 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
         exchange.text_chunk(word)
         exchange.provider.disconnected.wait(5)
 
-    store.says(script)
+    store.answer_with(script)
     store.provider.disconnected.clear()
     body = {"conversation": conversation, "input": store.plant("interruptedinput"), "stream": True}
     async with store.http.stream("POST", "/v1/responses", json=body) as answer:
@@ -197,7 +197,7 @@ async def deleted_stopped_turns(store: PlantedStore) -> None:
     """
     conversation = (await store.post("/v1/conversations", context_policy={"stopped": "keep"}))["id"]
     stopped = await interrupted(store, conversation)
-    store.says(store.plant("retried"))
+    store.answer_with(store.plant("retried"))
     retried = await store.post("/v1/responses", is_keyed=True, retry=stopped)
     responses = [stopped, retried["id"], await cancelled(store, conversation)]
     path = f"/v1/conversations/{conversation}"
@@ -215,12 +215,12 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
     The failed response is not deleted. Its input is the question that was retracted.
     """
     conversation = (await store.post("/v1/conversations"))["id"]
-    store.says(breaks_off_after("kept"))
+    store.answer_with(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("retriedinput")}
     failed = await store.post("/v1/responses", status=502, **body)
-    store.says(store.plant("retriedanswer"))
+    store.answer_with(store.plant("retriedanswer"))
     await store.post("/v1/responses", is_keyed=True, retry=failed["error"]["response_id"])
-    store.says("kept")
+    store.answer_with("kept")
     path = f"/v1/conversations/{conversation}/items"
     for item in (await store.http.get(path)).json()["data"]:
         await store.delete(f"{path}/{item['id']}")
@@ -235,11 +235,11 @@ async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
     conversation = (await store.post("/v1/conversations", sender="bob", items=[message("kept")]))["id"]
     share: dict[str, Any] = {"with": {"subject": "ann"}, "role": "reader"}
     await store.post(f"/v1/conversations/{conversation}/shares", sender="bob", **share)
-    store.says(breaks_off_after("kept"))
+    store.answer_with(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("carriedinput")}
     failed = (await store.post("/v1/responses", sender="bob", status=502, **body))["error"]["response_id"]
     second = await store.post("/v1/responses", status=502, input="kept", previous_response_id=failed)
-    store.says("kept")
+    store.answer_with("kept")
     chain = {"previous_response_id": second["error"]["response_id"]}
     fork = await store.post("/v1/responses", input="kept", **chain)
     assert fork["conversation"]["id"] != conversation
@@ -256,9 +256,9 @@ async def deleted_failed_responses(store: PlantedStore) -> None:
         body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
         if start != "unlisted":
             body["conversation"] = (await store.post("/v1/conversations", items=[message("kept")]))["id"]
-        store.says(breaks_off_after(store.plant(f"{start}failedoutput")))
+        store.answer_with(breaks_off_after(store.plant(f"{start}failedoutput")))
         failed = (await store.post("/v1/responses", status=502, **body))["error"]["response_id"]
-        store.says("kept")
+        store.answer_with("kept")
         await store.post("/v1/responses", input="kept", previous_response_id=failed)
         sent = str(store.provider.requests[-1])
         assert all(word in sent for word in store.planted[-2:])
@@ -280,9 +280,9 @@ async def deleted_conversation(store: PlantedStore) -> None:
     await store.post(f"{path}/items", is_keyed=True, items=[message(plant("appended")) for _ in range(3)])
     talk = [message(f"{plant('talk')} " + "word " * 200, role) for _ in range(8) for role in ("user", "assistant")]
     await store.post(f"{path}/items", is_keyed=True, items=talk[:16])
-    store.says(plant("summarized"))
+    store.answer_with(plant("summarized"))
     await store.post(f"{path}/compact", is_keyed=True, instructions=plant("compactinstructions"))
-    store.says(plant("reply"))
+    store.answer_with(plant("reply"))
     await store.post("/v1/responses", is_keyed=True, conversation=created["id"], input=plant("ask"))
     await store.post(f"{path}/end", is_keyed=True, reason=plant("reason"))
     await store.delete(path)
@@ -295,9 +295,9 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
     """
     parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
     copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
-    store.says(store.plant("parentreply"))
+    store.answer_with(store.plant("parentreply"))
     response = await store.post("/v1/responses", conversation=parent, input=store.plant("parentinput"))
-    store.says("kept")
+    store.answer_with("kept")
     forked = (await store.post(f"/v1/conversations/{parent}/fork", item=response["output"][0]["id"]))["id"]
     fork = await store.post("/v1/responses", input="kept", conversation=forked)
     other = (await store.post("/v1/conversations"))["id"]
@@ -314,14 +314,14 @@ async def deleted_single_completions(store: PlantedStore) -> None:
     """
     plant, path = store.plant, "/v1/chat/completions"
     alone = {"role": "system", "content": plant("chatsystem")}, {"role": "user", "content": plant("chatalone")}
-    store.says(plant("chatlonely"))
+    store.answer_with(plant("chatlonely"))
     ids = [(await store.post(path, is_keyed=True, messages=alone, stop=plant("chatstop")))["id"]]
     await store.post(f"{path}/{ids[0]}", is_keyed=True, metadata={plant("chatkey"): plant("chatvalue")})
-    store.says(breaks_off_after(plant("chatfailed")))
+    store.answer_with(breaks_off_after(plant("chatfailed")))
     failed = await store.post(path, status=502, messages=[{"role": "user", "content": plant("chatfailing")}])
     ids.append(failed["error"]["response_id"])
     stays = (await store.post("/v1/conversations"))["id"]
-    store.says("kept")
+    store.answer_with("kept")
     in_it = {"messages": [{"role": "user", "content": "kept"}], "conversation": stays, "user": plant("chatuser")}
     ids.append((await store.post(path, is_keyed=True, **in_it))["id"])
     for completion in ids:
@@ -337,7 +337,7 @@ async def withdrawn_summary(store: PlantedStore) -> str:
     talk[0] = message(store.plant("covered"))
     created = await store.post("/v1/conversations", items=talk[:16])
     path = f"/v1/conversations/{created['id']}"
-    store.says(store.plant("summary"))
+    store.answer_with(store.plant("summary"))
     assert store.planted[-1] in str(await store.post(f"{path}/compact", is_keyed=True))
     first = (await store.http.get(f"{path}/items", params={"order": "asc"})).json()["data"][0]["id"]
     await store.delete(f"{path}/items/{first}")
@@ -394,7 +394,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     assert [word for word in planted if word not in shown] == [], "not planted at all"
     found = {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
     store.provider.requests.clear()
-    store.says("kept")
+    store.answer_with("kept")
     conversations, responses, items = store.conversations, store.responses, store.items
     ids = {
         "conversation_id": conversations,

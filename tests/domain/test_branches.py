@@ -193,13 +193,13 @@ class Tree(Struct):
     """The head when each reply that named its leaf was requested."""
     at_head: set[str] = field(default_factory=set)
 
-    def line(self, item: str | None) -> list[str]:
+    def path(self, item: str | None) -> list[str]:
         """The items up to this one."""
-        line: list[str] = []
+        path: list[str] = []
         while item is not None:
-            line.insert(0, item)
+            path.insert(0, item)
             item = self.parents[item]
-        return line
+        return path
 
     def add(self, parent: str | None, item_ids: list[str]) -> None:
         for item_id in item_ids:
@@ -302,7 +302,7 @@ class Walk:
         assert {item_id: event.parent_id for item_id, (event, _) in items.items()} == tree.parents
         moved = [event.path for event in self.log if isinstance(event, HeadMoved)]
         assert state.path == (moved[-1] if moved else FIRST_BRANCH)
-        assert (state.head, state.depth) == (tree.head, len(tree.line(tree.head)))
+        assert (state.head, state.depth) == (tree.head, len(tree.path(tree.head)))
         assert state.branches == sum(event.branch == version for event, version in items.values())
         assert {*state.at_head} == tree.at_head
         paths: dict[str | None, tuple[PathBranch, ...]] = {
@@ -313,7 +313,7 @@ class Walk:
         assert {reply.response_id: reply.leaf.item_id for reply in state.running if reply.leaf} == tree.reply_leaves
         for last, path in paths.items():
             on_path = [event.item_id for event, _ in items.values() if takes(path, event.branch, event.depth)]
-            assert sorted(on_path, key=lambda item_id: items[item_id][0].depth) == tree.line(last)
+            assert sorted(on_path, key=lambda item_id: items[item_id][0].depth) == tree.path(last)
             for taken in path:
                 bound = taken.last_version or len(self.log)
                 assert all(
@@ -325,7 +325,7 @@ class Walk:
         assert all(
             segment.contains(event.branch, event.depth, version)
             for event, version in items.values()
-            if event.item_id in tree.line(tree.head)
+            if event.item_id in tree.path(tree.head)
         )
 
 

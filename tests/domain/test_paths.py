@@ -27,7 +27,7 @@ class Item(Struct, frozen=True):
     version: int
     parent: "Item | None"
 
-    def line(self) -> Iterator["Item"]:
+    def back_to_first(self) -> Iterator["Item"]:
         """The item, its parent, and so on, up to the first item."""
         item: Item | None = self
         while item is not None:
@@ -57,7 +57,7 @@ class Conversation:
 
     @property
     def inherited(self) -> list[Item]:
-        return [*self.origin.line()] if self.origin else []
+        return [*self.origin.back_to_first()] if self.origin else []
 
     def append(self, branch: int, parent: Item | None) -> None:
         item = Item(self.id, branch, parent.depth + 1 if parent else 1, self.version + 1, parent)
@@ -98,7 +98,7 @@ def check_random_family(chance: random.Random) -> None:
         else:
             version = chance.randint(1, conversation.version)
             if (head := conversation.ends[version][0]) is not None:
-                origin, number = chance.choice([*head.line()]), str(len(family))
+                origin, number = chance.choice([*head.back_to_first()]), str(len(family))
                 fork = Fork(
                     conversation_id=conversation.id,
                     item_id="msg",
@@ -116,7 +116,7 @@ def check_random_family(chance: random.Random) -> None:
                 for item in everything
                 if path.contains(item.conversation_id, item.branch, item.depth, item.version)
             }
-            assert on_path == {(item.conversation_id, item.version) for item in (head.line() if head else ())}
+            assert on_path == {(item.conversation_id, item.version) for item in (head.back_to_first() if head else ())}
 
 
 @given(st.randoms(use_true_random=False))
@@ -137,24 +137,24 @@ def test_given_forks_of_forks_then_each_conversation_gives_its_items_before_the_
     chain: list[tuple[int, int]],
 ) -> None:
     """Each conversation appends some items. Then it is forked at a depth, which may lie in an earlier conversation."""
-    line: list[tuple[str, int, int]] = []
+    expected: list[tuple[str, int, int]] = []
     everything: list[tuple[str, int, int]] = []
     forks: list[Fork] = []
     for number, (items, _) in enumerate(chain):
         if number:
-            depth = min(chain[number - 1][1], len(line))
+            depth = min(chain[number - 1][1], len(expected))
             if depth == 0:
                 return
             version = max((item[2] for item in everything if item[0] == str(number - 1)), default=1)
             forks.append(Fork(conversation_id=str(number - 1), item_id="msg", version=version, depth=depth))
-            line = line[:depth]
-        own = [(str(number), len(line) + count, 1 + count) for count in range(1, items + 1)]
-        line += own
+            expected = expected[:depth]
+        own = [(str(number), len(expected) + count, 1 + count) for count in range(1, items + 1)]
+        expected += own
         everything += own
     path = Path((PathSegment(str(len(chain) - 1), 1 + chain[-1][0]),))
     for fork in reversed(forks):
         path = path.after_origin(fork)
-    assert [item for item in everything if path.contains(item[0], 0, item[1], item[2])] == line
+    assert [item for item in everything if path.contains(item[0], 0, item[1], item[2])] == expected
 
 
 def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_path() -> None:

@@ -23,11 +23,11 @@ class Answered(Struct, frozen=True):
     """When a request was sent, in seconds from the start, and whether it was allowed."""
 
     at: float
-    came_in: bool
+    allowed: bool
 
 
 @pytest.fixture
-def limited(system: Callable[..., System], empty_stores: dict[str, str]) -> Callable[..., System]:
+def limited_system(system: Callable[..., System], empty_stores: dict[str, str]) -> Callable[..., System]:
     def start(**limits: Any) -> System:
         return system(*UP, environment={**empty_stores, "RATE_LIMITS": json.dumps(limits)})
 
@@ -80,9 +80,9 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
 
 
 async def test_two_processes_together_keep_to_the_limit_and_the_streams_of_a_killed_process_no_longer_count(
-    limited: Callable[..., System],
+    limited_system: Callable[..., System],
 ) -> None:
-    running = limited(tenant={"requests": 600, "followers": 4})
+    running = limited_system(tenant={"requests": 600, "followers": 4})
     first, second = running.env["API_1_URL"], running.env["API_2_URL"]
     conversation_id = await new_conversation(first)
     streams = [await follow(url, conversation_id) for url in (second, second, second, first, first)]
@@ -101,20 +101,20 @@ async def test_two_processes_together_keep_to_the_limit_and_the_streams_of_a_kil
     sent_before = 1 + len(streams)
 
     answers = await send(running, conversation_id, 5)
-    assert 600 * 0.95 <= sent_before + sum(answer.came_in for answer in answers) <= 600 * 1.05
+    assert 600 * 0.95 <= sent_before + sum(answer.allowed for answer in answers) <= 600 * 1.05
 
 
 @pytest.mark.endless
 @pytest.mark.parametrize("limit", [60, 600, 6_000])
 async def test_two_processes_together_keep_to_the_limit_in_each_of_three_minutes(
-    limited: Callable[..., System], limit: int
+    limited_system: Callable[..., System], limit: int
 ) -> None:
-    running = limited(tenant={"requests": limit})
+    running = limited_system(tenant={"requests": limit})
     answers = await send(running, await new_conversation(running.base_url), 180)
 
-    came_in = [answer.at for answer in answers if answer.came_in]
+    allowed = [answer.at for answer in answers if answer.allowed]
     for start in range(0, 120, 5):
-        in_this_minute = sum(start <= at < start + 60 for at in came_in)
+        in_this_minute = sum(start <= at < start + 60 for at in allowed)
         assert in_this_minute <= limit * 1.05, f"{in_this_minute} from second {start} on"
-    whole_minutes = [sum(minute * 60 <= at < minute * 60 + 60 for at in came_in) for minute in range(3)]
+    whole_minutes = [sum(minute * 60 <= at < minute * 60 + 60 for at in allowed) for minute in range(3)]
     assert all(limit * 0.95 - 1 <= count <= limit * 1.05 for count in whole_minutes), whole_minutes

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.reply_streams import retrieve_when
-from tests.replies.stopped_cases import ANSWERS, WAYS, Case, Stops, cases
+from tests.replies.stopped_cases import ANSWERS, STOP_REASONS, Case, Stops, cases
 from tests.scripted_provider import ScriptedProvider
 from tests.servers import ROOT
 from tests.system import System
@@ -39,7 +39,7 @@ async def test_replies_that_are_stopped_in_every_way_join_their_conversations_as
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, urls)
-    planned = cases(COUNT - KILLED, WAYS)
+    planned = cases(COUNT - KILLED, STOP_REASONS)
     for first in range(0, len(planned), AT_ONCE):
         batch = planned[first : first + AT_ONCE]
         asking = await asyncio.gather(*map(stops.begin, batch))

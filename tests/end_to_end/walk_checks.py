@@ -212,10 +212,10 @@ class WalkChecks:
         for n, compared in enumerate(self._states):
             fault = self._fault_of_match(recorded, count, compared)
             if fault is None:
-                faults_of_place = [self._fault_of_place(recorded, count, compared, state) for state in self._states[n:]]
-                if None in faults_of_place:
+                faults_of_item = [self._fault_of_item(recorded, count, compared, state) for state in self._states[n:]]
+                if None in faults_of_item:
                     return None
-                fault = ", then ".join(dict.fromkeys(map(str, faults_of_place)))
+                fault = ", then ".join(dict.fromkeys(map(str, faults_of_item)))
             faults[fault] = None
         return "; or ".join(faults)
 
@@ -234,7 +234,7 @@ class WalkChecks:
             return f"its first {count} items are not those before {after}"
         return f"only {count} items are recognised instead of {required}" if count < required else None
 
-    def _fault_of_place(
+    def _fault_of_item(
         self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
     ) -> str | None:
         """Why the reply must not be in its conversation, if the store is in `state` when the request is appended. None if it may.

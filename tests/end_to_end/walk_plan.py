@@ -241,8 +241,8 @@ class Planner:
             chat.instructions = rng.choice(INSTRUCTIONS)
         kind: Kind = "paste" if chat.messages and chat.number is None else "begin"
         if chat.messages:
-            moves = [move for move in self._moves() if self._is_possible(move, chat)]
-            name, change, _ = rng.choices(moves, [weight for _, _, weight in moves])[0]
+            changes = [each for each in self._changes() if self._is_possible(each, chat)]
+            name, change, _ = rng.choices(changes, [weight for _, _, weight in changes])[0]
             change(chat)
             kind = name if kind == "begin" else kind
         else:
@@ -292,7 +292,7 @@ class Planner:
 
     # What a client does with its transcript before it sends it.
 
-    def _moves(self) -> Sequence[tuple[Kind, Callable[[Chat], None], int]]:
+    def _changes(self) -> Sequence[tuple[Kind, Callable[[Chat], None], int]]:
         return (
             ("continue", self._continue, 40),
             ("repeat", self._drop_answer, 16),
@@ -303,9 +303,9 @@ class Planner:
             ("decorate", self._decorate, 6),
         )
 
-    def _is_possible(self, move: tuple[Kind, Callable[[Chat], None], int], chat: Chat) -> bool:
+    def _is_possible(self, change: tuple[Kind, Callable[[Chat], None], int], chat: Chat) -> bool:
         questions = len(chat.indexes("user"))
-        match move[0]:
+        match change[0]:
             case "repeat":
                 return len(chat.messages) > 1 or not chat.is_answered
             case "cut":

@@ -86,8 +86,8 @@ class Walk:
                 await asyncio.sleep(0.1)
                 self.checks.observe(self._store.log.new())
         await self._wait_until_ready()
-        await _in_fours(self._check_context, self.checks.recorded.values())
-        await _in_fours(self._check_conversation, self.checks.model.conversations)
+        await _four_at_a_time(self._check_context, self.checks.recorded.values())
+        await _four_at_a_time(self._check_conversation, self.checks.model.conversations)
         for subject in self._subjects:
             await self._check_list(subject)
         self._check_no_prefix_is_left()
@@ -330,14 +330,14 @@ class Walk:
                     await asyncio.sleep(0.05)
 
 
-async def _in_fours(check: Callable[[Any], Awaitable[None]], subjects: Iterable[Any]) -> None:
-    """Carries out the check for each of `subjects`, four at a time."""
+async def _four_at_a_time(check: Callable[[Any], Awaitable[None]], values: Iterable[Any]) -> None:
+    """Carries out the check for each value, four at a time."""
     slots = asyncio.Semaphore(4)
 
-    async def one(subject: Any) -> None:
+    async def one(value: Any) -> None:
         async with slots:
-            await check(subject)
+            await check(value)
 
     async with asyncio.TaskGroup() as group:
-        for subject in subjects:
-            group.create_task(one(subject))
+        for value in values:
+            group.create_task(one(value))

@@ -6,7 +6,7 @@ import pytest
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, migrate
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
-from tests.access.made_keys import stored_key
+from tests.access.made_keys import store_new_key
 from tests.log import Log
 
 ROW = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, '', '')"
@@ -95,7 +95,7 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
     settings: Settings,
 ) -> None:
     """`pg_restore --clean` drops only what is in the dump. So the keys still exist, but their migration has no row."""
-    key = stored_key(settings.postgres_url)
+    key = store_new_key(settings.postgres_url)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name = '0014_api_keys.sql'")
     assert migrate(settings.postgres_url) == ["0014_api_keys.sql"]

@@ -13,8 +13,8 @@ from tests.clients.recipe import CannotInstall, Environment
 from tests.system import System
 
 HERE = Path(__file__).parent / "schemathesis"
-DOSE_SECONDS = 20
-ENDLESS_SECONDS = 600
+CI_SECONDS = 20
+LONG_SECONDS = 600
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def run(store: System, directory: Path, seconds: int, *arguments: str) -> None:
 
 @pytest.mark.clients
 def test_a_few_seconds_of_requests_are_answered_as_the_document_says(store: System, directory: Path) -> None:
-    run(store, directory, DOSE_SECONDS, "--seed", "1", "--max-examples", "2", "--no-shrink")
+    run(store, directory, CI_SECONDS, "--seed", "1", "--max-examples", "2", "--no-shrink")
 
 
 @pytest.mark.endless
 def test_ten_minutes_of_requests_are_answered_as_the_document_says(store: System, directory: Path) -> None:
-    run(store, directory, ENDLESS_SECONDS, "--max-examples", "100")
+    run(store, directory, LONG_SECONDS, "--max-examples", "100")

@@ -34,9 +34,9 @@ class Item(Struct, eq=False):
     conversation: "Conversation"
 
     @property
-    def line(self) -> list["Item"]:
+    def path(self) -> list["Item"]:
         """The items from the first one to this one."""
-        return [*(self.parent.line if self.parent else ()), self]
+        return [*(self.parent.path if self.parent else ()), self]
 
 
 class State(Struct, frozen=True):
@@ -65,7 +65,7 @@ class Conversation(Struct, eq=False):
 
     @property
     def all_items(self) -> list[Item]:
-        return [*(self.base.line if self.base else ()), *self.items]
+        return [*(self.base.path if self.base else ()), *self.items]
 
     @property
     def version(self) -> int:
@@ -76,13 +76,13 @@ class Conversation(Struct, eq=False):
         """This conversation, the one that it was forked from, and so on."""
         return [self, *(self.origin.family if self.origin else ())]
 
-    def turns(self, item: Item) -> list[int]:
+    def retractions_of(self, item: Item) -> list[int]:
         """The versions at which this conversation retracted and restored the item in turn."""
         return self.retractions.get(item.id, [])
 
     def has_retracted(self, item: Item, version: int | None = None) -> bool:
         """Whether the item is retracted here now, or was at this version."""
-        return len([turn for turn in self.turns(item) if version is None or turn <= version]) % 2 == 1
+        return len([at for at in self.retractions_of(item) if version is None or at <= version]) % 2 == 1
 
     def siblings(self, item_id: str) -> list[str]:
         """The ids of the items with the same parent that this conversation shows, in the order in which they were added."""
@@ -97,7 +97,7 @@ class Conversation(Struct, eq=False):
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(
-            origin.has_retracted(item) and origin.turns(item)[-1] <= fork.forked_at
+            origin.has_retracted(item) and origin.retractions_of(item)[-1] <= fork.forked_at
             for fork, origin in pairwise(self.family)
         )
 
@@ -138,8 +138,8 @@ class History:
                 await self._check(conversation)
 
     async def _check(self, conversation: Conversation) -> None:
-        line = conversation.head.line if conversation.head else []
-        shown = [item.id for item in line if conversation.shows(item)]
+        active_path = conversation.head.path if conversation.head else []
+        shown = [item.id for item in active_path if conversation.shows(item)]
         items = await self._items(conversation, order="asc")
         assert [item["id"] for item in items] == shown
         for entry in items:
@@ -155,17 +155,17 @@ class History:
         unretracted = [item.id for item in conversation.all_items if conversation.shows(item)]
         assert sorted(node["id"] for node in nodes if "retracted" not in node) == sorted(unretracted)
         assert {node["id"] for node in nodes} <= {item.id for item in conversation.all_items}
-        if line:
+        if active_path:
             item = self.chance.choice(conversation.all_items)
-            path = [each.id for each in item.line if conversation.shows(each)]
+            path = [each.id for each in item.path if conversation.shows(each)]
             if not item.conversation.deleted:
                 assert await self._listed(conversation, order="asc", leaf=item.id) == path
             answer = await self._get(conversation, f"items/{item.id}")
             assert answer.status_code == (200 if conversation.shows(item) else 404)
         version = self.chance.choice([*conversation.states])
         head = conversation.states[version].head
-        line = [item for item in head.line if conversation.showed(item, version)] if head else []
-        assert await self._listed(conversation, order="asc", as_of=version) == [item.id for item in line]
+        active_path = [item for item in head.path if conversation.showed(item, version)] if head else []
+        assert await self._listed(conversation, order="asc", as_of=version) == [item.id for item in active_path]
 
     async def _listed(self, conversation: Conversation, **query: Any) -> list[str]:
         return [item["id"] for item in await self._items(conversation, **query)]
@@ -238,7 +238,7 @@ class History:
             body, state, forked_at = {"version": version}, conversation.states[version], version
         elif item is not None and kind in ("item", "after"):
             body = {"item": item.id, "include_after": kind == "after"}
-            on_path = conversation.head is not None and item in conversation.head.line
+            on_path = conversation.head is not None and item in conversation.head.path
             expected = 404 if not conversation.shows(item) else 200 if kind == "item" or on_path else 400
             if kind == "item":
                 state = State(item, state.pins)
@@ -249,8 +249,8 @@ class History:
         forked = answer.json()
         head = state.head.id if state.head else None
         assert (forked["forked_from"]["conversation"], forked["forked_from"]["item"]) == (conversation.id, head)
-        line = state.head.line if state.head else []
-        pins = [pin for pin in state.pins if pin in line]
+        active_path = state.head.path if state.head else []
+        pins = [pin for pin in state.pins if pin in active_path]
         fork = Conversation(forked["id"], conversation, forked_at, state.head, state.head, pins)
         self.conversations.append(fork)
         self._note(fork, answer)

@@ -14,7 +14,7 @@ from tests.queries.writer import Writer
 EVENTS = {"Accept": "text/event-stream"}
 
 
-def limited(settings: Settings, **limits: object) -> Settings:
+def limited_settings(settings: Settings, **limits: object) -> Settings:
     return settings.model_copy(update={"rate_limits": RateLimits.model_validate(limits)})
 
 
@@ -22,7 +22,7 @@ async def test_reads_count_as_requests_and_answers_have_the_remaining_number(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
-    async with open_api(limited(settings, tenant={"requests": 4})) as api:
+    async with open_api(limited_settings(settings, tenant={"requests": 4})) as api:
         found = await api.get(f"/v1/conversations/{conversation_id}")
         missing = await api.get(f"/v1/conversations/conv_{'0' * 32}")
         unchanged = await api.get(
@@ -45,7 +45,7 @@ async def test_open_streams_of_events_and_replies_are_limited_together_and_no_lo
     response_id, _ = await write.request_reply(conversation_id, "?")
     path = f"/v1/conversations/{conversation_id}/events"
     async with (
-        served(limited(settings, subject={"followers": 2})) as url,
+        served(limited_settings(settings, subject={"followers": 2})) as url,
         httpx.AsyncClient(base_url=url, timeout=10) as client,
     ):
         async with AsyncExitStack() as streams:

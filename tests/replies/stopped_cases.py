@@ -1,6 +1,6 @@
 """Cases in which a reply is stopped in the middle of its answer.
 
-A case has a way to stop the reply, and a context policy. It also says what must be stored at the end. `Stops` runs the
+A case has a reason why the reply stops, and a context policy. It also says what must be stored at the end. `Stops` runs the
 cases against a store that is served on a port, with the write API, the read API and a projector. The provider pauses each answer after a
 few parts, until the store disconnects or `Stops` lets the answer continue.
 """
@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from tests.principals import HEADER
 from tests.scripted_provider import Exchange, ScriptedProvider
 
-Way = Literal[
+StopReason = Literal[
     "cancel",
     "leave stream",
     "leave",
@@ -30,32 +30,32 @@ Way = Literal[
     "delete conversation",
     "kill",
 ]
-Step = Callable[[Exchange], None]
-LEAVING: tuple[Way, ...] = ("leave stream", "leave", "leave socket", "leave chat")
-WAYS: tuple[Way, ...] = (
+AnswerStep = Callable[[Exchange], None]
+LEAVING: tuple[StopReason, ...] = ("leave stream", "leave", "leave socket", "leave chat")
+STOP_REASONS: tuple[StopReason, ...] = (
     "cancel",
     *LEAVING,
     "provider error",
     "delete response",
     "delete conversation",
 )
-"""All ways but `kill`, which stops many replies at once."""
+"""All but `kill`, which stops many replies at once."""
 
 
-def text(value: str) -> Step:
+def text(value: str) -> AnswerStep:
     return lambda exchange: exchange.text_chunk(value)
 
 
-def thought(value: str) -> Step:
+def thought(value: str) -> AnswerStep:
     return lambda exchange: exchange.delta(reasoning_content=value)
 
 
-def call(index: int, arguments: str) -> Step:
+def call(index: int, arguments: str) -> AnswerStep:
     start = {"index": index, "id": f"call_{index}", "type": "function"}
     return lambda exchange: exchange.delta(tool_calls=[{**start, "function": {"name": "look", "arguments": arguments}}])
 
 
-ANSWERS: dict[str, Sequence[Step]] = {
+ANSWERS: dict[str, Sequence[AnswerStep]] = {
     "nothing": (),
     "text": (text("one "), text("two ")),
     "long text": (text("one " * 400),),
@@ -97,54 +97,54 @@ FINISHED = [("message", "one two three", "completed")]
 
 class Case(Struct, frozen=True):
     number: int
-    way: Way
+    reason: StopReason
     stopped: str
     on_disconnect: str
     answer: str
 
     @property
     def question(self) -> str:
-        return f"Question {self.number} ({self.way}, {self.answer})"
+        return f"Question {self.number} ({self.reason}, {self.answer})"
 
     @property
-    def goes_on(self) -> bool:
-        return self.way in LEAVING and self.on_disconnect == "finish"
+    def is_not_stopped(self) -> bool:
+        return self.reason in LEAVING and self.on_disconnect == "finish"
 
     @property
     def status(self) -> str | None:
         """The Response's status at the end; None if it is deleted."""
-        if self.way in ("delete response", "delete conversation"):
+        if self.reason in ("delete response", "delete conversation"):
             return None
-        if self.goes_on:
+        if self.is_not_stopped:
             return "completed"
-        return {"cancel": "cancelled", "provider error": "failed"}.get(self.way, "incomplete")
+        return {"cancel": "cancelled", "provider error": "failed"}.get(self.reason, "incomplete")
 
     @property
     def joins(self) -> bool:
-        return self.goes_on or (self.stopped == "keep" and self.status in ("cancelled", "incomplete"))
+        return self.is_not_stopped or (self.stopped == "keep" and self.status in ("cancelled", "incomplete"))
 
     @property
     def answered(self) -> list[tuple[str, str, str]]:
         """The answer's items in the conversation."""
-        return (FINISHED if self.goes_on else JOINING[self.answer]) if self.joins else []
+        return (FINISHED if self.is_not_stopped else JOINING[self.answer]) if self.joins else []
 
     @property
     def output(self) -> list[tuple[str, str, str]]:
         """The Response's output."""
-        return FINISHED if self.goes_on else [*JOINING[self.answer], *REST.get(self.answer, [])]
+        return FINISHED if self.is_not_stopped else [*JOINING[self.answer], *REST.get(self.answer, [])]
 
 
-def cases(count: int, ways: Sequence[Way] = WAYS) -> list[Case]:
-    """The first `count` cases of: every way with every policy, over and over. The cases use the answers in turn.
+def cases(count: int, reasons: Sequence[StopReason] = STOP_REASONS) -> list[Case]:
+    """The first `count` cases of: every reason with every policy, over and over. The cases use the answers in turn.
 
     A case in which the reply is not stopped always has the answer `text`.
     """
     answers = itertools.cycle(ANSWERS)
-    every = itertools.cycle(itertools.product(ways, ("drop", "keep"), ("stop", "finish")))
+    every = itertools.cycle(itertools.product(reasons, ("drop", "keep"), ("stop", "finish")))
     created: list[Case] = []
-    for number, (way, stopped, on_disconnect) in enumerate(itertools.islice(every, count)):
-        case = Case(number, way, stopped, on_disconnect, next(answers))
-        created.append(Case(number, way, stopped, on_disconnect, "text") if case.goes_on else case)
+    for number, (reason, stopped, on_disconnect) in enumerate(itertools.islice(every, count)):
+        case = Case(number, reason, stopped, on_disconnect, next(answers))
+        created.append(Case(number, reason, stopped, on_disconnect, "text") if case.is_not_stopped else case)
     return created
 
 
@@ -182,20 +182,20 @@ class Stops:
         return asking
 
     async def stop(self, case: Case, asking: "asyncio.Task[None]") -> None:
-        """Does what `case.way` says, which must not be `kill`. Returns when the reply has ended."""
+        """Does what `case.reason` says, which must not be `kill`. Returns when the reply has ended."""
         url, response_id, conversation_id = self.url(case), self.responses[case.number], self.conversations[case.number]
-        if case.way in LEAVING:
+        if case.reason in LEAVING:
             asking.cancel()
             await asyncio.wait({asking})
-            if case.goes_on:
+            if case.is_not_stopped:
                 self.let_finish(case)
-        elif case.way == "cancel":
+        elif case.reason == "cancel":
             await self._ok("POST", f"{url}/v1/responses/{response_id}/cancel")
-        elif case.way == "provider error":
+        elif case.reason == "provider error":
             self._fails.add(case.question)
-        elif case.way == "delete response":
+        elif case.reason == "delete response":
             await self._ok("DELETE", f"{url}/v1/responses/{response_id}")
-        elif case.way == "delete conversation":
+        elif case.reason == "delete conversation":
             await self._ok("DELETE", f"{url}/v1/conversations/{conversation_id}")
         await self.until_ended(case)
         await asyncio.wait({asking})
@@ -215,7 +215,7 @@ class Stops:
     async def check(self, case: Case) -> None:
         """Compares the items, the list of responses, the Response and the next request with what the case says."""
         question_items = [("message", case.question, "completed")]
-        if case.way == "delete conversation":
+        if case.reason == "delete conversation":
             conversation_id = self.conversations[case.number]
             for path in ("", "/items", "/responses", "/context"):
                 assert await self._get(case, f"conversations/{conversation_id}{path}") is None, path
@@ -278,18 +278,18 @@ class Stops:
     async def _ask(self, case: Case) -> None:
         conversation_id, url = self.conversations[case.number], self.url(case)
         body = {"input": case.question, "conversation": conversation_id, "model": "scripted"}
-        if case.way == "leave socket":
+        if case.reason == "leave socket":
             headers = {name: value for name, value in self.http.headers.items() if name == HEADER}
             async with connect(f"{url}/v1/responses".replace("http", "ws", 1), additional_headers=headers) as socket:
                 await socket.send(json.dumps({"type": "response.create", **body}))
                 async for _ in socket:
                     pass
-        elif case.way == "leave chat":
+        elif case.reason == "leave chat":
             messages = [{"role": "user", "content": case.question}]
             chat = {"model": "scripted", "messages": messages, "stream": case.number % 3 > 0}
             await self._read(f"{url}/v1/chat/completions", chat, {"X-Conversation-Id": conversation_id})
         else:
-            is_streamed = case.way == "leave stream" or (case.way != "leave" and case.number % 2 > 0)
+            is_streamed = case.reason == "leave stream" or (case.reason != "leave" and case.number % 2 > 0)
             await self._read(f"{url}/v1/responses", {**body, "stream": is_streamed}, {})
 
     async def _read(self, url: str, body: dict[str, Any], headers: dict[str, str]) -> None:

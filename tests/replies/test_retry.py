@@ -19,7 +19,7 @@ from tests.commands.provider_scripts import breaks_off
 from tests.commands.served_api import answer_of, socket_error
 from tests.log import Log
 from tests.principals import HEADER, headers_of
-from tests.replies.stopped_cases import FINISHED, Case, Stops, Way
+from tests.replies.stopped_cases import FINISHED, Case, StopReason, Stops
 from tests.scripted_provider import ScriptedProvider
 
 
@@ -52,7 +52,7 @@ async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: An
     return str(answer.json()["error"]["response_id"])
 
 
-WAYS: tuple[Way, ...] = ("cancel", "leave stream", "leave socket", "provider error")
+STOP_REASONS: tuple[StopReason, ...] = ("cancel", "leave stream", "leave socket", "provider error")
 
 
 async def test_a_stopped_or_failed_turn_is_tried_again_and_replaces_what_was_kept_of_it(
@@ -61,8 +61,8 @@ async def test_a_stopped_or_failed_turn_is_tried_again_and_replaces_what_was_kep
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
     policies = ("drop", "keep")
     planned = [
-        Case(number, way, policies[number % 2], "stop", "text")
-        for number, way in enumerate(way for way in WAYS for _ in policies)
+        Case(number, reason, policies[number % 2], "stop", "text")
+        for number, reason in enumerate(reason for reason in STOP_REASONS for _ in policies)
     ]
     asking = await asyncio.gather(*map(stops.begin, planned))
     await asyncio.gather(*map(stops.stop, planned, asking))
@@ -146,10 +146,10 @@ async def test_a_turn_of_a_chain_is_tried_again_with_the_content_that_it_carried
     contents = [message["content"] for message in provider.requests[-1]["messages"]]
     assert contents == ["one", "Hello, world!", "Why?", "partial", "And why?"]
     assert error_of(await http.post("/v1/responses", json={"retry": third})) == (409, "head_moved", None)
-    goes_on = await post(http, input="so?", previous_response_id=retried["id"])
+    is_not_stopped = await post(http, input="so?", previous_response_id=retried["id"])
     contents = [message["content"] for message in provider.requests[-1]["messages"]]
     assert contents == ["one", "Hello, world!", "Why?", "partial", "And why?", "Hello, world!", "so?"]
-    assert goes_on["conversation"] == start["conversation"]
+    assert is_not_stopped["conversation"] == start["conversation"]
 
 
 async def test_a_failed_retry_is_tried_again_and_a_repeat_with_its_key_gets_the_same_response(

@@ -14,7 +14,7 @@ import httpx
 from infrastructure.settings import Settings
 from scripts.stores import open_stores
 from scripts.verify import verify
-from tests.replies.stopped_cases import WAYS, Case, Stops, cases
+from tests.replies.stopped_cases import STOP_REASONS, Case, Stops, cases
 from tests.scripted_provider import Exchange, Script, ScriptedProvider
 
 
@@ -22,7 +22,7 @@ async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says
     settings: Settings, http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
-    planned = cases(4 * len(WAYS))
+    planned = cases(4 * len(STOP_REASONS))
     asking = await asyncio.gather(*map(stops.begin, planned))
     await asyncio.gather(*map(stops.stop, planned, asking))
     await asyncio.gather(*map(stops.check, planned))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.bench import BENCHMARKS, What
+from scripts.bench import BENCHMARKS, BenchmarkName
 from scripts.benchmarks.bench_store import BenchStore, bench_store, durability
 from scripts.benchmarks.benchmark import Sizes
 from scripts.benchmarks.figures import Measurement
@@ -50,7 +50,7 @@ def floor(store: BenchStore) -> Iterator[FloorServer]:
         yield started
 
 
-def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
+def measured(what: BenchmarkName, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
     """Runs one benchmark. Returns its measurements by name.
 
     Asserts that each measurement names floors, and that these floors are measured too.
@@ -68,7 +68,7 @@ def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Mea
 
 
 def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor: FloorServer) -> None:
-    measurements = measured(What.APPEND, store, floor)
+    measurements = measured(BenchmarkName.APPEND, store, floor)
 
     assert measurements["HTTP appends a second, 32 connections"].better == "more"
     assert measurements["HTTP appends a second, 1 connection"].better == "more"
@@ -78,7 +78,7 @@ def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor:
 def test_requests_are_measured_for_many_branches_and_for_a_path_across_many_branches(
     store: BenchStore, floor: FloorServer
 ) -> None:
-    measurements = measured(What.BRANCHES, store, floor)
+    measurements = measured(BenchmarkName.BRANCHES, store, floor)
 
     assert {"revise: 600 items, 12 branches", "context: a path of 12 branches"} <= set(measurements)
     assert len(measurements) == 2 * 6
@@ -87,7 +87,7 @@ def test_requests_are_measured_for_many_branches_and_for_a_path_across_many_bran
 def test_the_time_from_commit_to_visible_and_the_time_of_a_page_are_measured(
     store: BenchStore, floor: FloorServer
 ) -> None:
-    measurements = measured(What.READ, store, floor)
+    measurements = measured(BenchmarkName.READ, store, floor)
 
     p50, p99 = (measurements[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
     assert p50 <= p99
@@ -95,7 +95,7 @@ def test_the_time_from_commit_to_visible_and_the_time_of_a_page_are_measured(
 
 
 def test_contexts_are_measured_from_their_snapshot_and_from_the_log(store: BenchStore, floor: FloorServer) -> None:
-    measurements = measured(What.CONTEXT, store, floor)
+    measurements = measured(BenchmarkName.CONTEXT, store, floor)
 
     assert {*measurements} == {
         "context of 20 items",
@@ -109,7 +109,7 @@ def test_contexts_are_measured_from_their_snapshot_and_from_the_log(store: Bench
 
 
 def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor: FloorServer) -> None:
-    measurements = measured(What.STREAM, store, floor)
+    measurements = measured(BenchmarkName.STREAM, store, floor)
 
     assert (
         measurements["first word of a reply, 4 streams, p50"].value
@@ -121,14 +121,14 @@ def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor:
 
 
 def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStore, floor: FloorServer) -> None:
-    assert set(measured(What.REBUILD, store, floor)) == {
+    assert set(measured(BenchmarkName.REBUILD, store, floor)) == {
         "rebuild of all views, 5 dialogues",
         "memory of a rebuild's largest process, peak PSS",
     }
 
 
 def test_searches_are_measured_while_items_are_appended(store: BenchStore, floor: FloorServer) -> None:
-    assert set(measured(What.SEARCH, store, floor)) == {
+    assert set(measured(BenchmarkName.SEARCH, store, floor)) == {
         "search, 4 connections, 100 appends/s, p50",
         "search, 4 connections, 100 appends/s, p99",
         "commit to found, median",
@@ -138,7 +138,7 @@ def test_searches_are_measured_while_items_are_appended(store: BenchStore, floor
 
 
 def test_the_memory_of_the_api_process_is_measured(store: BenchStore, floor: FloorServer) -> None:
-    assert set(measured(What.MEMORY, store, floor)) == {
+    assert set(measured(BenchmarkName.MEMORY, store, floor)) == {
         "api process, 20 active conversations, PSS",
         "api process, 5 of 300 items, PSS",
         "api process, peak RSS",

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from infrastructure.settings import Settings
 from scripts.keys import app
-from tests.access.made_keys import made_key
+from tests.access.made_keys import new_test_key
 from tests.log import Log
 from tests.servers import wait_until
 from tests.system import System
@@ -57,7 +57,7 @@ def test_keys_are_made_listed_and_revoked(settings: Settings) -> None:
 
 
 def test_a_wrong_command_gets_a_message_and_nothing_is_stored(settings: Settings) -> None:
-    a_key = made_key()
+    a_key = new_test_key()
     wrong: list[tuple[tuple[str, ...], int, str]] = [
         ((*CREATE[:-1], "read,root"), 2, "--scopes: A key has one or more of these scopes"),
         ((*CREATE[:-1], ","), 2, "--scopes"),

@@ -7,7 +7,7 @@ import pytest
 
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from tests.access.made_keys import stored_key
+from tests.access.made_keys import store_new_key
 from tests.clients.recipe import CannotInstall, Environment
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
@@ -41,7 +41,7 @@ async def test_the_sdk_works_in_a_page_of_a_listed_origin_and_fails_in_any_other
         "cors_origins": frozenset({site.origin("friend.example")}),
         "auth_mode": auth_mode,
     }
-    key = stored_key(settings.postgres_url)
+    key = store_new_key(settings.postgres_url)
     log = Log(settings.postgres_url)
     async with served_store(settings.model_copy(update=changed), Metrics()) as http:
         target = {"store": str(http.base_url).rstrip("/"), "apiKey": key.secret}
