@@ -5,6 +5,7 @@ them. What the view says may be old. So each hit is checked before it is shown: 
 whether the caller may read the conversation and whether the item is deleted.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 
 from context.deleted_content import deleted_items
 from domain.items import text_of
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import Seconds
@@ -168,8 +170,14 @@ async def _hits(
     if not matches:
         await context.dependencies.consistency.check(read)
         return {}
-    items, conversations = await _items(context, read, matches)
-    found = await _visible(context, read, items, conversations)
+    (items, conversations), end_of = await asyncio.gather(
+        _items(context, read, matches), _ends(context, read, {match.conversation_id for match in matches})
+    )
+    if end_of is None:
+        own = {each for each, found in conversations.items() if may_see_unverified(context.principal, found["owner"])}
+        found = {item_id for item_id, item in items.items() if item["conversation_id"] in own}
+    else:
+        found = await _visible(context, read, items, end_of)
     named = visible.conversations[:1] if visible.conversations else None
     shown = {
         item_id: item
@@ -217,41 +225,41 @@ def _conversations_collection(context: QueryContext) -> str:
     return context.dependencies.consistency.positions.last_collection("conversations")
 
 
-async def _visible(
-    context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
-) -> set[str]:
-    """Those of the items that the caller may see, as the log says. While Postgres is unavailable, those of the caller's own conversations.
-
-    If the view has all events of an item's conversation, it knows whether the item was retracted. The log is asked about the others, and about copies.
-    """
-    log = context.dependencies.log
-    conversation_ids = [*dict.fromkeys(item["conversation_id"] for item in items.values())]
+async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[str]) -> dict[str, Head | None] | None:
+    """The ends of these conversations. None while Postgres is unavailable: then the caller sees only what is their own."""
+    in_order = [*conversation_ids]
     try:
-        end_of = dict(zip(conversation_ids, await log.head_of_each(conversation_ids), strict=True))
-        current = {
-            conversation_id
-            for conversation_id, head in end_of.items()
-            if head is not None and head.position <= read.complete_to and conversation_id not in read.parked
-        }
-        unsettled = {
-            item_id: item.get("copy_of")
-            for item_id, item in items.items()
-            if item["conversation_id"] not in current or item.get("copy_of")
-        }
-        deleted = await deleted_items(log, unsettled)
+        return dict(zip(in_order, await context.dependencies.log.head_of_each(in_order), strict=True))
     except PostgresUnavailable:
         if read.verified:
             raise
-        own = {each for each, found in conversations.items() if may_see_unverified(context.principal, found["owner"])}
-        return {item_id for item_id, item in items.items() if item["conversation_id"] in own}
+        return None
+
+
+async def _visible(
+    context: QueryContext, read: Read, items: Mapping[str, Document], end_of: Mapping[str, Head | None]
+) -> set[str]:
+    """Those of the items that the caller may see, as the log says. `end_of`: the ends of their conversations.
+
+    If the view has all events of an item's conversation, it knows whether the item was retracted. The log is asked about the others, and about copies.
+    """
     readable = {
-        conversation_id
+        conversation_id: head
         for conversation_id, head in end_of.items()
         if head is not None and not head.deleted and head.role(context.principal) is not None
     }
-    return {
-        item_id for item_id, item in items.items() if item["conversation_id"] in readable and item_id not in deleted
+    current = {
+        conversation_id
+        for conversation_id, head in readable.items()
+        if head.position <= read.complete_to and conversation_id not in read.parked
     }
+    found = {item_id: item for item_id, item in items.items() if item["conversation_id"] in readable}
+    unsettled = {
+        item_id: item.get("copy_of")
+        for item_id, item in found.items()
+        if item["conversation_id"] not in current or item.get("copy_of")
+    }
+    return found.keys() - await deleted_items(context.dependencies.log, unsettled)
 
 
 def _hit(match: Match, document: Document, leaf: str, terms: SearchTerms) -> SearchHit:
