@@ -102,7 +102,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.summary_changes(conversation_id, until=until, limit=limit))
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Which of these items were retracted, in their conversation or in one of the forks `inherited_by`, or are in a deleted conversation."""
+        """Which of these ids belong now to a retracted item, a deleted response, or a deleted conversation. `inherited_by`: as in ConversationReader."""
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:

@@ -129,8 +129,9 @@ class EventLog:
     async def append(self, request: AppendRequest) -> Appended:
         """Decides the command on its conversation's current state, and makes its events durable.
 
-        Cancelling the call does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, LogBusy (nothing
-        was appended) or LogUnavailable (if its `outcome_unknown` is set, events may have been appended).
+        Cancelling the call does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, UnreadableEvent (the
+        conversation has an event that this code cannot read), LogBusy (nothing was appended) or LogUnavailable (if its `outcome_unknown` is set,
+        events may have been appended).
         """
         return await self._queue.put(request)
 

@@ -95,7 +95,7 @@ class PrefixLookup:
     async def find(self, hashes: Sequence[bytes], tenant: str) -> list[tuple[PrefixRow, Head | None]]:
         """The rows with these hashes, each with the last event of its conversation.
 
-        Rows without their item are left out. The rows are in the order of the hashes. For each hash there are at most
+        Rows whose item is missing, or was ever retracted, are left out. The rows are in the order of the hashes. For each hash there are at most
         MAX_PREFIXES rows, those in the newest conversations first. Raises psycopg.Error.
         """
         found: list[tuple[PrefixRow, Head | None]] = []

@@ -155,7 +155,7 @@ class PrincipalReader(ConversationReader):
     async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
         """The prefixes with these hashes. Prefixes in conversations where the principal may not write are left out.
 
-        So are prefixes whose item or conversation is deleted. The prefixes of one hash are sorted by conversation,
+        So are prefixes whose item was ever retracted, or whose conversation is deleted. The prefixes of one hash are sorted by conversation,
         newest first. `PrefixLookup` reads at most MAX_PREFIXES of each hash.
         """
         found = await self._prefix_lookup.find(hashes, self.tenant)

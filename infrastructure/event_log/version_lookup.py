@@ -64,8 +64,8 @@ class Head(Struct, frozen=True, array_like=True):
     """A conversation's last event, and who may use the conversation. `chain_hash` and `incarnation`: as in `Recorded`.
 
     `deleted`: whether that event deleted the conversation. `owner`: the subject that started the conversation; None if its first event is
-    missing. `shares_event`: the topic and state of the event that holds the conversation's shares. `moved_event`: version, topic and state of
-    the last HeadMoved; None if the head was never moved, so the conversation has one branch.
+    missing. `shares_event`: the topic and state of the event that holds the conversation's shares; None if it was never shared.
+    `moved_event`: version, topic and state of the last HeadMoved; None if the head was never moved, so the conversation has one branch.
     """
 
     tenant: str

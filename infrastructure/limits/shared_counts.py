@@ -144,7 +144,7 @@ class SharedCounts:
         return bool(count.has(now, is_shared=False) if has is None else has)
 
     async def _answer_for(self, counts: Sequence[Count]) -> bool:
-        """Asks for these counts, and waits for the answer. False if no answer came in time: then this process decides by itself."""
+        """Asks for these counts, and waits for the answer. False if Redis is unavailable or slow, or does not answer in time: then this process decides by itself."""
         if not (self.is_available and self._answers_quickly):
             return False
         if self._next is None:

@@ -1,4 +1,4 @@
-"""Random messages in eight languages and random queries: exactly those messages are found that a comparison of all messages finds.
+"""Random messages in many languages and random queries: exactly those messages are found that a comparison of all messages finds.
 
 The test makes messages from words that it knows, so it needs no folding and no division into words of its own.
 """
@@ -98,7 +98,7 @@ class Store:
             await self._change(writer, conversation_id, number)
 
     async def _change(self, writer: Writer, conversation_id: str, number: int) -> None:
-        """Shares every third conversation, withdraws every sixth share, deletes every tenth conversation, and retracts a message of each."""
+        """Shares every third conversation, withdraws every second of these shares, deletes every tenth conversation, and retracts a message of each."""
         if number % 3 == 1:
             await writer.execute(conversation_id, ShareConversation(share=Share(role="reader", subject="eve")))
             self.readers[conversation_id].add("eve")

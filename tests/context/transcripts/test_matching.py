@@ -158,7 +158,7 @@ class TestBranches:
         for turn, text in ((first, "the first answer to it\n(noted)"), (second, "another answer to it\n(noted)")):
             assert end_of(await chats.match(turns("a", "b", "c", text, "more"))) == (turn.answer_id, 4)
 
-    async def test_words_of_a_retracted_item_are_not_recognised_on_any_later_branch(self, chats: Asking) -> None:
+    async def test_a_retracted_item_on_a_branch_is_not_recognised_and_the_other_branch_is(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "d")
         await chats.ask(turns("a", "b", "x"), "y")
         ids = chats.items(first.conversation_id)
