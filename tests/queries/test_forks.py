@@ -1,5 +1,6 @@
 """Forks that clients make with POST …/fork: what they begin with, and what they may do with what they inherit."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
@@ -185,6 +186,28 @@ async def test_the_inherited_items_are_listed_page_by_page_before_the_own_ones(s
         for cursor in (f"items?after={ids[5]}", f"tree?after={ids[5]}"):
             assert error_of(await store.get(f"{elsewhere}/{cursor}")) == (400, "invalid_cursor", "after")
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
+
+
+async def test_the_path_to_an_inherited_item_waits_until_the_views_show_every_conversation_on_it(store: Store) -> None:
+    async def path_to_two() -> list[str]:
+        """The texts on the path. The views catch up while it is read."""
+        url = f"/v1/conversations/{fork}/items?order=asc&leaf={two}"
+        answer, _ = await asyncio.gather(store.queries.get(url), store.world.catch_up())
+        assert answer.status_code == 200, answer.text
+        return [item["content"][0]["text"] for item in answer.json()["data"]]
+
+    origin, [one] = await store.create("one")
+    await store.world.catch_up()
+    middle = await store.fork(origin)
+    [two] = await store.append(middle, "two")
+    fork = await store.fork(middle)
+    assert await path_to_two() == ["one", "two"]
+    assert await store.retract(origin, one) == 200
+    assert await path_to_two() == ["two"]
+    assert (await store.post(f"/{origin}/items/{one}/restore")).status_code == 200
+    assert await path_to_two() == ["one", "two"]
+    assert (await store.commands.delete(f"/v1/conversations/{origin}")).status_code == 200
+    assert await path_to_two() == ["two"]
 
 
 async def test_an_inherited_item_is_revised_in_the_fork_alone_and_has_its_siblings_there(store: Store) -> None:
