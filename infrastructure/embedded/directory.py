@@ -76,7 +76,7 @@ class DataDirectory:
         return self.run / f"{name}.log"
 
     def secret(self) -> str:
-        """64 hex digits, created once for the directory."""
+        """64 hex digits, created once for the directory. Raises RuntimeError if the file is missing although Postgres has data."""
         if not self._secret_file.exists():
             if (self.path / "postgres").exists():
                 raise RuntimeError(
@@ -128,7 +128,7 @@ def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
     """A free loopback port below the range from which the kernel takes ports for outgoing connections.
 
     Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If
-    the range starts below 20,000, the port is one of 22,768 to 32,767.
+    the range starts below 20,000, the port is one of 22,768 to 32,767. Raises RuntimeError if no free port is found.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

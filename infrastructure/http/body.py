@@ -23,7 +23,7 @@ MAX_ITEMS_BODY_BYTES = 8 * 1024 * 1024
 """The most bytes of a body with items, and of one line of an import."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""If a body is too large, this much of it is read before the connection is closed."""
+"""If a body is too large, at most this much of it is read before the connection is closed."""
 
 MAX_DEPTH = 64
 """How many levels of nested objects and lists a body may have."""
@@ -56,7 +56,7 @@ def check_content_type(headers: Headers, *, lines: bool = False) -> None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises ApiError (413) when it is larger than `max_bytes`."""
+    """The request's body. Raises ApiError: 413 if it is larger than `max_bytes`, 400 if the client disconnects."""
     chunks: list[bytes] = []
     size = 0
     try:

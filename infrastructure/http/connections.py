@@ -83,7 +83,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Connections:
-    """The connections of one server. `main.py` makes this object; each connection adds and removes itself."""
+    """The connections of one server. The entry point of the program makes this object; each connection adds and removes itself."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()

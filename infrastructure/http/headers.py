@@ -35,7 +35,7 @@ def command_headers(appended: Appended) -> dict[str, str]:
 def if_match(headers: Headers) -> frozenset[int] | None:
     """The versions that `If-Match` names. None if the header is absent or `*`.
 
-    Any existing conversation matches `*`.
+    Any existing conversation matches `*`. Raises ApiError (400) if the header is malformed.
     """
     tags = _entity_tags(headers, "If-Match")
     if tags is None or tags == ["*"]:
@@ -46,7 +46,10 @@ def if_match(headers: Headers) -> frozenset[int] | None:
 
 
 def is_unmodified(headers: Headers, tag: str) -> bool:
-    """Whether `If-None-Match` names this tag, or is `*`. A weak tag equals a strong one here (RFC 9110, 13.1.2)."""
+    """Whether `If-None-Match` names this tag, or is `*`. A weak tag equals a strong one here (RFC 9110, 13.1.2).
+
+    Raises ApiError (400) if the header is malformed.
+    """
     tags = _entity_tags(headers, "If-None-Match")
     return tags is not None and (tags == ["*"] or tag in (sent.removeprefix("W/") for sent in tags))
 
@@ -79,6 +82,8 @@ def single_header(headers: Headers, name: str) -> str | None:
 
 def idempotency_key(connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
     """The request's key, with a fingerprint of its method, path and body. None if it has no key.
+
+    Raises ApiError (400) if the key is empty, too long or has control characters, or if it was sent more than once.
 
     A message on a WebSocket has the key of the handshake. A key may have any bytes except control characters, so it
     may be UTF-8. Keys are compared byte by byte, without Unicode normalization.

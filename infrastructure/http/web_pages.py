@@ -10,8 +10,8 @@ web page in a user's browser could do so too. So without a login
   exception: any site may have a link to one of the store's pages
 
 With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by
-themselves. Then only the `Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any
-site.
+themselves. Then only the `Origin` and the `Sec-Fetch-Site` of a WebSocket are checked, because browsers let any
+page open a WebSocket to any site.
 
 `/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no
 content.
