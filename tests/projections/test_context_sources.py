@@ -154,13 +154,16 @@ class History:
         await self._write.send_sequence(self.conversation_id, self.random.choice(MODELS), self._sequence(self._depth))
 
     async def _reply_beside(self) -> None:
-        """A reply after any item. Its answer opens a branch. The head may move elsewhere before."""
+        """A reply after any item. Its answer opens a branch, if it does not fail. The head may move elsewhere before."""
         event, version = self.random.choice(self._items)
         leaf = Leaf(event.item_id, event.depth, up_to_item(event, version, self._openings.get(event.branch)))
         shown = replace(SHOWN, version=0, sequence=self._sequence(event.depth))
         response_id, questions = await self._write.request_reply(
             self.conversation_id, self._text(), model=self.random.choice(MODELS), shown=shown, after=leaf
         )
+        if self.random.random() < 0.3:
+            await self._write.fail_reply(self.conversation_id, response_id)
+            return
         if self.random.random() < 0.3:
             await self._move()
         answer = NewItem(item_id=mint("msg"), item=msgspec.json.encode(self.message("assistant")))
