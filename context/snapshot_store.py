@@ -68,22 +68,28 @@ def write_arguments(
     elements: Sequence[bytes],
     *,
     branch: int | str = "",
+    keep: int | str = "",
     seconds: int = SNAPSHOT_TTL_SECONDS,
 ) -> list[str | int | bytes]:
     """The arguments of `write_snapshot.lua`, which explains them."""
     bounds = (MAX_ITEMS, MAX_BYTES, MAX_FIELDS)
     names_and_values = [value for field in fields.items() for value in field]
     identity = (fields["version"], fields["incarnation"], SNAPSHOT_FORMAT, branch)
-    return [before, *identity, seconds, *bounds, len(names_and_values), *names_and_values, *elements]
+    return [before, *identity, keep, seconds, *bounds, len(names_and_values), *names_and_values, *elements]
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
     """Writes a snapshot or a tombstone if it may replace the stored one (see the module's docstring). Returns whether it was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
     arguments = write_arguments(REPLACE, to_fields(snapshot), to_elements(snapshot), seconds=seconds)
+    return await run_script(redis, tenant, conversation_id, arguments) == 1
+
+
+async def run_script(redis: Redis, tenant: str, conversation_id: str, arguments: Sequence[str | int | bytes]) -> int:
+    """Runs `write_snapshot.lua` once, and returns its result. Raises redis.exceptions.RedisError."""
     script, _ = write_script()
-    written: Any = redis.eval(script, 2, *snapshot_keys(tenant, conversation_id), *arguments)
-    return int(await written) == 1
+    result: Any = redis.eval(script, 2, *snapshot_keys(tenant, conversation_id), *arguments)
+    return int(await result)
 
 
 async def read_stored(

@@ -3,9 +3,10 @@
 -- KEYS: the hash and the list. ARGV:
 --   1 before       the version that the events follow; -1: all of the snapshot is replaced
 --   2 - 5          version, incarnation and format that the snapshot then has; branch of the new elements, empty if there are none
---   6 seconds      until it expires
---   7 - 9          bounds: elements and bytes of the list, fields of the hash
---   10 count       of the values for the hash, which follow: names and values in turn. The rest are the new elements of the list
+--   6 keep         the depth up to which elements stay, before the new ones are added; empty: all stay. If it is given, the fields `request:…` do not stay
+--   7 seconds      until it expires
+--   8 - 10         bounds: elements and bytes of the list, fields of the hash
+--   11 count       of the values for the hash, which follow: names and values in turn. The rest are the new elements of the list
 -- Returns 1 if it was written; 0 if the stored snapshot is as new, or a tombstone; -1 if the events cannot be added to what is stored.
 -- A replaced snapshot may be of any type and content. Versions of different incarnations are not compared: the log may have moved back in
 -- between. Everything is read and checked before anything is written.
@@ -37,7 +38,7 @@ else
     local depth, first = tonumber(stored[6]), tonumber(stored[7])
     bytes = tonumber(stored[8])
     if stored[3] ~= format or not (depth and first and bytes) or (ARGV[5] ~= '' and ARGV[5] ~= stored[5])
-        or redis.call('HLEN', hash) > tonumber(ARGV[9]) then
+        or redis.call('HLEN', hash) > tonumber(ARGV[10]) then
       return -1
     end
     length = depth - first + 1
@@ -45,10 +46,26 @@ else
   if not is_hash or stored_version ~= before or redis.pcall('LLEN', list) ~= length then
     return -1
   end
+  if ARGV[6] ~= '' then
+    local removed = exists and tonumber(stored[6]) - tonumber(ARGV[6])
+    if not removed or removed < 0 or removed > length then
+      return -1
+    end
+    redis.call('HSET', hash, 'version', stored_version)
+    for _, field in ipairs(redis.call('HKEYS', hash)) do
+      if string.sub(field, 1, 8) == 'request:' then
+        redis.call('HDEL', hash, field)
+      end
+    end
+    for _, element in ipairs(redis.call('LRANGE', list, length - removed, -1)) do
+      bytes = bytes - #element
+    end
+    redis.call('LTRIM', list, 0, -removed - 1)
+  end
 end
 
-local elements = 11 + tonumber(ARGV[10])
-redis.call('HSET', hash, unpack(ARGV, 11, elements - 1))
+local elements = 12 + tonumber(ARGV[11])
+redis.call('HSET', hash, unpack(ARGV, 12, elements - 1))
 for index = elements, #ARGV, 1000 do
   redis.call('RPUSH', list, unpack(ARGV, index, math.min(index + 999, #ARGV)))
 end
@@ -58,11 +75,11 @@ if depth then
     bytes = bytes + #ARGV[index]
   end
   local length = redis.call('LLEN', list)
-  while length > tonumber(ARGV[7]) or (length > 0 and bytes > tonumber(ARGV[8])) do
+  while length > tonumber(ARGV[8]) or (length > 0 and bytes > tonumber(ARGV[9])) do
     bytes, length = bytes - #redis.call('LPOP', list), length - 1
   end
   redis.call('HSET', hash, 'first', depth - length + 1, 'bytes', bytes)
 end
-redis.call('EXPIRE', hash, ARGV[6])
-redis.call('EXPIRE', list, ARGV[6])
+redis.call('EXPIRE', hash, ARGV[7])
+redis.call('EXPIRE', list, ARGV[7])
 return 1

@@ -1,8 +1,8 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis.
 
 Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
-twice. The second time it changes nothing. New items are added to a snapshot. After any other change of what a model is
-shown, the snapshot is made again from the log. It is also made again if it is missing, if it does not have the version
+twice. The second time it changes nothing. New items are added to a snapshot. When the head is moved, the items that both
+paths have stay. After any other change of what a model is shown, the snapshot is made again from the log. It is also made again if it is missing, if it does not have the version
 before the batch, or if its keys hold something else. If Redis refuses to write (out of memory, read-only …), the error
 is raised. Then the batch is applied again, until Redis accepts it.
 """
@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
 from context.item_counts import ItemCounts
+from context.moved_snapshot import move_snapshot
 from context.snapshot_from_log import refill, snapshot_items
 from context.snapshot_store import put_snapshot, write_script
 from context.snapshots import ITEMS_KEY_PREFIX, KEY_PREFIX, Snapshot, snapshot_keys
@@ -147,12 +148,27 @@ class ContextView:
             if change.deleted:
                 tombstone = Snapshot(version=change.version, deleted=True, incarnation=change.incarnation)
                 await put_snapshot(self._redis, change.tenant, change.conversation_id, tombstone)
-        applicable = [change for change in changes if not change.deleted and not change.needs_refill]
+        moved = [change for change in changes if change.moved and not change.deleted and not change.needs_refill]
+        applicable = [
+            change for change in changes if not change.deleted and not change.needs_refill and not change.moved
+        ]
         to_refill = [change for change in changes if change.needs_refill and not change.deleted]
         results = await self._run_script(applicable)
         to_refill += [change for change, result in zip(applicable, results, strict=True) if result == _CANNOT_APPLY]
+        to_refill += [change for change in moved if not await self._move(change)]
         for start in range(0, len(to_refill), _REFILLS_AT_ONCE):
             await asyncio.gather(*map(self._refill, to_refill[start : start + _REFILLS_AT_ONCE]))
+
+    async def _move(self, change: SnapshotChange) -> bool:
+        conversation = change.tenant, change.conversation_id
+        return await move_snapshot(
+            self._reader,
+            self._redis,
+            *conversation,
+            before=change.before,
+            at=change.stream_version,
+            counts=self._counts,
+        )
 
     async def _refill(self, change: SnapshotChange) -> None:
         conversation = change.tenant, change.conversation_id

@@ -30,6 +30,7 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
 )
+from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.event_log.recorded import Logged
 from projections.views.event_writes import is_deletion
 
@@ -38,8 +39,8 @@ class SnapshotChange(Struct):
     """The changes that a batch makes to one conversation's snapshot.
 
     `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`:
-    the batch's new items. `last_requests`: by model. `needs_refill`: the batch has one of the rare changes after which
-    the snapshot is made again from the log.
+    the batch's new items. `last_requests`: by model. `moved`: the head was moved. `needs_refill`: the batch has one of
+    the rare changes after which the snapshot is made again from the log.
     """
 
     tenant: str
@@ -52,11 +53,17 @@ class SnapshotChange(Struct):
     appended: list[ItemAppended] = []
     last_requests: dict[str, LastRequest] = {}
     deleted: bool = False
+    moved: bool = False
     needs_refill: bool = False
 
     @property
     def keys(self) -> tuple[str, str]:
         return snapshot_keys(self.tenant, self.conversation_id)
+
+    @property
+    def stream_version(self) -> StreamVersion:
+        """The version after the batch."""
+        return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
     def add(self, logged: Logged) -> None:
         """Adds the next event of the conversation. Raises UnreadableEvent."""
@@ -76,11 +83,12 @@ class SnapshotChange(Struct):
             case ItemAppended() if event.aside:
                 pass
             case ItemAppended():
-                self.needs_refill |= bool(self.appended) and event.branch != self.appended[-1].branch
+                self.moved |= bool(self.appended) and event.branch != self.appended[-1].branch
                 self.appended.append(event)
+            case HeadMoved():
+                self.moved = True
             case (
-                HeadMoved()
-                | ItemRetracted()
+                ItemRetracted()
                 | ItemRestored()
                 | ItemPinned()
                 | ItemUnpinned()

@@ -84,26 +84,74 @@ async def additions(
     ]
 
 
-_Order = tuple[bool, int]
-"""Siblings are sorted by this: an inherited item comes first, then the others by version."""
-
-
-def _order(read: ConversationRead, document: Document) -> _Order:
-    return document["conversation_id"] == read.conversation_id, document["version"]
-
-
 async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> Mapping[str, Siblings]:
     """By item id, the siblings of each of these items. An item without siblings is left out."""
-    own = {
-        "tenant": read.tenant,
-        "conversation_id": read.conversation_id,
-        "version": {"$lte": version},
-        **unretracted_at(version),
+    found = [
+        group
+        for group in await context.aggregate(read, "items", *_possible_siblings(context, read, documents, version))
+        if group["conversation_id"] != read.conversation_id or not _was_retracted(group, version)
+    ]
+    inherited = {group["id"] for group in found if group["conversation_id"] != read.conversation_id}
+    elsewhere = {
+        group["id"]: group.get("copy_of")
+        for group in found
+        if group.get("copy_of") is not None or group["id"] in inherited
     }
-    parents = {"$in": [document["parent"] for document in documents]}
-    selections: list[Document] = [{**own, "parent": parents, "parent_branch": {"$exists": True}}]
+    deleted = await deleted_copies(context, read, elsewhere, [read.conversation_id, *read.origins])
+    restored = [
+        group["id"]
+        for group in found
+        if group["id"] not in inherited and (group.get("restored_version") or 0) > version
+    ]
+    deleted |= await retracted_then(read, restored, version)
+    versions: dict[str | None, set[int]] = {}
+    for group in found:
+        if group["id"] not in deleted:
+            siblings = versions.setdefault(group["parent"], set())
+            siblings.update([_INHERITED] if group["id"] in inherited else group["versions"])
+    for document in documents:
+        versions.setdefault(document["parent"], set()).add(_own_version(read, document))
+    return {
+        document["id"]: Siblings(sum(each < _own_version(read, document) for each in siblings), len(siblings))
+        for document in documents
+        if len(siblings := versions[document["parent"]]) > 1
+    }
+
+
+_INHERITED = 0
+"""Takes the place of the version of an inherited item: it comes before its siblings."""
+
+
+def _own_version(read: ConversationRead, document: Document) -> int:
+    return int(document["version"]) if document["conversation_id"] == read.conversation_id else _INHERITED
+
+
+def _was_retracted(group: Document, version: int) -> bool:
+    """The opposite of `unretracted_at`."""
+    retracted, restored = group.get("retracted_version"), group.get("restored_version")
+    return retracted is not None and retracted <= version and (restored is None or restored <= version)
+
+
+_ALIKE = {
+    field: f"${field}" for field in ("parent", "conversation_id", "copy_of", "retracted_version", "restored_version")
+}
+"""Siblings that are the same in these fields are deleted together, or not at all."""
+
+
+def _possible_siblings(
+    context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
+) -> tuple[Document, list[Document]]:
+    """The filter and the stages that find siblings of these items, deleted ones too: groups that are _ALIKE, each with its `versions` and the `id` of one of them.
+
+    There may be thousands of siblings, so MongoDB neither sends a document for each nor reads it: those that open a branch
+    are found in the index OPENED_BRANCHES alone. An index cannot tell null from a missing field, so those of a first item are read.
+    """
+    own = {"tenant": read.tenant, "conversation_id": read.conversation_id, "version": {"$lte": version}}
+    parents = [document["parent"] for document in documents]
+    opened: Document = {**own, "parent_branch": {"$gte": 0}}
+    others: list[Document] = [{**opened, "parent": None}] if None in parents else []
     continued = [
         (document["parent_branch"], document["depth"])
         for document in documents
@@ -115,57 +163,17 @@ async def _siblings(
             "branch": {"$in": [branch for branch, _ in continued]},
             "depth": {"$in": [depth for _, depth in continued]},
         }
-        selections.append({**own, **on_branches, "parent": parents})
-        selections += [part for branch, depth in continued if branch == 0 for part in _inherited(read, version, depth)]
-    groups = await context.aggregate(
-        read,
-        "items",
-        {"$or": selections},
-        [_by_parent(read), {"$project": {"_id": 0, "parent": "$_id", "versions": 1, "others": 1}}],
-    )
-    orders: dict[str | None, set[_Order]] = {
-        group["parent"]: {(True, sibling) for sibling in group["versions"]} for group in groups
-    }
-    found: list[Document] = [{**each, "parent": group["parent"]} for group in groups for each in group["others"]]
-    inherited = {each["id"] for each in found if each["conversation_id"] != read.conversation_id}
-    elsewhere = {each["id"]: each.get("copy_of") for each in found if "copy_of" in each or each["id"] in inherited}
-    deleted = await deleted_copies(context, read, elsewhere, [read.conversation_id, *read.origins])
-    restored = [
-        each["id"] for each in found if each.get("restored_version", 0) > version and each["id"] not in inherited
+        others.append({**own, **on_branches, "parent": {"$in": parents}})
+        others += [part for branch, depth in continued if branch == 0 for part in _inherited(read, version, depth)]
+    # Only the fields of the index: without this stage, MongoDB would read the documents for the union.
+    fields: Document = {"$project": {"_id": 0, "id": 1, "version": 1, **dict.fromkeys(_ALIKE, 1)}}
+    stages: list[Document] = [
+        fields,
+        *([context.union(read, "items", {"$or": others}, [fields])] if others else ()),
+        {"$group": {"_id": _ALIKE, "versions": {"$push": "$version"}, "id": {"$first": "$id"}}},
+        {"$replaceWith": {"$mergeObjects": ["$_id", {"versions": "$versions", "id": "$id"}]}},
     ]
-    deleted |= await retracted_then(read, restored, version)
-    for each in [*documents, *(each for each in found if each["id"] not in deleted)]:
-        orders.setdefault(each["parent"], set()).add(_order(read, each))
-    return {
-        document["id"]: Siblings(sorted(those).index(_order(read, document)), len(those))
-        for document in documents
-        if len(those := orders[document["parent"]]) > 1
-    }
-
-
-def _by_parent(read: ConversationRead) -> Document:
-    """The stage that gathers siblings by their parent: the `versions` of the plain ones, and the fields of the `others`.
-
-    `others` are inherited items, copies, and items that were restored: the view alone does not tell whether they are deleted.
-
-    There may be thousands of siblings, so MongoDB does not send a document for each.
-    """
-    is_plain = {
-        "$and": [
-            {"$eq": ["$conversation_id", read.conversation_id]},
-            {"$eq": [{"$type": "$copy_of"}, "missing"]},
-            {"$eq": [{"$type": "$restored_version"}, "missing"]},
-        ]
-    }
-    fields = ("id", "conversation_id", "version", "copy_of", "restored_version")
-    other = {field: f"${field}" for field in fields}
-    return {
-        "$group": {
-            "_id": "$parent",
-            "versions": {"$push": {"$cond": [is_plain, "$version", "$$REMOVE"]}},
-            "others": {"$push": {"$cond": [is_plain, "$$REMOVE", other]}},
-        }
-    }
+    return {**opened, "parent": {"$in": [parent for parent in parents if parent is not None]}}, stages
 
 
 def _inherited(read: ConversationRead, version: int, depth: int) -> list[Document]:

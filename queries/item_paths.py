@@ -195,14 +195,13 @@ def filters(
     A range has an item at each of its depths. So without a `condition`, each filter but the last matches at least `count` items,
     unless the path ends before.
     """
-    found = [
-        part
-        for item_range in item_ranges(path)
-        if (part := item_range.within(bounds.min_depth, bounds.max_depth)) is not None
-    ]
+    ranges = item_ranges(path)
     together: list[Document] = []
     items = 0
-    for item_range in found if ascending else reversed(found):
+    for on_branch in ranges if ascending else reversed(ranges):
+        item_range = on_branch.within(bounds.min_depth, bounds.max_depth)
+        if item_range is None:
+            continue
         together.append({**item_range.filter(tenant), **condition(item_range)})
         items += 0 if item_range.last_depth is None else item_range.last_depth - item_range.first_depth + 1
         if items >= count:

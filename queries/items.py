@@ -120,17 +120,17 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
         return {"retracted_version": None} if is_now else unretracted_at(items.version)
 
     count = query.limit + 1
-    selections = [*filters(read.tenant, path, bounds, ascending=ascending, count=count, condition=condition)]
     deleted: set[str] = set()
     while True:
         items = _PageItems(path)
         without = {"id": {"$nin": [*deleted]}} if deleted else {}
-        first, *then = [{**each, **without} for each in selections] or [_NOTHING]
+        selections = filters(read.tenant, path, bounds, ascending=ascending, count=count, condition=condition)
+        then = ({**selection, **without} for selection in selections)
         page = await fetch_page(
             context,
             read,
             "items",
-            first,
+            next(then, _NOTHING),
             field="depth",
             page=query,
             after=None,

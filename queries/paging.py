@@ -5,7 +5,8 @@ just before that cursor, still in the requested order. A page may end early, so 
 list continues after the page. With `before` alone, it says whether the list has entries before the page.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -127,7 +128,7 @@ async def fetch_page(
     before: Any,
     fields: Sequence[str],
     entry_of: Callable[[Document], bytes],
-    then: Sequence[Document] = (),
+    then: Iterable[Document] = (),
     merged: Sequence[Document] = (),
 ) -> Page:
     """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
@@ -153,7 +154,7 @@ async def fetch_page(
     def bounded(selection: Document) -> Document:
         return {**selection, field: {**selection.get(field, {}), **bounds}} if bounds else selection
 
-    selections = [bounded(each) for each in (where, *then)]
+    selections = (bounded(each) for each in chain([where], then))
     first_ones: list[Document] = [{"$sort": {field: direction}}, {"$limit": page.limit + 1}]
     others = [context.union(read, view, bounded(each), first_ones) for each in merged]
     stages: list[Document] = [
@@ -169,7 +170,9 @@ async def fetch_page(
             return True  # it was the last document
         return not is_large(document) and small.add(document["id"], entry_of(document))
 
+    used: list[Document] = []
     for selection in selections:
+        used.append(selection)
         if not await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
             break
         if small.has_more:
@@ -178,7 +181,7 @@ async def fetch_page(
         return small
     large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
     async with context.dependencies.connections.large_answer(context.principal.tenant):
-        for selection in selections:
+        for selection in chain(used, selections):
             if not await context.read_while(
                 read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
             ):

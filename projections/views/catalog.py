@@ -30,6 +30,12 @@ POSITIONS_COLLECTION = "projections"
 FORKS_OF_OWNER = (("tenant", 1), ("owner", 1), ("id", -1))
 """The keys of the index that has only the forks of each owner."""
 
+OPENED_BRANCHES = (
+    *(("tenant", 1), ("conversation_id", 1), ("parent", 1), ("version", 1), ("parent_branch", 1)),
+    *(("retracted_version", 1), ("restored_version", 1), ("copy_of", 1), ("id", 1)),
+)
+"""The keys of the index that has only the items that open a branch. It has all that is needed to count siblings, so their documents are not read."""
+
 LIST_ORDERS = ("id", "activity")
 """The fields that lists of conversations are ordered by."""
 
@@ -59,7 +65,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "items": (
         (("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),
         (("tenant", 1), ("conversation_id", 1), ("depth", 1), ("branch", 1)),
-        (("tenant", 1), ("conversation_id", 1), ("parent", 1)),
+        OPENED_BRANCHES,
     ),
     "responses": (
         (("tenant", 1), ("conversation_id", 1), ("version", 1)),
@@ -89,7 +95,7 @@ SEARCH_TERMS = INDEXES["search"][1]
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     FORKS_OF_OWNER: {"forked_from.conversation": {"$exists": True}},
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
-    INDEXES["items"][2]: {"parent_branch": {"$exists": True}},
+    OPENED_BRANCHES: {"parent_branch": {"$exists": True}},
     **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY.get(_names(keys)[2:-1]))},
 }
 """The indexes that have only some documents, each with the filter for these. MongoDB uses such an index only for queries that ask for no other documents.

@@ -50,8 +50,9 @@ class ItemRange(Struct, frozen=True):
     def within(self, min_depth: int, max_depth: int | None) -> "ItemRange | None":
         """The part of the range between these depths; None if there is none. `max_depth` None: no bound."""
         first = max(self.first_depth, min_depth)
-        ends = [depth for depth in (self.last_depth, max_depth) if depth is not None]
-        last = min(ends, default=None)
+        last = self.last_depth
+        if max_depth is not None and (last is None or last > max_depth):
+            last = max_depth
         return None if last is not None and last < first else replace(self, first_depth=first, last_depth=last)
 
 

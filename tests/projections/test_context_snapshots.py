@@ -37,6 +37,7 @@ from projections.views.catalog import CONTEXT
 from projections.views.view_position import ViewPosition
 from tests.projections.history import write_many_kinds
 from tests.projections.world import World
+from tests.queries.branched_conversation import BranchedConversation
 from tests.queries.writer import Writer
 
 TENANT = "default"
@@ -665,3 +666,27 @@ async def _apply_and_flush(
 ) -> None:
     await view.apply(view_positions, Batch(0, [*batch]))
     await view.flush()
+
+
+async def test_given_many_items_when_the_head_moves_then_only_what_the_paths_do_not_share_is_read_from_the_log(
+    write: Writer, world: World
+) -> None:
+    conversation = BranchedConversation(write, await write.start())
+    _, _, third, _, fifth, last = await conversation.append(*(f"number {number}" for number in range(6)))
+    await _project(world)
+    elements: Any = await world.redis.lrange(_list(conversation.id), 0, -1)
+    first = elements[0]
+    marked = first.replace(b"number", b"NUMBER")
+    for step, length in (
+        (lambda: conversation.revise(fifth, "another fifth"), 5),
+        (lambda: conversation.move(third), 3),
+        (lambda: conversation.move(last), 6),
+    ):
+        before = await world.reader.end()
+        await world.redis.lset(_list(conversation.id), 0, marked)
+        await step()
+        await _project(world, before.position)
+        elements = await world.redis.lrange(_list(conversation.id), 0, -1)
+        assert (elements[0], len(elements)) == (marked, length)
+        await world.redis.lset(_list(conversation.id), 0, first)
+        await _equals_the_log(world, conversation.id, 20, 1_000)

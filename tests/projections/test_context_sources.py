@@ -48,12 +48,13 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. With an odd seed, the conversation has branches."""
+    """Random commands on one conversation. With an odd seed, the conversation has branches. With every fourth seed, it has nothing else that needs a whole new snapshot."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)
         self._write = write
         self._has_branches = seed % 2 == 1
+        self._only_branches = seed % 4 == 3
         self._depth = 0
         self._items: list[tuple[ItemAppended, int]] = []
         """The items that are not retracted, with their versions."""
@@ -64,7 +65,7 @@ class History:
     async def start(self) -> None:
         policy = self._policy(None, None, 60, 300)
         fork = None
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.3 and not self._only_branches:
             origin = await self._write.start(*(self._text() for _ in range(4)))
             (last,) = await self._write.append(origin, "last")
             fork, self._depth = Fork(conversation_id=origin, item_id=last, version=6, depth=5), 5
@@ -74,10 +75,12 @@ class History:
         await self._append()
 
     async def next_command(self) -> None:
-        command = self.random.choice(
-            (self._append, self._append, self._append, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
-             self._describe, self._request, *((self._revise, self._revise, self._move, self._move, self._reply_beside) if self._has_branches else ()))
-        )  # fmt: skip
+        commands = [self._append, self._append, self._append, self._request]
+        if self._has_branches:
+            commands += [self._revise, self._revise, self._move, self._move, self._reply_beside]
+        if not self._only_branches:
+            commands += [self._retract, self._retract, self._pin, self._pin, self._compact, self._undo, self._describe]
+        command = self.random.choice(commands)
         try:
             await command()
         except Refused:

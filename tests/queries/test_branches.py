@@ -86,6 +86,26 @@ async def tree_of(
         after = {"after": page["data"][-1]["id"]}
 
 
+async def test_many_siblings_are_counted_without_reading_their_documents(
+    api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
+) -> None:
+    *_, revised = await conversation.append("a", "b", "c")
+    for number in range(30):
+        newest = await conversation.revise(revised, f"version {number}")
+    path = f"/v1/conversations/{conversation.id}/items"
+    await get(api, path)
+    await live.views.command("profile", 2)
+
+    page = await get(api, path)
+
+    await live.views.command("profile", 0)
+    reads = await live.views["system.profile"].find({"command.aggregate": "items"}).to_list()
+    await live.views["system.profile"].drop()
+    assert page["data"][0]["id"] == newest
+    assert page["data"][0]["siblings"] == {"index": 30, "count": 31}
+    assert sum(read["docsExamined"] for read in reads) < 15  # the page, and a position of the view for each read
+
+
 async def test_when_the_head_moves_between_two_pages_then_the_next_page_begins_where_the_paths_separate(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
