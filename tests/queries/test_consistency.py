@@ -124,7 +124,7 @@ async def test_a_read_waits_for_the_requested_minimum_position(
         assert seconds < SLOW_SECONDS
 
 
-async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
+async def test_while_postgres_is_unavailable_reads_of_views_are_unverified_and_events_are_a_503(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -341,7 +341,9 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 
 
-async def test_while_mongodb_is_unavailable_reads_are_a_503(settings: Settings, write: Writer) -> None:
+async def test_while_mongodb_is_unavailable_reads_of_views_are_a_503_and_events_are_read(
+    settings: Settings, write: Writer
+) -> None:
     conversation_id = await write.start("a")
     without_mongodb = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
 

@@ -177,7 +177,7 @@ async def test_large_responses_come_in_pages_that_end_early_and_wait_for_their_t
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_large_answers")
 
 
-async def test_many_small_outputs_that_are_large_together_are_a_large_page(
+async def test_many_small_outputs_that_are_large_together_are_listed_in_full(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()

@@ -404,7 +404,7 @@ async def test_a_restored_answer_is_in_its_response_again(store: Store) -> None:
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_a_pin_and_a_summary_do_not_come_back_with_the_item_and_what_cannot_be_restored_is_not_found(
+async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary_made_without_the_item_and_what_cannot_be_restored_is_not_found(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands, context_policy={"budget": 2_000})

@@ -242,7 +242,7 @@ async def listed(store: Store, path: str, **query: Any) -> list[str]:
             return ids
 
 
-async def test_a_fork_pins_and_retracts_what_it_inherits_for_itself_alone(store: Store) -> None:
+async def test_a_fork_pins_what_it_inherits_and_retracts_it_for_itself_and_its_own_forks(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three")
     fork = await store.fork(origin)
     grandchild = await store.fork(fork)

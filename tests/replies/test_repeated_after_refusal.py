@@ -236,7 +236,7 @@ async def test_if_the_newest_turn_alone_is_too_long_then_the_refusal_is_the_answ
         assert short.status_code == 200  # the store did not learn from a refusal that one client's long message caused
 
 
-async def test_an_answer_that_has_begun_is_not_repeated(settings: Settings, provider: ScriptedProvider) -> None:
+async def test_a_request_whose_answer_has_begun_is_not_repeated(settings: Settings, provider: ScriptedProvider) -> None:
     def breaks(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.text_chunk("par")
@@ -301,7 +301,9 @@ async def test_a_refused_chat_completion_is_not_repeated(settings: Settings, pro
         assert len(provider.requests) == 1
 
 
-async def test_every_process_knows_what_another_process_has_learnt(settings: Settings) -> None:
+async def test_every_process_knows_what_another_one_has_recently_learnt_about_the_same_provider(
+    settings: Settings,
+) -> None:
     async with (
         make_pool(settings.postgres_url, max_size=1, read_only=False) as writer,
         make_pool(settings.postgres_url, max_size=1) as reader,
