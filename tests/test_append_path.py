@@ -34,6 +34,7 @@ APPENDS = 8
 VISIBLE_SECONDS = 30.0
 TIMERS = {
     "commands/open_sockets.py",
+    "infrastructure/limits/month.py",
     "infrastructure/stores/heartbeats.py",
     "projections/leases.py",
     "projections/position_loader.py",
