@@ -304,7 +304,7 @@ def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
 
 
 def content_parts(message: Item) -> list[Item]:
-    """A message's content as parts. A string becomes one part, of the type that fits the role."""
+    """A message's content as parts. A string becomes one part, of the type that fits the role. Each output_text has `annotations`."""
     content = message["content"]
     if not isinstance(content, str):
         return [
@@ -317,7 +317,7 @@ def content_parts(message: Item) -> list[Item]:
 
 
 def text_of(item: Item) -> str:
-    """The text of all parts of a message, joined by newlines. Empty for other items."""
+    """The texts and refusals of a message's parts, joined by newlines. Empty for other items."""
     if type_of(item) != "message":
         return ""
     return "\n".join(
