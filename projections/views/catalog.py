@@ -34,7 +34,7 @@ OPENED_BRANCHES = (
     *(("tenant", 1), ("conversation_id", 1), ("parent", 1), ("version", 1), ("parent_branch", 1)),
     *(("retracted_version", 1), ("restored_version", 1), ("copy_of", 1), ("id", 1)),
 )
-"""The keys of the index that has only the items that open a branch. It has all that is needed to count siblings, so their documents are not read."""
+"""The keys of the index that has only the items that open a branch. The index has every field that is needed to count siblings, so MongoDB need not read the documents for this."""
 
 LIST_ORDERS = ("id", "activity")
 """The fields that lists of conversations are ordered by."""

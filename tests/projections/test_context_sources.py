@@ -48,7 +48,7 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. With an odd seed, the conversation has branches. With every fourth seed, it has nothing else that needs a whole new snapshot."""
+    """Random commands on one conversation. With an odd seed, the conversation has branches. With every fourth seed, it has nothing else after which a snapshot is made again."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)
@@ -157,7 +157,7 @@ class History:
         await self._write.send_sequence(self.conversation_id, self.random.choice(MODELS), self._sequence(self._depth))
 
     async def _reply_beside(self) -> None:
-        """A reply after any item. Its answer opens a branch, if it does not fail. The head may move elsewhere before."""
+        """A reply after any item. Its answer opens a branch, if the reply does not fail. The head may move elsewhere before the answer comes."""
         event, version = self.random.choice(self._items)
         leaf = Leaf(event.item_id, event.depth, up_to_item(event, version, self._openings.get(event.branch)))
         shown = replace(SHOWN, version=0, sequence=self._sequence(event.depth))
