@@ -2,9 +2,10 @@
 
 Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
 twice. The second time it changes nothing. New items are added to a snapshot. When the head is moved, the items that
-are on both paths are kept. After any other change of what a model is shown, the snapshot is made again from the log. It is also made again if it is missing, if it does not have the version
-before the batch, or if its keys hold something else. If Redis refuses to write (out of memory, read-only …), the error
-is raised. Then the batch is applied again, until Redis accepts it.
+are on both paths are kept. After any other change of what a model is shown, the snapshot is made again from the log.
+It is also made again if it is missing, if it does not have the version before the batch, or if its keys hold something
+else. If Redis refuses to write (out of memory, read-only …), the error is raised. Then the batch is applied again,
+until Redis accepts it.
 """
 
 import asyncio
