@@ -1,6 +1,6 @@
 """Another process ends a reply, or the process of the reply is killed or frozen.
 
-In all cases exactly one end is recorded, and every stream shows it.
+Exactly one end is recorded, and every stream shows it. If the conversation is deleted, its reply and the streams stop.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Invalid requests are answered with 400 or 404 and an error object, never with 500."""
+"""Invalid requests are answered with 400, 404 or 405 and an error object, never with 500."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ async def test_invalid_filters_are_refused(
         {"include": "x", "include[]": "y", "api-version": "2026-01-01"},
     ],
 )
-async def test_filters_that_match_nothing_are_not_errors(
+async def test_odd_filters_and_the_parameters_of_official_clients_are_accepted(
     api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert (await api.get("/v1/conversations", params=query)).status_code == 200

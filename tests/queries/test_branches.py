@@ -20,7 +20,7 @@ async def get(api: httpx.AsyncClient, path: str, **query: Any) -> dict[str, Any]
 
 
 async def listed(api: httpx.AsyncClient, conversation: BranchedConversation, **query: Any) -> list[dict[str, Any]]:
-    """All items of a list, page by page. Blanked items are left out."""
+    """All items of a list, read page by page."""
     items: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:

@@ -99,7 +99,7 @@ async def test_feedback_that_is_given_and_withdrawn_at_once_is_listed_at_most_on
     assert {entry["id"] for entry in (await store.get(f"{path}/feedback"))["data"]} == given
 
 
-async def test_a_comment_disappears_and_comes_back_with_its_item_and_all_feedback_disappears_with_the_conversation(
+async def test_a_comment_disappears_and_comes_back_with_its_item_and_the_feedback_of_a_conversation_disappears_with_it(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)
@@ -148,7 +148,7 @@ async def test_a_comment_disappears_and_comes_back_with_its_item_and_all_feedbac
         ({"rating": 1, "stars": 5}, "stars"),
     ],
 )
-async def test_wrong_feedback_is_refused_and_nothing_is_stored(store: Store, body: Any, param: str) -> None:
+async def test_wrong_feedback_is_refused_and_the_error_names_the_field(store: Store, body: Any, param: str) -> None:
     conversation_id = await create_conversation(store.commands)
     [first] = await store.add(conversation_id, "alpha")
     answer = await store.commands.post(f"/v1/conversations/{conversation_id}/items/{first}/feedback", json=body)
