@@ -89,7 +89,7 @@ COPIES: Final[Sequence[Copy]] = (
     ),
     Copy(
         "hashes of transcripts (table transcript_prefixes)",
-        "removed in the transaction that deletes the conversation, or retracts or restores the item (migrations/0020, 0023, 0024)",
+        "removed in the transaction that deletes the conversation, or retracts or restores the item (migrations/0020, 0023, 0025)",
         "tests/event_log/test_transcript_prefixes.py",
     ),
     Copy(

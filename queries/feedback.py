@@ -23,12 +23,11 @@ from queries.consistency import Read
 from queries.paging import PageQuery, fetch_page
 from queries.query_context import QueryContext
 from queries.query_route import query_route
+from queries.time_range import MAX_SECONDS
 
 router = APIRouter(tags=["feedback"])
 
 MAX_COUNTED_LABELS = 100
-MAX_SECONDS = 253_402_300_799
-"""The end of the year 9999."""
 
 _FIELDS = (
     "id",

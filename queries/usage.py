@@ -24,6 +24,7 @@ from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_response
 from queries.query_context import QueryContext
 from queries.query_route import query_route
+from queries.time_range import MAX_SECONDS
 
 router = APIRouter(tags=["usage"])
 
@@ -53,8 +54,6 @@ SOURCES: Final[dict[str, Any]] = {
     "conversation": "$conversation",
     "tenant": "$tenant",
 }
-MAX_SECONDS: Final = 253_402_300_799
-"""The end of the year 9999."""
 
 NANODOLLARS: Final = 1_000_000_000
 
