@@ -122,7 +122,7 @@ class HeadHasMoved(Conflict):
     code = "head_moved"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has new items since it was read.")
+        super().__init__(f"Conversation {conversation_id} has another last item since it was read.")
 
 
 class HistoryLost(Conflict):

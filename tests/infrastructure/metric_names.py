@@ -21,7 +21,7 @@ METRICS = {
     "projection_lag_seconds": ("projection",),
     "projection_parked": (),
     "projection_interruptions": ("projection", "error"),
-    "projection_restarts": (),
+    "projection_restarts": ("projection",),
 }
 """Labels by metric name. The names lack the prefix `conversation_store_` and the suffixes that Prometheus adds (`_total`, `_bucket` …)."""
 
