@@ -14,7 +14,7 @@ from infrastructure.tenant_defaults import PolicyFields
 
 MAX_ITEMS = 20
 MAX_ITEM_BYTES = 1024 * 1024
-"""Bytes of an item as JSON text."""
+"""The most bytes of an item as JSON text."""
 
 MAX_METADATA_PAIRS = 16
 MAX_SHORT_TEXT_LENGTH = 512
@@ -52,7 +52,7 @@ class Policy(PolicyFields):
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:
-    """The items with new ids. Links among the items are changed to the new ids.
+    """The items with new ids. Links among the items are changed to match (`item_links.py`).
 
     Raises ApiError (400, 413), which names the first item that cannot be stored.
     """

@@ -65,7 +65,7 @@ def _new_item(appended: Appended) -> bytes:
 
 
 class NewHead(Body):
-    """`item`: the id of any item of the conversation, on any branch."""
+    """`item`: the id of any item of the conversation, on any branch, or of an item that it inherits."""
 
     model_config = examples({"item": "msg_019af3c5d2e07c31a7b1f0c1d2e3f405"})
 
@@ -74,7 +74,7 @@ class NewHead(Body):
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/head", NewHead, answer=Conversation)
 async def move_head(context: CommandContext, conversation_id: str, body: NewHead) -> Response:
-    """Goes to this item: models are shown the items up to it, and what is appended next comes after it, on a new branch.
+    """Moves the head to this item: models are shown the items up to it, and what is appended next comes after it, on a new branch.
 
     Nothing is rewritten. Answers with the Conversation. If the item is the head already, nothing changes.
     """

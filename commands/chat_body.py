@@ -1,6 +1,7 @@
 """The body of a Chat Completions request: which parameters are checked, which are refused, and what is recorded of it.
 
-A parameter that is not a field of `CreateChatCompletion` is accepted, recorded, and sent to a provider of Chat Completions as it came.
+A parameter that is not a field of `CreateChatCompletion` is recorded, and sent to a provider of Chat Completions as it came. It is
+refused if the request is sent to a provider's Responses API, if the request has `conversation`, or if only our POST /v1/responses has it.
 """
 
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Prediction(OpenBody):
 
 
 class CreateChatCompletion(BaseModel):
-    """A Chat Completions request. Parameters that the store does not know are accepted. `docs/clients.md` says what the store does with each parameter."""
+    """A Chat Completions request. Parameters that the store does not know are sent to a provider of Chat Completions. `docs/clients.md` says what the store does with each parameter."""
 
     model_config = ConfigDict(
         strict=True,
@@ -119,7 +120,7 @@ class CreateChatCompletion(BaseModel):
     def _keep_as_sent(
         cls, value: Any, handler: ModelWrapValidatorHandler["CreateChatCompletion"]
     ) -> "CreateChatCompletion":
-        """Keeps the body as it was sent. The fields of the model may differ from it: 1 becomes 1.0."""
+        """Keeps the body as it was sent. The fields of this class may differ from it: 1 becomes 1.0."""
         body = handler(value)
         body._sent = value  # noqa: SLF001 - a method of the same class
         return body
@@ -130,7 +131,7 @@ class CreateChatCompletion(BaseModel):
 
     @property
     def sent_messages(self) -> SentMessages:
-        """The messages, with the digest of each. They are computed once: by `check`, if it was called."""
+        """The messages, with the digest of each. The digests are computed once: by `check`, if it was called."""
         if self._sent_messages is None:
             self._sent_messages = sent_messages(self.messages)
         return self._sent_messages
@@ -151,7 +152,7 @@ class CreateChatCompletion(BaseModel):
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
     def as_response_request(self, *, stored: bool) -> CreateResponse:
-        """This body, which has `conversation`, as a request of POST /v1/responses. Raises ApiError (400) if that API lacks a parameter."""
+        """This body, which has `conversation`, as a request of POST /v1/responses. Raises ApiError (400), for example if that API lacks a parameter."""
         check_expressible(self._sent, "a request with `conversation` becomes one of the Responses API")
         leading = next(
             (i for i, message in enumerate(self.messages) if not _is_instructions(message)), len(self.messages)
@@ -178,7 +179,7 @@ class CreateChatCompletion(BaseModel):
     def check(self, renderer: int, known_messages: KnownMessages) -> None:
         """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
 
-        `known_messages`: has the messages that were checked before. `renderer`: shows which API the provider has. The Responses API lacks some parameters.
+        `known_messages`: the messages that were checked before. `renderer`: shows which API the provider has, because the Responses API lacks some parameters.
         """
         self._sent_messages = sent_messages(self.messages, known_messages)
         check_messages(self.messages, self.sent_messages.are_known, are_all=self.conversation is None)

@@ -24,9 +24,9 @@ MAX_ESCAPED_BYTES = 6
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
 _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
-"""By the type of a part: the strings that its object must have.
+"""For each type of a part: the strings that the part's object must have.
 
-The object is the part's field with the name of its type.
+The object is in the field whose name is the type.
 """
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")

@@ -1,6 +1,6 @@
 """The parameters of a Chat Completions request in the words of the Responses API. Pure.
 
-All functions take the request's body as it was sent, after its check.
+The public functions take the request's body as it was sent. Its shape is already checked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -75,7 +75,10 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
-    """Raises ApiError (400) if the Responses API lacks a parameter. The error names the first one. `reason`: why this API is used."""
+    """Raises ApiError (400) if the Responses API lacks a parameter, or the audio of an earlier answer. The error names the first one.
+
+    `reason`: why the Responses API is used.
+    """
     for param in _inexpressible(sent):
         message = f"`{param}` cannot be sent: {reason}, which has nothing like it."
         raise ApiError(400, message, code="unsupported_parameter", param=param)

@@ -63,7 +63,7 @@ async def delete_completion(context: CommandContext, response_id: str) -> Respon
 
 
 async def _conversation_of(context: CommandContext, response_id: str) -> str:
-    """The conversation of a chat completion, deleted or not. Raises ResponseNotFound, also for a response that is no chat completion."""
+    """The conversation of a chat completion, also of a deleted one. Raises ResponseNotFound, also for a response that is no chat completion."""
     reader = context.dependencies.reader
     conversation_id = await reader.conversation_of(response_id)
     if conversation_id is None:

@@ -1,8 +1,8 @@
 """Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one.
 
-In the conversation that the transcript continues, the reply is appended at the head. If items follow the last item that the transcript has too,
-the reply opens a branch after that item. If another reply runs there, if the conversation has ended, or if it may have no more branches, the
-reply goes into a fork.
+In the conversation that the transcript continues, the reply is appended at the head. If items follow the last item that is also in the
+transcript, the reply opens a branch after that item. If another reply runs there, if the conversation has ended, or if it may have no more
+branches, the reply goes into a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -78,7 +78,7 @@ def new_target(context: CommandContext) -> ChatTarget:
 
 
 async def branch_target(context: CommandContext, target: ChatTarget, match: Match) -> ChatTarget:
-    """The target that opens a branch in the same conversation, after the last item that the transcript has too."""
+    """The target that opens a branch in the same conversation, after the last item that is also in the transcript."""
     leaf = await leaf_after(
         context.dependencies.reader, match.conversation_id, match.item_id, match.depth, match.read_version
     )
@@ -86,7 +86,7 @@ async def branch_target(context: CommandContext, target: ChatTarget, match: Matc
 
 
 async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget:
-    """A fork of the target's conversation, at the last item that the transcript has too. Without a match, it is at the conversation's last item.
+    """A fork of the target's conversation after the last item that is also in the transcript; without a match, after the conversation's last item.
 
     If the conversation has no items yet, the target is a new conversation. Raises ConversationNotFound.
     """

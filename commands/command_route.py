@@ -77,7 +77,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     """After this long without an event, a stream sends a comment."""
     tenant_defaults: Mapping[str, TenantDefaults]
     chat_completions_store: ChatCompletionsStore
-    """Whether Chat Completions are stored when `store` is absent."""
+    """Which Chat Completions are stored: all except those with `store: false`, only those with `store: true`, or none."""
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
+    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it by one that reads what the principal may read."""
 
     reader: EventReader
 
@@ -103,7 +103,7 @@ class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
-    """What a handler knows of a request: who sent it, its If-Match versions, its idempotency key.
+    """What a handler knows of a request, such as who sent it, its If-Match versions and its idempotency key.
 
     Handlers append through this context.
     """
@@ -117,12 +117,12 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     disconnected: Callable[[], Awaitable[object]]
     """Returns when the client has disconnected. Call it only after the body was read."""
     unstored: UnstoredReply | None = None
-    """The last reply of the client's socket, if it was not stored."""
+    """The last reply of the client's socket, if it was not stored and is still remembered."""
     headers: Headers = Headers()
     """The headers of the request."""
 
     def policy(self, given: PolicyFields | None = None) -> ContextPolicy:
-        """The context policy of a new conversation: the policy of the caller's tenant.
+        """The context policy that conversations of the caller's tenant have by default.
 
         The fields in `given` replace its fields.
         """
@@ -140,8 +140,8 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     ) -> Appended:
         """Appends the events of the command, and returns when they are durable.
 
-        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: if
-        the request has no If-Match, the command is appended only if the conversation is at this version.
+        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: the
+        version that the conversation must have. With If-Match, `only_at` is ignored.
 
         Raises the errors of EventLog.append. If the request has If-Match, or an idempotency key and `answer`, then
         LogUnavailable has `outcome_unknown=False`: the client can repeat the request safely.
@@ -164,7 +164,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
-        """Appends the command. Answers with the body that `answer` renders, or with the first answer if this is a repeat."""
+        """Appends the command. Answers with the body that `answer` renders.
+
+        A repeat gets the first answer, without the content that was deleted since.
+        """
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:
@@ -192,7 +195,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return structs.replace(first, answer=answer)
 
     async def repeated_answer(self) -> Response | None:
-        """The first answer, as the answer to this repeat of the request. Raises what `first_answer` raises."""
+        """The first answer, as the answer to this repeat of the request. None if it is no repeat. Raises what `first_answer` raises."""
         first = await self.first_answer()
         if first is None:
             return None

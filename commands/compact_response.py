@@ -47,8 +47,8 @@ MAX_SUMMARY_TOKENS = 1_024
 
 
 class CompactResponse(Body):
-    """`model` writes the summary; `instructions` are added to its prompt. The last five fields are sent to the model with each request
-    for the summary.
+    """`model` writes the summary; `instructions` are added to its prompt. The last five fields are sent to the provider with each
+    request for the summary.
     """
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
@@ -65,7 +65,7 @@ class CompactResponse(Body):
     service_tier: ServiceTier | None = None
 
     def request(self) -> CreateResponse:
-        """A request for a reply with these fields: it is checked, and its earlier items are found, as for a reply. Raises ApiError (400)."""
+        """A request for a reply with these fields, except `instructions`. So the code for replies checks it and finds its earlier items. Raises ApiError (400)."""
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"instructions"}}
         return validate(CreateResponse, fields)
 
@@ -124,7 +124,8 @@ async def _summarize(
 ) -> WrittenSummary:
     """A summary of all the items.
 
-    Raises ApiError: 400 if the items need more than MAX_MODEL_CALLS calls, 502 if the model did not summarize all of them.
+    Raises ApiError: 400 if the items need more than MAX_MODEL_CALLS calls, or if the model's window is too small for a summary; 502 if the
+    model did not summarize all of them. Raises ModelFailed.
     """
     provider, models = context.dependencies.provider, context.dependencies.models
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)

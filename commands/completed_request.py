@@ -26,7 +26,7 @@ class CompletedRequest(Struct, frozen=True):
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
     """The body of the earlier request, with the parameters of `body` in place of its own. Without `requested`: `body`.
 
-    Raises ApiError (400) if the parameters contradict each other.
+    The parameters in `_NOT_REPEATED` are not taken from the earlier request. Raises ApiError (400) if the result is not valid.
     """
     complete = body
     if requested is not None:

@@ -45,7 +45,7 @@ async def _delete(
 
 
 async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
-    """The ids of the items that a reply added to its conversation. Empty if the reply runs, or if its items did not join."""
+    """The ids of the items that a reply added to its conversation. Empty if the reply has not ended, or if its items did not join."""
     for recorded in await reader.items(conversation_id, [response_id]):
         if isinstance(end := recorded.event, REPLY_ENDS):
             return joined_ids(end)

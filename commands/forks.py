@@ -27,8 +27,8 @@ router = APIRouter()
 class ForkConversation(Body):
     """Where the conversation is forked: after an item, or as it was at a version. With neither: as it is now.
 
-    `include_after`: the fork also gets the items that come after this place on the active path. `title`: default: the
-    title of the conversation, if a person gave it.
+    `include_after`: the fork also gets the items that come after this place on the active path. Without
+    `title`, the fork has the title of the conversation, if a person gave it.
     """
 
     model_config = examples({"item": "msg_019af3c5d2e07c31a7b1f0c1d2e3f405"}, {"version": 12, "title": "Another way"})
@@ -52,8 +52,9 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
     """Creates a fork: a new conversation that begins with the items up to the named place. Answers with the new Conversation.
 
     The fork belongs to the caller, who may fork any conversation that they may read. It inherits the items by
-    reference, so it takes the same time for long and short conversations. It has the instructions, the policy and the pinned items
-    that the conversation had at the fork's version. If an item is deleted in the conversation, it is gone from the fork too.
+    reference, so it takes the same time for long and short conversations. With `version`, it has the instructions
+    and the policy of that version, unless `include_after` is sent. Otherwise it has the present ones. It also has the pinned items and
+    the summary that lie on its path. If an item is deleted in the conversation, it is gone from the fork too.
     """
     body = body or ForkConversation()
     if body.item is not None and body.version is not None:
@@ -78,7 +79,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
 
 
 def _persons_title(state: ConversationState) -> str | None:
-    """The title if a person gave it. A model's title is removed when an item that it was made from is deleted. A fork would keep the title."""
+    """The title if a person gave it. A model's title is removed when an item that it was made from is deleted. In a fork it would stay."""
     return state.title if state.title_by == "person" else None
 
 

@@ -40,8 +40,8 @@ def _given_item(item: Any, param: str) -> GivenItem:
 def _is_reference(item: Any) -> bool:
     """Whether the item only refers to another item.
 
-    This is true for an `item_reference` (its type may be missing) and for an image generation call with nothing but its id. Clients
-    send such a call so that the model continues with an earlier image.
+    This is true for an `item_reference`, for an item with nothing but an id, and for an image generation call with nothing but its id.
+    Clients send such a call so that the model continues with an earlier image.
     """
     if not isinstance(item, dict):
         return False

@@ -100,7 +100,7 @@ class Progress(Struct):
             self.failure = ApiError(400, "")
 
     def answer(self) -> Response:
-        """200 with the counts and errors. If no line was imported, an error with the same fields beside it."""
+        """200 with the counts and errors. If lines failed and none was imported, an error with the same fields beside it."""
         errors = sorted(self.errors, key=lambda error: error.line)
         report = ImportReport(conversations=self.conversations, items=self.items, failed=self.failed, errors=errors)
         if self.failure is None or self.conversations:

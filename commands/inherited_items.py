@@ -40,7 +40,7 @@ async def execute_on_item(
 async def inherited_item(context: CommandContext, conversation_id: str, item_id: str) -> KnownItem | None:
     """The item as the fork `conversation_id` inherits it. None if the fork does not inherit the item, or if it is deleted.
 
-    In a fork, the inherited items are the beginning of branch 0.
+    Its branch is 0, because the inherited items are the beginning of the fork's branch 0.
     """
     head = await readable_conversation(context, conversation_id)
     found = await undeleted_on_path(context.dependencies.reader, PathSegment(conversation_id, head.version), [item_id])

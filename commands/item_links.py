@@ -7,7 +7,7 @@ When the store gives items new ids, it changes the links to match. These items h
     local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
 
 A stored link holds our id of the target, or the `call_id` of the call. A link in a request may also hold the id that the client gave to
-the target, because the stored target keeps that id. A call of an earlier request is found by it only if the output has no `call_id`.
+the target, because the stored target keeps that id. A call of an earlier request is found by that id only if the output has no `call_id`.
 """
 
 from collections.abc import Iterator, Sequence

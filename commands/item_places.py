@@ -47,7 +47,7 @@ async def place_of(context: CommandContext, conversation_id: str, version: int, 
 
 
 async def _inherited_place(context: CommandContext, conversation_id: str, version: int, item_id: str) -> ItemPlace:
-    """In a fork, the inherited items are the beginning of branch 0."""
+    """The place of an inherited item. In a fork, the inherited items are the beginning of branch 0."""
     found = await undeleted_on_path(context.dependencies.reader, PathSegment(conversation_id, version), [item_id])
     row = found.get(item_id)
     if row is None or row.conversation_id == conversation_id:

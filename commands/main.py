@@ -1,4 +1,5 @@
-"""The command API: every route that writes, and the WebSocket. Like the query API, it also serves its health checks and documentation.
+"""The command API: every route that writes or asks a model, the count of input tokens, and the WebSocket. Like the query API, it also
+serves its health checks and documentation.
 
 `create_app` puts the app together; `python -m commands.main` serves it alone.
 """

@@ -44,9 +44,9 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
     def prefixes(
         self, new_ids: dict[int, str], response_id: str, output: Sequence[tuple[str, Item]]
     ) -> tuple[Prefix, ...]:
-        """The prefixes that are recorded when the reply completes.
+        """The prefixes to record when the reply's items join the conversation.
 
-        `new_ids`: the ids of the input's new items, by their index in the input. `output`: (id, item) of each item.
+        `new_ids`: the ids of the input's new items, by their index in the input. `output`: (id, item) of each item of the answer.
         """
         transcript, target = self.transcript, self.target
         version = target.version if target is not None and target.start is None else None
@@ -101,7 +101,7 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
     """The items of the input. The item that a reference names takes the reference's place.
 
-    None if the caller may not read a referenced item. Then `take_input` refuses the input.
+    None if a referenced item does not exist, or if the caller may not read it. Then `take_input` refuses the input.
     """
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
     found = await find_items(context, ids)
@@ -121,7 +121,7 @@ async def _is_path(
 ) -> bool:
     """Whether the path up to the prefix has only the `repeated` items of the transcript. `leaf`: the place after the prefix.
 
-    It has more items if an earlier request left out the beginning of its history.
+    The path has more items if an earlier request left out the beginning of its history.
     """
     if prefix.depth == repeated:
         return True
@@ -133,7 +133,7 @@ async def _is_path(
 async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> ReplyTarget | None:
     """The target after the prefix, in its conversation: at the head, or on a branch if items follow the prefix. The last fallback is a fork.
 
-    None if the conversation was deleted meanwhile. None also if the model would not be shown exactly the path: the
+    None if the caller can no longer read the conversation. None also if the model would not be shown exactly the path: the
     conversation has instructions, a summary, or a context policy that chooses other items than the tenant's default.
     """
     reader, conversation_id = context.dependencies.reader, prefix.conversation_id

@@ -1,6 +1,6 @@
 """Makes the commands that start conversations for replies: unlisted conversations, and forks.
 
-Also finds a conversation's first event, its head, its last item that is not inherited, and the place after an item.
+Also finds a conversation's first event, its head, its last item that is not inherited, the path to an item, and the place after an item.
 """
 
 from msgspec.structs import replace

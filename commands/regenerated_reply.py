@@ -1,8 +1,8 @@
 """`regenerate` in `POST /v1/responses`: another answer beside an earlier one.
 
 The request names a response, or an item of an answer. The model is sent what lies before that answer, and the new
-answer opens a branch there. An answer that a client appended has no response. It is all the items in
-a row, up to the named one, that a client appended and that are of a kind that a model writes.
+answer opens a branch there. An answer that a client appended has no response. Such an
+answer consists of the named item and the items in a row before it that a client appended too, if a model writes items of their kind.
 """
 
 from itertools import takewhile
@@ -34,11 +34,11 @@ from replies.response_from_events import Request
 class _Answer(Struct, frozen=True, kw_only=True):
     """An answer, as it was found by the id that the request names.
 
-    conversation_id  its conversation. A fork may inherit it
-    item_ids         its items, first to last
+    conversation_id  the answer's conversation. A fork may inherit the answer
+    item_ids         the items of the answer, first to last; only the named item if it is not the output of a response
     is_answer        whether a model writes such items
-    has_response     whether a reply wrote it. If not, a client appended it
-    requested        the request whose parameters are used again (`_repeatable`); None: there is none, or the caller may not read it
+    has_response     whether the item has a response. If not, a client appended it
+    requested        the request whose parameters are used again (`_repeatable`); None if there is none that the caller may use
     """
 
     conversation_id: str
@@ -52,7 +52,8 @@ async def find_regenerated(context: CommandContext, body: CreateResponse, named_
     """The request for another answer. `named_id`: the id of a response, or of an item of an answer.
 
     Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError: 404 if there is
-    no such response or item in the conversation, 409 while the response runs, 400 if it is no answer.
+    no such response or item in the conversation, 409 while the response runs, 400 if it is no answer or if no item lies
+    before it.
     """
     if is_id(named_id, RESPONSE):
         answer = await _of_response(context, named_id)

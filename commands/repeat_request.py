@@ -92,7 +92,10 @@ class _Repeats:
         return None
 
     def _learner(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
-        """Returns the function to call if this request is answered. It learns the abilities that the model lacks, and the model's window."""
+        """Returns the function to call if this request is answered. It learns the abilities that the model lacks, and the model's window.
+
+        None if there is nothing to learn.
+        """
         missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
         if not missing:
             return learn_window

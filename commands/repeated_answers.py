@@ -1,7 +1,9 @@
 """The first answer to an idempotency key, without what was deleted since then.
 
 A repeated request gets its first answer again. Items that were retracted since then are shown without content. A
-withdrawn summary is shown as an empty text. A title that a model wrote is not shown, because it may be withdrawn. If the conversation was deleted, the repeat is answered with 404.
+withdrawn summary is shown as an empty text. A title that a model wrote is not shown, because it may be withdrawn. The comment of
+feedback is not shown if the feedback was withdrawn or its target was deleted. If the conversation was deleted, the repeat is answered
+with 404, unless it repeats the deletion.
 """
 
 from collections.abc import Mapping

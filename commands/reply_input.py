@@ -1,6 +1,6 @@
 """Decides which items of a request's `input` are taken, that is, shown to the model and stored.
 
-References are replaced by items, items that the history already has are left out, and links are changed to our ids:
+References are replaced by items, items that the history already has are left out, and links are changed to name the stored items:
 
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path anyway.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.

@@ -2,9 +2,9 @@
 
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
 a response appends to its conversation: at the head if no item follows the response, and on a new branch otherwise. If the caller may only read
-that conversation, the reply goes into a fork of it. The fork shares the items up to that response, the
-instructions and the policy of that time, and the pinned items and the summary that lie before the response. If no item
-precedes the response, a new conversation is created instead of a fork.
+that conversation, the reply goes into a fork of it. The fork shares the items up to the end of that
+response, the instructions and the policy of that time, and the pinned items and the summary up to there. If there is no item up to
+there, a new conversation is created instead of a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -45,7 +45,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     regenerates    the item or response that the reply is another version of
     carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
                    before the input
-    retracts       the last items of `source`. They are retracted when the request is appended
+    retracts       the partial answer of a reply that is tried again. Its items are retracted when the request is appended
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
 
@@ -192,7 +192,7 @@ async def _joined_last(reader: PrincipalReader, record: Record) -> ItemAppended 
 
 
 async def _start_after(context: CommandContext, record: Record, version: int, leaf: Leaf) -> StartConversation:
-    """Starts a fork at this place, or a new conversation if no item lies before it."""
+    """The command that starts a fork at this place, or a new conversation if no item lies before the place."""
     if leaf.item_id is None:
         return unlisted_conversation(context)
     origin = Fork(

@@ -1,7 +1,7 @@
-"""Requests a reply to a transcript.
+"""Requests a reply to a transcript. The model is sent exactly the messages of the request.
 
-Finds the conversation that the transcript continues, stores the new messages, and starts the reply. The model is sent
-exactly the messages of the request. The conversation stores each message once.
+If the request is stored, finds the conversation that the transcript continues, stores the new messages there, and starts the
+reply. So each message is stored once. If the request is not stored, only starts the reply.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 3
 MAX_NEW_ON_LOOP = 1_000
 """A transcript with more unknown messages than this is parsed in a thread, so that it delays no other request.
 
-A shorter one is parsed on the event loop, because a thread would take longer.
+One with fewer unknown messages is parsed on the event loop, because a thread would take longer.
 """
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
@@ -175,10 +175,7 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
 
 
 async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
-    """Deletes the target's conversation.
-
-    Without the reply, no later request would find the history. A repeated request stores it again.
-    """
+    """Deletes the target's conversation, which has a history but no reply. A repeated request stores the history again."""
     with suppress(Refused, LogUnavailable):
         await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
 
@@ -246,7 +243,7 @@ def _matched(target: ChatTarget) -> tuple[int, bool]:
 
 
 def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: NewMessages) -> int:
-    """The index of the first new item of the last turn. Raises ApiError (413) if the last turn alone is too large for a reply's input."""
+    """The index of the first new item of the last turn. Raises ApiError (413) if the new items of the last turn alone are too large for a reply's input."""
     first = target.match.messages if target.match else 0
     starts = [0, *new.ends]
     for number in range(len(new.ends) - 1, -1, -1):

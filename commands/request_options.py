@@ -1,4 +1,4 @@
-"""The parameters of a request for a reply that are objects: their fields, and the check for values that the store does not support."""
+"""The parameters that are objects, in a request for a reply: their fields, and the check for values that the store does not support."""
 
 from typing import Annotated, Any, Literal
 
@@ -74,7 +74,7 @@ class ImageOptions(Body):
 
 
 class OptionsBody(Body):
-    """The parameters that are objects. `generate: false` and `prompt_cache_options.prewarm` ask for no answer, so they are refused."""
+    """The parameters that are objects, and `generate`. `generate: false` and `prompt_cache_options.prewarm` ask for no answer, so they are refused."""
 
     reasoning: Reasoning | None = None
     text: Text | None = None

@@ -93,10 +93,9 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply at its target.
 
-    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise, in four cases, tries
-    the target's fallback and then the fallback's own fallback: another reply runs there, another request moved the
-    target's head, the conversation may have no more branches, or it has ended and was found by comparing the input (the
-    client did not name it).
+    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise tries the target's
+    fallback, and then that target's fallback, if another reply runs there, if another request moved the head, or if the
+    conversation may have no more branches. Does so also if the conversation has ended and the client did not name it.
     """
     given = body.items()
     model = await resolve_model(context, body.model)

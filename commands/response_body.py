@@ -26,7 +26,7 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
 """The most bytes of the input, of the items that it refers to, and of the items that are carried over, together.
 
-Items are carried over from earlier replies that did not complete. If several such replies follow one another, each one
+Items are carried over from earlier replies that were not stored, or whose items did not join a conversation. If several such replies follow one another, each one
 also carries over the items that the one before it carried over.
 """
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from infrastructure.http.errors import ApiError
 
 MAX_SCHEMAS_BYTES = 256 * 1024
-"""Bytes of all the schemas of a request, as JSON text. Checking schemas of this size takes about 5 ms."""
+"""The most bytes of all the schemas of a request together, as JSON text. Checking schemas of this size takes about 5 ms."""
 
 _META_SCHEMA = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True

@@ -143,7 +143,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # Forgotten at once: Open Responses requires that nothing can continue from it if this reply fails.
+            # Forgets that reply at once. Open Responses requires that nothing can continue from it if this reply fails.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
@@ -198,7 +198,7 @@ class _ResponseSocket:
 
     async def _stop_answering(self) -> None:
         """Stops the answer when the socket ends. Before the first event is sent, the task is not cancelled, because it may be appending the
-        request. Sending the first event fails, and this stops the reply.
+        request. Sending the first event then fails, and this stops the reply.
         """
         if self._answering is not None:
             if self._is_streaming:

@@ -4,7 +4,7 @@ The client need not repeat its input. The new reply has the input, the model and
 request has a model or parameters, they replace those of the first one. `stream` and `background` only say how the
 answer is delivered, so they are not repeated.
 
-If the question has already joined the conversation (`context_policy.stopped`), the new input is empty. The partial
+If the question has already joined the conversation (`context_policy.stopped`), the new input is empty. A partial
 answer is retracted when the new reply is requested.
 """
 
@@ -49,7 +49,7 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
 
 
 async def _ended_record(context: CommandContext, response_id: str) -> tuple[Record, ReplyEnd]:
-    """The record and the end of a reply that failed or was stopped. Raises ApiError for any other reply."""
+    """The record and the end of a reply that failed or was stopped. Raises ApiError for any other reply, and for a chat completion."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id[:64])

@@ -56,8 +56,8 @@ async def context_with_summary(
     """The context of a conversation at its head. If it is too large, and the conversation's policy or the
     request asks for summaries, makes a summary first.
 
-    Returns (version, context). A new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
-    conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no reply runs. Raises what Contexts.assemble and CommandContext.append raise.
+    Returns (version, context). A new summary raises the version. There is no new summary if the model fails, or
+    while another reply runs or waits at the head. `snapshot`: the conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no reply runs. Raises what Contexts.assemble and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
     # Without `truncation`: what does not fit is summarized, not refused.
@@ -193,7 +193,7 @@ def _branch_of(event: ItemAppended, end: PathSegment, forked_from: Fork | None) 
 async def _read_into(
     summary_input: SummaryInput, context: CommandContext, end: PathSegment, choice: ContextChoice, depth: int
 ) -> list[ItemAppended]:
-    """Fills `summary_input` with the items after the previous summary and before `depth`; returns their events."""
+    """Fills `summary_input` with the items after the previous summary and before `depth`, until it is full. Returns their events."""
     previous = choice.recent.summary
     events: list[ItemAppended] = []
     path = context.dependencies.contexts.path(end, previous.last if previous else None)
