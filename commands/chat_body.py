@@ -1,7 +1,7 @@
 """The body of a Chat Completions request: which parameters are checked, which are refused, and what is recorded of it.
 
 A parameter that is not a field of `CreateChatCompletion` is recorded, and sent to a provider of Chat Completions as it came. It is
-refused if the request is sent to a provider's Responses API, if the request has `conversation`, or if only our POST /v1/responses has it.
+refused if it is in `_OF_RESPONSES`, if the provider has the Responses API, or if the request has `conversation`.
 """
 
 from collections.abc import Iterator

@@ -92,7 +92,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it by one that reads what the principal may read."""
+    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it with one that reads what the principal may read."""
 
     reader: EventReader
 

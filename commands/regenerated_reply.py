@@ -1,8 +1,10 @@
 """`regenerate` in `POST /v1/responses`: another answer beside an earlier one.
 
 The request names a response, or an item of an answer. The model is sent what lies before that answer, and the new
-answer opens a branch there. An answer that a client appended has no response. Such an
-answer consists of the named item and the items in a row before it that a client appended too, if a model writes items of their kind.
+answer opens a branch there.
+
+An answer that a client appended has no response. Such an answer consists of the named item and all items directly
+before it that a client appended and that are of a kind that a model writes.
 """
 
 from itertools import takewhile

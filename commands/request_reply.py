@@ -47,7 +47,10 @@ MAX_COMPARISONS = 10
 
 
 def check_body(body: CreateResponse) -> None:
-    """Checks the parameters and the schemas in them. Raises ApiError (400)."""
+    """Checks the parameters and the schemas in them. Raises ApiError (400).
+
+    With `retry` or `regenerate`, most of them are checked later (`merged`).
+    """
     body.check()
     if body.earlier is None:
         check_schemas(body.schemas())

@@ -56,8 +56,11 @@ async def context_with_summary(
     """The context of a conversation at its head. If it is too large, and the conversation's policy or the
     request asks for summaries, makes a summary first.
 
-    Returns (version, context). A new summary raises the version. There is no new summary if the model fails, or
-    while another reply runs or waits at the head. `snapshot`: the conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no reply runs. Raises what Contexts.assemble and CommandContext.append raise.
+    Returns (version, context). A new summary raises the version. No summary is made if `summarize` returns None, if the model
+    fails, or while another reply runs or waits at the head, unless `has_turn`.
+
+    `snapshot`: the conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no
+    reply runs. Raises what Contexts.assemble and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
     # Without `truncation`: what does not fit is summarized, not refused.

@@ -1,4 +1,4 @@
-"""Scripts for `provider.script` that do not answer correctly: an error, another format, a broken or silent stream."""
+"""Scripts for `provider.script` that do not answer correctly: an error, another format, wrong values, a broken or silent stream."""
 
 import threading
 from typing import Any

@@ -103,7 +103,7 @@ def compactions(log: Log, conversation_id: str) -> list[ContextCompacted]:
 
 
 def budget_left_out(context: Context) -> list[str]:
-    """BUDGET for each range of items that did not fit in the budget."""
+    """A list with one BUDGET for each range of items that did not fit in the budget."""
     return [left_out.reason for left_out in context.shown.left_out if left_out.reason == BUDGET]
 
 

@@ -1,4 +1,4 @@
-"""Invalid requests: each gets a 4xx error in the shape of the OpenAI API. The error names the field, and no event is appended."""
+"""Invalid requests, and unusual ones that are accepted. An invalid request gets a 4xx error in the shape of the OpenAI API, and appends no event."""
 
 import json
 from typing import Any
@@ -74,7 +74,7 @@ def assert_openai_error(answer: httpx.Response, status: int) -> None:
 
 
 @pytest.mark.parametrize(("body", "param"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
-async def test_a_malformed_body_is_a_400_that_names_the_field(
+async def test_a_malformed_body_is_a_400_that_names_the_wrong_field_if_there_is_one(
     api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -98,7 +98,9 @@ async def test_a_malformed_body_is_a_400_that_names_the_field(
     ],
     ids=["17 pairs", "long key", "empty key", "long value", "number", "null", "list", "text"],
 )
-async def test_metadata_over_its_limits_is_a_400(api: httpx.AsyncClient, log: Log, metadata: Any) -> None:
+async def test_metadata_over_its_limits_or_of_a_wrong_type_is_a_400(
+    api: httpx.AsyncClient, log: Log, metadata: Any
+) -> None:
     answer = await api.post("/v1/conversations", json={"metadata": metadata})
     assert_openai_error(answer, 400)
     assert answer.json()["error"]["param"].startswith("metadata")
@@ -142,7 +144,7 @@ async def test_twenty_items_of_a_third_of_a_megabyte_are_appended(api: httpx.Asy
 @pytest.mark.parametrize(
     "text", ["<|endoftext|>", " " * 1_000_000, "😀" * 1000, "\u2028\u202e\ufeff", '"\\u0000"', "\\u0000"]
 )
-async def test_text_that_looks_special_is_stored_unchanged(api: httpx.AsyncClient, text: str) -> None:
+async def test_unusual_text_is_stored_unchanged(api: httpx.AsyncClient, text: str) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     answer = await api.post(path, json={"items": [message(text)]})
@@ -189,7 +191,7 @@ async def test_a_malformed_idempotency_key_is_a_400(api: httpx.AsyncClient, log:
 KEYS = ["😀", "caf\u00e9", "cafe\u0301", "a b", '"quoted"', "\u202e"]
 
 
-async def test_any_text_is_an_idempotency_key_and_keys_are_compared_byte_by_byte(
+async def test_unusual_idempotency_keys_are_accepted_and_compared_byte_by_byte(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     for _ in range(2):
@@ -270,7 +272,7 @@ async def test_a_malformed_request_for_a_reply_is_a_400(
     assert log.count() == 0
 
 
-async def test_an_unknown_path_is_a_404_and_a_get_is_a_405(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_path_is_a_404_and_a_get_of_a_known_path_is_a_405(api: httpx.AsyncClient) -> None:
     assert_openai_error(await api.post("/v1/nothing"), 404)
     assert (await api.get("/v1/conversations")).status_code == 405
 
@@ -369,7 +371,9 @@ async def test_any_json_content_type_is_accepted_and_a_request_without_a_body_ne
 @pytest.mark.parametrize(
     "content_type", ["application/x-ndjson", "application/jsonl", "application/json-lines+json", "application/json"]
 )
-async def test_an_import_is_sent_as_json_lines(api: httpx.AsyncClient, log: Log, content_type: str) -> None:
+async def test_an_import_may_be_sent_as_json_lines_and_another_request_may_not(
+    api: httpx.AsyncClient, log: Log, content_type: str
+) -> None:
     assert (await send_as(api, "/v1/import", b"{}\n{}\n", content_type)).json()["conversations"] == 2
     assert_openai_error(await send_as(api, "/v1/conversations", b"{}", "application/x-ndjson"), 415)
     assert log.count() == 2

@@ -62,7 +62,7 @@ async def test_revising_an_item_and_moving_the_head_are_conditional_and_repeatab
     assert (await store.post(f"{conversation_id}/head", item=first)).headers["etag"] == version
 
 
-async def test_items_that_the_conversation_does_not_have_cannot_be_revised_and_the_head_cannot_move_to_them(
+async def test_revising_and_moving_are_refused_for_a_missing_item_a_malformed_body_and_an_ended_conversation(
     store: Store,
 ) -> None:
     conversation_id, other_id = [await create_conversation(store.api) for _ in range(2)]
@@ -110,7 +110,7 @@ async def test_a_repeat_gets_the_first_answer_even_if_the_item_was_deleted_since
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_revised_output_is_linked_to_the_call_on_its_own_path(store: Store) -> None:
+async def test_a_revised_approval_is_linked_to_the_approval_request_on_its_own_path(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     call = {"type": "mcp_approval_request", "server_label": "s", "name": "n", "arguments": "{}"}
     [request_id] = await store.append(conversation_id, {**call, "id": "mcpr_a"})
@@ -154,7 +154,7 @@ async def test_a_fork_can_revise_inherited_items_and_move_its_head_to_them_witho
     grandchild = (await store.post(f"{fork}/fork")).json()["id"]
     await revise(store, grandchild, ids[0], "q0")
     assert await texts(store, grandchild) == ["q0"]
-    await retract(store, grandchild, ids[1])  # whatever the active path is
+    await retract(store, grandchild, ids[1])  # the item is not on the active path
     assert (await store.post(f"{grandchild}/items/{ids[1]}/restore")).status_code == 200
     await store.post(f"{grandchild}/head", item=ids[1])
     assert await texts(store, grandchild) == ["m0", "m1"]

@@ -1,4 +1,4 @@
-"""The head is moved, and items are revised, while replies run and others write. Requests go to two processes."""
+"""The head is moved, and items are revised, while replies run and others write. Requests go to two apps, as in two processes."""
 
 import asyncio
 from typing import Any

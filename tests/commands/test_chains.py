@@ -1,4 +1,4 @@
-"""Replies with a `previous_response_id`: each continues at the end of that response's conversation, or on a new branch of it."""
+"""Replies with a `previous_response_id`: where they continue, what the model is sent, and which requests are refused."""
 
 import asyncio
 import threading

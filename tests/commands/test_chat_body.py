@@ -130,7 +130,7 @@ def test_with_a_conversation_the_call_that_a_tool_message_answers_may_be_stored_
     assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
 
 
-def test_messages_are_limited_in_number_and_in_size() -> None:
+def test_messages_are_limited_in_number_and_messages_and_parameters_in_size() -> None:
     assert MAX_CHAT_BYTES <= MAX_READ_BYTES
     body_of(*[USER] * MAX_MESSAGES)
     assert refusal(*[USER] * (MAX_MESSAGES + 1)).param == "messages"
@@ -273,7 +273,7 @@ def test_parameters_are_recorded_as_sent_and_also_as_parameters_of_the_responses
     }
 
 
-def test_functions_of_the_old_form_are_shown_as_tools() -> None:
+def test_functions_of_the_old_form_are_recorded_as_sent_and_also_as_tools() -> None:
     recorded = body_of(functions=[FUNCTION], function_call={"name": "look"}, max_tokens=9).recorded_parameters()
     assert recorded["tools"] == [{"type": "function", **FUNCTION}]
     assert recorded["tool_choice"] == {"type": "function", "name": "look"}
@@ -298,7 +298,7 @@ def _refused_in_conversation(**parameters: Any) -> ApiError:
     return refused.value
 
 
-def test_parameters_that_ask_for_nothing_are_accepted_for_every_provider() -> None:
+def test_a_responses_provider_allows_parameters_that_ask_for_nothing_and_not_the_audio_of_an_answer() -> None:
     nothing = {"n": 1, "stop": [], "logit_bias": {}, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
     body_of(renderer=RESPONSES, **ALL)
     body_of(renderer=RESPONSES, **nothing)

@@ -80,7 +80,7 @@ async def test_a_transcript_continues_its_conversation_and_each_message_is_store
     assert listed == [False, True]
 
 
-async def test_a_first_message_always_begins_a_conversation(api: httpx.AsyncClient) -> None:
+async def test_a_transcript_of_one_message_begins_a_new_conversation_each_time(api: httpx.AsyncClient) -> None:
     _, first = await continued(api, [], "hi")
     _, second = await continued(api, [], "hi")
     assert first != second
@@ -110,7 +110,7 @@ async def test_requests_at_the_same_time_with_the_same_prefix_are_all_answered(
     assert len(stored) == 10
 
 
-async def test_a_conversation_that_the_client_names_is_preferred_to_one_that_the_transcript_matches(
+async def test_a_transcript_goes_to_the_conversation_that_the_client_names_and_an_invalid_name_is_a_400(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     first, second = await complete(api, [user("hi")], "chat 1"), await complete(api, [user("hi")], "chat 2")
@@ -155,7 +155,7 @@ async def test_a_completion_is_stored_only_if_the_setting_and_the_request_allow_
         assert ("x-conversation-id" in answer.headers) == bool(count)
 
 
-async def test_a_long_new_history_is_stored_in_parts_before_the_request_is_recorded(
+async def test_a_long_new_history_is_stored_completely_and_the_next_request_continues_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     history = [message for n in range(700) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
@@ -201,7 +201,7 @@ async def test_when_a_request_stops_while_its_long_history_is_stored_then_the_ne
     assert stored() == before + 2_502
 
 
-async def test_of_equal_requests_at_the_same_time_only_one_keeps_its_long_history(
+async def test_of_equal_requests_with_one_key_at_the_same_time_only_one_keeps_its_long_history(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     body = {"model": "scripted", "messages": [user(f"question {n}") for n in range(1_001)]}

@@ -84,7 +84,7 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "tools": ("tools", [{"type": "function", **FUNCTION, "strict": False}]),
     "verbosity": ("text.verbosity", "low"),
 }
-"""Our parameter -> (name, value) in a request to the Responses API, if its name or shape differs there."""
+"""A parameter of Chat Completions -> (name, value) in a request to the Responses API, if its name or shape differs there."""
 
 
 def body_with(name: str) -> CreateChatCompletion:

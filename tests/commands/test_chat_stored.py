@@ -113,7 +113,7 @@ async def test_after_a_chat_completion_is_deleted_its_response_is_deleted_too_an
     assert isinstance(log.events(listed)[-1], ReplyDeleted)
 
 
-async def test_a_response_that_is_no_chat_completion_is_not_found_and_either_id_deletes_a_chat_completion(
+async def test_a_response_that_is_no_chat_completion_is_not_found_and_both_deletions_take_both_forms_of_an_id(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start()

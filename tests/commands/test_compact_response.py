@@ -48,7 +48,7 @@ async def test_a_compacted_chain_continues_from_its_summary(
     assert question == ("user", "Who am I?")
 
 
-async def test_a_request_without_model_or_input_or_with_an_unknown_model_or_response_is_refused(
+async def test_an_invalid_request_is_a_400_that_names_the_wrong_field(
     api: httpx.AsyncClient,
 ) -> None:
     for body, expected_error in (

@@ -53,7 +53,7 @@ async def test_a_compaction_repeated_with_the_same_key_calls_the_model_once(
     assert len(provider.requests) == calls
 
 
-async def test_a_conversation_that_fits_has_nothing_to_compact(store: Store) -> None:
+async def test_a_conversation_that_fits_has_nothing_to_compact_and_an_unknown_one_is_a_404(store: Store) -> None:
     conversation_id = await create_conversation(store.api, items=talk(1))
     answer = await store.post(f"{conversation_id}/compact")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "nothing_to_compact")

@@ -105,7 +105,9 @@ async def test_an_ended_conversation_refuses_items_until_it_is_reopened(api: htt
     assert ConversationEnded(reason="done") in log.events(conversation_id)
 
 
-async def test_a_deleted_conversation_is_a_404_for_every_command(api: httpx.AsyncClient, log: Log) -> None:
+async def test_commands_on_a_deleted_conversation_are_a_404_and_append_nothing(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}"
     assert (await api.delete(path)).json() == {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
@@ -132,7 +134,7 @@ async def test_of_several_deletions_of_an_item_at_once_only_one_succeeds(api: ht
     assert log.topics(conversation_id).count("item.retracted") == 1
 
 
-async def test_an_update_keeps_absent_fields_and_null_clears_them(api: httpx.AsyncClient) -> None:
+async def test_an_update_keeps_absent_fields_and_clears_fields_that_are_null(api: httpx.AsyncClient) -> None:
     conversation_id = await create_conversation(api, title="First", metadata={"a": "1"}, instructions="Be kind.")
     path = f"/v1/conversations/{conversation_id}"
     body = (await api.post(path, json={"metadata": {"b": "2"}, "title": None})).json()

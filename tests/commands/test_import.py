@@ -75,7 +75,7 @@ async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.As
     assert log.count() == 5
 
 
-async def test_if_no_line_can_be_imported_then_the_answer_is_a_4xx_with_each_line_and_its_error(
+async def test_if_every_line_is_refused_then_the_answer_is_a_4xx_with_each_line_and_its_error(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     bad = [b"\n", b"{not json\n", line(1, surprise=1), b'{"items": [{"role": "robot", "content": "x"}]}\n']
@@ -188,7 +188,7 @@ async def disconnect_after(app: ASGIApp, content: bytes) -> int:
     return statuses[0]
 
 
-async def test_a_repeated_import_with_its_key_adds_nothing(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_repeated_import_with_its_key_adds_only_what_is_missing(api: httpx.AsyncClient, log: Log) -> None:
     lines = [line(n * 150) for n in range(4)]
     first = await send(api, *lines[:2], b"{broken", key="import-1")
     events = log.count()

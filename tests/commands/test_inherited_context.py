@@ -1,6 +1,6 @@
-"""A fork inherits the pinned items and the summary that lie before the item where it begins.
+"""A fork inherits the pinned items and the summary up to the item after which it begins.
 
-When their items are deleted in the origin, the fork loses them.
+If a pinned item, or an item that the summary covers, is deleted in the origin, the fork loses the pin or the summary.
 """
 
 from typing import Any

@@ -120,7 +120,7 @@ async def test_on_a_new_branch_a_reference_to_an_item_before_it_adds_nothing_and
     assert len(appended(log, first["conversation"]["id"])) == 4 + 5
 
 
-async def test_a_reference_to_nothing_that_the_caller_may_read_is_a_404_that_names_it_and_leaves_no_event(
+async def test_a_reference_to_an_item_that_is_missing_or_not_readable_is_a_404_that_names_it_and_leaves_no_event(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, settings: Settings
 ) -> None:
     kept, deleted, foreign = [await create_conversation(api) for _ in range(3)]
@@ -158,7 +158,7 @@ async def test_a_reference_to_nothing_that_the_caller_may_read_is_a_404_that_nam
     assert len(provider.requests) == requests
 
 
-async def test_a_reference_alone_is_shown_unless_it_is_shown_already_or_cannot_stand_alone(
+async def test_a_referenced_item_alone_is_sent_unless_it_is_on_the_path_already_or_cannot_be_sent_by_itself(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -204,7 +204,7 @@ async def test_the_error_for_a_referenced_item_that_the_provider_cannot_take_nam
     assert error_of(refused) == (400, "unsupported_parameter", "input[2].type")
 
 
-async def test_after_a_failed_reply_its_input_and_partial_output_can_be_named_by_their_ids(
+async def test_after_a_failed_reply_its_partial_output_can_be_named_by_its_id(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     def breaks_off(exchange: Any) -> None:

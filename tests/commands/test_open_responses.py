@@ -71,7 +71,7 @@ async def test_a_response_has_every_field(api: httpx.AsyncClient) -> None:
         assert response["output"], name
 
 
-async def test_every_event_of_a_stream_has_its_official_type_and_a_response_with_every_field(
+async def test_every_event_of_a_stream_has_its_official_type_and_each_response_in_it_has_every_field(
     api: httpx.AsyncClient,
 ) -> None:
     for name, body in CREATE.items():
@@ -84,7 +84,7 @@ async def test_every_event_of_a_stream_has_its_official_type_and_a_response_with
                 CompleteResponse.model_validate(event["response"])
 
 
-async def test_a_tool_call_is_an_item_that_streams_its_arguments_and_its_output_is_answered(
+async def test_the_arguments_of_a_tool_call_are_streamed_and_the_model_answers_the_output(
     api: httpx.AsyncClient,
 ) -> None:
     events = events_of(await post_response(api, "How is the weather?", tools=[WEATHER], stream=True))
@@ -114,7 +114,7 @@ async def test_a_failed_reply_has_every_field_as_well(api: httpx.AsyncClient, pr
     CompleteResponse.model_validate(response)
 
 
-async def test_the_output_of_a_compaction_begins_a_new_chain(api: httpx.AsyncClient) -> None:
+async def test_the_output_of_a_compaction_can_be_the_input_of_a_response(api: httpx.AsyncClient) -> None:
     turns = [message("user", "My name is Ada."), message("assistant", "OK."), message("user", "Compress this.")]
     compacted = await api.post("/v1/responses/compact", json={"model": "scripted", "input": turns})
     assert compacted.status_code == 200, compacted.text

@@ -1,4 +1,4 @@
-"""The store calls only the configured provider. It never opens a URL that a client sends, in any kind of item."""
+"""The store calls only the configured provider. It never opens a URL that a client sends."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def script(exchange: Exchange) -> None:
 
 
 def inputs(url: str) -> list[Any]:
-    """Inputs with items of every kind that can hold a URL."""
+    """Inputs with a URL in items of several kinds."""
     user = {"type": "message", "role": "user"}
     call = {"call_id": "c", "name": "f"}
     return [
@@ -58,7 +58,7 @@ def inputs(url: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_a_url_in_an_item_is_never_opened(
+async def test_a_url_in_a_request_is_never_opened(
     settings: Settings, provider: ScriptedProvider, bait: tuple[str, list[str]], model_api: str
 ) -> None:
     url, requests = bait

@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of the official client. The store treats each parameter as that list says."""
+"""docs/clients.md lists every parameter of Responses and Conversations in the official client. The store treats each parameter of a request for a reply as that list says."""
 
 import importlib
 import json
@@ -117,7 +117,7 @@ IN_CHAT: dict[str, tuple[str, Any]] = {
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}],
     ),
 }
-"""Our parameter -> (name, value) in a request to the Chat Completions API, if its name or shape differs there."""
+"""A parameter of Responses -> (name, value) in a request to the Chat Completions API, if its name or shape differs there."""
 IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "input": ("input", [{"type": "message", "role": "user", "content": "hi"}]),
 }
@@ -254,7 +254,7 @@ async def test_allowed_tools_without_a_mode_have_the_mode_auto(
     assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
 
 
-async def test_an_error_about_an_unsupported_parameter_names_it_and_the_parameter_to_use_instead_if_one_exists(
+async def test_an_error_about_an_unknown_or_misplaced_parameter_names_it_and_the_one_to_use_instead_if_there_is_one(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:
     _, api = api_of

@@ -22,7 +22,7 @@ async def test_a_pinned_item_is_sent_even_if_it_is_summarized_until_it_is_unpinn
     assert not any("assistant 0 " in sent["content"] for sent in context.body["messages"])
 
 
-async def test_an_old_pinned_call_is_sent_with_its_output(store: Store) -> None:
+async def test_an_old_pinned_call_is_sent_with_its_output_and_never_without_it(store: Store) -> None:
     conversation_id = await create_conversation(store.api, context_policy={"budget": 500})
     ids = await store.append(conversation_id, *talk(1), CALL, OUTPUT, *talk(30))
     await store.post(f"{conversation_id}/items/{ids[2]}/pin")

@@ -1,4 +1,4 @@
-"""POST /v1/responses with `on_busy`, while a reply runs in the conversation. The requests go to two processes."""
+"""POST /v1/responses with `on_busy`, while a reply runs in the conversation. The requests go to two apps, as in two processes."""
 
 import asyncio
 from typing import Any

@@ -136,7 +136,9 @@ async def test_after_a_failed_reply_the_same_input_can_be_sent_again(
         assert sent(provider) == ["user Weather?", "assistant a", "tool a"]
 
 
-async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: Log) -> None:
+async def test_items_that_a_client_appends_are_stored_even_if_they_repeat_earlier_items(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create_conversation(api)
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
     items = [message("Weather?"), call, output("a")]
@@ -146,7 +148,7 @@ async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: L
     assert log.topics(conversation_id).count("item.appended") == 6
 
 
-async def test_of_equal_requests_at_the_same_time_only_the_first_stores_what_they_repeat(
+async def test_of_equal_requests_at_the_same_time_only_the_first_stores_the_output_and_the_copy(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     # The first request's items are appended while the other requests compare their input with the conversation.

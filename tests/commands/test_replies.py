@@ -1,4 +1,4 @@
-"""Replies: the request is recorded before the provider is called, and the end is recorded whether the reply completes or fails."""
+"""Replies: what the log records of the request and of the end, and what the client gets, whether the reply completes or fails."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_a_reply_is_appended_to_its_conversation_together_with_its_input(
     assert answer.headers["etag"] == '"5"'
 
 
-async def test_the_first_turn_is_sent_for_the_second_reply_and_the_log_records_it(
+async def test_the_second_request_shows_the_model_the_first_turn_and_the_log_records_what_was_shown(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")
@@ -161,7 +161,7 @@ async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: http
     assert log.count() == 1
 
 
-async def test_turns_that_do_not_fit_in_the_budget_are_left_out(
+async def test_turns_that_do_not_fit_in_the_budget_are_left_out_and_without_truncation_the_request_is_refused(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -223,7 +223,7 @@ async def test_concurrent_replies_take_turns_and_appends_between_them_are_not_lo
         ({"choices": [{"index": 0}]}, 502),
     ],
 )
-async def test_an_invalid_answer_of_the_provider_never_becomes_an_unreadable_event(
+async def test_given_invalid_values_in_the_answer_of_the_provider_then_the_reply_is_recorded_as_completed_or_failed(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, fields: dict[str, Any], status: int
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -233,7 +233,9 @@ async def test_an_invalid_answer_of_the_provider_never_becomes_an_unreadable_eve
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_an_input_that_grows_too_large_in_the_views_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_input_that_is_too_large_once_its_numbers_are_written_out_is_a_413(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024
@@ -250,7 +252,7 @@ _REFUSE = """
 """
 
 
-async def test_a_stream_whose_end_cannot_be_recorded_ends_with_an_error(
+async def test_a_reply_whose_end_cannot_be_recorded_ends_with_an_error(
     api: httpx.AsyncClient, settings: Settings
 ) -> None:
     await create_response(api, "so that the tables exist")

@@ -28,7 +28,7 @@ def function(**schema: Any) -> dict[str, Any]:
         ({"text": {"format": {"type": "json_schema", "name": "n", "schema": []}}}, "text.format.schema"),
     ],
 )
-async def test_an_invalid_tool_or_schema_is_a_400_that_names_it(
+async def test_an_invalid_tool_tool_choice_or_schema_is_a_400_that_names_it(
     api: httpx.AsyncClient, log: Log, body: dict[str, Any], param: str
 ) -> None:
     answer = await api.post("/v1/responses", json={"input": "hi", **body})

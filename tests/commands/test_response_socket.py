@@ -164,7 +164,7 @@ async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
         assert await error_to(other, store=False, previous_response_id=third["id"]) == NOT_FOUND
         posted = await served.http.post("/v1/responses", json={"input": "x", "previous_response_id": third["id"]})
         assert posted.json()["error"]["code"] == "previous_response_not_found"
-        # A request without a previous response is refused. The connection still remembers the old chain.
+        # After the refusal of a request that names no previous response, the connection still remembers the old chain.
         assert await error_to(client, None) == (400, "missing_required_parameter", "input")
         await response_to(client, "four", store=False, previous_response_id=third["id"])
     assert topics(log) == []
@@ -236,7 +236,7 @@ async def test_tool_outputs_continue_a_chain_that_is_not_stored(served: ServedAp
 
 
 @pytest.mark.parametrize("fails", ["request", "reply"])
-async def test_an_error_makes_the_connection_forget_the_response_that_it_continued_from(
+async def test_when_a_continuation_fails_then_the_connection_forgets_the_response_before_it(
     served: ServedApi, provider: ScriptedProvider, fails: str
 ) -> None:
     async with served.socket() as client:
@@ -253,7 +253,7 @@ async def test_an_error_makes_the_connection_forget_the_response_that_it_continu
         await response_to(client, "a new chain", store=False)
 
 
-async def test_bad_input_is_an_error_message_and_the_socket_stays_open(
+async def test_bad_input_is_an_error_message_and_only_a_far_too_large_message_closes_the_socket(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     async with served.socket() as client:

@@ -86,7 +86,7 @@ async def test_given_a_stream_of_a_reply_whose_request_is_lost_then_it_ends_with
     assert log.versions(conversation_id) == [1]
 
 
-async def test_given_a_reply_whose_conversation_is_deleted_then_it_is_not_called_lost(
+async def test_given_a_reply_whose_conversation_is_deleted_then_its_client_gets_a_404(
     api: httpx.AsyncClient, slow_provider: SlowProvider
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -33,7 +33,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 TURNS = 50
 
 
-async def test_items_over_the_budget_are_summarized_and_the_rest_fills_half_of_the_budget(
+async def test_items_over_the_budget_are_summarized_and_the_context_then_has_at_most_three_quarters_of_the_budget(
     store: Store, log: Log
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -177,7 +177,7 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     # The items themselves are unchanged.
     stored = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     assert stored[: len(messages)] == messages
-    # Undo every summary, then redo them.
+    # Undo as many summaries as can be undone, then redo them.
     summaries = recorded[-16:]
     for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
         assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
@@ -224,7 +224,7 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
     assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
 
 
-async def test_a_turn_that_does_not_fit_in_eight_model_calls_is_not_sent_to_the_model(
+async def test_a_turn_too_long_to_be_summarized_in_eight_model_calls_is_left_out_without_a_call(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)

@@ -88,7 +88,7 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
 
-async def test_a_whole_history_continues_a_conversation_whose_policy_differs_only_for_stopped_replies(
+async def test_a_whole_history_continues_a_conversation_whose_policy_differs_only_for_stopped_replies_and_disconnects(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     defaults = {"default": {"context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}

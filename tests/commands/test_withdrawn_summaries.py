@@ -110,7 +110,7 @@ async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """(a listed conversation, the ids of its items, a fork of it that has a reply)."""
+    """Returns (a listed conversation, the ids of its items, a fork of it that has a reply)."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     await create_response(store.api, "one", conversation=origin)
