@@ -131,14 +131,14 @@ class CreateChatCompletion(BaseModel):
 
     @property
     def sent_messages(self) -> SentMessages:
-        """The messages, with the digest of each. The digests are computed once: by `check`, if it was called."""
+        """The messages, with the digest of each. The digests are computed once, by `check` or at the first use."""
         if self._sent_messages is None:
             self._sent_messages = sent_messages(self.messages)
         return self._sent_messages
 
     @property
     def includes_usage(self) -> bool:
-        """Whether a chunk with the usage ends the stream."""
+        """Whether the last chunk of the stream has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def is_stored(self, policy: ChatCompletionsStore) -> bool:

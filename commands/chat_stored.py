@@ -35,7 +35,7 @@ async def update_completion(context: CommandContext, response_id: str, body: Upd
     try:
         conversation_id = await _conversation_of(context, response_id)
         command = DescribeReply(response_id=response_id, metadata=body.metadata or {})
-        # The stored answer is empty: an idempotency key must not keep what the model wrote.
+        # The stored answer is `{}`: an idempotency key must not keep what the model wrote.
         appended = await context.append(conversation_id, command, lambda _: b"{}")
         record = await read_record(context.dependencies.reader, conversation_id, response_id)
     except (ConversationNotFound, ResponseNotFound) as error:

@@ -32,7 +32,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     match            the last item that the transcript has in common with a conversation; None: it has none in common
     expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
     leaf             the place at which the reply opens a branch; None: it is appended at the head
-    name_hash        of the name that the client gave the conversation; None: it gave none
+    name_hash        the hash of the name that the client gave the conversation; None: no name is recorded
     read_version     the version of the conversation with which the transcript was compared, or after its history was stored there; None
                      if the conversation is new, or if there is no match
     """

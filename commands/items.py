@@ -63,6 +63,6 @@ def _added(appended: Appended) -> bytes:
 async def delete_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Hides the item from readers and models; the log keeps it. Answers with the Conversation, as the OpenAI API does.
 
-    In a fork, an inherited item is hidden in this fork and in its own forks. The conversation that it belongs to keeps it.
+    In a fork, an inherited item is hidden in this fork and in the forks of this fork. The conversation that it belongs to keeps it.
     """
     return await execute_on_item(context, conversation_id, item_id, RetractItem, conversation_answer)

@@ -48,7 +48,7 @@ class _Change(Struct, frozen=True, kw_only=True):
 class _Repeats:
     """Makes the next request each time the provider refuses one.
 
-    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request. It
+    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request. `assemble`
     returns None if the conversation is deleted.
 
     The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
@@ -174,7 +174,7 @@ async def _smaller(
     """The request for a smaller window.
 
     The window is the one that the provider named, if that makes the request smaller. Otherwise it is three quarters of
-    the tokens that were sent. It is learnt when the smaller request is answered. A large guess is learnt at once
+    the tokens that were sent. The window is learnt when the smaller request is answered. A large guess is learnt at once
     (MIN_GUESS_TOKENS). None if no smaller window is possible.
     """
     models, learnt, model = context.dependencies.models, context.dependencies.learnt, reply_request.model

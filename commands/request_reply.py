@@ -98,7 +98,7 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
 
     If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise tries the target's
     fallback, and then that target's fallback, if another reply runs there, if another request moved the head, or if the
-    conversation may have no more branches. Does so also if the conversation has ended and the client did not name it.
+    conversation may have no more branches. The same applies if the conversation has ended and the client did not name it.
     """
     given = body.items()
     model = await resolve_model(context, body.model)

@@ -26,9 +26,9 @@ router = APIRouter()
 async def restore_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Shows a retracted item again, at its place. Answers with the item. If it is not retracted, nothing changes.
 
-    The item's pin does not come back. Summaries that cover the item are withdrawn. The answer is 404 if the item is inherited and
-    is deleted in its own conversation or in a fork between that one and this one, if it is a copy of a deleted item, or if it was deleted
-    together with its response.
+    The item's pin does not come back. Summaries that cover the item are withdrawn. The answer is 404 if the item is a copy of a
+    deleted item, or if it was deleted together with its response. It is also 404 if the item is inherited, and is deleted in its own
+    conversation or in a fork between that conversation and this one.
     """
     reader = context.dependencies.reader
     version = (await readable_conversation(context, conversation_id)).version
@@ -91,7 +91,8 @@ async def _appended(
 async def _is_deleted_elsewhere(reader: PrincipalReader, found: _FoundItem) -> bool:
     """Whether a restore in this conversation could not show the item.
 
-    This is so if the item is a copy of a deleted item, or is inherited and is deleted in its own conversation or in a fork between that one and this one.
+    This is so if the item is a copy of a deleted item. It is also so if the item is inherited, and is deleted in its own conversation
+    or in a fork between that conversation and this one.
     """
     if found.inherited is not None:
         items = {found.event.item_id: found.event.copy_of}
