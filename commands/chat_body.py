@@ -1,7 +1,7 @@
 """The body of a Chat Completions request: which parameters are checked, which are refused, and what is recorded of it.
 
-A parameter that is not a field of `CreateChatCompletion` is recorded, and sent to a provider of Chat Completions as it came. It is
-refused if it is in `_OF_RESPONSES`, if the provider has the Responses API, or if the request has `conversation`.
+A parameter that is not a field of `CreateChatCompletion` is recorded, and sent to a provider of Chat Completions as it came. But it
+is refused if it is in `_OF_RESPONSES`, if the provider has the Responses API, or if the request has `conversation`.
 """
 
 from collections.abc import Iterator

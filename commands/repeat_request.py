@@ -48,8 +48,8 @@ class _Change(Struct, frozen=True, kw_only=True):
 class _Repeats:
     """Makes the next request each time the provider refuses one.
 
-    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request. `assemble`
-    returns None if the conversation is deleted.
+    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request.
+    `assemble` returns None if the conversation is deleted.
 
     The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
     and then a request with notes in place of the items that need it is answered. In other cases the cause may be one

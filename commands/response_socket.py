@@ -1,8 +1,9 @@
 """Responses over a WebSocket, as Open Responses specifies it: each message `response.create` is answered with the events of its reply.
 
 A message is served by the code that serves a POST, with these differences. A socket runs one reply at a time. A socket also remembers
-its last reply with `store: false`, so that the next message can continue from it (`unstored_replies.py`). An error is sent as a message, and the socket stays open.
-The credential is checked again for each message. If it is not valid any more, an error is sent and the socket is closed.
+its last reply with `store: false`, so that the next message can continue from it (`unstored_replies.py`). An error is sent as a message,
+and the socket stays open. The credential is checked again for each message. If it is not valid any more, an error is sent and the socket is
+closed.
 """
 
 import asyncio
