@@ -45,7 +45,8 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     regenerates    the item or response that the reply is another version of
     carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
                    before the input
-    retracts       the ids of the partial answer of a reply that is tried again. They are retracted when the request is appended
+    retracts       the ids of items: the partial answer of a reply that is tried again. These items are retracted when the
+                   request is appended
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
 
