@@ -97,7 +97,7 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
 
 
 def blanked_item_json(item: Item) -> bytes:
-    """The JSON of a deleted item, without its content and with `blanked: true`. Used where an answer shows an earlier version."""
+    """The JSON of a deleted item, without its content and with `blanked: true`. Used in lists of an earlier version, and in the context of a response."""
     return msgspec.json.encode({**without_content(item), "blanked": True})
 
 
@@ -125,7 +125,7 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _EventContent(Struct):
-    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy. `responses`: the ids of responses.
+    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy, or if the events do not say so. `responses`: the ids of responses.
 
     `summaries`: the ContextCompacted events.
     """

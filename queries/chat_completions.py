@@ -144,8 +144,8 @@ def _still_visible(context: QueryContext, read: Read) -> list[Document]:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. A
-    deleted one is accepted too, because the list is ordered by id.
+    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. It
+    may be deleted, because the list is ordered by id.
 
     While Postgres is unavailable, any id is accepted.
     """

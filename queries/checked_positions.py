@@ -16,7 +16,7 @@ MAX_REMEMBERED: Final = 10_000
 
 
 class CheckedPositions:
-    """The results of comparisons with the log, for its newest incarnation. A process has one."""
+    """The results of comparisons with the log, for its newest incarnation. A process has one CheckedPositions."""
 
     def __init__(self, log: LogAccess) -> None:
         self._log = log

@@ -53,8 +53,8 @@ class Read(Struct, kw_only=True):
 
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
-    versions     the version of the view in each of these collections. While a view is built again, it is older than the code's version
-    complete_to  the position up to which the views showed all events when a read that does not wait started. What is parked may be missing
+    versions     the version of the view in each of these collections. After an upgrade, it is older than the code's version until the view is built again
+    complete_to  only in a read that does not wait: up to this position, the views showed all events when it started, except those of parked conversations
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -87,14 +87,14 @@ class Read(Struct, kw_only=True):
         return {"x-consistency": value} if value else {}
 
     def is_satisfied_by(self, positions: Positions) -> bool:
-        """Whether the views have reached `position`. If `position` may not cover all that was committed, they must also be live."""
+        """Whether the views have reached `position`. If it is not known that `position` covers all that was committed, they must also be live."""
         return all(
             view_position.position >= self.position and ((self.verified and self.waits) or view_position.is_live)
             for view_position in self.needed(positions)
         )
 
     def start(self, positions: Positions) -> None:
-        """Notes the views' collections and repairs, before any document is read."""
+        """Notes the views' collections and versions, their repairs, and what is parked."""
         needed = self.needed(positions)
         self.collections = {view_position.view: view_position.collection for view_position in needed}
         self.versions = {view_position.view: view_position.version for view_position in needed}
@@ -115,7 +115,7 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. It does not matter if other conversations are parked. `log`: the log as the caller may read it.
+    """A read of one conversation at its `version`. Parked conversations do not matter, except this one and those that it inherits from. `log`: the log as the caller may read it.
 
     active_path  the branches that the active path takes at `version`
     moved_at     the version at which the head was last moved; 0 if it never was, so the conversation has one branch
@@ -191,7 +191,7 @@ class Consistency:
         return read
 
     async def wait_for_origins(self, read: ConversationRead) -> None:
-        """Returns once the read's views also show what is committed now in the conversations that it inherits from. Raises ApiError 503."""
+        """Returns once the read's views also show what is committed now in the conversations that it inherits from. Raises PostgresUnavailable and ApiError 503."""
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         for start in range(0, len(read.origins), MAX_BATCH_LOOKUPS):
             ends = await read.log.head_of_each(read.origins[start : start + MAX_BATCH_LOOKUPS])
@@ -245,7 +245,7 @@ class Consistency:
         return read, documents
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 if a view was reset since the read started. In a read of one conversation: also if the conversation was parked.
+        """Raises ApiError 503 if a view was reset, or its collection was dropped, since the read started. In a read of one conversation: also if this one, or one that it inherits from, was parked.
 
         `positions` must have been read after the documents. Without `positions` they are read now.
         """
@@ -284,7 +284,7 @@ class Consistency:
             raise _views_behind() from error  # `position` is of another log
 
     async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> Positions:
-        """Returns the positions at which the views show what the read needs."""
+        """Waits until the views show what the read needs, and starts the read. Returns the views' positions. Raises ApiError 503 at the deadline."""
         pause = FIRST_PAUSE_SECONDS
         while not await self._shows(positions, read):
             remaining = deadline - time.monotonic()

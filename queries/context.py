@@ -123,7 +123,7 @@ _BEFORE, _AFTER = zip(("", ""), *map(_around_text, PLAIN_FORMS[1:]), strict=True
 
 
 class _BetweenIds(dict[int, str]):
-    """What is between the two ids of a sent item, by its tokens. Most items have one of a few numbers of tokens."""
+    """What is between the two ids of a sent item, by its tokens. It is remembered, because many items have the same number of tokens."""
 
     def __missing__(self, tokens: int) -> str:
         between = self[tokens] = f'","tokens":{tokens},"item":{{"id":"'
@@ -133,8 +133,8 @@ class _BetweenIds(dict[int, str]):
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
     """The sent items: a JSON array that is already encoded, in place of the list.
 
-    There may be thousands of plain messages. To make an object of each would take three times as long, and a text of
-    each would be one more copy.
+    There may be thousands of plain messages. To make an object of each would take three times as long, and to make a
+    text of each would copy it once more.
     """
     between = _BetweenIds()
     parts: list[Any] = ["["]

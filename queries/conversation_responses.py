@@ -1,7 +1,8 @@
-"""GET /v1/conversations/{id}/responses: every reply of a conversation, running or ended, with its input.
+"""GET /v1/conversations/{id}/responses: every reply of a conversation, also one that waits or runs, with its input.
 
 An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. Entries are
-sorted by when the replies were requested or queued, the newest first by default. Deleted responses and deleted items are left out. A response of a fork belongs to the fork.
+sorted by when the replies were requested or queued, the newest first by default. Deleted responses and deleted items are left out.
+The responses of a fork are only in the fork's list, and those of its origin only in the origin's list.
 """
 
 from collections.abc import Collection, Sequence
@@ -66,7 +67,7 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
 
 
 async def _selected(context: QueryContext, read: ConversationRead, query: PageQuery) -> Selected:
-    """The responses of the page, ordered by the version at which each reply was requested."""
+    """The responses of the page, ordered by the version at which each reply was requested or queued."""
     after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
     bounds: Document = {}
     if query.after is not None:
@@ -89,7 +90,7 @@ async def _selected(context: QueryContext, read: ConversationRead, query: PageQu
 
 
 async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
-    """The version at which the response that the cursor names was requested. The response may be deleted. Raises ApiError (400) if it is not in this conversation."""
+    """The version at which the response that the cursor names was requested or queued. The response may be deleted. Raises ApiError (400) if it is not in this conversation."""
     document = await context.find_document(read, "responses", cursor, "conversation_id", "version")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "a response of this conversation")

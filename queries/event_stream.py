@@ -2,8 +2,9 @@
 
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one, and holds no database
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
-has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
-when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
+has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, when
+the log may have lost events that were sent, and when content of a page is deleted while an event of the page was sent only in part. When its client may no longer read the conversation, it ends
+with an `error` event; in the middle of an event it ends without one.
 
 Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's head and its shares are
 looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
@@ -33,7 +34,7 @@ from queries.log_access import LogAccess, PostgresUnavailable
 from queries.principal_log import PrincipalLog
 
 RETRY_SECONDS: Final = 1.0
-"""The pause after a read that failed because Postgres was unavailable.
+"""The pause after a read that failed because Postgres was unavailable or busy.
 
 The stream must not end then, because its client would reconnect, get a 503, and not try again.
 """
@@ -175,7 +176,7 @@ class EventStreams:
     async def follow(
         self, log: PrincipalLog, conversation_id: str, head: Head, after: int
     ) -> AsyncGenerator[bytes, None]:
-        """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
+        """Yields every event with a version above `after`, until the stream ends.
 
         `log`: the log as the client may read it. `head`: from an earlier look-up, which showed that the client may read the conversation.
         """
@@ -263,14 +264,14 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where a version of the conversation is in the log. Version 0 is at position 0. Before `head`, position (-1) and hash (empty) are not known."""
+    """Where a version of the conversation is in the log. Version 0 is at position 0. For other versions before `head`, the position is not known (-1). For all versions before `head`, the hash is not known (empty)."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)
 
 
 def _has(check: LogCheck, sent: LogPosition) -> bool:
-    """Whether the log still has the event at this position. Its chain hash covers all earlier events of its conversation too."""
+    """Whether the log still has the event at this position. False if the position is not known. The event's chain hash covers all earlier events of its conversation too."""
     return sent.position == 0 or check.chain_hashes.get(sent.position, "unknown") == sent.chain_hash
 
 

@@ -133,7 +133,7 @@ async def read_page(
 ) -> tuple[bytes, bool]:
     """(the body of a page, whether `max_bytes` was too small for it). The page has at most `limit` events with `after` < version <= `until`.
 
-    It has at least one event, however large. Raises LogMoved if the log moved back since `until` was read.
+    It has at least one event, however large, if there is one. Raises LogMoved if the log may have moved back since `until` was read.
     """
     bodies: list[bytes] = []
     last, size, is_cut = after, 0, False

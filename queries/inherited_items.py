@@ -48,7 +48,7 @@ def is_inherited(read: ConversationRead, document: Document) -> bool:
 async def retracted_in_forks(read: ConversationRead, path: Path, item_ids: Sequence[str]) -> set[str]:
     """Those of these inherited items that a fork on the path had retracted for itself at the path's version.
 
-    Another fork on the path is read as it was when it was forked. What it has restored since then does not count as retracted.
+    An origin that is itself a fork is read as it was when the next fork was made from it. What it has restored since then does not count as retracted.
     """
     retracted: set[str] = set()
     for fork in path.segments[1:]:

@@ -50,7 +50,7 @@ class Added(Struct, frozen=True):
 
 
 def unretracted_at(version: int) -> Document:
-    """The filter for items that were not retracted at this version. It also matches items that were restored later: `retracted_then` finds those that were retracted."""
+    """The filter for items that were not retracted at this version. It also matches all items that were restored later: `retracted_then` finds those of them that were retracted."""
     return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
 
 

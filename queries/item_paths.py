@@ -192,8 +192,7 @@ def filters(
     """Filters for the items of the path between the bounds, in the order in which they are read.
 
     `condition`: a filter that the items of a range must match too. Without it, retracted items are among them.
-    A range has an item at each of its depths. So without a `condition`, each filter but the last matches at least `count` items,
-    unless the path ends before.
+    A range has an item at each of its depths. So without a `condition`, each filter but the last matches at least `count` items.
     """
     ranges = item_ranges(path)
     together: list[Document] = []

@@ -33,7 +33,7 @@ def encode_cursor(query: bytes, sort_key: str) -> str:
 
 
 def decode_cursor(param: CursorParam, cursor: str, query: bytes) -> str:
-    """The sort_key of a cursor. Raises ApiError (400) if it is not a cursor, or is one of another query."""
+    """The sort key of a cursor. Raises ApiError (400) if the text is not a cursor, or is a cursor of another query."""
     encoded = cursor.removeprefix(PREFIX)
     try:
         decoded = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))

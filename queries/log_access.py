@@ -1,9 +1,10 @@
 """Reads the event log for queries: everything that they do not read from a view.
 
-No other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
+To answer a request, no other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
 
 Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
-audit trail; the items and settings of a context; replies that are still running. A request reads the log through `principal_log.py`.
+audit trail; shares; what forks inherit; what is deleted; the paths of earlier versions; the items and settings of a context; the requests for replies, and the
+streams of replies. A request reads the log through `principal_log.py`.
 
 Reads of views continue without Postgres, so a lookup must not wait for it. It fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres
 is known to be unavailable. A background task notices when Postgres answers again.
@@ -127,7 +128,7 @@ class LogAccess:
             return await self.look_up_version(lookup)
 
     async def look_up_version(self, lookup: Lookup[T]) -> T:
-        """As `look_up`, for a lookup of versions or of a tenant's end alone. Such a lookup needs no connection of the pool, so it does not wait for a turn."""
+        """As `look_up`, but does not wait for a turn. For a lookup of versions or of a tenant's end alone, which needs no connection of the pool."""
         if self.is_unavailable:
             raise PostgresUnavailable
         try:

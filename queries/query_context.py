@@ -130,7 +130,7 @@ class QueryContext(Struct, frozen=True):
         )
 
     async def forks(self, conversation_id: str) -> tuple[Fork, ...]:
-        """Where the conversation was forked, where its origin was forked, and so on; empty if it is no fork. Raises PostgresUnavailable."""
+        """Where the conversation was forked, where its origin was forked, and so on; empty if it is no fork. Raises PostgresUnavailable and LogMoved."""
         return await self.dependencies.fork_origins.forks(self.dependencies.log, conversation_id)
 
     async def read_tenant(self, *views: MongoView) -> Read:

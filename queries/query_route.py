@@ -53,7 +53,7 @@ def query_route(
     The arguments from `headers` on are for the OpenAPI document, see Operation. `headers`: descriptions of the headers that the handler reads
     itself. `parameters`: query parameters that are not fields of `query`. `errors`: statuses that are not in ERRORS.
 
-    The handler is called with the QueryContext, each id in the path, and the query parameters if it declares any.
+    The handler is called with the QueryContext, each id in the path and, if there is a `query`, the query parameters.
     """
     names = id_names(path)
 

@@ -1,7 +1,7 @@
 """GET /v1/search: the messages that the caller may see and whose text matches, from the view `search`.
 
-A search reads the newest MAX_RANKED matches, ranks them, and shows them page by page. Then it continues with the next older ones. `search_matches.py` finds
-them. What the view says may be old. So each hit is checked before it is shown: the view `items` must show its item, and the log says
+A search reads a block of the newest matches, ranks them, and shows them page by page. Then it continues with the next older block. `search_matches.py` finds
+the matches. What the view says may be old. So each hit is checked before it is shown: the view `items` must show its item, and the log says
 whether the caller may read the conversation and whether the item is deleted.
 """
 
@@ -64,7 +64,7 @@ _OF_CONVERSATION: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1,
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
     """A message that matches. `GET …/items?leaf=` shows the path through the message that ends with `leaf`.
 
-    `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch.
+    `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch, or the message itself if it is inherited.
     `conversation`: a message that a fork inherits is found through the fork if the caller may not read its own conversation, or if the query names the fork.
     Then `conversation` is the fork, and `branch` is 0.
 
@@ -226,7 +226,7 @@ def _conversations_collection(context: QueryContext) -> str:
 
 
 async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[str]) -> dict[str, Head | None] | None:
-    """The ends of these conversations. None while Postgres is unavailable: then the caller sees only what is their own."""
+    """The heads of these conversations. None while Postgres is unavailable: then the caller sees only what is their own."""
     in_order = [*conversation_ids]
     try:
         return dict(zip(in_order, await context.dependencies.log.head_of_each(in_order), strict=True))
@@ -239,7 +239,7 @@ async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[
 async def _visible(
     context: QueryContext, read: Read, items: Mapping[str, Document], end_of: Mapping[str, Head | None]
 ) -> set[str]:
-    """Those of the items that the caller may see, as the log says. `end_of`: the ends of their conversations.
+    """Those of the items that the caller may see, as the log says. `end_of`: the heads of their conversations.
 
     If the view has all events of an item's conversation, it knows whether the item was retracted. The log is asked about the others, and about copies.
     """

@@ -15,7 +15,7 @@ _NOT_IN_DIGEST = {"limit", "after"}
 
 
 class SearchCursor(Struct, frozen=True, array_like=True):
-    """A place in a search. It goes through blocks of matches, newest first; the matches of a block are ranked.
+    """A place in a search. A search goes through blocks of matches, newest first; the matches of a block are ranked.
 
     `newest`, `oldest`: the `order` of the block's first and last document; None if not known yet. `score`, `order`: of the last match before
     the page; None at the start of a block.

@@ -139,7 +139,7 @@ class Matches:
         return {"$add": scores}
 
     async def _choose_documents(self) -> None:
-        """Chooses the documents to read: those of the term that is rarest among the newest documents."""
+        """Chooses the documents to read: those of the term that is rarest among the newest documents. Without terms: those of the longest prefix."""
         wanted = {term for part in self._terms.wanted for term in part.terms}
         terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
         if not terms:
@@ -173,7 +173,7 @@ class Matches:
         return not found or found[0]["count"] < MAX_RANKED
 
     async def _rarest(self, terms: Sequence[str]) -> str:
-        """A term with less than _ESTIMATED_DOCUMENTS documents. If there is none: the term whose newest so many documents go back furthest."""
+        """A term with fewer than _ESTIMATED_DOCUMENTS documents. If there is none: the term whose newest _ESTIMATED_DOCUMENTS documents go back furthest."""
         selections: list[tuple[Document, list[Document]]] = [
             (
                 {**self._visible, "terms": term, **self._order()},

@@ -1,6 +1,6 @@
 """What a search asks for: the parts of its `q`, and how each part is found in the view `search`.
 
-A part is a word, a "phrase" or a prefix*; a `-` before a part excludes it. All parts must match. A part is compared as a text that the stored
+A part is a word, a "phrase" or a prefix*; a `-` before a part excludes it. All other parts must match. A part is compared as a text that the stored
 text contains (`projections/views/search_text.py`), never as a pattern. Its terms only select the documents to compare.
 """
 
@@ -19,7 +19,7 @@ MAX_PARTS: Final = 32
 _PART: Final = regex.compile(r'(?P<without>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
 _QUOTES: Final = str.maketrans("“”„«»", '"""""')
 _LAST: Final = "\U0010ffff"
-"""Follows every text in MongoDB's order that begins with the same characters."""
+"""The highest character. In MongoDB's order, a prefix with this character at its end comes after all terms that begin with the prefix."""
 
 
 class Part(Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks among these inherit from.
+"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks among these inherit from. An admin's
+search goes through all conversations of the tenant.
 
 If the caller may read an inherited item's own conversation, the item is found there. If not, it is found through the newest fork that shows it.
 """
@@ -64,7 +65,7 @@ class Visible(Struct, frozen=True):
 
 
 def visibility_stages(context: QueryContext, conversation_id: str | None) -> list[Document]:
-    """Stages that add the documents which `visible_conversations` needs. None, if the query names a conversation."""
+    """Stages that add the documents which `visible_conversations` needs. Empty if the query names a conversation."""
     if conversation_id is not None:
         return []
     views, collection_of = context.dependencies.views, context.dependencies.consistency.positions.last_collection

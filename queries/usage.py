@@ -5,8 +5,8 @@ the conversation began with too (`shared_prefix`).
 
 A caller sees only their own use. An admin sees the use of the whole tenant.
 
-`{object:"list", data:[{object:"usage", date, model, replies, summaries, titles, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`, ordered by its groups, which `group_by` names. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
+With the default groups: `{object:"list", data:[{object:"usage", date, model, replies, summaries, titles, input_tokens, output_tokens, cached_tokens,
+reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`. The rows are ordered by the groups that `group_by` names. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
 """
 
 import re

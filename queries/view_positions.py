@@ -29,7 +29,7 @@ def positions_of(positions: Positions, view: str) -> list[ViewPosition]:
 
 
 class ViewPositionReader:
-    """Reads all positions. Callers that arrive during a read share it."""
+    """Reads all positions. Calls of `read` at the same time share one read."""
 
     def __init__(self, database: Database) -> None:
         self._collection = database[POSITIONS_COLLECTION]

@@ -72,7 +72,7 @@ def without(scope: str) -> str:
 
 
 class Target(Struct, frozen=True):
-    """A conversation of Ann's, which Ron may read and Wil may write to, with an item, a reply and a chat completion."""
+    """A conversation of Ann's, which Ron may read and Wil may write to, with an item, a reply and a chat completion; and an API key of the tenant."""
 
     conversation_id: str
     item_id: str

@@ -73,7 +73,9 @@ async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_i
     assert key.secret.rpartition("_")[2] not in row
 
 
-async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_repeated(settings: Settings, keys: ApiKeys) -> None:
+async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_shown_in_the_message(
+    settings: Settings, keys: ApiKeys
+) -> None:
     key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     secret = key.secret.rpartition("_")[2]
     of_another_store = new_test_key().secret
@@ -112,7 +114,7 @@ async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expi
         assert await refusal(keys, guessed) == "The API key is not valid in this store."
 
 
-async def test_while_postgres_is_down_a_key_still_expires_in_time(
+async def test_while_postgres_is_down_a_key_still_expires_and_not_before_its_time(
     settings: Settings, keys: ApiKeys, postgres: Proxy
 ) -> None:
     key = store_new_key(settings.postgres_url, expires_at=int(time.time()) + 2)
@@ -246,7 +248,7 @@ async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_r
         await keys.principal_of(other.secret)
 
 
-async def test_the_last_use_is_stored_in_the_background_and_at_the_end(settings: Settings) -> None:
+async def test_the_last_use_is_stored_in_the_background_and_when_the_keys_are_closed(settings: Settings) -> None:
     used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 
@@ -305,7 +307,7 @@ def test_a_key_with_a_wrong_field_is_not_made(fields: dict[str, object], param: 
     assert refused.value.param == param
 
 
-def test_the_id_of_a_key_has_the_form_of_other_ids() -> None:
+def test_the_id_of_a_key_has_the_form_of_other_ids_and_is_part_of_the_secret() -> None:
     key = new_test_key()
     assert len(key.id) == len(mint("key"))
     assert key.secret.startswith(f"cs_{key.id.removeprefix('key_')}_")

@@ -34,7 +34,7 @@ async def create(apis: KeyedApis, maker: CreatedApiKey, **body: Any) -> httpx.Re
     return await apis.send(maker, "POST", "/v1/keys", json={"subject": "ada", "scopes": ["read"], **body})
 
 
-async def test_an_admin_makes_lists_and_revokes_keys_of_its_tenant(apis: KeyedApis, admin: CreatedApiKey) -> None:
+async def test_an_admin_can_create_list_and_revoke_keys_of_its_tenant(apis: KeyedApis, admin: CreatedApiKey) -> None:
     expires_at = int(time.time()) + 3_600
     answer = await create(apis, admin, scopes=["write", "read", "reply"], name="The chat", expires_at=expires_at)
     assert answer.status_code == 200, answer.text
@@ -102,7 +102,7 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
     key = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
-    # A user who acts for an admin does not become an admin.
+    # An admin's key that acts for a user does not act as an admin.
     backend = store_new_key(settings.postgres_url, scopes=["admin", "act_as"])
     acting = await apis.send(backend, method, path, json={}, headers={"x-subject": "root"})
     assert error_of(acting) == (403, "missing_scope", None)
@@ -164,7 +164,7 @@ async def test_creating_a_key_takes_no_idempotency_key_and_a_malformed_key_id_is
         assert error_of(await apis.send(admin, "DELETE", f"/v1/keys/{malformed}")) == (400, "invalid_id", "key_id")
 
 
-async def test_a_credential_that_is_no_valid_key_is_a_401_on_every_side_and_is_not_repeated(
+async def test_a_credential_that_is_no_valid_key_is_a_401_from_both_apis_and_is_not_shown_in_the_answer(
     settings: Settings, apis: KeyedApis
 ) -> None:
     key = store_new_key(settings.postgres_url)
@@ -200,7 +200,9 @@ async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis
     assert rows == [("acme", "ada"), ("acme", "Zoë"), ("acme", "backend")]
 
 
-async def test_naming_a_user_without_act_as_is_a_403_and_an_odd_name_a_400(settings: Settings, apis: KeyedApis) -> None:
+async def test_naming_a_user_without_act_as_is_a_403_and_a_malformed_name_is_a_400(
+    settings: Settings, apis: KeyedApis
+) -> None:
     plain = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
     backend = store_new_key(settings.postgres_url, scopes=["read", "write", "act_as"])
     for method, path in (("POST", "/v1/conversations"), ("GET", "/v1/conversations")):

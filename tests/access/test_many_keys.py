@@ -151,5 +151,7 @@ async def test_revoked_keys_are_refused_within_5_s_and_used_ones_cost_no_stateme
 
 
 @pytest.mark.endless
-async def test_revoked_keys_are_refused_within_5_s_with_all_10000_keys(settings: Settings, tmp_path: Path) -> None:
+async def test_revoked_keys_are_refused_within_5_s_when_all_10000_keys_are_used(
+    settings: Settings, tmp_path: Path
+) -> None:
     await check(settings, tmp_path, sample=KEYS)

@@ -92,7 +92,7 @@ def error_in(lines: list[str]) -> dict[str, Any]:
     return error
 
 
-async def test_when_a_share_is_withdrawn_then_the_stream_of_events_ends_with_an_error_and_shows_nothing_after_it(
+async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_later_event_and_ends_with_an_error(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
@@ -117,7 +117,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_ends_with_an_
     assert repeated.status_code == 404
 
 
-async def test_when_the_conversation_is_deleted_then_the_stream_sends_the_remaining_events_without_content(
+async def test_when_the_conversation_is_deleted_then_the_stream_ends_with_this_event_and_blanks_content_from_then_on(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a", title="secret")
@@ -162,7 +162,7 @@ def principal(subject: str, *scopes: Any) -> Principal:
     return Principal("default", subject, frozenset({"read", *scopes}))
 
 
-async def test_a_stream_shows_nothing_beyond_the_end_that_its_client_could_read(
+async def test_a_stream_shows_no_event_that_was_appended_after_the_last_check_of_access(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("before")
@@ -261,7 +261,7 @@ async def test_pages_are_not_shared_between_those_who_see_deleted_content_and_th
 
 
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_when_its_reader_loses_access_then_the_stream_of_a_running_reply_ends_with_an_error(
+async def test_when_a_reader_loses_access_then_their_stream_of_a_running_reply_ends_with_an_error(
     settings: Settings, write: Writer, command: Command
 ) -> None:
     conversation_id = await write.start("a")
@@ -282,7 +282,7 @@ async def test_when_its_reader_loses_access_then_the_stream_of_a_running_reply_e
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_loses_access_then_it_gets_no_further_event(
+async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_may_no_longer_read_it_then_it_gets_no_further_event(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")
@@ -334,7 +334,7 @@ def holding(release: threading.Event) -> Any:
 
 @pytest.mark.parametrize("transport", ["stream", "json", "socket"])
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_when_its_requester_loses_access_then_a_reply_that_is_being_sent_ends_with_a_404(
+async def test_when_the_requester_loses_access_then_a_reply_that_is_being_sent_ends_as_not_found(
     settings: Settings, write: Writer, provider: ScriptedProvider, transport: str, command: Command
 ) -> None:
     conversation_id = await write.start("a")

@@ -174,7 +174,9 @@ async def test_a_repeated_idempotency_key_does_not_show_what_another_sender_made
     assert findings.found == [], "\n".join(findings.found)
 
 
-async def test_a_websocket_is_refused_like_a_post(store: MatrixStore, settings: Settings) -> None:
+async def test_a_websocket_refuses_and_accepts_the_same_senders_as_a_post(
+    store: MatrixStore, settings: Settings
+) -> None:
     target, log = await store.new_target(), Log(settings.postgres_url)
     before = log.count()
     create: dict[str, Any] = {"model": "scripted", "input": "hi"}

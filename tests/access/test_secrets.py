@@ -1,4 +1,4 @@
-"""No log, metric, error or process list contains planted secrets or content, even after failures and kills."""
+"""No log, metric, answer or process list contains a planted secret, and no log or metric contains planted content, even after failures and kills."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-def test_no_log_metric_error_or_process_list_contains_a_planted_secret(
+def test_no_log_metric_answer_or_process_list_contains_a_planted_secret(
     system: Callable[..., System], provider: ScriptedProvider
 ) -> None:
     environment = {

@@ -94,7 +94,9 @@ async def test_a_share_with_the_tenant_gives_access_to_all_its_users_and_nobody_
     assert (await http.get(path, headers=EVE)).status_code == 404
 
 
-async def test_the_owner_and_an_admin_see_all_shares_and_others_only_their_own(apis: BothApis) -> None:
+async def test_the_owner_and_an_admin_see_all_shares_and_others_only_those_that_give_them_access(
+    apis: BothApis,
+) -> None:
     http = apis.http
     path = await create(http)
     for body in (WITH_BEN, {"with": {"subject": "eve"}, "role": "writer"}, WITH_ALL):
@@ -144,7 +146,7 @@ BAD_SHARES: list[tuple[Any, int, str, str | None]] = [
 ]
 
 
-async def test_a_share_with_oneself_with_nobody_or_with_another_tenant_is_refused_and_changes_nothing(
+async def test_a_malformed_share_and_one_with_oneself_or_another_tenant_are_refused_and_change_nothing(
     apis: BothApis,
 ) -> None:
     path = await create(apis.http)
@@ -155,7 +157,7 @@ async def test_a_share_with_oneself_with_nobody_or_with_another_tenant_is_refuse
     assert (answer.json()["data"], answer.headers["etag"]) == ([], '"1"')
 
 
-async def test_the_query_of_a_withdrawal_names_one_share(apis: BothApis) -> None:
+async def test_a_withdrawal_whose_query_does_not_name_one_existing_share_is_refused(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     await http.post(path, json=WITH_BEN, headers=ANN)
@@ -175,7 +177,9 @@ async def test_the_query_of_a_withdrawal_names_one_share(apis: BothApis) -> None
     assert await shares_of(http, path) == [share({"subject": "ben"})]
 
 
-async def test_an_idempotency_key_repeats_a_withdrawal_and_refuses_another_one(apis: BothApis) -> None:
+async def test_with_the_same_idempotency_key_a_withdrawal_is_repeated_and_another_one_is_refused(
+    apis: BothApis,
+) -> None:
     http = apis.http
     path = await create(http)
     for subject in ("ben", "eve"):
@@ -205,7 +209,7 @@ async def test_a_conversation_has_at_most_a_hundred_shares(apis: BothApis) -> No
     assert (await http.get(path, headers=headers_of("user 99"))).status_code == 200
 
 
-async def test_a_conversation_that_is_unknown_or_deleted_has_no_shares(apis: BothApis) -> None:
+async def test_the_shares_of_a_conversation_that_is_unknown_or_deleted_are_a_404(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     await http.post(path, json=WITH_BEN, headers=ANN)

@@ -133,7 +133,7 @@ TRIED = [
 ]
 
 
-async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_nothing(
+async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_nothing_and_ends_no_reply(
     settings: Settings, write: Writer
 ) -> None:
     log = Log(settings.postgres_url)

@@ -87,7 +87,7 @@ async def refill_snapshot(settings: Settings, conversation_id: str) -> None:
 
 
 async def paths_of(apis: Apis, principal: Principal, conversation: str, response: str) -> list[str]:
-    """The path of every GET that shows something of the conversation."""
+    """Paths of GETs that show something of the conversation."""
     items = (await apis.get(principal, f"/v1/conversations/{conversation}/items")).json()["data"]
     return [
         f"/v1/conversations/{conversation}",
@@ -137,7 +137,7 @@ async def test_a_conversation_that_a_user_may_not_see_is_answered_like_one_that_
     assert (await apis.get(BOB, paths[0])).status_code == 404
 
 
-async def test_a_request_for_a_reply_cannot_name_content_that_the_user_may_not_see(
+async def test_a_request_cannot_name_content_that_the_user_may_not_see(
     apis: Apis, log: EventLog, provider: ScriptedProvider
 ) -> None:
     conversation = await apis.create(ANN, "secret")
@@ -221,7 +221,7 @@ async def test_a_writer_may_write_but_not_delete_the_conversation(apis: Apis, lo
     assert (await apis.request(ROOT, "DELETE", f"/v1/conversations/{conversation}")).status_code == 200
 
 
-async def test_while_postgres_is_down_a_user_sees_only_conversations_that_they_own(
+async def test_while_postgres_is_down_a_user_sees_only_their_own_conversations_and_an_admin_sees_all(
     apis: Apis, log: EventLog, postgres: Proxy
 ) -> None:
     conversation = await apis.create(ANN, "secret")
@@ -233,7 +233,7 @@ async def test_while_postgres_is_down_a_user_sees_only_conversations_that_they_o
         path
         for path in await paths_of(apis, ANN, conversation, response)
         if not path.endswith(("/events", "/context", "?stream=true"))
-    ]  # these read the log
+    ]  # without those that read the log
     assert len(await apis.listed(BOB)) == 2
     await postgres.cut()
     for path in paths:

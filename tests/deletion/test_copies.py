@@ -99,7 +99,7 @@ async def test_each_field_of_a_snapshot_that_gets_content_is_listed() -> None:
     assert {name for name, value in to_fields(snapshot).items() if WORD in str(value)} == SNAPSHOT_FIELDS
 
 
-def test_each_copy_names_an_existing_test_that_shows_its_deletion() -> None:
+def test_each_copy_is_listed_once_and_names_an_existing_test_file() -> None:
     for copy in COPIES:
         assert (ROOT / copy.shown_by).is_file(), copy.where
     assert len({copy.where for copy in COPIES}) == len(COPIES)

@@ -465,7 +465,7 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
     return (await store.http.get(f"/v1/conversations/{conversation}")).status_code == 200
 
 
-def test_each_way_to_ask_for_content_is_known() -> None:
+def test_the_test_above_passes_ids_for_every_parameter_of_a_path() -> None:
     """If this fails, a path has a new parameter. Then the test above must pass ids for it to `reads`."""
     handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

@@ -26,7 +26,7 @@ class Node(Struct):
 
 
 class BranchedConversation:
-    """`last_items`: by version, the id of the last item of the active path since then."""
+    """`last_items`: pairs of a version, and the id of the last item of the active path from this version on."""
 
     def __init__(self, write: Writer, conversation_id: str) -> None:
         self._write = write
@@ -51,7 +51,7 @@ class BranchedConversation:
         self._take((await self._write.retract(self.id, item_id)).events)
 
     async def do_something(self, random: Random) -> None:
-        """A random step."""
+        """Does a random step."""
         text = f"text {self.version}"
         unretracted = [node.id for node in self.nodes.values() if node.retracted_version is None]
         match random.choice(("append", "append", "revise", "revise", "move", "retract")) if unretracted else "append":

@@ -1,4 +1,4 @@
-"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion."""
+"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion. So is it in lists of earlier versions."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -145,7 +145,7 @@ def shown(event: Event, deleted: Deleted) -> dict[str, Any]:
     return shown_event
 
 
-def test_there_is_an_event_for_every_field_that_has_content() -> None:
+def test_the_example_events_have_the_secret_in_every_field_that_has_content() -> None:
     assert {type(event) for event in EVENTS} == CONTENT.keys()
     for event in EVENTS:
         full = shown(event, NOTHING)
@@ -272,7 +272,7 @@ async def test_when_an_item_that_a_summary_covers_is_retracted_then_the_summary_
     assert SECRET in str(await events_of(api, conversation_id, AUDITOR))
 
 
-async def test_a_deleted_conversation_is_shown_only_with_audit_to_its_owner_and_to_an_admin(
+async def test_a_deleted_conversation_is_shown_only_to_its_owner_and_an_admin_and_only_with_audit(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start(SECRET, title=SECRET)
@@ -310,7 +310,7 @@ async def items_of(api: httpx.AsyncClient, conversation_id: str, headers: Any, *
     return items
 
 
-async def test_an_earlier_version_shows_a_retracted_item_without_content_and_only_audit_sees_it(
+async def test_an_earlier_version_shows_a_retracted_item_without_content_and_only_audit_sees_the_content(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("stays")

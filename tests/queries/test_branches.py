@@ -20,7 +20,7 @@ async def get(api: httpx.AsyncClient, path: str, **query: Any) -> dict[str, Any]
 
 
 async def listed(api: httpx.AsyncClient, conversation: BranchedConversation, **query: Any) -> list[dict[str, Any]]:
-    """All items of a list, read page by page."""
+    """All items of a list, page by page."""
     items: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -41,7 +41,7 @@ async def conversation(write: Writer) -> BranchedConversation:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_every_path_and_the_tree_are_as_the_events_say_at_every_version(
+async def test_paths_siblings_and_the_tree_are_as_the_events_say_at_any_version(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector, seed: int
 ) -> None:
     random = Random(seed)
@@ -155,7 +155,7 @@ async def test_a_tree_node_has_a_preview_of_its_item_unless_the_item_is_deleted(
     }
 
 
-async def test_a_path_that_does_not_exist_is_refused(
+async def test_a_path_or_cursor_that_does_not_exist_and_invalid_parameters_are_refused(
     api: httpx.AsyncClient, conversation: BranchedConversation, write: Writer, live: ManualProjector
 ) -> None:
     await conversation.append("a", "b")

@@ -53,7 +53,7 @@ async def context(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any
     return body
 
 
-async def test_unretracted_items_before_the_sent_items_are_left_out(
+async def test_unretracted_items_before_the_sent_items_are_shown_as_left_out(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -93,7 +93,9 @@ async def test_nothing_is_left_out_if_all_items_are_sent(
     assert (await context(small_window_api, conversation_id))["left_out"] == []
 
 
-async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, postgres: Proxy, write: Writer) -> None:
+async def test_while_postgres_hangs_a_context_fails_within_10_seconds(
+    settings: Settings, postgres: Proxy, write: Writer
+) -> None:
     conversation_id = await write.start("a")
     reply_request = ReplyRequest(model=MODEL, parameters={})
     async with open_dependencies(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as dependencies:
@@ -109,7 +111,7 @@ async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, 
         await postgres.restore()
 
 
-async def test_a_summary_replaces_the_items_before_it_and_pinned_items_are_marked(
+async def test_a_summary_replaces_the_items_that_it_covers_except_pinned_ones_which_are_marked(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -200,7 +202,7 @@ class HangingReader(ConversationReader):
         return await super().settings_events(conversation_id, until=until)
 
 
-async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_them_fail_in_time(
+async def test_when_all_log_reads_of_contexts_hang_then_contexts_that_wait_for_a_turn_fail_after_the_timeout(
     write: Writer, pool: Pool, settings: Settings
 ) -> None:
     conversation_id = await write.start("a", "b")

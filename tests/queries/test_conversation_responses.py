@@ -121,7 +121,7 @@ async def test_pages_follow_the_order_of_the_requests(
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "invalid_cursor")
 
 
-async def test_the_responses_of_a_fork_are_listed_with_the_fork(
+async def test_a_fork_and_its_origin_each_list_only_their_own_responses(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")

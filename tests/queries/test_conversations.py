@@ -76,7 +76,7 @@ async def test_a_list_pages_through_all_conversations_in_either_order(
     assert sizes == [3, 3, 1]
 
 
-async def test_a_page_that_exactly_ends_the_list_has_no_more(
+async def test_has_more_is_false_on_a_page_that_ends_exactly_at_the_end_of_the_list(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(4):
@@ -100,7 +100,7 @@ async def test_before_gives_the_page_just_before_the_cursor_and_with_after_the_i
     assert ids(between) == [started[4], started[3], started[2]]
 
 
-async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: ManualProjector) -> None:
+async def test_an_empty_list_has_null_ids_and_cursors(api: httpx.AsyncClient, live: ManualProjector) -> None:
     assert await listed(api) == {
         "object": "list",
         "data": [],

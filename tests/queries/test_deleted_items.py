@@ -1,4 +1,4 @@
-"""Deleted content is in no answer and in no model request.
+"""Deleted content is in no answer and in no model request. When it is restored, it is shown again.
 
 The tests look for it in the conversation, its forks, chains, copies, Responses and their streams. They look while the projector is behind,
 after it has caught up, after Redis has lost everything, and after a rebuild.
@@ -336,7 +336,7 @@ async def test_after_deletions_each_request_of_a_fork_is_rendered_again_as_it_wa
         assert context["request_sha256_matches"] is True
 
 
-async def test_a_restored_item_is_shown_again_at_its_old_depth_wherever_it_was_shown(store: Store) -> None:
+async def test_a_restored_item_is_shown_again_at_its_old_depth_also_in_forks(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [_, secret, _] = await store.add(conversation_id, "alpha", f"the {SECRET}", "gamma")
     first = await create_response(store.commands, "one", conversation=conversation_id)

@@ -37,7 +37,9 @@ def test_every_event_is_written_as_json_without_unknown_fields(event: LogEvent) 
     assert set(msgspec.json.decode(event_json(recorded(event)))["data"]) <= set(event.__struct_fields__)
 
 
-async def test_every_event_is_returned_in_full_without_any_view(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_the_events_of_a_conversation_are_returned_in_full_without_any_view(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
     conversation_id = await write.start("hello", metadata={"a": "b"})
     response_id, input_items = await write.request_reply(conversation_id, "two plus two?", temperature=0.5)
     output = await write.complete_reply(conversation_id, response_id, input_items, "four")
@@ -163,7 +165,9 @@ async def test_a_stream_sends_past_events_and_then_new_ones(settings: Settings, 
     assert msgspec.json.decode(after["data"])["data"]["item"]["content"] == "b"
 
 
-async def test_a_stream_resumes_after_the_last_event_id(settings: Settings, write: Writer) -> None:
+async def test_a_stream_resumes_after_the_last_event_id_and_head_is_answered_without_events(
+    settings: Settings, write: Writer
+) -> None:
     conversation_id = await write.start("a", "b", "c")
     async with served(settings) as url:
         async with stream_of(url, conversation_id, **{"Last-Event-ID": "3"}) as lines:

@@ -93,7 +93,7 @@ class Conversation(Struct, eq=False):
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
     def showed(self, item: Item, version: int) -> bool:
-        """Whether the item was listed at this version. It was not if an origin retracted it before the fork and has not restored it since."""
+        """Whether the list at this version has the item. It does not if the item's conversation is deleted, if the item was retracted here at this version, or if an origin retracted it before the fork and has not restored it since."""
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(
@@ -182,7 +182,7 @@ class History:
                 return items
 
     async def _get(self, conversation: Conversation, path: str, **query: Any) -> httpx.Response:
-        """On a busy machine, the stores may need longer than a read waits. Then it is sent again."""
+        """On a busy machine, the stores may need longer than a read waits. Then the read is sent again."""
         for _ in range(ATTEMPTS):
             answer = await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
             if answer.status_code != 503:

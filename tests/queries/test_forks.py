@@ -108,7 +108,7 @@ async def test_a_fork_begins_with_the_items_up_to_the_named_item_and_says_where_
     assert await store.texts(child) == ["first"]
 
 
-async def test_a_fork_at_an_item_or_version_that_does_not_exist_is_refused_and_nothing_is_stored(store: Store) -> None:
+async def test_a_fork_at_a_wrong_or_unknown_item_or_version_is_refused_and_nothing_is_stored(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     other, [foreign] = await store.create("elsewhere")
     await store.retract(origin, ids[1])
@@ -147,7 +147,7 @@ async def test_a_fork_is_made_once_for_a_key_and_only_of_the_version_that_if_mat
     assert repeated.json()["id"] == first.json()["id"]
 
 
-async def test_the_inherited_items_are_listed_page_by_page_before_the_own_ones(store: Store) -> None:
+async def test_a_fork_lists_its_inherited_items_page_by_page_before_its_own_items(store: Store) -> None:
     origin, ids = await store.create("0", "1", "2", "3")
     fork = await store.fork(origin, item=ids[2])
     ids = [*ids[:3], *await store.append(fork, "4", "5")]
@@ -188,7 +188,9 @@ async def test_the_inherited_items_are_listed_page_by_page_before_the_own_ones(s
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
 
 
-async def test_the_path_to_an_inherited_item_waits_until_the_views_show_every_conversation_on_it(store: Store) -> None:
+async def test_a_read_of_the_path_to_an_inherited_item_waits_until_the_views_show_every_conversation_on_the_path(
+    store: Store,
+) -> None:
     async def path_to_two() -> list[str]:
         """The texts on the path. The views catch up while it is read."""
         url = f"/v1/conversations/{fork}/items?order=asc&leaf={two}"
@@ -210,10 +212,10 @@ async def test_the_path_to_an_inherited_item_waits_until_the_views_show_every_co
     assert await path_to_two() == ["two"]
 
 
-async def test_an_inherited_item_is_revised_in_the_fork_alone_and_has_its_siblings_there(store: Store) -> None:
+async def test_a_revision_of_an_inherited_item_is_its_sibling_in_the_fork_alone(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     fork = await store.fork(origin)
-    ids += await store.append(fork, "three", "four")  # they have the versions of "one" and "two"
+    ids += await store.append(fork, "three", "four")  # they have the same versions as "one" and "two"
     grandchild = await store.fork(fork)
     answer = await store.post(f"/{grandchild}/items/{ids[0]}", {"item": message("first")})
     assert answer.status_code == 200, answer.text
@@ -267,10 +269,10 @@ async def test_a_fork_pins_what_it_inherits_and_retracts_it_for_itself_and_its_o
         nodes = (await store.get(f"{fork}/tree?as_of={version}")).json()["data"]
         assert [node["preview"] for node in nodes if "retracted" not in node] == expected
     assert (await store.get(f"{fork}")).json()["version"] == 3
-    # What the origin retracts is gone from the forks too.
     assert await store.retract(fork, ids[0]) == 200
     assert (await store.post(f"/{fork}/items/{ids[0]}/restore")).status_code == 200
     assert await store.texts(fork) == ["one", "three"]
+    # What the origin retracts is gone from the forks too.
     assert await store.retract(origin, ids[0]) == 200
     assert await store.retract(fork, ids[0]) == 404
     assert await store.texts(fork) == await store.texts(grandchild) == ["three"]

@@ -21,7 +21,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
     answer = await api.get(f"/v1/conversations/{conversation_id}/items", params=query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
-    if body["data"]:  # an empty page has null ids; the SDK accepts them, its type does not
+    if body["data"]:  # an empty page has null ids; the SDK accepts them, but its type does not allow them
         assert ConversationItemList.model_validate(body).object == "list"
     return body
 
@@ -46,7 +46,7 @@ async def test_items_are_newest_first_with_the_conversations_version_as_etag(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_skip_retracted_items_and_a_full_last_page_has_no_more(
+async def test_pages_skip_retracted_items_and_has_more_is_false_on_a_full_last_page(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     conversation_id = await write.start()
@@ -145,7 +145,7 @@ async def test_the_official_client_pages_through_everything(
     assert one == items[7]
 
 
-async def test_head_has_the_headers_of_get(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_head_is_answered_with_the_etag(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start("a")
 
     for path in ("", "/items", "/events"):

@@ -109,7 +109,7 @@ async def test_if_none_match_does_not_hide_a_404_or_a_400(api: httpx.AsyncClient
         assert (await get(api, path, tag)).status_code == 400
 
 
-async def test_a_read_that_the_version_alone_decides_reads_no_view(
+async def test_a_304_that_the_version_alone_decides_reads_no_view(
     settings: Settings, api: httpx.AsyncClient, write: Writer, read: Read
 ) -> None:
     tag = (await get(api, read.conversation)).headers["etag"]

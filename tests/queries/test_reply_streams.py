@@ -129,7 +129,7 @@ async def test_a_head_request_for_a_running_replys_stream_leaves_no_task_running
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
-async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_small_steps(
+async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices_and_lets_other_tasks_run(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start()
@@ -200,7 +200,7 @@ async def test_streams_of_a_large_reply_that_are_not_read_take_little_memory(set
     assert grown < 120_000_000
 
 
-async def test_an_end_that_redis_has_and_the_log_has_lost_is_not_shown(settings: Settings, write: Writer) -> None:
+async def test_an_end_that_redis_has_and_the_log_does_not_have_is_not_shown(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, _ = await write.request_reply(conversation_id, "?")
     async with open_dependencies(settings, Event()) as dependencies:

@@ -1,4 +1,4 @@
-"""GET /v1/usage: replies, tokens and cost, by day and model or in other groups. Deleted conversations still count."""
+"""GET /v1/usage: replies, tokens and cost by day and model, or by other groups. Deleted conversations still count."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -128,7 +128,7 @@ async def test_usage_is_grouped_by_user_key_conversation_and_tenant(
         {"start": "2026-02-01", "since": "1796017571"},
     ],
 )
-async def test_an_invalid_parameter_is_a_400_that_names_it(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
+async def test_invalid_days_and_groups_are_a_400(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
     answer = await api.get("/v1/usage", params=parameters)
 
     assert (answer.status_code, answer.json()["error"]["param"] in parameters) == (400, True)
