@@ -306,7 +306,7 @@ class Consistency:
         """Sets the version, the active path and `is_fork` to those in the view `conversations`.
 
         Raises PostgresUnavailable if the view does not have the conversation, or if the caller is neither its owner nor an admin. Only Postgres
-        knows whether the conversation exists and with whom it is shared, because the view may not show it yet.
+        knows whether the conversation exists and with whom it is shared, because the view may be behind.
         """
         views = TenantViews(self._database, read.tenant)
         fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1, "forked_from": 1}}]

@@ -1,6 +1,7 @@
 """A page of replies from the view `responses`, each with its output items from the view `items`.
 
-A small page is read in two steps: the responses, then the output items of all of them. A larger one waits for its turn.
+A small page is read in two steps: the responses, then the output items of all of them (and which input items are deleted, if the page
+shows the input). A larger one waits for its turn.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +32,7 @@ class Selected(Struct, frozen=True, kw_only=True):
     """Which replies are on the page: the filter, and the stages that sort them and limit them to one more than `limit`.
 
     `with_input`: whether `entry_of` gets the ids of the deleted input items. If not, it gets none.
-    `entry_of`: makes the entry of a document, its output items and the deleted input items.
+    `entry_of`: makes the entry from a document, its output items, and the ids of the deleted input items.
     """
 
     where: Document

@@ -138,7 +138,7 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
     except ResponseNotFound:
         if read.parked:
             raise conversation_parked() from None  # the response may belong to a parked conversation
-        raise PostgresUnavailable from None  # only Postgres knows whether it exists, because the view may not show it yet
+        raise PostgresUnavailable from None  # only Postgres knows whether it exists, because the view may be behind
     if document["conversation_id"] in read.parked:
         raise conversation_parked()
     return read, document

@@ -52,7 +52,7 @@ _SHARED: Final[list[Document]] = [
 
 
 class Visible(Struct, frozen=True):
-    """What a search goes through. Some of it may not be visible any more: each hit is checked.
+    """What a search goes through. Some of it may no longer be visible, so each hit is checked.
 
     documents      selects the documents of the conversations
     conversations  if the query names a conversation: this one, and those that it inherits from

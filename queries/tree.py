@@ -1,6 +1,6 @@
 """GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each. From the view `items`.
 
-Nodes are sorted by depth and then by branch. Two queries find a page: the items along branch 0, and those on other branches.
+Nodes are sorted by depth and then by branch. A page is merged from two lists: the items along branch 0, and those on other branches.
 """
 
 import asyncio

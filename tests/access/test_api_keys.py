@@ -133,7 +133,7 @@ async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
     await proxy.cut()
 
 
-async def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_within_5_s_by_every_process(
+async def test_a_new_key_works_immediately_and_a_revoked_one_is_refused_within_5_s_by_every_process(
     settings: Settings, keys: ApiKeys
 ) -> None:
     async with opened(settings.postgres_url) as other_process:

@@ -110,7 +110,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
     )
     assert created.status_code == 200, created.text
     conversation = created.json()["id"]
-    # The same idempotency key for another request, a body that is not JSON, and a body with a wrong field.
+    # The same idempotency key for another request, a body that is not JSON, a wrong content type, a wrong field, and a filter.
     assert client.post("/v1/conversations", headers=headers, json={"title": f"{CONTENT} 2"}).status_code == 422
     as_json, as_text = ({**bearer(key), "content-type": sent} for sent in ("application/json", f"text/{CONTENT}"))
     assert client.post("/v1/conversations", headers=as_json, content=f'{{"{CONTENT}'.encode()).status_code == 400

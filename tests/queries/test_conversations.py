@@ -24,7 +24,7 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [conversation["id"] for conversation in page["data"]]
 
 
-async def test_a_new_conversation_is_readable_at_once_with_its_version_as_etag(
+async def test_a_new_conversation_is_readable_immediately_with_its_version_as_etag(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello", metadata={"topic": "demo"}, title="A talk")
@@ -136,7 +136,7 @@ async def test_a_deleted_conversation_is_still_a_valid_cursor(
     assert ids(await listed(api, order="asc", after=started[1])) == [started[2]]
 
 
-async def test_a_new_conversation_is_in_the_list_at_once(
+async def test_a_new_conversation_is_in_the_list_immediately(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(10):

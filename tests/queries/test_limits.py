@@ -1,4 +1,4 @@
-"""RATE_LIMITS, as a client of the query API sees them: limits of requests, and of streams that are open at once."""
+"""RATE_LIMITS, as a client of the query API sees them: limits of requests, and of streams that are open at the same time."""
 
 import asyncio
 from contextlib import AsyncExitStack

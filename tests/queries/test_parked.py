@@ -167,7 +167,7 @@ async def test_a_conversation_that_is_parked_during_the_read_is_noticed_even_aft
     assert all_conversations.headers == {"x-consistency": "parked"}
 
 
-async def test_a_read_of_a_parked_conversation_is_refused_at_once(
+async def test_a_read_of_a_parked_conversation_is_refused_without_waiting(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
