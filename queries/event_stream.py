@@ -2,9 +2,9 @@
 
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one, and holds no database
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
-has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, when
-the log may have lost events that were sent, and when content of a page is deleted while an event of the page was sent only in part. When its client may no longer read the conversation, it ends
-with an `error` event; in the middle of an event it ends without one.
+has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and when
+the log may have lost events that were sent. It also ends if content of the page is deleted while an event has been sent only in part. When its client
+may no longer read the conversation, it ends with an `error` event, or without one in the middle of an event.
 
 Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's head and its shares are
 looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
@@ -227,7 +227,7 @@ class EventStreams:
                 client.update_head(change.result())
 
     async def _next_slice(self, client: _Client) -> bytes | None:
-        """The next slice of the page that is being sent, or the first one of the next page."""
+        """The next slice of the page that is being sent, or the first one of the next page. Like `_next`, it may return an empty slice or None."""
         period = int(time.monotonic() // self._max_page_seconds)
         begun = client.page
         key = client.next_page(period) if begun is None else replace(begun.key, period=period)

@@ -109,7 +109,7 @@ class _PageItems(Struct):
 
 
 async def _page(context: QueryContext, read: ConversationRead, path: Path, query: ItemsQuery, bounds: Bounds) -> Page:
-    """The page, without items that are deleted. If it has items that another conversation has deleted, it is read again without them.
+    """The page, without items that are deleted. If the log says that items of the page are deleted, it is read again without them.
 
     With `as_of`, it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
     """

@@ -1,4 +1,4 @@
-"""GET /v1/keys: the API keys of the tenant, for an administrator. They are read from Postgres, where they are stored."""
+"""GET /v1/keys: the API keys of the tenant, for an admin. They are read from Postgres, where they are stored."""
 
 from fastapi import APIRouter
 from msgspec import Struct

@@ -112,7 +112,7 @@ class LogAccess:
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
-        """The result of a lookup, which may consist of several statements. Raises LogBusy if too many others wait before it.
+        """The result of a lookup, which may consist of several statements. Raises LogBusy if Postgres is available, but the lookup does not get its turn, or its answer, in time.
 
         `tenant`: the tenant whose turn it takes; empty for the process's own lookups. At most as many lookups run at once as the pool has
         connections. So no lookup waits for a connection while its timeout runs.

@@ -16,7 +16,7 @@ from queries.log_access import LogAccess
 
 INTERVAL_SECONDS: Final = 1.0
 DEAD_AFTER_SECONDS: Final = 3.0
-"""Another projector takes over the partitions of a dead one after 2.5 s (`projections/leases.py`), usually before this watch reports anything."""
+"""After this long without a new heartbeat, a projector counts as dead. Usually another one has taken over its partitions by then: after 2.5 s (`projections/leases.py`)."""
 
 
 class PartitionWatch:

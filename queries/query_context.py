@@ -140,7 +140,7 @@ class QueryContext(Struct, frozen=True):
         )
 
     async def check_modified(self, conversation_id: str, *, inherits: bool = False) -> None:
-        """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL.
+        """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL, apart from copies (`not_modified.py`).
 
         `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound.
         Does nothing while Postgres is unavailable, or if the request has a minimum position.

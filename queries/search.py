@@ -122,7 +122,7 @@ class _Page(Struct):
 
 
 async def _started(context: QueryContext, query: SearchQuery) -> tuple[Read, Visible]:
-    """The read of the views, and what it goes through."""
+    """The read of the views, and what the search goes through."""
     while True:
         stages = visibility_stages(context, query.conversation)
         read, found = await context.dependencies.consistency.read_without_waiting(

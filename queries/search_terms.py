@@ -57,7 +57,7 @@ class SearchTerms(Struct, frozen=True):
 
 
 def parse(q: str) -> SearchTerms:
-    """Raises ApiError (400) if `q` is too long, has a quote that is not closed, or names nothing to search for."""
+    """The parts of `q`. Raises ApiError (400) if `q` is too long, has too many parts, has a quote that is not closed, or names nothing to search for."""
     if len(q) > MAX_LENGTH:
         raise _invalid(f"`q` has more than {MAX_LENGTH} characters.")
     q = q.translate(_QUOTES)

@@ -1,6 +1,6 @@
 """The status that each route of the two apps answers to each sender: one or more rows for each route.
 
-The test fails if a route has no row.
+`test_route_matrix.py` fails if a route has no row.
 """
 
 from collections.abc import Iterator, Mapping

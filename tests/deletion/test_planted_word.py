@@ -227,8 +227,8 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
-    """Bob's turn fails. Ann continues from it in a fork, which fails too, and then continues from that failed response. So
-    Bob's question is carried over twice.
+    """Bob's turn fails. Ann continues from it in a fork. Her turn fails too, and she continues from it. So Bob's question is
+    carried over twice.
 
     Then Bob tries the turn again, and deletes the conversation. The fork stays.
     """

@@ -94,7 +94,7 @@ async def commands_of(server: Redis) -> int:
 
 
 async def send(several: Sequence[Process], requests: int) -> int:
-    """Sends requests at once, to the processes in turn. Returns how many were allowed."""
+    """Sends all requests at the same time, divided among the processes. Returns how many were allowed."""
     return sum(await asyncio.gather(*(several[n % len(several)].request() for n in range(requests))))
 
 

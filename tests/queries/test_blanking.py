@@ -1,4 +1,4 @@
-"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion. So is it in lists of earlier versions."""
+"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion. In lists of items at an earlier version, it is blanked too."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Feedback to items and responses: given, changed, withdrawn, listed, filtered and counted."""
+"""Feedback on items and responses: given, changed, withdrawn, listed, filtered and counted."""
 
 import asyncio
 from typing import Any
