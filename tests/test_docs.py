@@ -61,7 +61,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def answer(exchange: Exchange) -> None:
-    """Answers quickly, but a story continues until its client disconnects."""
+    """Answers quickly. But a story takes 20 seconds, so that a client can stop it."""
     if "story" not in exchange.body["messages"][-1]["content"]:
         exchange.stream_text("Hello, ", "Ada!")
         return
@@ -119,7 +119,7 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
     assert '"error": {' not in done.stdout, done.stdout
 
 
-def test_a_recipe_is_the_program_that_the_tests_run_and_each_client_has_one() -> None:
+def test_a_recipe_is_the_program_that_the_tests_run_and_each_program_is_on_the_page_once() -> None:
     page = (ROOT / "docs" / "clients.md").read_text()
     shown = dict(re.findall(r"^```\w+ tests/clients/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
     assert shown == {name: (ROOT / "tests" / "clients" / name).read_text() for name in shown}

@@ -61,7 +61,7 @@ def test_valkey_writes_nothing_to_disk_and_evicts_at_a_memory_limit(server_urls:
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
 
 
-def test_a_wrong_password_is_refused(server_urls: dict[str, str]) -> None:
+def test_postgres_refuses_a_wrong_password(server_urls: dict[str, str]) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(server_urls["POSTGRES_URL"], password="wrong")
 

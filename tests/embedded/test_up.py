@@ -26,7 +26,7 @@ from tests.system import System
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[System]:
-    """One system for all tests that only kill its children."""
+    """One system for all tests that at most kill its children."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory:
         system = System(Path(directory) / "data", "--apis", "2").start()
         yield system
@@ -132,7 +132,7 @@ def test_a_port_that_is_taken_is_named_in_the_error(running: System, tmp_path: P
     assert f"cannot listen on 127.0.0.1:{running.port}" in second.output()
 
 
-def test_the_run_directory_has_every_pid_and_url_readable_by_its_owner_only(running: System) -> None:
+def test_the_run_directory_has_every_pid_and_a_file_of_urls_that_only_the_owner_can_read(running: System) -> None:
     names = {"postgres", "mongod", "valkey", "model", "api", "api-2", "projector"}
     assert {file.stem for file in (running.data / "run").glob("*.pid")} == names
     assert (running.data / "run" / "env").stat().st_mode & 0o777 == 0o600

@@ -93,7 +93,7 @@ class History:
         await self._move("remove rows", partial(self._moves.remove_rows, random.Random(self._rng.random())))
 
     async def fail_over(self) -> None:
-        """Fails over to a standby that lacks the newest requests."""
+        """Fails over to a standby that may lack the newest requests."""
         self._begin("fail over", moves=True)
         postgres = self._store.postgres
         postgres.start_standby()
@@ -125,7 +125,7 @@ class History:
         await self._check(None)
 
     async def stop_some(self) -> None:
-        """Stops some processes, which stay stopped until `start_all`. One api keeps running."""
+        """Stops one to three processes: projectors, and at most one api. `start_all`, a move or `finish` starts them again."""
         stopped = self._rng.sample(
             [*self._store.projectors, self._rng.choice(self._store.apis)], self._rng.randint(1, 3)
         )

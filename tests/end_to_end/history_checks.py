@@ -22,7 +22,7 @@ REFUSALS = {
 
 
 def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
-    """Lists gaps, broken chains, texts that are stored twice or were never sent, and lost or changed rows of `base`."""
+    """Lists gaps, broken chains, unreadable events, texts that are stored twice or were never sent, and lost or changed rows of `base`."""
     faults = [*log.faults]
     faults += [
         f"lost or changed: {name} version {version}"

@@ -1,4 +1,4 @@
-"""Reads everything that the API shows, and compares each answer with the log."""
+"""Reads conversations, their items, events and contexts, responses, and usage. Compares each answer with the log."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ NOT_COMPARED = frozenset(
 class Question(Struct, frozen=True):
     """A GET. `expected` computes from the log what the answer must show, or None if it must be a 404.
 
-    `shown` returns the part of the answer that is compared with it.
+    `shown` returns the part of the answer that is compared with the result of `expected`.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Reads:
         self.responses |= dict.fromkeys(log.responses)
 
     async def check(self, postgres_url: str, urls: Sequence[str], *, wait: bool) -> LogCopy:
-        """Repeats all reads until every answer is current. If `wait` is False, answers may be late. None may be wrong.
+        """Repeats all reads until every answer is current. If `wait` is False, answers may be late. No answer may be wrong.
 
         Returns the log that the answers were compared with. The log did not change during the reads.
         """
@@ -133,7 +133,7 @@ def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | No
 
 
 def _context(log: LogCopy, name: str) -> Any:
-    """(version, (id, text) of each item of the active path). None: it must be a 404."""
+    """(version, (id, text) of each item of the active path). None: the answer must be a 404."""
     items = log.items(name)
     if items is None:
         return None
@@ -154,7 +154,7 @@ def _without_prices(row: Json) -> Json:
 
 
 def _difference(expected: Any, shown: Any) -> str:
-    """The first difference of two JSON values."""
+    """The first entry that differs in two lists, the fields that differ in two objects, or two other values."""
     if isinstance(expected, list) and isinstance(shown, list):
         pairs = itertools.zip_longest(expected, shown, fillvalue="nothing")
         number, (expected_entry, shown_entry) = next(

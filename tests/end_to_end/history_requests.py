@@ -76,7 +76,11 @@ class RequestSender:
         self.move_is_over = not moves
 
     async def send_any(self, rng: random.Random, log: LogCopy) -> None:
-        """Sends one random request. It is about something that `log` has or that this step has created."""
+        """Sends one random request.
+
+        It creates a conversation, repeats an earlier append with its key, or is about something that `log` has or this step
+        has created.
+        """
         conversations = [
             *log.conversations,
             *(request.conversation_id for request in self.sent if request.kind == "create"),

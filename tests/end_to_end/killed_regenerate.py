@@ -1,4 +1,4 @@
-"""Another answer that is being written while its process is killed: what was there before stays, and `retry` writes it."""
+"""A process is killed while it writes another answer to a question. The first answer stays, and `retry` writes another one."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ class KilledRegenerate(Struct, frozen=True):
 
 
 async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: ScriptedProvider) -> KilledRegenerate:
-    """Asks a question, and then for another answer to it, which does not end."""
+    """Asks a question, and then for another answer to it. The provider does not end this second answer."""
     conversation = (await http.post(f"{url}/v1/conversations", json={})).json()["id"]
     provider.script = varied_answers(1)
     body = {"input": "a question", "conversation": conversation}
@@ -34,7 +34,10 @@ async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: Scri
 
 
 async def check_killed_regenerate(killed: KilledRegenerate, http: httpx.AsyncClient, url: str) -> None:
-    """Call it when the second answer is interrupted and the provider answers again. Nothing of the second answer has joined, and `retry` writes it once."""
+    """Checks that nothing of the second answer has joined, and that `retry` writes another answer once.
+
+    Call this when the second answer is interrupted and the provider answers again.
+    """
     await killed.asking
     assert await _paths(http, url, killed.conversation) == (killed.item_ids, killed.item_ids, killed.item_ids[-1])
     retried = await http.post(f"{url}/v1/responses", json={"retry": killed.reader.response_id})

@@ -75,7 +75,8 @@ class LogCopy:
     def faults(self) -> list[str]:
         """Gaps, broken chains, unreadable events, and texts that were stored twice.
 
-        Copies are not counted: each reply that continues from one that did not complete may store a copy of its items.
+        Copies are not counted: a reply that continues from a reply that did not complete may store copies of that reply's
+        items.
         """
         texts = Counter(
             text_of(from_stored(recorded.event.item))
@@ -240,7 +241,7 @@ class LogCopy:
         return [item for item in items if item["id"] not in self.deleted_items]
 
     def usage(self) -> list[Json]:
-        """The rows of GET /v1/usage, without the amounts that depend on prices."""
+        """The rows of GET /v1/usage, without the fields `NOT_COMPARED` of `history_reads.py`."""
         totals: dict[tuple[str, str], Counter[str]] = {}
         for document in self.documents["usage"].values():
             if document["conversation"]:

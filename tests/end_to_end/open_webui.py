@@ -76,7 +76,7 @@ class OpenWebUI:
         return self.ask(question)
 
     def ask_with_tools(self, question: str, tools: dict[str, Callable[..., str]]) -> Iterator[Answered]:
-        """Asks a question, and calls tools until there is an answer. Yields what each request was answered."""
+        """Asks a question, and calls tools until there is an answer. Yields the answer to each request."""
         history = [*self.messages, {"role": "user", "content": question}]
         steps: list[Message] = []
         while True:

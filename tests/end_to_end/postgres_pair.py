@@ -36,7 +36,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the server. Returns when it answers. Call this in the main thread: the server ends with its thread."""
+        """Starts the server. Returns when it answers. Call this in the main thread: the server ends with the thread that started it."""
         self._service.prepare()
         with self.directory.log_file("postgres").open("ab") as log:
             self._process = subprocess.Popen(
@@ -97,7 +97,7 @@ class PostgresPair:
         _run("pg_restore", *flags, f"--dbname={self.primary.url}", str(file))
 
     def start_standby(self) -> PostgresServer:
-        """Makes the other server a copy of the primary that follows it. Returns when the copy has caught up."""
+        """Makes the other server a standby of the primary. Returns when the standby has caught up."""
         standby = self.other
         standby.stop(signal.SIGQUIT)
         shutil.rmtree(standby.data, ignore_errors=True)

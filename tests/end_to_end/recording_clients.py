@@ -166,7 +166,7 @@ class AcknowledgedEvent(Struct, frozen=True):
 
 
 class ExclusiveClient:
-    """Works on one conversation at a time: appends, retracts, ends, reopens and deletes.
+    """Works on one conversation at a time: starts it, appends, retracts, ends and reopens it, and deletes it.
 
     No other client uses these conversations.
     `acknowledged` has the events of each conversation, in order.

@@ -1,4 +1,4 @@
-"""Sends many requests at once into one conversation, to two processes. Kills one process, and checks how each request ended."""
+"""Sends many requests at the same time into one conversation, to two processes. Kills one process, and checks how the requests end."""
 
 import asyncio
 from collections.abc import Sequence
@@ -125,9 +125,9 @@ class RequestsAtOnce:
 
 
 async def check_queue(requests: RequestsAtOnce, count: int) -> None:
-    """With `queue`, sixteen requests wait and the others are refused. The waiting ones run in the order of the log.
+    """With `queue`, up to sixteen requests wait and the others are refused. The waiting ones run in the order of the log.
 
-    Foreground requests to the killed process do not run: they end as interrupted.
+    Foreground requests that wait in the killed process do not run: they end as interrupted.
     """
     await requests.ask_first(process=1)
     requests.ask_all(count, "queue")
@@ -153,7 +153,7 @@ async def check_queue(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_reject(requests: RequestsAtOnce, count: int) -> None:
-    """With `reject`, one reply runs and the other requests are refused. If its process is killed, it is interrupted."""
+    """With `reject`, one reply runs and the other requests are refused. If the process of this reply is killed, the reply is interrupted."""
     requests.ask_all(count, "reject")
     await requests.until(lambda: requests.refused == count - 1, "all but one to be refused")
     requests.kill()
@@ -164,7 +164,7 @@ async def check_reject(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_interrupt(requests: RequestsAtOnce, count: int) -> None:
-    """With `interrupt`, each request stops the one before it. Only the last recorded request completes."""
+    """With `interrupt`, each request stops the one before it. Only the request `last` completes, which is sent after the kill."""
     await requests.ask_first(process=1)
     requests.ask_all(count, "interrupt")
     await requests.until(lambda: len(requests.texts(ReplyQueued)) == count, "all to be recorded")

@@ -1,6 +1,7 @@
 """A client disconnects during a reply, or the api process is stopped.
 
-Then the request to the provider ends, and the end of the reply is recorded.
+Then the request to the provider ends, and the end of the reply is recorded. But after a disconnect, a stored reply
+continues if its request has an idempotency key.
 """
 
 import json

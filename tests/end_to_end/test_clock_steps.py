@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SLOW_MACHINE_SECONDS = 4.0
-"""A busy machine may delay a read by this much more than the lease of a projector."""
+"""On a busy machine, a read may take this much longer than the lease of a projector."""
 
 RECONNECT_SECONDS = 10.0
 """After Postgres was killed, appends and views may stop for this long."""
@@ -128,7 +128,7 @@ async def test_when_the_clock_of_postgres_steps_then_replies_of_living_processes
     assert await store.longest_delay(API_ALIVE_SECONDS + 1) < RECONNECT_SECONDS
     assert not any(map(store.has_ended, conversations))
 
-    # These processes have renewed their leases while the clock was two hours ahead. They must still be replaced soon.
+    # These two renewed their leases while the clock was two hours ahead. When they die, they must still be replaced soon.
     for name in (
         "projector",
         "api",
@@ -144,7 +144,7 @@ async def test_when_the_clock_of_postgres_steps_then_replies_of_living_processes
 
 
 @pytest.mark.endless
-async def test_after_a_clock_step_of_any_size_and_direction_replies_continue_and_reads_are_not_delayed(
+async def test_after_a_clock_step_of_any_size_and_direction_replies_continue_and_reads_are_delayed_only_briefly(
     store: Store,
 ) -> None:
     for seconds in STEPS:

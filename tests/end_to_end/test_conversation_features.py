@@ -78,7 +78,7 @@ def test_what_people_do_with_conversations_is_the_same_after_a_restart(
 
 
 def check_killed_title(system: System, session: Session, provider: ScriptedProvider) -> None:
-    """Kills the api while it writes a title. The conversation has none, and the next reply writes one."""
+    """Kills the api while it writes a title. The conversation has no title, and gets one after the next reply."""
     provider.script = answer_without_titles
     chat = session.sdk.conversations.create().id
     session.sdk.responses.create(input="Will it snow?", conversation=chat)
@@ -107,7 +107,8 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited and asked again, and its answer is regenerated. Then the head is moved back to the first answer. The other paths are kept.
+    # The question is edited, a second question is asked, and the answer is regenerated. Then the head is moved back to the first answer.
+    # The other paths are kept.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
     third = session.sdk.responses.create(extra_body={"regenerate": second.id})
@@ -130,12 +131,12 @@ def do_everything(session: Session) -> list[str]:
     ]
     assert tree["active_leaf"] == answer
 
-    # An earlier response is continued on a new branch, beside the items that follow it.
+    # A response that is not on the active path is continued. Then the head is moved back again.
     fourth = session.sdk.responses.create(input="And tomorrow?", previous_response_id=second.id)
     assert session.texts(f"{path}/items") == [*oslo[:2], second.output_text, "And tomorrow?", fourth.output_text]
     session.post(f"{path}/head", {"item": answer})
 
-    # The conversation is forked. An inherited item is deleted and restored: then it is in the fork again.
+    # The conversation is forked. An item that the fork inherits is deleted, and then restored: it is in the fork again.
     fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
     session.post(f"/conversations/{fork}/items", {"items": [{"role": "user", "content": "And in winter?"}]})
     session.sdk.conversations.items.delete(question, conversation_id=chat)

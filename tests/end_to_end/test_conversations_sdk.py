@@ -1,4 +1,4 @@
-"""A conversation with the official SDK and the local model, as in the README."""
+"""Conversations with the official SDK and the local model."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -132,7 +132,7 @@ async def test_when_each_process_is_killed_under_load_nothing_is_lost_or_stored_
 
 
 def all_reads(client: OpenAI) -> dict[str, Any]:
-    """The answer of every read of every conversation, by path."""
+    """The list of conversations, and five reads of each conversation, by path."""
     listed = client.get("/conversations?limit=100", cast_to=httpx.Response).json()
     answers: dict[str, Any] = {"/conversations": listed}
     for conversation in listed["data"]:

@@ -1,12 +1,13 @@
-"""Injects faults under load: kills, freezes, lost connections, an empty Redis, no NOTIFY. The views catch up by themselves.
+"""Injects faults under load. The views catch up by themselves.
 
     scripts/test tests/end_to_end/test_faults.py                                  a few rounds, as in CI
     scripts/test tests/end_to_end/test_faults.py -m endless                       fifty rounds
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
-The test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
-conversations makes the same appends in the same order. The number of the appends and their times differ. After each round the load pauses, the views catch up with the log, and `scripts.verify` finds no
-difference.
+The faults are kills, freezes, lost connections, a MongoDB primary that steps down, an empty Redis, and no NOTIFY. The
+test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
+conversations makes the same appends in the same order. The number of the appends and their times differ. After each
+round the load pauses, the views catch up with the log, and `scripts.verify` finds no difference.
 """
 
 import asyncio

@@ -4,8 +4,8 @@
     scripts/test tests/end_to_end/test_killed_apis.py -m endless                     a hundred rounds
     KILL_ROUNDS=20 KILL_SEED=7 scripts/test tests/end_to_end/test_killed_apis.py     other rounds
 
-The test's id shows its rounds and its seed. With the same numbers, the kills and the appends are the same, but their
-timing differs.
+The test's id shows its rounds and its seed. With the same numbers, the kills are the same, and each client
+makes the same appends in the same order. The number of the appends and all times differ.
 """
 
 import asyncio

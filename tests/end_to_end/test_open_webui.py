@@ -45,7 +45,9 @@ def chat(http: httpx.Client, provider: ScriptedProvider) -> Iterator[OpenWebUI]:
     assert [request["messages"] for request in provider.requests] == chat.sent
 
 
-def test_a_chat_is_one_conversation_and_its_background_calls_fill_no_lists(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_a_chat_is_one_conversation_and_its_background_calls_are_in_no_list(
+    http: httpx.Client, chat: OpenWebUI
+) -> None:
     before = listed(http)
     first = chat.ask("I collect stamps.")
     assert listed(http) == before
@@ -67,7 +69,9 @@ def test_two_chats_that_begin_with_the_same_words_are_two_conversations(http: ht
     assert items(http, second.conversation) == texts(chat)
 
 
-def test_a_regenerated_answer_opens_a_branch_and_both_continue(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_a_regenerated_answer_is_in_the_same_conversation_and_both_answers_can_be_continued(
+    http: httpx.Client, chat: OpenWebUI
+) -> None:
     first = chat.ask("I grow apples.")
     chat.ask("Red ones.")
     old = list(chat.messages)
@@ -91,7 +95,9 @@ def test_an_edited_question_continues_from_the_answer_before_it(http: httpx.Clie
     assert items(http, first.conversation, branch=0) == old
 
 
-def test_the_questions_of_a_chat_with_files_are_stored_as_they_were_asked(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_the_questions_of_a_chat_with_files_are_stored_once_as_they_were_first_sent(
+    http: httpx.Client, chat: OpenWebUI
+) -> None:
     first = chat.ask("What do my notes say?", sources="The sky is green.")
     chat.background("queries")
     questions = [chat.sent[0][-1]["content"]]
@@ -163,7 +169,7 @@ def last_status(http: httpx.Client, conversation_id: str) -> str:
 
 
 def items(http: httpx.Client, conversation_id: str, **where: int) -> list[tuple[str, str]]:
-    """The items of a conversation's active path, in order, without reasoning. `where`: another path."""
+    """The items of a conversation's active path, in order, without reasoning. `where`: parameters that choose another path."""
     path = f"/v1/conversations/{conversation_id}/items"
     answer = http.get(path, params={"order": "asc", "limit": 100, **where}).raise_for_status().json()
     assert not answer["has_more"]
@@ -181,7 +187,7 @@ def _stored(item: dict[str, Any]) -> tuple[str, str]:
 
 
 def texts(chat: OpenWebUI) -> list[tuple[str, str]]:
-    """The items that a conversation with the chat's messages has."""
+    """The items that the conversation of the chat must have."""
     found: list[tuple[str, str]] = []
     for message in chat.messages:
         if message["content"]:

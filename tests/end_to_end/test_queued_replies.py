@@ -1,4 +1,4 @@
-"""Fifty requests at once into one conversation, with each `on_busy`, while one of the two processes is killed.
+"""Sends fifty requests at the same time into one conversation, for each value of `on_busy`, and kills one of the two processes.
 
 Another test freezes a process while its request waits.
 """

@@ -1,4 +1,4 @@
-"""One api process writes, and the other one reads it at once, with the official SDK. A read is current or refused.
+"""One api process writes, and the other one reads the change immediately, with the official SDK. A read is current or refused.
 
 scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
 scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand pairs
@@ -150,7 +150,9 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
 
 
 @pytest.mark.usefixtures("projector_stopped")
-async def test_when_the_projector_is_stopped_a_read_is_refused_after_the_wait(apis: list[Api]) -> None:
+async def test_when_the_projector_is_stopped_reads_of_views_are_refused_after_the_timeout_and_a_context_is_answered(
+    apis: list[Api],
+) -> None:
     write, read = apis[0], apis[1].with_options(max_retries=0)
     conversation = await write.conversations.create()
     item_id = await add_item(write, conversation.id, "hello")

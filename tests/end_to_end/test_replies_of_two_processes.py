@@ -1,6 +1,6 @@
-"""Another process ends a reply, or the process of the reply is killed or frozen.
+"""Another process cancels a reply or deletes its conversation, or the process of the reply is killed or frozen.
 
-Exactly one end is recorded, and every stream shows it. If the conversation is deleted, its reply and the streams stop.
+No reply gets two ends. Unless the conversation is deleted, the end is recorded, and resumed streams show it.
 """
 
 import asyncio

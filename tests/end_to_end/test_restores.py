@@ -1,6 +1,6 @@
 """Random histories in which operators restore dumps, fail over and remove rows.
 
-The log loses its newest events while processes run, and nothing else goes wrong.
+So the log loses some of its newest events, also while processes run.
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
     scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories
@@ -12,7 +12,7 @@ processes that stop and start. After each step these must hold:
 
 - The log has no gap and no broken chain.
 - Each acknowledged request is stored once, unless the log has lost it.
-- Every read is a 503, or equals a fold of the present log.
+- Every read is a 503, is marked as unverified, or equals a fold of the present log.
 - No answer is a 500.
 """
 

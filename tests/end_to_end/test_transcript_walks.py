@@ -6,9 +6,9 @@
     WALK_NAMES=1 scripts/test … -m endless                                                     some clients name conversations
 
 Clients continue, repeat and edit transcripts, cut off the front, rewrite answers, send messages in other shapes, send
-other people's words, and delete. Two or three requests run at once, and API processes are killed. Questions and
-answers come from a small vocabulary. So many of them are equal, and a wrong match is likely to be found. These must
-hold:
+other people's words, and delete. Sometimes two or three requests run at the same time, and API processes are killed.
+Questions and answers come from a small vocabulary, so that many are equal and a wrong match is likely to be found. These
+must hold:
 
 - The provider gets exactly the messages that were sent, once, and the recorded request renders again to its SHA-256.
 - Each reply continues from an item that the model allows (`walk_model.py`). This item is in a conversation of the same owner, after the

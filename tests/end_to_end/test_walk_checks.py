@@ -199,7 +199,7 @@ class ComparesFirst(RuleStore):
         return Recognised(found.length, frozenset(item_ids[:1]))
 
 
-def test_requests_sent_at_once_may_continue_from_the_end_of_the_conversation_when_they_were_compared() -> None:
+def test_the_requests_of_a_round_may_all_be_compared_with_the_store_as_it_was_before_the_round() -> None:
     for seed in range(WALKS):
         check(ComparesFirst(), Planner(seed).rounds(2 * REQUESTS))
 
@@ -236,6 +236,6 @@ def test_items_mean_what_their_messages_mean() -> None:
             assert [means for item in items if (means := meaning_of_item(item))] == meanings(request.messages)
 
 
-def test_the_same_seed_gives_the_same_plan() -> None:
+def test_the_same_seed_gives_the_same_plan_and_another_seed_another_plan() -> None:
     assert Planner(3, kills=0.1).rounds(REQUESTS) == Planner(3, kills=0.1).rounds(REQUESTS)
     assert Planner(3).rounds(REQUESTS) != Planner(4).rounds(REQUESTS)

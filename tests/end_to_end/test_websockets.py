@@ -1,6 +1,7 @@
 """WebSockets in the whole system.
 
-Chains of responses use WebSockets and HTTP in turn, and are cut and resumed. Many idle sockets take little memory.
+Each turn of a chain of responses uses a WebSocket or HTTP. Streams are cut and resumed. Many idle sockets take little
+memory.
 
 scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over both transports
 """

@@ -190,7 +190,10 @@ class WalkChecks:
         )
 
     def _after(self, conversation_id: str, subject: str) -> str | None:
-        """The item that a reply at the head continues from: the head of its conversation, or the item that its fork begins at."""
+        """The item that a reply at the head continues from: the conversation's head, or the item after which a new fork begins.
+
+        None in a new conversation that is no fork.
+        """
         if conversation_id in self.model.conversations:
             assert self.model.conversations[conversation_id].subject == subject, (
                 f"{conversation_id} belongs to another subject"
@@ -260,7 +263,7 @@ class WalkChecks:
 
     @staticmethod
     def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
-        """What is wrong, for a transcript that has nothing in common with the conversation that the client names.
+        """What is wrong, for a transcript that has nothing in common with the conversation that the client names. None if nothing is.
 
         Such a transcript is appended below the head of that conversation. While another reply runs there, it goes into a
         fork.
@@ -303,11 +306,11 @@ class WalkChecks:
         self._ended(conversation_id, event.response_id)
 
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
-        """Checks that a message is stored once below one item, unless it came with two requests that ran at once.
+        """Checks that a message is stored once below one item, unless two requests that ran at the same time had it.
 
         Two messages are the same if the transcripts up to them are equal. Not checked: the first message of a transcript, a
-        message whose earlier copy the store has forgotten, and a request that names its conversation, because it does not
-        see what is stored in others.
+        message whose earlier copy the store has forgotten, and a request that names its conversation, because such
+        a request does not see the items of other conversations.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]

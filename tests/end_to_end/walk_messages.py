@@ -36,7 +36,7 @@ def _meanings_of(message: Json) -> list[Meaning]:
 
 
 def meaning_of_item(item: Item) -> Meaning | None:
-    """What a stored item means. None for what is no part of a transcript: reasoning, and an answer without words before a call."""
+    """What a stored item means. None for reasoning, and for a message of the assistant without text: transcripts do not have them."""
     match item.get("type", "message"):
         case "message" if item["role"] == "assistant":
             text = answer_text(_text(item["content"]))
@@ -80,7 +80,7 @@ def _url(part: Json) -> str:
     return str(image["url"] if isinstance(image, dict) else image)
 
 
-# The shapes. Each takes a message and returns another one with the same meaning.
+# The shapes. Each takes a message and returns a message with the same meaning.
 
 
 def with_nulls(message: Json) -> Json:

@@ -6,8 +6,8 @@ how far the store must recognise a transcript. `is_sound` says whether a transcr
 
 The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it,
 and if it has an answer of this store. A *turn* is an answer of this store together with the item before it. If the
-first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised at its last
-turn, and at the items that follow this turn on the same path. If a prefix is recognised too, the turn is used if it
+first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised at the
+newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a prefix is recognised too, the turn is used if it
 ends later and its path contains this prefix.
 """
 
@@ -30,7 +30,10 @@ So it need not recognise the transcript at a turn.
 """
 
 MIN_COMMON_TEXT = 16
-"""An answer that a client has shortened still counts as the same if at least this many of its characters are left."""
+"""An answer that a client has shortened or extended still counts as the same if at least this many characters are equal.
+
+Text that begins with a new line or a tag may be added to a shorter answer too.
+"""
 
 
 ASSISTANT = ("message", "assistant")
@@ -203,7 +206,7 @@ class StoreModel:
     def retract(self, item_id: str) -> None:
         """The item is deleted. The store forgets the prefixes and turns that end with this item, or with an item of its conversation below it.
 
-        Replies that run now will not write theirs.
+        The replies that run now in this conversation will store no prefixes and no turns.
         """
         conversation_id = self.items[item_id].conversation_id
         later = {
@@ -218,7 +221,7 @@ class StoreModel:
     # From which items a transcript may continue.
 
     def named(self, transcript: SentTranscript) -> str | None:
-        """The conversation that the client names: its id, or the last one that a request with this name went to."""
+        """The conversation whose id the client sends, or the last one to which a request with this name went. None if there is none."""
         name = transcript.name
         if name is None or name in self.conversations:
             return name
@@ -317,7 +320,7 @@ class StoreModel:
         return path[::-1]
 
     def shown_items(self, conversation_id: str) -> list[StoredItem]:
-        """The items that the conversation shows: those that it inherits, and its own, without deleted ones."""
+        """The items of the conversation's active path, also inherited ones, without deleted ones."""
         path = self.path(self.conversations[conversation_id].head)
         return [self.items[item_id] for item_id in path if not self.is_deleted(item_id)]
 
@@ -428,7 +431,7 @@ def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
 
 
 def contains_other(one: Meaning | None, other: Meaning) -> bool:
-    """Whether the text of one of two messages is a part of the text of the other."""
+    """Whether both are messages of one role, not the assistant's, and the text of one is a part of the text of the other."""
     if one is None or one[0] != "message" or one[1] == "assistant" or one[:2] != other[:2]:
         return False
     shorter, longer = sorted(("".join(texts_of(message)) for message in (one, other)), key=len)

@@ -99,7 +99,7 @@ class Kill(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """Requests that are sent at once. While they run, `deletion` deletes something, or `kill` kills an api. A round may be a deletion alone.
+    """Requests that are sent at the same time. While they run, `deletion` deletes something, or `kill` kills an api. A round may be a deletion alone.
 
     `hangs_up`: the clients disconnect before they have the answer. `repeats`: each request has a key, and is sent again with this key.
     """

@@ -48,4 +48,4 @@ class PlannedAnswers:
         exchange.text_chunk(finish_reason="tool_calls" if answer.calls else "stop")
         exchange.chunk(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9})
         exchange.end_stream()
-        exchange.provider.requests.clear()  # thousands of them are not kept twice
+        exchange.provider.requests.clear()  # `received` has them too, and there are thousands

@@ -64,7 +64,7 @@ class Walk:
         self._is_restarting = [False, False]
 
     async def run(self, planned: Round) -> None:
-        """Sends the requests of a round at once, and does what else the round says. Checks what follows."""
+        """Sends the requests of a round at the same time, and deletes, kills or disconnects as the round says. Checks what follows."""
         if planned.deletion is not None:
             await self._run_and_delete(planned.requests, planned.deletion)
         elif planned.kill is not None:
@@ -258,7 +258,10 @@ class Walk:
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
     def _check_no_prefix_is_left(self) -> None:
-        """The table has a row for each item that is recognised, and none of a deleted conversation, or of a deleted item or one below it."""
+        """`transcript_prefixes` has a row for each item at which a transcript is recognised or a conversation was named.
+
+        It has no row of a deleted conversation, of a deleted item, or of an item below a deleted one.
+        """
         model = self.checks.model
         for conversation_id in model.conversations:
             rows = self._store.log.rows(
@@ -296,7 +299,7 @@ class Walk:
                 return entries
 
     async def _get(self, subject: str, path: str) -> httpx.Response:
-        """The answer. Tries again while the views are behind: on a loaded machine they may be for longer than an api waits."""
+        """The answer. Tries again after a 503: on a loaded machine the views may be behind for longer than an api waits."""
         url = await self._api_url(self.sent % 2)
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             while True:
