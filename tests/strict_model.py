@@ -34,7 +34,7 @@ _ITEMS = {
 
 
 class StrictModels:
-    """A script for a ScriptedProvider. `abilities`: by model. `refused`: the model of each request that was refused."""
+    """A script for a ScriptedProvider. `abilities`: what each model can take. `refused`: the model of each request that was refused."""
 
     def __init__(self, abilities: dict[str, frozenset[str]]) -> None:
         self.abilities = abilities

@@ -13,6 +13,7 @@ Only a whole name counts, not a part of it. Underscores at its ends are ignored.
 - IN_FOLDERS: the word must not be a name in certain folders or files. It is right elsewhere: an item has an `item_id`, a conversation
   has `turns`.
 
+A name must not begin with one of PREFIXES either: write MAX_ instead.
 ALLOWED lists exceptions: uses in which the word means something else. Each line gives the reason.
 """
 

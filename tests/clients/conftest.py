@@ -108,7 +108,7 @@ def outcomes(
 
 @pytest.fixture
 def runs(name: str, outcomes: dict[str, Runs | Exception]) -> Runs:
-    """The runs of the recipe `name`. The test is skipped if its packages cannot be installed."""
+    """The runs of the recipe `name`. The test is skipped if the recipe's packages cannot be installed."""
     match outcomes[name]:
         case CannotInstall() as reason:
             pytest.skip(str(reason))

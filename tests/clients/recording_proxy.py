@@ -1,4 +1,4 @@
-"""A proxy between a client and the store. It forwards every request, and keeps what the client sent and what was answered."""
+"""A proxy between a client and the store. It forwards every request, and keeps those with a body, each with the status of its answer."""
 
 import http.client
 import json

@@ -93,7 +93,7 @@ def _items_of_code_agent(answers: list[list[str]]) -> list[Item]:
 
 
 def _items_of_aider(answers: list[list[str]]) -> list[Item]:
-    """Each question is sent with a reminder. Both processes begin with what they say about the files."""
+    """Each question is sent with a reminder. Both runs begin with what aider says about the files."""
     items: list[Item] = []
     for of_run in answers:
         items += [("user", "I am not sharing the full contents of any files with you yet."), ("assistant", "Ok.")]

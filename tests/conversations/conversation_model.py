@@ -50,7 +50,8 @@ class ModelReply(Struct, eq=False):
     """A reply that runs.
 
     at_head     whether its items will be appended at the head. If not, they open a branch after `leaf`
-    names_leaf  whether the request named `leaf`. If not, the head was moved away from `leaf` while the reply ran
+    names_leaf  whether the request named `leaf`. If not, `leaf` is None while `at_head`, and later the item from which the
+                head was moved away
     head        the head when the reply was requested
     """
 
@@ -114,7 +115,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         ]
 
     def shows(self, item: ModelItem) -> bool:
-        """Whether the item is not retracted: not here, not in its own conversation, and not in a fork between the two."""
+        """Whether the item is shown here: its own conversation exists, and has not retracted it, nor has this fork or one between the two."""
         if item.conversation is self:
             return not item.retracted and not self.deleted
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)
@@ -133,7 +134,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = items[-1]
 
     def branch(self, item: ModelItem, after: ModelItem | None) -> None:
-        """Opens a branch with an item that becomes the head."""
+        """Appends the item after `after`: on a new branch, unless `after` is the head. The item becomes the head."""
         if after is self.head:
             return self.append(item)
         self._add([item], after)

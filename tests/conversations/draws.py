@@ -20,7 +20,7 @@ class Command(Struct, frozen=True, kw_only=True):
     """A command of a subject. `apply` changes the model as the command changes the store. `apply` gets the answer's body.
 
     `start` changes the model as the request of a reply does, before the reply ends. It gets the id of the response.
-    `stops_after`: after so many seconds, the reply that the command requested is cancelled.
+    `stops_after`: the seconds after which the reply that the command requested is cancelled.
     """
 
     name: str

@@ -22,7 +22,7 @@ class ModelChecks:
         self._tenant = tenant
 
     async def check(self, position: int) -> None:
-        """Every read equals the model. `position`: the reads must show the log up to it."""
+        """Checks that the reads of each subject equal the model. `position`: the search must show the log up to it."""
         for subject in SUBJECTS:
             await check_lists(self._apis, self._model, self._user(subject))
             await self._check_own_feedback(subject)
@@ -175,4 +175,4 @@ def _comment(conversation: ModelConversation, rated: ModelItem | str, given: Mod
 
 
 PROVIDER_TOKENS = 7
-"""What the scripted provider counts for each request."""
+"""The input tokens that the scripted provider counts for each request."""

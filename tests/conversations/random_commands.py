@@ -44,7 +44,11 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     conversation_commands.reopen: 10,
 }
 NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare, conversation_commands.fork_with_tail)
-"""After the first two, another subject may no longer read the answer to a command that was accepted. The third is refused as malformed if the head is moved elsewhere."""
+"""What `send_at_once` does not send.
+
+The first two can end a subject's access before the test has read what became of an accepted command. The third is refused
+as malformed if the head is moved elsewhere.
+"""
 
 NOT_WHEN_ENDED = (
     item_commands.append,
@@ -95,7 +99,7 @@ class RandomCommands:
             await self._apply([(command, answer)])
 
     async def send_at_once(self, number: int) -> None:
-        """Sends several commands on one conversation at once. The model applies those that succeed in the order of the log."""
+        """Sends several commands on one conversation at the same time. The model applies those that succeed in the order of the log."""
         conversation = self._draws.conversation()
         draws = {draw: weight for draw, weight in WEIGHTS.items() if draw not in NOT_AT_ONCE}
         commands = [self._on(conversation, draws) for _ in range(number)]

@@ -40,7 +40,7 @@ def _stopped(draws: Draws, command: Command) -> Command:
 
 
 def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Asks for a reply after an earlier answer. If that answer is the head, the request names no leaf."""
+    """Asks for a reply after an earlier answer. If that answer is the head, this is a reply at the head."""
     if (answer := _answer(draws, conversation)) is None:
         return None
     author, question = draws.writer(conversation), draws.text()
@@ -53,7 +53,7 @@ def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | 
 
 
 def regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Asks for another answer beside an earlier one. A fork may have inherited that one."""
+    """Asks for another answer beside an earlier answer, which a fork may have inherited."""
     answers = [item for item in conversation.nodes if item.response is not None and conversation.shows(item)]
     if (answer := draws.one_of(answers)) is None:
         return None

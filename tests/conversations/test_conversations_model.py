@@ -1,7 +1,7 @@
-"""Random commands on conversations, some of them at once, compared with a model in memory.
+"""Random commands on conversations, some of them sent at the same time. What the store shows is compared with a model in memory.
 
-Lists, items, tree, every path, context, feedback, search and usage must agree after each batch, after Redis was emptied, and
-after every view was rebuilt.
+Lists, items on several paths and at old versions, tree, context, feedback, search and usage must agree after each batch,
+after Redis was emptied, and after every MongoDB view was rebuilt.
 
     scripts/test tests/conversations                                         two histories, as in CI
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on
@@ -47,7 +47,7 @@ def provider() -> Iterator[ScriptedProvider]:
         ),
     ],
 )
-async def test_after_random_commands_every_read_equals_the_model(
+async def test_after_random_commands_the_reads_equal_the_model(
     seed: int, batches: int, settings: Settings, provider: ScriptedProvider
 ) -> None:
     settings = settings.model_copy(

@@ -62,7 +62,7 @@ def names_in(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:conversation_store|process|python)_\w+", expression))
 
 
-def test_the_compose_file_has_exactly_these_services_and_a_profile_for_observability(services: dict[str, Any]) -> None:
+def test_the_compose_file_has_our_services_the_stores_and_a_profile_for_observability(services: dict[str, Any]) -> None:
     assert set(services) == {*OURS, "gateway", "postgres", "mongo", "redis", *OBSERVABILITY}
     assert {name for name, service in services.items() if service.get("profiles") == ["observability"]} == OBSERVABILITY
 
@@ -99,7 +99,9 @@ def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(serv
         assert {on["condition"] for on in service["depends_on"].values()} == {"service_healthy"}
 
 
-def test_our_containers_cannot_write_gain_rights_or_take_all_memory(services: dict[str, Any]) -> None:
+def test_our_containers_have_a_read_only_file_system_no_capabilities_and_a_limit_of_processes(
+    services: dict[str, Any],
+) -> None:
     for name in (*OURS, "gateway"):
         service = services[name]
         assert service["read_only"] is True, name
@@ -222,7 +224,7 @@ def test_every_named_volume_and_network_is_declared(compose: dict[str, Any]) -> 
         assert named <= set(compose["volumes"])
 
 
-def test_the_image_has_every_package_and_the_build_context_nothing_else() -> None:
+def test_the_image_has_every_package_and_the_build_context_has_only_what_the_image_needs() -> None:
     copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert sorted(copied) == [
@@ -255,7 +257,7 @@ def test_prometheus_scrapes_the_port_on_which_each_process_serves_its_metrics(se
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
 
 
-def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
+def test_the_dashboard_and_the_alerts_use_every_metric_of_ours_and_only_metrics_that_exist() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     rules = [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
     expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])] + [

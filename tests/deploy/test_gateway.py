@@ -308,7 +308,9 @@ def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gatewa
     assert (status, answer["side"]) == (413, "commands")
 
 
-def test_a_body_above_every_limit_is_refused_by_the_gateway_with_our_error_shape(gateway: Gateway) -> None:
+def test_a_body_that_is_too_large_for_every_path_but_import_is_refused_by_the_gateway_with_our_error_shape(
+    gateway: Gateway,
+) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     gateway.connections.append(connection)
     connection.putrequest("POST", "/v1/conversations")

@@ -28,7 +28,7 @@ COUNT, KILLED, AT_ONCE = 200, 24, 16
 def killed_cases(start: int) -> list[Case]:
     """Cases whose replies run in the first process when it is killed.
 
-    They cover every policy with every kind of answer.
+    They cover every kind of answer with both values of `stopped`, and every policy with at least three kinds of answers.
     """
     every = itertools.product(("drop", "keep"), ("stop", "finish"), ANSWERS)
     return [Case(start + 2 * number, "kill", *facts) for number, facts in enumerate(itertools.islice(every, KILLED))]

@@ -1,7 +1,7 @@
 """Clients that are generated from the OpenAPI document are typed and usable: openapi-python-client, and openapi-typescript with openapi-fetch.
 
-Two folders beside this file have a program for each client. First its types are checked. Then it creates a
-conversation, appends and lists items, and gets an error.
+Each of two folders beside this file has a program for one client. First the types of the program are checked. Then it
+creates a conversation, appends and lists items, and gets an error.
 """
 
 import subprocess

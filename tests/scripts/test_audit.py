@@ -50,7 +50,7 @@ def url(database: Database) -> str:
     return f"http://127.0.0.1:{database.server_address[1]}"
 
 
-def test_every_package_of_the_lock_is_looked_up_with_its_version() -> None:
+def test_every_package_of_the_lock_is_found_with_its_version() -> None:
     assert packages(TWO) == [("safe", "1.0"), ("broken.thing", "2.0.post1")]
     locked = LOCK.read_text()
     assert len(packages(locked)) == sum(line[:1].isalnum() for line in locked.splitlines()) > 80
@@ -71,7 +71,7 @@ def test_without_a_known_vulnerability_the_status_is_0(database: Database, capsy
 
 
 @pytest.mark.parametrize("answer", [None, b"<html>", b"{}", b'{"results": []}', b'{"results": [{"vulns": 1}, {}]}'])
-def test_when_the_database_does_not_answer_then_the_audit_says_so_and_the_status_is_0(
+def test_when_the_database_gives_no_valid_answer_then_the_audit_says_so_and_the_status_is_0(
     database: Database, answer: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database.answer = answer

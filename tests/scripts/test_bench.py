@@ -185,7 +185,7 @@ def test_two_checkouts_are_compared_and_no_temporary_file_is_left(tmp_path: Path
     assert list(stores.iterdir()) == []
 
 
-def test_a_directory_without_a_store_to_start_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_checkout_is_refused(tmp_path: Path) -> None:
     status, _, err = bench(tmp_path, "append", "--against", str(tmp_path))
 
     assert status == 2

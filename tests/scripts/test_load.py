@@ -73,7 +73,7 @@ def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(run
     assert log.count() == events
 
 
-def test_a_progress_file_of_another_store_is_cleared(running: System) -> None:
+def test_a_progress_file_of_another_store_is_not_used(running: System) -> None:
     progress_file = running.data / "load" / "chitchat.jsonl"
     progress_file.parent.mkdir(exist_ok=True)
     key = "a07edb12-6b91-4138-b11e-02421888d699"  # the key of the first conversation
@@ -161,7 +161,7 @@ def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(running: System,
     assert (result["loaded"]["conversations"], result["loaded"]["already_stored"]) == (1, 2)
 
 
-def test_the_error_for_a_source_that_cannot_be_loaded_says_what_to_do(tmp_path: Path) -> None:
+def test_a_load_that_cannot_start_says_why(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
     messages = {
         str(tmp_path / "missing.jsonl"): "neither 'chitchat' nor a file",

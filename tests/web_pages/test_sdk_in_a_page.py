@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Node runs in a web page of a listed origin, with a login and without. The browser loads the SDK's installed modules unchanged."""
+"""OpenAI's SDK for Node runs in a web page of a listed origin, at a store with API keys and at a store without a login. The browser loads the SDK's installed modules unchanged."""
 
 import json
 from pathlib import Path
