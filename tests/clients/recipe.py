@@ -27,7 +27,7 @@ class CannotInstall(Exception):
 
 
 class Environment:
-    """The packages that are named in a folder beside this file. They are installed in `directory`."""
+    """The packages that a folder names. They are installed in `directory`. `folder`: its name beside this file, or its path."""
 
     def __init__(self, folder: str, directory: Path) -> None:
         self.directory = directory

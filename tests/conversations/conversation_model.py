@@ -115,7 +115,11 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         ]
 
     def shows(self, item: ModelItem) -> bool:
-        """Whether the item is shown here: its own conversation exists, and has not retracted it, nor has this fork or one between the two."""
+        """Whether the item is shown here.
+
+        Not shown: an item that was retracted in its own conversation, in this fork or in a fork between the two, and an item
+        whose own conversation is deleted.
+        """
         if item.conversation is self:
             return not item.retracted and not self.deleted
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)

@@ -89,7 +89,9 @@ def test_the_stores_are_on_an_internal_network_that_only_our_processes_share(com
     assert attached == {*OURS, "postgres", "mongo", "redis"}
 
 
-def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(services: dict[str, Any]) -> None:
+def test_each_of_our_processes_runs_its_main_module_is_restarted_and_has_a_health_check(
+    services: dict[str, Any],
+) -> None:
     mains = {name: services[name]["command"][-1] for name in OURS}
     assert mains == {"command-api": "commands.main", "query-api": "queries.main", "projector": "projections.main"}
     for name in OURS:

@@ -37,7 +37,7 @@ def test_a_directory_has_one_owner_at_a_time(directory: DataDirectory) -> None:
     next_owner.unlock()
 
 
-def test_a_new_owner_removes_the_files_that_a_killed_owner_left(directory: DataDirectory) -> None:
+def test_a_new_owner_removes_the_pid_files_and_the_urls_that_an_earlier_owner_left(directory: DataDirectory) -> None:
     directory.pid_file("api").write_text("1")
     directory.write_env({"BASE_URL": "stale"})
     directory.unlock()

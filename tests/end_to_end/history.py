@@ -1,7 +1,7 @@
 """One random history of a store: requests, moves of the log, and processes that stop and start.
 
-A move is a restore, a failover, or rows that are removed by hand. After each step the log and the store's answers are
-checked.
+A move is a restore, a failover, or rows that are removed by hand. After each step except a dump, the log and the
+store's answers are checked.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ LEFT_BY_REMOVED_ROWS = {
 }
 """Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
 
-Since then, new events may have got the versions of the removed rows.
+They are `different` if new events have got the versions of the removed rows since then.
 """
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")

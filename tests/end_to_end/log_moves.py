@@ -63,7 +63,7 @@ class LogMoves:
         self.dumps.append(self._dump(f"{len(self.dumps)}"))
 
     def restore(self, dump: Dump) -> Rows:
-        """Restores the dump. If Postgres aborts the restore because of a deadlock with an append, it tries again."""
+        """Restores the dump. If Postgres aborts the restore because of a deadlock with an append, tries again."""
         for attempt in range(RESTORE_ATTEMPTS):
             try:
                 self._postgres.restore(dump.file)

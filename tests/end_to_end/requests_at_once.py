@@ -164,7 +164,7 @@ async def check_reject(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_interrupt(requests: RequestsAtOnce, count: int) -> None:
-    """With `interrupt`, each request stops the one before it. Only the request `last` completes, which is sent after the kill."""
+    """With `interrupt`, each request stops the one before it. Only the request `last`, which is sent after the kill, completes."""
     await requests.ask_first(process=1)
     requests.ask_all(count, "interrupt")
     await requests.until(lambda: len(requests.texts(ReplyQueued)) == count, "all to be recorded")

@@ -107,7 +107,7 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited, a second question is asked, and the answer is regenerated. Then the head is moved back to the first answer.
+    # The question is edited, a second question is asked, and its answer is regenerated. Then the head is moved back to the first answer.
     # The other paths are kept.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)

@@ -22,7 +22,7 @@ FIFTY = 50
 
 @pytest.mark.endless
 @pytest.mark.parametrize("check", [check_queue, check_reject, check_interrupt])
-async def test_fifty_requests_at_once_end_as_their_on_busy_says_and_in_order(
+async def test_fifty_requests_at_the_same_time_end_as_their_on_busy_says_and_in_order(
     running: System,
     http: httpx.AsyncClient,
     urls: list[str],

@@ -123,7 +123,7 @@ async def count_stale_reads(apis: Sequence[Api], pairs: Sequence[Pair], count: i
 
 
 @pytest.mark.parametrize("count", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-async def test_a_write_through_one_process_is_read_at_once_through_the_other(apis: list[Api], count: int) -> None:
+async def test_a_write_through_one_process_is_read_immediately_through_the_other(apis: list[Api], count: int) -> None:
     assert await count_stale_reads(apis, PAIRS, count) == {}
 
 

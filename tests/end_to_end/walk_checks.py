@@ -56,7 +56,7 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that its reply continues from. `is_branch`: it opens a branch there.
+    """A request that the log has. `after`: the item that its reply continues from, if any. `is_branch`: it opens a branch there.
 
     `new_count`: how many items of its input are compared with the transcript. `since`: how many events were seen
     before its round. `deleted_before`: the items of its path that were deleted before it was recorded. `ended`: how

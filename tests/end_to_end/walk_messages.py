@@ -36,7 +36,7 @@ def _meanings_of(message: Json) -> list[Meaning]:
 
 
 def meaning_of_item(item: Item) -> Meaning | None:
-    """What a stored item means. None for reasoning, and for a message of the assistant without text: transcripts do not have them."""
+    """What a stored item means. None for reasoning, and for the empty text that comes before a call: they are not compared."""
     match item.get("type", "message"):
         case "message" if item["role"] == "assistant":
             text = answer_text(_text(item["content"]))

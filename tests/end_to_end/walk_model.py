@@ -7,8 +7,8 @@ how far the store must recognise a transcript. `is_sound` says whether a transcr
 The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it,
 and if it has an answer of this store. A *turn* is an answer of this store together with the item before it. If the
 first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised at the
-newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a prefix is recognised too, the turn is used if it
-ends later and its path contains this prefix.
+newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a prefix
+is recognised too, the turn is used only if it ends later and its path contains this prefix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ MAX_ANSWERS = 3
 MAX_EQUAL_TURNS = 8
 """If the store has more equal turns than this, it compares only some of them.
 
-So it need not recognise the transcript at a turn.
+So the store need not recognise the transcript at a turn.
 """
 
 MIN_COMMON_TEXT = 16
