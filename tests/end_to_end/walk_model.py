@@ -4,11 +4,11 @@ It says from which items the next transcript may continue. It knows items by the
 their ids, which come from the log. It has two bounds for a match, and the store must stay between them. `required` says
 how far the store must recognise a transcript. `is_sound` says whether a transcript may continue from an item at all.
 
-The rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it,
-and if it has an answer of this store. A *turn* is an answer of this store together with the item before it. If the
-first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised at the
-newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a prefix
-is recognised too, the turn is used only if it ends later and its path contains this prefix.
+These are the rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user
+began with it, and if it has an answer of this store. A *turn* is an answer of this store together with the item before
+it. If the first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised
+at the newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a
+prefix is recognised too, the turn is used only if it ends later and its path contains this prefix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
