@@ -32,7 +32,7 @@ _FAILED: Final = ("response.failed", "error")
 _READ: Final = frozenset(
     {"response.created", "response.output_item.added", *_TEXT, *_REASONING, *_ARGUMENTS, *_TERMINAL, *_FAILED}
 )
-"""The events that become chunks. The other events repeat what these say."""
+"""The events that chunks are made from. The other events repeat what these say."""
 
 
 async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:

@@ -104,7 +104,7 @@ def _annotations(output: Sequence[Item]) -> Iterator[ChatAnnotation]:
 
 
 def _citation(annotation: Any, start: int) -> ChatAnnotation | None:
-    """None for other annotations, which this API does not have."""
+    """None for an annotation of another type, which this API does not have, and for an incomplete citation."""
     fields = annotation if isinstance(annotation, dict) and annotation.get("type") == "url_citation" else {}
     first, last = fields.get("start_index"), fields.get("end_index")
     title, url = fields.get("title"), fields.get("url")

@@ -84,7 +84,7 @@ class ChatUsage(Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True, tag_field="object", tag="chat.completion"):
-    """A chat completion. `choices` has one element; none if the reply has failed or is still running."""
+    """A chat completion. `choices` has one element; none if the reply waits, still runs or has failed."""
 
     id: str
     created: int
@@ -97,7 +97,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 
 
 class ChunkChoice(Struct, frozen=True, kw_only=True):
-    """`delta`: the next piece of the answer: `role`, `content`, `refusal`, `reasoning_content`, `tool_calls` or `function_call`."""
+    """`delta`: the next piece of the answer: `role`, `content`, `refusal`, `reasoning_content`, `tool_calls`, `function_call` or `annotations`."""
 
     index: int = 0
     delta: dict[str, Any]

@@ -72,7 +72,7 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, renderer: int | None) -> Any:
-    """A function without `strict` was strict only if the client and the store both used the Responses API: its default is true, that of the Chat Completions API is false."""
+    """A function without `strict` was strict only if the client and the store both used the Responses API: there the default is true, in the Chat Completions API it is false."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         return tool
     strict = renderer is not None and uses_responses_api(renderer) and not renders_transcripts(renderer)

@@ -37,7 +37,7 @@ ReadRecord = Callable[[], Awaitable[Record]]
 class _Client(Struct):
     """A client of a stream, and what it was sent.
 
-    head        the conversation's last event when the record was read last
+    head        the newest event of the conversation that this stream knows
     recorded    the key of the reply's RecordedStream; None while the reply runs
     finished    whether the client was sent everything
     """
@@ -176,7 +176,7 @@ class ReplyStreams:
                     await self._check_still_there(client)
 
     async def _check_still_there(self, client: _Client) -> None:
-        """Raises NotFound if the reply that is being sent, or a part of it, was deleted."""
+        """Raises NotFound if the reply that is being sent, or a part of it, was deleted, or if its metadata changed."""
         key = ("reply", client.response_id, client.head)
         with suppress(psycopg.OperationalError, LogBusy):
             if (await self._pages.get(key, client.read_stream)).key != client.recorded:

@@ -17,7 +17,7 @@ from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a beat may stay unchanged. A renewal takes less time, even on a busy machine. A person is willing to wait this long."""
+"""How long a beat may stay unchanged. A renewal takes less time, even on a busy machine. A person is willing to wait this long for the end of a reply whose process died."""
 
 RENEW_SECONDS = 0.5
 """How often a beat is raised, and cancellations are read."""

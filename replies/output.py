@@ -94,7 +94,7 @@ class Output:
         yield from self._close(status)
 
     def items(self) -> tuple[InputItem, ...]:
-        """The items to store; a partial one has the status CUT_OFF."""
+        """The items to store. A partial item has the status CUT_OFF, or is left out if items of its type are not streamed."""
         return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in self._items(CUT_OFF))
 
     def _items(self, status: str) -> Sequence[tuple[str, Item]]:

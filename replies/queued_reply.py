@@ -215,8 +215,8 @@ class QueuedReply(RunningReply):
     async def _end_as_recorded(self) -> None:
         """Ends the clients' streams of a reply that no longer waits here.
 
-        If another process recorded its end, the streams show this end. If the reply was deleted or taken over by
-        another process, the streams end with an error.
+        If another process recorded its end, the streams show this end. If the reply was deleted, if another
+        process took it over, or if the log lost it, the streams end with an error.
         """
         try:
             record = await read_record(self._reader, self._in_conversation, self.response_id)

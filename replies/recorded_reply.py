@@ -56,7 +56,7 @@ class RecordedReply:
     async def response(self) -> tuple[bytes, dict[str, str]]:
         """The Response once it has ended, and its headers.
 
-        Raises the ApiError that the first request got. Raises ApiError (503) if the reply has not ended in time.
+        If the reply failed, raises the ApiError that the first request got. Raises ApiError (503) if the reply has not ended in time.
         """
         record = await until_ended(self._reader, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:

@@ -71,8 +71,8 @@ class RunningReply:
     `command` is what was requested, `body` the request to the provider. `requested` is the result of appending the
     command. Without it the reply is not stored: nothing of it goes into the log, and it has no conversation. `spend`
     is called with the tokens that the reply took. `prefixes` makes the prefixes that are recorded when the reply's
-    items join the conversation. `repeat` is called each time when the provider refuses the request before any part of
-    an answer, at most twice. It makes the request that is sent instead.
+    items join the conversation. `repeat` is called, at most twice, when the request fails before any part of an answer.
+    It makes the request that is sent instead, if there is one.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class RunningReply:
         return response_of(self._requested, self._conversation_id, "queued")
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises ApiError if it failed, or if its end could not be appended."""
+        """The Response once it has ended, and its headers. Raises ApiError if it failed, if its end could not be appended, or if the client may no longer read it."""
         await self._events.wait_for_end()
         if self._failure is not None:
             raise self._error(self._failure) from self._failure

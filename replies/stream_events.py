@@ -258,7 +258,7 @@ def text_of_output(item: Item) -> str:
 def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Item:
     """An output item as it is stored, with this status.
 
-    `parts`: (kind, text) of each part; ignored if items of this type have no parts.
+    `parts`: (kind, text) of each part. An item of a type without parts keeps its own status, unless `status` is `incomplete`.
     """
     match type_of(item):
         case "message":

@@ -29,7 +29,7 @@ _CACHED = (
     ("cached_tokens",),
 )
 _CACHE_WRITES = (("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",))
-"""The paths to these counts in a usage object: OpenAI's first, then those of DeepSeek, Anthropic through a proxy, and Moonshot."""
+"""The paths to the counts of cached tokens and of cache writes in a usage object: OpenAI's first, then those of DeepSeek, Anthropic through a proxy, and Moonshot."""
 
 
 class _FunctionDelta(Struct):

@@ -71,7 +71,7 @@ def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
 
 
 def _message(item: Item) -> Item:
-    """The field `content`, but only if it is more than a plain text: several parts, annotations, or a refusal."""
+    """The field `content` if it is not only plain text: it has several parts, annotations, or a refusal."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) for part in parts):

@@ -19,8 +19,8 @@ _CALL_EVENTS = {"response.function_call_arguments": "arguments", "response.custo
 class StrictClient:
     """Reads the events of one stream.
 
-    Raises AssertionError, KeyError or IndexError if an event belongs to an item or a part that has not started or is of another kind, or
-    if a complete text differs from its deltas.
+    Raises AssertionError, KeyError or IndexError if the item or part of an event has not started or is complete, if its kind does not
+    fit the event, or if a complete text differs from its deltas.
     """
 
     def __init__(self) -> None:

@@ -261,7 +261,7 @@ async def test_chunks_begin_with_the_role_and_end_with_the_finish_reason() -> No
     assert not any("usage" in chunk for chunk in chunks)
 
 
-async def test_a_call_begins_with_its_id_and_name_and_its_arguments_follow_by_index() -> None:
+async def test_a_call_begins_with_its_name_and_its_arguments_follow_in_later_chunks() -> None:
     chunks = await chunks_of(Reply([REASONING, ItemDelta("Hm."), *CALLS, WRITE, ItemDone({"input": "a"}), SEARCH]))
     assert deltas(chunks)[1:-1] == [
         {"reasoning_content": "Hm."},
@@ -304,7 +304,7 @@ async def test_with_include_usage_a_last_chunk_without_choices_has_the_usage() -
     assert last["usage"] == plain(chat_completion(reply.response))["usage"]
 
 
-async def test_a_failed_reply_ends_the_chunks_with_an_error_that_names_the_response() -> None:
+async def test_chunks_end_with_an_error_if_the_reply_fails_or_if_its_stream_cannot_go_on() -> None:
     failed = Reply(TEXT, status="failed", error={"code": "provider_error", "message": "It failed."})
     *chunks, error = map(msgspec.json.decode, await chunk_data(failed.encoded()))
     assert len(chunks) == 3
@@ -399,7 +399,7 @@ def client_of(reply: Reply) -> openai.AsyncOpenAI:
         [MESSAGE, ItemDelta("a\u2028b\nc\r\n")],
     ],
 )
-async def test_the_sdk_gets_the_same_message_as_a_whole_as_a_stream_and_from_its_stream_helper(
+async def test_the_sdk_gets_the_same_message_as_a_whole_and_from_its_stream_helper(
     parts: list[StreamPart],
 ) -> None:
     reply = Reply(parts)

@@ -1,6 +1,7 @@
 """A conversation has an item that a model cannot take. The model gets a note instead of the item, and answers.
 
 The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
+The last test is about the key of the prompt cache.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ SETS: dict[str, frozenset[str]] = {
 
 SETTABLE = {"image", "file", "audio", "tools", "custom_tools"}
 PLAIN = "plain"
-"""The model of a conversation without odd items. Refusals of other models must not change its requests."""
+"""A model that takes all items. It answers in a conversation of its own while other models refuse requests."""
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
 PDF = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}
@@ -135,7 +136,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_model_answers_after_every_odd_item_and_the_requests_of_another_conversation_do_not_change(
+async def test_every_model_answers_after_every_odd_item_and_no_request_to_a_model_that_takes_all_items_is_refused(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -174,7 +175,7 @@ async def test_every_model_answers_after_every_odd_item_and_the_requests_of_anot
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_new_input_is_refused_by_name(
+async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_the_error_for_new_input_names_the_part(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, model_api)) as apis:
@@ -231,7 +232,7 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_does_not_
         assert models.refused[-1] == "unknown-tools"
 
 
-async def test_a_conversation_and_its_forks_have_one_key_of_the_prompt_cache(
+async def test_a_conversation_and_its_forks_share_one_key_of_the_prompt_cache(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, "responses")) as apis:

@@ -122,7 +122,7 @@ async def hanging_redis(settings: Settings) -> AsyncIterator[Settings]:
     await asyncio.gather(*filter(None, connections), return_exceptions=True)
 
 
-async def test_given_a_redis_that_never_answers_then_a_write_counts_as_failed_soon(
+async def test_given_a_redis_that_never_answers_then_an_event_is_soon_reported_as_written_and_the_writer_can_be_closed(
     hanging_redis: Settings,
 ) -> None:
     client = redis.connect(hanging_redis, answer_seconds=None)

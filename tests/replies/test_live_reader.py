@@ -125,7 +125,7 @@ async def test_a_client_that_is_behind_continues_after_its_last_event(reader: Li
         assert (await next_page(reader, "resp_1", 2)).body == encoded(3, large)
 
 
-async def test_a_client_whose_next_events_are_missing_gets_an_error(reader: LiveReader, client: Redis) -> None:
+async def test_a_read_whose_next_event_is_missing_raises_missing_entries(reader: LiveReader, client: Redis) -> None:
     for number in (5, 6):
         await client.xadd(stream_key("resp_1"), {"d": encoded(number)}, id=f"1-{number}")
     with pytest.raises(MissingEntries):
@@ -147,7 +147,7 @@ async def test_a_key_of_a_wrong_type_stops_no_other_stream(reader: LiveReader, c
         assert (await next_page(reader, "resp_bad", 0)).body == encoded(1)
 
 
-async def test_a_stream_from_memory_comes_in_slices_however_much_is_readable() -> None:
+async def test_a_stream_from_memory_comes_in_slices_of_limited_size() -> None:
     buffer = EventBuffer()
     texts = ["a"] * 5_000 + ["b" * 300_000] + ["c"] * 5
     events = [buffer.append(event(number, text))[1] for number, text in enumerate(texts)]

@@ -42,7 +42,7 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
         yield store
 
 
-async def test_every_key_is_stored_and_shown_as_it_was_sent_and_can_be_filtered_by(store: BothApis) -> None:
+async def test_every_key_is_stored_and_shown_as_it_was_sent_and_can_be_used_as_a_filter(store: BothApis) -> None:
     http = store.http
     other = (await http.post("/v1/conversations", json={"metadata": {"plain": "1"}})).json()["id"]
     ids: dict[str, list[str]] = {}

@@ -226,7 +226,7 @@ def test_parts_of_a_kind_that_is_not_streamed_come_in_the_complete_item_after_th
     assert done["item"]["content"] == [text, odd]
 
 
-def test_a_failure_recorded_before_items_were_kept_has_its_text() -> None:
+def test_the_partial_text_of_a_failure_in_an_old_event_becomes_an_output_item() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
     [stored] = partial_output(end)
     assert stream_events.text_of_output(msgspec.json.decode(stored.item)) == "half of"
@@ -234,7 +234,7 @@ def test_a_failure_recorded_before_items_were_kept_has_its_text() -> None:
 
 @pytest.mark.parametrize("kind", ["message", "function_call", "custom_tool_call", "reasoning", "web_search_call"])
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_partial_output_has_the_events_of_its_live_stream(kind: str, complete: bool) -> None:
+def test_the_output_of_a_cancelled_reply_has_the_events_of_its_live_stream(kind: str, complete: bool) -> None:
     items: dict[str, dict[str, Any]] = {
         "message": {"role": "assistant"},
         "function_call": {"call_id": "c", "name": "f"},

@@ -119,7 +119,7 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         assert len(provider.requests) == 3
         assert words(provider.requests[-1]) < 4_000
         [model] = (await apis.http.get("/v1/models")).json()["data"]
-        assert model["unknown"] in (["price"], ["window", "price"])  # the queries may not have read it yet
+        assert model["unknown"] in (["price"], ["window", "price"])  # perhaps the read API has not read the window yet
 
     async with opened(settings, provider, model_api) as apis:  # a process that starts later knows the window
         await apis.sdk.responses.create(input="later", conversation=conversation)
@@ -184,7 +184,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert "4000 tokens" in error["message"]
         assert len(provider.requests) == 1
 
-        # The store learnt nothing from this refusal: a later request is as long as before.
+        # The store learns nothing from these two refusals: the third request is as long as the first.
         provider.script = with_window(4_000, "Please reduce the length of the messages.")
         assert (await apis.http.post("/v1/responses", json=body)).status_code == 400
         provider.script = answer
@@ -200,7 +200,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert len(provider.requests) == 3
 
 
-async def test_if_the_refusal_names_no_window_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
+async def test_if_the_refusal_names_no_window_at_most_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(2_000, "Please reduce the length of the messages or completion.")
@@ -265,7 +265,7 @@ async def test_a_learnt_window_never_overrides_a_setting(settings: Settings, pro
 
 
 @pytest.mark.parametrize("refused_first", ["length", "image"])
-async def test_one_request_that_is_refused_for_its_length_and_for_an_image_teaches_both(
+async def test_from_one_request_that_is_refused_for_its_length_and_for_an_image_the_store_learns_both(
     settings: Settings, provider: ScriptedProvider, refused_first: str
 ) -> None:
     too_long, no_images = with_window(4_000), {"error": {"message": "This model does not support image input."}}

@@ -30,7 +30,7 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
     await pool.close()
 
 
-async def test_a_process_is_dead_when_its_beat_stays_the_same_for_several_looks(pool: Pool) -> None:
+async def test_a_process_is_dead_when_an_observer_has_seen_the_same_beat_for_alive_seconds(pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     leases, observer = ReplyLeases(pool, owner), ReplyLeases(pool, mint_uuid(), clock)
     await leases.renew()

@@ -17,7 +17,7 @@ MESSAGE = as_output("msg_" + "0" * 32, b'{"role":"assistant","content":"Four."}'
 USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3, cache_write_tokens=7)
 
 NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "frequency_penalty"}
-"""Fields of our Response that the SDK's type lacks. `cost_usd` is our own; the official API sends the others."""
+"""Fields of our Response that the SDK's type lacks. `cost_usd` and `context_management` are our own; the official API sends the others."""
 
 LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
 """Fields of the SDK's type that this Response does not have: the request did not set them, or no provider reports them to us."""

@@ -219,7 +219,7 @@ async def test_a_retry_that_cannot_be_done_is_refused_with_the_reason(
     assert (await post(http, retry=first))["status"] == "completed"
 
 
-async def test_a_chat_completion_with_its_own_messages_is_not_tried_again(
+async def test_a_chat_completion_with_its_own_messages_cannot_be_tried_again(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, breaks_off

@@ -106,11 +106,11 @@ async def test_a_branch_is_compared_with_the_last_request_before_the_item_where_
     expected = await context_of(store, second)
     shared = (await context_of(store, beside))["shared_prefix"]
     assert shared == {"tokens": expected["tokens"], "messages": len(expected["request"]["messages"]), "reason": None}
-    # The next request on the branch is compared with the one whose answer opened it.
+    # The next request on the branch is compared with the request whose answer opened the branch.
     opening = await context_of(store, beside)
     shared = (await context_of(store, fourth))["shared_prefix"]
     assert shared == {"tokens": opening["tokens"], "messages": len(opening["request"]["messages"]), "reason": None}
-    # The branch is not compared with the request for the third answer: it was made after the item at which the branch begins.
+    # The branch is not compared with the request for the third answer: that request came after the item at which the branch begins.
     late = await ask(store, "And another third question?", previous_response_id=second["id"])
     expected = await context_of(store, second)
     assert (await context_of(store, late))["shared_prefix"]["tokens"] == expected["tokens"]

@@ -1,4 +1,4 @@
-"""Replies are stopped in every way, under each policy. Items, responses and the next request must follow these rules.
+"""Replies are stopped for every reason except `kill` (`stopped_cases.py`), under each policy. Items, responses and the next request must follow these rules.
 
 If a reply completes, its items join the conversation. If it is stopped, `context_policy.stopped` decides whether the
 question and the partial answer join. If it fails, or is deleted while it runs, they never join.
@@ -32,7 +32,7 @@ async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says
 
 
 async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: Any) -> tuple[str, str]:
-    """Requests a streamed reply, makes the conversation keep stopped replies, and disconnects after `deltas` deltas.
+    """Requests a streamed reply. After `deltas` deltas, makes the conversation keep stopped replies, and disconnects.
 
     Returns (conversation id, response id).
     """

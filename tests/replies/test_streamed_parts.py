@@ -195,6 +195,6 @@ async def test_a_stream_sends_comments_while_the_provider_has_sent_nothing(
                 assert events_of(rest.encode())[-1]["type"] == "response.completed"
 
 
-def test_the_events_of_a_reply_are_the_json_of_its_server_sent_events() -> None:
+def test_the_data_of_an_encoded_event_is_its_json_with_the_sequence_number() -> None:
     encoded = stream_events.encode({"type": "response.odd", "text": "a\nb"}, 7)
     assert json.loads(stream_events.data_of(encoded)) == {"type": "response.odd", "text": "a\nb", "sequence_number": 7}

@@ -129,7 +129,7 @@ async def test_cached_and_written_tokens_and_the_service_tier_are_found_where_pr
         ),
     ],
 )
-async def test_interleaved_deltas_become_one_item_after_the_other(
+async def test_deltas_of_every_kind_become_one_item_after_the_other(
     chat: ModelProvider,
     provider: ScriptedProvider,
     deltas: list[dict[str, Any]],
@@ -242,7 +242,7 @@ async def test_every_finish_reason_becomes_one_of_four(
         ([calls((n, f"c{n}", "f" * 100_000, "")) for n in range(12)], "tool_calls"),
     ],
 )
-async def test_an_invalid_answer_is_a_failure(
+async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
     chat: ModelProvider, provider: ScriptedProvider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
     provider.script = stream(*deltas, finish_reason=finish_reason)

@@ -16,7 +16,7 @@ from tests.replies.provider.conftest import BODY, CHUNK, MESSAGE, failure_of, jo
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 
-async def test_a_reader_may_be_slower_than_the_model_timeout(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_a_reader_may_take_longer_than_the_model_timeout(chat: ModelProvider, provider: ScriptedProvider) -> None:
     parts = 0
     async for _ in chat.stream(BODY):
         parts += 1

@@ -32,7 +32,7 @@ def chunks(*chunks: Any) -> Callable[[Exchange], None]:
 
 
 def events(*events: tuple[str, dict[str, Any]]) -> Callable[[Exchange], None]:
-    """A script for `/responses` that sends only these events. If the response is to end, COMPLETED must be one of them."""
+    """A script for `/responses` that sends only these events. If the response is to end, one of them must have the type `completed`."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -104,7 +104,7 @@ async def test_halves_of_surrogate_pairs_are_joined_and_lone_ones_replaced(
         assert text_of(await parts_of(responses)) == expected
 
 
-async def test_halves_of_surrogate_pairs_are_replaced_in_all_other_fields(
+async def test_halves_of_surrogate_pairs_are_joined_or_replaced_in_other_fields_too(
     chat: ModelProvider, responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     call = {"index": 0, "id": "c" + HIGH, "function": {"name": LOW + "f", "arguments": "{}"}}

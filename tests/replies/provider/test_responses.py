@@ -41,7 +41,7 @@ async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
     assert provider.paths == ["/v1/responses"]
 
 
-async def test_items_of_every_type_come_one_after_the_other_without_ids(
+async def test_items_of_every_type_are_passed_on_in_order_and_without_their_ids(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"query": "a\0b"}}
@@ -70,7 +70,7 @@ async def test_items_of_every_type_come_one_after_the_other_without_ids(
     assert parts[-1] == Finished("tool_calls", None, "scripted")
 
 
-async def test_content_with_more_than_a_plain_text_is_a_field_of_the_message(
+async def test_content_that_is_not_only_plain_text_is_a_field_of_the_message(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     cited = {"type": "output_text", "text": "a b", "annotations": [{"type": "url_citation", "url": "https://x"}]}
@@ -253,7 +253,7 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_an_invalid_answer_is_a_failure(
+async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
     responses: ModelProvider, provider: ScriptedProvider, script: Any
 ) -> None:
     provider.script = script

@@ -50,7 +50,7 @@ async def test_a_line_end_that_comes_in_two_chunks_is_one_line_end(
     assert joined(await parts_of(chat)) == [(MESSAGE, "a")]
 
 
-async def test_all_line_ends_and_comments_and_split_characters_are_read(
+async def test_crlf_line_ends_comments_and_split_characters_are_read(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     event = json.dumps({"choices": [{"delta": {"content": "Grüße 🙂"}}]}, ensure_ascii=False).encode()
@@ -170,7 +170,7 @@ async def test_a_provider_of_the_responses_api_that_sends_nothing_new_in_time_is
     await assert_too_slow(responses)
 
 
-async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_not_too_slow(
+async def test_a_provider_that_sends_something_new_before_each_timeout_is_not_too_slow(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
