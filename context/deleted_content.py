@@ -1,4 +1,4 @@
-"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end, or a view that shows all of it.
+"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end, or a view of that whole conversation.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
 an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in

@@ -59,7 +59,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
 
     @property
     def has_copies(self) -> bool:
-        """Whether some of `items` are copies of other conversations' items."""
+        """Whether some of `items` are copies of other items."""
         return bool([item for item in self.items if item.copy_of is not None])
 
     def suffices(self, max_tokens: int) -> bool:

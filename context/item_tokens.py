@@ -19,7 +19,7 @@ PER_IMAGE_TOKENS = 1_105
 """Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail (765), plus a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""Tokens of a file: a few pages, since only the provider knows its length.
+"""Tokens of a file or a sound recording: as many as a few pages have, since only the provider knows the length.
 
 For a text file, an estimate of the tokens of its text is added.
 """

@@ -1,4 +1,4 @@
-"""The last request of each model on a path. The next request of that model is compared with it. Pure."""
+"""The last request to each model on a path. The next request to that model is compared with it. Pure."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -40,8 +40,8 @@ async def move_snapshot(
 ) -> bool:
     """Brings the snapshot of version `before` to the version of `at`. The head was moved in between.
 
-    Returns False if the snapshot must be made again from the log: if it is missing, if it has another version, if it would have
-    few of the items that it may have, or if there are pins, summaries or inherited items. Raises psycopg.Error and redis.exceptions.RedisError.
+    Returns False if the snapshot must be made again from the log: if it is missing, if it has another version, if too few of its
+    items would stay, if too many events had to be read, or if there are pins, summaries or inherited items. Raises psycopg.Error and redis.exceptions.RedisError.
     """
     stored = await _stored(redis, tenant, conversation_id)
     if stored is None or stored.incarnation != at.incarnation or stored.version < before:
@@ -101,7 +101,7 @@ async def _stored(redis: Redis, tenant: str, conversation_id: str) -> Snapshot |
 class _NewerItems(Struct):
     """Collects the items of the new path that are deeper than `kept`, from pages that come newest first, and the last requests.
 
-    `first_depth`: requests that are not as deep need not be found. `stored`: the last requests on the old path. `last`: the path's last item. `complete`: no older
+    `first_depth`: requests with a smaller depth need not be found. `stored`: the last requests on the old path. `last`: the path's last item. `complete`: no older
     page is needed.
     """
 
@@ -125,7 +125,7 @@ class _NewerItems(Struct):
         oldest = page.appended[-1].depth if page.appended else self.kept + 1
         if oldest > self.kept:
             return
-        # Both paths have everything that is older than this page, so what was the last request there still is.
+        # Both paths have everything that is older than this page, so the last request in that part is the same.
         # A request whose answer opened another branch may be older too, but it is at least as deep as the last item that stays.
         before = page.events[-1].version
         older = {

@@ -193,7 +193,7 @@ def _others(items: Sequence[ContextItem]) -> list[tuple[int, Item]]:
 
 
 def not_plain(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
-    """(index, item) of the items that are not in their short form. Mostly there are none, so that is looked up first."""
+    """(index, item) of the items that are not in their short form. Mostly there are none, so this is checked first."""
     if not [item for item in items if not item.form]:
         return []
     return [(index, item) for index, item in enumerate(items) if not item.form]

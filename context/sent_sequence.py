@@ -1,4 +1,4 @@
-"""What a request has in common with the last request of the same model. A provider's prompt cache can reuse only this.
+"""What a request has in common with the last request to the same model. A provider's prompt cache can reuse only this.
 
 For a provider, a request is a sequence: tools, instructions, the summary, pinned items, then the other messages. Two
 requests can share the cache for their common beginning. So each request records a few points of its sequence. Each
@@ -48,7 +48,7 @@ def sent_sequence(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> tuple[SentSequence, SharedPrefix]:
-    """The sequence of a request with this body, and what it shares with the last request of the model.
+    """The sequence of a request with this body, and what it shares with the last request to the model.
 
     `body_of`: renders the body with other items.
     """

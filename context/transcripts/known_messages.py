@@ -129,7 +129,7 @@ class SentMessages(Struct, frozen=True):
     exact         for each of the other messages, the exact hash of it and of the other messages before it
     are_known     for each message, whether it was checked in an earlier request
     keys          for each of the NEWEST_MESSAGES last messages, the hash of the other messages up to it, as they were sent.
-                  Empty if the other messages are not more than NEWEST_MESSAGES
+                  Empty if there are at most NEWEST_MESSAGES other messages
     """
 
     messages: Sequence[Json]

@@ -139,7 +139,7 @@ def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
 
 
 def is_hashed(item: Item) -> bool:
-    """Whether items of this type are part of transcripts."""
+    """Whether items of this type are hashed."""
     return type_of(item) not in _NOT_HASHED_TYPES
 
 

@@ -161,7 +161,7 @@ def test_items_of_other_types_are_part_of_no_message_but_are_counted_with_one() 
     ]
 
 
-def test_a_call_belongs_to_the_assistants_message_before_it_and_an_output_is_a_message_of_its_own() -> None:
+def test_calls_that_follow_no_message_of_the_assistant_and_outputs_are_messages_of_their_own() -> None:
     output = {"type": "function_call_output", "call_id": "call_1", "output": "blue"}
     made_messages = messages_of([message("user", "Hello"), CALL_ITEM, output, CUSTOM_ITEM, message("assistant", "Hi")])
     assert [(one.message["role"], one.count) for one in made_messages] == [
@@ -260,7 +260,9 @@ messages = st.dictionaries(
 
 
 @given(messages, messages)
-def test_any_message_can_be_made_of_any_other_one_and_the_changes(plain: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_any_message_can_be_made_from_any_other_one_and_the_changes(
+    plain: dict[str, Any], sent: dict[str, Any]
+) -> None:
     assert repr_sorted(changed(plain, changes_between(plain, sent))) == repr_sorted(sent)
 
 
@@ -313,7 +315,7 @@ sent_messages = st.one_of(
 
 
 @given(sent_messages)
-def test_every_message_is_one_message_again_in_the_same_plain_form(sent: dict[str, Any]) -> None:
+def test_the_items_of_any_message_make_one_message_again_in_a_plain_form(sent: dict[str, Any]) -> None:
     items = items_of(sent)
     assert items
     assert all(checked_item(item) for item in items)

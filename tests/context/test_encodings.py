@@ -56,7 +56,7 @@ def test_a_corpus_is_encoded_and_decoded_as_by_tiktokens_own_definition(
 
 
 @pytest.mark.parametrize(("name", "expected"), [("o200k_base", [24912, 2375]), ("cl100k_base", [15339, 1917])])
-def test_the_vocabularies_are_the_published_ones(name: str, expected: list[int]) -> None:
+def test_each_vocabulary_encodes_a_known_text_to_the_published_tokens(name: str, expected: list[int]) -> None:
     assert load_encoding(name).encode_ordinary("hello world") == expected
 
 

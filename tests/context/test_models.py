@@ -109,7 +109,7 @@ def test_what_a_model_accepts_is_read_from_the_providers_list_if_it_says_so() ->
     assert models.facts("d").output == 300
 
 
-def test_settings_override_the_listed_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_override_what_is_known_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", '{"mine": {"window": 999, "safety": 0.5}, "gpt-4o": {"output_price": 3}}')
     models = Models(Settings())
     assert (models.window("mine"), models.facts("mine").safety, models.encoding("mine")) == (999, 0.5, "o200k_base")

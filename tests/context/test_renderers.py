@@ -211,16 +211,16 @@ def rendered(renderer: int) -> dict[str, Any]:
     return render(renderer, model="m", instructions=["a", "b"], summary="S", items=ITEMS, parameters=PARAMETERS)
 
 
-def test_the_output_of_the_first_renderer_has_not_changed() -> None:
+def test_the_output_of_renderer_1_has_not_changed() -> None:
     assert request_sha256(rendered(1)).hex() == "df82756c55c734e51fd24cc018b9e3a5495471a1228201927583ba8dac15e092"
 
 
-def test_the_output_of_the_chat_renderers_has_not_changed() -> None:
+def test_the_output_of_renderers_2_and_4_has_not_changed() -> None:
     assert rendered(4) == rendered(2) == IN_CHAT
     assert request_sha256(rendered(2)).hex() == "930eea8005c0dfaa272ce3db5c88c5571096f4ab5af02e841d8a90efe535f327"
 
 
-def test_the_output_of_the_responses_renderers_has_not_changed() -> None:
+def test_the_output_of_renderers_3_and_5_has_not_changed() -> None:
     assert rendered(5) == rendered(3) == IN_RESPONSES
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
@@ -298,7 +298,7 @@ def test_a_penalty_of_zero_is_not_sent() -> None:
         assert not parameters.keys() & body.keys()
 
 
-def test_an_unknown_renderer_is_an_error() -> None:
+def test_a_renderer_of_the_other_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="No renderer 6 of items"):
         rendered(6)
     with pytest.raises(ValueError, match="No renderer 6 of items"):

@@ -1,4 +1,4 @@
-"""What is recorded of each request: points of its beginning, and how much it shares with the model's last request."""
+"""What is recorded of each request: points of its beginning, and how much it shares with the last request to the same model."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -38,7 +38,7 @@ async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> Rec
 
 
 class Chat:
-    """A conversation in memory. Each request is compared with the last one of the same model."""
+    """A conversation in memory. Each request is compared with the last one to the same model."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -163,7 +163,7 @@ async def test_what_comes_before_a_change_is_shared(chat: Chat) -> None:
     assert await shared(user("How are you?"), pins=(pin,), pinned=frozenset({"msg_0"})) == expected
 
 
-async def test_summary_and_pins_are_shared_when_the_window_moves(chat: Chat) -> None:
+async def test_pins_are_shared_when_the_window_moves(chat: Chat) -> None:
     pin = ContextItem(item_id="msg_0", stored=user("My name is Ann."), tokens=8)
     chat.recent = replace(chat.recent, pins=(pin,), pinned=frozenset({"msg_0"}))
     await chat.request(user("How are you?"))
@@ -175,7 +175,7 @@ async def test_summary_and_pins_are_shared_when_the_window_moves(chat: Chat) -> 
     assert moved.shown.shared_prefix == expected
 
 
-async def test_a_request_is_compared_with_the_last_one_of_the_same_model(chat: Chat) -> None:
+async def test_a_request_is_compared_with_the_last_one_to_the_same_model(chat: Chat) -> None:
     first = await chat.request(user("How are you?"))
     other = await chat.request(user("How are you?"), model="gpt-4")
     assert other.shown.shared_prefix == SharedPrefix(tokens=0, messages=0, reason="model_changed")

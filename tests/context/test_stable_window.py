@@ -43,7 +43,9 @@ def first_depth(selection: Selection) -> int | None:
     return selection.window[0].depth if selection.window else None
 
 
-def test_the_window_stays_as_long_as_it_fits_then_moves_until_the_request_fills_six_tenths_of_the_budget() -> None:
+def test_the_window_stays_as_long_as_it_fits_then_moves_until_the_request_fills_at_most_six_tenths_of_the_budget() -> (
+    None
+):
     stands_at: int | None = None
     begins: list[int | None] = []
     for answered in range(25):  # a turn has 10 tokens, the budget holds ten turns

@@ -160,6 +160,6 @@ def test_renderers_6_and_7_change_nothing_that_they_are_given(renderer: int) -> 
     assert request_sha256({"messages": MESSAGES, "parameters": PARAMETERS}) == before
 
 
-def test_only_renderers_6_and_7_render_transcripts() -> None:
+def test_of_the_first_seven_renderers_6_and_7_render_transcripts_and_3_5_and_7_use_the_responses_api() -> None:
     assert [renderer for renderer in range(1, 8) if renders_transcripts(renderer)] == [6, 7]
     assert [renderer for renderer in range(1, 8) if uses_responses_api(renderer)] == [3, 5, 7]

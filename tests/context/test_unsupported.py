@@ -1,4 +1,4 @@
-"""`first_unsupported` finds the first parameter or input item that the provider's API does not have, and names it."""
+"""`first_unsupported` finds the first parameter or input item that the provider's API or the model cannot take, and names it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sends transcripts to a log as the store does, without a provider: the answer comes with the request."""
+"""Sends transcripts to a log as the store does, without a provider: the test gives the answer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def assistant(text: str) -> Json:
 
 
 class Turn(Struct, frozen=True):
-    """A request: where it went, what it matched, and the id of its answer's last item."""
+    """A request: its conversation, its match, its response, and the last item of its answer."""
 
     conversation_id: str
     match: Match | None
@@ -75,7 +75,7 @@ class Asking:
         only_in: str | None = None,
         forks: bool = False,
     ) -> Turn:
-        """`forks`: a transcript that departs continues in a fork, as it does while another reply runs there. Otherwise it opens a branch."""
+        """`forks`: a transcript that departs continues in a fork, as it does while another reply runs in the conversation. Otherwise it opens a branch."""
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
         start = after = None

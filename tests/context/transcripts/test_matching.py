@@ -355,7 +355,7 @@ async def test_an_answer_from_elsewhere_that_the_client_rewrote_is_not_taken_for
 
 
 async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls(chats: Asking) -> None:
-    """It is not taken for other calls with the same text either. If the calls are the same, the text may differ."""
+    """It is not taken for an answer with the same text and other calls either. If the calls are the same, the text may differ."""
     text = "I look at both places for you."
     alone = await chats.ask([user("Weather?")], text)
     cut = await chats.ask(turns("Where?", "Here.", "Weather?"), [assistant(text), *CALLS[2:]])

@@ -104,7 +104,7 @@ def last_hash(*messages: Json) -> bytes:
 
 @settings(max_examples=100)
 @given(st.lists(messages_and_the_same_again(), min_size=1, max_size=6))
-def test_what_clients_change_without_meaning_to_keeps_every_hash(pairs: list[tuple[Json, Json]]) -> None:
+def test_if_clients_change_only_the_form_every_hash_stays_the_same(pairs: list[tuple[Json, Json]]) -> None:
     one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
 
     assert [chain.hash for chain in one.chains] == [chain.hash for chain in other.chains]
@@ -164,7 +164,7 @@ def test_messages_with_another_meaning_have_another_hash() -> None:
     assert last_hash(USER, USER) != last_hash(USER)
 
 
-def test_parts_of_both_apis_ids_and_marks_for_caches_give_the_same_hash() -> None:
+def test_the_same_part_in_either_api_with_or_without_ids_and_cache_marks_has_the_same_hash() -> None:
     def item(**part: Any) -> bytes:
         return message_hash([{"type": "message", "role": "user", "content": [part]}])
 

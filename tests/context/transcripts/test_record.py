@@ -124,7 +124,7 @@ class Chat:
         self.conversation_id = self._start(fork)
 
     def other_api(self, item: Item, message: Json) -> None:
-        """An item that came through another API. The client knows it as this message."""
+        """Adds an item that came through another API. The client knows it as `message`."""
         self.entries.append(Entry(message, [self._join(item)]))
 
     def request(self, new: Sequence[Json], *, use_base: bool = True) -> Recorded:

@@ -169,7 +169,9 @@ async def unreachable(closed_port_url: str) -> AsyncIterator[tuple[ModelProvider
     await client.close()
 
 
-async def test_after_max_failures_a_request_to_an_unreachable_provider_fails_at_once(unreachable: tuple[ModelProvider, Metrics]) -> None:
+async def test_after_max_failures_a_request_to_an_unreachable_provider_fails_at_once(
+    unreachable: tuple[ModelProvider, Metrics],
+) -> None:
     client, metrics = unreachable
     failures = await asyncio.gather(*(failure_of(client) for _ in range(MAX_FAILURES)))
     assert {failure.code for failure in failures} == {"model_error"}
