@@ -8,8 +8,9 @@ path_backwards, segment_pages     a path is read page by page; the path of a for
 branch_paths, forks               which branches a path takes; what a conversation was forked from
 path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat them
 conversation_settings             instructions, policy, pins and summary at a version
-snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape; reading and writing; making a snapshot
-stored_items                      an item as an event holds it
+snapshots, snapshot_store         the newest items in Redis: their shape; reading and writing
+snapshot_from_log, moved_snapshot making a snapshot; changing one when the head is moved
+stored_items, pinned_items        an item as an event holds it; pinned items, wherever they are on the path
 deleted_content, withdrawn_summaries, copies   what is deleted now; summaries of deleted items; every place that holds content
 noted_items                       items that are sent with a note in place of what a model cannot take
 models, listed_models, model_prices, learnt_models   windows, abilities and prices: from MODELS, the provider, genai-prices, and what was learnt

@@ -88,7 +88,7 @@ def find_priced(name: str, base_url: str) -> PricedModel | None:
 def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
     """The providers in whose lists the model is looked up, in this order.
 
-    First the provider at `base_url`, then those whose models have such names. Last OpenRouter, if the name has a slash.
+    First the provider at `base_url`, then the providers whose models have names like this one. Last OpenRouter, if the name has a slash.
     """
     yield from (provider for provider in providers if re.match(provider.api_pattern, base_url))
     yield from (provider for provider in providers if provider.model_match and provider.model_match.is_match(reference))

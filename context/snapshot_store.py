@@ -126,7 +126,7 @@ async def read_recent_items(
 ) -> RecentItems | None:
     """The newest items of the snapshot: those that fit in `max_tokens` and in the policy's budget, and one more item.
 
-    If they are at most `expected` items, there is one read.
+    `expected`: the first read takes at most this many items.
 
     The snapshot may have any version. None if there is no usable snapshot, or if all its items fit and the
     conversation has older ones. A snapshot that cannot be decoded is removed: the next event makes it again. Raises

@@ -9,7 +9,7 @@ from replies.stream_events import StreamEvent
 
 
 class EventBuffer:
-    """Clients see an event only after `make_readable`. The caller calls it as soon as other processes can read the event too, or if they cannot."""
+    """Clients see an event only after `make_readable`. The caller calls it when other processes can read the event too, or at once if they cannot."""
 
     def __init__(self) -> None:
         self.ended = False

@@ -56,10 +56,10 @@ _WITHOUT_NUMBER: Final = re.compile(
     r"|maximum context length|context size has been exceeded|greater than the context length|too large for model with|input length exceeds",
     re.IGNORECASE,
 )
-"""Words of such a refusal, perhaps without the window's size."""
+"""Words that refuse a request because it is too long, perhaps without the window's size."""
 
 _OTHER_LIMITS: Final = re.compile(r"rate limit|per minute|quota", re.IGNORECASE)
-"""Words about other limits. A message with these words does not count as such a refusal, even if it names tokens."""
+"""Words about other limits. A message with these words does not say that the request is too long, even if it names tokens."""
 
 
 def is_too_long(code: str, error_type: str, message: str) -> bool:

@@ -181,7 +181,7 @@ async def test_in_a_request_with_a_conversation_the_messages_are_only_the_new_on
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
 
 
-async def test_a_wrong_request_gets_an_error_that_names_the_field_and_nothing_is_stored_or_sent(
+async def test_a_wrong_request_gets_an_error_and_nothing_is_stored_or_sent(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, _ = store

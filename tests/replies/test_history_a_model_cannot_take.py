@@ -136,7 +136,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_model_answers_after_every_odd_item_and_no_request_to_a_model_that_takes_all_items_is_refused(
+async def test_every_model_answers_after_every_odd_item_and_no_request_of_a_plain_conversation_is_refused(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -164,7 +164,7 @@ async def test_every_model_answers_after_every_odd_item_and_no_request_to_a_mode
             requested = [event for event in events if isinstance(event, ReplyRequested)]
             repeated = {event.response_id: event.shown for event in events if isinstance(event, ReplyShown)}
             for event in requested:
-                # The store knows what this model lacks, and did not send such items. So no repeat was needed.
+                # The store knows what this model lacks, and sent notes in place of what it cannot take. So no repeat was needed.
                 if event.model.startswith("known") and model_api == "chat":
                     assert event.response_id not in repeated
             assert len(requested) == len(names)

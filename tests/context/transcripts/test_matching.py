@@ -384,7 +384,7 @@ async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same
     assert end_of(await chats.match(turns("a", "x", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_of_answers_with_the_same_question_the_one_with_equal_messages_nearest_to_it_is_taken(
+async def test_of_answers_with_the_same_question_the_one_with_the_nearest_equal_messages_is_taken(
     chats: Asking,
 ) -> None:
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
