@@ -34,7 +34,7 @@ DEFAULT_ANSWER_TOKENS = 1_024
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
 
-    `window`: the model's window, if a refusal just named it. None: the window that `Models` knows is used.
+    `window`: after a refusal, the window that the refusal named, or a guess. None: the window that `Models` knows is used.
     `without`: items of the conversation that are retracted together with the request, so they are not shown.
     `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and
     there is no input.

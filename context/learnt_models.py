@@ -49,7 +49,7 @@ class LearntModels:
     """The learnt facts about the models of the provider at `base_url`.
 
     `on_change` is called with all facts after they were read, and after one was learnt. If Postgres is unavailable,
-    learning does not fail: only this process knows the fact, until it reads the table again.
+    learning does not fail: only this process knows the fact, and forgets it when it reads the table again.
     """
 
     def __init__(self, pool: Pool, base_url: str, on_change: Callable[[Mapping[str, LearntModel]], None]) -> None:

@@ -30,9 +30,10 @@ def listed_model(entry: Mapping[str, Any]) -> ListedModel:
     """What an entry of the list says.
 
     The window has a different name at each provider. vLLM: `max_model_len`. OpenRouter and Together: `context_length`.
-    llama.cpp: `meta.n_ctx`. LM Studio: `loaded_context_length`. Groq: `context_window`. `max_window` comes
-    from `meta.n_ctx_train` or `max_context_length`: the window that the model was made for. The server may have loaded
-    the model with a smaller window.
+    llama.cpp: `meta.n_ctx`. LM Studio: `loaded_context_length`. Groq: `context_window`. OpenRouter also has
+    `top_provider.context_length`, and the smaller number counts. `max_window` comes from `meta.n_ctx_train` or
+    `max_context_length`: the window that the model was made for. The server may have loaded the model with a smaller
+    window.
     """
     meta, top = _object(entry, "meta"), _object(entry, "top_provider")
     windows = (

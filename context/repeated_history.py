@@ -148,7 +148,7 @@ def _is_output(item: Item) -> bool:
 
 
 def _compared(item: Item) -> dict[str, Any]:
-    """The fields of an item that are compared. Two items are equal if these are equal."""
+    """The fields of an item that are compared. Two items are equal if these fields are equal."""
     compared = {name: value for name, value in item.items() if name not in _NOT_COMPARED and value is not None}
     if isinstance(arguments := item.get("arguments"), str):
         compared["arguments"] = _compared_json(arguments)

@@ -23,7 +23,8 @@ The list has the newest items of the active path, as many as fit in MAX_ITEMS an
 the summary replaces, and none of a fork's origin. Redis may evict one of the two keys. So the list is used only if it
 has the length that `first` and `depth` say.
 
-`snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
+`snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them, and
+`moved_snapshot.py` changes them when the head is moved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

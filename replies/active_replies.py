@@ -21,7 +21,7 @@ from replies.running_reply import RunningReply
 log = structlog.get_logger(__name__)
 
 HEAD_CHECK_SECONDS = 1.0
-"""How often the conversations of the running replies are looked up. A reply that ends sooner causes no look-up."""
+"""How often the last events of the running replies' conversations are looked up. A reply that begins and ends between two look-ups causes none."""
 
 GRACE_SECONDS = 45.0
 """How long Postgres may list a reply for this process while the process does not run it. Then the reply counts as lost.

@@ -1,4 +1,4 @@
-"""The header `X-Context-Left-Out` of a Response.
+"""The header `X-Context-Left-Out` of an answer with a reply.
 
 It says how many items of the conversation did not fit in the budget, and so were not shown to the model.
 """

@@ -95,7 +95,7 @@ class LiveWriter:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes the events that wait, if Redis is available."""
+        """Writes up to MAX_BATCH_EVENTS of the events that wait, if Redis is available."""
         if self._task is None:
             return
         self._task.cancel()

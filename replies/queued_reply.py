@@ -2,7 +2,7 @@
 
 The log says which replies wait, and in which order (`domain/reply_queue.py`). The reply waits in the process that its
 client called. That process reads the queue again when the conversation has changed. When the reply's turn comes, its
-context is assembled, and it is requested. So the model sees the replies that ran before it.
+context is assembled, and the reply is requested. So the model sees the replies that ran before it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ Then the reply fails, so that it does not block the replies behind it for ever.
 INTERRUPT_TIMEOUT_SECONDS = 30.0
 """How long a reply that interrupts waits until the running reply has ended.
 
-If the process of the running reply dies, the reply's end is recorded sooner than this.
+If the process of the running reply dies, the end of that reply is recorded sooner than this.
 """
 
 log = structlog.get_logger(__name__)

@@ -69,8 +69,9 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-        """The events of the first request, in the same deltas, and their headers. While the reply runs, its new events
-        are sent as they come.
+        """The events of the reply to the first request, in the same deltas, and their headers.
+
+        While the reply runs, its new events are sent as they come.
         """
         record = await self.record()
 

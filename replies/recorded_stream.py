@@ -67,8 +67,8 @@ class RecordedStream:
     def page(self, after: int) -> Page:
         """The encoded events after number `after`: at most SLICE_BYTES of them, or one larger event. The last page may be empty."""
         if after + 1 >= self.count:
-            # A client may have got more events than are recorded, if another process recorded the end. Then its stream ends
-            # with a higher number.
+            # A client may have got more events than are recorded, if another process recorded the end. Then the
+            # client's stream ends with a higher number.
             if self._can_be_longer and self.has_ended:
                 return Page(after + 1, stream_events.encode(self._ended, after + 1), ends=True)
             return Page(after, b"", ends=True)

@@ -103,8 +103,8 @@ class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 class ResponseEvent(Struct, frozen=True, kw_only=True):
     """An event of a Response's stream, as the OpenAPI document shows it. `type` decides which of the other fields the event has.
 
-    As in the OpenAI API, some types have more fields. `stream_events.py` makes the events. An event of the type `error` has `code`, `message`
-    and `param`, and `response_id` if the response is on record.
+    As in the OpenAI API, some types also have fields that are not listed here. `stream_events.py` makes the events.
+    An event of the type `error` has `code`, `message` and `param`, and `response_id` if the response is on record.
     """
 
     type: str

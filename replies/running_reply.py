@@ -251,7 +251,7 @@ class RunningReply:
         return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
-        """The request to send instead of the refused one. It is recorded before it is sent. None if there is none."""
+        """The request to send instead of the refused one. It is recorded before it is sent. None if there is no such request."""
         requested = self._requested
         if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
             return None

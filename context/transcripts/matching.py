@@ -69,7 +69,7 @@ class Match(Struct, frozen=True, kw_only=True):
 async def find_match(
     reader: PrincipalReader, transcript: ParsedTranscript, *, only_in: str | None = None
 ) -> Match | None:
-    """The match of a transcript; None if the transcript begins a new conversation. `only_in`: the conversation that the client named."""
+    """The match of a transcript; None if it continues nothing in the log. `only_in`: the conversation that the client named. Only its paths are searched."""
     if only_in is not None:
         head = await reader.readable_head(only_in)
         if head is None or not transcript.ends:

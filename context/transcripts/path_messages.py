@@ -21,7 +21,7 @@ MAX_MESSAGES = 2_000
 """A transcript is compared with at most this many of the newest messages of its path."""
 
 MAX_SKIPPED = 20
-"""Where a transcript leaves out messages of its path, at most this many messages are searched."""
+"""A message of a transcript is looked for among this many messages of the path, because the transcript may leave some out."""
 
 MAX_UNKNOWN = 100
 """The comparison of a transcript with its path ends when this many messages in a row are not found on the path."""
