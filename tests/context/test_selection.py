@@ -95,7 +95,7 @@ def test_pinned_items_of_older_turns_are_shown_with_the_call_or_output_that_belo
         selected(ContextInput(path=path, input=QUESTION), 14)
 
 
-def test_items_that_a_summary_replaces_are_named_and_pinned_ones_are_sent() -> None:
+def test_items_that_a_summary_replaces_are_named_in_left_out_and_pinned_ones_are_sent() -> None:
     pins = context_items((USER, 3), pinned=(0,))
     summarized = LeftOut(reason="summarized", first="msg_0", last="msg_9", count=10)
     context_input = ContextInput(
@@ -105,7 +105,7 @@ def test_items_that_a_summary_replaces_are_named_and_pinned_ones_are_sent() -> N
     assert (ids(selection.sent), selection.tokens, selection.left_out) == ([0, 10, 100], 16, (summarized,))
 
 
-def test_items_that_cannot_be_sent_are_not_counted_but_named() -> None:
+def test_items_that_cannot_be_sent_are_not_counted_but_named_in_left_out() -> None:
     reasoning: Item = {"type": "reasoning", "summary": []}
     path = context_items((USER, 10), (call("x"), 50), (output("y"), 50), (reasoning, 50), (ASSISTANT, 1))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)
@@ -117,7 +117,7 @@ def test_items_that_cannot_be_sent_are_not_counted_but_named() -> None:
     ]
 
 
-def test_a_pinned_call_without_its_output_is_named() -> None:
+def test_a_pinned_call_without_its_output_is_named_in_left_out() -> None:
     path = context_items((USER, 1), (call("x"), 5), (USER, 40), (USER, 1), pinned=(1,))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)
     assert selection.left_out == (

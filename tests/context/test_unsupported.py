@@ -49,7 +49,9 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
         ({"max_tool_calls": 1}, None),
     ],
 )
-def test_a_parameter_that_chat_does_not_have_is_named(parameters: dict[str, Any], param: str | None) -> None:
+def test_a_parameter_that_the_chat_completions_api_does_not_have_is_named(
+    parameters: dict[str, Any], param: str | None
+) -> None:
     refused = first_unsupported(CHAT, parameters, [])
     assert (refused and refused[0]) == param
     if refused is None:
@@ -107,7 +109,7 @@ def test_an_input_item_that_this_model_cannot_take_is_named() -> None:
             assert refused is None or "This model cannot take" in refused[1]
 
 
-def test_a_part_of_another_api_is_refused_with_the_name_of_ours() -> None:
+def test_a_part_of_another_api_is_refused_and_the_error_names_our_type_if_there_is_one() -> None:
     for kind, ours in (("image_url", "input_image"), ("file", "input_file"), ("audio_of_tomorrow", None)):
         refused = first_unsupported(CHAT, {}, [user({"type": kind, kind: {}})])
         assert refused is not None

@@ -1,8 +1,8 @@
 """Cases in which a reply is stopped in the middle of its answer.
 
 A case has a reason why the reply stops, and a context policy. It also says what must be stored at the end. `Stops` runs the
-cases against a store that is served on a port, with the write API, the read API and a projector. The provider pauses each answer after a
-few parts, until the store disconnects or `Stops` lets the answer continue.
+cases against a store that is served on a port, with the write API, the read API and a projector. The provider pauses the answer of each
+case after a few parts, until the store disconnects, or until `Stops` lets the answer continue or fail.
 """
 
 import asyncio

@@ -266,7 +266,7 @@ def test_leading_instructions_are_not_hashed_and_later_ones_are() -> None:
     assert not of([system]).exact
 
 
-def test_a_prefix_is_written_for_each_new_message() -> None:
+def test_there_is_a_prefix_for_each_new_message() -> None:
     two_calls = changed(CALL, lambda call: call["tool_calls"].append({**call["tool_calls"][0], "id": "b"}))
     transcript = of([USER, {**two_calls, "content": "Look:"}, OUTPUT])
     chains, exact = transcript.chains, transcript.exact
