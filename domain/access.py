@@ -41,7 +41,7 @@ class Actor(Struct, frozen=True):
 
 
 def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | None:
-    """The actor's role in a conversation; None if the actor may not know that it exists. `owner` is None if it is not known."""
+    """The actor's role in a conversation; None if the actor may not know that it exists. `owner` None: the owner is not known."""
     if actor.is_admin or actor.subject == owner:
         return "owner"
     roles = {share.role for share in shares if share.subject in (None, actor.subject)}
@@ -49,7 +49,10 @@ def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | 
 
 
 def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
-    """Raises ConversationNotFound if the conversation is deleted or the actor may not see it. Raises NotAllowed if the role does not allow the command."""
+    """Raises ConversationNotFound if the conversation is deleted or the actor may not see it. Raises NotAllowed if the role does not allow the command.
+
+    Commands of the store itself are not checked.
+    """
     if isinstance(command, _OF_THE_STORE):
         return
     role = role_of(state.owner, state.shares, actor)

@@ -1,6 +1,6 @@
 """The state that commands are decided on, and how each event changes it.
 
-The state holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` checks no
+The state holds no item bodies and no map of all items, so the state of 100,000 items is as small as the state of ten. `evolve` checks no
 rules, so a rule that becomes stricter later does not make an old conversation unreadable.
 """
 
@@ -124,7 +124,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def title_by(self) -> Literal["person", "model"] | None:
-        """Who gave the title. None if there is none."""
+        """Who gave the title. None if there is no title."""
         if self.title is None:
             return None
         return "model" if self.title_items else "person"
@@ -163,7 +163,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """The state of one item or response that a command names.
+    """The state of one item, response or feedback that a command names.
 
     For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
     the conversation with it. `inherited`: the item belongs to a conversation that this one comes from. Then `branch` is 0.
@@ -289,7 +289,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
 
 
 def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
-    """The state of one item or response after an event whose `row_key` is its id."""
+    """The state of an item, a response or a feedback after an event with its row key. None if there is none (any more)."""
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
@@ -333,8 +333,8 @@ def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
 def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
     """The state with another head. A reply that would have been appended at the old head gets the old head as its leaf.
 
-    If the head comes back to that leaf, the reply will be appended at the head again. If the item is the head already,
-    because it was just appended there, only the path changes.
+    If the head comes back to that leaf, the reply will be appended at the head again. If the event names the
+    head that the conversation has already, only `path` and `moved_at` change.
     """
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)

@@ -96,7 +96,7 @@ def decide(
 ) -> tuple[Event, ...]:
     """The events that follow from `command`. Empty if it changes nothing. Raises `Refused` if the rules do not allow it.
 
-    `known_items`: the state of each item and response in `command.row_keys` that exists.
+    `known_items`: the state of each item, response and feedback in `command.row_keys` that exists.
     """
     events = _events_of(conversation_id, state, command, known_items)
     return events if state is None else (*events, *withdrawn_title(state, events))

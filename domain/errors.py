@@ -11,11 +11,11 @@
     ├── Conflict
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
-    │   ├── ConversationLocked     (a reply is in progress)
+    │   ├── ConversationLocked     (another reply runs, or must run first)
     │   ├── HeadHasMoved
     │   ├── PathHasChanged         (the head was moved after the context of the request was read)
     │   ├── HistoryLost            (the event store was restored meanwhile)
-    │   ├── ItemsDeleted           (after the context of the request was read)
+    │   ├── ItemsDeleted           (after the items of the request or of the title were read)
     │   ├── ReplyIsOver
     │   ├── SummaryHasChanged
     │   ├── TitleExists
@@ -110,7 +110,7 @@ class ReplyIsOver(Conflict):
 
 
 class ConversationLocked(Conflict):
-    """A retry can succeed: the reply in progress will end."""
+    """A retry can succeed: the reply that runs, or must run first, will end."""
 
     code = "conversation_locked"
 

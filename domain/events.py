@@ -33,8 +33,8 @@ class PathBranch(Struct, frozen=True, array_like=True):
     """A branch that a path takes, and where the path leaves it (`domain/paths.py`).
 
     `branch`: the version of the ItemAppended that opened the branch; 0 for the first one. `last_depth`: the depth of
-    the last item that the path has on the branch. `last_version`: that item has this version or a lower one. Both are
-    None if the path follows the branch to its end.
+    the last item that the path has on the branch. `last_version`: that item has this version or a lower one.
+    `last_depth` and `last_version` are None if the path follows the branch to its end.
     """
 
     branch: int
@@ -155,7 +155,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
     compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
-    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes were sent instead.
+    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes replaced what needs them.
     """
 
     version: int
@@ -232,7 +232,7 @@ class Share(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What every event has: a topic, which never changes, and a row key."""
+    """What every event has: a topic, which never changes, and a row key, which may be None."""
 
     topic: ClassVar[str]
 
@@ -252,7 +252,7 @@ POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
 """These three are keys of changes: of the instructions, of the policy, and of both. The last row that changes a value holds the current value.
 
-Rows that change only the title or the metadata have no key.
+Rows that change neither the instructions nor the policy have no key.
 """
 
 PINS = "pins"
@@ -296,7 +296,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """Title, instructions, metadata, policy or listing changed, or the conversation was archived. A field that is UNSET did not change.
+    """Title, instructions, metadata, policy or listing changed, or the conversation was archived or unarchived. A field that is UNSET did not change.
 
     `title_by`: who gave the title. The fields after it are set only if a model did. `title_items`: the items that the
     title was made from. `model`, `usage`, `cost`: of the call to the model, as in ContextCompacted.
@@ -356,7 +356,8 @@ class HeadMoved(Event, frozen=True, kw_only=True):
     """The head is item `item_id` now, and the active path is `path`.
 
     It follows each item that opens a branch and is not `aside`: then the path goes on along that branch. If a client
-    moved the head, the path ends with the item, and the next item that is appended there opens a branch.
+    moved the head, the path ends with the item, and the next item that is appended there opens a branch. If a
+    conversation's first branch is opened `aside`, the event names the old head.
     """
 
     topic = "head.moved"
@@ -436,7 +437,7 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyQueued(Event, frozen=True, kw_only=True):
-    """A reply waits for its turn: another one runs, or others wait before it. The row's subject requested the reply.
+    """A reply waits for its turn, usually because another one runs or others wait before it. The row's subject requested the reply.
 
     When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in
     ReplyRequested. `renderer`: the one that was set in the process that queued the reply. `interrupts`: this reply
@@ -557,7 +558,7 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 
 
 class ReplyCancelled(Event, frozen=True, kw_only=True):
-    """A client cancelled the reply.
+    """A client cancelled or deleted the reply, or asked for another reply that interrupts it.
 
     If the conversation's policy keeps stopped replies, the question and the partial answer join it in the same append: `input_ids` and
     `output_ids` name these items. `output`: what had arrived and did not join.
@@ -804,7 +805,7 @@ REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
 """The events that end a reply.
 
-Each reply that was queued or requested gets one, unless its conversation is deleted first.
+Each reply that was queued or requested gets one of them, unless its conversation is deleted first.
 """
 
 

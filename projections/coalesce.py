@@ -1,6 +1,6 @@
 """Merges the many writes of a batch into few, for each view. Pure.
 
-Apply a `ViewBatch` in this order: updates, removals, inserts, increments. An update of a document that the same batch inserts is applied
+Apply a `ViewBatch` in this order: updates, removals, then inserts or increments (no view has both). An update of a document that the same batch inserts is applied
 to the inserted document. A document that the batch also removes is never inserted.
 """
 
@@ -36,7 +36,7 @@ class Increment(Struct):
 
 
 class ViewBatch(Struct):
-    """The merged writes of a batch to one view, by the documents' `_id`."""
+    """The merged writes of a batch to one view, by the documents' `_id`. `removed`: (tenant, conversation id)."""
 
     updates: dict[str, Change] = field(default_factory=dict)
     removed: dict[tuple[str, str], None] = field(default_factory=dict)
@@ -82,7 +82,8 @@ def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
 
 
 def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged]) -> list[tuple[str, str, ViewBatch]]:
-    """(view, collection, merged writes) for each collection of these positions. Events of parked conversations are left out.
+    """(view, collection, merged writes) for each collection of these positions. Of parked conversations,
+    only deletions are merged.
 
     Raises UnreadableEvent.
     """

@@ -95,8 +95,8 @@ class ContextView:
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
         """Applies a batch to the snapshots of these partitions and moves their positions to its end. Returns the new positions.
 
-        Snapshots of parked conversations are removed, because they would be outdated. Raises UnreadableEvent,
-        PositionMoved, RedisError, PyMongoError and psycopg.Error. After an error the batch must be applied again.
+        If the batch has events of a parked conversation, its snapshot is removed, because it would be outdated. Raises
+        UnreadableEvent, PositionMoved, RedisError, PyMongoError and psycopg.Error. After an error the batch must be applied again.
         """
         partitions = {view_position.partition for view_position in view_positions}
         parked = {conversation_id for view_position in view_positions for conversation_id in view_position.parked}

@@ -24,7 +24,7 @@ ALIVE_SECONDS = 2.5
 RENEW_SECONDS = 0.5
 
 _LOCK = 7_203_914_412
-"""Only the projector that holds this advisory lock counts the others, and takes or releases partitions."""
+"""A projector holds this advisory lock while it counts the others, takes partitions, and releases what exceeds its share."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
 """A projector that freezes inside the transaction must not block the others."""

@@ -11,7 +11,7 @@ from projections.views.view_position import ViewPosition
 
 
 class PositionMoved(Exception):
-    """A view is no longer at the position that was read: another projector advanced it, or it started over. Nothing was written.
+    """A view position changed after it was read: it was advanced, or its `epoch` was raised (`view_positions.py`). Nothing was written.
 
     Also raised when the answer to a commit was lost. Then the batch may have been written. In both cases, load the positions again.
     """

@@ -66,7 +66,7 @@ class Projector:
         """The checks of `/health/ready`.
 
         views            the projector reaches all its stores, and no view is stuck
-        partitions_held  the projector holds partitions, or need hold none because the other projectors hold all
+        partitions_held  the projector holds partitions, or needs none because the other projectors hold all
         """
         partitions = self._held_partitions
         return {
@@ -80,7 +80,7 @@ class Projector:
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, and continues through any outage. Then finishes the batches it has begun, and releases its partitions."""
+        """Runs until `stop`, and continues through any outage. At `stop`, finishes the batches it has begun, and releases its partitions."""
         leases = Leases(self._pool, self._mongo_views.session_id)
         async with asyncio.TaskGroup() as group:
             background = [

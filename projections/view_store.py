@@ -13,8 +13,8 @@ class ViewStore(Protocol):
 
     views: tuple[str, ...]
     min_batch_seconds: float
-    """The least time from the start of one batch to the start of the next (`batch_pace.py`). Without it, a fast store would get the events
-    one by one, at many times the cost."""
+    """The least time from the start of one batch to the start of the next (`batch_pace.py`). Without it, a fast store such as Redis would get
+    the events one by one, at many times the cost."""
 
     async def prepare(self) -> None:
         """Creates what the views need before their first write."""

@@ -5,7 +5,7 @@ items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
 search         one document per item, with the terms of its text; removed with its conversation
 feedback       one document per feedback to an item or a response; removed with its conversation
-usage          one document per tenant, day (UTC), subject, API key, model and partition, for each conversation and for all together: token totals; kept after deletion
+usage          token totals per tenant, day (UTC), subject, API key, model and partition: a document for each conversation, and one for all conversations together. A deletion does not remove them
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -46,7 +46,7 @@ LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("metadata",): {"metadata.0": {"$exists": True}},
     ("title_words",): {"title_words.0": {"$exists": True}},
 }
-"""The fields that lists of conversations are filtered by; for each order there is an index. The value: which documents are in this index; empty: all."""
+"""The fields that lists of conversations are filtered by. There is an index for each of these keys with each of LIST_ORDERS. The value: the filter of the documents in this index; empty: all documents."""
 
 
 def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
 }
 
 SEARCH_TERMS = INDEXES["search"][1]
-"""The index of the terms of search, newest items first."""
+"""The index of the terms of search. Under each term, the items are ordered by the time they were appended."""
 
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     FORKS_OF_OWNER: {"forked_from.conversation": {"$exists": True}},

@@ -4,10 +4,10 @@ shared_with  one text for each share: `tenant`, or `subject:` followed by the su
 activity     the order of lists by activity: `updated_at` and the id in one text (`activity_key`)
 title_by     `person` or `model`; null without a title
 title_words  the terms of the title (`search_text.py`)
-first        the id of the first item on branch 0; null if there is none, and in a fork
+first        the id of the first item on branch 0; null if there is none, and in a fork that inherits items
 running      the position of the ReplyRequested of each reply in progress, by response id
-path         the active path; absent while there is one branch
-moved_at     the version at which the head was last moved; absent while there is one branch
+path         the active path; absent before the first HeadMoved
+moved_at     the version of the last HeadMoved; absent before the first one
 
 The words of the first and the last item are not here: lists read them from the items, so a deleted item's words are not shown (`queries/list_words.py`).
 """

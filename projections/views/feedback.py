@@ -1,7 +1,7 @@
 """The view `feedback`: one document per feedback, removed with its conversation. `owner`: the conversation's owner.
 
 A withdrawn feedback keeps its document, without content. The view does not know which items are deleted: queries ask the log, and
-then leave out the comment. `copy_of`, `inherited`: as in FeedbackGiven.
+leave out the comments on deleted items. `copy_of`, `inherited`: as in FeedbackGiven.
 """
 
 from collections.abc import Iterator

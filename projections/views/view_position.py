@@ -144,7 +144,7 @@ def position_from(document: Mapping[str, Any]) -> ViewPosition:
 
 
 def no_position(view: str, partition: int) -> ViewPosition:
-    """The position of a view that no projector has started."""
+    """Stands for a missing position: no projector has started the view, or the position was lost."""
     return ViewPosition(view=view, partition=partition, position=-1, state="absent")
 
 

@@ -51,7 +51,7 @@ Write = Insert | Update | Add | Remove
 
 
 def document_key(tenant: str, object_id: str) -> str:
-    """The `_id` of a conversation's, an item's or a response's document."""
+    """The `_id` of a document. `object_id`: the id of its conversation, item, response or feedback, or what a usage total counts."""
     return f"{tenant}:{object_id}"
 
 

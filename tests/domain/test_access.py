@@ -40,7 +40,7 @@ END_OF_REPLY = FailReply(response_id="resp_1", code="c", message="m")
         (None, (), Actor("ann"), None),
     ],
 )
-def test_given_an_owner_and_shares_then_each_actor_has_one_role(
+def test_given_an_owner_and_shares_then_each_actor_has_a_role_or_none(
     owner: str | None, shares: tuple[Share, ...], actor: Actor, role: Role | None
 ) -> None:
     assert role_of(owner, shares, actor) == role

@@ -136,7 +136,7 @@ def test_a_regenerated_reply_that_is_interrupted_becomes_a_sibling_only_if_stopp
     )
 
 
-def test_a_reply_whose_context_was_read_before_the_head_moved_is_refused() -> None:
+def test_a_reply_at_the_head_is_refused_if_its_context_was_read_before_the_head_moved() -> None:
     given(*THREE, MOVED_TO_M2).when(ask("r1", version=4)).refused(PathHasChanged)
     given(*THREE, MOVED_TO_M2).when(ask("r1", version=5)).then(
         replace(requested("r1"), shown=replace(SHOWN, version=5))

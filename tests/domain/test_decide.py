@@ -303,7 +303,7 @@ def test_a_chat_completion_is_requested_with_its_transcript_and_may_list_its_con
     given(started()).when(command).then(requested)
 
 
-def test_a_running_response_is_cancelled_and_deleted_and_cannot_complete() -> None:
+def test_a_running_response_that_is_deleted_is_cancelled_first_and_cannot_complete() -> None:
     delete = DeleteReply(response_id="resp_1")
     cancelled = (ReplyCancelled(response_id="resp_1"), DELETED)
     given(started(), REQUESTED).when(delete).then(*cancelled)
@@ -474,7 +474,7 @@ def compact(replaces: int = 0) -> CompactContext:
     return CompactContext(read_version=3, **facts)
 
 
-def test_another_context_of_a_running_reply_is_recorded_before_it_is_sent() -> None:
+def test_another_context_of_a_running_reply_is_recorded_if_its_items_still_exist() -> None:
     replace = msgspec.structs.replace
     shown = replace(SHOWN, ranges=(ShownRange(first="msg_1", last="msg_1", count=1, tokens=1),), version=2)
     command = ShowReply(response_id="resp_1", model="m", shown=shown, reason="window")

@@ -59,7 +59,7 @@ OUTPUT_TEXT = {"type": "output_text", "text": TEXT, "annotations": []}
         {"type": "message", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]},
     ],
 )
-def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -> None:
+def test_a_plain_message_is_the_same_after_in_short_and_in_full(item: dict[str, Any]) -> None:
     text, form = in_short(item)
     assert isinstance(text, str)
     assert as_stored(in_full(text, form)) == as_stored(item)
@@ -90,5 +90,5 @@ def test_a_plain_message_gives_the_item_as_it_was_stored(item: dict[str, Any]) -
         {},
     ],
 )
-def test_an_item_with_other_fields_or_in_another_order_is_no_plain_message(item: dict[str, Any]) -> None:
+def test_an_item_that_is_no_plain_message_is_kept_whole(item: dict[str, Any]) -> None:
     assert in_short(item) == (item, 0)

@@ -1,4 +1,4 @@
-"""Fields that lists add to items do not come back with the items."""
+"""If a client sends a listed item back, the fields that the list added are not stored. Also tests the previews of items."""
 
 import pytest
 

@@ -114,7 +114,7 @@ def test_a_reply_that_was_taken_out_of_the_queue_cannot_be_requested() -> None:
     given(started(), waiting("r1"), requested("r1", queued=True)).when(request("r1", queued=True)).refused(ReplyIsOver)
 
 
-def test_a_reply_that_waits_can_be_cancelled_interrupted_or_fail_but_not_complete() -> None:
+def test_a_reply_that_waits_can_be_cancelled_interrupted_failed_or_deleted_but_not_completed() -> None:
     waits = (started(), requested("r0"), waiting("r1"))
     given(*waits).when(CancelReply(response_id="r1")).then(cancelled("r1"))
     given(*waits).when(InterruptReply(response_id="r1", code="c")).then(ReplyInterrupted(response_id="r1", code="c"))

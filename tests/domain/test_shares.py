@@ -75,7 +75,7 @@ def test_an_ended_conversation_can_be_shared_and_a_deleted_one_cannot() -> None:
     given(started(), ConversationDeleted()).when(UnshareConversation(subject="bob")).refused(ConversationNotFound)
 
 
-def test_shares_survive_other_changes() -> None:
+def test_shares_survive_the_end_of_the_conversation() -> None:
     state = given(started(), ConversationShared(shares=(BOB_READS,)), ConversationEnded()).state
     assert state is not None
     assert (state.id, state.shares) == (CONVERSATION, (BOB_READS,))

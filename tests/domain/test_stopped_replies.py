@@ -129,7 +129,7 @@ def test_deleting_a_stopped_response_retracts_its_items_in_an_unlisted_conversat
     )
 
 
-def test_a_request_retracts_the_answer_that_it_replaces_unless_something_follows_that_answer() -> None:
+def test_a_request_retracts_the_answer_that_it_replaces_and_is_refused_if_something_follows_that_answer() -> None:
     second = RequestReply(
         response_id="resp_2",
         model="m",

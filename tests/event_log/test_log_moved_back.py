@@ -117,7 +117,7 @@ async def test_given_a_restored_backup_then_further_appends_take_one_round_trip_
 
 
 @pytest.mark.parametrize("command", ["refused", "unchanged", "with an item"])
-async def test_given_a_command_that_appends_nothing_then_it_is_decided_on_what_the_log_says(
+async def test_given_a_cached_state_of_lost_events_then_a_command_is_decided_on_what_the_log_says(
     settings: Settings, command: str
 ) -> None:
     async with open_log(settings.postgres_url) as events:

@@ -200,7 +200,7 @@ async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_t
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def test_given_a_tenant_that_fills_its_share_then_another_ones_request_is_in_the_next_batch() -> None:
+async def test_given_a_tenant_that_fills_its_share_then_a_request_of_another_tenant_is_in_the_next_batch() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     futures = [queue.put(request(mint("conv"), EndConversation())) for _ in range(int(MAX_SHARE * MAX_QUEUED_COMMANDS))]

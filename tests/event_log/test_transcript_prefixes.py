@@ -101,7 +101,7 @@ def paths_to(log: Log, hashed: str) -> tuple[PathBranch, ...]:
     return (*leaves, PathBranch(branch, depth, version))
 
 
-async def test_given_an_item_retracted_while_a_reply_runs_then_its_prefixes_are_not_written(
+async def test_given_an_item_retracted_after_a_transcript_was_compared_then_the_prefixes_of_the_transcript_are_not_written(
     events: EventLog, log: Log
 ) -> None:
     conversation_id = await start(events)

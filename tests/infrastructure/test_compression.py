@@ -99,7 +99,7 @@ async def test_head_has_the_headers_of_get(api: httpx.AsyncClient) -> None:
         "size=90000&encoded=1",
     ],
 )
-async def test_a_small_answer_and_an_answer_that_is_already_compressed_are_sent_unchanged(
+async def test_a_small_answer_an_encoded_one_and_one_of_another_type_are_sent_unchanged(
     api: httpx.AsyncClient, query: str
 ) -> None:
     answer = await get(api, f"/text?{query}")

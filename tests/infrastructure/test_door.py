@@ -132,7 +132,7 @@ async def test_every_route_of_every_app_except_the_open_paths_refuses_a_request_
 
 
 @pytest.mark.parametrize("name", ["commands", "queries", "gateway"])
-async def test_the_open_paths_need_no_credential(name: str) -> None:
+async def test_the_open_paths_and_options_need_no_credential(name: str) -> None:
     app = apps()[name]
     for path in OPEN:
         for method in ("GET", "HEAD", "POST"):

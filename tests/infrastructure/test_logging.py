@@ -147,7 +147,7 @@ def test_the_value_of_a_key_for_content_or_secrets_is_dropped_and_the_key_is_lis
 
 
 @pytest.mark.parametrize("value", [{"a": "hunter2"}, [{"a": "hunter2"}], b"hunter2", object()])
-def test_a_value_that_is_not_a_scalar_is_dropped(lines: Lines, value: object) -> None:
+def test_a_value_that_is_neither_a_scalar_nor_a_list_of_scalars_is_dropped(lines: Lines, value: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert "hunter2" not in json.dumps(line)
@@ -171,7 +171,9 @@ def test_a_value_that_is_not_a_scalar_is_dropped(lines: Lines, value: object) ->
         (ConnectionRefusedError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
     ],
 )
-def test_a_scalar_of_any_kind_is_logged_as_one_line(lines: Lines, value: object, written: object) -> None:
+def test_a_scalar_of_any_kind_and_a_list_of_scalars_are_logged_as_one_line(
+    lines: Lines, value: object, written: object
+) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert line["labels.thing"] == written

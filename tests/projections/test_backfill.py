@@ -1,6 +1,6 @@
 """Tests of the backfill, which fills a new build of a view from the log.
 
-A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop it.
+A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop the backfill.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ async def _reports(task: BackfillTask) -> int:
 
 
 @pytest.mark.parametrize("pages", [PageSizes(positions=1), PageSizes(part_bytes=1)], ids=["positions", "bytes"])
-async def test_given_pages_whose_progress_was_not_recorded_when_they_are_filled_again_then_nothing_is_added_twice(
+async def test_given_pages_whose_progress_was_not_recorded_when_they_are_written_again_then_nothing_is_added_twice(
     pages: PageSizes, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -72,9 +72,7 @@ async def test_given_pages_whose_progress_was_not_recorded_when_they_are_filled_
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_page_of_large_events_when_it_is_filled_then_it_is_written_in_parts(
-    write: Writer, world: World
-) -> None:
+async def test_given_a_page_of_large_events_then_it_is_written_in_parts(write: Writer, world: World) -> None:
     conversation = await write.start(*["x" * 100_000] * 9)
     await write.delete(await write.start(*["y" * 100_000] * 9))
     await write.append(conversation, "z" * 100_000)
@@ -93,7 +91,7 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_it_is_written
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)
 
 
-async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longer_then_it_is_still_filled(
+async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longer_then_it_is_still_written(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start()

@@ -461,7 +461,7 @@ async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origin
     ]
 
 
-async def test_given_a_policy_then_at_most_its_budget_and_one_more_item_is_read(write: Writer, world: World) -> None:
+async def test_given_a_policy_then_at_most_its_budget_and_one_more_item_are_read(write: Writer, world: World) -> None:
     conversation = await write.start(*("x" for _ in range(50)), context_policy=ContextPolicy(budget=50))
     await _project(world)
     await _equals_the_log(world, conversation, 0, 49, 50, 51, 1_000)
@@ -588,7 +588,7 @@ async def test_given_a_list_element_that_cannot_be_decoded_when_the_snapshot_is_
     await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_a_snapshot_that_changes_between_two_reads_then_all_of_it_is_read_again(
+async def test_given_a_snapshot_that_changes_while_it_is_read_then_a_read_has_the_items_of_one_version(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start(*(f"x {n}" for n in range(600)))

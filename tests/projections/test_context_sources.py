@@ -48,7 +48,7 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. With an odd seed, the conversation has branches. With every fourth seed, it has nothing else after which a snapshot is made again."""
+    """Random commands on one conversation. With an odd seed, the conversation has branches. With every second odd seed (3, 7, …), it has no other command after which a snapshot is made again."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)

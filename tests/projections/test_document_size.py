@@ -34,7 +34,7 @@ TOOLS = msgspec.json.encode(
     }
 )
 NUMBERS = msgspec.json.encode({"tools": [{"type": "other", "numbers": [1e15] * 400_000}]})
-"""A client sends 1e15 in four bytes; it is stored in nineteen."""
+"""A client sends `1e15`, four bytes. It is stored as `1000000000000000.0`, eighteen bytes."""
 
 
 def stored(text: str) -> InputItem:
@@ -170,9 +170,7 @@ def test_what_fits_is_not_changed() -> None:
     ],
 )
 @pytest.mark.parametrize("max_bytes", [1_000_000, 20_000, 2_000])
-def test_a_large_object_is_shortened_to_the_maximum_and_keeps_what_identifies_it(
-    value: dict[str, Any], max_bytes: int
-) -> None:
+def test_a_large_object_is_shortened_to_the_maximum_and_keeps_its_type(value: dict[str, Any], max_bytes: int) -> None:
     text = msgspec.json.encode(value)
     short = shortened(text, max_bytes)
     assert len(short) <= max_bytes

@@ -74,7 +74,7 @@ async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(
     assert not await cuttable.world.caught_up([CONTEXT])
 
 
-async def test_given_unavailable_stores_when_the_projector_starts_then_it_waits_for_them(
+async def test_given_all_stores_are_unavailable_then_the_projector_waits_for_them(
     write: Writer, settings: Settings, cuttable: CuttableProjector
 ) -> None:
     for proxy in cuttable.proxies.values():

@@ -157,7 +157,7 @@ async def test_given_a_deletion_during_a_repair_then_nothing_of_the_conversation
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_the_conversation_and_its_documents_are_correct(
+async def test_given_two_repairs_of_one_conversation_at_once_then_its_documents_are_correct(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)

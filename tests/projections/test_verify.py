@@ -100,7 +100,9 @@ async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: Wor
     assert (verified.snapshots, verified.snapshots_absent) == (0, 12)
 
 
-async def test_given_events_appended_during_the_verification_then_nothing_differs(write: Writer, live: World) -> None:
+async def test_given_views_that_are_behind_when_the_verification_waits_for_them_then_nothing_differs(
+    write: Writer, live: World
+) -> None:
     await write_many_kinds(write)
     for _ in range(5):
         await write_many_kinds(write)
@@ -400,7 +402,7 @@ async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, 
 
 
 async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Writer, world: World) -> None:
-    """The prefix is added after the deletion: so the trigger that removes such prefixes did not remove it."""
+    """The prefix is added after the deletion, so the trigger that removes such prefixes does not remove it."""
     deleted, conversation_id = await write.start("a"), await write.start()
     await write.execute(deleted, DeleteConversation())
     [item_id] = await write.append(conversation_id, "x")
@@ -505,5 +507,5 @@ def _run(world: World, data: Path) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_given_values_of_any_kind_then_a_difference_can_be_reported() -> None:
+def test_a_difference_is_printed_as_one_line() -> None:
     assert str(Difference("items", "missing", "conv_1", "t:m", note="why")) == "items  missing  t:m  why"

@@ -123,7 +123,7 @@ async def test_given_a_large_collection_without_its_index_when_a_projector_start
 
 
 async def _operations(world: World, where: dict[str, Any]) -> list[Any]:
-    """The operations of MongoDB that run now."""
+    """The operations of MongoDB that run now and match."""
     pipeline: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": where}]
     return await (await world.client.admin.aggregate(pipeline)).to_list()
 
