@@ -89,7 +89,9 @@ class BatchDecider:
         return self._plan(outcomes) if outcomes else None
 
     def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], streams: BatchStreams) -> BatchPlan:
-        """Decides on what the log says. If `curs` holds the append lock, the plan can be appended. Without it, the refusals of the plan are valid.
+        """Decides on what the log says. If `curs` holds the append lock, the plan can be appended.
+
+        Without the lock, an outcome is final if it appends nothing and depends on no append of the plan.
 
         For each of `streams`, only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
         """

@@ -183,7 +183,7 @@ class EventLog:
             return None
 
     async def _send(self, plan: BatchPlan) -> Results:
-        """Appends the plan's rows in one round trip. If Postgres refuses or does not answer, appends the requests under the lock."""
+        """Appends the plan's rows in one round trip. If Postgres refuses, writes nothing or does not answer, appends the requests under the lock."""
         requests = [outcome.request for outcome in plan.outcomes]
         try:
             positions = await self._pipeline.call(parameters(plan.write), self._append_timeout_seconds)

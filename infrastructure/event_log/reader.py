@@ -192,7 +192,7 @@ class PrincipalReader(ConversationReader):
         return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None
 
     async def are_followed(self, prefixes: Sequence[FoundPrefix]) -> list[bool]:
-        """For each prefix: whether its conversation has an item after the item that the prefix ends with."""
+        """For each prefix: whether its conversation got another item after the item that the prefix ends with, on any branch."""
         streams = [uuid_of(prefix.conversation_id) for prefix in prefixes]
         rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
         return [followed for (followed,) in rows]

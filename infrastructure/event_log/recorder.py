@@ -293,7 +293,7 @@ def _columns(streams: Collection[StreamName]) -> tuple[list[str], list[UUID]]:
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """The row of an event of the library: our columns are empty, and no earlier row is hashed."""
+    """The row of an event of the library. It names no tenant, item, subject or request, and no earlier row is hashed."""
     assert isinstance(event.originator_id, UUID)
     return chained_row(
         GENESIS,

@@ -150,7 +150,7 @@ def _depth(value: Any) -> int:
 def _find_nul(value: Any, path: str = "") -> str | None:
     """The path of the first string that contains a NUL. If the string is a key, the path of the key's object.
 
-    None if there is none.
+    None if no string contains a NUL.
     """
     if isinstance(value, str):
         return path or "body" if "\0" in value else None

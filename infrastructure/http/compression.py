@@ -21,7 +21,7 @@ from infrastructure.http.connections import Connections
 MIN_BYTES: Final = 8 * 1024
 LEVEL: Final = 1
 MIN_THREAD_BYTES: Final = 32 * 1024
-"""A larger answer is compressed in a thread, because that takes more than half a millisecond. zlib lets the event loop run meanwhile."""
+"""An answer of this size or more is compressed in a thread, because that takes more than half a millisecond. zlib lets the event loop run meanwhile."""
 
 _GZIP_WINDOW = 31
 """zlib's number for a window of 32 KB and gzip's header."""
@@ -33,7 +33,7 @@ _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 class CompressionMiddleware:
     """ASGI middleware.
 
-    The answers that a thread compresses take turns (`Connections.compression`), so that few are in memory twice.
+    The answers that a thread compresses take turns (`Connections.compression`), so that only one of them is in memory twice.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:

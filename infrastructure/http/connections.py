@@ -119,7 +119,7 @@ class Connections:
 
     @asynccontextmanager
     async def large_answer(self, tenant: str) -> AsyncIterator[None]:
-        """A turn to read and make a large answer for the tenant. Raises ApiError (503) if no turn is free in time."""
+        """A turn to read and make a large answer for the tenant. Raises ApiError (503) if no turn begins in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):

@@ -96,8 +96,8 @@ async def authenticate(connection: HTTPConnection) -> None:
 def may_be_refused(connection: HTTPConnection) -> bool:
     """Whether an answer that has begun must end when the credential of its request is no longer valid.
 
-    A revoked key ends every answer. An expired token ends only the answers to GET: a reply that was requested in time
-    is sent to its end.
+    A key that was revoked or has expired ends every answer. An expired token ends only the answers to GET: a reply
+    that was requested in time is sent to its end.
     """
     sender: Principal = connection.state.principal
     return sender.key_id is not None or (sender != ANONYMOUS and connection.scope.get("method") == "GET")

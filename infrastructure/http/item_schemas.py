@@ -26,7 +26,7 @@ class Siblings(BaseModel):
 
 
 class StoredItem(OpenModel):
-    """An item that the store returns. It has the last four fields in a list of a conversation's items, and when it is read alone."""
+    """An item that the store returns. It has `created_at`, `author`, `model` and `siblings` only in a list of a conversation's items, and when it is read alone."""
 
     id: str
     created_at: int | None = Field(None, description="Seconds since 1970, UTC.")

@@ -4,7 +4,7 @@ A socket is closed when its client
 
 - reads nothing of what was sent for `write_seconds` (`connections.py`), or answers no ping for PING_SECONDS
 - sends a message of more than `ws_max_size` bytes: an error, then close code 1009
-- sends half of a message and then nothing for `body_seconds`: close code 1002
+- sends only a part of a message and then nothing for `body_seconds`: close code 1002
 - breaks the protocol: close code 1002, or 1007 for a text that is not UTF-8
 
 Messages are not compressed: a client that offers compression is answered without it.
