@@ -4,8 +4,8 @@
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
 floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
-pair. `access` always measures this checkout twice: with keys and limits, and without them. `docs/benchmarks/README.md`
-explains each figure.
+pair. `access` always compares this checkout with itself: with keys and limits, and without them.
+`docs/benchmarks/README.md` explains each figure.
 
 Exit status: 0 done; 2 wrong usage; 3 something could not be measured (the rest is still shown); 130 interrupted.
 """

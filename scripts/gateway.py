@@ -1,7 +1,7 @@
 """Both APIs behind one port, in one process.
 
 GET and HEAD go to the query side, other methods and WebSockets to the command side. With Docker, nginx does this. The
-gateway itself serves the OpenAPI document of both sides, and a readiness check of both.
+gateway itself serves the OpenAPI document of both sides, the page `/docs`, and a readiness check of both sides.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Respons
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():
-            if checks.get(name) != "failed":  # a check that both sides have passes if it passes on both
+            if checks.get(name) != "failed":  # `failed` if the check fails on either side
                 checks[name] = state
     worst = max((body["status"] for _, body in answers), key=("ready", "degraded", "unavailable").index)
     status = max(code for code, _ in answers)

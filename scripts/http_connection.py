@@ -32,7 +32,7 @@ class Answer(Struct, frozen=True):
 
 
 class ConnectionEnded(ConnectionError):
-    """The server closed the connection, or its answer is not HTTP. The outcome of the request is unknown."""
+    """The connection is closed, or the answer is not HTTP. If the request was sent, its outcome is unknown."""
 
 
 class Connection(asyncio.Protocol):

@@ -4,9 +4,9 @@
     scripts/run load FILE.jsonl        a line is {"metadata": {}, "title": …, "instructions": …, "items": […]}
 
 It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped
-and stores nothing twice. A line is identified by its text and the name of its file. So the same line in a file with
-the same name is the same conversation. `--check` compares the number and the checksums of all messages in the source,
-the log and MongoDB.
+and stores nothing twice. A line is identified by its text, the number of equal lines before it, and the name of its
+file. So the same line in a file with the same name is the same conversation. `--check` compares the number and the
+checksums of all messages in the source, the log and MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 

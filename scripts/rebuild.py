@@ -12,7 +12,8 @@ collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dr
 rebuild resumes when it is run again; `--cancel` drops it instead.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
-that has lost a position, is started over instead: reads of it answer 503 until it is filled. `--dry-run` skips it.
+that has lost a position, is started over instead: reads of it answer 503 until it is filled. With `--dry-run`,
+`--rollback` or `--cancel` it is skipped.
 
 `--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
 all views. See `projections/rebuild/repair.py`.

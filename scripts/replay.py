@@ -26,7 +26,7 @@ _PAGE = 500
 
 
 class Replayed(Struct):
-    """A conversation at a version. `items`: as clients receive them, oldest first, without retracted ones."""
+    """A conversation at a version. `items`: those of all branches, in the order of the log, without retracted and inherited ones."""
 
     state: Conversation | None
     items: list[dict[str, Any]]

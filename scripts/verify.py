@@ -1,9 +1,9 @@
-"""Compares everything with the event log: its hash chains, the tables beside it, every view, every context snapshot. Prints the differences.
+"""Checks the hash chains of the event log, and compares the tables beside it, every view and every context snapshot with it.
 
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
-First it waits until the views show the log up to its current end. It can run while the store is in use: each group of conversations is
-compared as of one moment.
+It prints the differences. First it waits until the views show the log up to its current end, at most `--wait` seconds. It can run while the
+store is in use: each group of conversations is compared as of one moment.
 
 Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
 usage, or no store is found; 3 a store is unavailable; 130 interrupted.
@@ -128,7 +128,7 @@ def main(
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares everything with the event log: its hash chains, the tables beside it, every view, every context snapshot."""
+    """Checks the hash chains of the event log, and compares the tables beside it, every view and every context snapshot with it."""
     configure_logging("verify", "ERROR", "console")
     if conversation is not None and not is_id(conversation, CONVERSATION):
         typer.echo(f"{conversation!r} is not a conversation id.", err=True)

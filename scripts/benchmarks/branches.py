@@ -36,7 +36,7 @@ class _Conversation(Struct):
 
 
 class Branches(Benchmark):
-    """Measures two conversations. In one, many branches leave the trunk of a long conversation. In the other, each branch leaves the branch before it."""
+    """Measures two conversations. In one, the first branch is long, and many branches leave it. In the other, each branch leaves the branch before it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

@@ -1,4 +1,4 @@
-"""The floors of the HTTP figures: plain FastAPI on the store's servers, with only the database work that no store can avoid.
+"""The floors of the HTTP figures: a plain FastAPI app, with only the database work that no store can avoid.
 
     POST /v1/conversations/{id}/items   reads and validates the body
     PUT  /floor/{key}                   saves the body (an answer of the store) for the two GETs

@@ -119,7 +119,7 @@ def _pages(collection: Any, each: ConversationsOf, order: str) -> Iterator[tuple
 
 
 def documents(numbers: range, count: int) -> Fold:
-    """The documents of these conversations, of `count` in all."""
+    """The documents of the conversations with these numbers. `count`: the number of all conversations."""
     folded = Fold()
     for number in numbers:
         changed = START + timedelta(seconds=number * 7919 % count)

@@ -1,8 +1,10 @@
 """How soon the first word of a reply arrives while many conversations stream.
 
-This is compared with direct requests to the same provider, and with the same replies over WebSockets. What a chat completion adds to the
-provider's time is compared with what a Response adds, and for a long transcript with what it adds for a short one.
-Sending a long transcript takes time too. So a relay is measured as well, which only passes requests and answers on.
+This is compared with direct requests to the same provider, and with the same replies over WebSockets.
+
+The time that a chat completion adds to the provider's time is measured too. For a short transcript it is compared with the time that a
+Response adds, and for a long transcript with the time for a short one. Sending a long transcript takes time as well. So a relay, which only
+passes requests and answers on, is also measured.
 """
 
 import asyncio

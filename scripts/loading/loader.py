@@ -131,7 +131,7 @@ class Loader:
         self._count(messages, already_stored=replayed)
 
     async def _send(self, client: RetryingClient, conversation: Conversation) -> tuple[str, bool]:
-        """The conversation's id, and whether the store certainly had all of it before this call."""
+        """Sends a conversation. Returns its id, and whether the store certainly had all of it before this call."""
         fields = msgspec.json.encode(conversation.fields)
         first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], MAX_ITEM_BYTES - len(fields))
         key = f"load:{self._source.name}:{conversation.key}"

@@ -32,7 +32,7 @@ class RequestRejected(Exception):
 
 
 class CredentialRefused(Exception):
-    """The store requires an API key, or the key that was sent may not write."""
+    """The store requires an API key, or the key that was sent is not valid or may not write."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class RetryingClient:
         self._budget = budget
         self._connection: Connection | None = None
         self.may_have_stored = False
-        """Whether the last `post` may have stored its request. After a retry it is always true: an earlier attempt may have stored it."""
+        """Whether the last `post` may have stored its request. After a retry this is always true: an earlier attempt may have stored the request."""
 
     def close(self) -> None:
         if self._connection is not None:

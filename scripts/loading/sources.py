@@ -1,7 +1,8 @@
 """Sources of conversations: the chitchat dataset, and files of JSON lines. A file is read line by line.
 
 A conversation has the same `key` in every run, and the idempotency keys of its requests are made from this key. The
-key of a line is a digest of its text. So if one line is corrected, the other lines are not loaded again.
+key of a line is a digest of its text, and a number that counts equal lines. So if one line is corrected, the other
+lines are not loaded again.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from infrastructure.http.errors import ApiError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
-"""Bytes of JSON. The remaining 1,000 are for the rest of the request body."""
+"""Bytes of JSON. The 1,000 bytes less are for the rest of the request body."""
 
 
 class Conversation(Struct, frozen=True):

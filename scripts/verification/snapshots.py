@@ -48,7 +48,7 @@ class Snapshots:
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """The differences of these conversations. Those that are parked, or have an unreadable event, are not compared.
 
-        Open `at` before the call. Then a snapshot that is older than `at` is a difference.
+        The snapshots are read after the moment `at`. So a snapshot that is older than `at` is a difference.
         """
         for stream in streams:
             self._seen |= set(snapshot_keys(stream.tenant, stream.conversation_id))

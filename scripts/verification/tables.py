@@ -106,7 +106,8 @@ class Tables:
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
         """The differences of these conversations.
 
-        Compares their snapshots with a fold of their events. Also finds their replies that are missing in `responses`.
+        Compares their snapshots with a fold of their events. Also finds their replies that are missing in `responses`, or
+        that have another conversation there.
         """
         by_id = {uuid_of(stream.conversation_id): stream for stream in streams}
         for stream in streams:

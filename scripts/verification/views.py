@@ -137,7 +137,7 @@ class Views:
                 yield difference
 
     async def totals(self) -> Totals:
-        """The view's totals as of now, to compare them with the log."""
+        """The totals of the view `usage` as of now, to compare them with the log."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
