@@ -10,7 +10,7 @@ from commands.answers import conversation_answer
 from commands.bodies import Body, examples, new_item
 from commands.command_route import CommandContext, command_route
 from commands.item_places import place_of
-from commands.other_apis import OTHER_NAMES_OF_ITEMS
+from commands.other_apis import OTHER_NAMES_OF_ITEM
 from commands.path_links import linked_to_segment
 from domain.commands import MoveHead, ReviseItem
 from domain.events import ItemAppended
@@ -28,7 +28,7 @@ router = APIRouter()
 class NewVersion(Body):
     """The item that is written in place of another one."""
 
-    OTHER_NAMES: ClassVar = OTHER_NAMES_OF_ITEMS
+    OTHER_NAMES: ClassVar = OTHER_NAMES_OF_ITEM
     model_config = examples({"item": {"type": "message", "role": "user", "content": "And in spring?"}})
 
     item: InputItemJson

@@ -31,6 +31,9 @@ OTHER_NAMES = MappingProxyType(
 OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
 """For requests that add items to a conversation."""
 
+OTHER_NAMES_OF_ITEM = MappingProxyType(dict.fromkeys(("input", "items", "message", "messages", "content"), "`item`"))
+"""For requests with one item."""
+
 OTHER_NAMES_OF_CONVERSATIONS = MappingProxyType(
     {**OTHER_NAMES_OF_ITEMS, "name": "`title`", "system": "`instructions`", "truncation_strategy": "`context_policy`"}
 )

@@ -63,7 +63,7 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
     the reply of the first request.
     """
     if body.on_busy == "interrupt" and context.if_match is not None:
-        message = "`on_busy: interrupt` changes the conversation: it cannot be used with `If-Match`."
+        message = "`on_busy: interrupt` stops the running reply, which changes the version. So it cannot be used with `If-Match`."
         raise ApiError(400, message, code="mutually_exclusive_parameters", param="on_busy")
     return await request_unless_repeated(
         context, lambda: _request_reply(context, body), stored=body.stored, background=bool(body.background)
@@ -254,7 +254,7 @@ def make_reply_request(
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
-        message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
+        message = f"`input` and the items of the previous responses are larger than {MAX_INPUT_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="previous_response_id")
     parameters, new_input = body.parameters(), [entry.item for entry in taken]
     models = context.dependencies.models

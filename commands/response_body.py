@@ -148,7 +148,7 @@ class CreateResponse(OptionsBody, Body):
     on_busy: Annotated[
         Literal["reject", "interrupt", "queue"] | None,
         Field(
-            description="What to do while another reply runs in `conversation`: refuse this one (409), stop the other one and answer, or wait for its end."
+            description="What to do while another reply runs in `conversation`: `reject`: this one is refused (409). `interrupt`: the other one is stopped. `queue`: this one waits for its end."
         ),
     ] = None
 

@@ -7,22 +7,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from context.copies import SNAPSHOT_FIELDS, VIEW_FIELDS
+
 DifferenceKind = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
 ]
 
-_CONTENT_FIELDS = {
-    "title",
-    "instructions",
-    "metadata",
-    "item",
-    "items",
-    "input",
-    "joined",
-    "error",
-    "parameters",
-    "settings",
-}
+_CONTENT_FIELDS = frozenset({"error", "items", "joined", "labels"}).union(SNAPSHOT_FIELDS, *VIEW_FIELDS.values())
 """The fields with content in documents of views, in states of streams, and in context snapshots."""
 
 _MAX_LENGTH = 80

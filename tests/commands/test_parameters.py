@@ -14,6 +14,7 @@ from typing_extensions import is_typeddict
 
 from context.rendering import request_sha256
 from domain.events import ReplyRequested
+from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.commands.api_client import error_of, events_of, open_api, post_response
 from tests.commands.parameter_lists import APIS, fields, listed, value_at
@@ -280,6 +281,7 @@ async def test_an_error_about_an_unknown_or_misplaced_parameter_names_it_and_the
         ("/v1/responses/compact", {"messages": []}, "unknown_parameter", "messages", "`input`"),
         ("/v1/conversations", {"messages": []}, "unknown_parameter", "messages", "`items`"),
         (f"/v1/conversations/{conversation}/items", {"messages": []}, "unknown_parameter", "messages", "`items`"),
+        (f"/v1/conversations/{conversation}/items/{mint('msg')}", {"input": "x"}, "unknown_parameter", "input", "`item`"),
     ):  # fmt: skip
         answer = await api.post(path, json={"input": "hi", **body} if path == "/v1/responses" else body)
         assert error_of(answer) == (400, code, param), body

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from msgspec.structs import replace
 
+from context.copies import VIEW_FIELDS
 from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshots import snapshot_keys
 from domain.commands import DeleteConversation, PinItem
@@ -21,7 +22,7 @@ from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
 from projections.views.catalog import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
-from scripts.verification.differences import Difference
+from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verify import Verified, verify
 from tests.projections.history import write_many_kinds
 from tests.projections.world import World
@@ -437,6 +438,10 @@ async def test_given_a_difference_in_content_then_it_is_reported_without_the_con
     (difference,) = (await _verify(world)).differences
     assert difference.fields == {"title": ("None", "sha256:7dd530c4d36d (4 bytes)")}
     assert "else" not in str(difference)
+    content = frozenset[str]().union(*VIEW_FIELDS.values())
+    shown = fields_that_differ(dict.fromkeys(content, "a secret"), dict.fromkeys(content, "another secret"))
+    assert shown.keys() == content
+    assert "secret" not in str(shown)
 
 
 async def test_given_differences_in_a_snapshot_then_they_are_reported_without_content(
