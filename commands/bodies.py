@@ -42,7 +42,7 @@ def examples(*bodies: dict[str, Any]) -> ConfigDict:
 
 
 class Policy(PolicyFields):
-    """Which items of a conversation the model is sent, and what happens to a reply that is stopped or loses its client.
+    """Which items of a conversation are sent to the model, and what happens to a reply that is stopped or loses its client.
 
     `budget`: the most tokens that are sent. `reserve`: the tokens that are kept free for the answer. `strategy`:
     whether older items are left out or summarized. `window`, `refill`: at which item the sent history begins.

@@ -1,10 +1,10 @@
 """`regenerate` in `POST /v1/responses`: another answer beside an earlier one.
 
-The request names a response, or an item of an answer. The model is sent what lies before that answer, and the new
-answer opens a branch there.
+The request names a response, or an item of an answer. What lies before that answer is sent to the model,
+and the new answer opens a branch there.
 
-An answer that a client appended has no response. Such an answer consists of the named item and all items directly
-before it that a client appended and that are of a kind that a model writes.
+An answer that a client appended has no response. Such an answer is the named item, with all items directly before it that
+a client appended, if a model writes items of their kind.
 """
 
 from itertools import takewhile
@@ -23,7 +23,7 @@ from commands.response_body import CreateResponse
 from context.path_backwards import path_backwards
 from context.rendering import renders_transcripts
 from domain.errors import ItemNotFound, ResponseNotFound
-from domain.events import REPLY_ENDS, ItemAppended, Leaf
+from domain.events import REPLY_ENDS, ItemAppended, Leaf, ReplyCompleted
 from domain.items import from_stored, is_answer
 from domain.paths import PathSegment
 from infrastructure.http.errors import ApiError
@@ -83,14 +83,16 @@ async def _of_response(context: CommandContext, response_id: str) -> _Answer:
         message = f"Response {response_id} is still in progress: cancel it, or try again when it has ended."
         raise ApiError(409, message, code="response_in_progress", param="regenerate", retry=True)
     if not record.end.output_ids:
-        raise _refused(f"Response {response_id} has no answer in its conversation. Use `retry` to try it again.")
+        can_be_retried = not isinstance(record.end, ReplyCompleted) and _repeatable(record) is not None
+        advice = " Use `retry` to try it again." if can_be_retried else ""
+        raise _refused(f"Response {response_id} has no answer in its conversation.{advice}")
     return _Answer(
         conversation_id=record.conversation_id, item_ids=record.end.output_ids, requested=_repeatable(record)
     )
 
 
 async def _of_item(context: CommandContext, item_id: str, *, is_inheritable: bool) -> _Answer:
-    """`is_inheritable`: a fork may have inherited the item from a conversation that the caller may not read."""
+    """`is_inheritable`: also finds an item in a conversation that the caller may not read, because a fork can inherit it."""
     items = await find_items(context, [item_id] if is_id(item_id) else [])
     found = (items.existing if is_inheritable else items.readable).get(item_id)
     if found is None or not isinstance(event := found.event, ItemAppended):
@@ -124,7 +126,10 @@ def _repeatable(record: Record | None) -> Request | None:
 
 
 async def _leaf(context: CommandContext, conversation_id: str, version: int, answer: _Answer, named_id: str) -> Leaf:
-    """The place before the answer. Raises ApiError (404) if the conversation does not have the answer, or if the named item is deleted."""
+    """The place before the first item of the answer that is not deleted.
+
+    Raises ApiError (404) if the conversation does not have the answer, or if the named item is deleted.
+    """
     found = {item_id: await _find_place(context, conversation_id, version, item_id) for item_id in answer.item_ids}
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:
@@ -143,9 +148,9 @@ async def _find_place(context: CommandContext, conversation_id: str, version: in
 
 
 async def _before_answer(context: CommandContext, end: PathSegment, leaf: Leaf) -> Leaf:
-    """The place before an answer that a client appended. `leaf`: the place before one of its items, where the path `end` ends.
+    """The place before an answer that a client appended. Looks only at the first page of earlier items.
 
-    Looks only at the first page of earlier items.
+    `leaf`: the place before one of the answer's items. `end`: the last segment of the path to `leaf`.
     """
     page = await anext(path_backwards(context.dependencies.reader, end), None)
     items = page.items if page is not None else []

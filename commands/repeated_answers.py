@@ -23,7 +23,7 @@ from infrastructure.event_log.reader import PrincipalReader
 async def without_deleted(reader: PrincipalReader, conversation_id: str, version: int, answer: bytes) -> bytes:
     """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation.
 
-    Raises ConversationNotFound if a deletion has emptied the answer, even if the log has lost the deletion since.
+    Raises ConversationNotFound if a deletion has emptied the answer, even if the log has meanwhile lost the deletion (after a restore).
     """
     if not answer:
         raise ConversationNotFound(conversation_id)
@@ -37,7 +37,7 @@ async def without_deleted(reader: PrincipalReader, conversation_id: str, version
         case {"id": str(item_id), "type": str()} if "object" not in body:
             if await deleted_items(reader, {item_id: None}, [conversation_id]):
                 return msgspec.json.encode(without_content(body))
-        case {"object": "feedback", "comment": str()} if await _has_no_target(reader, conversation_id, body):
+        case {"object": "feedback", "comment": str()} if await _hides_comment(reader, conversation_id, body):
             return msgspec.json.encode({**body, "comment": None})
         case {"object": "conversation", "title_by": "model"}:
             return msgspec.json.encode({**body, "title": None, "title_by": None})
@@ -57,8 +57,8 @@ async def _is_withdrawn(
     return True
 
 
-async def _has_no_target(reader: PrincipalReader, conversation_id: str, feedback: Mapping[str, Any]) -> bool:
-    """Whether the item or the response is deleted, or the feedback was withdrawn."""
+async def _hides_comment(reader: PrincipalReader, conversation_id: str, feedback: Mapping[str, Any]) -> bool:
+    """Whether the feedback was withdrawn, or its item or response is deleted."""
     target = feedback["item"] or feedback["response"]
     events = await reader.items(conversation_id, [feedback_key(target, feedback["by"])])
     given = events[-1].event if events else None

@@ -1,6 +1,7 @@
 """The body of a request for a reply (Responses API): which parameters are stored, and which are refused.
 
-To add a parameter, add a field to `CreateResponse` and a name to `_STORED`. `context/rendering/` sends it to the provider.
+To add a parameter, add a field to `CreateResponse` and a name to `_STORED`. A new renderer in
+`context/rendering/` sends it to the provider.
 """
 
 import re
@@ -124,7 +125,7 @@ class CreateResponse(OptionsBody, Body):
         str | None,
         Field(
             description="The id of a response, or of an item of an answer. The model answers again after the same items, with the model and the parameters of that response. "
-            "Parameters that are given here take precedence. The new answer becomes a sibling of the first one."
+            "Parameters that are given here take precedence. The new answer becomes a sibling of the earlier one."
         ),
     ] = None
     model: Name | None = None
@@ -182,7 +183,7 @@ class CreateResponse(OptionsBody, Body):
 
     @property
     def earlier(self) -> Literal["retry", "regenerate"] | None:
-        """The parameter that names an earlier response, whose input and parameters are used again."""
+        """The parameter that names an earlier response or answer, if the request tries or answers it again."""
         return "retry" if self.retry is not None else "regenerate" if self.regenerate is not None else None
 
     @property
@@ -215,7 +216,10 @@ class CreateResponse(OptionsBody, Body):
         # The items are measured in the form in which the views hold them. This form may be larger than what was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
-                413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
+                413,
+                f"`input` is larger than {MAX_REQUEST_BYTES} bytes in the form in which the store returns it.",
+                code="request_too_large",
+                param="input",
             )
         return items
 
@@ -223,7 +227,7 @@ class CreateResponse(OptionsBody, Body):
         """Raises ApiError (400) if parameters contradict each other or are not supported.
 
         The schemas are checked separately, see `schemas`. If the request names an `earlier` response, most parameters are
-        checked later, together with those of the first request (`check_parameters`).
+        checked later, together with those of the earlier request (`check_parameters`).
         """
         self._check_target()
         if self.earlier is None:
@@ -246,24 +250,34 @@ class CreateResponse(OptionsBody, Body):
                 code="mutually_exclusive_parameters",
                 param="store",
             )
-        if self.may_wait and self.conversation is None:
-            raise _invalid("on_busy", "it needs `conversation`. Without it, no reply waits for another one")
         if self.retry is not None:
             for name in ("input", "conversation", "previous_response_id", "regenerate"):
                 if getattr(self, name) is not None:
                     raise _contradicts(
-                        "retry", name, "its input and its place are those of the response that is tried again"
+                        "retry",
+                        name,
+                        "the new reply takes its input and its place from the response that is tried again",
                     )
             if not self.stored:
-                raise _contradicts("retry", "store", "the response that is tried again is stored")
+                raise _contradicts("retry", "store", "the response that is tried again is stored", value="false")
+            if self.may_wait:
+                raise _contradicts("retry", "on_busy", "a retry does not wait for another reply", value=self.on_busy)
         if self.regenerate is not None:
             for name in ("input", "previous_response_id"):
                 if getattr(self, name) is not None:
-                    raise _contradicts("regenerate", name, "the model is sent what lies before the first answer")
+                    raise _contradicts("regenerate", name, "what lies before the earlier answer is sent to the model")
             if not self.stored:
-                raise _contradicts("regenerate", "store", "the new answer becomes a sibling of the first one")
+                raise _contradicts(
+                    "regenerate", "store", "the new answer becomes a sibling of the earlier one", value="false"
+                )
             if self.on_busy == "interrupt":
-                raise _contradicts("regenerate", "on_busy", "an answer on another branch does not interrupt a reply")
+                raise _contradicts(
+                    "regenerate", "on_busy", "an answer on another branch does not interrupt a reply", value="interrupt"
+                )
+        if self.may_wait and self.conversation is None:
+            raise _invalid(
+                "on_busy", f"`{self.on_busy}` needs `conversation`. Without it, no reply waits for another one"
+            )
 
     def check_parameters(self) -> None:
         """Checks the parameters that `_check_target` does not check. Raises ApiError (400)."""
@@ -319,8 +333,10 @@ class CreateResponse(OptionsBody, Body):
             yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
 
 
-def _contradicts(earlier: str, param: str, reason: str) -> ApiError:
-    message = f"`{earlier}` and `{param}` cannot be used together: {reason}."
+def _contradicts(earlier: str, param: str, reason: str, *, value: str | None = None) -> ApiError:
+    """`value`: the value that is refused; None: all values."""
+    refused = param if value is None else f"{param}: {value}"
+    message = f"`{earlier}` and `{refused}` cannot be used together: {reason}."
     return ApiError(400, message, code="mutually_exclusive_parameters", param=param)
 
 

@@ -37,9 +37,10 @@ class Prefix(Struct, frozen=True, kw_only=True):
     The log's table `transcript_prefixes` maps the hash of this beginning to the item.
 
     item_id      the item that the prefix ends with
-    hash         of the normalized items of the prefix, of an answer alone, or of a name (`context/transcripts/prefix_hashes.py`)
+    hash         of the prefix's normalized items; or of its answer, alone or with the item before it; or of the name that a client gave to the
+                 conversation (`context/transcripts/prefix_hashes.py`)
     answered     whether one of the prefix's items is an answer of this store
-    response_id  of the request with which the item came
+    response_id  the response whose request or answer brought the item
     messages     how many messages that request's transcript has up to the end of this prefix; 0 if the prefix ends within a message
     exact        the exact hash of these messages; empty if there are none
     read_version the conversation's version when the transcript was compared with it. If an item was retracted after this version, the prefix is
@@ -60,7 +61,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
     @property
     def row_keys(self) -> tuple[str, ...]:
-        """The ids of the items and responses whose state `decide` needs."""
+        """The row keys of the items, responses and feedback whose state `decide` needs."""
         return ()
 
 
@@ -90,10 +91,10 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
 
 
 class WriteTitle(Command, frozen=True, kw_only=True):
-    """Records a title that a model wrote. Refuse if the conversation has a title.
+    """Records a title that a model wrote. Refused if the conversation has a title.
 
     `title_items`: the items that the title was made from. `read_version`: the conversation's version when the last of
-    these items was appended. Refuse if an item was retracted after this version.
+    these items was appended. Refused if an item was retracted after this version.
     """
 
     title: str
@@ -153,8 +154,8 @@ class RetractItem(Command, frozen=True, kw_only=True):
 class RestoreItem(Command, frozen=True, kw_only=True):
     """Shows a retracted item again. `inherited`: as in RetractItem.
 
-    `response_id`: the response that the item belongs to, if any. `unpins`: whether the last row of pins still names
-    the item. Then the item is unpinned too, because the retraction ended the pin.
+    `response_id`: the response that the item belongs to, if any. `unpins`: whether the newest event about pins
+    still lists the item. If so, the item is unpinned too, because the retraction ended the pin.
     """
 
     item_id: str
@@ -192,11 +193,11 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 class RequestReply(Command, frozen=True, kw_only=True):
     """`start`: create this conversation in the same transaction.
 
-    `expected_head`: refuse if the head is another item; UNSET: accept any head.
+    `expected_head`: refused if the head is another item; UNSET: any head is accepted.
 
-    `transcript`: as in ReplyRequested. `lists`: lists of conversations include the conversation from now on. `queued`:
+    `transcript`: as in ReplyRequested. `lists`: whether a conversation that is not listed is listed from now on. `queued`:
     the reply waits in the queue, and its turn has come. `retracts`: items to retract in the same append, if they are
-    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested. `alone`: refuse if another
+    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested. `alone`: refused if another
     reply will be appended after the same item as this one.
     """
 
@@ -326,11 +327,11 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 class CompactContext(Command, frozen=True, kw_only=True):
     """`replaces`: the version of the active summary, which the new summary includes; 0 for none.
 
-    Refuse if another summary is active.
+    Refused if another summary is active.
 
     `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of
     a fork. The new summary replaces these and does not include them. `read_version`: the conversation's version when
-    the items were read. Refuse if an item was retracted after this version.
+    the items were read. Refused if an item was retracted after this version.
     """
 
     compaction_id: str

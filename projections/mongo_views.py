@@ -1,4 +1,4 @@
-"""The views in MongoDB. A batch of events is one transaction: its writes to the views, and their new positions."""
+"""The views in MongoDB. A batch of events is one transaction, unless it has a large deletion: its writes to the views, and their new positions."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -77,7 +77,10 @@ class MongoViews:
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved."""
+        """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved.
+
+        `only_incomplete`, `only_from`: as in ViewPositions.start_over.
+        """
         used = await self._used_collections(view)
         names = await self._database.list_collection_names(filter={"name": {"$regex": f"^{view}(_[0-9]+)?$"}})
         occupied = [name for name in names if name in used or await self._database[name].find_one({}, {"_id": 1})]
@@ -88,7 +91,7 @@ class MongoViews:
                 view, collection, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
-        # Another projector may have started the view over since: drop only collections that existed before, and that are not used now.
+        # Meanwhile another projector may have started the view over: drop only collections that existed before, and that are not used now.
         for name in set(occupied) - await self._used_collections(view):
             await self._database.drop_collection(name)
 

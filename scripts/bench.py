@@ -116,7 +116,7 @@ def measure(what: BenchmarkName, sizes: Sizes, pairs: int, against: Path | None,
     def inspect(store: BenchStore) -> None:
         results.durability.update(durability(store))
 
-    with progress("Measuring, turns", quiet=quiet) as report:
+    with progress("Turns measured", quiet=quiet) as report:
         for name, benchmark in benchmarks:
             own_pairs = 1 if benchmark.measured_once else pairs
             try:
@@ -135,7 +135,9 @@ def main(
     what: Annotated[BenchmarkName, typer.Argument(help="What to measure.")] = BenchmarkName.ALL,
     *,
     against: Annotated[Path | None, typer.Option(help="Another checkout to compare this one with.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="How often each side is measured. Figures are medians.")] = 5,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="How many times each side is measured (memory: once). Figures are medians.")
+    ] = 5,
     seconds: Annotated[float, typer.Option(min=0.2, help="How long each load lasts.")] = Sizes().seconds,
     out: Annotated[Path | None, typer.Option(help="Write the results to this file, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,

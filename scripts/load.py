@@ -89,7 +89,7 @@ async def load(source: Source, options: Options) -> Result:
             limit=options.limit,
         )
         started = time.monotonic()
-        with progress(f"Loading {source.name}, conversations") as report:
+        with progress(f"Conversations loaded from {source.name}") as report:
             loaded = await loader.run(options.connections, report)
         seconds = time.monotonic() - started
         checksums: dict[str, Checksum] = {}

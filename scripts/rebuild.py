@@ -19,9 +19,9 @@ that has lost a position, is started over instead: reads of it answer 503 until 
 all views. See `projections/rebuild/repair.py`.
 
 Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log
-does not have the conversation, the views started over meanwhile, the data is newer than this code, or a dry run found
-differences; 2 wrong usage, or no store is found; 3 a store is unavailable, or a backfill process failed; 130
-interrupted.
+does not have the conversation, a view started over or a build was dropped meanwhile, the data is newer than this code,
+or a dry run found differences; 2 wrong usage, or no store is found; 3 a store is unavailable, or a backfill process
+failed; 130 interrupted.
 """
 
 import os
@@ -56,7 +56,14 @@ from scripts.stores import (
     run_on_stores,
 )
 
-REBUILD_INTERRUPTED = "Interrupted. Readers use the views as they were. Run this again to resume, or with --cancel."
+REBUILD_INTERRUPTED = (
+    "Interrupted. Run this again to finish, or with --cancel to drop new collections. "
+    "Reads of a view that was started over answer 503 until it is filled. Other views can be read as before."
+)
+CONTEXT_INTERRUPTED = (
+    "Interrupted. Some old context snapshots may be left. Run this again to remove them all. "
+    "Snapshots that are missing are made again when they are next needed."
+)
 REPAIR_INTERRUPTED = "Interrupted. The conversation may be parked until you run this again."
 
 
@@ -74,7 +81,7 @@ class View(StrEnum):
 
 
 class _Result(Struct):
-    """What was done. `--json` prints it."""
+    """What was done. `--json` prints it. `views`: without those that were skipped."""
 
     views: Sequence[str]
     position: int = 0
@@ -127,7 +134,10 @@ def main(
         Action.COMPARE if dry_run else Action.ROLL_BACK if rollback else Action.CANCEL if cancel else Action.REBUILD
     )
     if view is View.CONTEXT and action is not Action.REBUILD:
-        _exit("Context snapshots have no second build. Run `rebuild context` without other options.", USAGE_ERROR)
+        _exit(
+            "Context snapshots have no second build. Run `rebuild context` without --dry-run, --rollback and --cancel.",
+            USAGE_ERROR,
+        )
     if view is not None:
         _rebuild_views(view, action, workers, data, as_json=as_json)
     elif conversation is not None:
@@ -148,12 +158,12 @@ def _rebuild_views(view: View, action: Action, workers: int, data: Path, *, as_j
             result = run_on_stores(
                 data,
                 lambda stores: _run(stores, views, action, workers=workers, phases=phases, report=report),
-                interrupted=REBUILD_INTERRUPTED,
+                interrupted=CONTEXT_INTERRUPTED if view is View.CONTEXT else REBUILD_INTERRUPTED,
             )
     except AnotherRebuild:
         _exit("Another rebuild runs. Wait for it, or interrupt it.", 1)
     except BuildGone:
-        _exit("The views started over meanwhile. Run this again.", 1)
+        _exit("A view started over meanwhile, or another process dropped its new collection. Run this again.", 1)
     except BackfillFailed as error:
         _exit(f"{error}. Run this again to resume.", STORE_UNAVAILABLE)
     if result is None:
@@ -170,11 +180,11 @@ async def _run(
     stores: Stores, views: Sequence[str], action: Action, *, workers: int, phases: _PhaseReport, report: Report
 ) -> _Result | None:
     """Carries out the action on these views. Returns None if there is nothing to roll back to."""
-    result = _Result(views)
     statuses = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
     started = {name for name, status in statuses.items() if status.state != "absent"}
     online = [name for name in MONGO_VIEWS if name in views and name in started]
     in_place = [name for name in views if name not in online] if action is Action.REBUILD else []
+    result = _Result(in_place)
     if in_place:
         result.position = await rebuild_in_place(stores, in_place, report)
     if online:
@@ -184,14 +194,16 @@ async def _run(
         if isinstance(done, RebuildResult):
             result.rebuilt = done
             result.position = max(comparison.position for comparison in done.compared)
+            compared = [comparison.view for comparison in done.compared]
+            result.views = [name for name in views if name in compared or name in in_place]
         else:
-            result.dropped = done
+            result.views = result.dropped = done
     result.parked = await parked_conversations(stores, views)
     return result
 
 
 def _as_text(result: _Result, action: Action) -> str:
-    lines = [f"{', '.join(result.views)}: up to position {result.position} in {result.seconds} s"]
+    lines = [f"{', '.join(result.views) or 'no view'}: up to position {result.position} in {result.seconds} s"]
     if action is Action.CANCEL:
         lines = [f"dropped: {', '.join(result.dropped) or 'nothing'}"]
     if result.rebuilt is not None:
@@ -217,7 +229,7 @@ def _comparison_text(comparison: Comparison) -> str:
 
 def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> None:
     started = time.monotonic()
-    with progress(f"repairing {conversation_id}, versions", quiet=as_json) as report:
+    with progress(f"versions of {conversation_id} repaired", quiet=as_json) as report:
         repaired = run_on_stores(
             data, lambda stores: repair(stores, conversation_id, report), interrupted=REPAIR_INTERRUPTED
         )
@@ -244,8 +256,8 @@ def _repaired_fields(repaired: Repaired) -> dict[str, Any]:
 
 _OUTCOME_TEXTS: dict[str, str] = {
     "repaired": "repaired",
-    "deleted": "the conversation is deleted; the view shows nothing of it",
-    "released": "another repair finished first, or the view started over",
+    "deleted": "the conversation is deleted",
+    "released": "another repair finished first, the conversation was deleted meanwhile, or the view started over",
     "lost": "another repair has claimed the conversation",
     "skipped": "no projector has started the view yet",
 }

@@ -134,7 +134,7 @@ def main(
         typer.echo(f"{conversation!r} is not a conversation id.", err=True)
         raise typer.Exit(USAGE_ERROR)
     started = time.monotonic()
-    with progress("verifying, events", quiet=as_json) as report:
+    with progress("events verified", quiet=as_json) as report:
         verified = run_on_stores(data, lambda stores: verify(stores, report, only=conversation, wait=wait))
     verified.seconds = round(time.monotonic() - started, 2)
     typer.echo(msgspec.json.encode(verified).decode() if as_json else _as_text(verified))

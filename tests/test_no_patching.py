@@ -41,7 +41,7 @@ def test_a_patch_is_found(code: str) -> None:
         "provider.script = answer",
     ],
 )
-def test_patches_of_libraries_and_code_that_patches_nothing_are_not_reported(code: str) -> None:
+def test_neither_patches_of_libraries_nor_code_without_patches_are_reported(code: str) -> None:
     assert list(patches_in(ast.parse(code))) == []
 
 

@@ -45,7 +45,7 @@ _POSITION_FIELDS = frozenset({"position", "feedback_position"})
 _NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
-"""A page's SELECT runs until MongoDB has most of the page, so a timeout set in the URL, the role or the database could end every attempt.
+"""A page's SELECT goes on while its rows are written to MongoDB. So a timeout set in the URL, the role or the database could end every attempt.
 `transaction_timeout` exists from Postgres 17 on."""
 _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # A page creates tens of thousands of objects that all live until it is written, and no reference cycles: see projections/main.py.
+    # A page creates no reference cycles, and tens of thousands of objects that all live until it is written: see projections/main.py.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     main()

@@ -44,7 +44,7 @@ T = TypeVar("T")
 Outcome = Literal["repaired", "parked", "deleted", "released", "lost", "skipped"]
 """How the repair of a view ended.
 
-parked: an event still cannot be applied. deleted: the conversation is deleted, so the view shows nothing of it. released: another repair
+parked: an event still cannot be applied. deleted: the conversation is deleted, so the view shows nothing of it (`usage` still counts it). released: another repair
 finished first, the conversation was deleted meanwhile, or the whole view started over. lost: another repair has claimed the conversation.
 skipped: no projector has started the view yet. The first one will build it from the log.
 """

@@ -12,6 +12,7 @@ from context.choice import ReplyRequest
 from context.selection import BUDGET
 from context.summaries import PROMPT
 from context.tokens import count
+from domain.conversation import MAX_UNDO_STEPS
 from domain.events import ItemAppended, ReplyRequested
 from domain.items import Item, from_stored
 from infrastructure.event_log.incarnation import StreamVersion
@@ -178,7 +179,7 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     stored = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     assert stored[: len(messages)] == messages
     # Undo as many summaries as can be undone, then redo them.
-    summaries = recorded[-16:]
+    summaries = recorded[-MAX_UNDO_STEPS:]
     for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
         assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
         shown = (await store.context.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown

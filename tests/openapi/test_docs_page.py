@@ -19,7 +19,7 @@ from tests.web_pages.browser import BROWSER, NO_BROWSER
 
 @pytest.fixture(params=["gateway", "queries"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway, or of the query API, to which nginx sends these paths. Neither needs a store here."""
+    """A client of the gateway, or of the query API, to which nginx sends these paths. Neither needs Postgres, MongoDB or Redis here."""
     if request.param == "gateway":
         app = gateway.create_app(Settings(), Metrics(), Event(), Connections())
     else:
@@ -40,7 +40,7 @@ async def test_the_page_names_only_urls_of_this_store_and_all_of_them_are_served
         assert len(answer.content) > 1000
 
 
-async def test_the_script_and_the_style_load_nothing_from_other_servers(api: httpx.AsyncClient) -> None:
+async def test_the_style_loads_nothing_and_the_script_is_swagger_ui(api: httpx.AsyncClient) -> None:
     style = (await api.get("/docs/swagger-ui.css")).text
     assert not re.findall(r"url\((?!['\"]?data:)[^)]*\)|@import", style)
     script = await api.get("/docs/swagger-ui-bundle.js")

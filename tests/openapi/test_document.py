@@ -1,4 +1,4 @@
-"""Tests that the OpenAPI document of both APIs is complete and consistent and has short names.
+"""Tests that the OpenAPI document of both APIs is complete and consistent, and that operations have their handlers' names.
 
 The test clients of both APIs check that every answer fits the document.
 """
@@ -72,7 +72,7 @@ def test_every_answer_and_every_error_of_an_operation_has_a_schema(name: str) ->
     assert bool(unmodified) == ("ETag" in answer["headers"] and name.startswith(("get_", "list_")))
 
 
-def test_an_operation_is_named_as_its_handler() -> None:
+def test_an_operation_has_the_name_of_its_handler() -> None:
     names = {"create_response", "list_conversations", "add_items", "get_item", "import_conversations", "get_readiness"}
     assert names <= set(OPERATIONS)
 
@@ -91,13 +91,13 @@ def test_operations_that_can_stream_name_the_schema_of_their_events() -> None:
     }
 
 
-def test_the_body_of_an_import_is_described_by_its_line() -> None:
+def test_the_schema_of_an_import_describes_one_line() -> None:
     [(media_type, content)] = OPERATIONS["import_conversations"]["requestBody"]["content"].items()
     assert media_type == "application/x-ndjson"
     assert resolved(content["itemSchema"])["properties"].keys() >= {"items", "title"}
 
 
-def test_parameters_in_brackets_are_described() -> None:
+def test_parameters_with_brackets_in_their_names_are_described() -> None:
     of_list = {parameter["name"]: parameter for parameter in OPERATIONS["list_conversations"]["parameters"]}
     assert (of_list["metadata"]["style"], of_list["metadata"]["schema"]["type"]) == ("deepObject", "object")
     of_items = {parameter["name"]: parameter for parameter in OPERATIONS["list_items"]["parameters"]}

@@ -1,4 +1,4 @@
-"""Scripts of a provider: complete answers of `/chat/completions` made of deltas, and of `/responses` made of items."""
+"""Scripts of a provider. `deltas` makes a complete answer of `/chat/completions`, and `items` one of `/responses`."""
 
 from typing import Any
 
