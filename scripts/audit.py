@@ -66,7 +66,9 @@ def audit(lock: str, database: str) -> int:
     try:
         found = list(look_up(names, database))
     except (OSError, msgspec.MsgspecError, ValueError) as error:
-        print(f"audit: skipped, the database of vulnerabilities cannot be asked ({type(error).__name__}: {error})")
+        print(
+            f"audit: skipped, the database of vulnerabilities gave no usable answer ({type(error).__name__}: {error})"
+        )
         return 0
     for name, version, vulnerability in found:
         print(f"audit: {name} {version} has {vulnerability}: https://osv.dev/{vulnerability}")

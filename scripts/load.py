@@ -169,7 +169,7 @@ def main(
         _stop(f"Stopped: {problem}. Run the command again to resume.", STORE_UNAVAILABLE)
     except (ViewsBehind, psycopg.Error, PyMongoError) as problem:
         _stop(
-            f"Everything was loaded, but the check failed: {type(problem).__name__}: {problem}."
+            f"The load has ended, but the check failed: {type(problem).__name__}: {problem}."
             " Check that the projector and the stores run, then run the command again.",
             STORE_UNAVAILABLE,
         )

@@ -1,4 +1,4 @@
-"""The audit of the locked packages reports known vulnerabilities. A database that cannot be asked is not an error."""
+"""The audit of the locked packages reports known vulnerabilities. A database that gives no usable answer is not an error."""
 
 import json
 import threading
@@ -77,4 +77,4 @@ def test_when_the_database_gives_no_valid_answer_then_the_audit_says_so_and_the_
     database.answer = answer
     address = f"http://127.0.0.1:{port_to_keep()}" if answer is None else url(database)
     assert audit(TWO, address) == 0
-    assert "skipped, the database of vulnerabilities cannot be asked" in capsys.readouterr().out
+    assert "skipped, the database of vulnerabilities gave no usable answer" in capsys.readouterr().out
