@@ -315,7 +315,7 @@ class _Search:
         return False
 
     async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
-        """Moves a match forward if the transcript's messages after `index` also follow `prefix` in the log.
+        """Moves a match forward if the transcript's messages after `index` also follow `prefix`, or an equal answer, in the log.
 
         Returns the index of the last such message, and the prefix that ends with it. If there is no such message,
         returns `index` and `prefix`.
@@ -329,10 +329,33 @@ class _Search:
             start = Chain(hashed, True, b"", transcript.first.seed)
             hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
         found = self._usable(await self._allowed(hashes))
-        if not found:
-            return index, prefix
-        last = max(prefix.number % len(later) for prefix in found)
-        return later[last], await self._best([prefix for prefix in found if prefix.number % len(later) == last])
+        answers = await self._equal_answers(prefix) if found else []
+        for last in sorted({prefix.number % len(later) for prefix in found}, reverse=True):
+            ends = [end for end in found if end.number % len(later) == last][:MAX_CANDIDATES]
+            following = [end for end in ends if await self._follows(end, answers)]
+            if following:
+                return later[last], await self._best(following)
+        return index, prefix
+
+    async def _equal_answers(self, answer: FoundPrefix) -> list[FoundPrefix]:
+        """The answers of this store with the same words and the same messages before them, this one included.
+
+        A message that a client sent in place of an answer has only one of an answer's hashes.
+        """
+        hashes = await self._reader.hashes_of(answer)
+        equal: dict[tuple[str, int], list[FoundPrefix]] = {}
+        for prefix in await self._allowed(hashes):
+            equal.setdefault((prefix.conversation_id, prefix.version), []).append(prefix)
+        return [answer, *(prefixes[0] for prefixes in equal.values() if len(prefixes) == len(hashes))]
+
+    async def _follows(self, end: FoundPrefix, answers: Sequence[FoundPrefix]) -> bool:
+        """Whether the path that ends with `end` has one of these answers."""
+        messages = await PathMessages.up_to(self._reader, end.conversation_id, end.version)
+        path = await read_path(self._reader, messages.end)
+        for answer in answers:
+            if await self._is_on(path, answer):
+                return True
+        return False
 
     async def _match_at(self, index: int, prefix: FoundPrefix) -> Match:
         path = await PathMessages.up_to(self._reader, prefix.conversation_id, prefix.version)

@@ -362,7 +362,7 @@ class StoreModel:
         return NOTHING
 
     def _extended(self, transcript: SentTranscript, turn: Recognised) -> Recognised:
-        """Extends the turn by the messages after it, as far as stored transcripts also have them after this turn."""
+        """Extends the turn by the messages after it, as far as stored transcripts also have them after this turn, on its path."""
         for end in reversed(transcript.ends):
             if end <= turn.length:
                 break
@@ -372,6 +372,7 @@ class StoreModel:
                 for turn_id in turn.item_ids
                 for prefix in self._prefixes_of.get(turn_id, ())
                 for item_id in self._within(transcript, self._prefixes.get((transcript.owner, (*prefix, *rest)), ()))
+                if turn_id in self.path(item_id)
             ]
             if found:
                 return Recognised(end, frozenset(found))

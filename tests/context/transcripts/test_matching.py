@@ -412,6 +412,26 @@ async def test_a_match_at_our_answer_does_not_move_to_a_conversation_where_the_c
     assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (ours.answer_id, 3)
 
 
+async def test_a_match_at_our_answer_does_not_move_to_a_branch_where_the_client_sent_that_answer(
+    chats: Asking,
+) -> None:
+    """The older answer on that branch is not in the transcript, so the transcript has no answer of ours there."""
+    await chats.ask(turns("a"), "b")
+    await chats.ask(turns("a", "b", "Hi.", "Hello.", "And?"), "All is well.")
+    ours = await chats.ask(turns("a", "b", "Hi."), "Hello.")
+
+    assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (ours.answer_id, 3)
+
+
+async def test_a_match_at_an_answer_moves_to_the_messages_that_follow_an_equal_answer(chats: Asking) -> None:
+    for _ in range(2):
+        await chats.ask(turns("Hi."), "Hello.")
+    last = await chats.ask(turns("Hi.", "Hello.", "And?"), "All is well.")
+    question_id = chats.items(last.conversation_id)[2]
+
+    assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (question_id, 4)
+
+
 async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d")
     await chats.events.append(request(turn.conversation_id, DeleteConversation()))
