@@ -70,7 +70,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the library's signature
         await super().close(timeout)
         for pipeline in self._pipelines:
-            pipeline.close()
+            pipeline.end()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
         # A restart of the server closes every idle connection. Without this check, each closed connection would make one

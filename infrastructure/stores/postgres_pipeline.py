@@ -63,6 +63,7 @@ class PostgresPipeline:
         self._register_types = register_types
         self._transformer: abc.Transformer = Transformer()
         self._connection: AsyncConnection[Any] | None = None
+        self._ended = False
         self._connecting = asyncio.Lock()
         self._pending: deque[asyncio.Future[PGresult]] = deque()
         """The calls in flight, oldest first."""
@@ -125,6 +126,11 @@ class PostgresPipeline:
         """Closes the connection and fails the calls in flight. The next call connects again."""
         self._disconnect(psycopg.OperationalError("The connection was closed."))
 
+    def end(self) -> None:
+        """Closes the pipeline for good. A call that is still connecting fails, and leaves no connection open."""
+        self._ended = True
+        self.close()
+
     def _drop(self, connection: AsyncConnection[Any]) -> None:
         """Closes this connection, unless it was replaced already."""
         if self._connection is connection:
@@ -153,9 +159,13 @@ class PostgresPipeline:
         async with self._connecting:
             if self._connection is None:
                 try:
-                    self._connection = await self._connect()
+                    connection = await self._connect()
                 except Exception as error:  # an invalid host name raises a UnicodeError
                     raise NotSent(str(error)) from error
+                if self._ended:
+                    connection.pgconn.finish()
+                    raise NotSent("The connection was closed.")
+                self._connection = connection
                 self._socket = self._connection.pgconn.socket
                 self._poll = select.poll()
                 self._poll.register(self._socket, select.POLLIN)

@@ -4,6 +4,7 @@ A call does not wait until the call before it is answered.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from infrastructure.settings import Settings
-from infrastructure.stores.postgres_pipeline import OutcomeUnknown, PostgresPipeline, ServerTimedOut
+from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown, PostgresPipeline, ServerTimedOut
 
 # A call with n > 0 returns 100 / n. A call with 0 is an error. A call with -n takes n seconds.
 STATEMENT = """
@@ -143,3 +144,15 @@ async def test_given_a_value_that_its_type_cannot_hold_then_nothing_is_sent_and_
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, 2**63), call(pipeline, 2)) == [psycopg.DataError, 50]
+
+
+async def test_when_a_pipeline_ends_while_a_call_connects_then_the_call_fails_and_no_connection_stays_open(
+    settings: Settings,
+) -> None:
+    pipeline = make(settings, "ended", ["bigint"], "SELECT $1")
+    connecting = asyncio.create_task(call(pipeline, 1))
+    await asyncio.sleep(0)  # the call has begun to connect
+    pipeline.end()
+    with pytest.raises(NotSent, match="closed"):
+        await connecting
+    gc.collect()  # a connection that was left open would be a ResourceWarning now
