@@ -28,7 +28,7 @@ from infrastructure.settings import ChatCompletionsStore
 MAX_CHAT_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 5_000
 MAX_PARAMETERS_BYTES = 1024 * 1024
-"""Bytes of all parameters except `messages`, as JSON text. They are recorded with each reply."""
+"""The most bytes of the parameters for a provider (`provider_parameters`), as JSON text. They are recorded with each reply."""
 
 MAX_STOPS = 64
 MAX_INT64 = 2**63 - 1
@@ -177,9 +177,9 @@ class CreateChatCompletion(BaseModel):
         return request
 
     def check(self, renderer: int, known_messages: KnownMessages) -> None:
-        """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other or are not supported.
+        """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other, are too large, or are not supported.
 
-        `known_messages`: the messages that were checked before. `renderer`: shows which API the provider has, because the Responses API lacks some parameters.
+        `known_messages`: the messages that were checked before. `renderer`: says which API the provider has. The Responses API lacks some parameters.
         """
         self._sent_messages = sent_messages(self.messages, known_messages)
         check_messages(self.messages, self.sent_messages.are_known, are_all=self.conversation is None)

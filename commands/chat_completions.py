@@ -38,7 +38,7 @@ router = APIRouter()
     errors=(404, 502, 504),
 )
 async def create_chat_completion(context: CommandContext, body: CreateChatCompletion) -> Response:
-    """Answers the messages. The model is sent exactly these. If they are to be stored, the store finds the conversation that they continue, and stores each message once.
+    """Answers the messages. Exactly these are sent to the model. If they are to be stored, the store finds the conversation that they continue, and stores each message once.
 
     With `stream`, the answer is a stream of chunks. With `conversation`, `messages` are only the new ones, and the store adds the history.
     """

@@ -48,7 +48,7 @@ _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
 
 
 def provider_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a provider of Chat Completions gets, as they came. The messages and the model are not among them."""
+    """The parameters that a provider of Chat Completions gets, as they came: all except those in `_OWN`."""
     return {name: value for name, value in sent.items() if name not in _OWN}
 
 

@@ -33,8 +33,8 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
     leaf             the place at which the reply opens a branch; None: it is appended at the head
     name_hash        the hash of the name that the client gave the conversation; None: no name is recorded
-    read_version     the version of the conversation with which the transcript was compared, or after its history was stored there; None
-                     if the conversation is new, or if there is no match
+    read_version     the conversation's version when the transcript was compared with it, or when the history was stored in it; None if
+                     the reply starts the conversation, or if there is no match
     """
 
     conversation_id: str

@@ -166,7 +166,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
         """Appends the command. Answers with the body that `answer` renders.
 
-        A repeat gets the first answer, without the content that was deleted since.
+        A repeat gets the first answer, without content that was deleted meanwhile.
         """
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
@@ -175,7 +175,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """The answer to the first request with this idempotency key. Content that was deleted since is left out.
+        """The answer to the first request with this idempotency key. Content that was deleted meanwhile is left out.
 
         None if there was no such request.
 

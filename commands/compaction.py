@@ -1,6 +1,6 @@
 """The compaction of a conversation: compact, undo, redo.
 
-After a compaction, models are sent a summary in place of the older turns, and the newest turns as they are.
+After a compaction, a summary is sent to models in place of the older turns. The newest turns are sent as they are.
 """
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Completes a request with the input and parameters of an earlier request (`retry`, `regenerate`)."""
+"""Completes a request with the model and the parameters of an earlier request (`retry`, `regenerate`)."""
 
 from typing import Any
 

@@ -115,7 +115,7 @@ class EndConversation(Body):
     router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False, answer=Conversation
 )
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
-    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation.
+    """Ends the conversation: new items and replies are refused until it is reopened. Answers with the Conversation.
 
     If the conversation has already ended, nothing changes.
     """

@@ -1,8 +1,8 @@
 """POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
-they arrive, and only a limited number of them is imported at the same time. A refused line is reported, and the import continues. If no
-line could be imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. After
+they arrive, and only a limited number of them is imported at the same time. A refused line is reported, and the import continues. If there are
+lines and none could be imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. After
 the client has disconnected, no further line is imported.
 """
 
@@ -70,7 +70,7 @@ class ImportReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="i
 
 
 class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", tag="import"):
-    """The answer if no line was imported. `error` says why."""
+    """The answer if there are lines and none was imported. `error` says why."""
 
     error: ErrorDetail
 
@@ -130,8 +130,8 @@ def _severity(error: ApiError) -> int:
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
     """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`.
 
-    If no line could be imported, the answer is an error, with the same fields beside `error`: a 5xx if this store failed, otherwise
-    a 4xx.
+    If there are lines and none could be imported, the answer is an error, with the same fields beside `error`: a 5xx if this store
+    failed, otherwise a 4xx.
     """
     report = Progress()
     importing: dict[asyncio.Task[None], int] = {}

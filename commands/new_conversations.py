@@ -87,7 +87,7 @@ async def last_item(
 async def head_id(
     reader: PrincipalReader, conversation_id: str, version: int, *, path_at: int | None = None
 ) -> str | None:
-    """The id of the last item at this version on the path that was active at version `path_at`, or at `version`.
+    """The id of the last item at this version on the path that was active at version `path_at`; without `path_at`, at `version`.
 
     In a fork it may be an inherited item. None if the path had no item.
     """

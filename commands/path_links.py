@@ -1,4 +1,7 @@
-"""Changes the links of new items to earlier items of their conversation. `item_links.py` changes the links among the new items."""
+"""Changes the links of new items to earlier items of their conversation. `item_links.py` changes the links among the new items.
+
+The earlier items are searched only as far back as `context/path_history.py` reads.
+"""
 
 from collections.abc import Sequence
 

@@ -27,7 +27,7 @@ class FoundItems(Struct, frozen=True):
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Finds the items of the caller's tenant.
+    """Finds those of the items that are in the caller's tenant.
 
     Reads the log, so it finds what was just appended. Raises ApiError (413) if the items are too large together.
     """

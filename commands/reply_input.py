@@ -7,6 +7,8 @@ References are replaced by items, items that the history already has are left ou
 - An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
 - Such an item is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
 - Items that repeat the history are left out too, even without such an id: `context/repeated_history.py` finds them.
+
+Copies, ids that a client gave, and repeated items are found only as far back as `context/path_history.py` reads.
 """
 
 from collections.abc import Sequence
@@ -53,7 +55,7 @@ async def take_input(
     """The items to show and to store. The first `repeated` items of the input are left out: the target has them.
 
     Raises ApiError. 404: a reference names an item that does not exist, or that the caller may not read. 413: the input is too large with
-    the items that it refers to. 400: all of `given` is left out, and `target` carries no items over.
+    the items that it refers to. 400: all items after the first `repeated` ones are left out, and `target` carries no items over.
     """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)

@@ -33,7 +33,7 @@ from replies.record import Record, find_record
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    source         the conversation whose context the model is sent; None if the reply's conversation begins without a context
+    source         the conversation whose context is sent to the model; None if the reply's conversation begins without a context
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
     fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, if
@@ -84,8 +84,8 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
 
     `writes`: whether the reply will be appended to its target. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400)
-    or still runs (409).
+    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400),
+    or still runs or waits (409).
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
@@ -121,7 +121,7 @@ async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> Repl
 
 
 async def _previous_reply(context: CommandContext, response_id: str) -> Record:
-    """The record of the previous response. Raises ApiError: 400 if it does not exist, 409 while it runs."""
+    """The record of the previous response. Raises ApiError: 400 if it does not exist, 409 while it runs or waits."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)

@@ -1,4 +1,4 @@
-"""Requests a reply to a transcript. The model is sent exactly the messages of the request.
+"""Requests a reply to a transcript. Exactly the messages of the request are sent to the model.
 
 If the request is stored, finds the conversation that the transcript continues, stores the new messages there, and starts the
 reply. So each message is stored once. If the request is not stored, only starts the reply.

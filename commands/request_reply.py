@@ -71,15 +71,15 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
 
 
 def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
-    """Whether the reply goes on when its client disconnects."""
+    """Whether the request makes the reply go on when its client disconnects. The conversation's policy may make it go on, too."""
     return bool(body.background) or (context.idempotency is not None and body.stored)
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply:
     """Requests the reply.
 
-    Tries again if the conversation changed after the input was compared with it, or if items were deleted after the
-    context was read. With If-Match, it does not try again.
+    Tries again if the conversation changed after the input was compared with it, or if items were deleted or restored or the
+    head was moved after the context was read. With If-Match, it does not try again.
     """
     for _ in range(MAX_COMPARISONS):
         try:

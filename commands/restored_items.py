@@ -24,7 +24,7 @@ router = APIRouter()
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/restore", answer=Item)
 async def restore_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
-    """Shows a retracted item again, at its place. Answers with the item. If it is not retracted, nothing changes.
+    """Shows a deleted item again, at its place. Answers with the item. If it is not deleted, nothing changes.
 
     The item's pin does not come back. Summaries that cover the item are withdrawn. The answer is 404 if the item is a copy of a
     deleted item, or if it was deleted together with its response. It is also 404 if the item is inherited, and is deleted in its own

@@ -33,9 +33,9 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
     """The request that tries the response again.
 
     Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it
-    runs, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
-    conversation. If items joined the conversation after the response ended, the append raises HeadHasMoved. A reply that
-    opens a branch may be tried again at any time.
+    runs or waits, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
+    conversation. If the conversation has another head than when the response ended, the append raises HeadHasMoved. A
+    reply that opens a branch may be tried again at any time.
     """
     record, end = await _ended_record(context, response_id)
     check_may_write(context, record.conversation_id, record.head)

@@ -56,8 +56,8 @@ async def context_with_summary(
     """The context of a conversation at its head. If it is too large, and the conversation's policy or the
     request asks for summaries, makes a summary first.
 
-    Returns (version, context). A new summary raises the version. No summary is made if `summarize` returns None, if the model
-    fails, or while another reply runs or waits at the head, unless `has_turn`.
+    Returns (version, context). A new summary raises the version. No summary is made if `summarize` returns None, if the model fails, or
+    if the summary was changed meanwhile. Without `has_turn`, none is made while another reply runs or waits at the head.
 
     `snapshot`: the conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no
     reply runs. Raises what Contexts.assemble and CommandContext.append raise.
@@ -123,8 +123,8 @@ async def summarize(
     """The command that records a new summary. It covers the previous summary and the items after it, but not the newest turns that fit in
     half of `limit` tokens.
 
-    None if there is nothing to summarize, if there is no room for a summary, or if the model wrote nothing. Raises ModelFailed. Raises
-    SummaryHasChanged if the previous summary was just withdrawn or replaced.
+    None if there is nothing to summarize, if there is no room for a summary, if the first turn is too long for MAX_MODEL_CALLS calls, or if
+    the model wrote nothing. Raises ModelFailed. Raises SummaryHasChanged if the previous summary was just withdrawn or replaced.
     """
     dependencies = context.dependencies
     contexts, models = dependencies.contexts, dependencies.models
@@ -142,7 +142,7 @@ async def summarize(
     last_events = await reader.head_of_each(inherited) if inherited else []
     settings = await settings_at(reader, conversation_id, version)
     if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
-        raise SummaryHasChanged(conversation_id)  # an item that the previous summary covers was deleted just now
+        raise SummaryHasChanged(conversation_id)  # the previous summary was just withdrawn or replaced
     summary_input = SummaryInput(choice.encoding, max_portion_tokens)
     events = await _read_into(summary_input, context, end, choice, depth)
     written = await write_summary(

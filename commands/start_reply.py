@@ -1,4 +1,4 @@
-"""Appends the request for a reply to the log, and starts the reply. Both the Responses API and Chat Completions use it.
+"""Appends the request for a reply to the log, and starts the reply. Both the Responses API and Chat Completions use these functions.
 
 If the request repeats an earlier one with the same idempotency key, finds the reply of the first request instead.
 """

@@ -11,7 +11,7 @@ from domain.paths import PathSegment, origin_of
 
 
 async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSegment:
-    """The newest segment of the path whose context the model is sent."""
+    """The newest segment of the path whose context is sent to the model."""
     assert target.source is not None
     if target.fork is not None and target.fork.forked_from is not None:
         return origin_of(target.fork.forked_from)

@@ -1,8 +1,8 @@
 """Assembles what a model is shown: finds the newest items, chooses those that fit in the budget, renders the request.
 
 The items come from the snapshot in Redis if it can be used. Otherwise they are read from the log, backwards from the
-head until the budget is full. They never come from the views in MongoDB. Commands send these contexts, and queries show
-them.
+end of the path until the budget is full. They never come from the views in MongoDB. Commands send these contexts, and
+queries show them.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""How many contexts of existing conversations are read from the log at the same time. Contexts of new forks, and rerendered ones, are not counted. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
+"""How many contexts of existing conversations are read from the log at the same time. Contexts of new forks, and contexts that are rendered again, are not counted. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 """How long a context waits while MAX_LOG_READS others are read from the log. The same as the time limit of one SQL statement."""
@@ -52,7 +52,7 @@ Together, the families take about 2 MB.
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`."""
+    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript."""
 
     body: dict[str, Any]
     shown: Shown
@@ -67,7 +67,10 @@ None when there is no usable snapshot or Redis is unavailable.
 
 
 class SharedContexts:
-    """What all contexts of a process share: token counts, families, and a limit of concurrent reads of the log. `of` makes the contexts for one request."""
+    """What all contexts of a process share, such as token counts, families, and a limit of concurrent reads of the log.
+
+    `of` makes the contexts for one request.
+    """
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class SharedContexts:
 
 
 class Contexts:
-    """Assembles contexts. Its methods raise ContextTooLong, and psycopg.Error when the log is needed but unavailable."""
+    """Assembles contexts. Its methods raise ContextTooLong and LogMoved, and psycopg.Error when the log is needed but unavailable."""
 
     def __init__(self, reader: Reader, shared: SharedContexts) -> None:
         self._reader = reader
@@ -155,8 +158,8 @@ class Contexts:
     ) -> ContextChoice:
         """As `choose`, with a snapshot that was looked up before.
 
-        The log is read if there is no snapshot, if the snapshot has another version or too few items, or if the request
-        leaves out items (`without`). Raises LogMoved if the log may have moved back since `at` was read.
+        The items are read from the log if there is no snapshot, if the snapshot has another version or too few items, or
+        if the request leaves out items (`without`). Raises LogMoved if the log may have moved back since `at` was read.
         """
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
@@ -230,7 +233,7 @@ class Contexts:
         """The context of a Chat Completions request: all messages of `sent`, whatever their number of tokens.
 
         The provider decides whether they fit. So the recorded budget is the whole window of the model. `version`: the
-        version of the conversation that the request continues.
+        version of the conversation that the request continues; 0 for a new one.
         """
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)

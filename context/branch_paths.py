@@ -51,7 +51,10 @@ async def branches_to(
 
 
 async def opening_of(reader: Reader, conversation_id: str, event: ItemAppended) -> ItemAppended | None:
-    """The event that opened the branch of an item; None for the first branch. `event`: the item's ItemAppended."""
+    """The event that opened the branch of an item; None for the first branch. `event`: the item's ItemAppended.
+
+    Raises LogMoved if the log no longer has that event.
+    """
     if event.branch == 0 or event.leaves:
         return event if event.branch else None
     opening = await _opening(reader, conversation_id, event.branch)

@@ -28,7 +28,7 @@ from domain.items import Item
 from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Tokens kept free for the answer when neither the request nor the policy says how many. At most half of the window."""
+"""Tokens kept free for the answer when neither the request nor the policy says how many; half of the window if that is less."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
@@ -36,8 +36,8 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 
     `window`: after a refusal, the window that the refusal named, or a guess. None: the window that `Models` knows is used.
     `without`: items of the conversation that are retracted together with the request, so they are not shown.
-    `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and
-    there is no input.
+    `input_unknown`: whether the context is chosen for a compaction, or to show it to a client. If so, no reply is
+    requested, and there is no input.
     `carried_count`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
     the store assumes the model lacks, for this request only; the abilities that the model is known to lack are added.
     `cache_key`: the key of the provider's prompt cache that is sent if `parameters` have none.
@@ -58,7 +58,7 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
     """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from.
 
     `missing`: the abilities that the model is assumed to lack; notes replace what needs them. `parameter_tokens`: the
-    tokens of the tools and the answer format.
+    tokens of the tools and the answer format. `summary_tokens`: those of the summary and of the message around it.
     """
 
     recent: RecentItems
@@ -89,7 +89,7 @@ class ContextChooser:
         """Chooses which items of `recent` are shown.
 
         `end`: the newest segment of the conversation's path. The outputs of pinned calls, and the calls of pinned
-        outputs, are looked up on this path. None for a new conversation, or if nothing is pinned.
+        outputs, are looked up on this path. It may be None for a new conversation, and if nothing is pinned.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -198,7 +198,8 @@ def _select(
 ) -> Selection:
     """Selects the items that are sent, as the policy of `recent` says.
 
-    With `truncation: "disabled"`, raises ContextTooLong if items do not fit in the budget.
+    Raises ContextTooLong if the newest turn does not fit in the budget; with `truncation: "disabled"`, if any item does
+    not fit.
     """
     if reply_request.parameters.get("truncation") != "disabled":
         stable = _stable_window(recent, reply_request.model)

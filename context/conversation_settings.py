@@ -38,7 +38,7 @@ from infrastructure.event_log.version_lookup import Head
 MAX_SUMMARY_CHANGES = 64
 """How many changes of summaries are read to find the summary that counts on a path. A conversation with many branches may have more changes.
 
-If the path's last summary is older than these changes, it is not found. Then the next reply writes a new one.
+If the path's last summary is older than these changes, it is not found and not used.
 """
 
 SUMMARY_TOKENS = 32
@@ -49,8 +49,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """A summary that replaces `count` items of the path, from item `first` to item `last`.
 
     `depth`: the depth of `last`. `version`: the version of its ContextCompacted. `tokens`: the tokens of its text, in
-    `o200k_base`. `tokens_before`: the tokens of the items that it replaces. `has_copies`: some of these items are
-    copies of other items. Snapshots keep a Summary as JSON.
+    `o200k_base`. `tokens_before`: the tokens of the items that it replaces. `has_copies`: whether some of these
+    items are copies of other items. Snapshots keep a Summary as JSON.
     """
 
     version: int
@@ -226,7 +226,7 @@ def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded
     is_usable: dict[int, bool] = {}
     """By version of a ContextCompacted: whether its summary counts after the newest change that names it."""
     undone_above: int | None = None
-    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active, because a conversation then had only one path."""
+    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active, because a conversation had only one path at that time."""
     for recorded in newest_first:
         match event := recorded.event:
             case CompactionUndone(undone=0):
@@ -250,7 +250,8 @@ async def inherited_summary(
 ) -> tuple[int, ContextCompacted] | None:
     """(version, event) of the summary that the conversation `heir` inherits.
 
-    If that summary is withdrawn, the newest one before it that is not withdrawn. None if there is none.
+    If that summary is withdrawn, the newest one before it that is not withdrawn. None if there is none. For a fork that
+    does not exist yet, `heir` is its origin.
     """
     if summary is None:
         return None

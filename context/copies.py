@@ -3,7 +3,7 @@
 For each place it says what removes or hides the content after a deletion, and which test proves that. Content is what
 people and models wrote. `domain/content.py` lists the fields of events that hold content. The tables here list the
 places that content is copied to. A test fails if a view or a snapshot has a field with content that is not listed here,
-or if a test that is named here does not exist.
+or if a test file that is named here does not exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Copy(Struct, frozen=True):
-    """One place. `where`: what holds the content. `gone_by`: what removes or hides the content after a deletion. `shown_by`: the test that proves it."""
+    """One place. `where`: what holds the content. `gone_by`: what removes or hides the content after a deletion. `shown_by`: the file of the test that proves it."""
 
     where: str
     gone_by: str

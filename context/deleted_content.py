@@ -1,4 +1,4 @@
-"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to its end, or a view of that whole conversation.
+"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to the last event, or a view of that whole conversation.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
 an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in
@@ -20,7 +20,7 @@ class Reader(Protocol):
 
 
 def original_in(response_id: str, item_id: str) -> str:
-    """The `copy_of` of a copy whose original is in the input or the partial answer of a reply that did not join.
+    """The `copy_of` of a copy whose original is in the input or the partial answer of a reply whose items did not join.
 
     The log has no row for this original, only for the response. If the reply is tried again, the log also gets a row for the original.
     """

@@ -67,7 +67,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
 
 
 def vocabulary_file(name: str) -> Path:
-    """The gzipped vocabulary of an encoding in the wheel. The package is not imported: that would parse every vocabulary."""
+    """The gzipped vocabulary of an encoding in the wheel. The package is not imported, because the import parses every vocabulary."""
     wheel = find_spec("bpe_openai")
     if wheel is None or not wheel.submodule_search_locations:
         raise ModuleNotFoundError("bpe-openai, the package with the vocabularies, is not installed")

@@ -18,7 +18,7 @@ class Reader(Protocol):
 
 
 async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
-    """What the conversation was forked from; None if it is no fork."""
+    """What the conversation was forked from; None if it is no fork. Raises LogMoved if the log no longer has its first event."""
     page = await reader.conversation(conversation_id, limit=1)
     if not page or not isinstance(started := page[0].event, ConversationStarted):
         raise LogMoved(f"the log no longer has the first event of {conversation_id}")

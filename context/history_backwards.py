@@ -1,4 +1,4 @@
-"""Reads a conversation's newest items from the log, backwards from the head, until there are enough."""
+"""Reads the newest items of a path from the log, backwards from its end, until there are enough."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -28,7 +28,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
     `chain_hash` and `incarnation`: those of the snapshot that the items come from; empty if the items come from the log.
-    `reaches_start`: no items lie before `items`, except those that the summary replaces. `pins`: the pinned items
+    `reaches_start`: whether no items lie before `items`, except those that the summary replaces. `pins`: the pinned items
     before `items`, oldest first. `pinned`: the ids of all pinned items, in `pins` or in `items`. `lost`: in a fork, the
     inherited items that are gone, because their conversation was deleted. `is_inherited`: whether `items`, `lost`, the
     pins or the summary may come from another conversation. `last_requests`: the last request to each model on this

@@ -38,7 +38,7 @@ _IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": (
 
 
 def counted_text(item: Item) -> str:
-    """The text of an item whose tokens are counted: the text that a model reads. `fixed_tokens` counts images, files and encrypted text."""
+    """The text to count for an item: the text that a model reads. `fixed_tokens` counts images, files and encrypted text."""
     match type_of(item):
         case "message":
             return "\n".join(map(_part_text, content_parts(item)))
@@ -105,7 +105,7 @@ def _part_tokens(part: Any) -> int:
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
-    """The text of a request's parameters whose tokens are counted: tools and answer format, which a model reads."""
+    """The text to count for a request's parameters: tools and answer format, which a model reads."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
     if "tools" in read:  # nested as in the Chat Completions API: that form is longer
         read["tools"] = [{"function": tool} for tool in read["tools"]]

@@ -24,7 +24,7 @@ def sent_request(event: Event) -> tuple[str, SentSequence] | None:
 
 
 def opens_branch(event: Event) -> bool:
-    """Whether this event requests a reply whose answer will open a branch. Then only requests on that branch are compared with this one."""
+    """Whether this event requests a reply whose answer will open a branch. If so, only requests on that branch are compared with this request."""
     return isinstance(event, ReplyRequested) and event.after is not None
 
 

@@ -1,8 +1,8 @@
 """Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages, so they are not counted again.
 
-One count is kept for each request: the tokens of all its messages, by their hash. The next request begins with the same
-messages, so only its new messages are counted. The leading system messages have a count of their own, because clients
-change them often.
+For each request two counts are kept, by the hash of the messages: the tokens of the leading system messages, which
+clients change often, and the tokens of all messages after them. The next request begins with the same messages, so
+only its new messages are counted.
 """
 
 from collections.abc import Iterable, Sequence

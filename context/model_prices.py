@@ -53,7 +53,7 @@ class PricedModel(Struct, frozen=True):
         return input_price, cached, output
 
     def cost(self, usage: Usage) -> int | None:
-        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not listed."""
+        """The cost of a reply in billionths of a US dollar, rounded. None if the price of input or output is not listed."""
         from genai_prices.types import Usage as PricedUsage  # noqa: PLC0415 - see the module's docstring
 
         input_price, _, output_price = self.price

@@ -1,7 +1,8 @@
 """What is known of models: windows, tokenizers, abilities and prices.
 
 The facts come, in this order, from the settings MODELS and MODEL_WINDOW, from the provider's `/models`
-(`listed_models.py`), and from the package genai-prices (`model_prices.py`). A fact that was learnt from a refusal
+(`listed_models.py`), and from the package genai-prices (`model_prices.py`). Without a setting, the
+encoding follows from the model's name (`tokens.py`). A fact that was learnt from a refusal
 (`learnt_models.py`) can only make a window smaller, or remove an ability. It never changes what a setting says.
 """
 
@@ -37,8 +38,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     window      in tokens, counted in `encoding`. UNKNOWN_WINDOW, or less, if it is not known
     output      the most tokens that an answer can have; None: not known
     safety      the part of the window that may be filled, 0 to 1
-    accepts     for each of ABILITIES, whether the model has it. Abilities of which nothing is known are absent
-    prices      in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
+    accepts     for each ability of which something is known, whether the model has it: for ABILITIES, and for NOTED_ABILITIES that were
+                learnt to be missing
+    …_price     in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
     priced      the model's entry in genai-prices. None if there is none, or if a setting has a price
     """
 
@@ -55,7 +57,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
 
 class Models:
-    """The facts of any model. `set_listed` and `set_learnt` are called when the provider's list or the learnt facts were read again."""
+    """The facts of any model. `set_listed` is called when the provider's list was read, `set_learnt` when learnt facts were read or a fact was learnt."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -117,7 +119,7 @@ class Models:
         return unknown
 
     def missing_abilities(self, name: str) -> frozenset[str]:
-        """Which of ABILITIES the model lacks. Abilities of which nothing is known are not included."""
+        """The abilities that the model lacks. Abilities of which nothing is known are not included."""
         return frozenset(ability for ability, accepted in self.facts(name).accepts.items() if not accepted)
 
     def max_request_tokens(self, name: str, *, reserved: int = 0, window: int | None = None) -> int:
@@ -129,7 +131,7 @@ class Models:
         return int(((window or facts.window) - reserved) * facts.safety)
 
     def cost(self, name: str, usage: Usage, *, reported: str | None = None) -> int | None:
-        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known.
+        """The cost of a reply in billionths of a US dollar, rounded. None if the price of input or output is not known.
 
         `reported`: the model's name in the provider's answer. The price of that model is used, unless a setting has a price for `name`.
         """

@@ -40,13 +40,13 @@ async def move_snapshot(
 ) -> bool:
     """Brings the snapshot of version `before` to the version of `at`. The head was moved in between.
 
-    Returns False if the snapshot must be made again from the log: if it is missing, if it has another version, if too few of its
-    items would stay, if too many events had to be read, or if there are pins, summaries or inherited items. Raises psycopg.Error and redis.exceptions.RedisError.
+    Returns False if the snapshot must be made again from the log, for example if it is missing, if it has another version, if too few
+    of its items would stay, if too many events had to be read, or if there are pins, summaries or inherited items. Raises psycopg.Error and redis.exceptions.RedisError.
     """
     stored = await _stored(redis, tenant, conversation_id)
     if stored is None or stored.incarnation != at.incarnation or stored.version < before:
         return False
-    if stored.version >= at.version:  # the events are applied once more
+    if stored.version >= at.version:  # the events were applied before
         return True
     if stored.version > before:
         return False

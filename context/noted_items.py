@@ -18,7 +18,7 @@ from domain.items import Item
 
 
 class AsSent(Struct, frozen=True):
-    """Items, with the tokens that they have in a request. `reasons`: by item id, why a part of the item is left out."""
+    """Items, with the tokens that they have in a request. `reasons`: by the id of each item in a changed form, why a part of it is left out; None if nothing is left out."""
 
     items: Sequence[ContextItem]
     reasons: Mapping[str, str | None]
@@ -79,7 +79,7 @@ async def _count(
 
 
 def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
-    """(index, item) of each item that may have to be changed: all except plain messages, and messages whose content is a string.
+    """(index, item) of each item that may have to be changed: all but plain messages and messages whose content is a string.
 
     Every model takes such messages, and a context may have thousands of them.
     """

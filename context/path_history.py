@@ -80,7 +80,7 @@ class PathHistory:
                 return None
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
-        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id."""
+        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id. None if there is none, as in `find`."""
         while True:
             for entry in self.newest_first[self._indexed :]:
                 if (name := given_id(entry[1])) is not None:
@@ -99,7 +99,7 @@ class PathHistory:
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
     async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
-        """Which of these items a fork of the path inherits and has retracted for itself. `has` must have been True for each of them."""
+        """Which of these items a fork of the path inherits and has retracted for itself. Each must be on the path (`has`) and not be deleted in its own conversation."""
         if self._path is None:  # none of them is inherited
             return frozenset()
         conversations = [segment.conversation_id for segment in self._path.segments]

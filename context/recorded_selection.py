@@ -9,10 +9,10 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each pinned item of older turns, and one for the window.
+    """One range for each pinned item of older turns, and then one or more for the window.
 
-    A range must not span a deleted item, because the path at the recorded version still has that item. So the window is split after each item
-    with `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
+    A range must not span an item that was found deleted, because the path at the recorded version still has that item. So the window is
+    split after each item with `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
     """
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]

@@ -110,7 +110,7 @@ def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None
 
 
 def _outputs_without_call(input_items: Sequence[Item]) -> Iterator[_CallKey]:
-    """The keys of the outputs whose call is not in the input."""
+    """The keys of the outputs whose call does not come before them in the input."""
     calls: set[_CallKey] = set()
     for item in input_items:
         if (key := call_key(item)) is None:

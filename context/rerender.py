@@ -1,4 +1,5 @@
-"""Renders the body of a recorded request again from the log. Later changes of the conversation do not change the result.
+"""Renders the body of a recorded request again from the log. Later changes of the conversation do not change the result, except that content
+that is deleted now can be left out.
 
 `Shown`, in the ReplyRequested event, names the version, the ranges, the summary and the renderer. The texts of items, instructions and the
 summary come from other events of the log. The model, the parameters and the input come from ReplyRequested itself.
@@ -42,7 +43,7 @@ from infrastructure.event_log.recorded import Recorded
 class ShownItem(Struct, frozen=True, kw_only=True):
     """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the original, if it is a copy.
 
-    `is_blanked`: the item is deleted now, and the caller is not shown deleted content.
+    `is_blanked`: whether the item is deleted now and the caller is not shown deleted content.
     """
 
     item_id: str
@@ -57,7 +58,7 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 
     `matches`: whether its SHA-256 is the recorded one; None if something in the body is blanked. `items`: the items
     that were sent. The request's own input comes last. `summary_tokens`: tokens of the summary, 0 if there was none.
-    `summary_is_blanked`: the summary covers a deleted item, so its text is left out.
+    `summary_is_blanked`: whether the summary covers a deleted item, so that its text is left out.
     """
 
     body: dict[str, Any]

@@ -47,7 +47,7 @@ class SegmentPage(Struct, frozen=True):
     appended   those of them that added an item of the path
     retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: the ids of those that are deleted now
     requests   the requests that were made on the path, newest first
-    opened_by  the ids of the responses whose answers opened branches of the path here
+    opened_by  the ids of the responses whose items opened branches of the path on this page
     """
 
     events: Sequence[Recorded]
@@ -129,7 +129,7 @@ async def segment_pages(
 
 
 async def _with_opening(reader: Reader, conversation_id: str, page: SegmentPage) -> list[LoggedRequest]:
-    """The requests of the page, and those whose answers opened branches here: they were made when another path was active."""
+    """The requests of the page, and the requests of `opened_by`: these were made when another path was active."""
     rows = await reader.items(conversation_id, list(page.opened_by))
     requests = {row.version: LoggedRequest(row.version, *sent) for row in rows if (sent := sent_request(row.event))}
     requests |= {request.version: request for request in page.requests}

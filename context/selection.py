@@ -88,7 +88,7 @@ class StableWindow(Struct, frozen=True, kw_only=True):
 
     `refill`: a window that moves starts at the first turn with which the request fills at most this part (0 to 1) of the
     budget. If there is no such turn, it starts at the last one.
-    `first_depth`: the depth at which the last request's window began. None: there is no such request.
+    `first_depth`: the depth at which the last request's window began. None: there is no such request, or the summary has changed since.
     """
 
     refill: float
@@ -119,8 +119,8 @@ def select(
 ) -> Selection:
     """Selects the newest whole turns that fit in `budget` tokens, with `base_tokens`. Without `stable`, as many as fit.
 
-    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, the newest
-    turn is the last turn of the path and the input together.
+    Raises ContextTooLong if the newest turn and the pinned items do not fit. The newest turn is the input. If the input has no user
+    message, the newest turn is the last turn of the path and the input together.
     """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     others = _others(everything)
@@ -158,7 +158,7 @@ def _limited(
     """The indices at which a stable window may start, the best first, each with a limit for the request's tokens.
 
     The first is the start of the last request's window, or the path's start if there is no such window. From this start,
-    the request may fill the budget. From later starts, it may fill only the `refill` part, which leaves room to grow. The
+    if `path` reaches back to it, the request may fill the budget. From later starts, it may fill only the `refill` part, which leaves room to grow. The
     last start comes a second time: from there, the request may fill the budget.
     """
     first = 0
@@ -233,7 +233,7 @@ def _window_starts(
     """The indices in `items` at which the window may start, ascending. An iterator, because `select` mostly needs only the first few."""
     first = len(context_input.pins)
     end = first + len(context_input.path)
-    # splits[start]: how many pairs a window that starts at `start` would split. Then the call is left out and the output is sent.
+    # splits[start]: how many pairs a window that starts at `start` would split. Of a split pair, only the output is in the window.
     changes = [0] * (end + 2)
     for call, output in calls:
         if call not in always_sent and call < end:

@@ -105,8 +105,8 @@ def _tokens_at(
 ) -> dict[int, int]:
     """The tokens before each point, by the point's length.
 
-    The points are: after the tools, after the instructions, after the summary, after the pins, before the newest turn,
-    and at the end.
+    The points are: after the tools, after the instructions, after the summary, after the pins, before the first
+    new turn (or the newest turn, if the input begins none), and at the end.
     """
     sent, pins = choice.selection.sent, {pin.item_id for pin in choice.selection.pins}
     parts = _parts(body)

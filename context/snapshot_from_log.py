@@ -54,10 +54,10 @@ async def refill(
     *,
     counts: ItemCounts | None = None,
 ) -> Snapshot | None:
-    """Makes the snapshot at `version` from the log and returns it. Writes it unless Redis has a newer one.
+    """Makes the snapshot at `version` from the log and returns it. Writes it unless Redis has one that is as new or newer.
 
-    If the log does not have the conversation, removes the snapshot in Redis and returns None. `tenant`: the
-    conversation's tenant; it is not checked. Raises psycopg.Error and redis.exceptions.RedisError.
+    Returns None if the log does not have the conversation. In this case, and if the conversation was deleted meanwhile,
+    removes the snapshot in Redis. `tenant`: the conversation's tenant; it is not checked. Raises psycopg.Error and redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version, counts)
     if snapshot is not None:

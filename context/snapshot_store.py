@@ -43,7 +43,7 @@ FIRST_READ_ITEMS = 256
 TOKENS_PER_ITEM = 16
 """The first read takes FIRST_READ_ITEMS items, or as many items of TOKENS_PER_ITEM tokens as fit if these are fewer.
 
-Most contexts need no second read.
+Most contexts need no second read. If a conversation needed one, the first read of its next context takes more items.
 """
 
 MAX_REMEMBERED = 10_000

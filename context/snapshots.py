@@ -108,7 +108,7 @@ class LastRequest(Struct, frozen=True, array_like=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has no items and no settings.
+    """A conversation's newest items at `version`, by depth. `deleted`: whether it is a tombstone, which has no items and no settings.
 
     `last_requests`: the last request to each of at most MAX_LAST_REQUESTS models. Requests whose depth is less than
     `first` - 1 are left out.

@@ -14,7 +14,7 @@ from domain.items import Item, from_stored, in_short
 class StoredItem(Struct, frozen=True):
     """An item as an event holds it. `copy_of`: the id of the original, if the item is a copy.
 
-    `is_deleted`: the item is deleted now, and the caller is not shown deleted content.
+    `is_deleted`: whether the item is deleted now and the caller is not shown deleted content.
     """
 
     item_id: str

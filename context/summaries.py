@@ -24,7 +24,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - they 
 
 
 def transcript(item: Item) -> str:
-    """An item as text for the model that writes the summary. Empty if it has no text."""
+    """An item as text for the model that writes the summary. Only messages, calls and outputs have a text; it is empty for all others."""
     if type_of(item) == "message":
         text = text_of(item).strip()
         return f"{item['role']}: {text}" if text else ""
@@ -38,8 +38,8 @@ def first_kept_depth(
 ) -> int | None:
     """The depth of the first item that is not summarized. As many of the newest turns are kept as fit in `max_tokens`.
 
-    At least the newest turn is kept. `base_tokens`: as in `context_input`, but without the old summary. None if no turn starts in
-    `context_input`.
+    At least the newest turn is kept; if the input is not known yet (`input_unknown`), perhaps none. `base_tokens`: as in `context_input`, but
+    without the old summary. None if no turn starts in `context_input`.
     """
     starts = window_starts(context_input, unsendable)
     if not starts:

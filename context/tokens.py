@@ -67,7 +67,7 @@ async def count_off_loop(
 
 
 def is_exact(model: str) -> bool:
-    """Whether `encoding_for` knows the model's own tokenizer. If not, the counts for this model are estimates."""
+    """Whether tiktoken knows the model's own tokenizer. If not, the counts for this model are estimates."""
     try:
         tiktoken.encoding_name_for_model(_name_alone(model))
     except KeyError:

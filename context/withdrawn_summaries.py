@@ -1,4 +1,4 @@
-"""Finds out whether a summary is withdrawn. That is so if an item that it covers was deleted after the item was read for the summary.
+"""Finds out whether a summary is withdrawn. That is so if an item at a depth that it covers was deleted or restored after the items were read for it.
 
 When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summaries that cover it. But a summary in a
 fork, or of copies, also covers items of other conversations. Whether these items are deleted is looked up when the summary is read.
@@ -32,7 +32,7 @@ class Reader(Protocol):
 async def is_withdrawn(
     reader: Reader, compacted: Recorded, fork: Fork | None, inherited_by: Collection[str] = ()
 ) -> bool:
-    """Whether an item that a summary covers was deleted after the item was read for the summary.
+    """Whether an item at a depth that a summary covers was deleted or restored after the items were read for the summary.
 
     `compacted`: the ContextCompacted of the summary. `fork`: what its conversation was forked from; None if it is no fork.
     `inherited_by`: the forks through which the summary was inherited. A fork may have retracted, for itself, an item that the summary covers.
@@ -57,13 +57,13 @@ async def is_withdrawn(
 
 
 def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> bool:
-    """Whether a fork that inherited the summary has retracted an item that the summary covers."""
+    """Whether a fork that inherited the summary has retracted or restored an item at a depth that the summary covers."""
     event = deletion.event
     return isinstance(event, ItemRetracted | ItemRestored) and event.inherited and event.depth <= summary.depth
 
 
 def _withdraws(deletion: Recorded, compacted: Recorded, path: Path) -> bool:
-    """Whether the event deletes an item of the path that the summary covers, or a conversation of that path.
+    """Whether the event deletes or restores an item of the path that the summary covers, or deletes a conversation of that path.
 
     In the summary's own conversation, an item on any branch counts if it is not deeper than the summary, as in `domain/conversation.py`.
     """

@@ -1,4 +1,4 @@
-"""Who may do what with one conversation. Pure. The actor comes with the command. The owner and the shares are in the conversation's events."""
+"""Who may do what with one conversation. Pure. The caller passes the actor. The owner and the shares are in the conversation's events."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -27,9 +27,9 @@ Role = Literal["owner", "writer", "reader"]
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
 _READERS_COMMANDS = (GiveFeedback, WithdrawFeedback)
 _OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueueState)
-"""The store itself sends these commands. No role is needed: the end of a reply is recorded even if a share was withdrawn while the reply ran.
+"""Commands for which the log checks no role. So the end of a reply is recorded even if a share was withdrawn while the reply ran.
 
-The route `cancel` checks the role before it sends CancelReply.
+The store sends them itself. The route `cancel` checks the role before it stops the reply.
 """
 
 
@@ -51,7 +51,7 @@ def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | 
 def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
     """Raises ConversationNotFound if the conversation is deleted or the actor may not see it. Raises NotAllowed if the role does not allow the command.
 
-    Commands of the store itself are not checked.
+    The commands in `_OF_THE_STORE` are not checked.
     """
     if isinstance(command, _OF_THE_STORE):
         return

@@ -14,7 +14,7 @@ from domain.events import Event, HeadMoved, InputItem, ItemAppended, Leaf, PathB
 from domain.paths import is_open
 
 MAX_BRANCHES = 10_000
-"""How many branches a conversation may have. Replies that run already may open a few more."""
+"""How many branches may be opened in a conversation, besides its first one. Replies that run already may open a few more."""
 
 MAX_PATH_BRANCHES = 2_000
 """How many branches a path may take."""
@@ -40,7 +40,7 @@ def open_branch(
     revises: str | None = None,
     aside: bool = False,
 ) -> Iterator[Event]:
-    """The items open a branch after `leaf`. The head moves there, unless they are `aside`.
+    """The events with which the items open a branch after `leaf`. The head moves to the new branch, unless `aside`.
 
     The caller must append these events next: the branch's number is the version that its first item gets.
     """
@@ -55,7 +55,7 @@ def open_branch(
         yield replace(event, leaves=leaf.path, revises=revises, aside=aside)
         if not aside:
             yield HeadMoved(item_id=event.item_id, depth=event.depth, path=(*leaf.path, PathBranch(branch)))
-        elif state.head is not None and not state.moved_at:  # readers look for branches only where there is a HeadMoved
+        elif state.head is not None and not state.moved_at:  # readers look for branches only if there is a HeadMoved
             yield HeadMoved(item_id=state.head, depth=state.depth, path=state.path)
 
 

@@ -1,4 +1,4 @@
-"""The commands that a conversation takes. Ids, times and item bodies come from outside and are already validated.
+"""The commands that a conversation takes. Ids and item bodies come from outside and are already validated.
 
 The handlers in `commands/` and the replies in `replies/` make the commands. `decide` turns a command into events, or
 refuses it.
@@ -41,10 +41,11 @@ class Prefix(Struct, frozen=True, kw_only=True):
                  conversation (`context/transcripts/prefix_hashes.py`)
     answered     whether one of the prefix's items is an answer of this store
     response_id  the response whose request or answer brought the item
-    messages     how many messages that request's transcript has up to the end of this prefix; 0 if the prefix ends within a message
+    messages     how many messages of the transcript of `response_id` the prefix has. 0 if the prefix is not the beginning of this transcript, or if
+                 `response_id` is None or is no chat completion
     exact        the exact hash of these messages; empty if there are none
-    read_version the conversation's version when the transcript was compared with it. If an item was retracted after this version, the prefix is
-                 not recorded, because it may contain the item. None: the transcript was not compared with the conversation
+    read_version the conversation's version when the transcript was compared with it. If an item was retracted or restored after this version,
+                 the prefix is not recorded, because it may contain the item. None: the transcript was not compared with the conversation
     """
 
     item_id: str
@@ -94,7 +95,7 @@ class WriteTitle(Command, frozen=True, kw_only=True):
     """Records a title that a model wrote. Refused if the conversation has a title.
 
     `title_items`: the items that the title was made from. `read_version`: the conversation's version when the last of
-    these items was appended. Refused if an item was retracted after this version.
+    these items was appended. Refused if an item was retracted or restored after this version.
     """
 
     title: str
@@ -195,10 +196,9 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
     `expected_head`: refused if the head is another item; UNSET: any head is accepted.
 
-    `transcript`: as in ReplyRequested. `lists`: whether a conversation that is not listed is listed from now on. `queued`:
-    the reply waits in the queue, and its turn has come. `retracts`: items to retract in the same append, if they are
-    not retracted yet. They are not in `shown`. `after`, `regenerates`: as in ReplyRequested. `alone`: refused if another
-    reply will be appended after the same item as this one.
+    `transcript`, `queued`, `after`, `regenerates`: as in ReplyRequested. `lists`: whether a conversation that is not listed
+    is listed from now on. `retracts`: items to retract in the same append, if they are not retracted yet. They are not in
+    `shown`. `alone`: refused if another reply will be appended after the same item as this one.
     """
 
     response_id: str
@@ -240,7 +240,7 @@ class ReadQueueState(Command, frozen=True, kw_only=True):
 
 
 class ShowReply(Command, frozen=True, kw_only=True):
-    """The request of a running reply is sent again with another context. `shown`, `reason`: as in ReplyShown."""
+    """Records that the request of a running reply is sent again with another context. `shown`, `reason`: as in ReplyShown."""
 
     response_id: str
     model: str
@@ -281,7 +281,8 @@ class FailReply(Command, frozen=True, kw_only=True):
 class StopReply(Command, frozen=True, kw_only=True):
     """The fields of CancelReply and InterruptReply.
 
-    If the conversation's policy keeps stopped replies, `input` and `output` are appended as by CompleteReply.
+    If the conversation's policy keeps stopped replies, `input` is appended as by CompleteReply, with the items of `output`
+    that may join (`reply_ends.joinable`). Nothing is appended if the reply was still waiting for its turn.
     """
 
     response_id: str
@@ -327,11 +328,11 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 class CompactContext(Command, frozen=True, kw_only=True):
     """`replaces`: the version of the active summary, which the new summary includes; 0 for none.
 
-    Refused if another summary is active.
+    Refused if another summary is active, or if item `last` is not on the active path.
 
     `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of
     a fork. The new summary replaces these and does not include them. `read_version`: the conversation's version when
-    the items were read. Refused if an item was retracted after this version.
+    the items were read. Refused if an item was retracted or restored after this version.
     """
 
     compaction_id: str
@@ -397,7 +398,7 @@ class WithdrawFeedback(Command, frozen=True, kw_only=True):
 
 
 class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
-    """The fields are as in FeedbackGiven. `feedback_id`: the new id, used if `by` has given no feedback yet. `inherited`: as in RetractItem.
+    """The fields are as in FeedbackGiven. `feedback_id`: the new id, used if the target has no feedback from `by`. `inherited`: as in RetractItem.
 
     `known_id`: the id of the feedback that `by` had given when the command was made; None if there was none.
     """

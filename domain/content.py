@@ -122,7 +122,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationReopened: frozenset(),
     ConversationDeleted: frozenset(),
 }
-"""The other fields: ids, numbers, and names that the store or the client's program chose.
+"""The other fields: ids, numbers, and names that the store, a client's program or a provider chose.
 
 `ReplyFailed.message` is among them because the store writes this text. It contains no content.
 """

@@ -137,12 +137,12 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def summaries_on_path(self) -> tuple[KnownSummary, ...]:
-        """Those of `summaries` that count on the active path."""
+        """Those of `summaries` whose last item is on the active path."""
         return tuple(summary for summary in self.summaries if takes(self.path, summary.branch, summary.depth))
 
     @property
     def redoable(self) -> KnownSummary | None:
-        """The summary that is redone next."""
+        """The summary that is redone next; None if none can be redone."""
         return next((summary for summary in self.undone if takes(self.path, summary.branch, summary.depth)), None)
 
     def reply(self, response_id: str) -> RunningReply | None:
@@ -156,7 +156,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def awaited_after(self) -> frozenset[str | None]:
-        """The ids of the items after which replies that run or wait will be appended. None in it: before the first item."""
+        """The ids of the items after which replies that run or wait will be appended. None among the ids: before the first item."""
         leaves = (reply.leaf for reply in self.running)
         running = (self.head if leaf is None else leaf.item_id for leaf in leaves)
         return frozenset((*running, self.head) if self.queued else running)
@@ -289,7 +289,10 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
 
 
 def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
-    """The state of an item, a response or a feedback after an event with its row key. None if there is none (any more)."""
+    """The state of an item, a response or a feedback after an event with its row key. None: there is no state.
+
+    The state ends when feedback is withdrawn, and when an inherited item is restored.
+    """
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)

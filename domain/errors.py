@@ -2,7 +2,7 @@
 
     Refused
     ├── NotFound
-    │   ├── ConversationNotFound   (never started, or deleted)
+    │   ├── ConversationNotFound   (never started, deleted, or not visible to the caller)
     │   ├── ItemNotFound           (never appended, or retracted)
     │   ├── ResponseNotFound       (never requested, or deleted)
     │   ├── CompletionNotFound     (a chat completion that does not exist, was not stored, or is deleted)
@@ -15,7 +15,7 @@
     │   ├── HeadHasMoved
     │   ├── PathHasChanged         (the head was moved after the context of the request was read)
     │   ├── HistoryLost            (the event store was restored meanwhile)
-    │   ├── ItemsDeleted           (after the items of the request or of the title were read)
+    │   ├── ItemsDeleted           (items were deleted or restored after the request or the title was made from them)
     │   ├── ReplyIsOver
     │   ├── SummaryHasChanged
     │   ├── TitleExists
@@ -135,7 +135,7 @@ class HistoryLost(Conflict):
 
 
 class ItemsDeleted(Conflict):
-    """On a retry, the model is shown the items that are left."""
+    """On a retry, the model is shown the items that are not deleted then."""
 
     code = "conversation_changed"
 
@@ -178,7 +178,7 @@ class NothingToUndo(Conflict):
 
 
 class NothingToCompact(Conflict):
-    """Everything fits, or nothing more can be summarized."""
+    """Everything fits, there is no room for a summary, a turn is too long to be summarized, or the model wrote no summary."""
 
     code = "nothing_to_compact"
 

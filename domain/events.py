@@ -45,7 +45,8 @@ class PathBranch(Struct, frozen=True, array_like=True):
 class Leaf(Struct, frozen=True, array_like=True):
     """The item after which others are appended: its id, its depth, and the path that ends with it.
 
-    `item_id` None and depth 0: before the first item. `path`: the part in the item's own conversation.
+    `item_id` None and depth 0: before the first item. `path`: the part of this path in the conversation to
+    which the others are appended. There, the items that a fork inherits are on branch 0.
     """
 
     item_id: str | None
@@ -99,7 +100,7 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `reason` "budget": the items did not fit. If the path was not read to its start, this range has no `first`, and its
     `count` includes deleted items; in older events it has no `count`. If none of its items was read, it has no `last`
-    either.
+    either. `reason` "deleted": a fork inherited the items from a conversation that is deleted. This range has no `first`.
     """
 
     reason: str
@@ -142,7 +143,7 @@ class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `tokens`, `messages`: how long it is. `messages` counts messages of the request's body. `reason`: why it is shorter than
     that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
-    None: it is the whole last request.
+    None: the prefix is the whole last request.
     """
 
     tokens: int
@@ -155,7 +156,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
     compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
-    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes replaced what needs them.
+    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes replaced the content that needs these abilities.
     """
 
     version: int
@@ -252,7 +253,7 @@ POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
 """These three are keys of changes: of the instructions, of the policy, and of both. The last row that changes a value holds the current value.
 
-Rows that change neither the instructions nor the policy have no key.
+A ConversationDescribed that changes neither the instructions nor the policy has no key.
 """
 
 PINS = "pins"
@@ -327,7 +328,7 @@ class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
     `branch`: the branch that the item is on. An item that opens a branch has its own version here, and its
-    `leaves` is the path up to its parent. `revises`: the id of the item in whose place this one was written. `aside`: the item is not on the active path, and the head stays where it is.
+    `leaves` is the path up to its parent. `revises`: the id of the item that this one is another version of. `aside`: the item is not on the active path, and the head stays where it is.
 
     `copy_of`: the id of the original, if this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
     the input or the partial answer of a reply and did not join a conversation, `copy_of` is `<response id>/<item id>`, and the copy is also deleted with that response.
@@ -393,7 +394,7 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
 class ItemRestored(Event, frozen=True, kw_only=True):
     """The item is not deleted any more. It is at its place again. Summaries that were made without it are withdrawn.
 
-    Pins and summaries that went with its deletion do not come back. `inherited`: as in ItemRetracted.
+    Pins and summaries that its deletion ended do not come back. `inherited`: as in ItemRetracted.
     """
 
     topic = "item.restored"
@@ -578,7 +579,10 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """The process that ran the reply ended, or the reply's client disconnected. The other fields are as in ReplyCancelled."""
+    """The process that ran the reply ended, or the reply's client disconnected or may no longer read the conversation.
+
+    `code`: the reason. The other fields are as in ReplyCancelled.
+    """
 
     topic = "reply.interrupted"
 

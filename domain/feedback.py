@@ -11,7 +11,10 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 
 
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Records feedback, which replaces what the subject gave before. No event if it is the same as the feedback that the command knows."""
+    """Records feedback, which replaces what the subject gave before. No event if the feedback `known_id` already has these values.
+
+    Raises ItemNotFound or ResponseNotFound.
+    """
     target = _target(command, known_items.get(command.target, command.inherited))
     known_feedback = known_items.get(feedback_key(command.target, command.by))
     given = known_feedback.feedback if known_feedback else None

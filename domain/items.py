@@ -132,7 +132,7 @@ def _check_message(item: Item) -> None:
 
 
 def without_listed_fields(item: Item) -> Item:
-    """The item as a client sent it, without the fields that a list has added.
+    """An item that a client sends, without the fields that a list has added to it.
 
     Lists add no such field to an item that has one of them itself. They always add the first two fields together. So an
     item of an unknown type came from a list only if it has both.
@@ -152,7 +152,7 @@ def as_stored(item: Item) -> bytes:
 
 
 def given_id(item: Mapping[str, Any]) -> str | None:
-    """The id that the client gave to the item, or that the item had in another conversation. Items of old events have none."""
+    """The id that the client gave to the item, or that the item had in another conversation. None if there is no id that can be kept, as in items of old events."""
     item_id = item.get("id")
     return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_GIVEN_ID_LENGTH else None
 

@@ -28,7 +28,7 @@ from domain.items import from_stored, is_usable
 def end_reply(
     state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
 ) -> tuple[Event, ...]:
-    """The items that join the conversation, and the end of the reply."""
+    """The items that join the conversation, and the end of the reply. Raises ReplyIsOver."""
     is_waiting = command.response_id in state.queued and not isinstance(command, CompleteReply)
     if state.reply(command.response_id) is None and not is_waiting:
         raise ReplyIsOver(command.response_id)
@@ -116,6 +116,8 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
 
     In an unlisted conversation the reply's items are retracted too. If the conversation then has no other items and no
     other replies, the conversation is deleted instead.
+
+    Raises ResponseNotFound, and ReplyIsOver if the reply has added other items than `item_ids` to an unlisted conversation.
     """
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:

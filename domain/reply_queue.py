@@ -10,9 +10,9 @@ MAX_QUEUED = 16
 
 
 def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
-    """The reply waits behind the others. A reply that interrupts goes before them.
+    """The reply waits behind the others. A reply that interrupts goes before them, and cancels an earlier one that interrupts and still waits.
 
-    If an earlier reply that interrupts is still waiting, it is cancelled.
+    Raises TooManyQueued.
     """
     superseded: tuple[Event, ...] = ()
     if not command.interrupts:

@@ -9,7 +9,11 @@ from domain.events import ConversationDescribed, Event, ItemRetracted
 
 
 def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
-    """Records a model's title. Refused if the conversation has a title by now, or if an item was retracted since the title's items were read."""
+    """Records a model's title. Raises TitleExists if the conversation has a title by now.
+
+    Raises ItemsDeleted if an item was retracted or restored after the title's items were read, and HistoryLost if the log has lost
+    the version at which they were read.
+    """
     if command.read_version > state.version:
         raise HistoryLost(state.id)
     if state.title is not None:

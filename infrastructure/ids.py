@@ -70,5 +70,5 @@ def minted_seconds(text: str) -> int:
 
 
 def first_uuid_at(seconds: float) -> UUID:
-    """The smallest UUIDv7 of this time, in seconds since 1970 (UTC)."""
+    """A UUID that is smaller than every UUIDv7 of this time. `seconds`: since 1970 (UTC)."""
     return UUID(int=int(seconds * 1000) << 80)

@@ -45,7 +45,7 @@ class ViewBatch(Struct):
     _inserted_keys: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, write: Write) -> None:
-        """Adds the next write."""
+        """Adds the next write. Raises ValueError if a document is inserted twice."""
         match write:
             case Insert():
                 if write.key in self.inserts:
@@ -107,7 +107,7 @@ def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged
 
 
 def conversation_of(document: Document) -> tuple[str, str]:
-    """(tenant, conversation id) of a document of any view. The id is empty if the document belongs to no conversation."""
+    """(tenant, conversation id) of a document of any view. For documents of `usage` the id is empty."""
     return document["tenant"], document.get("conversation_id") or document.get("id", "")
 
 

@@ -3,9 +3,9 @@
 Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
 twice. The second time it changes nothing. New items are added to a snapshot. When the head is moved, the items that
 are on both paths are kept. After any other change of what a model is shown, the snapshot is made again from the log.
-It is also made again if it is missing, if it does not have the version before the batch, or if its keys hold something
-else. If Redis refuses to write (out of memory, read-only …), the error is raised. Then the batch is applied again,
-until Redis accepts it.
+It is also made again if it is missing, if the batch does not follow its version, or if its keys hold something else. A
+snapshot that already has the batch stays. If Redis refuses to write (out of memory, read-only …), the error is raised.
+Then the batch is applied again, until Redis accepts it.
 """
 
 import asyncio
@@ -84,7 +84,10 @@ class ContextView:
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved."""
+        """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved.
+
+        `only_incomplete`, `only_from`: as in ViewPositions.start_over.
+        """
         async with self._mongo.transaction((view,), 0) as session:
             if not await self._positions.start_over(
                 view, view, target, session, only_incomplete=only_incomplete, only_from=only_from
@@ -144,7 +147,7 @@ class ContextView:
             raise
 
     async def apply_changes(self, changes: Sequence[SnapshotChange]) -> None:
-        """Applies the changes. Makes a snapshot from the log if its change cannot be applied."""
+        """Applies the changes. If a change needs a refill or cannot be applied, the snapshot is made from the log."""
         for change in changes:
             if change.deleted:
                 tombstone = Snapshot(version=change.version, deleted=True, incarnation=change.incarnation)

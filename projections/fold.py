@@ -1,4 +1,4 @@
-"""Computes the views in memory, from the events of the log. `verify` and the tests compare the stored views with the result. Pure."""
+"""Computes the MongoDB views in memory, from the events of the log. `verify` and the tests compare the stored views with the result. Pure."""
 
 from collections.abc import Iterable
 
@@ -47,7 +47,7 @@ class Fold:
 
 
 def fold(events: Iterable[Recorded]) -> dict[MongoView, dict[str, Document]]:
-    """The documents of all views after these events."""
+    """The documents of all MongoDB views after these events."""
     folded = Fold()
     for recorded in events:
         folded.apply(recorded)

@@ -1,9 +1,10 @@
 """Divides the partitions among the running projectors, with leases in Postgres.
 
 Every projector raises its `beat` twice a second. The others count it as dead when they have seen the same beat for 2.5 s
-(`heartbeats.py`). A projector owns an equal share of the partitions: it takes partitions that are free or whose holder is dead, and
-releases what exceeds its share when another projector starts. A lease is a number that only grows. MongoDB stores the newest lease of
-each partition (`view_positions.py`), so a projector that froze and was replaced cannot write when it wakes up.
+(`heartbeats.py`). Each projector holds its share, and the shares differ by at most one partition. It takes partitions that are free or
+whose holder is dead, and releases what exceeds its share when another projector starts. A lease is a number: a new lease of a partition is
+higher than the one before. MongoDB stores the newest lease of each partition (`view_positions.py`), so a projector that froze and was
+replaced cannot write when it wakes up.
 """
 
 import time
@@ -27,7 +28,7 @@ _LOCK = 7_203_914_412
 """A projector holds this advisory lock while it counts the others, takes partitions, and releases what exceeds its share."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
-"""A projector that freezes inside the transaction must not block the others."""
+"""If a projector freezes inside the transaction, Postgres ends the transaction, so that it does not block the others."""
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
@@ -63,7 +64,7 @@ class Leases:
         self._watch = HeartbeatWatch[UUID](ALIVE_SECONDS, RENEW_SECONDS, clock)
 
     async def renew(self, newer_leases: Mapping[int, int] | None = None) -> HeldPartitions:
-        """Raises this projector's beat, and takes or releases partitions until it holds its share.
+        """Raises this projector's beat. Takes free partitions up to its share, or releases what exceeds the share.
 
         `newer_leases`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
         holds such a partition, Postgres was restored from an older backup. Then the projector takes a lease above the newer one.

@@ -22,7 +22,10 @@ log = structlog.get_logger(__name__)
 
 
 async def project(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs a projector until `stop`. It starts even while the stores are unavailable."""
+    """Runs a projector until `stop`. It starts even while the stores are unavailable.
+
+    Raises DataIsNewer, alone or in an ExceptionGroup.
+    """
     metrics = Metrics()
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=60.0)
@@ -49,7 +52,7 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
-    """Applies missing migrations, as soon as Postgres is reachable. Raises DataIsNewer."""
+    """Applies missing migrations, as soon as Postgres is reachable. At `stop` it gives up. Raises DataIsNewer."""
     migrating = asyncio.create_task(when_reachable(migrate, postgres_url))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({migrating, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The views in MongoDB. A batch of events is one transaction, unless it has a large deletion: its writes to the views, and their new positions."""
+"""The views in MongoDB. The writes of a batch and the new positions of the views are one transaction, unless the batch has a large deletion."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -29,7 +29,7 @@ from projections.views.view_position import BUILD_SUFFIX, ViewPosition
 from projections.views.writes import Document
 
 MAX_REMOVED = 500
-"""A transaction removes at most this many documents of deleted conversations. It has a time limit, and must fit into MongoDB's cache."""
+"""A transaction removes at most this many documents from `_LARGE_VIEWS`. It has a time limit, and must fit into MongoDB's cache."""
 
 _LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses", "search", "feedback"})
 """The views in which a conversation can have any number of documents."""
@@ -105,7 +105,7 @@ class MongoViews:
         """Writes the batch into the views of these positions, and advances the positions to its end. Returns the new positions.
 
         All positions must be at the same event. Everything is one transaction, unless the batch has a large deletion. Then the events
-        before the deletion are committed first, and its documents are removed in steps. Raises UnreadableEvent, ViewDiverged and
+        before the deletion are committed first, and the deleted documents are removed in steps. Raises UnreadableEvent, ViewDiverged and
         PyMongoError. Raises PositionMoved if a position has moved, or may have moved because the answer to the commit was lost.
         """
         partitions = {view_position.partition for view_position in view_positions}
@@ -118,7 +118,7 @@ class MongoViews:
         return await self._commit(view_positions, batch.events[-1].log_position, events)
 
     async def _large_deletion(self, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
-        """The index of the deletion with which the batch would remove more than MAX_REMOVED documents. None if there is none."""
+        """The index of the first deletion with which the batch would remove more than MAX_REMOVED documents. None if there is none."""
         count = 0
         for index, logged in enumerate(batch):
             if is_deletion(logged):
@@ -212,7 +212,7 @@ def _by_release(
 ) -> list[tuple[list[ViewPosition], Collection[str]]]:
     """The positions in groups, each group with the deleted conversations that it no longer parks.
 
-    Positions of `usage` release none: what the conversation used before its deletion still has to be counted.
+    Positions of `usage` release none: what a conversation used before its deletion still has to be counted.
     """
     if not deleted:
         return [([*view_positions], ())]

@@ -24,7 +24,7 @@ _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 1728
 """MongoDB's codes for an error in one document or one change:
 
 bad value, failed to parse, type mismatch, path not viable, conflicting change, invalid field name, immutable field, validation, too
-large (before or after the change).
+large (a document before or after the change, or a key of an index).
 """
 
 
@@ -55,8 +55,8 @@ def parked_for(logged: Logged, error: Exception) -> Parked:
 def is_caused_by_event(error: Exception) -> bool:
     """Whether the cause is the event or the documents of its conversation. Then other events may still succeed.
 
-    False if the store refuses every write (full, read-only, access denied). Also False for every error of Redis: an error about a single
-    snapshot's key is not raised, because the context view makes that snapshot again.
+    False if a store refuses every write (full, read-only, access denied) or cannot be reached, or if this process has no memory left. Also
+    False for every error of Redis: an error about a single snapshot's key is not raised, because the context view makes that snapshot again.
     """
     match error:
         case UnreadableEvent() | ViewDiverged():

@@ -11,9 +11,10 @@ from projections.views.view_position import ViewPosition
 
 
 class PositionMoved(Exception):
-    """A view position changed after it was read: it was advanced, or its `epoch` was raised (`view_positions.py`). Nothing was written.
+    """A view position is not as it was read, or two positions that must be equal differ. Load the positions again.
 
-    Also raised when the answer to a commit was lost. Then the batch may have been written. In both cases, load the positions again.
+    A position changes when it is advanced, or when its `epoch` is raised (`view_positions.py`). Also raised when a transaction conflicts
+    with another one. In these cases nothing was written. Also raised when the answer to a commit was lost: the batch may have been written.
     """
 
     def __init__(self, views: Iterable[str], position: int) -> None:

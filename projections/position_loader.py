@@ -43,7 +43,7 @@ class PositionLoader:
         )
 
     async def load(self) -> dict[str, ViewPosition]:
-        """The positions by `key`. Raises PositionMoved, psycopg.Error, PyMongoError and RedisError."""
+        """The positions to advance, by `key`. Raises PositionMoved, DataIsNewer, psycopg.Error, PyMongoError and RedisError."""
         held_partitions = self._held_partitions
         if held_partitions.dead_holders:
             await self._end_sessions_of_dead(held_partitions)
@@ -82,7 +82,7 @@ class PositionLoader:
         try:
             await self._store.end_sessions(sorted(partitions.dead_holders))
         except OperationFailure as error:
-            # MongoDB also aborts their transactions by itself, but later.
+            # MongoDB also aborts the transactions of dead projectors by itself, but later.
             log.warning("sessions_not_ended", error_type=type(error).__name__)
         self._held_partitions = HeldPartitions(
             self._held_partitions.leases, self._held_partitions.dead_holders - partitions.dead_holders
@@ -92,7 +92,7 @@ class PositionLoader:
         """Checks each position that is from another incarnation of the log, or whose target is after the log's end.
 
         Returns whether there were such positions. If the log is still the same up to the position, the position is
-        kept. If not, the view of the position starts over.
+        kept. If not, the view of the position starts over, or the second build loses its positions.
         """
         end = await self._feed.end()
         unchecked = [

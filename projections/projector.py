@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """Updates views while it runs. Any number of projectors share the work; all of them must update the same views."""
+    """Updates views while it runs. Any number of projectors may run, and up to PARTITIONS of them share the work. All must update the same views."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Projector:
     def checks(self) -> dict[str, bool]:
         """The checks of `/health/ready`.
 
-        views            the projector reaches all its stores, and no view is stuck
+        views            the projector reaches all its stores, Redis accepts its writes, and no view is stuck
         partitions_held  the projector holds partitions, or needs none because the other projectors hold all
         """
         partitions = self._held_partitions
@@ -80,7 +80,10 @@ class Projector:
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, and continues through any outage. At `stop`, finishes the batches it has begun, and releases its partitions."""
+        """Runs until `stop`, and continues through any outage. At `stop`, finishes the batches it has begun, and releases its partitions.
+
+        Raises an ExceptionGroup with DataIsNewer if newer code built one of the views.
+        """
         leases = Leases(self._pool, self._mongo_views.session_id)
         async with asyncio.TaskGroup() as group:
             background = [

@@ -45,7 +45,7 @@ class RetryPolicy:
         return key in self._states
 
     def keep_only(self, keys: Container[str]) -> None:
-        """Forgets the other positions: another process has them now."""
+        """Forgets all other positions: this process no longer advances them."""
         self._states = {key: state for key, state in self._states.items() if key in keys}
 
     @property

@@ -39,8 +39,8 @@ class SnapshotChange(Struct):
     """The changes that a batch makes to one conversation's snapshot.
 
     `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`:
-    the batch's new items. `last_requests`: by model. `moved`: the head was moved. `needs_refill`: the batch has one of
-    the rare changes after which the snapshot is made again from the log.
+    the batch's new items. `last_requests`: the last request to each model. `moved`: whether the head was moved.
+    `needs_refill`: whether the batch has one of the rare changes after which the snapshot is made again from the log.
     """
 
     tenant: str

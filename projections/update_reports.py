@@ -1,4 +1,4 @@
-"""The metrics and the log events of a view updater."""
+"""The metrics and log events about what a view updater loaded, applied and parked."""
 
 import logging
 import time

@@ -18,7 +18,7 @@ from projections.view_positions import ViewPositions
 from projections.views.catalog import INDEXES, MONGO_VIEWS, PARTIAL_INDEXES
 
 BUILD_TIMEOUT_SECONDS = 24 * 3600.0
-"""How long building an index may take. With the client's usual timeout, each attempt to build a large index would be aborted."""
+"""How long it may take to build the missing indexes of a collection. With the client's usual timeout, each attempt to build a large index would be aborted."""
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 60.0
 _PLAIN = frozenset({"key", "v"})

@@ -54,7 +54,7 @@ class ViewPositions:
     async def prepare(self) -> None:
         """Creates the collection with small pages, if it does not exist.
 
-        Its few documents change a hundred times a second, and MongoDB keeps five minutes of their history. When a page has grown too large,
+        Its few documents change hundreds of times a second, and MongoDB keeps five minutes of their history. When a page has grown too large,
         MongoDB moves the history out of it. With the usual limit of 10 MB that takes 200 ms, and blocks every write to the page.
         """
         if POSITIONS_COLLECTION in await self._database.list_collection_names(filter={"name": POSITIONS_COLLECTION}):
@@ -63,7 +63,7 @@ class ViewPositions:
         try:
             await self._database.create_collection(POSITIONS_COLLECTION, storageEngine=small_pages, check_exists=False)
         except OperationFailure as error:
-            # Either another projector created it first, or this server has no such option. Then the first write creates it.
+            # Either another projector created it first, or this server has no such option and the first write creates it.
             log.debug("positions_collection_not_created", code=error.code)
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:

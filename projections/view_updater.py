@@ -48,7 +48,7 @@ _UNAVAILABLE = (
     RedisError,
     OSError,
 )
-"""Errors that mean that a store is unavailable. A Redis error about one key does not arrive here: `context_view.py` handles it."""
+"""Errors that mean that a store is unavailable, or that Redis refuses to write. A Redis error about one key does not arrive here: `context_view.py` handles it."""
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +92,7 @@ class ViewUpdater:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its stores answer and no view is stuck."""
+        """Whether the last round reached its stores, and no view is stuck."""
         return self._interrupted_by is None and not self._retries.is_stuck
 
     @property
@@ -106,14 +106,14 @@ class ViewUpdater:
         self._must_load = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Updates the views until `stop`. Finishes a batch that it has begun."""
+        """Updates the views until `stop`. Finishes a batch that it has begun. Raises DataIsNewer."""
         pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
         while not stop.is_set():
             notified, started = self._notifications.count, time.monotonic()
             try:
                 advanced = await self._advance_all()
             except PositionMoved as error:
-                # Another projector advances these views now, or they started over: load the positions again.
+                # For example, another projector advances these views now, or they started over: load the positions again.
                 log.debug("projection_position_moved", reason=str(error))
                 self._must_load = True
                 await _pause(stop, moved_pause)

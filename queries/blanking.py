@@ -33,7 +33,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, because the response is deleted."""
+        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, with the response or the conversation."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -125,7 +125,7 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _EventContent(Struct):
-    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy, or if the events do not say so. `responses`: the ids of responses.
+    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy, or if the events do not name its original. `responses`: the ids of responses.
 
     `summaries`: the ContextCompacted events.
     """

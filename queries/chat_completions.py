@@ -1,4 +1,4 @@
-"""GET /v1/chat/completions and …/{id}: stored chat completions, from the views `responses` and `items`.
+"""GET /v1/chat/completions and …/{id}: stored chat completions, from the views `responses` and `items`. The list also reads `conversations`.
 
 A chat completion is a reply that was requested with `POST /v1/chat/completions`. Its Response is shown as a chat completion.
 """
@@ -68,8 +68,8 @@ class CompletionsQuery(PageQuery):
     answer=ChatCompletionList,
 )
 async def list_completions(context: QueryContext, query: CompletionsQuery) -> Response:
-    """A page of the chat completions that have an answer, oldest first. A caller gets those that they requested themselves. An admin gets
-    those of the whole tenant.
+    """A page of the chat completions that have an answer, oldest first. A caller gets those that they requested themselves, in
+    conversations that they may read. An admin gets those of the whole tenant.
 
     Filters: `model`, and any number of `metadata[key]=value`.
     """
@@ -124,7 +124,10 @@ def _selected(context: QueryContext, read: Read, query: CompletionsQuery, where:
 
 
 def _still_visible(context: QueryContext, read: Read) -> list[Document]:
-    """Stages that keep the replies whose conversation the caller may still read: the share of a conversation may have been withdrawn."""
+    """Stages that keep the replies whose conversation the caller may still read: the share of a conversation may have been withdrawn.
+
+    While Postgres is unavailable, they keep only those whose conversation the caller owns.
+    """
     key = {"$concat": [{"$literal": f"{context.principal.tenant}:"}, "$conversation_id"]}
     may_read = visible_to(context.principal.subject, with_shares=read.verified)
     return [
@@ -144,8 +147,8 @@ def _still_visible(context: QueryContext, read: Read) -> list[Document]:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. It
-    may be deleted, because the list is ordered by id.
+    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. The
+    reply and the conversation may be deleted, because the list is ordered by id.
 
     While Postgres is unavailable, any id is accepted.
     """

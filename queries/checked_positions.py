@@ -24,7 +24,7 @@ class CheckedPositions:
         self._results: dict[LogPosition, bool] = {}
 
     async def are_of(self, incarnation: str, view_positions: Iterable[ViewPosition]) -> bool:
-        """Whether the log of this incarnation has all events that these views show. False while Postgres is unavailable.
+        """Whether the log of this incarnation has all events that these views show. False if Postgres must be asked and is unavailable.
 
         Raises LogMoved if the log has another incarnation now.
         """

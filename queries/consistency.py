@@ -56,7 +56,7 @@ class Read(Struct, kw_only=True):
     versions     the version of the view in each of these collections. After an upgrade, it is older than the code's version until the view is built again
     complete_to  only in a read that does not wait: up to this position, the views showed all events when it started, except those of parked conversations
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
-    parked       the tenant's conversations that one of the views left out at some time during the read
+    parked       the tenant's conversations that one of the views had parked at some time during the read
     repairs      how many repairs the views had counted when the read started
     repaired     whether a repair ended during the read. Then a document may have been missing for a while
     """
@@ -155,7 +155,10 @@ def may_see_unverified(principal: Principal, owner: str) -> bool:
 
 
 class Consistency:
-    """Starts and checks reads. `min_position`: a position that the views must have reached in any case (`X-Min-Position`)."""
+    """Starts and checks reads. `min_position`: a position that the views must have reached in any case (`X-Min-Position`).
+
+    While Postgres is unavailable, what is committed is not known. Then a read waits until its views are live.
+    """
 
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
@@ -168,7 +171,7 @@ class Consistency:
     ) -> ConversationRead:
         """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound if it was never started, is deleted, or the caller may not see it. Raises PostgresUnavailable and ApiError 503.
+        Raises ConversationNotFound if the conversation was never started, is deleted, or may not be seen by the caller. Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         head, positions = await asyncio.gather(_head(log, conversation_id), self.positions.read())
@@ -245,7 +248,7 @@ class Consistency:
         return read, documents
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 if a view was reset, or its collection was dropped, since the read started. In a read of one conversation: also if this one, or one that it inherits from, was parked.
+        """Raises ApiError 503 if a view was reset, its collection was dropped, or the log may have moved back since the read started. In a read of one conversation: also if this one, or one that it inherits from, was parked.
 
         `positions` must have been read after the documents. Without `positions` they are read now.
         """
@@ -255,7 +258,10 @@ class Consistency:
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound if the conversation was deleted since the read started, because items may be missing then."""
+        """Raises ConversationNotFound if the conversation was deleted since the read started, because items may be missing then.
+
+        Does nothing while Postgres is unavailable.
+        """
         if not read.verified:
             return
         try:
@@ -273,7 +279,10 @@ class Consistency:
             return LogPosition()
 
     async def _shows(self, positions: Positions, read: Read) -> bool:
-        """Whether the views have reached what the read needs, and show no event that the log does not have."""
+        """Whether the views have reached what the read needs, and show no event that the log does not have.
+
+        Raises ApiError 503 if the log may have moved back since the read started.
+        """
         if not read.is_satisfied_by(positions):
             return False
         if not read.verified:

@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}/context: what a model would be sent now, and what would be left out and why."""
+"""GET /v1/conversations/{id}/context: what would be sent to a model now, and what would be left out and why."""
 
 import asyncio
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ router = APIRouter(tags=["conversations"])
 
 
 class SentItem(Struct, frozen=True, gc=False):
-    """An item that a model is sent, and the tokens that it takes of the budget."""
+    """An item that is sent to a model, and how many tokens of the budget it takes."""
 
     id: str
     tokens: int
@@ -42,8 +42,8 @@ class SentItem(Struct, frozen=True, gc=False):
 
 
 class LeftOutItems(Struct, frozen=True):
-    """The items from `from` to `to`, which a model is not sent, and the reason. `from` or `to` is null if this item was not
-    read; then `count` includes deleted items. `count` is null in older records.
+    """The items from `from` to `to`, which are not sent to a model, and the reason. `from` or `to` is null if the item at this
+    end was not read; then `count` includes deleted items. `count` is null in older records.
     """
 
     first: str | None = field(name="from")
@@ -64,7 +64,7 @@ class SentSummary(Struct, frozen=True, kw_only=True):
 
 
 class ConversationContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.context"):
-    """What a model would be sent, in tokens and items."""
+    """The items and the summary that would be sent to a model, and their tokens."""
 
     version: int
     model: str
@@ -90,7 +90,7 @@ class ContextQuery(QueryParameters):
     errors=(502, 504),
 )
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
-    """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
+    """The items, oldest first, each with the number of tokens that it takes of the budget. The next request's input would be added to the items."""
     await context.check_modified(conversation_id, inherits=True)
     contexts = context.dependencies.contexts
     model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
@@ -134,7 +134,7 @@ def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
     """The sent items: a JSON array that is already encoded, in place of the list.
 
     There may be thousands of plain messages. To make an object of each would take three times as long, and to make a
-    text of each would copy it once more.
+    text of each would copy each of them once more.
     """
     between = _BetweenIds()
     parts: list[Any] = ["["]
@@ -174,7 +174,10 @@ def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
 
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
-    """The version at which the context is assembled, and the answer's headers. While Postgres is unavailable, it is the snapshot's version."""
+    """The version at which the context is assembled, and the answer's headers. While Postgres is unavailable, it is the snapshot's version.
+
+    Raises ConversationNotFound. Without Postgres and without a snapshot, raises PostgresUnavailable.
+    """
     try:
         head = await context.dependencies.log.existing_head(conversation_id)
     except PostgresUnavailable:

@@ -147,7 +147,8 @@ def _cursors(
 def _filters(query: ConversationsQuery, read: Read) -> Document:
     """Matches the documents that the query's `status`, `archived`, `since` and `until` select.
 
-    Every index begins with `status` and `archived`, so the filter names both, as soon as the view has `archived`.
+    In the indexes of all conversations, of owners and of shares, `status` and `archived` come before the field of the order. So the filter names
+    both, as soon as the view has `archived`.
 
     Raises ApiError (503) for an order or a filter that the view does not have while it is built again after an upgrade.
     """
@@ -180,7 +181,8 @@ def _with_title(title: str | None) -> Document:
         elif len(token.terms) == 1:
             first_characters += token.terms
         else:
-            terms += token.terms[:-1]  # without the last character alone: in the title, more characters may follow it
+            # Without the last term, which is one character alone: in the title, another character may follow it.
+            terms += token.terms[:-1]
     if not terms and not first_characters:
         raise ApiError(400, "`title` has no word.", code="invalid_value", param="title")
     found: list[Document] = [{"title_words": term} for term in dict.fromkeys(terms)]
@@ -232,8 +234,8 @@ async def _sort_key(
 ) -> Any:
     """The sort key of a cursor; None without a cursor. Raises ApiError (400).
 
-    An id is a cursor if the list is ordered by creation and the caller may see the conversation. A deleted one is
-    accepted too, because the list is ordered by id. While Postgres is unavailable, any conversation id is accepted.
+    An id is a cursor if the list is ordered by creation and the caller may see the conversation. The id of a
+    deleted conversation is accepted too, because the list is ordered by id. While Postgres is unavailable, any conversation id is accepted.
     """
     if cursor is None:
         return None

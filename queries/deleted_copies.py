@@ -27,7 +27,7 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 async def deleted_copies(
     context: QueryContext, read: Read, copies: Mapping[str, str | None], inherited_by: Collection[str] = ()
 ) -> frozenset[str]:
-    """The copies whose originals are deleted, and the inherited items that are deleted. `inherited_by`: as in `deleted_items`. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown."""
+    """The copies whose originals are deleted, and the inherited items that are deleted. `inherited_by`: as in `deleted_items`. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown. If the read is verified, raises PostgresUnavailable."""
     try:
         return await deleted_items(context.dependencies.log, copies, inherited_by)
     except PostgresUnavailable:

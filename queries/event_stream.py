@@ -4,7 +4,7 @@ Format: WHATWG HTML, "Server-sent events". A stream reads the next page only whe
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and when
 the log may have lost events that were sent. It also ends if content of the page is deleted while an event has been sent only in part. When its client
-may no longer read the conversation, it ends with an `error` event, or without one in the middle of an event.
+may no longer read the conversation, it ends with an `error` event. In the middle of another event, it ends without an `error` event.
 
 Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's head and its shares are
 looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
@@ -89,6 +89,7 @@ class _Client(Struct):
     page                   the page that is being sent; None if the next page has not been begun
     last_complete_version  the version of the last event that was sent in full
     in_event               whether a part of the next event was sent too
+    finished               whether the stream ends now
     """
 
     log: PrincipalLog
@@ -137,7 +138,7 @@ class _Client(Struct):
         )
 
     def next_slice(self, key: _PageKey, page: _EventPage) -> bytes:
-        """The next slice of the page."""
+        """The next slice of the page. Notes that it was sent."""
         start = self.position.after
         chunk = self.position.next_slice(page)
         is_sent = self.position.after == page.last
@@ -199,9 +200,9 @@ class EventStreams:
                 yield chunk
 
     async def _next(self, client: _Client) -> bytes | None:
-        """What the client is sent next: empty if there is nothing to send yet, None if the stream ends.
+        """What is sent to the client next: empty if there is nothing to send yet, None if the stream ends.
 
-        Raises ConversationNotFound if the client may no longer read the conversation.
+        Raises ConversationNotFound if the client may no longer read the conversation. Also raises PostgresUnavailable and LogBusy.
         """
         if client.head.incarnation != client.sent_position.incarnation:  # the log may have moved back
             check = await self._log.check([client.sent_position.position])

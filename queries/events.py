@@ -87,7 +87,8 @@ class EventsQuery(QueryParameters):
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
     """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream.
 
-    To see deleted content, a caller needs the scope `audit`. To see deleted conversations, they also need a login.
+    To see deleted content, a caller needs the scope `audit`. The events of a deleted conversation are shown only to its owner and an admin, who
+    also need a login.
     A stream ends with an event `error` when its client may no longer read the conversation. The data of this event is an ErrorResponse.
     """
     dependencies = context.dependencies
@@ -131,7 +132,7 @@ async def read_page(
     sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
-    """(the body of a page, whether `max_bytes` was too small for it). The page has at most `limit` events with `after` < version <= `until`.
+    """(the body of a page, whether `max_bytes` cut it short or its only event is larger). The page has at most `limit` events with `after` < version <= `until`.
 
     It has at least one event, however large, if there is one. Raises LogMoved if the log may have moved back since `until` was read.
     """

@@ -1,6 +1,6 @@
 """GET /v1/conversations/{id}/feedback and GET /v1/feedback, from the view `feedback`, with counts.
 
-The comment of a deleted item or response is null. Its rating and its labels stay, and are counted. While Postgres is unavailable, all comments
+A comment on a deleted item or response is null. The rating and the labels stay, and are counted. While Postgres is unavailable, all comments
 are null, because it is not known what is deleted.
 """
 
@@ -56,7 +56,7 @@ class FeedbackQuery(PageQuery):
 
 @query_route(router, "/v1/conversations/{conversation_id}/feedback", FeedbackQuery, answer=FeedbackList)
 async def list_feedback_of_conversation(context: QueryContext, conversation_id: str, query: FeedbackQuery) -> Response:
-    """A page of the feedback that was given in the conversation, newest first, with counts. Everybody who may read the conversation sees all of it."""
+    """A page of the feedback that was given in the conversation, newest first, with counts. Everybody who may read the conversation sees the feedback of all people."""
     read = await context.read_conversation(conversation_id, "feedback")
     where: Document = {"conversation_id": conversation_id}
     page = await _page(context, read, where, query)
@@ -106,7 +106,7 @@ async def _page(context: QueryContext, read: Read, where: Document, query: Feedb
     body = page.body(is_backwards=query.is_backwards)[:-1] + b',"counts":' + msgspec.json.encode(counts) + b"}"
     headers = {
         name: value for name, value in read.headers.items() if name != "etag"
-    }  # an origin's deletion changes the answer
+    }  # a deletion in a fork's origin changes the answer, but not the version
     return shapes.json_response(body, headers=headers)
 
 

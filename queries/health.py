@@ -16,7 +16,7 @@ def checks(dependencies: ProcessDependencies) -> Mapping[str, Check]:
     log_writable     Postgres accepts writes: it is neither a replica nor set to read-only
     partitions_held  each partition is held by a living projector
     projector        each view is live and not far behind
-    model            the provider answers, if one is configured
+    model            the provider answers. There is no such check if no provider is configured
     """
 
     async def postgres() -> bool:

@@ -46,7 +46,7 @@ def is_inherited(read: ConversationRead, document: Document) -> bool:
 
 
 async def retracted_in_forks(read: ConversationRead, path: Path, item_ids: Sequence[str]) -> set[str]:
-    """Those of these inherited items that a fork on the path had retracted for itself at the path's version.
+    """Which of these inherited items a fork on the path had retracted for itself at the path's version.
 
     An origin that is itself a fork is read as it was when the next fork was made from it. What it has restored since then does not count as retracted.
     """

@@ -1,7 +1,7 @@
 """What answers add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
 
 Siblings are the items with the same parent: one continues the parent's branch, and each of the others opens a branch. Deleted items do not count.
-In a fork, one of them may be inherited. Branches of an origin that the fork does not inherit do not count.
+In a fork, one of the siblings may be inherited. Branches of an origin that the fork does not inherit do not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ ADDED_FROM = (
 
 
 class Siblings(Struct, frozen=True):
-    """`count`: how many siblings there are, including this item. `index`: its place among them in the order of their versions, from 0."""
+    """`count`: how many siblings there are, including this item. `index`: this item's place among them, from 0, in the order in which they were added."""
 
     index: int
     count: int
@@ -50,7 +50,7 @@ class Added(Struct, frozen=True):
 
 
 def unretracted_at(version: int) -> Document:
-    """The filter for items that were not retracted at this version. It also matches all items that were restored later: `retracted_then` finds those of them that were retracted."""
+    """The filter for items that were not retracted at this version. It also matches all items that were restored later: `retracted_then` finds out which of these were retracted at this version."""
     return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
 
 
@@ -121,7 +121,7 @@ async def _siblings(
 
 
 _INHERITED = 0
-"""Takes the place of the version of an inherited item: it comes before its siblings."""
+"""Stands for the version of an inherited item, which comes before its siblings."""
 
 
 def _own_version(read: ConversationRead, document: Document) -> int:
@@ -137,16 +137,16 @@ def _was_retracted(group: Document, version: int) -> bool:
 _ALIKE = {
     field: f"${field}" for field in ("parent", "conversation_id", "copy_of", "retracted_version", "restored_version")
 }
-"""Siblings that are the same in these fields are deleted together, or not at all."""
+"""Of siblings with the same values in these fields, either all are deleted or none is."""
 
 
 def _possible_siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> tuple[Document, list[Document]]:
-    """The filter and the stages that find siblings of these items, deleted ones too: groups that are _ALIKE, each with its `versions` and the `id` of one of them.
+    """The filter and the stages that find siblings of these items, deleted ones too. Siblings with the same _ALIKE fields are one group, which has their `versions` and the `id` of one of them.
 
     There may be thousands of siblings, so MongoDB neither sends a document for each nor reads it: those that open a branch
-    are found in the index OPENED_BRANCHES alone. An index cannot tell null from a missing field, so those of a first item are read.
+    are found in the index OPENED_BRANCHES alone. An index cannot tell null from a missing field, so the documents of items without a parent are read.
     """
     own = {"tenant": read.tenant, "conversation_id": read.conversation_id, "version": {"$lte": version}}
     parents = [document["parent"] for document in documents]

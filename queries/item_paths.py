@@ -120,7 +120,7 @@ async def active_path(read: ConversationRead, version: int) -> Path:
 
 
 class Bounds(Struct, frozen=True):
-    """The depths of a page. `max_depth` None: no bound."""
+    """The lowest and the highest depth of a page, both included. `max_depth` None: no bound."""
 
     min_depth: int = 1
     max_depth: int | None = None

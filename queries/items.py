@@ -29,7 +29,7 @@ from queries.query_route import CONVERSATION_HEADERS, query_route
 router = APIRouter(tags=["items"])
 
 _NOTHING: Final[Document] = {"_id": None}
-"""The filter for no items."""
+"""A filter that matches no item."""
 
 
 class ItemsQuery(IncludeQuery, PageQuery, PathQuery):

@@ -1,6 +1,6 @@
 """Opaque cursors of a list: where an entry stands in the list, and which query the list answers.
 
-A cursor is the base64 text of a fingerprint of the query and of the sort key. It is no secret: a caller gets nothing with it that their
+A cursor has the query's fingerprint and the entry's sort key, as base64. It is no secret: a caller gets nothing with it that their
 own query would not show.
 """
 

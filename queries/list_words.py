@@ -36,7 +36,7 @@ _WITH_WORDS: Document = {"retracted_version": None, "role": {"$ne": None}, "prev
 
 
 class Words(Struct, frozen=True):
-    """The words of one conversation. `has_copies`: one of the words is from a copy of another conversation's item, or would be if the item were not deleted."""
+    """The words of one conversation. `has_copies`: `first` or `last` is from a copy of another conversation's item, or would be if the item were not deleted."""
 
     first: str | None = None
     last: str | None = None
@@ -44,7 +44,7 @@ class Words(Struct, frozen=True):
 
 
 async def words_of(context: QueryContext, read: Read, documents: Sequence[Document]) -> dict[str, Words]:
-    """The words of these conversations, by id. `read` must cover the view `items` too. Raises as `Consistency.check` does."""
+    """The words of these conversations, by id. `read` must cover the view `items` too. Raises as `Consistency.check` and `deleted_copies` do."""
     wanted = {(document["id"], end): item_id for document in documents for end, item_id in _usual_items(document)}
     found: dict[tuple[str, End], Document] = {}
     if wanted:

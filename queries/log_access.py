@@ -50,11 +50,11 @@ Lookup = Callable[[EventReader], Awaitable[T]]
 
 
 class PostgresUnavailable(psycopg.OperationalError):
-    """Postgres did not answer in time, or is known to be unavailable."""
+    """Postgres cannot be reached, did not answer in time, or is known to be unavailable."""
 
 
 def conversation_parked() -> ApiError:
-    """The answer to a read of a conversation that is parked until it is repaired."""
+    """The answer to a read of a conversation that is parked, or that has an event which cannot be decoded."""
     return ApiError(
         503,
         "An event of this conversation could not be read or applied. The conversation cannot be read until it is repaired.",
@@ -64,7 +64,7 @@ def conversation_parked() -> ApiError:
 
 
 def _reads_waiting() -> LogBusy:
-    """Postgres is available, but a lookup did not get its turn, or its answer, in time."""
+    """A lookup did not get its turn in time, or Postgres is available but did not answer the lookup in time."""
     return LogBusy("Too many reads of the event store are waiting.")
 
 
@@ -103,7 +103,7 @@ class LogAccess:
         return await self.look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The holder of each partition that a registered projector holds. The projector may have died since."""
+        """The holder of each partition that a registered projector holds. The projector may be dead."""
         return await self.look_up(EventReader.partition_holders)
 
     @property
@@ -112,7 +112,7 @@ class LogAccess:
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
-        """The result of a lookup, which may consist of several statements. Raises LogBusy if Postgres is available, but the lookup does not get its turn, or its answer, in time.
+        """The result of a lookup, which may consist of several statements. Raises LogBusy if the lookup does not get its turn in time, or if Postgres is available but does not answer it in time.
 
         `tenant`: the tenant whose turn it takes; empty for the process's own lookups. At most as many lookups run at once as the pool has
         connections. So no lookup waits for a connection while its timeout runs.
@@ -153,7 +153,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait for its end, because a frozen server would delay it."""
+        """Runs the lookup as a task. At the timeout, cancels the task and raises PostgresUnavailable. Does not wait for the task's end, because a frozen server would delay it."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)

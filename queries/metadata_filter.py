@@ -31,7 +31,7 @@ def is_metadata_parameter(name: str) -> bool:
 
 
 def metadata_filter(query: QueryParams) -> Mapping[str, str]:
-    """The pairs of all `metadata[key]=value`. Raises ApiError (400)."""
+    """The pairs of all `metadata[key]=value`. Raises ApiError (400) for a NUL in a key, or too many keys."""
     pairs: dict[str, str] = {}
     for name, value in query.multi_items():
         if (match := _PARAMETER.fullmatch(name)) is not None:

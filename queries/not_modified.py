@@ -2,7 +2,7 @@
 
 The tag is the conversation's version. `unless_unmodified` never makes a 304 of three kinds of answers: those in which something may be missing (`X-Consistency`),
 streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, which may be deleted while this version stays the same. So a
-client must not keep them. `QueryContext.check_modified` compares only versions, so a client that has kept one may get a 304.
+client must not keep them. `QueryContext.check_modified` compares only versions, so a client that has kept such an answer may get a 304.
 """
 
 from collections.abc import Mapping

@@ -111,7 +111,7 @@ class Page(Struct, kw_only=True):
         return {**read.headers, **(NO_STORE if self.has_copies else {})}
 
     def body(self, *, is_backwards: bool, **fields: object) -> bytes:
-        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order. `fields`: further fields of the list."""
+        """The page as the JSON of a list. `is_backwards`: its entries were added in the opposite order. `fields`: further fields of the list."""
         step = -1 if is_backwards else 1
         return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more, **fields)
 
@@ -139,7 +139,7 @@ async def fetch_page(
     MongoDB reads each filter with an index of its own; for an `$or` it would try many plans for each page. Cannot be used together with `then`.
 
     A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
-    known whether the page is small, MongoDB leaves out large documents.
+    known whether the page is small, MongoDB does not send large documents.
 
     `where` may have bounds of `field` with `$gte` and `$lte`. `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
     ApiError (503) when a large page gets no turn.
@@ -192,11 +192,11 @@ async def fetch_page(
 def page_of(
     entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str, *, left_out: Collection[str] = ()
 ) -> Page:
-    """One page of a list in memory, which is in ascending order. It has at most MAX_PAGE_BYTES.
+    """One page of a list in memory, which is in ascending order. It has at most MAX_PAGE_BYTES, unless its only entry is larger.
 
     Entries in `left_out` are not shown, but may be used as cursors.
 
-    Raises ApiError (400).
+    Raises ApiError (400) for a cursor that is not in the list.
     """
     if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]

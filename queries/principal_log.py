@@ -50,7 +50,7 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """The head of a conversation that the caller may read. None if it was never started or was deleted, or if the caller may not see it."""
+        """The head of a conversation that the caller may read. None if the conversation was never started, was deleted, or may not be seen by the caller."""
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
@@ -122,7 +122,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response, with the context that the model was shown last.
+        """The ReplyRequested of a response, with the context that was last shown to the model.
 
         If the reply waited for its turn and was not requested from the model, its ReplyQueued.
         None if there is no such response, if it or its conversation was deleted, or if the caller may not see it.
@@ -142,7 +142,7 @@ class PrincipalLog:
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
         """As `reply_requested`, for any response of the tenant, even if it was deleted.
 
-        Does not check whether the caller may see the response.
+        None if there is no such response, or if its events have more than MAX_PAGE_BYTES together. Does not check whether the caller may see it.
         """
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return with_last_shown(events) if events else None

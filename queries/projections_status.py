@@ -8,8 +8,8 @@ state        `live`, `rebuilding`, `absent` (no projector has started the view y
 position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
 head         the log's last position
 lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all
-parked       the conversations that the view leaves out, each with the event that could not be applied. Only those that the caller may
-             see are listed. `scripts.rebuild --conversation` repairs one
+parked       the conversations whose events the view no longer applies, each with the event that could not be applied. Only those
+             that the caller may see are listed. `scripts.rebuild --conversation` repairs one
 
 While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer has `X-Consistency: unverified`. Then only an
 admin is shown parked conversations, because it cannot be looked up who else may see them.

@@ -90,7 +90,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
     @property
     def contexts(self) -> Contexts:
-        """The contexts of what `log` reads."""
+        """Makes the contexts of conversations that `log` reads."""
         return self.shared_contexts.of(self.log)
 
 
@@ -134,7 +134,7 @@ class QueryContext(Struct, frozen=True):
         return await self.dependencies.fork_origins.forks(self.dependencies.log, conversation_id)
 
     async def read_tenant(self, *views: MongoView) -> Read:
-        """Returns once these views are current for all conversations. Raises as `Consistency.read_tenant` does."""
+        """Returns once these views are current for all conversations of the caller's tenant. Raises as `Consistency.read_tenant` does."""
         return await self.dependencies.consistency.read_tenant(
             self.principal.tenant, *views, min_position=self.min_position
         )
@@ -142,7 +142,7 @@ class QueryContext(Struct, frozen=True):
     async def check_modified(self, conversation_id: str, *, inherits: bool = False) -> None:
         """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL, apart from copies (`not_modified.py`).
 
-        `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound.
+        `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound and, with `inherits`, LogMoved.
         Does nothing while Postgres is unavailable, or if the request has a minimum position.
         """
         if HEADER not in self.request.headers or self.min_position:
@@ -170,14 +170,14 @@ class QueryContext(Struct, frozen=True):
         """Runs the stages on the tenant's selected documents, in the collection that the view had when the read started.
 
         The collection stays complete for this read, even if a rebuilt one replaces it. If it is dropped, `Consistency.check` raises an error,
-        so call `check` after the last document.
+        so call `check` after the last document. Raises pymongo's ExecutionTimeout after `max_seconds`.
         """
         return await self.dependencies.views.aggregate(
             read.collections[view], selection, stages, batch_size, max_seconds=max_seconds
         )
 
     def union(self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]) -> Document:
-        """A stage for `documents` and `read_while` that adds the result of other stages on the tenant's selected documents."""
+        """A stage for `documents`, `read_while` and `aggregate` that adds the result of other stages on the tenant's selected documents."""
         return self.dependencies.views.union(read.collections[view], selection, stages)
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:

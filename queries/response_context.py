@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context: what the model was sent for a reply. It is rendered again from the log."""
+"""GET /v1/responses/{id}/context: what was sent to the model for a reply. It is rendered again from the log."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +26,8 @@ router = APIRouter(tags=["responses"])
 class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
     """How many tokens and messages at the beginning of the request a provider's prompt cache may have.
 
-    `reason`: why the prefix is shorter than the last request of the same model, in the words of
-    `prompt_cache_diagnostics` in the official API. Null if the prefix is the whole last request.
+    `reason`: why the prefix is shorter than the last request of the same model, or why there was no such request, in the
+    words of `prompt_cache_diagnostics` in the official API. Null if the prefix is the whole last request.
     """
 
     tokens: int
@@ -36,7 +36,7 @@ class SharedPromptPrefix(Struct, frozen=True, kw_only=True):
 
 
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
-    """What a model was sent for a reply. `request`: the body of the request, rendered again from the log.
+    """What was sent to a model for a reply. `request`: the body of the request, rendered again from the log.
 
     `items`: the items that were sent. For a chat completion they are the items that its messages stand for. Its
     leading system messages, and messages that do not stand for an item, are only in `request`.

@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id} and …/input_items, from the view `responses`; with `stream=true`, from the log and Redis."""
+"""GET /v1/responses/{id} and …/input_items, from the views `responses` and `items`; with `stream=true`, from the log and Redis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -130,7 +130,10 @@ async def read_response(context: QueryContext, response_id: str) -> tuple[Read, 
 
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Without Postgres the response's conversation is unknown, so this is a read of all conversations of the tenant."""
+    """Without Postgres the response's conversation is unknown, so this is a read of all conversations of the tenant.
+
+    Raises PostgresUnavailable if the views do not show the response to the caller, and ApiError 503 if its conversation may be parked.
+    """
     read = await context.read_tenant("responses", "items", "conversations")
     try:
         document = await _document(context, read, response_id)
@@ -162,6 +165,7 @@ async def output_of(context: QueryContext, read: Read, document: Document) -> li
     """The JSON of a reply's output items, without retracted ones.
 
     First come the items that joined the conversation, from the view `items`, then those that did not join it.
+    Raises ResponseNotFound if the conversation was deleted during the read.
     """
     rest = [item.encode() for item in document["output"]]
     item_ids: list[str] = document["output_ids"]

@@ -200,7 +200,7 @@ async def _hits(
 async def _items(
     context: QueryContext, read: Read, matches: Sequence[Match]
 ) -> tuple[dict[str, Document], dict[str, Document]]:
-    """The documents of the items that are not retracted, and those of their conversations, in one request. Both by id."""
+    """The documents of the matches' items that are not retracted, and the documents of the conversations. Both by id, from one request."""
     conversations = context.dependencies.views.union(
         _conversations_collection(context), Ids([*{match.conversation_id for match in matches}]), _OF_CONVERSATION
     )
@@ -212,7 +212,7 @@ async def _items(
 
 
 async def _conversations(context: QueryContext, conversation_ids: Collection[str]) -> dict[str, Document]:
-    """What a hit needs of these conversations, by id. One that the view does not have yet is missing."""
+    """What a hit needs of these conversations, by id. A conversation that the view does not have yet is missing."""
     if not conversation_ids:
         return {}
     documents = await context.dependencies.views.aggregate(
@@ -226,7 +226,10 @@ def _conversations_collection(context: QueryContext) -> str:
 
 
 async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[str]) -> dict[str, Head | None] | None:
-    """The heads of these conversations. None while Postgres is unavailable: then the caller sees only what is their own."""
+    """The heads of these conversations. None if the read is unverified and Postgres is unavailable: then the caller sees only their own conversations, and an admin all.
+
+    Raises PostgresUnavailable if the read is verified.
+    """
     in_order = [*conversation_ids]
     try:
         return dict(zip(in_order, await context.dependencies.log.head_of_each(in_order), strict=True))

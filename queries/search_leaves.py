@@ -37,7 +37,7 @@ def _active_path(conversation: Document) -> tuple[PathBranch, ...]:
 
 
 async def _ends_of_branches(context: QueryContext, read: Read, item_ids: Sequence[str]) -> dict[str, str]:
-    """For each of these items that is not retracted, the last item of its branch that is not retracted."""
+    """For each of these items, the last item of its branch that is not retracted. The item is left out if there is none."""
     same_branch: Document = {
         "from": read.collections["items"],
         "let": {"conversation": "$conversation_id", "branch": "$branch"},

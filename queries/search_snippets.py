@@ -71,7 +71,7 @@ def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
 
 
 class _FoldedText:
-    """A text, folded. Finds the characters that a folded one was made from, chunk by chunk, because most chunks have no match."""
+    """A text, folded. Finds the characters that a character of the folded text was made from, chunk by chunk, because most chunks have no match."""
 
     def __init__(self, text: str) -> None:
         self._chunks = [text] if text.isascii() else _CHUNK.findall(text)

@@ -23,7 +23,7 @@ _LAST: Final = "\U0010ffff"
 
 
 class Part(Struct, frozen=True):
-    """`text`: what the stored text contains, spaces included. `terms`: terms of every document whose text contains it.
+    """`text`: what the stored text contains, spaces included. `terms`: terms that every document has whose text contains `text`.
 
     `prefix`: one of the document's terms begins with this. It is only set if there are no `terms`.
     """

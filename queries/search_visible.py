@@ -26,13 +26,13 @@ MAX_SHARED: Final = 1_000
 """A search goes through at most this many conversations that are shared with the caller: the newest ones."""
 
 MAX_FORKS: Final = 1_000
-"""A search goes through what at most this many forks of the caller inherit: the newest ones."""
+"""A search goes through what the caller's newest forks inherit, at most this many forks."""
 
 _MAX_CHECKED_FORKS: Final = 32
-"""Through how many forks the inherited items of a page are looked for. One or two are enough, unless a fork has deleted its inherited items for itself."""
+"""At most this many forks are checked for the inherited items of a page. One or two are enough, unless a fork has deleted its inherited items for itself."""
 
 _MAX_OWNERS: Final = 200
-"""Up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
+"""For up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
 
 
 _OWNERS: Final[list[Document]] = [
@@ -41,7 +41,7 @@ _OWNERS: Final[list[Document]] = [
     {"$limit": _MAX_OWNERS + 1},
     {"$project": {"_id": 0, "owner": "$_id"}},
 ]
-"""Of a tenant's documents in the view `search`: the owners, at most one more than _MAX_OWNERS."""
+"""Stages that find the owners of a tenant's documents in the view `search`: at most one more than _MAX_OWNERS."""
 
 _OWN_FORKS: Final[list[Document]] = [{"$sort": {"id": -1}}, {"$limit": MAX_FORKS}, {"$project": {"_id": 0, "id": 1}}]
 _SHARED: Final[list[Document]] = [
@@ -119,9 +119,9 @@ async def visible_conversations(
 async def shown_in_forks(
     context: QueryContext, items: Mapping[str, Document], forks: Sequence[Path]
 ) -> dict[str, Document]:
-    """Those of these items that forks show to the caller, as the log says: their documents, with the fork and its branch 0.
+    """Which of these items a fork shows to the caller, as the log says. Their documents get the fork as their conversation, and branch 0.
 
-    `items`: documents of the view `items`.
+    `items`: documents of the view `items`, by id.
     """
     log = context.dependencies.log
     shown: dict[str, Document] = {}

@@ -1,4 +1,5 @@
-"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each. From the view `items`.
+"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each. From the view `items`, and for a fork also from
+`feedback`.
 
 Nodes are sorted by depth and then by branch. A page is merged from two lists: the items along branch 0, and those on other branches.
 """
@@ -243,7 +244,7 @@ async def _retracted_then(read: ConversationRead, path: Path, documents: Sequenc
 
 
 def _node(document: Document, is_retracted: bool, is_blanked: bool) -> TreeNode:
-    """The node of an item. `is_blanked`: the item was deleted after the version that is read, and the caller may not see it."""
+    """The node of an item. `is_blanked`: the item was deleted after the version that is read, and the caller lacks the scope `audit`."""
     fields: dict[str, Any] = {name: document[name] for name in ("id", "parent", "branch", "depth", "role", "type")}
     return TreeNode(
         **fields,

@@ -62,7 +62,7 @@ class ViewPositionReader:
         return positions, [document for document in documents if "_id" not in document]
 
     def last_collection(self, view: str) -> str:
-        """The view's collection when its positions were last read."""
+        """The view's collection when its positions were last read. The name of the view if it had no collection then."""
         return position_at(self._last, position_key(view, 0)).collection or view
 
     async def collections(self) -> set[str]:

@@ -26,7 +26,7 @@ class PartitionReport(Struct, frozen=True, kw_only=True):
 
 
 class ParkedConversation(Struct, frozen=True, kw_only=True):
-    """A conversation that a view leaves out, and the event that could not be applied."""
+    """A conversation whose events a view no longer applies, and the event that could not be applied."""
 
     conversation_id: str
     version: int
@@ -63,7 +63,7 @@ class ViewReports:
         self._consistency = consistency
 
     async def parked(self, tenant: str) -> list[str]:
-        """The tenant's conversations that a view leaves out. Raises PyMongoError."""
+        """The tenant's conversations that a view has parked. Raises PyMongoError."""
         positions = (await self._consistency.positions.read()).values()
         return sorted({conversation for position in positions for conversation in position.parked_of(tenant)})
 

@@ -26,7 +26,7 @@ HEAD_CHECK_SECONDS = 1.0
 GRACE_SECONDS = 45.0
 """How long Postgres may list a reply for this process while the process does not run it. Then the reply counts as lost.
 
-That happens if the process never learnt that the reply's request was committed.
+The cause is a process that never learnt that the reply's request was committed.
 """
 
 
@@ -63,7 +63,7 @@ class ActiveReplies:
         self._checking_heads = asyncio.create_task(self._keep_checking_heads())
 
     async def close(self) -> None:
-        """Stops the replies, and waits until their ends are in the log, but at most ALIVE_SECONDS.
+        """Stops the replies, waits until their ends are in the log, but at most ALIVE_SECONDS, and ends the lease.
 
         Replies that are started later are stopped too.
         """
@@ -81,7 +81,7 @@ class ActiveReplies:
             log.warning("lease_not_released", error_type=type(error).__name__)
 
     def start(self, reply: RunningReply) -> "asyncio.Task[None]":
-        """Runs a reply in a task, until its end is in the log."""
+        """Starts a reply, as `RunningReply.start` does, and keeps it until its task ends."""
         self._replies[reply.response_id] = reply
         self._replies_to_check.add(reply)
         task = reply.start()
@@ -141,7 +141,7 @@ class ActiveReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Renews the lease. Starts a task that ends or takes over orphaned replies.
+        """Renews the lease. If there are orphaned replies, a task ends them or takes them over.
 
         Stops the replies that other processes asked to cancel, and those that this process no longer owns.
         """

@@ -38,7 +38,7 @@ _READ: Final = frozenset(
 async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     """The chunks as server-sent events, in the order of the Response's events, and then `[DONE]`. If the Response fails, an error comes instead of `[DONE]`.
 
-    `events`: the encoded events of the Response. They are closed when this generator is. `include_usage`: a last chunk has the usage.
+    `events`: the encoded events of the Response. They are closed when this generator is closed. `include_usage`: a last chunk has the usage.
     """
     chunks = _Chunks(include_usage=include_usage)
     async with aclosing(event_data(events)) as parts:

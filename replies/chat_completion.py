@@ -45,7 +45,7 @@ def chat_completion(response: Mapping[str, Any]) -> ChatCompletion:
 
 
 def chat_usage(usage: Mapping[str, Any] | None) -> ChatUsage | None:
-    """The usage of a Response in this API's words."""
+    """The usage of a Response, with the names that Chat Completions use."""
     if usage is None:
         return None
     return ChatUsage(
@@ -76,7 +76,7 @@ def _choice(response: Mapping[str, Any]) -> ChatChoice:
 
 
 def _finish_reason(response: Mapping[str, Any], message: Item) -> FinishReason:
-    """`length` is also the reason of a reply that was stopped before its end: the answer is not complete, and the API has no other word for it."""
+    """`length` is also the reason of a reply that was stopped before its end: the answer is not complete, and Chat Completions have no other word for it."""
     if response["status"] != "completed":
         return _REASONS.get((response.get("incomplete_details") or {}).get("reason", ""), "length")
     if "function_call" in message:

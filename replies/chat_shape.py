@@ -44,7 +44,7 @@ class ChatAnnotation(Struct, frozen=True, tag_field="type", tag="url_citation"):
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True):
-    """The answer as a message. `content` is null if there is only a refusal or only calls."""
+    """The answer as a message. `content` is null if there is a refusal or a call, and no text."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None

@@ -37,7 +37,7 @@ ReadRecord = Callable[[], Awaitable[Record]]
 class _Client(Struct):
     """A client of a stream, and what it was sent.
 
-    head        the newest event of the conversation that this stream knows
+    head        the newest event of the conversation that this stream knows; None: the record must be read again
     recorded    the key of the reply's RecordedStream; None while the reply runs
     finished    whether the client was sent everything
     """
@@ -84,7 +84,8 @@ class ReplyStreams:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
         `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
-        If the reply is deleted meanwhile, or the principal may no longer read its conversation, an `error` event ends the stream.
+        An `error` event ends the stream if the reply is deleted or changed meanwhile, or if the principal may no longer read its
+        conversation. If only a part of a large event was sent, and Redis has lost the rest or there is such an error, the stream ends there.
         """
         client = _Client(
             record.conversation_id, record.response_id, principal, read, record.head, StreamPosition(after)
@@ -150,7 +151,7 @@ class ReplyStreams:
         return head is None or head.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The rest of a reply that has ended. Raises NotFound if it was deleted, or the client may no longer read it."""
+        """The rest of a reply that has ended. Raises NotFound if it was deleted or changed, or if the client may no longer read it."""
 
         async def read_page() -> Page:
             stream = await self._pages.get(client.recorded, client.read_stream)
@@ -185,7 +186,7 @@ class ReplyStreams:
     async def _has_ended(self, client: _Client) -> bool:
         """Reads the record again, and returns whether it has the reply's end. Clients of the same reply share the read.
 
-        Raises NotFound when the reply was deleted.
+        Raises NotFound if the reply was deleted, or if the client may no longer read it.
         """
         try:
             stream = await self._pages.get(("reply", client.response_id, client.head), client.read_stream)

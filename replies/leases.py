@@ -2,7 +2,7 @@
 
 So any process can cancel a reply, and can see when the process of a reply has died. A process raises its `beat` every RENEW_SECONDS.
 The others count the process as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
-`api_processes`. The replies are in the table `responses`; the appends write its rows.
+`api_processes`. The replies are in the table `responses`. Appends add its rows, and mark in them which replies have ended.
 """
 
 import time
@@ -65,7 +65,7 @@ class Orphan(Struct, frozen=True):
 
 
 class ReplyLeases:
-    """The lease of the process `owner`, written through a pool for writers. Raises psycopg.Error."""
+    """Reads and writes the leases of processes and the owners of replies, for the process `owner`. `pool`: for writers. Raises psycopg.Error."""
 
     def __init__(self, pool: Pool, owner: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool

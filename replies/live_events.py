@@ -76,7 +76,7 @@ class LiveWriter:
     """Writes the events of this process's replies over one connection. Events that wait share a round trip. `write` never raises or waits.
 
     When Redis has an event, `on_written` is called, and only then do clients see the event. So if this process dies, no event is lost
-    that a client has seen. While Redis is unavailable, `on_written` is called at once.
+    that a client has seen. This does not hold while Redis is unavailable or too slow: then `on_written` is called without waiting for Redis.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -107,7 +107,7 @@ class LiveWriter:
             await self._pool.release(self._connection)
 
     def write(self, response_id: str, sequence: int, event: bytes, on_written: OnWritten) -> None:
-        """Queues an encoded event; calls `on_written` with its number when Redis has it, or is too slow or unavailable."""
+        """Queues an encoded event. `on_written` is called with its number, or with that of a later event of the reply: see OnWritten."""
         if self._queued_bytes > MAX_QUEUED_BYTES or time.monotonic() < self._unavailable_until:
             on_written(sequence)
             return

@@ -69,7 +69,7 @@ class ModelWatch:
             log.exception("learnt_facts_crashed")
 
     async def _read_list(self, *, report: bool) -> bool:
-        """Reads the provider's list. Returns whether it could be read."""
+        """Reads the provider's list. Returns False if it could not be read, and True also if there is no provider."""
         if not self._provider.configured:
             return True
         try:

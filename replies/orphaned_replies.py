@@ -36,7 +36,7 @@ SUBJECT = "conversation-store"
 
 
 class OrphanedReplies:
-    """Finds orphaned replies, and ends or takes them over.
+    """Finds orphaned replies, and ends them or takes them over.
 
     Reads their requests with `reader`, and their output with `redis`. `take_over`: returns True if this or another
     process waits for the reply's turn, in place of the dead process.
@@ -64,8 +64,8 @@ class OrphanedReplies:
         """Ends or takes over at most `max_orphans` replies. Deletes the leases of the `dead` processes.
 
         The replies are those of `dead` processes, those without an owner, and those in `lost`. Each call continues
-        where the last one stopped. After the last orphan, the next call starts at the first one again. So orphans that
-        cannot be ended do not block others.
+        where the call before it stopped. After the last orphan, the next call starts at the first orphan again. So
+        orphans that cannot be ended do not block others.
         """
         try:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)

@@ -1,7 +1,7 @@
 """A reply that waits for its turn in its conversation, and then runs.
 
 The log says which replies wait, and in which order (`domain/reply_queue.py`). The reply waits in the process that its
-client called. That process reads the queue again when the conversation has changed. When the reply's turn comes, its
+client called, or that took it over. That process reads the queue again when the conversation has changed. When the reply's turn comes, its
 context is assembled, and the reply is requested. So the model sees the replies that ran before it.
 """
 
@@ -32,10 +32,10 @@ CHECK_SECONDS = 10.0
 """How long a reply waits for a change of its conversation. Then it reads the queue again even without a change."""
 
 RETRY_SECONDS = 1.0
-"""How long a reply waits after the log could not be read."""
+"""How long a reply waits after a read of the log or an append failed."""
 
 MAX_RETRIES = 60
-"""How many times in a row the log is read again after a failure.
+"""How many times in a row a reply tries again after such a failure.
 
 Then the reply fails, so that it does not block the replies behind it for ever.
 """
@@ -74,7 +74,7 @@ class QueuedReply(RunningReply):
     """A RunningReply that waits for its turn first.
 
     `request`: assembles the context and requests the reply. It raises ConversationLocked if it is not the reply's turn.
-    `outlives_process`: if this process stops or dies, another process waits in its place.
+    `outlives_process`: whether another process waits in its place if this process stops or dies.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class QueuedReply(RunningReply):
     async def _answer(self) -> None:
         """Waits for the reply's turn, and then runs the reply.
 
-        If its request is refused when its turn comes, the reply fails.
+        If the reply cannot be requested, it fails.
         """
         try:
             self._open()
@@ -215,7 +215,7 @@ class QueuedReply(RunningReply):
     async def _end_as_recorded(self) -> None:
         """Ends the clients' streams of a reply that no longer waits here.
 
-        If another process recorded its end, the streams show this end. If the reply was deleted, if another
+        If the log has its end, the streams show this end. If the reply was deleted, if another
         process took it over, or if the log lost it, the streams end with an error.
         """
         try:

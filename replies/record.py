@@ -29,7 +29,7 @@ from replies.response_shape import Status
 
 
 class Reader(Protocol):
-    """What a record is read with: PrincipalReader in commands, and PrincipalLog in queries.
+    """What a record is read with: a ConversationReader in commands, and a PrincipalLog in queries.
 
     Look-ups of PrincipalLog time out sooner.
     """
@@ -136,7 +136,7 @@ async def find_record(reader: ResponseReader, response_id: str) -> Record:
 
 
 async def read_record(reader: Reader, conversation_id: str, response_id: str) -> Record:
-    """The record of a reply in this conversation. The right to read the conversation is enough. Raises ResponseNotFound."""
+    """The record of a reply in this conversation. The right to read the conversation is enough. Raises ResponseNotFound, or LogMoved if the log has lost items of the reply."""
     head = await reader.readable_head(conversation_id)
     if head is None:
         raise ResponseNotFound(response_id)
@@ -171,7 +171,7 @@ async def refreshed(reader: Reader, record: Record) -> Record:
 async def _read_output(
     reader: Reader, conversation_id: str, end: ReplyEnd
 ) -> tuple[tuple[InputItem, ...], frozenset[str]]:
-    """The output items, and the ids of those that were retracted."""
+    """The output items, and the ids of those that are retracted now."""
     rest = () if isinstance(end, ReplyCompleted) else partial_output(end)
     if not end.output_ids:
         return rest, frozenset()

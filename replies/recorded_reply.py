@@ -69,7 +69,7 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-        """The events of the reply to the first request, in the same deltas, and their headers.
+        """The events of the reply to the first request, split into the same deltas, and the headers of the answer.
 
         While the reply runs, its new events are sent as they come.
         """

@@ -37,7 +37,7 @@ class RecordedStream:
 
     def __init__(self, record: Record) -> None:
         self.key = (record.response_id, record.last.chain_hash, record.retracted)
-        """Identifies these events. The key changes if an item was retracted, if the Response's metadata changed, or if the log lost this reply's end and has another end now."""
+        """Identifies these events. The key changes if an item was retracted or restored, if the Response's metadata changed, or if the log lost this reply's end and has another end now."""
         self.head = record.head
         self.has_ended = record.end is not None
         self._can_be_longer = not isinstance(record.end, ReplyCompleted)

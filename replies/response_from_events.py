@@ -112,7 +112,7 @@ def error_of(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> dict[str, 
 
 
 def partial_output(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> tuple[InputItem, ...]:
-    """The output of a reply that did not complete."""
+    """The output of a reply that did not complete, without the items that joined its conversation."""
     if isinstance(end, ReplyFailed) and end.partial_output and not end.output:
         # Old events hold only the text, without an item id. The item's id is made from the response's id.
         item = stream_events.with_parts(MESSAGE, [("output_text", end.partial_output)], CUT_OFF)

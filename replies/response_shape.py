@@ -50,7 +50,7 @@ class UsageObject(Struct, frozen=True):
 
 
 class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag="response"):
-    """A Response. Times in seconds since 1970. `cost_usd`, `context_management` and `shortened_from` are this store's own fields."""
+    """A Response. Times are in seconds since 1970. `cost_usd`, `context_management` and `shortened_from` are this store's own fields."""
 
     id: str
     created_at: int

@@ -69,7 +69,7 @@ class RunningReply:
     """A requested reply. Call `start` once. Any number of clients may call `response` and `stream`, at any time.
 
     `command` is what was requested, `body` the request to the provider. `requested` is the result of appending the
-    command. Without it the reply is not stored: nothing of it goes into the log, and it has no conversation. `spend`
+    command. Without `requested`, nothing of the reply is stored in the log, and it has no conversation. `spend`
     is called with the tokens that the reply took. `prefixes` makes the prefixes that are recorded when the reply's
     items join the conversation. `repeat` is called, at most twice, when the request fails before any part of an answer.
     It makes the request that is sent instead, if there is one.
@@ -136,11 +136,11 @@ class RunningReply:
 
     @property
     def seconds(self) -> float:
-        """How long the reply has been running."""
+        """How long the reply has been running, or waiting for its turn."""
         return time.perf_counter() - self._started_at
 
     def start(self) -> "asyncio.Task[None]":
-        """Runs the reply in a task, also if the client has gone. The task ends when the reply's end is in the log."""
+        """Runs the reply in a task, also if the client has gone. The task ends after it has recorded the reply's end, if this process records it."""
         self._task = asyncio.create_task(self._run())
         return self._task
 
@@ -155,7 +155,7 @@ class RunningReply:
     def stop_lost(self) -> None:
         """Stops a reply that this process does not own any more.
 
-        Its conversation was deleted, or another process has ended the reply.
+        The reply or its conversation was deleted, or another process has ended the reply.
         """
         self.stop("cancelled")
 
@@ -168,7 +168,7 @@ class RunningReply:
         """Ends the client's stream if the client may no longer read the conversation.
 
         `head`: the conversation's last event now. If the conversation is deleted, the reply is also stopped, because
-        nothing of it can be stored. Otherwise the reply goes on, because it was allowed when it was requested.
+        nothing of it can be stored. Otherwise `client_disconnect.py` decides whether the reply goes on.
         """
         if head is None or self._conversation_id is None or self.is_cut_off:
             return
@@ -251,7 +251,7 @@ class RunningReply:
         return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
-        """The request to send instead of the refused one. It is recorded before it is sent. None if there is no such request."""
+        """The request to send instead of the one that failed. If the reply is stored, this request is recorded first. None if there is no such request."""
         requested = self._requested
         if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
             return None
@@ -287,7 +287,7 @@ class RunningReply:
         return finished
 
     def _emit(self, event: stream_events.StreamEvent) -> None:
-        """Adds the event to the stream, here and in Redis, where other processes read it."""
+        """Adds the event to the stream here. If the reply is stored, also in Redis, where other processes read it."""
         sequence, encoded = self._events.append(event)
         if self.stored:
             # Clients may read the event once Redis has it, or at once if Redis is unavailable.
@@ -342,7 +342,7 @@ class RunningReply:
         await self._end(end)
 
     async def _end(self, end: ReplyEnd) -> None:
-        """Appends the end, however long that takes. Then sends the event that ends the stream."""
+        """Appends the end of a stored reply, however long that takes. Then sends the event that ends the stream."""
         services = self._services
         services.metrics.replies.labels(end.status).inc()
         services.metrics.reply_seconds.observe(self.seconds)
@@ -355,8 +355,8 @@ class RunningReply:
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
-            # There are three possible causes. The conversation was deleted. Another process ended the reply, because this
-            # process seemed dead: that end stays. The log has lost the reply's request: nothing of the reply is stored.
+            # There are three possible causes. The reply or its conversation was deleted. Another process ended the reply,
+            # because this process seemed dead: that end stays. The log has lost the reply's request: nothing is stored.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)

@@ -136,7 +136,7 @@ def opened(in_progress: bytes | None, queued: bytes | None) -> list[StreamEvent]
 
 
 def added(item_id: str, index: int, item: Item) -> StreamEvent:
-    """Says that the output item `index` has started. It has no text yet."""
+    """Says that the output item `index` has started. An item of a type that is streamed has no text yet."""
     started: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
     match type_of(item):
         case "message":

@@ -20,15 +20,15 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
     from replies.provider.provider import ModelProvider
 
 MAX_MODEL_CALLS = 8
-"""Model calls for one summary. Items that need more calls are left to the next summary."""
+"""How many times the model is called for one summary. It does not cover items that would need more calls."""
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
-"""The fewest tokens for a summary and for a portion of items. A model whose window leaves fewer writes no summaries."""
+"""The fewest tokens for a summary, and for a portion of items. If the limits leave fewer, no summary is written."""
 
 
 class SummaryInput:
-    """The items to summarize, oldest first. `texts`: the text of each item, as the model gets it. `sizes`: its tokens."""
+    """The items to summarize, oldest first. `texts`: the text of each item, as the model gets it. `sizes`: the tokens of each text."""
 
     def __init__(self, encoding: str, portion_tokens: int) -> None:
         self.items: list[Item] = []
@@ -40,7 +40,7 @@ class SummaryInput:
 
     @property
     def is_full(self) -> bool:
-        """Whether the items fill MAX_MODEL_CALLS portions."""
+        """Whether the items have more tokens than MAX_MODEL_CALLS portions."""
         return self._tokens > self._portion_tokens * MAX_MODEL_CALLS
 
     @property

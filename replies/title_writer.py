@@ -49,7 +49,7 @@ MAX_REMEMBERED = 10_000
 """For how many conversations the failures are remembered."""
 
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, halves of surrogate pairs, and separators of lines."""
+"""Unicode's categories of control characters, halves of surrogate pairs, and separators of lines and paragraphs."""
 
 _AROUND = " \t\"'`*_#“”„«»「」"
 

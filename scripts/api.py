@@ -1,4 +1,4 @@
-"""Runs one API process: the command side and the query side behind one port.
+"""Runs one API process. Each of its ports serves the command side and the query side.
 
 With `--fd N` it serves on a listening socket that it inherits from `scripts/up`, so that new connections wait in the socket's queue
 while the process is restarted. Without `--fd` it binds HOST and PORT.

@@ -1,7 +1,7 @@
 """Looks up every locked package in OSV, the public database of known vulnerabilities (https://osv.dev).
 
-Exits with status 1 if a package has a known vulnerability. If the database cannot be reached or does not answer, the
-script says so and exits with 0: a failed look-up must not stop CI.
+Exits with status 1 if a package has a known vulnerability. If the database gives no usable answer, the script says
+so and exits with 0: a failed look-up must not stop CI.
 """
 
 import argparse

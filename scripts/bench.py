@@ -3,7 +3,7 @@
     scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|branches|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
-floor: the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
+floor: usually the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
 pair. `access` always compares this checkout with itself: with keys and limits, and without them.
 `docs/benchmarks/README.md` explains each figure.
 

@@ -8,8 +8,8 @@ Each takes `--data DIR`. `create` prints the key on stdout. It is shown only onc
 process refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can make the first key of a
 store with them.
 
-Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, or no store is found;
-3 Postgres failed.
+Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, no store is found,
+or its settings are not valid; 3 Postgres failed.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ def revoke(
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Revokes a key: every process refuses it within 5 s. It cannot be brought back."""
+    """Revokes a key: every process refuses it within 5 s. This cannot be undone."""
     if not is_id(key_id, KEY):  # the text may be a key, so the message does not repeat it
         _stop("This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `keys list`.", USAGE_ERROR)
     key = _run(data, lambda keys: keys.revoke(key_id, None))

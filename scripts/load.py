@@ -10,9 +10,9 @@ checksums of all messages in the source, the log and MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 
-Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, the key is refused, or a line
-is not valid (without `--skip-bad` the load stops there); 3 no request succeeded for two minutes, or the check could not be made;
-130 interrupted.
+Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found or its settings are not valid,
+the key is refused, or a line is not valid (without `--skip-bad` the load stops there); 3 no request succeeded for two
+minutes, or the check could not be made; 130 interrupted.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ DIFFERENT = 1
 
 
 class Options(Struct, frozen=True):
-    """The command line. `headers`: the API key. `check_stores`: the stores to compare with the source; None to compare nothing."""
+    """The command line. `headers`: the header with the API key. `check_stores`: the stores to compare with the source; None to compare nothing."""
 
     data: Path
     base_url: str
@@ -71,7 +71,7 @@ class Result(Struct):
 
 
 async def load(source: Source, options: Options) -> Result:
-    """Loads, then checks. SIGINT and SIGTERM cancel it.
+    """Loads, then checks if `check_stores` is set. SIGINT and SIGTERM cancel it.
 
     Raises BadLine, CredentialRefused and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
     """

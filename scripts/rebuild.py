@@ -8,8 +8,8 @@ VIEW is conversations, items, responses, feedback, search, usage, context or all
 Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
 compared at the same position. Differences are printed. Then the new collection replaces the live one in one
 transaction, even if they differ: the new one was made from the log, so it is right. Readers notice nothing. The old
-collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares. An interrupted
-rebuild resumes when it is run again; `--cancel` drops it instead.
+collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares, and drops the new
+collection. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
 that has lost a position, is started over instead: reads of it answer 503 until it is filled. With `--dry-run`,
@@ -18,10 +18,10 @@ that has lost a position, is started over instead: reads of it answer 503 until 
 `--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
 all views. See `projections/rebuild/repair.py`.
 
-Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log
-does not have the conversation, a view started over or a build was dropped meanwhile, the data is newer than this code,
-or a dry run found differences; 2 wrong usage, or no store is found; 3 a store is unavailable, or a backfill process
-failed; 130 interrupted.
+Exit status: 0 done; 1 a conversation is still parked, another repair has claimed it, there is nothing to roll back to,
+another rebuild runs, the log does not have the conversation, a view started over or a build was dropped meanwhile, the
+data is newer than this code, or a dry run found differences; 2 wrong usage, no store is found, or its settings are not
+valid; 3 a store is unavailable, or a backfill process failed; 130 interrupted.
 """
 
 import os

@@ -26,7 +26,7 @@ _PAGE = 500
 
 
 class Replayed(Struct):
-    """A conversation at a version. `items`: those of all branches, in the order of the log, without retracted and inherited ones."""
+    """A conversation at a version. `items`: the items of all branches, in the order of the log, without retracted and inherited ones."""
 
     state: Conversation | None
     items: list[dict[str, Any]]

@@ -10,7 +10,7 @@ from infrastructure.settings import Settings
 
 
 class NotRunning(Exception):
-    """Neither the environment nor DIR/run/env names a store. The message says what to do."""
+    """Neither the environment nor DIR/run/env names a store, or the store's settings are not valid. The message says which."""
 
 
 def base_url(data: Path) -> str:

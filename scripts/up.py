@@ -78,7 +78,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it."""
+    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it. Raises PortTakenError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,7 @@ It prints the differences. First it waits until the views show the log up to its
 store is in use: each group of conversations is compared as of one moment.
 
 Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
-usage, or no store is found; 3 a store is unavailable; 130 interrupted.
+usage, no store is found, or its settings are not valid; 3 a store is unavailable; 130 interrupted.
 """
 
 import asyncio

@@ -90,7 +90,7 @@ def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def system() -> Iterator[Callable[..., System]]:
-    """`system("--apis", "2", environment={…})` starts `scripts/up` with a new directory and port. All processes end with the test."""
+    """`system("--apis", "2", environment={…})` starts `scripts/up` with a new directory (or in `data`) and a new port. All processes end with the test."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory, ExitStack() as stops:
 
         def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:

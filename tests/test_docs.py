@@ -2,7 +2,7 @@
 
 A ```bash or ```python block is run against a store that these tests start. A ```text block is not run. Before a block
 is run, the test replaces the store's port. In a bash block it also replaces the port 8001 by a free one, and the paths
-of `scripts/` and of Python by those of this checkout. The command `scripts/test` then only collects tests. A block that
+of `scripts/` and of Python by those of this checkout. There, the command `scripts/test` only collects tests. A block that
 is only `scripts/up` is skipped, because the store already runs. The python blocks run in the test's own process. A
 scripted provider takes the place of the local model.
 A block that names a file of `tests/clients` must equal that file. The tests in that folder run it.

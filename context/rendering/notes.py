@@ -22,7 +22,7 @@ AUDIO = "audio"
 TOOLS = "tools"
 CUSTOM_TOOLS = "custom_tools"
 OTHER_ITEMS = "other_items"
-"""Items of the Responses API that are neither messages nor calls of functions and custom tools, and parts of unknown types."""
+"""The other items of the Responses API (not messages, reasoning, compactions, or calls and outputs of functions and custom tools), and parts of unknown types."""
 
 REASONING = "reasoning"
 """Encrypted reasoning. It is left out without a note."""
@@ -67,7 +67,7 @@ class Noted(Struct, frozen=True):
 
 
 def _is_plain(item: Item) -> bool:
-    """Whether the item is a message with one text, as most items are. It is always sent as it is."""
+    """Whether the item is a message with one text, as most items are. Such a message is never replaced."""
     if item.get("type", "message") != "message":
         return False
     content = item["content"]
@@ -102,7 +102,7 @@ def needs(item: Item, *, responses: bool) -> frozenset[str]:
 def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | None:
     """What is sent instead of the item to a model that lacks the `missing` abilities.
 
-    None: the item is sent unchanged.
+    None: the item is not replaced.
     """
     if _is_plain(item):
         return None
@@ -129,7 +129,7 @@ def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | N
 
 
 def item_reason(item: Item, missing: Collection[str], *, responses: bool) -> str | None:
-    """Why the whole item is replaced. None if it is not replaced, or if only some of its parts are."""
+    """Why the whole item is replaced. None if it is not replaced, if only some of its parts are, and for reasoning."""
     kind = type_of(item)
     if kind in ("message", "reasoning"):
         return None

@@ -17,7 +17,7 @@ SUMMARY = "Summary of the conversation so far:\n"
 
 
 def summary_of(item: Item) -> str | None:
-    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}. None for other items, and if another provider made the compaction."""
+    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}. None for other items, and for compactions without such a text, such as those of another provider."""
     content = item.get("encrypted_content")
     if type_of(item) != "compaction" or not isinstance(content, str):
         return None
@@ -42,7 +42,7 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def sent_cache_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`prompt_cache_options` as it is sent to a provider: without `comparison_response_id`, an id of ours that the provider does not know."""
+    """`prompt_cache_options` as it is sent to a provider: only `mode` and `ttl`. `comparison_response_id` is an id of ours, which the provider does not know."""
     sent = ("mode", "ttl")
     options = {name: value for name, value in (parameters.get("prompt_cache_options") or {}).items() if name in sent}
     return {"prompt_cache_options": options} if options else {}

@@ -1,6 +1,6 @@
 """Renderer 2: `/chat/completions` with tools, images, files, summaries and answer formats.
 
-An output follows directly after its call, as the API demands, even if other items came between them. A part that the API does not
+Outputs follow directly after the message with their calls, as the API demands, even if other items came between them. A part that the API does not
 have is replaced by a note, so that the model knows that something is missing.
 
 Shapes: `openai/types/chat` of the official SDK.

@@ -1,4 +1,4 @@
-"""Renderer 4: `/chat/completions` as in renderer 2, with the penalties and the parameters that do not change the answer.
+"""Renderer 4: `/chat/completions` as in renderer 2, and also with the penalties, and with parameters that do not change the answer.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """

@@ -88,7 +88,7 @@ def _part(role: str, part: Any) -> Any:
 
 
 def _tool(tool: Any) -> Any:
-    """A function without `strict` is strict in this API, but not in the Chat Completions API."""
+    """Adds `strict: false` to a function without `strict`: it would be strict in this API, but is not in the Chat Completions API."""
     if tool["type"] != "function" or tool.get("strict") is not None:
         return tool
     return {**tool, "strict": False}

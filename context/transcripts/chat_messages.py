@@ -1,7 +1,7 @@
 """Messages of the Chat Completions API as items, and items as messages. Pure.
 
     user, system, developer    a message
-    assistant                  a message, if it has content, a refusal or audio; then its calls
+    assistant                  a message, except if it has only calls; then its calls
     tool, function             the output of a call
 
 Items have only what both APIs have. Other fields of a message, such as `name`, are recorded as changes (`message_changes.py`).
@@ -222,7 +222,7 @@ def _assistant_message(items: Sequence[Item]) -> Json:
 
 
 def is_legacy_call(item: Item) -> bool:
-    """Whether this is the item of a `function_call`, or of the message that answers it."""
+    """Whether this is the item of a `function_call` field (LEGACY_CALL_ID), or of the message that answers it."""
     call_id = str(item.get("call_id"))
     return call_id == LEGACY_CALL_ID + item["name"] if "name" in item else call_id.startswith(LEGACY_CALL_ID)
 

@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 class MessageFacts(Struct, frozen=True, gc=False):
     """What is known of a message that was checked. `items`: one entry for each of its items; None for an item that is not hashed.
 
-    `is_answer`: it is an assistant's message.
+    `is_answer`: whether it is an assistant's message.
     """
 
     items: tuple[HashedItem | None, ...]
@@ -60,7 +60,7 @@ def digest_of(message: object) -> bytes:
 
 
 class KnownMessages:
-    """The facts of messages, by their `digest_of`, and the facts of transcripts.
+    """The facts of messages, by their `digest_of`, the facts of transcripts, and the hashes of prefixes.
 
     The oldest are dropped when there are too many. Thread-safe.
     """

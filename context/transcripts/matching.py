@@ -4,6 +4,7 @@
 2. If this prefix ends before the last answer in the transcript, the client may have changed something before that
    answer. It may have cut off the first messages, or written a question or an answer differently. Then the answer
    itself is looked up, and the messages before it are compared with its path.
+3. If nothing is found in a conversation that the client named, the transcript is compared with its active path.
 
 A match must contain an answer of this store, except in a conversation that the client named.
 """
@@ -340,7 +341,7 @@ class _Search:
     async def _equal_answers(self, answer: FoundPrefix) -> list[FoundPrefix]:
         """The answers of this store with the same words and the same messages before them, this one included.
 
-        A message that a client sent in place of an answer has only one of an answer's hashes.
+        An equal answer has all hashes of this one. A message that a client sent in place of an answer has only one of them.
         """
         hashes = await self._reader.hashes_of(answer)
         equal: dict[tuple[str, int], list[FoundPrefix]] = {}

@@ -67,7 +67,8 @@ class PathMessages:
     ) -> "PathMessages":
         """The messages of the path that ends with the item that was appended at this version.
 
-        `first_events`: how many events are read at once. The first page is small, because the last answer is usually enough.
+        `first_events`: how many events the first page has. It is small, because the last answer is usually enough. Raises LogMoved if the log
+        no longer has the item.
         """
         page = await reader.conversation_backwards(conversation_id, until=version, limit=first_events)
         if not page or page[0].version != version or not isinstance(event := page[0].event, ItemAppended):

@@ -2,7 +2,7 @@
 
 The hash of a chain covers the normalized items of a prefix. Clients change some things without meaning to, and these do
 not change the hash: the order of keys, nulls and empty fields, a string instead of one text part, the name of a text
-part's type, outer white space, the id and the status of an item, and how the arguments of a call are written as JSON.
+part's type, outer white space, some fields (`_NOT_HASHED`), and how the arguments of a call are written as JSON.
 In an answer, two more things do not change the hash: thoughts (`<think>…</think>`), and how the text is divided into
 parts.
 
@@ -54,7 +54,7 @@ _decode_arguments = msgspec.json.Decoder(float_hook=_number).decode
 
 
 class HashedItem(Struct, frozen=True, gc=False):
-    """The hash of one normalized item. `is_call`: it is a call. `is_empty_answer`: it is an assistant's message without content."""
+    """The hash of one normalized item. `is_call`: whether the item is a call. `is_empty_answer`: whether it is an assistant's message without content."""
 
     hash: bytes
     is_call: bool
@@ -101,7 +101,7 @@ def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
 
 
 def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
-    """The chain after one more item. The same chain if the item is not hashed. `is_ours`: the item is an answer of this store."""
+    """The chain after one more item. The same chain if the item is not hashed. `is_ours`: whether the item is in an answer of this store."""
     return chain_after(chain, hashed_item(item), is_ours=is_ours)
 
 

@@ -1,6 +1,6 @@
 """Makes the record of a transcript: the ids of its messages' items, and how each message differs from the one that its items make. Pure.
 
-Most of a transcript repeats an earlier request's transcript. Then the record names that request, and has only what follows: an answer, and the
+Most transcripts begin with an earlier request's transcript. Then the record names that request, and has only what follows: an answer, and the
 new messages.
 """
 

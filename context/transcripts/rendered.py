@@ -30,7 +30,7 @@ MAX_LOOKUP_ITEMS = 500
 class RenderedMessage(Struct, frozen=True):
     """A message as the client sent it. `items`: what it is made of; none if no item is like it.
 
-    `is_blanked`: something in it is deleted now and left out.
+    `is_blanked`: whether something in it is deleted now and left out.
     """
 
     message: Json

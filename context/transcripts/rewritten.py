@@ -10,8 +10,8 @@ from context.transcripts.prefix_hashes import message_hash, text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
-"""If one text begins with the other, the shorter one must have this many characters. A shorter stored answer is enough if
-a line break or a tag follows it in the sent text.
+"""If one text of an answer begins with the other, the shorter one must have this many characters. In the sent text, no letter or
+digit may follow the stored text. If a line break or a tag follows it, the stored text may have any length.
 """
 
 
@@ -22,7 +22,7 @@ def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other, or the sent text has the ids of all calls of the answer.
+    """Whether one text begins with the other (MIN_COMMON), or the sent text has the ids of all calls of the answer.
 
     `answer`: the text of the `stored` items. If the sent message has calls, they must be those of the answer.
     """

@@ -2,7 +2,7 @@
 
 One task reads the changes from Postgres: every POLL_SECONDS, and when a request has a key that is not in memory. So every process refuses a
 revoked key within about a second, and accepts a new key at once. However many unknown keys are sent, a process sends at most one small query
-in MIN_PAUSE_SECONDS for all of them, and does not remember them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
+per MIN_PAUSE_SECONDS for all of them, and does not remember them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
 
 While Postgres is unavailable, the keys in memory still work.
 """

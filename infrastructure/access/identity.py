@@ -9,7 +9,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def is_tenant(name: object) -> bool:
-    """Whether this is the name of a tenant: 1 to 64 letters, digits, `.`, `_` and `-`. The name is part of keys in every store."""
+    """Whether this is the name of a tenant: 1 to 64 letters, digits, `.`, `_` and `-`. The name is part of the keys of rows and documents in every database."""
     return isinstance(name, str) and _TENANT.fullmatch(name) is not None
 
 

@@ -40,7 +40,7 @@ class Principal(Struct, frozen=True):
     def finds_deleted(self) -> bool:
         """Whether the principal gets the audit trail of deleted conversations and responses.
 
-        While AUTH_MODE is `none` nobody gets it, because everybody is the same principal.
+        While AUTH_MODE is `none` nobody gets it, because there is no login.
         """
         return self.may("audit") and self != ANONYMOUS
 
@@ -51,4 +51,4 @@ class Principal(Struct, frozen=True):
 
 
 ANONYMOUS: Final = Principal("default", "anonymous", SCOPES)
-"""The only principal while AUTH_MODE is `none`."""
+"""The sender of every request while AUTH_MODE is `none`, unless the request names a user in `X-Subject`."""

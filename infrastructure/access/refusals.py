@@ -1,5 +1,6 @@
-"""The errors when a credential is refused. `infrastructure/http/errors.py` says which answer the client gets.
+"""The errors of a request whose credential is refused, does not allow the request, or cannot be checked.
 
+`infrastructure/http/errors.py` says which answer the client gets.
 No message contains the credential or a part of it.
 """
 

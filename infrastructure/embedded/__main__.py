@@ -1,4 +1,4 @@
-"""Runs the stores alone, until SIGTERM. Use it for tests, or when an API runs in a debugger.
+"""Runs the stores alone, until SIGTERM or Ctrl-C. Use it for tests, or when an API runs in a debugger.
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 

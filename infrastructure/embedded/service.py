@@ -15,7 +15,7 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class NotInstalledError(RuntimeError):
-    """There is no wheel of a server for this platform. The message says what to do instead."""
+    """The wheel of a server is not installed, or there is none for this platform. The message says what to do."""
 
 
 class WillNotRunError(RuntimeError):

@@ -116,7 +116,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(Exception):
-    """Too many commands or reads are waiting. Nothing was appended."""
+    """Too many commands or reads are waiting, or the process is stopping. Nothing was appended."""
 
     def __init__(self, message: str = "Too many commands are waiting to be appended.") -> None:
         super().__init__(message)

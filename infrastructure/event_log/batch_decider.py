@@ -55,13 +55,13 @@ class BatchDecider:
         self._before: dict[StreamName, Stream] = {}
         """The streams before the batch."""
         self._after: dict[StreamName, Stream] = {}
-        """The streams that the batch changes, after it."""
+        """The streams that the batch changes, as they are after it."""
         self._rows: list[Row] = []
         self._prefixes: list[PrefixRow] = []
         self._last_rows: dict[StreamName, int] = {}
         """The index in `_rows` of each stream's last row."""
         self._touched: set[tuple[StreamName, str]] = set()
-        """(stream, item id) of each item whose state a command's rules need. `_items` has the state of those that exist."""
+        """(stream, row key) of each item, response or feedback whose state a command's rules need. `_items` has the state of those that exist."""
         self._items: dict[tuple[StreamName, str], KnownItem] = {}
         self._keys = BatchKeys(recorder, keys_valid_since)
         self._unreadable: Mapping[StreamName, UnreadableEvent] = {}
@@ -71,8 +71,8 @@ class BatchDecider:
     ) -> BatchPlan | None:
         """Decides on the known `streams` alone. The plan leaves out the requests that need the log. None if all of them need it.
 
-        A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
-        because the known stream may be old. Requests that depend on such a request are left out with it.
+        A request needs the log if its command's rules need the state of an item. It also needs the log if its command is refused or changes
+        nothing, because the known stream may be old. Requests that depend on such a request are left out with it.
 
         `append_at_once` checks that the streams still end as cached, and that no idempotency key is in use.
         """
@@ -232,7 +232,7 @@ def _prefix_rows(
 
     `first_row`: the number of the first event's row. `state`: the conversation after these events.
     """
-    leaves = state.path[:-1]  # unless the items open a branch, they are on the last one of the active path
+    leaves = state.path[:-1]  # unless the items open a branch, they are on the last branch of the active path
     appended: dict[str, tuple[int, int, int, tuple[PathBranch, ...]]] = {}
     for row, event in enumerate(events, first_row):
         if isinstance(event, ItemAppended):

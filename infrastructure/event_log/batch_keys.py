@@ -75,7 +75,7 @@ class BatchKeys:
             if fingerprint != request.idempotency.fingerprint:
                 raise KeyReused
             conversation_id = appended.conversation.id
-            if not appended.answer:  # a deletion emptied it; the log may have lost the deletion since
+            if not appended.answer:  # a deletion emptied the answer, even if the log has lost the deletion meanwhile
                 raise ConversationNotFound(conversation_id)
             is_receipt = isinstance(request.command, DeleteConversation | DeleteReply)
             if conversation_id in self._deleted and not is_receipt:

@@ -30,7 +30,7 @@ _ID_BYTES = 40
 """About how many bytes the id of an item takes."""
 
 _SHARES_BYTES = 10_000
-"""An event that shares a conversation holds all its shares. This is enough for a hundred shares of usual length."""
+"""An event that shares a conversation holds all shares of the conversation. This is enough for a hundred shares of usual length."""
 
 
 def command_bytes(command: Command) -> int:

@@ -12,7 +12,7 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""The largest page of one conversation, in bytes of decompressed event states."""
+"""The largest page of one conversation, in bytes of decompressed event states. A page of one event may be larger."""
 
 FORWARDS = sql.SQL(
     PAGE.format(

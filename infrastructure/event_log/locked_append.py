@@ -1,4 +1,4 @@
-"""Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent and not answered.
+"""Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent without success or without an answer.
 
 Some requests append nothing, because the log's present state refuses them or because they change nothing. They are answered without the
 lock, so that they delay no other append.

@@ -78,7 +78,7 @@ class AppendQueue:
         self._streams_in_flight: set[StreamName] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._task_is_woken = False
-        """Whether a task was woken that has not run yet."""
+        """Whether a task was woken and has not run yet."""
         self._closing = False
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":

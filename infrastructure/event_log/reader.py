@@ -93,7 +93,7 @@ class EventReader(OrderedReader, ConversationReader):
         self._tenant_end = TenantEndLookup(pool, lookup_timeout_seconds)
 
     def of(self, principal: Principal) -> "PrincipalReader":
-        """The reader of a request: it finds what this principal may read."""
+        """The reader for the requests of this principal."""
         return PrincipalReader(self._pool, self._version_lookup, self._prefix_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
@@ -105,15 +105,16 @@ class EventReader(OrderedReader, ConversationReader):
         return await self._tenant_end.end_of(tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The holder of each partition. A partition without a registered projector is left out. A holder may have died since."""
+        """The holder of each partition. A partition without a registered projector is left out. A holder may have died meanwhile."""
         return [PartitionHolder(*row) for row in await self._rows(_PARTITION_HOLDERS, ())]
 
 
 class PrincipalReader(ConversationReader):
     """Reads the conversations of the principal's tenant.
 
-    `readable_head` and `readable` decide whether the principal may see a conversation. The other methods do not check this, because the path
-    of a conversation may go through conversations that others own: what a fork inherited stays readable in the fork.
+    `readable_head` and `readable` decide whether the principal may see a conversation. `prefixes_with` and `conversation_named` find only
+    conversations in which the principal may write. The other methods do not check this, because the path of a conversation may go through
+    conversations that others own: what a fork inherited stays readable in the fork.
     """
 
     tenant: str

@@ -64,7 +64,7 @@ class LogRow(Struct, frozen=True, array_like=True):
 
 
 class ConversationRecorder(PostgresApplicationRecorder):
-    """Appends and reads rows of `events`. Passes the library's own contract tests for recorders."""
+    """Appends and reads rows of `events`, and of the tables of snapshots and idempotency keys. Passes the library's own contract tests for recorders."""
 
     pipeline_type = PostgresPipeline
     transaction_timeout_seconds = LOCK_TIMEOUT_SECONDS + STATEMENT_TIMEOUT_SECONDS

@@ -153,7 +153,7 @@ def health_router(checks: Callable[[], Mapping[str, Check]], needed: frozenset[s
         return json_response(Liveness(status="live"))
 
     async def ready(_: Request) -> Response:
-        """The checks of the stores and the views. 503 while requests cannot be served."""
+        """Checks what requests need, such as the stores and the views. 503 while requests cannot be served."""
         return readiness(await run_checks(checks()), needed)
 
     for path, endpoint, name, operation in (

@@ -26,7 +26,7 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 """If a body is too large, at most this much of it is read before the connection is closed."""
 
 MAX_DEPTH = 64
-"""How many levels of nested objects and lists a body may have."""
+"""How many levels of values a body may have. The body is the first level. A value inside an object or a list is one level deeper."""
 
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")

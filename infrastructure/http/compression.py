@@ -55,7 +55,7 @@ class CompressionMiddleware:
                 started, head = head, None
                 body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                # A file is not compressed: it comes in several messages, or without a body for HEAD.
+                # A file of 64 KB or more is not compressed: it comes in several messages. HEAD gets no body of a file.
                 is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
                 if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)

@@ -10,7 +10,7 @@ A connection is closed when its client
 
 What an application has sent stays in memory until the client has read it. So a large answer is read from the stores
 only when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
-Answers that wait to be compressed (`compression`) count as unread.
+Answers count as unread while they wait to be compressed, and until they are compressed (`compression`).
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class ReadWatch:
     def seconds_without_reading(self, unread_bytes: int, now: float) -> float:
         """How long the client has read nothing.
 
-        0 if it has read everything, or has read something since the last call.
+        0 if it has read everything, or if fewer bytes are unread than at the last call.
         """
         if unread_bytes == 0 or unread_bytes < self._unread_before:
             self._read_at = now
@@ -109,7 +109,7 @@ class Connections:
     def unread_bytes(self) -> int:
         """The bytes of answers that are still in this process's memory.
 
-        Clients have not read them yet, or they wait to be compressed.
+        Clients have not read them yet, or they are not compressed yet.
         """
         return self._uncompressed_bytes + sum(connection.unread_bytes for connection in self._open)
 

@@ -45,7 +45,7 @@ class Authenticator(Protocol):
 
 
 class NoLogin:
-    """For AUTH_MODE=none: every request has the principal ANONYMOUS."""
+    """For AUTH_MODE=none: every request comes from ANONYMOUS."""
 
     async def authenticate(self, _: HTTPConnection) -> Principal:
         return ANONYMOUS

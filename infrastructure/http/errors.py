@@ -1,6 +1,6 @@
-"""Makes every error that a client can see. Errors have the shape of the OpenAI API. One table assigns the status codes.
+"""Makes the errors of the apps (`refusals.py` makes those for requests that no app sees). One table assigns the status codes.
 
-No error contains a traceback or content.
+Errors have the shape of the OpenAI API. No error contains a traceback or content.
 
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 
@@ -80,7 +80,7 @@ class ErrorDetail(Struct, frozen=True):
 
 
 class ErrorResponse(Struct, frozen=True):
-    """The body of every error."""
+    """The body of an error."""
 
     error: ErrorDetail
 
@@ -240,7 +240,7 @@ def _challenge(error: InvalidCredential) -> str:
 
 
 def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
-    """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
+    """A 400 that names one of the errors that pydantic found, and its field. It never contains the value that was sent.
 
     `sent`: the value that was sent. `other_names` maps a parameter's name in another API to what to send here instead.
     """

@@ -54,8 +54,9 @@ def head_of_stream(headers: Mapping[str, str]) -> Response:
 class EventStream(StreamingResponse):
     """A stream of events. `events` yields them encoded, in slices of any length.
 
-    After each `comment_seconds` without a slice, a comment is sent. If the credential of the request is refused
-    meanwhile, the stream ends with an event `error`, or without it if only a part of the last event was sent.
+    After each `comment_seconds` without a slice, a comment is sent. If the request's credential becomes invalid and the
+    stream must then end (`may_be_refused`), it ends with an event `error`, or without it if only a part of the last event
+    was sent.
     """
 
     body_iterator: AsyncIterator[bytes]

@@ -149,7 +149,7 @@ _CHECKED_TYPES: Final = (
 
 
 class OtherInputItem(OpenModel):
-    """An item of any other type. It is stored and returned unchanged."""
+    """An item of any other type. It is stored and returned unchanged, except for its id and for the ids of other items in it."""
 
     type: str = Field(min_length=1, max_length=64, json_schema_extra={"not": {"enum": [*_CHECKED_TYPES]}})
 

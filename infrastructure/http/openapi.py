@@ -26,7 +26,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescribedRoute(APIRoute):
-    """A route with its Operation, and the scope that it needs. None: the route is open to all.
+    """A route with its Operation, and the scope that it needs. `scope` is None if the route needs no credential.
 
     FastAPI describes the route, but never serves it: see `app.py`.
     """

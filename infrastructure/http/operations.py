@@ -119,7 +119,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     body_media: str = JSON
     """The media type of the body. For JSON lines, `body` is the type of a line."""
     error_bodies: Mapping[int, type] = MappingProxyType({})
-    """By status: the type of a body that is sent instead of an ErrorResponse."""
+    """By status: the type of a body that may be sent instead of an ErrorResponse."""
     may_be_unmodified: bool = False
     """Whether the answer to `If-None-Match` can be a 304."""
 

@@ -14,7 +14,7 @@ from infrastructure.http.served_paths import template_of
 from infrastructure.ids import CONVERSATION, KEY, is_id, response_id_of
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY}
-"""The id prefix for each path parameter. None: an item's prefix depends on its type."""
+"""Path parameters that are ids, with the prefix of such an id. None: an item's prefix depends on its type."""
 
 _REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
 """Path parameters that name a reply, and how such an id begins. Either form is accepted for both, because both name the same record."""
@@ -40,7 +40,8 @@ def path_ids(request: Request, names: Sequence[str]) -> list[str]:
 
     Raises ApiError (400) for the first id that is malformed.
 
-    Raises HTTPException (405) if the request's path is another path that serves only other methods.
+    Raises HTTPException (405) if the path is a served path without ids, such as `/v1/responses/compact`, which serves
+    other methods.
     """
     try:
         return [_path_id(request.path_params[name], name) for name in names]

@@ -219,7 +219,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _origin_form(self) -> bytes:
-        """The path and query of a request target that is an absolute URL. The target `*` of OPTIONS stays."""
+        """The path and query of a request target that is an absolute URL. The URL's host becomes the header `Host`.
+
+        The target `*` of OPTIONS stays. Raises Refused for `*` of another method.
+        """
         if self.url == b"*":
             if self.parser.get_method() == b"OPTIONS":
                 return self.url

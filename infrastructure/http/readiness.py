@@ -21,7 +21,7 @@ class Liveness(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """Whether requests can be served. `degraded`: some requests cannot be served. `checks`: the result of each check, by name."""
+    """Whether requests can be served. `degraded`: most can be served, but a check has failed. `checks`: the result of each check, by name."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: Mapping[str, Literal["ok", "failed"]]

@@ -73,7 +73,7 @@ class RequestMiddleware:
 
 
 def record_request(metrics: Metrics, method: str, path: str, route: str | None, *, status: int, seconds: float) -> None:
-    """Counts and logs an answered request. `route` is the path's template; None when no route matched."""
+    """Counts an answered request, and logs it unless its path is below `/health`. `route` is the path's template; None when no route matched."""
     metrics.observe_request(method, route, status, seconds)
     if not path.startswith(_NOT_LOGGED):
         log.info(

@@ -31,10 +31,11 @@ SHUTDOWN_TIMEOUT_SECONDS = 10
 OPEN_FILES = 65_536
 
 RECENT_COLLECTIONS = 1_000
-"""There is a full garbage collection after this many collections of recent objects. Python's default is 10.
+"""A full garbage collection follows this many collections of the middle generation (one for every 7,000 new objects).
 
-A full collection stops all requests for 30 to 170 ms of processor time. The longer the process has run, the longer it
-takes. It found no garbage in the benchmarks. The collections of recent objects (700 and 7,000 of them) take at most a few milliseconds.
+Python's default is 10. A full collection stops all requests for 30 to 170 ms of processor time. The longer the process
+has run, the longer it takes. It found no garbage in the benchmarks. A collection of the two young generations takes at
+most a few milliseconds.
 """
 
 

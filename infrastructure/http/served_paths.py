@@ -1,7 +1,7 @@
 """Every path that the two APIs serve, with its methods, and the message of the 404 for any other path.
 
 Clients reach both APIs at one address. So each app answers for both: `Allow` names the methods of both, and a 404 names paths of both.
-A test compares this table with the routes of the apps.
+A test compares this table with the routes of the apps. `loggable_path` says how a path is logged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         _PROVIDER,
     ),
 }
-"""By the first step of a path that is not served here: what to use instead. Most of these are parts of the OpenAI API."""
+"""By the first step of a path that is not served here, without `/v1`: what to use instead. Most of these are parts of the OpenAI API."""
 
 _START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
 _NOT_SERVED = "Nothing is served at this path."
@@ -149,7 +149,7 @@ def _use_instead(steps: Sequence[str]) -> str | None:
 
 
 def _meant(steps: Sequence[str]) -> str | None:
-    """The served path that the client probably meant: it sent `/v1` twice, another prefix, no `/v1`, or a slash at the end."""
+    """The message that names the served path that the client probably meant: it sent `/v1` twice, another prefix, no `/v1`, or a slash at the end."""
     for rest in (steps[start:] for start in range(len(steps))):
         for path in ("/".join(["", *rest]), "/".join(["", "v1", *rest])):
             if (template := template_of(path)) is not None:

@@ -6,15 +6,15 @@ web page in a user's browser could do so too. So without a login
 - the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding, in which the name of a web page
   points to the store's address: the page sends its own name as the `Host`
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There is one
-  exception: any site may have a link to one of the store's pages
+- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There are two
+  exceptions: the `Origin` is in CORS_ORIGINS, or the user follows a link to one of the store's pages
 
 With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by
 themselves. Then only the `Origin` and the `Sec-Fetch-Site` of a WebSocket are checked, because browsers let any
 page open a WebSocket to any site.
 
-`/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no
-content.
+`/health/live` and `/health/ready` are answered for any `Host`: load balancers send an address or a name of their own,
+and the answers hold no content.
 
 CORS: a page of an origin in CORS_ORIGINS may send any method and header, and may read every answer and header, errors
 included. Pages of other origins may not.

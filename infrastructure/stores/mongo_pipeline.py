@@ -1,4 +1,4 @@
-"""MongoDB transactions whose commands are sent together: all of them at once, and then the commit.
+"""MongoDB transactions whose commands are sent together: all of them at once (in portions if they are large), and then the commit.
 
 pymongo waits for each command's answer. Here a transaction of four commands takes only two round trips: half of the time, and half of the
 client's CPU time. pymongo has no public call for this, so this file uses pymongo's private connections and encoder; no other file does.
@@ -38,7 +38,7 @@ class Answer(Struct, frozen=True):
 
 
 Send = Callable[[Sequence[Document]], Awaitable[list[Answer]]]
-"""Sends MongoDB commands, such as `{"insert": collection, "documents": [...]}`. Raises ConnectionFailure."""
+"""Sends MongoDB commands, such as `{"insert": collection, "documents": [...]}`. Raises DocumentTooLarge and ConnectionFailure."""
 
 Exchange = Callable[["AsyncConnection", str, Sequence[Document]], Awaitable[list[Answer]]]
 """Sends commands to a database over a connection, and returns their answers."""

@@ -57,8 +57,8 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     async def read(self, pipeline: PostgresPipeline, values: Sequence[Any], timeout_seconds: float) -> Any:
         """Calls a pipeline of this pool whose statement only reads. Raises what the call raises.
 
-        If the connection was lost, calls the pipeline once more, because the connection may have been lost while it was
-        idle.
+        If the connection was lost, calls the pipeline once more (unless the pool is closed), because the connection may
+        have been lost while it was idle.
         """
         try:
             return await pipeline.call(values, timeout_seconds)

@@ -29,8 +29,8 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
 """The first server version that has `transaction_timeout`: Postgres 17."""
 
 _NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
-"""Errors after which the next call connects again. Either the tables, types or functions of the prepared statement were dropped and made again,
-or the server became read-only.
+"""Errors after which the next call connects again. They can mean that the tables, types or functions of the prepared statement were dropped and
+made again, or that the server became read-only.
 """
 
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]

@@ -15,9 +15,9 @@ CONNECTION_TIMEOUT_SECONDS = 0.5
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
 
-    A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached, and with TimeoutError after
-    `answer_seconds` if the server does not answer (None: the caller sets the timeout). A command is sent at most twice, so every command
-    must be idempotent.
+    A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached. If the server does not
+    answer within `answer_seconds`, the command is sent once more, and then fails with TimeoutError (None: the caller sets the timeout). So every
+    command must be idempotent.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,

@@ -145,7 +145,7 @@ def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
     """Whether to apply an event.
 
-    A deletion is always applied. Another event of a parked conversation is applied only if it comes before the one that parked it.
+    A deletion is always applied. Any other event of a parked conversation is applied only if it comes before the event that parked it.
     """
     conversation_id = logged.conversation_id
     if conversation_id not in parked or is_deletion(logged):

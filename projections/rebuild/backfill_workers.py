@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class BackfillFailed(Exception):
-    """A backfill process failed. It printed the reason to stderr."""
+    """A backfill process failed. It printed the reason to stderr, unless it was killed."""
 
 
 async def run_backfill(tasks: Sequence[BackfillTask]) -> AsyncIterator[BackfillProgress]:

@@ -24,9 +24,9 @@ _encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB's own t
 class Comparison(Struct, kw_only=True):
     """The result of a comparison at `position`.
 
-    `listed`: the `_id`s of the first documents that differ. A digest is the SHA-256 over the documents in order of `_id`, as JSON with
-    sorted keys. Documents of parked conversations are left out. The view `usage` cannot be compared while a conversation is parked: then
-    its digests are empty.
+    `documents`: how many the build has. `different`: how many differ or are in only one of the two. `listed`: the `_id`s of the first of
+    these. A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. Documents of parked conversations are
+    left out. The view `usage` cannot be compared while a conversation is parked: then its digests are empty.
     """
 
     view: MongoView

@@ -40,7 +40,10 @@ Report = Callable[[str, int, int], None]
 
 
 class RebuildResult(Struct, frozen=True, kw_only=True):
-    """What was compared, and how long the steps took. `swap_seconds` is None if nothing was swapped, as in a dry run."""
+    """What was compared, and how long the steps took. `swap_seconds` is None if nothing was swapped, as in a dry run.
+
+    `events`: the log position up to which the views were backfilled. 0 if this run backfilled nothing.
+    """
 
     compared: list[Comparison]
     events: int
@@ -55,7 +58,8 @@ class AnotherRebuild(Exception):
 class Rebuild:
     """The rebuild of some views. If no projector advances the builds, the rebuild runs one from `make_projector`.
 
-    Raises AnotherRebuild. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone. After one of these, the next run resumes.
+    Raises AnotherRebuild, and DataIsNewer if newer code built a view. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone:
+    after one of these, run it again.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Rebuild:
         await self._builds.finish_backfill(views)
 
     async def compare(self) -> list[Comparison]:
-        """Waits until each build is at its view's position, and compares them."""
+        """Waits until each build is at its view's position, and compares it with the live collection."""
         running: asyncio.Task[None] | None = None
         stop = asyncio.Event()
         last, moved_at = None, time.monotonic()

@@ -1,10 +1,10 @@
 """Repairs one conversation in the views: removes its documents, and writes them again from the log.
 
-Meanwhile the conversation is parked, and the repair has a claim on it (`repair_claims.py`), so projectors ignore it. Every step is a
-transaction that locks the claim and records its progress, so no step is done twice, even if its answer was lost. The last step writes
-what is missing up to the view's position, and ends the parking. An interrupted repair leaves the conversation parked, and the next
-repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage` nothing is removed: a repair
-counts the events that were left out since the parking.
+Meanwhile the conversation is parked, and the repair has a claim on it (`repair_claims.py`), so projectors ignore it. Every step in
+MongoDB is a transaction that locks the claim. A step that writes events also records its progress, so nothing is counted twice, even if
+an answer was lost. The last step writes what is missing up to the view's position, and ends the parking. An interrupted repair leaves the
+conversation parked, and the next repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage`
+nothing is removed: a repair counts the events that were left out since the parking.
 """
 
 import time

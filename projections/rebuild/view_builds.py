@@ -75,7 +75,7 @@ class ViewBuilds:
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def start(self, views: Sequence[MongoView], end: LogPosition, workers: int) -> list[ViewBuild]:
-        """The builds to backfill up to the log's `end`: new ones, or unfinished ones to resume.
+        """The builds to backfill: new ones up to the log's `end`, and unfinished ones to resume. A build that is backfilled already is left out.
 
         Raises PositionMoved, and DataIsNewer if newer code built a view.
         """
@@ -125,7 +125,7 @@ class ViewBuilds:
         return _view_build(view, documents)
 
     async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
-        """Deletes the build's positions. Returns its collections: after the commit nobody uses them."""
+        """Deletes the build's positions. Returns its collections: after the commit, no position names them."""
         where = {"view": _build_of(view)}
         collections = {document["collection"] async for document in self._positions.find(where, session=session)}
         await self._positions.delete_many(where, session=session)
@@ -178,7 +178,7 @@ class ViewBuilds:
     async def differing_positions(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """(build's position, live view's position) of each view whose build is not at the live view's position in some partition.
 
-        Raises BuildGone.
+        Of several such partitions, the one where the build is furthest behind. Raises BuildGone.
         """
         documents = self._positions.find({})
         positions = {document["_id"]: position_from(document) async for document in documents}
@@ -242,7 +242,7 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
 
 
 def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
-    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if their positions differ."""
+    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if their positions differ, if one is missing, or if projectors do not advance the build."""
     if live is None or build is None or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
     if not position_from(live).shows_same_log_part(position_from(build)):

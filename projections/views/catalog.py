@@ -2,10 +2,10 @@
 
 conversations  one document per conversation; removed when the conversation is deleted
 items          one document per item; removed with its conversation
-responses      one document per reply, running ones included; removed with its conversation
+responses      one document per reply, waiting and running ones included; removed with its conversation
 search         one document per item, with the terms of its text; removed with its conversation
 feedback       one document per feedback to an item or a response; removed with its conversation
-usage          token totals per tenant, day (UTC), subject, API key, model and partition: a document for each conversation, and one for all conversations together. A deletion does not remove them
+usage          token and cost totals per tenant, day (UTC), subject, API key, model and partition: a document for each conversation, and one for all conversations together. A deletion does not remove them
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -28,7 +28,7 @@ POSITIONS_COLLECTION = "projections"
 """The collection of view positions: see `view_position.py`."""
 
 FORKS_OF_OWNER = (("tenant", 1), ("owner", 1), ("id", -1))
-"""The keys of the index that has only the forks of each owner."""
+"""The keys of the index that has only forks, by owner."""
 
 OPENED_BRANCHES = (
     *(("tenant", 1), ("conversation_id", 1), ("parent", 1), ("version", 1), ("parent_branch", 1)),

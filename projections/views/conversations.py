@@ -44,7 +44,7 @@ WITH_TENANT: Final = "tenant"
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event. Every event updates the conversation's `version`, `position` and `updated_at`."""
+    """The writes of one event. Every event updates the conversation's `version`, `position`, `updated_at` and `activity`."""
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)

@@ -1,6 +1,6 @@
 """The view `feedback`: one document per feedback, removed with its conversation. `owner`: the conversation's owner.
 
-A withdrawn feedback keeps its document, without content. The view does not know which items are deleted: queries ask the log, and
+A withdrawn feedback keeps its document, without labels and comment. The view does not know which items are deleted: queries ask the log, and
 leave out the comments on deleted items. `copy_of`, `inherited`: as in FeedbackGiven.
 """
 

@@ -7,8 +7,8 @@ retractions before that. A copy of another item has `copy_of`: readers ask the l
 parent         the id of the item before this one on its path; null for a first item
 parent_branch  the branch of `parent`, 0 for a first item. Only items that open a branch have this field
 author         the subject who appended the item, or asked for the reply that made it
-model          the model that made the item, as the provider named it. Absent for items that no model made
-feedback_position  the log position of the last feedback; absent if there never was any
+model          the model of the completed reply that made the item, as the provider named it. Absent for all other items
+feedback_position  the log position of the last feedback or withdrawal; absent if there never was any
 own_fields     true if the item itself has a field that lists add (`domain/items.py`). Absent otherwise
 role, preview  a message's role, and the beginning of what the item says
 """

@@ -4,10 +4,10 @@ To fold a text, compatibility forms are replaced (NFKD: full-width letters, liga
 removed, and case is folded: ß becomes ss, İ becomes i, and the final sigma a sigma. Characters that are not seen, such as joiners, are removed. Vowel signs
 of Indian and South-East Asian scripts and the voicing marks of kana stay, because words differ in them alone.
 
-A word is a run of letters, digits and marks. An emoji or another symbol is a word of its own. Scripts that write no spaces between words
+A word is a sequence of letters, digits and marks. An emoji or another symbol is a word of its own. Scripts that write no spaces between words
 (Chinese, Japanese, Thai …) give runs, and any part of a run can be found. All other characters only divide words.
 
-`text` is what is compared: the words and runs, with a space around each. It contains ` green tea ` where this phrase is.
+`text` is what is compared: the words and runs, with one space before and after each. It contains ` green tea ` where this phrase is.
 `terms` are the keys of the index: the words, and each character of a run together with the next one. The last character of a run is a
 term alone, so the terms that begin with a character cover all places where it is.
 """
@@ -20,7 +20,7 @@ import regex
 from msgspec import Struct
 
 MAX_CHARACTERS: Final = 10_000
-"""How much of an item is searched: its first characters, folded."""
+"""Only this many characters of an item are searched: the first ones, before and after folding."""
 
 MAX_TERMS: Final = 2_000
 """If an item has more different terms, only its beginning with this many different terms is searched."""
@@ -50,7 +50,7 @@ def fold(text: str) -> str:
 
 
 class Token(Struct, frozen=True):
-    """A word or a run, folded. `is_run`: it is a run."""
+    """A word or a run, folded. `is_run`: whether it is a run."""
 
     text: str
     is_run: bool = False
@@ -81,7 +81,7 @@ def token_spans(folded: str) -> list[tuple[str, int]]:
 
 
 class SearchedText(Struct, frozen=True):
-    """`text`, `terms`: see the module's docstring. Both are empty for an item without words. `words`: how many; two characters of a run count as one."""
+    """`text`, `terms`: see the module's docstring. Both are empty for an item without words. `words`: how many words the text has; two characters of a run count as one."""
 
     text: str
     terms: list[str]

@@ -5,7 +5,7 @@
 
 `bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` identify the log
 that these events were read from (`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the
-end of the log when the rebuild started. After that it is `live`. Transactions increment `held` to lock the document.
+end of the log when the view was started or rebuilt. After that it is `live`. Transactions increment `held` to lock the document.
 `projections/view_positions.py` explains `lease` and `epoch`. `projections/rebuild/view_builds.py` explains the positions of a second
 build. Its view is named `items+`.
 """

@@ -2,8 +2,8 @@
 
 Each model has its own breaker, because a provider may serve one model and fail with another.
 
-No library is used. The libraries for asyncio wrap one awaited call, but here a stream counts as answered at its first part. Also, none
-of them lets only one probe through.
+No library is used. The libraries for asyncio wrap one awaited call, but here a stream counts as answered at its first event with
+content. Also, none of them lets only one probe through.
 """
 
 import time
@@ -28,7 +28,9 @@ log = structlog.get_logger(__name__)
 
 
 class CircuitBreakers:
-    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of open breakers."""
+    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of open breakers
+    when it may have changed.
+    """
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class CircuitBreakers:
 
 
 class CircuitBreaker:
-    """Opens after MAX_FAILURES in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
+    """Opens after MAX_FAILURES failures in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
 
     OPEN_SECONDS later, the breaker lets one request through as a probe. While the probe has no result, another probe is let through every
     PROBE_SECONDS. The first request that is answered closes the breaker. If the newest probe fails, the breaker stays open for OPEN_SECONDS
@@ -141,7 +143,7 @@ class Attempt:
             self._breaker.record_success()
 
     def failed(self) -> None:
-        """Records that the provider was not reached, or did not answer."""
+        """Records that the provider was not reached, did not answer in time, or answered 502, 503 or 504."""
         if not self._ended:
             self._ended = True
             self._breaker.record_failure(self)

@@ -74,7 +74,7 @@ _decoder = msgspec.json.Decoder(_Chunk)
 
 
 class _StartedCall(Struct):
-    """The parts of a call so far. `index` and `id` are the provider's. `custom_input` is None for a function.
+    """A call, as far as it has arrived. `index` and `id` are the provider's. `custom_input` is None for a function.
 
     `arguments` are a function's; they stay empty for a custom tool.
     """
@@ -124,7 +124,7 @@ class ChatAnswer:
         self._service_tier: str | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
-        """The parts of one event. Raises ModelFailed, and ValueError for data that is not a chunk."""
+        """The stream parts that can be passed on after this event. Raises ModelFailed, and ValueError for data that is not a chunk."""
         chunk = decode_json(_decoder, data)
         if chunk.error is not None:
             raise reported_failure(chunk.error)
@@ -161,7 +161,7 @@ class ChatAnswer:
         return False
 
     def finish(self) -> list[StreamPart]:
-        """The last parts. Raises ModelFailed when the answer is incomplete."""
+        """The last parts. Raises ModelFailed if the answer broke off, if it failed, or if a call has no name."""
         reason = self._finish_reason
         if reason is None:
             raise incomplete_answer()

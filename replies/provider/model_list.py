@@ -64,7 +64,7 @@ class ModelList:
         return found
 
     async def has(self, name: str) -> bool:
-        """Whether the provider lists the model. Also true if its list is empty or cannot be fetched."""
+        """Whether the provider lists the model, or listed it at the last fetch. Also true if its list is empty or cannot be fetched."""
         if _find(name, self._models) is not None:  # without the lock: does not wait while another caller fetches
             return True
         try:

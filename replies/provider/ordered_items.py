@@ -14,7 +14,7 @@ from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Part
 from replies.stream_events import field_of, usual_kind
 
 MAX_ANSWER_CHARACTERS = 1_000_000
-"""Text, names and call ids of all items. No useful answer is longer."""
+"""For the text of all items, and the fields with which they start. No useful answer is longer."""
 
 PartText = tuple[str, str]
 """The kind and the text of a part."""
@@ -51,7 +51,7 @@ class _OpenPart(Struct, eq=False):
 
 
 class _OpenItem(Struct):
-    """An item that was not passed on completely. `item` is None until its type is known.
+    """An item that is not passed on completely yet. `item` is None until its type is known.
 
     `started`: whether its ItemStarted was made. `parts`: all its parts. `open`: the parts that are not passed on completely.
     """
@@ -78,9 +78,9 @@ class _OpenItem(Struct):
         return part.kind or usual_kind(self.item)
 
     def take_parts(self) -> Iterator[StreamPart]:
-        """The stream parts that can be passed on now. Parts of the field that came first are passed on one after the other.
+        """The stream parts that can be passed on now. Parts in the same field as the first part are passed on one after the other.
 
-        Parts of another field wait until the item has ended.
+        Parts in another field wait until the item has ended.
         """
         assert self.item is not None
         in_turn = self.open
@@ -103,7 +103,8 @@ class _OpenItem(Struct):
 class OrderedItems:
     """Makes the stream parts of the oldest item that has not ended. The text of the other items waits until it is their turn.
 
-    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call.
+    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call. The other methods
+    raise ModelFailed if the answer is too long.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class OrderedItems:
 
     @property
     def characters(self) -> int:
-        """The length of the answer so far: text, names and call ids."""
+        """The length of the answer so far: the text of its items, and the fields with which they started."""
         return self._characters
 
     def open_keys(self) -> list[Hashable]:

@@ -95,7 +95,7 @@ class ModelProvider:
         return self._client is not None
 
     async def default_model(self, tenant: str) -> str:
-        """The model for a request that names none. Raises ModelFailed when no setting names one and the provider lists none."""
+        """The model for a request that names none. Raises ModelFailed if no setting names one, and the provider lists none or cannot be asked."""
         settings = self._settings
         defaults = settings.tenant_defaults.get(tenant)
         if configured := (defaults.model if defaults else None) or settings.default_model:
@@ -132,9 +132,10 @@ class ModelProvider:
         return None if self._list is None else await self._list.find(name)
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to `body`, which the renderer `Models.renderer` made.
+        """The parts of the answer to `body`. The renderer `Models.renderer` must have made the body.
 
-        A request that fails before the response begins is retried, up to MAX_RETRIES times. A later failure is not.
+        The request is retried, up to MAX_RETRIES times, if no response begins in time, or if its status is 408, 409, 429 or 5xx and its
+        headers do not forbid a retry. After any other failure it is not retried.
 
         Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """

@@ -14,7 +14,7 @@ from replies.stream_events import may_have, new_part, parts_of, text_field
 
 
 def storable_item(provider_item: Any) -> Item:
-    """The item without its id, with its texts cleaned so that they can be stored (`clean`). Raises ModelFailed, or ValueError."""
+    """The item without its id, with clean texts (`clean`). What a message or a call needs and lacks is added. Raises ModelFailed, or ValueError."""
     if not isinstance(provider_item, dict):
         raise invalid_answer()
     item: Item = clean_value({name: value for name, value in provider_item.items() if name != "id"})

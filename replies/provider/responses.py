@@ -42,7 +42,7 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 class _Event(Struct):
-    """An event. The types of its fields are not checked here: only the fields that are used need the right type."""
+    """An event. Every field but `type` may have a value of any type, because only the fields that are used need the right type."""
 
     type: str = ""
     item_id: Any = None
@@ -62,7 +62,7 @@ class _Event(Struct):
 _decoder = msgspec.json.Decoder(_Event)
 
 _Key = str | int
-"""An item's id from the provider, or its index if it has no id."""
+"""An item's id from the provider, or its index if it has no id. A number below 0: an item that only the final response has."""
 
 
 class ResponsesAnswer:
@@ -81,7 +81,7 @@ class ResponsesAnswer:
         self._response: Item | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
-        """The parts of one event. Raises ModelFailed, and ValueError for data that is not an event."""
+        """The stream parts that can be passed on after this event. Raises ModelFailed, and ValueError for data that is not an event."""
         event = decode_json(_decoder, data)
         if event.delta:
             self._deltas += 1
@@ -119,7 +119,7 @@ class ResponsesAnswer:
         return self._response is not None
 
     def finish(self) -> list[StreamPart]:
-        """The last parts. Raises ModelFailed when the answer is incomplete."""
+        """The last parts. Raises ModelFailed if the answer broke off, if it failed, or if its end is not valid."""
         if self._response is None:
             raise incomplete_answer()
         status = self._response.get("status")

@@ -38,7 +38,7 @@ class ItemDelta(Struct, frozen=True):
 
 
 class ItemDone(Struct, frozen=True):
-    """The item that started last is complete. `fields`: what it has besides its text, such as `encrypted_content`."""
+    """The item that started last is complete, and now has these fields, such as `encrypted_content`. An item without such fields has no ItemDone."""
 
     fields: Item
 

@@ -42,7 +42,7 @@ PAGE = 20
 
 
 class ConversationsOf(Struct, frozen=True):
-    """A list to read: who reads it, and its filters. `where`: the documents that it has. `metadata`: the pairs that it is filtered by."""
+    """A list to read: who reads it, and its filters. `where`: the MongoDB filter for its documents. `metadata`: the pairs that it is filtered by."""
 
     name: str
     subject: str
@@ -167,5 +167,5 @@ def _message(role: str, text: str) -> bytes:
 
 
 def _id_of(number: int, prefix: str) -> str:
-    """Ids of one kind sort by number."""
+    """The id with this prefix for this number. Ids with the same prefix sort by number."""
     return f"{prefix}_{UUID(int=first_uuid_at(START.timestamp() + number).int + (7 << 76)).hex}"

@@ -90,7 +90,7 @@ def _send(quiet: QuietLoad) -> dict[str, float]:
 
 @contextmanager
 def _worst(worst: WorstLoad) -> Iterator[None]:
-    """Runs the client of the other tenant until the block ends. Yields when its load is running."""
+    """Runs the client of the other tenant until the block ends. Yields when its load is running. Raises RequestFailed if the client ends before its load runs."""
     with subprocess.Popen(  # noqa: S603 - our own command
         _command("worst_client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
     ) as process:

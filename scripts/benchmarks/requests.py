@@ -54,7 +54,7 @@ async def start_conversations(base_url: str, count: int, body: bytes = b"{}") ->
 
 
 async def import_conversation(base_url: str, items: int, policy: Mapping[str, int] | None = None) -> str:
-    """Imports a conversation with this many short messages. Returns its id when all views show it.
+    """Imports a conversation with this many short messages. Returns its id when all views show it. Raises RequestFailed.
 
     In a very long conversation, all but the newest 20,000 messages are only one word, because an imported line has at
     most 8 MB.

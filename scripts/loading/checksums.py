@@ -1,6 +1,6 @@
 """Checksums of a load: of its source, of the log and of MongoDB. They show whether every message was stored.
 
-Equal checksums mean the same messages in the same order.
+Equal checksums mean messages with the same roles and texts, in the same order.
 
 The digest of a conversation is the SHA-256 of the roles and texts of its messages. The length of each role and text
 comes before it, in 4 bytes. The checksum is the SHA-256 of the sorted lines of all conversations. A line has the

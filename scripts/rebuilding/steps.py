@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 
 
 class Action(Enum):
-    """What to do with the builds of views beside the live ones."""
+    """What to do: build new collections and swap them in, only compare them, swap back, or drop them."""
 
     REBUILD = auto()
     COMPARE = auto()
@@ -68,7 +68,7 @@ async def rebuild_online(
 ) -> RebuildResult | list[MongoView] | None:
     """Rebuilds the views while users read them, or compares, rolls back or cancels.
 
-    None if there is nothing to roll back to.
+    Returns None if there is nothing to roll back to. Raises as Rebuild does.
     """
     rebuild = Rebuild(
         views,

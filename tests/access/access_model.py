@@ -78,7 +78,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return self.head
 
     def delete_response(self, response: ModelResponse) -> None:
-        """An unlisted conversation loses the items of the response.
+        """Deletes the response. If its conversation is unlisted, the conversation loses the items of the response.
 
         If nothing else is left in the conversation, it is deleted.
         """

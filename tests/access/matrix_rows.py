@@ -1,4 +1,4 @@
-"""The status that each route of the two apps answers to each sender: one or more rows for each route.
+"""The status with which each route that needs a credential answers each sender. Each route of the two apps has one or more rows.
 
 `test_route_matrix.py` fails if a route has no row.
 """

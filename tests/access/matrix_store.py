@@ -30,7 +30,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
 WORD: Final = "plantedword"
-"""The planted word. Everything that Ann writes contains it, and so does every answer of the model to her."""
+"""The planted word. Everything that Ann writes in a Target contains it, and so does every answer of the model there."""
 
 AUDIENCE: Final = "store"
 TENANT: Final = "acme"

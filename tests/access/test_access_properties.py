@@ -78,8 +78,8 @@ class History:
             everyone = [*self._users, self._users[0], self._admin, self._stranger]
             await self._step[kind](everyone[actor % len(everyone)], one, other)
 
-    # Steps. Each checks the status of its answer: 404 if the actor may not see the conversation, 403 if the actor's
-    # role is too low.
+    # Steps. Most of them check the status of the answer: 404 if the actor may not see the conversation, 403 if the
+    # actor's role is too low.
 
     def _word(self) -> str:
         return f"w{next(self._numbers)}x"
@@ -223,9 +223,9 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any], after: ModelItem | None = None) -> None:
-        """Reads as an admin what the reply stored, and adds it to the model. `after`: the item that it continues from, if that is not the head.
+        """Reads as an admin what the reply stored, and adds it to the model. `after`: the item from which the reply continues. None: the head.
 
-        Checks that the actor may see all of it.
+        Checks that the reply copied only items that the actor may see.
         """
         conversation_id = response["conversation"]["id"]
         known_ids = {conversation.id: conversation for conversation in self._model.conversations}

@@ -1,4 +1,7 @@
-"""API keys in memory: which keys are accepted or refused, how soon, and how many statements Postgres gets."""
+"""API keys in memory: which keys are accepted or refused, how soon, how many statements Postgres gets, and when a use is stored.
+
+Also which keys cannot be made.
+"""
 
 import asyncio
 import secrets
@@ -307,7 +310,7 @@ def test_a_key_with_a_wrong_field_is_not_made(fields: dict[str, object], param: 
     assert refused.value.param == param
 
 
-def test_the_id_of_a_key_has_the_form_of_other_ids_and_is_part_of_the_secret() -> None:
+def test_the_id_of_a_key_is_as_long_as_other_ids_and_is_part_of_the_secret() -> None:
     key = new_test_key()
     assert len(key.id) == len(mint("key"))
     assert key.secret.startswith(f"cs_{key.id.removeprefix('key_')}_")

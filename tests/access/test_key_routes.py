@@ -154,7 +154,7 @@ async def test_a_key_with_a_wrong_field_is_a_400_that_names_it(
     assert len(Log(settings.postgres_url).rows("SELECT FROM api_keys")) == 1
 
 
-async def test_creating_a_key_takes_no_idempotency_key_and_a_malformed_key_id_is_a_400(
+async def test_an_idempotency_key_for_a_new_key_is_a_400_and_so_is_a_malformed_key_id(
     apis: KeyedApis, admin: CreatedApiKey
 ) -> None:
     body = {"subject": "ada", "scopes": ["read"]}

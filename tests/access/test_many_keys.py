@@ -33,7 +33,7 @@ CONNECTIONS = 8
 
 
 async def statuses(url: str, keys: Iterable[CreatedApiKey]) -> list[int]:
-    """The statuses of one request with each key, in the order of `keys`. The route itself reads no store."""
+    """The statuses of one request with each key, in the order of `keys`. The route itself reads no database."""
     waiting = [*enumerate(keys)][::-1]
     answers = [0] * len(waiting)
 
@@ -71,7 +71,7 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             stack.callback(process.wait, 30)
             running.append(process)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
-        # The stack calls what was added last first. So it ends both processes before it waits for either of them.
+        # The stack makes its calls in reverse order. So it ends both processes before it waits for either of them.
         for process in running:
             stack.callback(process.terminate)
         for url in urls:

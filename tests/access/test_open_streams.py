@@ -1,6 +1,6 @@
-"""Streams and sockets that are open when their reader loses access.
+"""Streams and sockets that are open when their reader loses access, or when content is deleted.
 
-They end within 5 seconds, say why, and show no later event.
+Without access the reader gets no later event. The stream ends within 5 seconds, and says why unless it ends inside an event.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_late
     assert repeated.status_code == 404
 
 
-async def test_when_the_conversation_is_deleted_then_the_stream_ends_with_this_event_and_blanks_content_from_then_on(
+async def test_when_the_conversation_is_deleted_then_the_stream_ends_with_this_event_and_marks_blanked_content(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a", title="secret")
@@ -426,7 +426,7 @@ async def test_a_client_that_disconnects_leaves_no_task_that_checks_its_key(sett
         await eventually(lambda: len(asyncio.all_tasks()) <= before + 1 or None)
 
 
-async def test_when_a_key_is_revoked_then_a_reply_that_is_streamed_to_it_is_stopped(
+async def test_when_a_key_is_revoked_then_a_reply_that_is_streamed_to_its_user_is_stopped(
     settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await write.start("a")

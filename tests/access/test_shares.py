@@ -177,7 +177,7 @@ async def test_a_withdrawal_whose_query_does_not_name_one_existing_share_is_refu
     assert await shares_of(http, path) == [share({"subject": "ben"})]
 
 
-async def test_with_the_same_idempotency_key_a_withdrawal_is_repeated_and_another_one_is_refused(
+async def test_with_the_same_idempotency_key_a_withdrawal_is_answered_again_and_another_one_is_refused(
     apis: BothApis,
 ) -> None:
     http = apis.http

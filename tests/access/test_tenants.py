@@ -1,6 +1,6 @@
 """No tenant reaches the data of another tenant, even if our own code asks for this data.
 
-Some tests call the readers and the append directly. The others search the source code for statements without a tenant.
+Some tests call the readers and the append directly. The others search the source code for SQL and MongoDB calls without a tenant.
 """
 
 import ast

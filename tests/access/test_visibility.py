@@ -1,4 +1,4 @@
-"""What each user sees of a conversation.
+"""What each user sees of a conversation, and may do with it.
 
 The users are its owner, readers, writers, other users of the tenant, an admin, and users of another tenant.
 """

@@ -36,7 +36,8 @@ class Environment:
     def install(self) -> None:
         """Installs the packages.
 
-        Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached.
+        Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached. Raises
+        RuntimeError if an installation fails for another reason, and TimeoutExpired if it takes too long.
         """
         if (self._source / "requirements.txt").exists():
             self._copy("requirements.txt")
@@ -80,7 +81,7 @@ class Recipe:
     def run(self, *arguments: str) -> list[str]:
         """Runs the program and returns the lines that it printed.
 
-        Raises RuntimeError with the program's output if it fails.
+        Raises RuntimeError with the program's output if the program fails, and TimeoutExpired if it takes too long.
         """
         done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS, PATH=self._path)
         if done.returncode:

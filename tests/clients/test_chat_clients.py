@@ -1,7 +1,8 @@
 """Client libraries that use Chat Completions: each recipe of docs/clients.md runs twice.
 
 Between the two runs the whole store is killed and started again. A recipe has three turns: an answer, a stream with
-reasoning, and a call of a tool. The client keeps the messages, and sends all of them with each request.
+reasoning, and a call of a tool (aider has no tools, and answers instead). The client keeps the messages, and sends all of
+them with each request.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The command API with a provider that writes summaries, for the tests of compaction, rolling summaries and pins."""
+"""The command API with a provider that writes summaries, for tests of summaries, pins and branches."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -74,7 +74,7 @@ def assert_openai_error(answer: httpx.Response, status: int) -> None:
 
 
 @pytest.mark.parametrize(("body", "param"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
-async def test_a_malformed_body_is_a_400_that_names_the_wrong_field_if_there_is_one(
+async def test_an_invalid_body_is_a_400_that_names_the_wrong_field_if_there_is_one(
     api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -144,7 +144,7 @@ async def test_twenty_items_of_a_third_of_a_megabyte_are_appended(api: httpx.Asy
 @pytest.mark.parametrize(
     "text", ["<|endoftext|>", " " * 1_000_000, "😀" * 1000, "\u2028\u202e\ufeff", '"\\u0000"', "\\u0000"]
 )
-async def test_unusual_text_is_stored_unchanged(api: httpx.AsyncClient, text: str) -> None:
+async def test_unusual_text_is_accepted_and_returned_unchanged(api: httpx.AsyncClient, text: str) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     answer = await api.post(path, json={"items": [message(text)]})
@@ -263,7 +263,7 @@ async def test_an_odd_path_is_a_404(api: httpx.AsyncClient, path: str) -> None:
         ({"input": "hi", "truncation": "maybe"}, "truncation"),
     ],
 )
-async def test_a_malformed_request_for_a_reply_is_a_400(
+async def test_an_invalid_request_for_a_reply_is_a_400_that_names_the_field(
     api: httpx.AsyncClient, log: Log, body: dict[str, Any], param: str
 ) -> None:
     answer = await api.post("/v1/responses", json={"model": "m", **body})

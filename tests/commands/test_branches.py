@@ -1,4 +1,4 @@
-"""After an item is revised or the head is moved: what a model is shown, and which requests are refused."""
+"""Items are revised and heads are moved: what a model is shown, which requests are refused, and what a repeat gets."""
 
 from typing import Any
 
@@ -47,7 +47,9 @@ async def test_a_model_is_shown_the_path_to_the_head_wherever_the_head_is(store:
     assert await texts(store, conversation_id) == ["m0", "n1", "n3"]
 
 
-async def test_revising_an_item_and_moving_the_head_are_conditional_and_repeatable(store: Store) -> None:
+async def test_revising_an_item_and_moving_the_head_are_conditional_and_doing_the_same_again_changes_nothing(
+    store: Store,
+) -> None:
     conversation_id = await create_conversation(store.api)
     [first, _] = await store.append(conversation_id, message("a"), message("b"))
     once = {"Idempotency-Key": mint("key")}
@@ -121,7 +123,7 @@ async def test_a_revised_approval_is_linked_to_the_approval_request_on_its_own_p
     assert (new["approval_request_id"], new["approve"]) == (request_id, False)
 
 
-async def test_a_retraction_withdraws_each_summary_that_ends_at_least_as_deep_on_any_branch(
+async def test_a_retraction_withdraws_a_summary_that_ends_deeper_on_another_branch(
     store: Store, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)

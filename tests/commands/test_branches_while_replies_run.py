@@ -71,7 +71,7 @@ async def test_if_the_head_moves_then_a_running_reply_ends_where_it_was_requeste
     assert late_question.aside
 
 
-async def test_a_failed_reply_is_tried_again_only_while_the_head_is_where_the_reply_was_requested(
+async def test_a_cancelled_reply_is_tried_again_only_while_the_head_is_where_the_reply_was_requested(
     apis: list[httpx.AsyncClient], slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])
@@ -90,7 +90,7 @@ async def test_a_failed_reply_is_tried_again_only_while_the_head_is_where_the_re
     assert [sent["content"] for sent in provider.requests[-1]["messages"]] == ["m0", "m1", "q0"]
 
 
-async def test_appends_revisions_and_moves_of_two_processes_at_once_lose_nothing(
+async def test_appends_revisions_and_moves_through_two_apps_at_once_lose_nothing(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     conversation_id = await create_conversation(apis[0])

@@ -1,4 +1,4 @@
-"""POST /v1/responses/{id}/cancel, sent to the process that runs the reply and to another process."""
+"""POST /v1/responses/{id}/cancel, sent to the app that runs the reply and to a second app, as in two processes."""
 
 import asyncio
 

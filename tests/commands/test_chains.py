@@ -1,4 +1,7 @@
-"""Replies with a `previous_response_id`: where they continue, what the model is sent, and which requests are refused."""
+"""Replies with a `previous_response_id`: where they continue, what the model is sent, and which requests are refused.
+
+Also replies that are not stored, and the count of input tokens.
+"""
 
 import asyncio
 import threading

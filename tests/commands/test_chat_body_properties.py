@@ -106,7 +106,9 @@ def test_messages_are_refused_or_become_items_from_which_messages_can_be_made(se
 
 @settings(max_examples=100, deadline=None)
 @given(parameters, objects, st.sampled_from([CHAT, RESPONSES]))
-def test_parameters_are_refused_or_shown_and_sent(sent: dict[str, Any], more: dict[str, Any], renderer: int) -> None:
+def test_parameters_are_refused_or_can_be_shown_and_rendered(
+    sent: dict[str, Any], more: dict[str, Any], renderer: int
+) -> None:
     body = accepted({**sent, **more, "messages": [{"role": "user", "content": "Hello"}]}, renderer)
     if body is None:
         return

@@ -73,7 +73,7 @@ async def test_a_change_of_metadata_is_repeatable_and_conditional_and_its_key_ke
     ]
 
 
-async def test_a_body_without_valid_metadata_is_refused_and_the_error_names_the_field(
+async def test_missing_or_invalid_metadata_or_another_field_is_a_400_that_names_the_field(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     response_id = await write.complete_chat(await write.start(), "hi", "hello")
@@ -129,7 +129,7 @@ async def test_a_response_that_is_no_chat_completion_is_not_found_and_both_delet
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_a_reply_that_continues_from_a_response_whose_metadata_changed_does_not_see_the_items_after_that_response(
+async def test_a_reply_that_continues_from_a_response_whose_metadata_changed_is_not_shown_the_items_after_that_response(
     api: httpx.AsyncClient, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

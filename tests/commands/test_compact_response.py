@@ -13,7 +13,7 @@ WITH_PROVIDER = {"model_window": 1_000}
 async def test_given_turns_that_fill_more_than_eight_portions_then_the_answer_is_a_400_and_the_model_is_not_called(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    # A portion has room for about 470 tokens: one and a half of these turns.
+    # A portion has room for about 470 tokens. One of these turns has 310, and an item is never divided.
     turns = [
         {"role": role, "content": "word " * words}
         for _ in range(11)

@@ -1,4 +1,4 @@
-"""Commands on a conversation and its items: each test sends HTTP requests and checks the answers and the event log."""
+"""Commands on a conversation and its items: their answers, and the events that they append."""
 
 import asyncio
 

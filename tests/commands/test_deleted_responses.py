@@ -80,7 +80,9 @@ async def test_a_listed_conversation_keeps_the_items_of_a_deleted_response(
     assert ("user", "one") in sent_messages(provider.requests[-1])
 
 
-async def test_a_chain_to_which_a_client_added_an_item_stays(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_chain_to_which_a_client_added_an_item_is_not_deleted_with_its_only_response(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     response = await create_response(api, "one")
     conversation_id = response["conversation"]["id"]
     items = {"items": [{"type": "message", "role": "user", "content": "by hand"}]}

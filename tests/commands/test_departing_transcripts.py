@@ -1,4 +1,7 @@
-"""Chat Completions whose transcript departs from what is stored: they open a branch after the last common item."""
+"""Chat Completions whose transcript departs from what is stored: they open a branch after the last common item.
+
+While another reply runs there, they continue in a fork.
+"""
 
 import asyncio
 from typing import Any

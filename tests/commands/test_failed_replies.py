@@ -91,7 +91,7 @@ async def test_without_redis_a_reply_fails_in_the_same_way(
         await fail(api, log, (502, "model_error"))
 
 
-async def test_a_repeated_request_whose_reply_failed_names_the_same_response(
+async def test_the_error_of_a_repeated_request_whose_reply_failed_names_the_same_response(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     provider.script = breaks_off

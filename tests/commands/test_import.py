@@ -139,7 +139,9 @@ async def test_a_line_that_is_too_long_is_refused_before_it_ends(api: httpx.Asyn
 @pytest.mark.parametrize(
     ("content", "status"), [(b"\n" * 1_000_000, 200), (b"x\n" * 20_000, 400)], ids=["blank", "bad"]
 )
-async def test_other_requests_are_served_between_lines(api: httpx.AsyncClient, content: bytes, status: int) -> None:
+async def test_an_import_lets_the_event_loop_run_between_lines(
+    api: httpx.AsyncClient, content: bytes, status: int
+) -> None:
     importing = asyncio.create_task(send(api, content, chunk_bytes=len(content), status=status))
     turns, longest = 0, 0.0
     while not importing.done():

@@ -1,7 +1,7 @@
 """Random items with links.
 
-A link names an item by our id, the client's id or the call id, and must lead to the last earlier item with that name. A call with this
-call id is preferred to one with this id.
+A link names an item by the client's id or the call id, and must lead to the last earlier item with that name. A call with this call id is
+preferred to one with this id.
 """
 
 from typing import Any

@@ -79,7 +79,9 @@ def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
     return True
 
 
-async def test_without_limits_no_answer_has_headers_about_them(open_limited_api: Api) -> None:
+async def test_without_limits_an_answer_has_no_headers_about_them_and_readiness_does_not_name_them(
+    open_limited_api: Api,
+) -> None:
     async with open_limited_api() as api:
         answer = await api.post("/v1/conversations", json={})
 
@@ -316,7 +318,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     assert rows == [("default", "subject", "anonymous", 140), ("default", "tenant", "", 140)]
 
 
-async def test_the_quota_counts_summaries_and_within_seconds_what_other_processes_use(
+async def test_the_quota_counts_summaries_and_within_seconds_what_another_app_uses(
     limited_settings: Callable[..., Settings], provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(70)
@@ -332,7 +334,7 @@ async def test_the_quota_counts_summaries_and_within_seconds_what_other_processe
         assert answer.json()["error"]["code"] == "insufficient_quota"
 
 
-async def test_readiness_and_metrics_say_whether_the_limits_are_shared(
+async def test_readiness_says_whether_the_limits_are_shared_and_metrics_count_refused_requests(
     limited_settings: Callable[..., Settings],
 ) -> None:
     settings = limited_settings(tenant={"requests": 1})

@@ -58,7 +58,7 @@ def requested_ids(log: Log, conversation: str) -> list[str]:
     return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyRequested)]
 
 
-async def test_queued_replies_of_two_processes_run_in_the_order_of_the_queue_and_are_shown_the_earlier_replies(
+async def test_queued_replies_of_two_apps_run_in_the_order_of_the_queue_and_are_shown_the_earlier_replies(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -93,7 +93,7 @@ async def test_without_a_running_reply_on_busy_changes_nothing(
     assert log.topics(conversation).count("reply.queued") == 0
 
 
-async def test_a_seventeenth_reply_is_not_queued_until_a_queued_reply_is_cancelled(
+async def test_a_seventeenth_reply_is_refused_and_is_queued_after_others_were_cancelled_or_deleted(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -110,7 +110,7 @@ async def test_a_seventeenth_reply_is_not_queued_until_a_queued_reply_is_cancell
     assert refused.headers["x-should-retry"] == "true"
     continued = await post_response(apis[0], "next", previous_response_id=ids[0])
     assert error_of(continued) == (409, "response_in_progress", "previous_response_id")
-    for number, response_id in enumerate(ids[:2]):  # the first one waits in this process, the second one in the other
+    for number, response_id in enumerate(ids[:2]):  # the first one waits in this app, the second one in the other
         cancelled = await apis[0].post(f"/v1/responses/{response_id}/cancel")
         assert cancelled.json()["status"] == "cancelled", number
         assert cancelled.json()["output"] == []

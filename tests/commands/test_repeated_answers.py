@@ -13,7 +13,7 @@ KEY = {"Idempotency-Key": "k"}
 WITH_PROVIDER = {"model_window": 100_000}
 
 
-async def test_a_create_that_is_repeated_after_the_conversation_was_deleted_is_not_found(
+async def test_a_creation_that_is_repeated_after_its_conversation_was_deleted_is_not_found(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     body = {"title": "secret", "instructions": "secret", "metadata": {"k": "secret"}}

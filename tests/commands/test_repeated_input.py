@@ -95,7 +95,7 @@ async def test_outputs_that_are_already_answered_and_the_question_before_them_ar
     assert log.count() == before
 
 
-async def test_old_items_are_recognized_even_if_they_are_no_longer_in_the_window(
+async def test_old_items_are_recognised_even_if_they_are_no_longer_in_the_window(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, context_policy={"budget": 300})

@@ -1,6 +1,6 @@
-"""Redis answers but refuses to write while replies run.
+"""Redis answers but refuses to write while replies run, or has another value in place of a reply's stream.
 
-Live events may be lost, but records are kept. Clients can still cancel and follow replies.
+Live events may be lost, but records are kept. Clients can still cancel and follow replies. One test follows a reply without a fault.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class SteppedAnswer:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_when_a_reply_runs_then_its_client_and_a_follower_get_each_event_once(
+async def test_given_a_redis_that_refuses_when_replies_run_then_a_client_and_a_follower_get_each_event_once(
     fault: Fault, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -88,7 +88,7 @@ async def test_given_a_redis_that_refuses_when_a_reply_runs_then_its_client_and_
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_in_another_process_then_it_ends_and_its_record_is_kept(
+async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_through_another_app_then_it_ends_and_its_record_is_kept(
     fault: Fault, settings: Settings, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -111,7 +111,7 @@ async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_in_another_p
             answer.next()
 
 
-async def test_given_a_running_reply_then_a_follower_in_another_process_gets_each_event_when_it_comes(
+async def test_given_a_running_reply_then_a_follower_through_the_query_api_gets_each_event_when_it_comes(
     api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -161,7 +161,7 @@ async def is_stream(admin: Redis, key: str) -> bool:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110  # another process changes it
+        while not await condition():  # noqa: ASYNC110  # only Redis shows it
             await asyncio.sleep(0.01)
 
 

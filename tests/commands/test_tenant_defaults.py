@@ -31,7 +31,7 @@ def settings_with(settings: Settings, provider: ScriptedProvider, defaults: dict
     return Settings.model_validate({**settings.model_dump(), **changed})
 
 
-async def test_a_new_conversation_has_the_policy_of_its_tenant_with_the_fields_that_the_client_gave(
+async def test_new_and_changed_policies_are_those_of_the_tenant_with_the_fields_that_the_client_gave(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     defaults = {"default": {"model": "scripted", "context_policy": OF_TENANT}, "other": {"model": "big"}}

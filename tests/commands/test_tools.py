@@ -1,6 +1,6 @@
 """Tools: a reply contains calls of tools, and the next request contains the outputs of these calls.
 
-A call without an output, or an output without a call, is never sent to the model.
+A call without an output, or an output without a call, is never sent to the model. Also reasoning, and invalid parameters.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ from tests.commands.api_client import create_conversation, message
 from tests.commands.test_bad_input import assert_openai_error
 
 
-async def test_a_conversation_that_cannot_be_read_is_a_503_and_others_are_not_affected(
+async def test_an_append_to_an_unreadable_conversation_is_a_503_and_an_append_to_another_one_succeeds(
     api: httpx.AsyncClient, settings: Settings
 ) -> None:
     unreadable, readable = await create_conversation(api), await create_conversation(api)

@@ -128,7 +128,7 @@ async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_fr
     assert named["conversation"] == first["conversation"]
 
 
-async def test_two_equal_requests_at_once_continue_in_their_conversation_and_in_a_fork_of_it(
+async def test_two_equal_requests_at_once_continue_in_their_conversation_and_in_another_one(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])

@@ -161,7 +161,7 @@ def test_items_of_other_types_are_part_of_no_message_but_are_counted_with_one() 
     ]
 
 
-def test_calls_that_follow_no_message_of_the_assistant_and_outputs_are_messages_of_their_own() -> None:
+def test_outputs_and_calls_that_follow_no_message_of_the_assistant_are_messages_of_their_own() -> None:
     output = {"type": "function_call_output", "call_id": "call_1", "output": "blue"}
     made_messages = messages_of([message("user", "Hello"), CALL_ITEM, output, CUSTOM_ITEM, message("assistant", "Hi")])
     assert [(one.message["role"], one.count) for one in made_messages] == [

@@ -1,4 +1,4 @@
-"""The facts about a model. They come from settings, from the provider's list, from its name, and from what was learnt.
+"""The facts about a model. They come from settings, the provider's list, the package genai-prices, the model's name, and what was learnt.
 
 The cost of a reply is computed from these facts.
 """

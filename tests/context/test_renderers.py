@@ -406,7 +406,7 @@ def test_without_tools_no_tool_choice_is_sent() -> None:
         assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
 
 
-def test_ids_of_messages_and_parameters_of_our_own_are_not_sent() -> None:
+def test_neither_ids_of_messages_nor_our_own_parameters_are_sent() -> None:
     items = [{"id": "msg_1", **ITEMS[3]}]
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)

@@ -69,7 +69,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A second "yes" is kept, also after items that are repeated.
+        # A "yes" is new unless the path has it at the same place before an answered output.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
@@ -177,9 +177,9 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """If the input has no answered output, nothing is left out.
+    """If the input has no output of an answered call, nothing is left out.
 
-    If it has answered outputs, no item after the last of them is left out.
+    If it has such outputs, no item after the last of them is left out. An item that is left out is an output or is on the path.
     """
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)

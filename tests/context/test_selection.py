@@ -1,6 +1,6 @@
 """Which items a model is shown: the newest whole turns that fit, and pinned items.
 
-A call is shown only with its output. `left_out` names the other items.
+A call is shown only with its output. `left_out` names the items that are not shown.
 """
 
 from functools import partial

@@ -148,7 +148,7 @@ def tokens_from(context_input: ContextInput, start: int) -> int:
 
 
 def check_refused(context_input: ContextInput, budget: int, stable: StableWindow | None) -> None:
-    """Checks that `select` is right to refuse: the pinned items and the newest turn do not fit in the budget."""
+    """Checks the error: its tokens are more than the budget, and at least those of the pinned items and the newest turn."""
     with pytest.raises(ContextTooLong) as refused:
         select(context_input, budget, unsent_by_chat, stable)
     assert refused.value.budget == budget < refused.value.tokens

@@ -69,7 +69,7 @@ def test_without_an_earlier_window_the_window_begins_at_the_start_if_everything_
 
 def test_the_window_never_moves_back_by_itself() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=13)) == 13
-    # The window's first item is deleted: the window begins with the next turn.
+    # The window's first turn is deleted: the window begins with the next one.
     gap = [item for item in turns(1, 9) if item.depth not in (13, 14)]
     assert first_depth(selected(ContextInput(path=gap, input=question(19)), 1000, stands_at=13)) == 15
     # The window was empty for the last request. The reply to that request failed, so the window is still empty.

@@ -1,4 +1,4 @@
-"""An item is never counted with fewer tokens than are sent for it, whatever kinds of parts it has."""
+"""All text that is sent for an item is counted, whatever kinds of parts it has, and so is all text of the tools."""
 
 import base64
 from collections.abc import Iterator

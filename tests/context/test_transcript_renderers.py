@@ -120,7 +120,7 @@ def rendered(renderer: int, parameters: dict[str, Any] = PARAMETERS) -> dict[str
     return render_transcript(renderer, model="m", messages=MESSAGES, parameters=parameters)
 
 
-def test_renderer_6_sends_the_messages_and_the_parameters_as_they_came() -> None:
+def test_renderer_6_sends_the_messages_and_the_parameters_as_they_came_and_asks_for_the_usage() -> None:
     body = rendered(6)
     assert body == {
         **PARAMETERS["chat"],

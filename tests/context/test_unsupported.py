@@ -49,7 +49,7 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
         ({"max_tool_calls": 1}, None),
     ],
 )
-def test_a_parameter_that_the_chat_completions_api_does_not_have_is_named(
+def test_a_parameter_that_the_chat_completions_api_cannot_take_is_named(
     parameters: dict[str, Any], param: str | None
 ) -> None:
     refused = first_unsupported(CHAT, parameters, [])
@@ -85,7 +85,7 @@ def test_a_parameter_that_the_chat_completions_api_does_not_have_is_named(
         ),
     ],
 )
-def test_an_input_item_that_an_api_does_not_have_is_named(
+def test_an_input_item_that_an_api_cannot_take_is_named(
     item: dict[str, Any], in_chat: str | None, in_responses: str | None
 ) -> None:
     for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):

@@ -118,7 +118,7 @@ def _fork(
     body: Any,
     begins_with: Callable[[], tuple[ModelItem | None, list[ModelItem]]],
 ) -> Command:
-    """`begins_with`: the last item that the fork inherits, and the items that are pinned at that version."""
+    """`begins_with`: returns the last item that the fork inherits, and the pinned items of the version that is forked."""
     owner = draws.reader(conversation)
 
     def apply(answer: Any) -> None:

@@ -11,7 +11,7 @@ Role = Literal["reader", "writer"]
 class ModelItem(Struct, eq=False, kw_only=True):
     """An item of the model.
 
-    response      the response that has this item as its answer; None if no response has
+    response      the response that this item is the answer of; None for other items
     parent        the item that it was appended after
     conversation  the conversation that it was appended to
     retracted     whether it is deleted in that conversation
@@ -70,7 +70,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     items     its own items, in the order in which they were appended
     hidden    the inherited items that were retracted in this fork
     shares    the role of each other subject that may read it
-    feedback  by subject and what it is about: an item, or the id of a response
+    feedback  by what it is about (an item, or the id of a response) and subject
     running   the replies that run, by response id
     replies   how many replies each subject got
     position  the log's position after the last command
@@ -117,8 +117,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     def shows(self, item: ModelItem) -> bool:
         """Whether the item is shown here.
 
-        Not shown: an item that was retracted in its own conversation, in this fork or in a fork between the two, and an item
-        whose own conversation is deleted.
+        Not shown: an item that was retracted in its own conversation, in this fork or in a fork between these two
+        conversations, and an item whose own conversation is deleted.
         """
         if item.conversation is self:
             return not item.retracted and not self.deleted

@@ -1,4 +1,4 @@
-"""Random commands on the items of a conversation: append, revise, retract, restore and pin items, and move the head."""
+"""Random commands on the items of a conversation: append, revise, retract, restore, pin and unpin items, and move the head."""
 
 from typing import Any
 

@@ -127,7 +127,7 @@ class ModelChecks:
     # Everything that a subject may read
 
     async def _check_own_feedback(self, subject: str) -> None:
-        """The list of the feedback in all of the subject's own conversations, and its counts."""
+        """Checks the list of the feedback in all of the subject's own conversations, and its counts."""
         own = [conversation for conversation in self._model.existing if conversation.owner == subject]
         given = [
             (conversation.id, _id_of(rated), by, feedback.rating)

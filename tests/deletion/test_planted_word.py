@@ -1,7 +1,7 @@
 """Without the scope `audit`, deleted content is in no answer, no model request, no log line and no metric.
 
-The test puts a word into each kind of content, and deletes the content in each possible way. Then it sends requests to
-every endpoint, and looks for the words.
+The test puts a word into each kind of content, and deletes the content in each possible way. Then it sends
+requests to every endpoint that reads and to many that write, and looks for the words.
 """
 
 import asyncio

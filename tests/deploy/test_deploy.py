@@ -143,7 +143,7 @@ def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> Non
     assert [services[name]["environment"].get("PORT") for name in OURS] == ["8001", "8002", None]
 
 
-def test_no_secret_has_a_default_and_the_example_names_every_variable() -> None:
+def test_no_password_has_a_default_and_the_example_names_every_variable() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     example = (ROOT / ".env.example").read_text()
     used = set(re.findall(r"(?<!\$)\$\{(\w+)", text))

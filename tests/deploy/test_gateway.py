@@ -221,7 +221,7 @@ def test_the_document_is_compressed_for_clients_that_accept_gzip(gateway: Gatewa
     assert gzip.decompress(response.read()) == plain.read()
 
 
-def test_the_gateway_is_live_even_when_both_sides_are_not_ready(gateway: Gateway) -> None:
+def test_the_gateway_is_live_even_when_neither_side_is_ready(gateway: Gateway) -> None:
     gateway.commands.ready = gateway.queries.ready = 503
     status, _, body = gateway.request("GET", "/health/live")
     assert (status, body) == (200, {"status": "live"})
@@ -346,7 +346,7 @@ def test_the_access_log_is_json_and_its_paths_have_only_words_of_the_api_and_ids
     assert "hunter2" not in gateway.log.read_text()
 
 
-def test_the_access_log_shows_every_served_path_and_hides_the_others() -> None:
+def test_the_access_log_shows_every_served_path_but_that_of_a_model_and_hides_the_others() -> None:
     [pattern] = re.findall(r'"~(\S+)" \$uri;', CONFIG.read_text())
     paths = [re.sub(r"\{\w+\}", f"item_{'0' * 32}", path) for path in SERVED if ":path}" not in path]
     paths.append(f"/v1/chat/completions/chatcmpl-{'0' * 32}")

@@ -1,4 +1,4 @@
-"""Each app alone and both gateways allow web pages the same requests. No answer has a header twice."""
+"""Each app alone and both gateways allow web pages the same requests. No answer has one of the headers for web pages twice."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SERVERS = ("commands", "queries", "gateway", "nginx")
 CHAT = "https://chat.example.com"
 SETTINGS = Settings(cors_origins=frozenset({CHAT}), allowed_hosts=frozenset({"store.example.com"}))
 PATHS = ("/v1/nothing", "/docs/favicon.png", "/docs")
-"""An app answers these paths without a store."""
+"""An app answers these paths without databases."""
 
 
 def code(answer: httpx.Response) -> str:
@@ -20,7 +20,9 @@ def code(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_foreign_hosts_and_origins_are_refused(server: str, tmp_path: Path) -> None:
+async def test_foreign_hosts_and_origins_are_refused_and_those_of_the_store_are_not(
+    server: str, tmp_path: Path
+) -> None:
     async with client_of(server, tmp_path, SETTINGS) as client:
         for path in PATHS:
             for method in ("POST",) if server == "commands" else ("GET", "POST"):
@@ -35,7 +37,9 @@ async def test_foreign_hosts_and_origins_are_refused(server: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_a_listed_origin_gets_each_header_once(server: str, tmp_path: Path) -> None:
+async def test_answers_for_a_listed_origin_have_the_headers_for_web_pages_and_the_request_id_once(
+    server: str, tmp_path: Path
+) -> None:
     async with client_of(server, tmp_path, SETTINGS) as client:
         preflight = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
         for path in PATHS:

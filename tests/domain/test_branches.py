@@ -1,4 +1,4 @@
-"""Branches: revise an item, move the head, ask for another reply. A simple tree in memory gives the expected results."""
+"""Branches: revise an item, move the head, ask for another reply. After random commands, the results are compared with a simple tree in memory."""
 
 import random
 
@@ -184,7 +184,7 @@ def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
 
 
 class Tree(Struct):
-    """The model: the parent of each item, the head, and the leaf of each running reply. A reply without a leaf is at the head."""
+    """The model: the parent of each item, the head, and the leaf of each running reply. Replies whose items go to the head are in `at_head` instead."""
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None

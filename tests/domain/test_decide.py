@@ -151,7 +151,7 @@ def test_an_ended_conversation_refuses_items_and_replies() -> None:
         given(started(), ConversationEnded()).when(command).refused(ConversationIsEnded)
 
 
-def test_ending_an_ended_and_reopening_an_active_conversation_change_nothing() -> None:
+def test_an_ended_conversation_can_be_ended_and_an_active_one_reopened_without_an_event() -> None:
     given(started(), ConversationEnded()).when(EndConversation()).then()
     given(started()).when(ReopenConversation()).then()
 

@@ -1,6 +1,6 @@
 """A Path contains exactly the items that lead from its first item to its last item.
 
-The tests compare it with a simple model, in which they walk from parent to parent.
+Paths of random families of conversations are compared with a simple model, which walks from parent to parent.
 
 scripts/test tests/domain/test_paths.py -m endless     three thousand random families of conversations
 """
@@ -49,7 +49,7 @@ class Conversation:
         self.items: list[Item] = []
         self.leaves: dict[int, tuple[PathBranch, ...]] = {0: ()}
         self.ends: list[tuple[Item | None, tuple[PathBranch, ...]]] = [(None, FIRST_BRANCH), (origin, FIRST_BRANCH)]
-        """The first event has version 1."""
+        """The first entry is for version 0, before the first event."""
 
     @property
     def version(self) -> int:
@@ -133,7 +133,7 @@ def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last_ite
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), min_size=1, max_size=5))
-def test_given_forks_of_forks_then_each_conversation_gives_its_items_before_the_next_fork(
+def test_given_forks_of_forks_then_a_path_has_the_items_of_each_conversation_up_to_the_next_fork(
     chain: list[tuple[int, int]],
 ) -> None:
     """Each conversation appends some items. Then it is forked at a depth, which may lie in an earlier conversation."""
@@ -167,7 +167,7 @@ def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_p
     assert Path((origin,)).end == origin
 
 
-def test_given_a_segment_that_ends_earlier_then_it_cannot_be_made_longer() -> None:
+def test_given_a_segment_then_up_to_makes_it_shorter_and_never_longer() -> None:
     segment = PathSegment("a", 9, (PathBranch(0, 2, 2), PathBranch(3, 6, 8)))
     assert segment.up_to(8) == segment
     assert segment.up_to(6) == segment

@@ -1,6 +1,6 @@
 """Which items join a conversation when its reply is stopped: `context_policy.stopped` decides it.
 
-Also: which of these items are retracted when the reply is requested again.
+Also: which of these items are retracted when the reply is requested again, or when its response is deleted.
 """
 
 from typing import Any
@@ -148,7 +148,7 @@ def test_a_request_retracts_the_answer_that_it_replaces_and_is_refused_if_someth
 
 
 def test_what_is_kept_of_a_stopped_reply_joins_where_the_reply_was_requested_even_if_the_head_was_moved() -> None:
-    """This also holds if the process died: the process that records the end has nothing of the branches in its memory."""
+    """The process that records the end may be another one. It knows the branches only from the events."""
     running = (
         started(context_policy=KEEP),
         appended("m1", 1, None),

@@ -1,4 +1,4 @@
-"""The data directory has one owner at a time, one secret, ports that stay the same, and logs of limited size."""
+"""The data directory has one owner at a time, one secret, ports that stay the same while they are free, and logs of limited size."""
 
 import json
 import socket

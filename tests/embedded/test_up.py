@@ -1,4 +1,4 @@
-"""`scripts/up`: children that die are restarted, and no process is left behind."""
+"""`scripts/up`: which servers it starts, that it restarts children that die, what its errors say, and that it leaves no process behind."""
 
 import json
 import os

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @asynccontextmanager
 async def event_source(url: str, path: str) -> AsyncIterator[AsyncIterator[str]]:
-    """Opens the stream at this path and yields its lines. Fails when the answer's status is not 200."""
+    """Opens the stream at this path and yields its lines. Fails if the answer is not a 200 in chunks."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2**20)
     try:
@@ -33,7 +33,10 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
 
 
 async def follow_reply(url: str, response_id: str, connected: asyncio.Semaphore) -> str:
-    """Reads the reply's whole stream, and returns the reply's text. Releases `connected` when the stream is open."""
+    """Reads the reply's whole stream, and returns the reply's text. Releases `connected` when the stream is open.
+
+    Fails if an event is missing or repeated, or if the reply does not complete.
+    """
     text, count, kind = "", 0, ""
     async with event_source(url, f"/v1/responses/{response_id}?stream=true") as lines:
         connected.release()

@@ -47,7 +47,7 @@ LEFT_BY_REMOVED_ROWS = {
 }
 """Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
 
-They are `different` if new events have got the versions of the removed rows since then.
+A difference is `different` and not `extra` if new events have got the versions of the removed rows since then.
 """
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")

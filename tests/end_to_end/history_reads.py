@@ -1,4 +1,4 @@
-"""Reads conversations, their items, events and contexts, responses, and usage. Compares each answer with the log."""
+"""Reads the list of conversations, each conversation, its items, events and context, responses, and usage. Compares each answer with the log."""
 
 import asyncio
 import itertools

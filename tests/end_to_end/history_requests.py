@@ -33,9 +33,9 @@ class Acknowledged(Struct, frozen=True):
 
 
 class Request(Struct, kw_only=True):
-    """A request that writes, and its answer. `status` is None if there was no answer. Then the outcome is unknown.
+    """A request that writes, and its answer. `status` is None if there was no answer: the outcome is unknown, or no api ran.
 
-    `after_move`: whether the request was sent after the end of the step's move. `events`: what the answer acknowledged.
+    `after_move`: whether the request was sent after the end of the step's move, or in a step without a move. `events`: what the answer acknowledged.
     """
 
     kind: str
@@ -250,7 +250,7 @@ def _items_of(log: LogCopy) -> list[tuple[str, str]]:
 
 
 def _last_response(answer: httpx.Response) -> Json | None:
-    """The Response in the last event of a stream."""
+    """The Response in the last event of a stream that has one, or None."""
     lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
     events = [json.loads(line.removeprefix("data: ")) for line in lines]
     return next((event["response"] for event in reversed(events) if "response" in event), None)

@@ -158,7 +158,7 @@ class LogCopy:
         row = self.rows.get((uuid_of(conversation_id), version))
         return row.topic if row else None
 
-    # The methods below return what the API must answer. None: it must answer 404.
+    # The public methods below return what the API must answer. None: it must answer 404.
 
     def conversation(self, conversation_id: str) -> Json | None:
         document = self.documents["conversations"].get(document_key(ANONYMOUS.tenant, conversation_id))

@@ -1,6 +1,6 @@
 """What operators may do to the log: dump it, restore a dump, cut off a standby before a failover, remove rows by hand.
 
-Each method that moves the log returns the rows that the log must still have afterwards.
+Each method that moves the log, except `start_over`, returns the rows that the log must still have afterwards.
 """
 
 import random
@@ -84,7 +84,8 @@ class LogMoves:
     def remove_rows(self, rng: random.Random) -> Rows:
         """Removes the last rows of some streams, or the last rows of the log.
 
-        Never removes only some of a command's rows. Never removes the end of a reply without the request of that reply.
+        Never removes only some of a command's rows. Never removes the end of a reply without the request of that reply. At random, also
+        removes the rows of other tables that name removed rows.
         """
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")

@@ -52,7 +52,7 @@ class PostgresServer:
     def stop(self, signum: signal.Signals = signal.SIGINT) -> None:
         """Stops the server: with SIGINT in an orderly way, with SIGQUIT at once, like a crash.
 
-        Does nothing if it does not run.
+        Does nothing if the server does not run.
         """
         if self._process is not None:
             self._process.send_signal(signum)

@@ -1,4 +1,4 @@
-"""A client that reads the stream of a reply over several connections, and provider scripts whose answers are long."""
+"""A client that reads the stream of a reply over several connections, and provider scripts that stream varied or endless answers."""
 
 import asyncio
 import json

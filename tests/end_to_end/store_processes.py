@@ -65,7 +65,7 @@ class StoreProcess:
                 )
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        """Stops the process. Returns when it has ended. Does nothing if it does not run."""
+        """Stops the process. Returns when it has ended. Does nothing if the process does not run."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signum)

@@ -109,7 +109,7 @@ def p99(taken: list[float]) -> float:
 
 @asynccontextmanager
 async def sampled(memory: list[int], pid: int) -> AsyncIterator[None]:
-    """Inside the block, appends the process's memory in bytes every 50 ms."""
+    """Until the block ends, appends the memory that the process uses, in bytes, to `memory` every 50 ms."""
 
     async def sample() -> None:
         while True:

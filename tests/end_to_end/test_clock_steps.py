@@ -1,6 +1,6 @@
 """Postgres's clock is changed, while Postgres runs and while it restarts.
 
-No reply of a living process ends, and no read waits much longer than the lease of a projector.
+No reply of a living process ends, and reads wait only for a few seconds.
 
     scripts/test tests/end_to_end/test_clock_steps.py               a few steps, as in CI
     scripts/test tests/end_to_end/test_clock_steps.py -m endless    every step: ±1 s, ±60 s, ±2 h, ±1 day, running and across a restart
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SLOW_MACHINE_SECONDS = 4.0
-"""On a busy machine, a read may take this much longer than the lease of a projector."""
+"""On a busy machine, a read may take this much longer than PROJECTOR_ALIVE_SECONDS."""
 
 RECONNECT_SECONDS = 10.0
 """After Postgres was killed, appends and views may stop for this long."""

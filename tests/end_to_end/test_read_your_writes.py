@@ -174,7 +174,7 @@ async def test_when_the_projector_is_stopped_reads_of_views_are_refused_after_th
         assert CATCH_UP_TIMEOUT_SECONDS <= seconds < CATCH_UP_TIMEOUT_SECONDS + TOLERANCE_SECONDS, name
 
     path = f"/conversations/{conversation.id}/context?model=gpt-4o"
-    context = await read.get(path, cast_to=httpx.Response)  # a context is made from the log, not from a view
+    context = await read.get(path, cast_to=httpx.Response)  # without a snapshot, it is made from the log
     assert [item["id"] for item in context.json()["items"]] == [item_id]
 
 

@@ -8,7 +8,7 @@ So the log loses some of its newest events, also while processes run.
 
 Each history has its own seed, which the test's id shows. The same seed gives the same steps, but their timing differs.
 A history mixes requests, dumps, restores, failovers to a standby that lags behind, rows that are removed by hand, and
-processes that stop and start. After each step these must hold:
+processes that stop and start. After each step except a dump, these must hold:
 
 - The log has no gap and no broken chain.
 - Each acknowledged request is stored once, unless the log has lost it.

@@ -55,7 +55,7 @@ def slowly(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("chains", "at_once"), [pytest.param(12, 6), pytest.param(200, 10, marks=pytest.mark.endless)])
-async def test_chains_that_are_cut_and_resumed_over_websockets_and_http_have_no_gap_and_no_repeat(
+async def test_chains_over_websockets_and_http_whose_streams_are_cut_and_resumed_have_no_gap_and_no_repeat(
     running: System, provider: ScriptedProvider, http: httpx.AsyncClient, chains: int, at_once: int
 ) -> None:
     provider.script = slowly

@@ -58,10 +58,10 @@ class LogTail:
 class RecordedRequest(Struct):
     """A request that the log has. `after`: the item that its reply continues from, if any. `is_branch`: it opens a branch there.
 
-    `new_count`: how many items of its input are compared with the transcript. `since`: how many events were seen
-    before its round. `deleted_before`: the items of its path that were deleted before it was recorded. `ended`: how
-    many events were seen when its reply ended. `joined`: the ids of its input and output, in order, once the reply has
-    completed.
+    `new_input`: the ids of its input items. `new_count`: how many of these items are compared with the transcript.
+    `since`: how many events were seen before its round. `deleted_before`: the items of its path that were deleted
+    before it was recorded. `ended`: how many events were seen when its reply ended. `joined`: the ids of its input and
+    output, in order, once the reply has completed.
     """
 
     request: PlannedRequest

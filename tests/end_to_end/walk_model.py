@@ -75,7 +75,7 @@ class SentTranscript:
 
 
 class StoredItem(Struct, frozen=True):
-    """An item in the store. `meaning`: None for reasoning.
+    """An item in the store. `meaning`: None for reasoning, and for an empty text before a call.
 
     `is_answer`: whether it belongs to an answer of this store.
     """

@@ -206,7 +206,7 @@ async def test_given_a_command_that_postgres_rejects_then_it_fails_alone(events:
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_given_a_full_queue_then_more_commands_are_refused_at_once_and_queued_ones_are_appended(
+async def test_given_a_tenant_that_fills_its_share_of_the_queue_then_more_commands_are_refused_and_queued_ones_are_appended(
     events: EventLog, log: Log
 ) -> None:
     conversation_id = await start(events)

@@ -205,7 +205,7 @@ async def test_given_our_own_failure_after_an_append_was_sent_then_it_is_not_app
     faulty = asyncio.Event()
 
     class Pipeline(PostgresPipeline):
-        """While `faulty` is set, `call` executes the append. Then it raises `error`, or returns no positions."""
+        """`call` executes the append. While `faulty` is set, it then raises `error`, or returns no positions."""
 
         async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
             answer = await super().call(values, timeout_seconds)

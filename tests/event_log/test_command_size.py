@@ -1,4 +1,4 @@
-"""The estimated size of a command is close to the size of its events, so that no batch is larger than the maximum."""
+"""The estimated size of a request for a reply is close to the size of its event, so that no batch is larger than the maximum."""
 
 import pytest
 

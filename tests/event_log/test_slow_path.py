@@ -1,4 +1,4 @@
-"""Which commands of a batch are decided under the append lock, and how often conversations without a cache are read.
+"""Which commands of a batch are decided under the append lock, and how often conversations that are not cached are read.
 
 The tests check counts, not times.
 """

@@ -193,7 +193,9 @@ async def test_a_prefix_of_a_deleted_response_has_no_response_id(
     assert one.response_id is None
 
 
-async def test_a_command_that_appends_nothing_writes_no_prefix(events: EventLog, log: Log) -> None:
+async def test_a_command_writes_no_prefix_that_ends_with_an_item_that_it_does_not_append(
+    events: EventLog, log: Log
+) -> None:
     conversation_id = await start(events)
     completed = await reply(events, conversation_id, "a")
     with pytest.raises(Exception, match=completed.response_id):

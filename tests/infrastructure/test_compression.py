@@ -1,4 +1,4 @@
-"""Tests of gzip: which answers are compressed, for which clients, and that the event loop runs while an answer is compressed."""
+"""Tests of gzip: which answers are compressed, for which clients, that the event loop runs meanwhile, and that answers take turns."""
 
 import asyncio
 import gzip
@@ -115,7 +115,7 @@ async def test_other_texts_are_compressed_too(api: httpx.AsyncClient, media_type
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_file_is_sent_uncompressed(api: httpx.AsyncClient, method: str) -> None:
+async def test_a_large_file_is_sent_uncompressed(api: httpx.AsyncClient, method: str) -> None:
     answer = await get(api, "/file", method=method)
     assert "content-encoding" not in answer.headers
     assert int(answer.headers["content-length"]) == FILE.stat().st_size

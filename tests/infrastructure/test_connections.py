@@ -1,6 +1,6 @@
-"""Tests of connections: how long the server waits, how large answers take turns, which requests are malformed.
+"""Tests of connections: how long the server waits, how large answers take turns, which heads of requests it accepts.
 
-The server is real. Its time limits are short.
+Most tests use a real server with short time limits.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ LARGE = b"x" * 30_000_000
 class Server:
     """A server with an app for these tests.
 
-    `ended` has an entry for each request that was cut off: `disconnected` if the server was reading its body, or
-    `stream` if the server was sending its answer.
+    `ended` gets `disconnected` when a request is cut off while `echo` reads its body, and `stream` when a request to
+    `/stream` is cut off.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -340,10 +340,10 @@ async def test_the_size_of_a_head_is_limited_and_a_body_in_the_same_chunk_does_n
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\na: "])
-async def test_a_head_without_end_is_refused(server: Server, start: bytes) -> None:
+async def test_a_head_that_is_too_large_is_refused_before_its_end(server: Server, start: bytes) -> None:
     async with client_of(server) as client:
         client.send(start)
-        await asyncio.sleep(0.1)  # the size of a head is checked from its second chunk on
+        await asyncio.sleep(0.1)  # the bytes of an incomplete head are counted from its second chunk on
         client.send(b"x" * (MAX_HEAD_BYTES + 1))
         assert_error(await client.answer(), 400, "malformed_request")
 
@@ -404,7 +404,9 @@ async def test_any_valid_request_target_is_served(server: Server, target: bytes,
         (b"/http://elsewhere/", "here, there"),
     ],
 )
-async def test_the_host_of_an_absolute_target_replaces_the_header(server: Server, target: bytes, host: str) -> None:
+async def test_the_host_of_a_target_replaces_the_header_only_if_the_target_is_absolute(
+    server: Server, target: bytes, host: str
+) -> None:
     async with client_of(server) as client:
         client.send(b"GET %s HTTP/1.1\r\nHost: here\r\nA: b\r\nHOST: there\r\n\r\n" % target)
         status, headers, _ = await client.answer()
@@ -430,7 +432,7 @@ async def test_the_host_of_an_absolute_target_replaces_the_header(server: Server
         (b"PRI * HTTP/2.0\r\n\r\nSM", 400, "malformed_request"),
     ],
 )
-async def test_a_malformed_request_is_refused_with_a_json_error(
+async def test_a_malformed_request_or_one_with_an_unknown_method_is_refused_with_a_json_error(
     server: Server, request_line: bytes, status: int, code: str
 ) -> None:
     async with client_of(server) as client:

@@ -1,4 +1,4 @@
-"""Every route refuses a request or a WebSocket without a valid credential, except the open paths. The tests need no store."""
+"""Every route refuses a request or a WebSocket without a valid credential, except the open paths. The tests need no database."""
 
 import asyncio
 import json
@@ -200,14 +200,14 @@ async def raw(port: int, *lines: str) -> tuple[int, bytes]:
         "http://127.0.0.1//health/live",
     ],
 )
-async def test_a_path_that_only_looks_like_an_open_path_needs_a_credential(port: int, target: str) -> None:
+async def test_a_path_that_is_not_exactly_an_open_path_needs_a_credential(port: int, target: str) -> None:
     for method in ("GET", "HEAD", "POST", "DELETE"):
         status, _ = await raw(port, f"{method} {target} HTTP/1.1", "Host: 127.0.0.1")
         assert status == 401, method
 
 
 @pytest.mark.parametrize("target", ["/health/live?x=1", "/health%2Flive", "http://127.0.0.1/health/live"])
-async def test_an_open_path_needs_no_credential_in_any_of_its_spellings(port: int, target: str) -> None:
+async def test_an_open_path_with_a_query_an_escaped_slash_or_a_host_needs_no_credential(port: int, target: str) -> None:
     assert await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1") == (200, b'{"status":"live"}')
 
 
@@ -278,7 +278,7 @@ async def test_a_large_body_without_a_credential_is_a_401_that_the_client_gets(p
     assert answer.status_code == 401
 
 
-async def test_no_part_of_a_credential_is_in_an_answer_or_in_a_log(port: int) -> None:
+async def test_no_token_and_no_api_key_is_in_an_answer_or_in_a_log(port: int) -> None:
     with capture_logs() as logs:
         for lines, _ in BAD_CREDENTIALS:
             _, body = await raw(port, "GET /v1/models HTTP/1.1", "Host: x", *lines)
@@ -290,7 +290,7 @@ async def test_no_part_of_a_credential_is_in_an_answer_or_in_a_log(port: int) ->
     assert "0123456789abcdef" not in logged
 
 
-async def test_while_the_keys_of_the_user_service_cannot_be_read_every_token_is_a_503() -> None:
+async def test_if_the_keys_of_the_user_service_were_never_read_a_token_is_a_503() -> None:
     with user_service() as service:
         service.answer = lambda: (500, b"")
         app = apps(Settings(auth_mode="jwt", auth_jwks_url=service.url))["queries"]
@@ -344,7 +344,7 @@ async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01)
     return sent[1:]  # without the head
 
 
-async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_even_if_there_are_no_events() -> None:
+async def test_only_an_expired_token_ends_a_stream_and_only_that_of_a_get_even_if_there_are_no_events() -> None:
     expired = InvalidCredential("invalid_token", "The token has expired.")
     until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
     assert await followed(expired) == [*until_then, b""]

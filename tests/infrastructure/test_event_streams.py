@@ -1,4 +1,4 @@
-"""Tests of server-sent events: comments while there is no event, and lines that all clients split in the same way."""
+"""Tests of server-sent events: comments while there is no event, the end of all tasks, and lines that all clients split in the same way."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_no_comment_is_sent_within_an_event_or_while_the_client_still_rece
     assert await sent_by(two(), 3 * COMMENT_SECONDS) == [b"data: 1\n\n", b"data: 2\n\n"]
 
 
-async def test_a_stream_leaves_no_task_running() -> None:
+async def test_a_stream_that_fails_leaves_no_task_running() -> None:
     async def fails() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         raise RuntimeError

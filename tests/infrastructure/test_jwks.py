@@ -55,7 +55,7 @@ async def test_each_kind_of_key_is_accepted_and_the_keys_are_read_once() -> None
         assert service.requests == 1
 
 
-async def test_a_signature_with_another_key_or_another_algorithm_is_refused() -> None:
+async def test_a_wrong_signature_and_one_with_another_key_or_algorithm_are_refused() -> None:
     with user_service(RSA, EC, ED) as service:
         checked = verifier(service)
         assert await refusal(checked, ED.token()[:-4] + "AAAA") == NOT_VALID
@@ -190,7 +190,7 @@ async def test_while_the_answer_of_the_user_service_cannot_be_used_known_keys_wo
         assert service.requests == 2
 
 
-async def test_while_the_user_service_is_slow_known_keys_are_checked_at_once() -> None:
+async def test_while_the_user_service_is_slow_tokens_with_known_keys_are_checked_at_once() -> None:
     with user_service(ED) as service:
         checked = verifier(service, answer=1, retry=0.2)
         assert await checked.principal_of(ED.token())

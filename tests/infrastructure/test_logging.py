@@ -1,4 +1,4 @@
-"""Tests of log lines: each is one JSON object in the Elastic Common Schema, without message content or secrets."""
+"""Tests of log lines, as JSON in the Elastic Common Schema and as text for people. Neither has message content or secrets."""
 
 import asyncio
 import json

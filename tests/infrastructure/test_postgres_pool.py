@@ -1,4 +1,4 @@
-"""Every connection returns to the Postgres pool, even if its task is cancelled while it returns the connection."""
+"""A connection returns to the Postgres pool even if the task that returns it is cancelled meanwhile."""
 
 import asyncio
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """Tests of what web pages may do.
 
-They cover CORS, which `Host` and `Origin` are served with and without a login, and the headers that protect an answer
-in a browser.
+They cover CORS, which `Host` and `Origin` are served with and without a login, the headers that protect an answer in a
+browser, and the settings CORS_ORIGINS and ALLOWED_HOSTS.
 """
 
 import asyncio
@@ -233,7 +233,7 @@ async def test_without_a_login_any_other_host_is_refused(method: str, path: str)
     assert store.served == []
 
 
-async def test_without_a_login_a_request_has_exactly_one_host() -> None:
+async def test_without_a_login_a_request_must_have_exactly_one_host() -> None:
     store = Store()
     hosts: Sequence[Sequence[str]] = ([], ["localhost", "evil.example"], ["localhost", "localhost"])
     for sent in hosts:
@@ -467,7 +467,9 @@ async def test_the_documentation_page_runs_only_its_own_scripts_and_its_files_ma
         ("http://[::1]:3000", "[::1],fd00::5,LOCALHOST."),
     ],
 )
-def test_the_settings_are_lists_separated_by_commas(origins: str, hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cors_origins_and_allowed_hosts_are_lists_separated_by_commas(
+    origins: str, hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CORS_ORIGINS", origins)
     monkeypatch.setenv("ALLOWED_HOSTS", hosts)
     settings = Settings()

@@ -1,4 +1,4 @@
-"""Tests of WebSockets: which handshakes are refused, what closes a socket, and with which code.
+"""Tests of WebSockets: which handshakes are refused, how messages are sent, what closes a socket, and with which code.
 
 The server is real. Its time limits are short.
 """

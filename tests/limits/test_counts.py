@@ -130,7 +130,7 @@ async def test_a_hundred_refused_requests_ask_redis_at_most_once(settings: Setti
         assert await commands_of(server) - before <= 1
 
 
-async def test_a_process_that_gets_no_requests_gives_its_portion_back(settings: Settings) -> None:
+async def test_a_process_that_gets_no_requests_asks_to_give_its_portion_back(settings: Settings) -> None:
     async with processes(settings.redis_url, PORTIONS * 10) as [busy, idle]:
         for _ in range(20):
             await idle.request()

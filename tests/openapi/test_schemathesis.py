@@ -43,7 +43,7 @@ def run(store: System, directory: Path, seconds: int, *arguments: str) -> None:
 
 
 @pytest.mark.clients
-def test_a_few_seconds_of_requests_are_answered_as_the_document_says(store: System, directory: Path) -> None:
+def test_twenty_seconds_of_requests_are_answered_as_the_document_says(store: System, directory: Path) -> None:
     run(store, directory, CI_SECONDS, "--seed", "1", "--max-examples", "2", "--no-shrink")
 
 

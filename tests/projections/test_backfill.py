@@ -1,6 +1,7 @@
 """Tests of the backfill, which fills a new build of a view from the log.
 
-A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop the backfill.
+A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop the backfill. A
+build with other page sizes is started again.
 """
 
 import asyncio

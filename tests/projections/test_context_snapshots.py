@@ -90,7 +90,7 @@ async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_not
     assert await world.snapshots() == snapshots == await world.snapshots_by_log()
 
 
-async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_snapshots_are_the_same(
+async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_snapshots_equal_those_from_the_log(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -99,7 +99,7 @@ async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_sn
     assert await world.snapshots() == await world.snapshots_by_log()
 
 
-async def test_given_a_snapshot_when_an_older_one_is_written_then_it_is_not_replaced(
+async def test_given_a_snapshot_when_an_older_or_the_same_one_is_written_then_nothing_is_replaced(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -293,7 +293,7 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
     assert recent.reaches_start
 
 
-async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the_snapshot_has_the_one_before_it_or_none(
+async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the_snapshot_has_an_earlier_summary_or_none(
     write: Writer, world: World
 ) -> None:
     seen: list[str | None] = []

@@ -1,6 +1,6 @@
-"""Tests of when a projector counts as dead, and of when it is ready.
+"""Tests of when a projector counts as dead and when it is ready, and of leases after Postgres has lost them.
 
-Other projectors decide by their own clocks that it is dead, never by the clock of Postgres.
+Other projectors decide by their own clocks that a projector is dead, never by the clock of Postgres.
 """
 
 import asyncio

@@ -101,7 +101,7 @@ async def test_given_a_reply_with_large_input_tools_and_output_when_it_ends_earl
 @pytest.mark.parametrize(
     "parameters", [b"{}", NUMBERS, msgspec.json.encode({"instructions": "\x01" * 1_000_000, "tools": []})]
 )
-async def test_given_more_input_than_a_document_holds_then_each_item_is_shortened_to_its_share(
+async def test_given_more_input_than_a_document_holds_then_each_item_that_exceeds_its_share_is_shortened(
     parameters: bytes, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")

@@ -1,4 +1,4 @@
-"""Every event is written once into every view, even if projectors race or repeat a batch. `test_process.py` kills projectors."""
+"""Every event is written once into every view, even if projectors race, repeat a batch or start a view over. `test_process.py` kills projectors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -131,7 +131,7 @@ async def test_given_a_missing_document_when_it_is_changed_then_the_whole_batch_
 
 
 @pytest.mark.parametrize("view", ALL_VIEWS)
-async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live(
+async def test_given_a_live_view_when_it_starts_over_then_it_shows_the_same_as_before(
     view: str, write: Writer, live: World
 ) -> None:
     await write_many_kinds(write)

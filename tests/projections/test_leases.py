@@ -28,7 +28,7 @@ TAKEOVER_TIMEOUT_SECONDS = 5.0
 
 
 async def renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
-    """Renews the leases of all these projectors three times. Returns the partitions that each of them holds then."""
+    """Renews the leases of all these projectors three times. Returns the partitions that each of them holds at the end."""
     for _ in range(3):
         partitions_held = [await leases.renew() for leases in all_leases]
     return partitions_held
@@ -140,7 +140,7 @@ async def test_given_a_projector_frozen_in_a_transaction_when_its_partitions_are
 
 
 async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPosition], world: World) -> None:
-    """Starts a batch, freezes until others have written all of it, and then continues."""
+    """Starts a transaction, and commits it only after another projector has written everything."""
     async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
         await world.positions.advance(view_positions, LogPosition(1), (), session)
         started_at = time.monotonic()

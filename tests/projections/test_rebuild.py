@@ -1,4 +1,4 @@
-"""A rebuild while users read: every read is current, wrong documents are corrected, and the rebuild can be rolled back."""
+"""Tests of rebuilds: users read meanwhile, wrong documents are corrected, an interrupted rebuild resumes, and a rebuild can be rolled back."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Redis answers, but refuses to write. Nothing is parked, reads are right, and the snapshots come back by themselves."""
+"""Redis refuses to write or answers every command with an error, or a snapshot is broken.
+
+Nothing is parked, reads are right, and the snapshots come back by themselves.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -123,7 +126,7 @@ async def test_given_a_redis_that_answers_each_command_with_an_error_then_nothin
     ],
 )
 @pytest.mark.parametrize("change", ["append", "pin_needs_the_log", "delete"])
-async def test_given_a_snapshot_key_of_another_type_or_content_then_it_is_deleted_and_made_again(
+async def test_given_a_snapshot_key_that_is_missing_or_has_another_type_or_content_then_the_snapshot_is_made_again(
     commands: list[str], change: str, write: Writer, world: World, admin: Redis
 ) -> None:
     victim, other = await write.start("one"), await write.start("other")

@@ -35,7 +35,7 @@ FIRST_ITEMS = 20
 WRITERS = 4
 READERS = 2
 BACK_SECONDS = 10.0
-"""Within this time every snapshot is current again. How long reads take is logged, not checked: the machine does other work too."""
+"""Within this time after a fault, every snapshot is current again. How long reads take is logged, not checked: the machine does other work too."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def settings(settings: Settings) -> AsyncIterator[Settings]:
 
 
 class Load:
-    """Appends numbered messages to conversations, and reads contexts, which must show all acknowledged messages."""
+    """Appends numbered messages to conversations, and reads contexts, which must have the newest acknowledged message and those just before it."""
 
     def __init__(self, write: Writer, api: httpx.AsyncClient, conversations: list[str]) -> None:
         self._write = write
@@ -91,7 +91,7 @@ class Load:
         await asyncio.gather(*(repeat(number < WRITERS) for number in range(WRITERS + READERS)))
 
     async def median(self, count: int) -> float:
-        """The median time of the next reads."""
+        """The median time of the next `count` reads, in seconds."""
         self.recent_reads.clear()
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while len(self.recent_reads) < count:  # noqa: ASYNC110  # other tasks read

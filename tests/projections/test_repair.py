@@ -1,4 +1,4 @@
-"""`rebuild --conversation` repairs a parked conversation, whatever happens meanwhile, or prints why it cannot."""
+"""`rebuild --conversation` repairs a conversation, parked or not, whatever happens meanwhile. If it cannot, it prints why."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-async def test_given_a_repair_command_that_is_killed_when_it_runs_again_then_it_finishes(
+async def test_given_a_repair_command_that_is_killed_or_interrupted_when_it_runs_again_then_it_finishes(
     signum: int, write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -232,7 +232,7 @@ async def test_given_an_event_that_still_cannot_be_applied_then_the_command_name
         (("--conversation", f"conv_{0:032x}"), 1),
     ],
 )
-async def test_given_arguments_without_anything_to_rebuild_then_the_exit_status_says_so(
+async def test_given_wrong_arguments_or_an_unknown_conversation_then_the_exit_status_says_so(
     arguments: tuple[str, ...], status: int, world: World, tmp_path: Path
 ) -> None:
     assert _run(world, tmp_path, *arguments).returncode == status

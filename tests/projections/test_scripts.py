@@ -53,7 +53,7 @@ async def test_given_no_running_projector_when_all_views_are_rebuilt_then_they_a
     assert await world.snapshots() == snapshots
 
 
-async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_correct_and_the_others_never_stop(
+async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_correct_and_the_other_views_continue(
     write: Writer, live: World
 ) -> None:
     await write_many_kinds(write)
@@ -67,7 +67,7 @@ async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_corre
     assert await live.matches_log()
 
 
-async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_are_removed(
+async def test_given_views_with_extra_and_missing_documents_when_they_are_rebuilt_then_they_match_the_log(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)

@@ -25,7 +25,7 @@ from projections.views.search_text import MAX_CHARACTERS, MAX_TERMS, fold, searc
         ("so\u00adft", "soft"),
     ],
 )
-def test_case_accents_and_width_are_folded(written: str, folded: str) -> None:
+def test_case_accents_compatibility_forms_and_invisible_characters_are_folded(written: str, folded: str) -> None:
     assert fold(written) == folded
 
 

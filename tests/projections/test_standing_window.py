@@ -47,7 +47,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 def texts_of_chitchat(number: int) -> list[str]:
-    """The first texts of the longest conversation of the dataset."""
+    """The first `number` texts of the longest conversation of the dataset."""
     longest = max(
         (entry for entry in Chitchat() if isinstance(entry, Conversation)), key=lambda entry: len(entry.items)
     )
@@ -172,7 +172,7 @@ def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
 
 
 def sent_before(earlier: Sequence[bytes], later: Sequence[bytes]) -> int:
-    """How many bytes at the beginning of `later` are also the beginning of `earlier`."""
+    """How many bytes the parts have with which both `earlier` and `later` begin."""
     shared = 0
     for one, other in zip(earlier, later, strict=False):
         if one != other:

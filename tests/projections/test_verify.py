@@ -51,7 +51,7 @@ async def _change_log(world: World, sql: str, *parameters: Any) -> None:
 
 @asynccontextmanager
 async def _undone_in_postgres(world: World, table: str) -> AsyncIterator[None]:
-    """At the end, the table has the same rows again. No trigger runs then."""
+    """At the end, the table has the same rows again. No trigger runs when they are written back."""
     async with (
         await psycopg.AsyncConnection.connect(world.settings.postgres_url) as connection,
         connection.cursor().copy(f"COPY {table} TO STDOUT") as rows,

@@ -95,7 +95,7 @@ class World:
         return fold(await self.events())
 
     async def snapshots(self) -> dict[str, Snapshot]:
-        """The snapshots in Redis, by key. Those whose list was evicted are missing."""
+        """The snapshots in Redis that can be read, by key."""
         stored: dict[str, Snapshot] = {}
         async for name in self.redis.scan_iter(match=f"{KEY_PREFIX}*"):
             _, tenant, conversation_id = name.decode().split(":")

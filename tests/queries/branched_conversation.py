@@ -51,7 +51,7 @@ class BranchedConversation:
         self._take((await self._write.retract(self.id, item_id)).events)
 
     async def do_something(self, random: Random) -> None:
-        """Does a random step."""
+        """Appends, revises, moves the head or retracts, at random."""
         text = f"text {self.version}"
         unretracted = [node.id for node in self.nodes.values() if node.retracted_version is None]
         match random.choice(("append", "append", "revise", "revise", "move", "retract")) if unretracted else "append":

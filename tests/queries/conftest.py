@@ -120,6 +120,6 @@ async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def cut_api(settings: Settings, postgres: Proxy) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API, connected to Postgres through the proxy."""
+    """A client of a query API that is connected to Postgres through the proxy."""
     async with open_api(settings.model_copy(update={"postgres_url": postgres.url})) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Invalid requests are answered with 400, 404 or 405 and an error object, never with 500."""
+"""Invalid requests are answered with 400, 404 or 405, never with 500."""
 
 from typing import Any
 

@@ -169,7 +169,7 @@ def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_an
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_when_the_item_response_or_summary_of_a_field_is_deleted_then_the_field_is_blanked(event: Event) -> None:
+def test_when_what_a_field_belongs_to_is_deleted_then_the_field_is_blanked(event: Event) -> None:
     for name, part in CONTENT[type(event)].items():
         data = shown(event, DELETED_BY[part])["data"]
         assert SECRET not in str(data[name]), name
@@ -272,7 +272,7 @@ async def test_when_an_item_that_a_summary_covers_is_retracted_then_the_summary_
     assert SECRET in str(await events_of(api, conversation_id, AUDITOR))
 
 
-async def test_a_deleted_conversation_is_shown_only_to_its_owner_and_an_admin_and_only_with_audit(
+async def test_the_events_of_a_deleted_conversation_are_shown_only_to_its_owner_and_an_admin_with_audit(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start(SECRET, title=SECRET)

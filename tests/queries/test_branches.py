@@ -106,7 +106,7 @@ async def test_many_siblings_are_counted_without_reading_their_documents(
     assert sum(read["docsExamined"] for read in reads) < 15  # the page, and a position of the view for each read
 
 
-async def test_when_the_head_moves_between_two_pages_then_the_next_page_begins_where_the_paths_separate(
+async def test_when_the_head_moves_between_two_pages_then_the_cursor_continues_the_list_on_the_new_path(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b, c, d = await conversation.append("a", "b", "c", "d")

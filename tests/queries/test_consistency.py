@@ -109,7 +109,7 @@ async def test_a_read_waits_for_a_projector_that_catches_up(
     assert len(answer.json()["data"]) == 1
 
 
-async def test_a_read_waits_for_the_requested_minimum_position(
+async def test_a_read_from_views_before_the_requested_minimum_position_is_a_503(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()

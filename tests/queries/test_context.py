@@ -1,4 +1,4 @@
-"""GET …/context shows which items a model would be sent, and which are left out. If Postgres hangs, the request soon fails."""
+"""GET …/context shows which items would be sent to a model, and which are left out. While Postgres hangs, a context fails within 10 seconds."""
 
 import asyncio
 import time

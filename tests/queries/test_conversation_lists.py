@@ -34,7 +34,7 @@ def ids(listed: dict[str, Any]) -> list[str]:
 
 
 async def shown(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any]:
-    """The Conversation. It is the same alone and in a list."""
+    """The Conversation. Asserts that it is the same alone and in a list."""
     listed = {entry["id"]: entry for entry in (await page(api, limit=100, order_by="activity"))["data"]}
     alone: dict[str, Any] = (await api.get(f"/v1/conversations/{conversation_id}")).json()
     assert alone == listed[conversation_id]

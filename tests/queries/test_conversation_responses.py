@@ -1,4 +1,4 @@
-"""The list of a conversation's responses: every reply with its input, in any state. Only deleted replies are left out."""
+"""The list of a conversation's responses: every reply that runs or has ended, with its input. Deleted replies are left out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def texts_of(items: Sequence[dict[str, Any]]) -> list[str]:
     return [item["content"][0]["text"] for item in items]
 
 
-async def test_every_reply_is_listed_with_its_input_in_any_state(
+async def test_every_reply_that_runs_or_has_ended_is_listed_with_its_input(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")

@@ -86,7 +86,7 @@ async def test_has_more_is_false_on_a_page_that_ends_exactly_at_the_end_of_the_l
     assert (await listed(api, limit=3))["has_more"] is True
 
 
-async def test_before_gives_the_page_just_before_the_cursor_and_with_after_the_items_between_both(
+async def test_before_gives_the_page_just_before_the_cursor_and_after_with_before_gives_what_is_between(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start() for _ in range(6)]

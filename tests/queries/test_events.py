@@ -165,7 +165,7 @@ async def test_a_stream_sends_past_events_and_then_new_ones(settings: Settings, 
     assert msgspec.json.decode(after["data"])["data"]["item"]["content"] == "b"
 
 
-async def test_a_stream_resumes_after_the_last_event_id_and_head_is_answered_without_events(
+async def test_a_stream_resumes_after_the_last_event_id_and_head_has_the_type_of_a_stream(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a", "b", "c")

@@ -81,7 +81,9 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_feedback_that_is_given_and_withdrawn_at_the_same_time_is_listed_at_most_once(store: Store) -> None:
+async def test_feedback_that_is_given_and_withdrawn_at_the_same_time_is_listed_if_it_was_given_last(
+    store: Store,
+) -> None:
     conversation_id = await create_conversation(store.commands)
     item_ids = await store.add(conversation_id, *"abcdefgh")
     path = f"/v1/conversations/{conversation_id}"

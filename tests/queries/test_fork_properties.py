@@ -1,7 +1,7 @@
 """Random forks of forks, compared with a model of items and their parents.
 
-The requests append, revise, move the head, fork, retract, restore, pin and delete. The lists, the trees and the contexts of all conversations must agree with the model,
-also at earlier versions.
+The requests append, revise, move the head, fork, retract, restore, pin and delete. The lists, the trees and the contexts of all conversations must agree with the model.
+So must the lists at earlier versions.
 
     scripts/test tests/queries/test_fork_properties.py -m endless                             200 histories
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/queries/test_fork_properties.py -m endless  twenty, from seed 7 on
@@ -93,7 +93,7 @@ class Conversation(Struct, eq=False):
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
     def showed(self, item: Item, version: int) -> bool:
-        """Whether the list at this version has the item. It does not if the item's conversation is deleted, if the item was retracted here at this version, or if an origin retracted it before the fork and has not restored it since."""
+        """Whether the list at this version has the item. It does not if the item's conversation is deleted, if the item was retracted here at this version, or if an origin retracted it before the fork and has not restored it later."""
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(

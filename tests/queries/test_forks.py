@@ -48,7 +48,7 @@ class Store(Struct, frozen=True):
         return await self.queries.get(f"/v1/conversations/{path}".removesuffix("/"))
 
     async def texts(self, conversation_id: str) -> list[str]:
-        """The texts of the conversation's items, oldest first: in its list, in its tree, and in what a model would be sent."""
+        """The texts of the conversation's items, oldest first: in its list, in its tree, and in what would be sent to a model."""
         answer = await self.get(f"{conversation_id}/context?model=m")
         assert answer.status_code == 200, answer.text
         listed = await self.get(f"{conversation_id}/items?order=asc")

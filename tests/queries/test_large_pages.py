@@ -63,7 +63,7 @@ async def test_large_items_come_in_pages_that_end_early(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_the_page_before_a_cursor_is_the_one_next_to_it(
+async def test_a_page_with_before_that_ends_early_has_the_items_next_to_the_cursor(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector, order: str
 ) -> None:
     conversation_id, ids = await start_large(write, projector)

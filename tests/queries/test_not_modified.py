@@ -1,4 +1,4 @@
-"""`If-None-Match`: a read is answered with 304 if the client already has the answer. HEAD answers as GET does, without a body."""
+"""`If-None-Match`: a read is answered with 304 if the client already has the answer. HEAD answers with the status and the headers of GET."""
 
 from typing import Any
 
@@ -150,7 +150,7 @@ async def test_a_minimum_position_is_awaited_before_a_304(api: httpx.AsyncClient
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_behind")
 
 
-async def test_head_answers_every_get_as_get_does_without_a_body(api: httpx.AsyncClient, read: Read) -> None:
+async def test_head_answers_with_the_status_and_the_headers_of_every_get(api: httpx.AsyncClient, read: Read) -> None:
     paths = [*read.by_version, *read.others]
     paths += [path for path, methods in SERVED.items() if "GET" in methods.split() and "{" not in path]
     paths[paths.index("/v1/search")] += "?q=word"

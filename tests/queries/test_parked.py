@@ -44,7 +44,7 @@ def code(answer: httpx.Response) -> tuple[int, str | None]:
     return answer.status_code, None if answer.status_code == 200 else answer.json()["error"]["code"]
 
 
-async def test_a_read_is_refused_where_a_view_that_it_needs_has_parked_the_conversation(
+async def test_a_read_is_refused_if_a_view_that_it_needs_has_parked_the_conversation(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")

@@ -1,4 +1,4 @@
-"""Streams of replies that another process runs: many clients follow them, their conversation is deleted, or they are made from the record."""
+"""Streams of replies that this process does not run: with many clients, of a conversation that is deleted, and made from the record of the reply."""
 
 import asyncio
 import json

@@ -1,6 +1,5 @@
-"""GET /v1/responses/{id}/context renders each request again, exactly as the provider received it. Later changes make no difference.
-
-Content that is deleted now is blanked, except for callers with the scope `audit`.
+"""GET /v1/responses/{id}/context renders each request again, exactly as the provider received it. Later changes make no difference,
+except deletions: content that is deleted now is blanked for callers without the scope `audit`.
 
 scripts/test tests/queries/test_response_context.py -m endless     runs five hundred histories
 """

@@ -112,7 +112,7 @@ class Store:
             self.messages = [each for each in self.messages if each.conversation_id != conversation_id]
 
     def _elements(self) -> tuple[Element, ...]:
-        """Random words and runs. No run follows another one."""
+        """Random words and runs. No run directly follows another run."""
         elements: list[Element] = []
         for _ in range(self.rng.randint(1, 7)):
             if self.rng.random() < 0.3 and not (elements and elements[-1][1]):

@@ -1,6 +1,6 @@
 """Replies whose input refers to items or repeats items.
 
-The tests read the conversation's items, the responses' input items, and what the model was sent.
+The test reads the conversation's items, the responses' input items, and the requests that were sent to the model.
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""Runs both APIs in this process behind one app, as the gateway serves them, and opens clients of that app."""
+"""Runs both APIs in this process behind one app, and opens clients of it. GET requests go to the read API, all others to the write API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection

@@ -19,8 +19,8 @@ _CALL_EVENTS = {"response.function_call_arguments": "arguments", "response.custo
 class StrictClient:
     """Reads the events of one stream.
 
-    Raises AssertionError, KeyError or IndexError if the item or part of an event has not started or is complete, if its kind does not
-    fit the event, or if a complete text differs from its deltas.
+    Raises AssertionError, KeyError or IndexError if a sequence number or an index is not the next one, if the item or part of an event
+    has not started, is already complete or is of a wrong kind, or if a complete text differs from its deltas.
     """
 
     def __init__(self) -> None:

@@ -97,7 +97,7 @@ async def slices_of(encoded: bytes, size: int = 40) -> AsyncGenerator[bytes, Non
 
 
 async def chunk_data(encoded: bytes, *, include_usage: bool = False) -> list[str]:
-    """The data of each event of the chunks."""
+    """The data of each server-sent event that `chat_chunks` makes of these encoded events."""
     stream = b"".join([chunk async for chunk in chat_chunks(slices_of(encoded), include_usage=include_usage)]).decode()
     assert stream.endswith("\n\n")
     blocks = stream.removesuffix("\n\n").split("\n\n")
@@ -195,7 +195,7 @@ def test_calls_reasoning_and_refusals_are_fields_of_the_message() -> None:
     assert old["message"]["function_call"] == {"name": "look", "arguments": "{}"}
 
 
-def test_positions_of_citations_count_from_the_beginning_of_the_whole_text() -> None:
+def test_url_citations_count_from_the_beginning_of_the_whole_text_and_other_annotations_are_left_out() -> None:
     parts = [{"type": "output_text", "text": "Oslo", "annotations": [CITED]}] * 2
     other = {"type": "file_citation", "file_id": "f", "index": 0, "filename": "a"}
     message = {

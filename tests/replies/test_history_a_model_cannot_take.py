@@ -1,6 +1,6 @@
 """A conversation has an item that a model cannot take. The model gets a note instead of the item, and answers.
 
-The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
+If the item is in the new input, the request fails instead. The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
 The last test is about the key of the prompt cache.
 """
 
@@ -26,7 +26,7 @@ SETS: dict[str, frozenset[str]] = {
     "tools": frozenset(["tools"]),
     "text": frozenset(),
 }
-"""Sets of abilities. Two models have each set: MODELS names the abilities of one, and nothing is known of the other."""
+"""Sets of abilities. Two models have each set: the setting MODELS names the abilities of one, and nothing is known of the other."""
 
 SETTABLE = {"image", "file", "audio", "tools", "custom_tools"}
 PLAIN = "plain"
@@ -136,7 +136,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_model_answers_after_every_odd_item_and_no_request_of_a_plain_conversation_is_refused(
+async def test_every_model_answers_after_every_odd_item_and_the_model_that_takes_all_items_refuses_no_request(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -232,7 +232,7 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_does_not_
         assert models.refused[-1] == "unknown-tools"
 
 
-async def test_a_conversation_and_its_forks_share_one_key_of_the_prompt_cache(
+async def test_a_conversation_and_its_forks_share_one_prompt_cache_key_unless_a_request_has_its_own_or_is_not_stored(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, "responses")) as apis:

@@ -138,7 +138,7 @@ async def test_given_a_redis_that_never_answers_then_an_event_is_soon_reported_a
         await client.aclose()
 
 
-async def test_given_waiting_events_when_the_writer_is_closed_at_any_moment_then_it_ends(
+async def test_given_waiting_events_when_the_writer_is_closed_at_any_moment_then_it_reports_all_of_them_and_ends(
     settings: Settings,
 ) -> None:
     randomness = random.Random(7)

@@ -1,6 +1,6 @@
 """Clients that follow running replies share the reads of Redis. Each client gets every event once and in order.
 
-A Redis key of a wrong type disturbs only its own reply.
+A Redis key of a wrong type disturbs only its own reply. The last test is about a stream from memory.
 """
 
 import asyncio

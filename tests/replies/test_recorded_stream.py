@@ -1,6 +1,7 @@
 """The stream that is made from a reply's record has the same events as the live stream.
 
-This holds for every split of the reply into deltas, and for every way in which the reply ends.
+This holds for every split of the reply into deltas, and for every way in which the reply ends. But if the process of the reply
+died, the record may lack the last events.
 """
 
 from collections.abc import Sequence

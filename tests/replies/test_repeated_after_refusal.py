@@ -1,6 +1,6 @@
-"""A provider refuses a request because it is too long for the model. The store sends a shorter request once.
+"""A provider refuses a request because it is too long for the model. If items may be left out, the store sends a shorter request.
 
-From then on the store knows the window. It does not assume that an unknown model has a small window, and it tells
+From then on the store knows the window, at least roughly. It does not assume that an unknown model has a small window, and it tells
 the client when it leaves items out.
 """
 

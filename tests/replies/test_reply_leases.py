@@ -1,4 +1,7 @@
-"""When does the process of a reply count as dead? Other processes decide this by their own clocks, never by the clock of Postgres."""
+"""When a process counts as dead, and what then happens to its lease and its replies.
+
+Other processes decide by their own clocks, never by the clock of Postgres, whether it is dead.
+"""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""What the API says about the window of a request, and with which window a branch begins.
+"""What the API says about what a request leaves out and what it shares with an earlier one, and with which window a branch begins.
 
 The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage.
 """

@@ -1,6 +1,7 @@
 """Parts of replies over HTTP: the official SDK reads them, and the same stream can be read again from the log.
 
-The parts are stored, listed, and sent to the model in the next turn.
+The parts are stored, listed, and sent to the model in the next turn. The last two tests are about the comments in a stream, and
+about the data of an event.
 """
 
 import asyncio

@@ -88,7 +88,7 @@ def ended(apis: BothApis, outcome: str) -> float:
     return value
 
 
-async def test_a_conversation_without_a_title_gets_one_after_its_first_reply(
+async def test_a_listed_conversation_without_a_title_gets_one_after_its_first_reply_to_a_question_and_no_other_gets_one(
     apis: BothApis, titles: TitleProvider
 ) -> None:
     conversation = (await post(apis.http, "conversations", {}))["id"]

@@ -71,7 +71,7 @@ def test_without_a_known_vulnerability_the_status_is_0(database: Database, capsy
 
 
 @pytest.mark.parametrize("answer", [None, b"<html>", b"{}", b'{"results": []}', b'{"results": [{"vulns": 1}, {}]}'])
-def test_when_the_database_gives_no_valid_answer_then_the_audit_says_so_and_the_status_is_0(
+def test_when_the_database_gives_no_usable_answer_then_the_audit_says_so_and_the_status_is_0(
     database: Database, answer: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database.answer = answer

@@ -1,4 +1,4 @@
-"""`scripts/run bench` measures everything that it lists. It starts stores of its own, and removes them. These tests do not check the speed."""
+"""Most benchmarks of `scripts/run bench` run with tiny sizes and give all their figures. The tool removes the stores that it started. These tests do not check the speed."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor:
     ]
 
 
-def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStore, floor: FloorServer) -> None:
+def test_a_rebuild_is_measured_with_the_memory_of_its_largest_process(store: BenchStore, floor: FloorServer) -> None:
     assert set(measured(BenchmarkName.REBUILD, store, floor)) == {
         "rebuild of all views, 5 dialogues",
         "memory of a rebuild's largest process, peak PSS",

@@ -67,7 +67,7 @@ class WebSite:
         return file.read_bytes()
 
     async def visit(self, url: str) -> Any:
-        """Opens the page in a new browser. Returns the report that the page sends."""
+        """Opens the page in a new browser. Returns the report that the page sends. Raises TimeoutError if it sends none."""
         assert BROWSER is not None
         with TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
             output = Path(profile) / "output"

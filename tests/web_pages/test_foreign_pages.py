@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("web_page.js")
 
 
 class Target(Struct, frozen=True):
-    """A store with one conversation. Its only item is SECRET. The test tells the page the ids, so the page need not guess them."""
+    """A store with one conversation. Its only item is SECRET. The test tells the page the id, so the page need not guess it."""
 
     http: httpx.AsyncClient
     provider: ScriptedProvider
@@ -117,7 +117,7 @@ async def test_after_dns_rebinding_a_page_reads_nothing_but_refusals(target: Tar
     assert (target.log.count(), len(target.provider.requests)) == before
 
 
-async def test_a_page_of_a_listed_origin_reads_and_writes_but_frames_and_embeds_nothing(target: Target) -> None:
+async def test_a_page_of_a_listed_origin_reads_and_writes_but_cannot_frame_or_embed_answers(target: Target) -> None:
     page = f"{target.site.origin('friend.example')}/page"
     read = await target.visited_by(page, f"http://127.0.0.1:{target.port}")
     by_way: dict[str, str] = {}

@@ -32,7 +32,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("auth_mode", ["none", "keys"])
-async def test_the_sdk_works_in_a_page_of_a_listed_origin_and_fails_in_any_other(
+async def test_the_sdk_works_in_a_page_of_a_listed_origin_and_fails_in_a_page_of_another(
     settings: Settings, provider: ScriptedProvider, site: WebSite, modules: Path, auth_mode: str
 ) -> None:
     site.directory = modules

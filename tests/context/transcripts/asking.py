@@ -75,7 +75,7 @@ class Asking:
         only_in: str | None = None,
         forks: bool = False,
     ) -> Turn:
-        """`forks`: a transcript that departs continues in a fork, as it does while another reply runs in the conversation. Otherwise it opens a branch."""
+        """Records a request with these messages, and its answer. `forks`: a transcript that departs continues in a fork, as it does while another reply runs in the conversation. Otherwise it opens a branch."""
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
         start = after = None

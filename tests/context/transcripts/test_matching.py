@@ -135,7 +135,7 @@ class TestBranches:
                 assert [each[0] if each else None for each in aligned_ids(match)] == path
         assert await chats.match(turns("c", "w", "more")) is None, "the question is on another path"
 
-    async def test_a_request_repeats_only_the_messages_of_earlier_requests_on_its_path(self, chats: Asking) -> None:
+    async def test_the_base_of_a_match_is_an_earlier_request_on_the_same_path(self, chats: Asking) -> None:
         """Otherwise the record would lose a message when the same words on another branch are deleted."""
         first = await chats.chat("a", "b", "c", "same")
         second = await chats.ask(turns("a", "b", "c"), "same")
@@ -292,7 +292,7 @@ def _response_of(chats: Asking, item_id: str) -> str:
     return str(rows[0][0])
 
 
-async def test_an_answer_with_an_equal_path_before_it_is_preferred_to_a_later_answer_on_another_path(
+async def test_a_known_beginning_is_preferred_to_a_later_answer_on_another_path(
     chats: Asking,
 ) -> None:
     one = await chats.chat("a", "b", "c", "d")
@@ -374,7 +374,7 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
 async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same_question_is_taken(
     chats: Asking,
 ) -> None:
-    """It is taken even if its conversation continues after that answer. The new question then opens a branch."""
+    """It is taken even if its conversation continues after that answer."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")

@@ -1,6 +1,7 @@
 """The hashes of a transcript's prefixes.
 
-They stay the same if a client changes only the form of a message, and differ if the meaning changes.
+The hash of a chain stays the same if a client changes only the form of a message, and differs if the meaning changes.
+An exact hash differs with everything but the order of keys.
 """
 
 import json
@@ -104,7 +105,9 @@ def last_hash(*messages: Json) -> bytes:
 
 @settings(max_examples=100)
 @given(st.lists(messages_and_the_same_again(), min_size=1, max_size=6))
-def test_if_clients_change_only_the_form_every_hash_stays_the_same(pairs: list[tuple[Json, Json]]) -> None:
+def test_if_clients_change_only_the_form_the_hashes_of_chains_and_messages_stay_the_same(
+    pairs: list[tuple[Json, Json]],
+) -> None:
     one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
 
     assert [chain.hash for chain in one.chains] == [chain.hash for chain in other.chains]

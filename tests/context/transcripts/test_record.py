@@ -43,7 +43,7 @@ MANY, FEW = 5_000, 120
 
 
 class MemoryLog:
-    """A log in memory, with the methods that rendering needs. `lookups`: how many times it was read."""
+    """A log in memory, with the methods that rendering needs. `lookups`: how many times events were read."""
 
     def __init__(self) -> None:
         self.streams: dict[str, list[Recorded]] = {}

@@ -79,7 +79,7 @@ def test_an_open_breaker_lets_a_probe_through_after_a_while_and_an_answer_closes
     breaker.begin_attempt()
 
 
-def test_a_probe_that_fails_opens_the_breaker_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_after_a_probe_that_fails_the_breaker_stays_open(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
     fail(breaker)

@@ -242,7 +242,7 @@ async def test_every_finish_reason_becomes_one_of_four(
         ([calls((n, f"c{n}", "f" * 100_000, "")) for n in range(12)], "tool_calls"),
     ],
 )
-async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
+async def test_an_answer_that_is_invalid_incomplete_too_long_or_an_error_is_a_failure(
     chat: ModelProvider, provider: ScriptedProvider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
     provider.script = stream(*deltas, finish_reason=finish_reason)

@@ -1,4 +1,4 @@
-"""Connections to a provider: when they are closed and reused, and what happens with redirects, proxies, and a password in the URL."""
+"""Connections to a provider: when they are closed and reused, and what happens with slow readers, redirects, proxies, and a password in the URL."""
 
 import asyncio
 import base64

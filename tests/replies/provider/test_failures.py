@@ -62,7 +62,7 @@ async def test_a_rate_limit_failure_has_the_retry_after_of_the_answer_if_it_is_v
     assert failure.retry_after == (seconds if seconds is None else pytest.approx(seconds, rel=0.2))
 
 
-async def test_a_request_that_fails_before_the_first_part_is_retried(
+async def test_a_request_that_is_answered_with_a_503_is_retried(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     working = provider.script

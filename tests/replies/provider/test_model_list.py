@@ -31,7 +31,9 @@ async def make_client(provider: ScriptedProvider, clock: Clock) -> AsyncIterator
         yield make
 
 
-async def test_a_tenant_has_its_own_default_model(make_client: MakeClient, provider: ScriptedProvider) -> None:
+async def test_the_default_model_is_the_tenants_or_else_the_configured_one_or_else_the_first_in_the_list(
+    make_client: MakeClient, provider: ScriptedProvider
+) -> None:
     client = make_client(tenant_defaults={"acme": {"model": "big"}})
     assert await client.default_model("acme") == "big"
     assert await client.default_model("other") == "scripted"

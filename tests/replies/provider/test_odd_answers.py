@@ -1,4 +1,4 @@
-"""Answers that differ from what the APIs describe: halves of surrogate pairs, events of unknown kinds, parts in any order.
+"""Answers that differ from what the APIs describe: halves of surrogate pairs, unknown events, parts in any order, a refusal after text.
 
 The store reads such answers too.
 """

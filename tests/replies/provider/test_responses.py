@@ -253,7 +253,7 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
+async def test_an_answer_that_is_invalid_incomplete_too_long_or_an_error_is_a_failure(
     responses: ModelProvider, provider: ScriptedProvider, script: Any
 ) -> None:
     provider.script = script

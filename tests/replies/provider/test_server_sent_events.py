@@ -29,7 +29,7 @@ LINES = b"data: " + CHUNK.replace(b",", b",\r\ndata: ")
         (b"data: " + CHUNK.replace(b'"a"', '"\u2028\u2029\x85"'.encode()) + b"\n\n",),
     ],
 )
-async def test_every_form_that_the_standard_allows_or_providers_send_is_read(
+async def test_forms_that_the_standard_allows_or_that_providers_send_are_read(
     chat: ModelProvider, provider: ScriptedProvider, chunks: tuple[bytes, ...]
 ) -> None:
     provider.script = write(*chunks)
