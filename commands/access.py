@@ -1,6 +1,6 @@
 """Checks what the caller may do with a conversation, and whether a reply there would have to wait.
 
-A handler that works for long before it appends its command checks the role first. The log checks each command again when it is appended.
+A handler that works for a long time before it appends its command checks the role first. The log checks each command again when it is appended.
 """
 
 from commands.command_route import CommandContext

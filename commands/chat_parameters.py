@@ -75,7 +75,7 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
-    """Raises ApiError (400) if the Responses API lacks a parameter, or the audio of an earlier answer. The error names the first one.
+    """Raises ApiError (400) for the first parameter that asks for something that the Responses API lacks, or for the first answer with audio.
 
     `reason`: why the Responses API is used.
     """

@@ -1,8 +1,8 @@
 """Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one.
 
-In the conversation that the transcript continues, the reply is appended at the head. If items follow the last item that is also in the
-transcript, the reply opens a branch after that item. If another reply runs there, if the conversation has ended, or if it may have no more
-branches, the reply goes into a fork.
+The match is the last item of the conversation that is also in the transcript. If the match is the head, the reply is appended there. If items
+follow the match, or if a reply runs at the head, the reply opens a branch after the match. If another reply will be appended after the match
+too, if the conversation has ended, or if it may have no more branches, the reply goes into a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -34,7 +34,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     leaf             the place at which the reply opens a branch; None: it is appended at the head
     name_hash        the hash of the name that the client gave the conversation; None: no name is recorded
     read_version     the conversation's version when the transcript was compared with it, or when the history was stored in it; None if
-                     the reply starts the conversation, or if there is no match
+                     the reply starts the conversation, or if the client only named it
     """
 
     conversation_id: str
@@ -118,7 +118,7 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
 
 
 async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:
-    """The conversation with this name, if there is one, and the hash of the name. The hash is None if the name is an id of this store."""
+    """The conversation with this name, if there is one, and the hash of the name. The hash is None if the name is the id of a conversation."""
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         message = f"`X-Conversation-Id` must have 1 to {MAX_NAME_LENGTH} characters."
         raise ApiError(400, message, code="invalid_header", param="X-Conversation-Id")

@@ -81,18 +81,18 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies of the handler of one request. `reader` reads what the request's principal may read."""
+    """The dependencies of the handler of one request. `reader` reads the conversations of the principal's tenant (see PrincipalReader)."""
 
     reader: PrincipalReader
 
     @property
     def contexts(self) -> Contexts:
-        """The model contexts, made from what `reader` may read."""
+        """The model contexts, made from what `reader` reads."""
         return self.shared_contexts.of(self.reader)
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it with one that reads what the principal may read."""
+    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it with a reader for the tenant of one principal."""
 
     reader: EventReader
 
@@ -195,7 +195,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return structs.replace(first, answer=answer)
 
     async def repeated_answer(self) -> Response | None:
-        """The first answer, as the answer to this repeat of the request. None if it is no repeat. Raises what `first_answer` raises."""
+        """The first answer, as the answer to this repeat of the request. None if this request is no repeat. Raises what `first_answer` raises."""
         first = await self.first_answer()
         if first is None:
             return None

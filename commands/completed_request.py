@@ -24,7 +24,7 @@ class CompletedRequest(Struct, frozen=True):
 
 
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
-    """The body of the earlier request, with the parameters of `body` in place of its own. Without `requested`: `body`.
+    """`body`, with the model and the parameters of the earlier request where it has none of its own. Without `requested`: `body`.
 
     The parameters in `_NOT_REPEATED` are not taken from the earlier request. Raises ApiError (400) if the result is not valid.
     """

@@ -27,7 +27,7 @@ class ItemPlace(Struct, frozen=True):
 
 
 async def place_of(context: CommandContext, conversation_id: str, version: int, item_id: str) -> ItemPlace:
-    """The place of an item of the conversation, or of one that it inherits, at this version.
+    """The place of an item at this version of the conversation. The conversation may inherit the item.
 
     Raises ItemNotFound if the conversation does not have the item, or if the item is deleted.
     """

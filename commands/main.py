@@ -204,7 +204,7 @@ def create_app(
 
 
 def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaitable[bool]]:
-    """Returns the function that takes over a waiting reply whose process died.
+    """Returns the function that takes over a waiting reply that has lost its process.
 
     It reads the app's dependencies when it is called: they do not exist yet when the function is made.
     """

@@ -70,7 +70,7 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
 async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
     """Compares the input of a request with the known transcripts.
 
-    None if the input is not compared. Then no prefixes of it are recorded either, so later requests do not match it.
+    With `If-Match` nothing is matched. None if the input is neither compared nor recorded. Then later requests do not match it.
     """
     if not body.stored or body.conversation is not None or body.previous_response_id is not None:
         return None
@@ -119,7 +119,7 @@ async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[It
 async def _is_path(
     context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix, leaf: Leaf
 ) -> bool:
-    """Whether the path up to the prefix has only the `repeated` items of the transcript. `leaf`: the place after the prefix.
+    """Whether the path up to the prefix has no items besides the first `repeated` items of the transcript. `leaf`: the place after the prefix.
 
     The path has more items if an earlier request left out the beginning of its history.
     """

@@ -1,6 +1,6 @@
-"""Makes the commands that start conversations for replies: unlisted conversations, and forks.
+"""Makes the commands that start unlisted conversations and forks.
 
-Also finds a conversation's first event, its head, its last item that is not inherited, the path to an item, and the place after an item.
+Also finds a conversation's first event, its head, its last item that is not inherited, the path to an item, and the leaf after an item.
 """
 
 from msgspec.structs import replace
@@ -34,7 +34,7 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
     """The command that starts an unlisted fork. The fork belongs to the caller.
 
-    `origin`: the place where the fork begins. `family`: the family of the origin; it decides the partition.
+    `origin`: where the fork begins. `family`: the id of the first conversation in the origin's chain of forks. It decides the partition.
 
     The fork has the instructions and the policy that its origin had at `origin.version`. It also has the pinned items
     and the summary that the origin had then, if they lie on the path of the fork.
@@ -113,7 +113,7 @@ async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, v
 
 
 async def leaf_after(reader: PrincipalReader, conversation_id: str, item_id: str, depth: int, version: int) -> Leaf:
-    """The place after an item that the conversation has or inherits at this version. `depth`: the item's depth."""
+    """An item as the leaf after which a branch opens. The conversation has or inherits the item at this version. `depth`: the item's depth."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended):
             opening = await opening_of(reader, conversation_id, event)

@@ -1,4 +1,5 @@
-"""Changes the links of new items to earlier items of their conversation. `item_links.py` changes the links among the new items.
+"""Changes those links of new items that lead to earlier items of their conversation. `item_links.py` says what a link is, and changes the links
+among the new items.
 
 The earlier items are searched only as far back as `context/path_history.py` reads.
 """

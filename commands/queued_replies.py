@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 async def queue_reply(context: CommandContext, command: QueueReply, conversation_id: str) -> Reply:
-    """Records that the reply waits, starts a task that waits for its turn, and returns at once.
+    """Records that the reply waits, starts a task that waits for its turn, and returns before that turn.
 
     If the request repeats an earlier one, returns the reply of the first request. Raises what `append_unless_repeated` raises.
     """
@@ -49,7 +49,7 @@ async def queue_reply(context: CommandContext, command: QueueReply, conversation
 
 
 def _wait(context: CommandContext, command: QueueReply, conversation_id: str, queued: Appended) -> QueuedReply:
-    """Starts a reply that waits for its turn.
+    """Starts the task of a reply that waits for its turn.
 
     `If-Match` and the idempotency key were used when the reply was queued, so they are not used again for its request.
     """
@@ -115,7 +115,7 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
 
 
 async def _cache_key(context: CommandContext, parameters: Mapping[str, Any], conversation_id: str) -> str | None:
-    """The default of `prompt_cache_key`, as for a reply that does not wait: the conversation's family.
+    """The default of `prompt_cache_key`, as for a reply that does not wait: the id of the first conversation in its chain of forks.
 
     None if the client gave a key, or if the store uses the provider's `/chat/completions`.
     """
@@ -129,9 +129,9 @@ def _outlives_process(command: QueueReply, policy: ContextPolicy) -> bool:
 
 
 async def take_over(dependencies: ProcessDependencies, leases: ReplyLeases, orphan: Orphan) -> bool:
-    """Takes over a reply whose process died, if the reply still waits and outlives its process.
+    """Takes over a reply that no process runs any more, if it still waits and need not end with its process.
 
-    Returns whether this process or another one has taken the reply over.
+    Returns False if the caller should end the reply. True: this or another process has taken it over, or it has just ended.
 
     Raises psycopg.Error, and what EventLog.append raises.
     """

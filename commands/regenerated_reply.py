@@ -54,8 +54,8 @@ async def find_regenerated(context: CommandContext, body: CreateResponse, named_
     """The request for another answer. `named_id`: the id of a response, or of an item of an answer.
 
     Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError: 404 if there is
-    no such response or item in the conversation, 409 while the response runs or waits, 400 if it is no answer or if no
-    item lies before it.
+    no such response or item in the conversation, 409 while the response runs or waits, 400 if the response has no answer,
+    if the item is not part of one, or if no item lies before the answer.
     """
     if is_id(named_id, RESPONSE):
         answer = await _of_response(context, named_id)

@@ -1,4 +1,4 @@
-"""Decides which items of a request's `input` are taken, that is, shown to the model and stored.
+"""Decides which items of a request's `input` are taken, that is, shown to the model and, unless `store` is false, stored.
 
 References are replaced by items, items that the history already has are left out, and links are changed to name the stored items:
 

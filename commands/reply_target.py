@@ -1,10 +1,9 @@
 """Finds the target of a reply: the conversation that the reply is appended to.
 
 A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
-a response appends to its conversation: at the head if no item follows the response, and on a new branch otherwise. If the caller may only read
-that conversation, the reply goes into a fork of it. The fork shares the items up to the end of that
-response, the instructions and the policy of that time, and the pinned items and the summary up to there. If there is no item up to
-there, a new conversation is created instead of a fork.
+a response appends to its conversation: at the head if no item follows the response and no other reply runs there, and on a new branch otherwise. If the caller may only read
+that conversation, the reply goes into a fork of it. The fork shares the items up to the end of that response, with their pins and their
+summary. It has the instructions and the policy of that time. If there is no item to share, a new conversation is created instead of a fork.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -37,7 +36,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     at             the version of `source` at which the context is taken; None without `source`
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
     fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, if
-                   `source` may have no more branches, or if it has ended and the client did not name it
+                   `source` may have no more branches, or if `source` has ended and the client did not name it
     expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
                    have no items. UNSET: not checked
     leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
@@ -85,7 +84,7 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
     `writes`: whether the reply will be appended to its target. If not, the right to read the conversation is enough.
 
     Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400),
-    or still runs or waits (409).
+    or still runs or waits (409); LogMoved.
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}

@@ -1,6 +1,6 @@
 """Requests a reply to a transcript. Exactly the messages of the request are sent to the model.
 
-If the request is stored, finds the conversation that the transcript continues, stores the new messages there, and starts the
+If the request is stored, finds where the transcript continues (`chat_target.py`), stores only the new messages there, and starts the
 reply. So each message is stored once. If the request is not stored, only starts the reply.
 """
 
@@ -138,10 +138,11 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
     """Requests the reply at its target.
 
-    If items follow the match, requests the reply on a branch after the match. If another reply runs there, if the
-    conversation has ended, or if it may have no more branches, requests the reply in a fork.
+    If items follow the match, or if a reply runs at the head, requests the reply on a branch after the match. If another
+    reply will be appended after the match too, if the conversation has ended, or if it may have no more branches,
+    requests the reply in a fork. Without a match, a reply that runs at the head leads to a fork at once.
 
-    Raises ConversationIsEnded for an ended conversation that the client named and that the transcript does not match.
+    Raises ConversationIsEnded if the conversation has ended and there is no match: the client only named it.
     """
     try:
         return await _append_request(context, request, target)

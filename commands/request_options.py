@@ -88,7 +88,7 @@ class OptionsBody(Body):
     generate: bool | None = None
 
     def check_options(self) -> None:
-        """Raises ApiError (400), which names the first value that is not supported."""
+        """Raises ApiError (400) if a value is not supported. The error names the first one."""
         for is_asked, param, problem in (
             (self.generate is False, "generate", "every request gets an answer"),
             (

@@ -22,13 +22,13 @@ from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""The most bytes of a request and of its input. A response's document in MongoDB holds the input, and MongoDB refuses documents above 16 MB."""
+"""The most bytes of a request, and of its input as the store returns it. A response's document in MongoDB holds the input, and MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
 """The most bytes of the input, of the items that it refers to, and of the items that are carried over, together.
 
-Items are carried over from earlier replies that were not stored, or whose items did not join a conversation. If several such replies follow one another, each one
-also carries over the items that the one before it carried over.
+Items are carried over from earlier replies that were not stored, or whose items did not join a conversation. If several such replies follow one another, each reply
+also carries over what the reply before it had carried over.
 """
 
 MAX_TOOLS = 128
@@ -183,7 +183,7 @@ class CreateResponse(OptionsBody, Body):
 
     @property
     def earlier(self) -> Literal["retry", "regenerate"] | None:
-        """The parameter that names an earlier response or answer, if the request tries or answers it again."""
+        """`retry` or `regenerate`, if the request has one of them: it names an earlier response or answer."""
         return "retry" if self.retry is not None else "regenerate" if self.regenerate is not None else None
 
     @property

@@ -144,7 +144,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # Forgets that reply at once. Open Responses requires that nothing can continue from it if this reply fails.
+            # Forgets the earlier reply now. Open Responses requires that nothing can continue from it if the new reply fails.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)

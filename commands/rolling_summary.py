@@ -1,7 +1,7 @@
 """Rolling summaries: a model summarizes the older items of a conversation, and a ContextCompacted event records it. The items stay readable.
 
-The newest turns that fit in half the budget are not summarized. The summary gets at most a quarter of the budget. The rest stays free,
-so that the next turns need no new summary.
+The newest turns that fit in half of the limit are not summarized. The summary gets at most a quarter of the limit. The rest stays free,
+so that the next turns need no new summary. The limit is the budget, or a lower `compact_threshold` of the request.
 """
 
 from collections.abc import Mapping

@@ -101,7 +101,7 @@ async def unshare_conversation(context: CommandContext, conversation_id: str, qu
 
 
 def _named(subject: str | None, tenant: bool | None, param: str) -> str | None:
-    """The subject of a share; None for everyone of the tenant. Raises ApiError (400) if neither or both are named."""
+    """The subject of a share; None for everyone of the tenant. Raises ApiError (400) if both or neither are named, or if `tenant` is false."""
     if (subject is None) == (tenant is None) or tenant is False:
         message = (
             "Send either `subject` (a subject of the conversation's tenant) or `tenant: true` (everyone of the tenant)."

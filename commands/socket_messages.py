@@ -1,4 +1,4 @@
-"""Reads the messages that a client sends on a WebSocket: `response.create`, with the parameters of a POST."""
+"""Reads the messages that a client sends on a WebSocket: `response.create`, with the parameters of POST /v1/responses."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Deletes long histories whose request was never recorded, because the process that stored them was killed before that.
+"""Deletes long histories whose request was never recorded, for example because the process was killed, or Postgres failed, before that.
 
-A history of more than 1,000 items or 4 MB is stored in parts before its request (`request_chat_reply.py`). If the process is killed before the
-request, the parts are left in an unlisted conversation. Nobody gets this conversation's id, and a repeated request stores the history again.
-So the conversation is deleted.
+A history of more than 1,000 items or 4 MB is stored in parts before its request (`request_chat_reply.py`). If the request is not recorded, the
+parts may be left in an unlisted conversation. Nobody gets this conversation's id, and a repeated request stores the history again. So the
+conversation is deleted. But it stays if the history follows an answer of this store: then a repeated request continues where the history ends.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ MIN_AGE_SECONDS = 3600.0
 """A conversation that is younger than this may still get its request."""
 
 FIRST_SWEEP_SECONDS = 86_400.0
-"""The first sweep of a process looks at conversations that are older than MIN_AGE_SECONDS by up to this much."""
+"""How far back the first sweep of a process looks, counted from MIN_AGE_SECONDS ago."""
 
 SUBJECT = "conversation-store"
 """The author of the recorded deletion."""
 
-# A history that goes on after an answer of this store has `answered` prefixes. It is kept, because the next request continues it.
+# A prefix is `answered` if it contains an answer of this store. A history with such a prefix is kept.
 _UNFINISHED = """
     SELECT tenant_id, conversation_id FROM transcript_prefixes AS p
     WHERE conversation_id >= %s AND conversation_id < %s

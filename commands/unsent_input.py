@@ -1,4 +1,4 @@
-"""Refuses input that would not be sent to the model."""
+"""Refuses a tool output whose call is missing, and input if no item at all can be sent to the model."""
 
 from context.assembly import Context
 from context.choice import ReplyRequest

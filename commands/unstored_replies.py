@@ -1,7 +1,7 @@
-"""The replies with `store: false` that sockets remember. Each socket remembers the last one if it did not fail: the next reply on the socket may continue from it.
+"""The replies with `store: false` that sockets remember. Each socket remembers its last such reply, unless that failed. The next reply on the socket may continue from it.
 
-They are only in this process's memory. Together they have at most `max_bytes`. When they have more, the least recently used reply is
-forgotten first.
+These replies are only in this process's memory. Together they have at most `max_bytes`. To keep this limit, the least recently used replies are
+forgotten.
 """
 
 from collections import OrderedDict
@@ -52,7 +52,7 @@ class UnstoredReplies:
             self.forget(next(iter(self._replies)))
 
     def get(self, socket: Hashable) -> UnstoredReply | None:
-        """The socket's last reply that did not fail. None if it was stored or forgotten, or if a request that continued from it failed."""
+        """The reply that the socket remembers. None if its last reply was stored, failed or was forgotten, or if a request that continued from that reply failed."""
         if socket in self._replies:
             self._replies.move_to_end(socket)
         return self._replies.get(socket)

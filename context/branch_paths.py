@@ -41,7 +41,7 @@ def active_path(conversation_id: str, version: int, branches: tuple[PathBranch, 
 async def branches_to(
     reader: Reader, conversation_id: str, end: PathBranch, *, until: int | None = None
 ) -> tuple[PathBranch, ...] | None:
-    """The branches that the path takes to `end`. None if the conversation did not have this branch at version `until`."""
+    """The branches of the path that ends with `end`. None if the conversation did not have this branch at version `until`."""
     if end.branch == 0:
         return (end,)
     if until is not None and end.branch > until:

@@ -155,7 +155,7 @@ class ContextChooser:
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
         """The tokens that may be sent, at most the policy's budget.
 
-        Computed as (the window, minus the tokens kept free for the answer) times `safety`.
+        Computed as (the window, minus the tokens kept free for the answer) times `ModelFacts.safety`.
         """
         model = reply_request.model
         window = reply_request.window or self._models.window(model)

@@ -142,7 +142,7 @@ def inherits(started: ConversationStarted) -> bool:
 
 
 def family_of(events: Iterable[Recorded]) -> str | None:
-    """The conversation's family. None if its first event is not among these events."""
+    """The id of the first conversation in this conversation's chain of forks. None if its first event is not among these events."""
     return next((event.event.family for event in events if isinstance(event.event, ConversationStarted)), None)
 
 
@@ -297,7 +297,7 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
 
 
 async def retracted_at(reader: Reader, segment: PathSegment, item_ids: Sequence[str], position: int) -> set[str]:
-    """Which of these items were retracted in the segment's conversation up to the segment's version, and not restored before log position `position`."""
+    """Which of these items were retracted in the segment's conversation up to the segment's version, and not restored up to this version or before log position `position`."""
     retracted: set[str] = set()
     for recorded in await reader.items(segment.conversation_id, item_ids) if item_ids else ():
         match recorded.event:

@@ -1,4 +1,7 @@
-"""Finds out which items are deleted now. All code that shows items asks here, unless it reads the item's own conversation up to the last event, or a view of that whole conversation.
+"""Finds out which items are deleted now. Code that shows copies, inherited items or earlier versions of a conversation asks here.
+
+One case needs no look-up: an item that is no copy, in its own conversation at the newest version. The events and the views of that
+conversation say whether it is deleted.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
 an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in
@@ -20,9 +23,9 @@ class Reader(Protocol):
 
 
 def original_in(response_id: str, item_id: str) -> str:
-    """The `copy_of` of a copy whose original is in the input or the partial answer of a reply whose items did not join.
+    """The `copy_of` of a copy whose original did not join a conversation: it is in the input or the partial answer of the reply `response_id`.
 
-    The log has no row for this original, only for the response. If the reply is tried again, the log also gets a row for the original.
+    The log has no row for such an original, only for the response. If the reply is tried again, its question joins, and gets a row.
     """
     return f"{response_id}/{item_id}"
 

@@ -33,9 +33,9 @@ def comparable_requests(
 ) -> dict[str, SentSequence]:
     """The last requests that were made since the oldest of `items` was appended. `items`: the path's newest items.
 
-    If `items` reach the start: the last requests that were made since the last summarized item was appended; all, if
-    there is no summary. So the result is the same from a snapshot and from the log. A snapshot may have older requests, which are not read from
-    the log.
+    If `items` reach the start of the path: the last requests that were made since the last summarized item was appended. Without a
+    summary: all last requests. So the result is the same from a snapshot and from the log. A snapshot may have older requests, which
+    are not read from the log.
     """
     from_depth = summary_depth if reaches_start else items[0].depth
     return {model: sequence for model, sequence in last_requests.items() if sequence.depth >= from_depth}

@@ -1,4 +1,4 @@
-"""Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages, so they are not counted again.
+"""Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages. They are not counted again.
 
 For each request two counts are kept, by the hash of the messages: the tokens of the leading system messages, which
 clients change often, and the tokens of all messages after them. The next request begins with the same messages, so

@@ -1,4 +1,4 @@
-"""The prices and windows that the package `genai-prices` lists. They are part of the package: nothing is downloaded.
+"""The prices and windows that the package `genai-prices` lists, and a few windows that it lacks. Nothing is downloaded.
 
 The package takes 0.3 s and 20 MB to load, so it is loaded when a model is first looked up.
 """
@@ -24,7 +24,7 @@ _WINDOWS = (("gemini-", 1_048_576),)
 """(prefix of the model's name, window).
 
 genai-prices has no window for most Gemini models, and Google's `/models` lists none either. Without
-this line, the store would use only a fifth of their window.
+this entry, the store would use only a fifth of their window.
 """
 
 

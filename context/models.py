@@ -38,8 +38,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     window      in tokens, counted in `encoding`. UNKNOWN_WINDOW, or less, if it is not known
     output      the most tokens that an answer can have; None: not known
     safety      the part of the window that may be filled, 0 to 1
-    accepts     for each ability of which something is known, whether the model has it: for ABILITIES, and for NOTED_ABILITIES that were
-                learnt to be missing
+    accepts     for each ability of which something is known, whether the model has it. `other_items` and `reasoning` are only here if
+                they were learnt to be missing
     …_price     in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
     priced      the model's entry in genai-prices. None if there is none, or if a setting has a price
     """

@@ -125,8 +125,8 @@ class _NewerItems(Struct):
         oldest = page.appended[-1].depth if page.appended else self.kept + 1
         if oldest > self.kept:
             return
-        # Both paths have everything that is older than this page, so the last request in that part is the same.
-        # A request whose answer opened another branch may be older too, but it is at least as deep as the last item that stays.
+        # Both paths have all items that are older than this page. So the last requests before the page are the same for both.
+        # An exception is a request whose answer opened a branch that the new path does not take. Its depth is `kept` or more.
         before = page.events[-1].version
         older = {
             model: last

@@ -80,7 +80,7 @@ class PathHistory:
                 return None
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
-        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id. None if there is none, as in `find`."""
+        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id. None if none is found as far back as `read_older` reads."""
         while True:
             for entry in self.newest_first[self._indexed :]:
                 if (name := given_id(entry[1])) is not None:
@@ -99,14 +99,14 @@ class PathHistory:
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
     async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
-        """Which of these items a fork of the path inherits and has retracted for itself. Each must be on the path (`has`) and not be deleted in its own conversation."""
+        """The given items that a fork on the path inherits and has retracted for itself. Each must be on the path (`has`) and not be deleted in its own conversation."""
         if self._path is None:  # none of them is inherited
             return frozenset()
         conversations = [segment.conversation_id for segment in self._path.segments]
         return await deleted_items(self._reader, dict.fromkeys(item_ids), conversations)
 
     async def _path_through(self, conversation_id: str) -> Path | None:
-        """The path, or only its newest segment if that is the segment of this conversation. Older segments are read only if they are needed."""
+        """The path, or only its newest segment if that is the segment of this conversation. Older segments are read only if they are needed. None if there is no path yet."""
         if self._end is None:
             return None
         if conversation_id == self._end.conversation_id:

@@ -22,7 +22,7 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class OnPath(Struct, frozen=True):
-    """Items of a path: by item id, the item's segment and its ItemAppended. `conversations`: the conversations of the path that were searched, from the path's end."""
+    """Items of a path. `rows`: for each item id, the item's segment and its ItemAppended. `conversations`: the conversations of the path that were searched, from the path's end."""
 
     rows: dict[str, tuple[PathSegment, Recorded]]
     conversations: list[str]

@@ -9,7 +9,7 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each pinned item of older turns, and then one or more for the window.
+    """First a range for each pinned item of older turns, then the ranges of the window.
 
     A range must not span an item that was found deleted, because the path at the recorded version still has that item. So the window is
     split after each item with `before_gap`. `count` includes items that cannot be sent; `tokens` does not.

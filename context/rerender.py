@@ -58,7 +58,7 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 
     `matches`: whether its SHA-256 is the recorded one; None if something in the body is blanked. `items`: the items
     that were sent. The request's own input comes last. `summary_tokens`: tokens of the summary, 0 if there was none.
-    `summary_is_blanked`: whether the summary covers a deleted item, so that its text is left out.
+    `summary_is_blanked`: whether the text of the summary is left out, because the summary covers a deleted item.
     """
 
     body: dict[str, Any]

@@ -117,7 +117,7 @@ def begins_turn(item: Item) -> bool:
 def select(
     context_input: ContextInput, budget: int, unsendable: Unsendable, stable: StableWindow | None = None
 ) -> Selection:
-    """Selects the newest whole turns that fit in `budget` tokens, with `base_tokens`. Without `stable`, as many as fit.
+    """Selects the newest whole turns that fit in `budget` tokens together with `base_tokens`. Without `stable`, as many as fit.
 
     Raises ContextTooLong if the newest turn and the pinned items do not fit. The newest turn is the input. If the input has no user
     message, the newest turn is the last turn of the path and the input together.
@@ -260,7 +260,7 @@ def _selection(
     *,
     tokens: int,
 ) -> Selection:
-    """The selection of a window that starts at `start`. `unsendable`: None if no window can separate a call from its output.
+    """The selection of a window that starts at `start`. `unsendable`: None if all items are sent, wherever the window starts.
 
     In that case, `tokens` is the number of tokens of the selection.
     """

@@ -72,7 +72,7 @@ def sent_sequence(
 
 
 def _first_depth(choice: ContextChoice, depth: int) -> int:
-    """The depth at which the window began. `depth`: that of the path's last item.
+    """The depth at which the window begins. `depth`: that of the path's last item.
 
     If the window has the whole path: the first depth that the summary does not cover. There may be deleted items before the window,
     which are shown when they are restored.

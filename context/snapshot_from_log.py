@@ -149,7 +149,7 @@ async def _snapshot(
     appended: Iterable[ItemAppended],
     counts: ItemCounts | None = None,
 ) -> Snapshot:
-    """The snapshot of these newest items. `appended`: must include the pinned items of the path; others are ignored."""
+    """The snapshot of these newest items. `appended` must include the items of the path that are pinned. Other items are ignored."""
     counts = counts or ItemCounts()
     items = await snapshot_items(newest.newest_first[::-1], counts)
     first, size = newest.first, _size(items)
@@ -189,8 +189,8 @@ def _size(items: Sequence[SnapshotItem]) -> int:
 class _NewestItems(Struct):
     """Collects the items of a snapshot from pages that come newest first. `complete`: no older page is needed.
 
-    Only items deeper than `above_depth` are collected: no items that a summary replaces, and none that a fork inherited. `depth`: the depth of the path's last item. `first`: the snapshot has all items from this
-    depth on, without retracted ones. `branch`: that of the path's last item.
+    Only items deeper than `above_depth` are collected: no items that a summary replaces, and none that a fork inherited. `branch` and
+    `depth`: those of the path's last item. `first`: the snapshot has all items from this depth on, without retracted ones.
     """
 
     above_depth: int

@@ -50,7 +50,7 @@ MAX_REMEMBERED = 10_000
 """For how many conversations a process remembers that their contexts need more than FIRST_READ_ITEMS items."""
 
 REPLACE = -1
-"""The `before` of `write_arguments` that replaces the stored snapshot."""
+"""With this `before`, `write_snapshot.lua` replaces the whole stored snapshot."""
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +129,7 @@ async def read_recent_items(
     `expected`: the first read takes at most this many items.
 
     The snapshot may have any version. None if there is no usable snapshot, or if all its items fit and the
-    conversation has older ones. A snapshot that cannot be decoded is removed: the next event makes it again. Raises
+    conversation has older ones. A snapshot that cannot be decoded is removed. Raises
     redis.exceptions.RedisError.
     """
     newest, read = min(expected, max_tokens // TOKENS_PER_ITEM + 1), 0

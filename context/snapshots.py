@@ -182,7 +182,7 @@ def to_elements(snapshot: Snapshot) -> list[bytes]:
 
 
 def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Snapshot | None:
-    """The snapshot that a hash and a list, or a part of the list, hold. None if there is no hash, or if it has another format. Raises UNREADABLE."""
+    """The snapshot in a hash and a list. `elements`: the list, or a part of it. None if there is no hash, or if it has another format. Raises UNREADABLE."""
     if "deleted" in fields:
         return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))
     if fields.get("format") != SNAPSHOT_FORMAT:

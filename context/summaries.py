@@ -57,7 +57,7 @@ def first_kept_depth(
 
 
 def portions(items: Sequence[Item], sizes: Sequence[int], max_tokens: int) -> list[int]:
-    """Where each portion of `items` ends. A portion fits in `max_tokens`, or is one item. It ends with a turn if possible."""
+    """Where each portion of `items` ends. A portion fits in `max_tokens`, or is one item. If possible, it ends where a turn ends."""
     ends: list[int] = []
     begin = 0
     while begin < len(items):
@@ -82,7 +82,7 @@ def can_end_at(items: Sequence[Item], end: int) -> bool:
 def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
     """The text if it has at most `max_tokens`; otherwise only its beginning.
 
-    The beginning ends with a whole sentence, or else with a whole word, if more than half of it remains. Otherwise it is cut anywhere.
+    It is cut after a sentence, or else after a word, if more than half of what fits is before the cut. Otherwise it is cut anywhere.
     """
     text = text.strip()
     if count(text) <= max_tokens:
@@ -103,7 +103,7 @@ def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
 
 
 def omit_middle(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text; if it has more than `max_tokens`, only its beginning and its end. So one item cannot fill a whole portion."""
+    """The text; if it has more than `max_tokens`, only its beginning and a part near its end."""
     if count(text) <= max_tokens:
         return text
     half = max(1, max_tokens // 2 - 4)

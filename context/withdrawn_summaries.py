@@ -1,4 +1,6 @@
-"""Finds out whether a summary is withdrawn. That is so if an item at a depth that it covers was deleted or restored after the items were read for it.
+"""Finds out whether a summary is withdrawn.
+
+A summary is withdrawn if an item at a depth that it covers was deleted or restored after the items were read for the summary.
 
 When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summaries that cover it. But a summary in a
 fork, or of copies, also covers items of other conversations. Whether these items are deleted is looked up when the summary is read.

@@ -1,6 +1,6 @@
 """The events with which items join a conversation. Pure.
 
-Items are appended at the head, or they open a branch after an earlier item. At a head that a client moved, they open a branch too.
+Items are appended at the head, or they open a branch after an earlier item. If the head was moved to an earlier item, items at the head open a branch too.
 """
 
 from collections.abc import Iterator, Sequence

@@ -51,7 +51,7 @@ MAX_UNDO_STEPS = 16
 
 
 class KnownSummary(Struct, frozen=True, gc=False):
-    """A summary: the version of its ContextCompacted, and the place of the last item that it covers."""
+    """A summary: the version of its ContextCompacted, and the depth and the branch of the last item that it covers."""
 
     version: int
     depth: int
@@ -61,9 +61,9 @@ class KnownSummary(Struct, frozen=True, gc=False):
 class RunningReply(Struct, frozen=True, gc=False):
     """A response in progress, and where its items will join the conversation.
 
-    leaf     the item after which its items open a branch; None: its items are appended at the head
+    leaf        the item after which its items open a branch; None: its items are appended at the head
     names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved while the reply ran
-    head     the head when the reply was requested, if the request named the leaf
+    head        the head when the reply was requested, if the request named the leaf
     """
 
     response_id: str
@@ -166,7 +166,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
     """The state of one item, response or feedback that a command names.
 
     For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
-    the conversation with it. `inherited`: the item belongs to a conversation that this one comes from. Then `branch` is 0.
+    the conversation with it. `inherited`: the conversation is a fork, and inherits the item. Then `branch` is 0.
     `feedback`: for the row key of a feedback, the feedback that was given last.
     """
 

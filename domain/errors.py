@@ -12,12 +12,12 @@
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
     │   ├── ConversationLocked     (another reply runs, or must run first)
-    │   ├── HeadHasMoved
+    │   ├── HeadHasMoved           (the head is not the item that the command expects)
     │   ├── PathHasChanged         (the head was moved after the context of the request was read)
     │   ├── HistoryLost            (the event store was restored meanwhile)
     │   ├── ItemsDeleted           (items were deleted or restored after the request or the title was made from them)
     │   ├── ReplyIsOver
-    │   ├── SummaryHasChanged
+    │   ├── SummaryHasChanged      (the summary, an item or the active path was changed while a new summary was made)
     │   ├── TitleExists
     │   ├── NothingToUndo
     │   ├── NothingToCompact

@@ -16,7 +16,7 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. If one of these is None, it is
     derived from the model's window. `window`: where the shown turns begin. `newest`: as early as the budget allows.
     `stable`: where they began in the last request, as long as all turns from there on fit. When these no longer fit, they
-    begin so much later that a request fills `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
+    begin so much later that a request fills at most `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
     answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when its client disconnects.
     """
 
@@ -124,7 +124,7 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the next request of the same model is compared with (`context/sent_sequence.py`).
 
     depth        the depth of the path's last item when the request was made
-    first_depth  the depth at which the window began. If it had the whole path: the first depth after the summary. If the window was
+    first_depth  the depth at which the window began. If the window had the whole path: the first depth after the summary. If the window was
                  empty for lack of room: one more than `depth`
     settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
     summary      the first 8 bytes of the SHA-256 of the id of the compaction whose summary was sent
@@ -141,8 +141,8 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The beginning that a request has in common with the last request to the same model on the path.
 
-    `tokens`, `messages`: how long it is. `messages` counts messages of the request's body. `reason`: why it is shorter than
-    that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
+    `tokens`, `messages`: how long it is. `messages` counts messages of the request's body. `reason`: why the prefix is shorter
+    than that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
     None: the prefix is the whole last request.
     """
 
@@ -154,7 +154,7 @@ class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the body of the request again from the log.
 
-    `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
+    `version`: the conversation's version when the ranges were read. `request_sha256`: the SHA-256 of the body that was sent. `summary`: the id of the
     compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
     `notes`: abilities that some of the items need and that the model was assumed to lack. Notes replaced the content that needs these abilities.
     """
@@ -185,8 +185,8 @@ class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One or more messages of a transcript. Either `items` or `message` is set.
 
     items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
-    changes  None: the messages that the store makes from the items are those that were sent. Otherwise the items make
-             one message, and this says how the sent one differs from it (`context/transcripts/message_changes.py`)
+    changes  None: the messages that the store makes from the items are those that were sent. Otherwise: how the message
+             that was sent differs from the one message that the items make (`context/transcripts/message_changes.py`)
     message  one message as JSON text, as it was sent. It is stored here because it matches no items
     """
 
@@ -300,7 +300,7 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     """Title, instructions, metadata, policy or listing changed, or the conversation was archived or unarchived. A field that is UNSET did not change.
 
     `title_by`: who gave the title. The fields after it are set only if a model did. `title_items`: the items that the
-    title was made from. `model`, `usage`, `cost`: of the call to the model, as in ContextCompacted.
+    title was made from. `model`, `usage`, `cost`: those of the call to the model, as in ContextCompacted.
     """
 
     topic = "conversation.described"
@@ -357,8 +357,8 @@ class HeadMoved(Event, frozen=True, kw_only=True):
     """The head is item `item_id` now, and the active path is `path`.
 
     It follows each item that opens a branch and is not `aside`: then the path goes on along that branch. If a client
-    moved the head, the path ends with the item, and the next item that is appended there opens a branch. If a
-    conversation's first branch is opened `aside`, the event names the old head.
+    moved the head, the path ends with the item, and the next item that is appended there opens a branch. If an item
+    opens a branch `aside` and the head was never moved before, this event follows too. Then it names the old head.
     """
 
     topic = "head.moved"
@@ -441,7 +441,7 @@ class ReplyQueued(Event, frozen=True, kw_only=True):
     """A reply waits for its turn, usually because another one runs or others wait before it. The row's subject requested the reply.
 
     When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in
-    ReplyRequested. `renderer`: the one that was set in the process that queued the reply. `interrupts`: this reply
+    ReplyRequested. `renderer`: the renderer that was set in the process that queued it. `interrupts`: this reply
     stops the running one, and goes before the others that wait.
     """
 
@@ -629,7 +629,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
     `first`: the path's first unretracted item. `branch`, `depth`: the place of `last`; an inherited item counts as an item of branch 0. A model is shown the summary on each path through `last`. `replaces`: the version of the summary that this one includes, 0
-    for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: of all calls to the model.
+    for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: those of all calls to the model.
     The cost is in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest log position of the conversations
     that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy.
     """
@@ -694,7 +694,7 @@ def feedback_key(target: str, by: str) -> str:
 class FeedbackGiven(Event, frozen=True, kw_only=True):
     """The subject `by` rated an item or a response: either `item_id` or `response_id` is set. Giving again replaces what was given before.
 
-    `rating`: 1 or -1. `previous`: the rating that this one replaces. `copy_of`: of the item. `inherited`: the item belongs to a
+    `rating`: 1 or -1. `previous`: the rating that this one replaces. `copy_of`: that of the item. `inherited`: the item belongs to a
     conversation that this one comes from.
     """
 

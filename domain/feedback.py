@@ -11,7 +11,7 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 
 
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Records feedback, which replaces what the subject gave before. No event if the feedback `known_id` already has these values.
+    """Records feedback, which replaces what the subject gave before. No event if the feedback with the id `known_id` already has these values.
 
     Raises ItemNotFound or ResponseNotFound.
     """

@@ -1,6 +1,6 @@
 """The items of a conversation in the shapes of the Responses API: which are accepted, and what clients get back.
 
-OpenAI keeps adding types, so an item of an unknown type is stored and returned unchanged.
+OpenAI keeps adding types, so an item of an unknown type is stored as it is, and returned with only its `id` changed.
 Shapes: `openai/types/conversations` and `openai/types/responses` of the official SDK.
 """
 
@@ -200,7 +200,7 @@ def _plain_forms() -> list[Item]:
 
 
 PLAIN_FORMS: tuple[Item, ...] = ({}, *_plain_forms())
-"""The forms of plain messages: each is the message with an empty text. The first one stands for all other items.
+"""The forms of plain messages. Each form is such a message with an empty text. The first form, {}, stands for all other items.
 
 A plain message has one text, and no other fields than its form, in the same order. Clients send such messages, and
 models write them. A context has thousands of them, so they are kept as their text and the number of their form: this is
@@ -239,7 +239,7 @@ def in_full(text: str, form: int) -> Item:
 
 
 def is_answer(item: Item) -> bool:
-    """Whether a model writes items of this kind: messages of the assistant, reasoning and calls."""
+    """Whether a model writes items of this kind: messages of the assistant, and all other items except outputs and responses to requests for approval."""
     kind = type_of(item)
     if kind == "message":
         return bool(item["role"] == "assistant")
@@ -290,9 +290,9 @@ class OutputMessage(Struct, frozen=True, gc=False):
 
 
 def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
-    """The result of `output_item` in a form that msgspec encodes.
+    """What `output_item` returns, for encoding with msgspec.
 
-    This function is fast for messages whose content is a string: a context has thousands of them.
+    Faster than `output_item` for messages whose content is a string: a context has thousands of them.
     """
     content, role = item.get("content"), item.get("role")
     # The item has only a role and content, or only these and a type.
@@ -326,7 +326,7 @@ def text_of(item: Item) -> str:
 
 
 def preview_of(item: Item) -> str:
-    """The beginning of what the item says, on one line: of a message's text, of a call, or of its output."""
+    """The beginning of a message's text, of a call to a function or custom tool, or of a text output. On one line. Empty for other items."""
     match type_of(item):
         case "message":
             text = text_of(item)

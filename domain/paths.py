@@ -49,7 +49,7 @@ def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) 
 
 
 def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
-    """The path that ends with an item. `version`: at which it was appended. `opening`: the event that opened its branch; None for branch 0."""
+    """The path that ends with an item. `version`: the version at which the item was appended. `opening`: the event that opened its branch; None for branch 0."""
     return (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth, version))
 
 

@@ -1,6 +1,6 @@
 """Every environment variable that the store reads, in one class.
 
-Any module may import the class Settings. Only the entry point of a program constructs it.
+Any module may import the class Settings. Apart from tests, only the `main.py` files and `scripts/` construct it.
 """
 
 import json
@@ -18,10 +18,10 @@ from infrastructure.rate_limits import RECOMMENDED, RateLimits
 from infrastructure.tenant_defaults import TenantDefaults
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
-"""A host in a URL, with its port."""
+"""A host in a URL, with or without a port."""
 
 MIN_SECRET_BYTES = 32
-"""The shortest secret for HS256 (RFC 7518, 3.2)."""
+"""The minimum length of a secret for HS256 (RFC 7518, 3.2)."""
 
 
 ChatCompletionsStore = Literal["always", "requested", "never"]

@@ -1,7 +1,7 @@
 """Merges the many writes of a batch into few, for each view. Pure.
 
 Apply a `ViewBatch` in this order: updates, removals, then inserts or increments (no view has both). An update of a document that the same batch inserts is applied
-to the inserted document. A document that the batch also removes is never inserted.
+to the inserted document. A document that the batch inserts and then removes is not inserted.
 """
 
 from collections import defaultdict
@@ -82,10 +82,9 @@ def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
 
 
 def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged]) -> list[tuple[str, str, ViewBatch]]:
-    """(view, collection, merged writes) for each collection of these positions. Of parked conversations,
-    only deletions are merged.
+    """(view, collection, merged writes) for each collection of these positions.
 
-    Raises UnreadableEvent.
+    Of parked conversations, only deletions are merged. Raises UnreadableEvent.
     """
     by_collection: defaultdict[tuple[str, str], dict[int, ViewPosition]] = defaultdict(dict)
     by_partition: defaultdict[int, list[ViewPosition]] = defaultdict(list)

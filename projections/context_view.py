@@ -2,7 +2,7 @@
 
 Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
 twice. The second time it changes nothing. New items are added to a snapshot. When the head is moved, the items that
-are on both paths are kept. After any other change of what a model is shown, the snapshot is made again from the log.
+are on both paths are kept if possible (`move_snapshot`). After any other change of what a model is shown, the snapshot is made again from the log.
 It is also made again if it is missing, if the batch does not follow its version, or if its keys hold something else. A
 snapshot that already has the batch stays. If Redis refuses to write (out of memory, read-only …), the error is raised.
 Then the batch is applied again, until Redis accepts it.
@@ -98,7 +98,7 @@ class ContextView:
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
         """Applies a batch to the snapshots of these partitions and moves their positions to its end. Returns the new positions.
 
-        If the batch has events of a parked conversation, its snapshot is removed, because it would be outdated. Raises
+        If the batch has events of a parked conversation, the conversation's snapshot is removed: it would be outdated. Raises
         UnreadableEvent, PositionMoved, RedisError, PyMongoError and psycopg.Error. After an error the batch must be applied again.
         """
         partitions = {view_position.partition for view_position in view_positions}

@@ -55,7 +55,7 @@ class HeldPartitions(Struct, frozen=True):
 
 
 class Leases:
-    """The leases of the projector `holder`. Raises psycopg.Error."""
+    """The leases of the projector `holder`. Its methods raise psycopg.Error."""
 
     def __init__(self, pool: Pool, holder: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool

@@ -50,7 +50,7 @@ class MongoViews:
 
     @property
     def session_id(self) -> UUID:
-        """The id of the session that all its transactions use. Another projector can end that session with `end_sessions`."""
+        """The id of the session that all transactions of this projector use. Another projector can end that session with `end_sessions`."""
         session_id: UUID = self._session().session_id["id"].as_uuid()
         return session_id
 

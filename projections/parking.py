@@ -1,7 +1,8 @@
 """Parked conversations: when an event cannot be applied, the view leaves its conversation out and continues with the others.
 
 A view ignores the events of a parked conversation, except its deletion. The deletion is applied at once, and ends the parking (but not
-in `usage`). Reads of a parked conversation get an error, and `rebuild/repair.py` rebuilds it from the log.
+in `usage`). Reads of a parked conversation get an error, and lists say that they may lack it. `rebuild/repair.py` writes the
+conversation again from the log.
 """
 
 import time
@@ -18,7 +19,7 @@ from projections.views.event_writes import is_deletion
 from projections.views.view_position import Parked
 
 MAX_PARKED = 100
-"""At most this many conversations are parked in one partition of a view. If more fail, the cause is probably not the events, so the view waits."""
+"""A projector parks at most this many conversations in one partition of a view. If more fail, the cause is probably not the events, so the view waits."""
 
 _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
 """MongoDB's codes for an error in one document or one change:

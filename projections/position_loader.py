@@ -64,7 +64,7 @@ class PositionLoader:
     async def _load_and_start(self) -> Sequence[ViewPosition]:
         """The positions of all views. Starts a view that has no positions, and starts a view over if some are missing.
 
-        A build with missing positions is left as it is: it can never be swapped, and the next rebuild makes another one.
+        A second build with missing positions is left as it is: it can never be swapped in, and the next rebuild makes another one.
         """
         loaded = await self._positions.load_to_advance(self._views)
         lost = [(view, partition) for view, partition in missing_positions(loaded) if view in self._views]

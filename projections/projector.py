@@ -76,7 +76,7 @@ class Projector:
 
     @property
     def view_positions(self) -> dict[str, ViewPosition]:
-        """The positions that it advances, by `key`."""
+        """The positions that this projector advances, by `key`."""
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -107,7 +107,7 @@ class Projector:
             await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows the log up to `until`. Default: the log's current end. Raises psycopg.Error."""
+        """Runs until every view is live and shows the log up to `until`. Default: the log's current end. Raises psycopg.Error, and what `run` raises."""
         end = await self._feed.end()
         target = end.position if until is None else until
         stop = asyncio.Event()

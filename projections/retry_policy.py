@@ -1,8 +1,8 @@
 """Decides what happens when a batch fails although the stores answer.
 
 The batch is halved until it has only the failing event. If that event fails three times, which takes about two seconds, its
-conversation is parked, and batches grow again. If parking would not help (the store refuses every write, or too many conversations are
-parked), the view stays at the event, and the event is retried with growing pauses. This is logged, and the projector is not ready.
+conversation is parked, and batches grow again. If parking would not help (the store refuses every write, the events cannot be read, or too many
+conversations are parked), the view stays at the event, and the event is retried with growing pauses. This is logged, and the projector is not ready.
 """
 
 import time
@@ -21,7 +21,7 @@ TRIES = 3
 _FIRST_RETRY, _GROWTH, _MAX_RETRY = 0.5, 3.0, 30.0
 
 Verdict = Literal["retry_smaller", "wait", "park"]
-"""Retry now with a smaller batch; retry later; park the event's conversation."""
+"""What to do: retry now with a smaller batch, retry later, or park the event's conversation."""
 
 log = structlog.get_logger(__name__)
 

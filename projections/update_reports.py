@@ -16,7 +16,7 @@ from projections.views.view_position import Parked, ViewPosition
 log = structlog.get_logger(__name__)
 
 Positions = Mapping[str, ViewPosition]
-"""By `key`."""
+"""Positions by their `key`."""
 
 
 def report_loaded(before: Positions, after: Positions) -> None:
@@ -98,7 +98,7 @@ def _report_unparked(before: ViewPosition, after: ViewPosition) -> None:
 
 
 def _position(view_positions: Iterable[ViewPosition], view: str) -> int:
-    """How far the view is, in the partitions of this process."""
+    """The position of the view's partition that is furthest behind, among those of this process."""
     return min(view_position.position for view_position in view_positions if view_position.view == view)
 
 

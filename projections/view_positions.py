@@ -43,7 +43,7 @@ def refuse_newer(versions: Iterable[tuple[str, int]]) -> None:
 
 
 class ViewPositions:
-    """The view positions. Raises PyMongoError."""
+    """The view positions. Its methods raise PyMongoError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,7 +77,7 @@ class ViewPositions:
         return view_statuses([*loaded, *missing])
 
     async def load_to_advance(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of the views, and of their second builds that projectors advance. Raises DataIsNewer."""
+        """The positions of the views, and of their second builds if projectors advance these. Raises DataIsNewer."""
         builds = [f"{view}{BUILD_SUFFIX}" for view in views]
         advancing = {"view": {"$in": builds}, "state": {"$in": ["rebuilding", "live"]}}
         where = {"$or": [{"view": {"$in": list(views)}}, advancing]}
@@ -98,7 +98,7 @@ class ViewPositions:
         await self._collection.bulk_write(updates, ordered=False)
 
     async def remove(self, view_position: ViewPosition) -> None:
-        """Removes the positions of a second build that show a log that is gone: all with the same incarnation as this position."""
+        """Removes positions of a second build, because the log that they show is gone: all positions with the same incarnation as this one."""
         incarnations = (
             [view_position.incarnation] if view_position.incarnation else ["", None]
         )  # None: older code did not write the field

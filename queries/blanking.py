@@ -33,7 +33,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, with the response or the conversation."""
+        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, because the response or the conversation is."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -97,7 +97,7 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
 
 
 def blanked_item_json(item: Item) -> bytes:
-    """The JSON of a deleted item, without its content and with `blanked: true`. Used in lists of an earlier version, and in the context of a response."""
+    """The JSON of a deleted item, without its content and with `blanked: true`. Used in lists of items with `as_of`, and in the context of a response."""
     return msgspec.json.encode({**without_content(item), "blanked": True})
 
 

@@ -15,6 +15,7 @@ What can go wrong:
 - A view does not catch up in time: 503 `read_models_behind`.
 - The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
+- A repair of a parked conversation ended during the read: 503 `read_models_behind`. A list has `X-Consistency: parked`.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class Read(Struct, kw_only=True):
     incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
     versions     the version of the view in each of these collections. After an upgrade, it is older than the code's version until the view is built again
-    complete_to  only in a read that does not wait: up to this position, the views showed all events when it started, except those of parked conversations
+    complete_to  only in a read that does not wait: up to this position, the views showed all events when the read started, except those of parked conversations
     waits        whether the views must show what was committed when the request arrived. If not, they must be live
     parked       the tenant's conversations that one of the views had parked at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -115,12 +116,12 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. Parked conversations do not matter, except this one and those that it inherits from. `log`: the log as the caller may read it.
+    """A read of one conversation at its `version`. Of the parked conversations, only this one and those that it inherits from matter. `log`: the log as the caller may read it.
 
     active_path  the branches that the active path takes at `version`
     moved_at     the version at which the head was last moved; 0 if it never was, so the conversation has one branch
     is_fork      whether the conversation is a fork. Known only for an unverified read
-    forks        where it was forked, where its origin was forked, and so on. Only `read_with_origins` sets it
+    forks        where the conversation was forked, where its origin was forked, and so on. Only `read_with_origins` sets this
     """
 
     log: PrincipalLog

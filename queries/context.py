@@ -114,7 +114,7 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
 
 
 def _around_text(form: Item) -> tuple[str, str]:
-    """What is between the id of a plain message of this form and its text in the answer, and what is after the text."""
+    """The JSON of a plain message of this form: what is between its id and its text, and what is after its text."""
     before, after = around_text(output_item("id", form))
     return before.removeprefix('{"id":"id'), after + ',"pinned":false},'
 
@@ -123,7 +123,7 @@ _BEFORE, _AFTER = zip(("", ""), *map(_around_text, PLAIN_FORMS[1:]), strict=True
 
 
 class _BetweenIds(dict[int, str]):
-    """What is between the two ids of a sent item, by its tokens. It is remembered, because many items have the same number of tokens."""
+    """The JSON between the two ids of a sent item, by the item's tokens. It is remembered, because many items have the same number of tokens."""
 
     def __missing__(self, tokens: int) -> str:
         between = self[tokens] = f'","tokens":{tokens},"item":{{"id":"'
@@ -133,8 +133,8 @@ class _BetweenIds(dict[int, str]):
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
     """The sent items: a JSON array that is already encoded, in place of the list.
 
-    There may be thousands of plain messages. To make an object of each would take three times as long, and to make a
-    text of each would copy each of them once more.
+    There may be thousands of plain messages. To make an object of each would take three times as long. To make a
+    string of each would copy each once more.
     """
     between = _BetweenIds()
     parts: list[Any] = ["["]
@@ -176,7 +176,7 @@ def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
     """The version at which the context is assembled, and the answer's headers. While Postgres is unavailable, it is the snapshot's version.
 
-    Raises ConversationNotFound. Without Postgres and without a snapshot, raises PostgresUnavailable.
+    Raises ConversationNotFound. Without Postgres, raises PostgresUnavailable if there is no snapshot, and ApiError (503) if the conversation is parked.
     """
     try:
         head = await context.dependencies.log.existing_head(conversation_id)
@@ -185,7 +185,9 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
         if recent is None:
             raise
         if not context.principal.may("admin"):
-            await context.read_conversation(conversation_id)  # only its owner may see it now
+            await context.read_conversation(
+                conversation_id
+            )  # while the shares cannot be read, only its owner may see it
         await _check_not_parked(context, conversation_id)
         return recent.stream_version, {"etag": etag(recent.version), "x-consistency": "unverified"}
     return head.stream_version, {"etag": etag(head.version)}

@@ -1,7 +1,7 @@
 """Finds which items of an answer are copies of deleted items of other conversations. The view `items` does not know this.
 
 Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. Such an answer may also
-change while the conversation's version stays the same, so it is sent with `NO_STORE`. A list of conversations is not: it has no ETag.
+change while the conversation's version stays the same, so it is sent with `NO_STORE`. A list of conversations is sent without it, because it has no ETag.
 """
 
 from collections.abc import Collection, Mapping

@@ -3,11 +3,11 @@
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one, and holds no database
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and when
-the log may have lost events that were sent. It also ends if content of the page is deleted while an event has been sent only in part. When its client
-may no longer read the conversation, it ends with an `error` event. In the middle of another event, it ends without an `error` event.
+the log may have lost events that were sent. It also ends when content of the page that is being sent is deleted, if an event has been sent only in part.
+When its client may no longer read the conversation, it ends with an `error` event. In the middle of another event, it ends without an `error` event.
 
-Deletions and withdrawn shares take effect soon, even for a client that reads slowly. While events are sent, the conversation's head and its shares are
-looked up again at least every LOOK_UP_SECONDS. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
+Deletions and withdrawn shares take effect soon, even for a client that reads slowly. Before a part of a page is sent, the conversation's head
+and its shares are looked up again if the last look-up is more than LOOK_UP_SECONDS old. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class _EventPage(Page, frozen=True):
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """A slice ends where an event ends, unless the event is larger than a slice."""
+        """Where the slice that begins at `start` ends: at the last end of an event within SLICE_BYTES; if there is none, after SLICE_BYTES."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0
@@ -177,7 +177,7 @@ class EventStreams:
     async def follow(
         self, log: PrincipalLog, conversation_id: str, head: Head, after: int
     ) -> AsyncGenerator[bytes, None]:
-        """Yields every event with a version above `after`, until the stream ends.
+        """Yields the events with a version above `after`, in slices, until the stream ends.
 
         `log`: the log as the client may read it. `head`: from an earlier look-up, which showed that the client may read the conversation.
         """

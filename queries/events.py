@@ -132,9 +132,10 @@ async def read_page(
     sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
-    """(the body of a page, whether `max_bytes` cut it short or its only event is larger). The page has at most `limit` events with `after` < version <= `until`.
+    """The body of a page, and whether the page is large. The page has at most `limit` events with `after` < version <= `until`.
 
-    It has at least one event, however large, if there is one. Raises LogMoved if the log may have moved back since `until` was read.
+    It has at least one event, however large, if there is one. It is large if `max_bytes` cut it short, or if its only event has more
+    than `max_bytes`. Raises LogMoved if the log may have moved back since `until` was read.
     """
     bodies: list[bytes] = []
     last, size, is_cut = after, 0, False

@@ -65,7 +65,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 class _PageItems(Struct):
     """What is found out about the items of a page on a path. `retracted`: the items that are retracted now. `documents`: the documents of the items, by id.
 
-    `deletable_elsewhere`: the items that another conversation may delete: copies, each with its original, and inherited items.
+    `deletable_elsewhere`: the items that can be deleted in another conversation: copies, each with its original, and inherited items.
 
     `restored`: the items that were restored after the version of the page. Only the log knows whether they were retracted at that version.
     """
@@ -109,9 +109,9 @@ class _PageItems(Struct):
 
 
 async def _page(context: QueryContext, read: ConversationRead, path: Path, query: ItemsQuery, bounds: Bounds) -> Page:
-    """The page, without items that are deleted. If the log says that items of the page are deleted, it is read again without them.
+    """The page. Without `as_of` it has no deleted items: if the log says that some of its items are deleted, the page is read again without these.
 
-    With `as_of`, it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
+    With `as_of` it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
     """
     ascending = query.ascending != query.is_backwards
 

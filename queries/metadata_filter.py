@@ -45,7 +45,7 @@ def metadata_filter(query: QueryParams) -> Mapping[str, str]:
 
 
 def with_metadata(pairs: Mapping[str, str]) -> Document:
-    """Matches the documents whose metadata has all these pairs."""
+    """The filter for the documents whose metadata has all these pairs."""
     if not pairs:
         return {}
     return {"$and": [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in pairs.items()]}

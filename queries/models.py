@@ -16,7 +16,7 @@ from queries.query_route import query_route
 router = APIRouter(tags=["models"])
 
 MAX_NAME_LENGTH = 256
-"""How many characters of an unknown model's name the error repeats."""
+"""The error repeats at most this many characters of an unknown model's name."""
 
 
 class ModelPrice(Struct, frozen=True, kw_only=True):

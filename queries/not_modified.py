@@ -1,8 +1,8 @@
 """`If-None-Match`: a read is answered with 304 if the client already has the answer.
 
 The tag is the conversation's version. `unless_unmodified` never makes a 304 of three kinds of answers: those in which something may be missing (`X-Consistency`),
-streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, which may be deleted while this version stays the same. So a
-client must not keep them. `QueryContext.check_modified` compares only versions, so a client that has kept such an answer may get a 304.
+streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, inherited ones or copies. Such an item may be deleted while this
+version stays the same, so a client must not keep the answer. `QueryContext.check_modified` compares only versions, so a client that has kept such an answer may get a 304.
 """
 
 from collections.abc import Mapping

@@ -97,7 +97,7 @@ class Page(Struct, kw_only=True):
         return len(self.entries) == self.limit
 
     def add(self, entry_id: str, entry: bytes) -> bool:
-        """Adds an entry. Returns False if the page ends before it. The first entry always fits."""
+        """Adds an entry. Returns False if the page has no room for it. The first entry always fits."""
         if self.is_full or (self.entries and self.size + len(entry) > self.max_bytes):
             self.has_more = True
             return False

@@ -86,7 +86,7 @@ class PrincipalLog:
         )
 
     async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
-        """The first event of each of these conversations that exists."""
+        """The first event of each of these conversations, deleted ones too. Conversations that were never started are left out."""
         return await self._look_up(lambda reader: reader.starts(conversation_ids))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:

@@ -3,16 +3,18 @@
 `{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
 version, position, type, error, message, at}]}]}`:
 
-state        `live`, `rebuilding`, `absent` (no projector has started the view yet), or `stale` (the log moved back, so the view
-             shows events that the log no longer has; it will be rebuilt)
-position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
+state        `live`, `rebuilding`, `absent` (no projector has started the view yet, or the position of a partition was lost), or `stale`
+             (the log moved back, so the view shows events that the log no longer has; it will be rebuilt)
+position     the view shows all events up to this position of the log: that of the partition that is furthest behind
 head         the log's last position
-lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all
+lag_seconds  the age of the first event after `position`; 0 if there is none. Another partition may show this event already
+bucket       the number of a partition
 parked       the conversations whose events the view no longer applies, each with the event that could not be applied. Only those
-             that the caller may see are listed. `scripts.rebuild --conversation` repairs one
+             that the caller may see are listed. `scripts/run rebuild --conversation ID` repairs one
 
-While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer has `X-Consistency: unverified`. Then only an
-admin is shown parked conversations, because it cannot be looked up who else may see them.
+While Postgres is unavailable, or if the log moves back during the read, `head` and `lag_seconds` are null, and the answer has
+`X-Consistency: unverified`. While Postgres is unavailable, only an admin is shown parked conversations, because Postgres knows who
+else may see them.
 """
 
 from collections.abc import Sequence

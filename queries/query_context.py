@@ -79,9 +79,10 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What one request uses. `log`, `stream_log` and `views` read what the request's principal may read.
+    """What one request uses. `log`, `stream_log` and `views` read only the data of the caller's tenant.
 
-    `stream_log`: the log for streams, with connections of its own.
+    They do not check whether the caller may see a conversation, except where `principal_log.py` says so. `stream_log`: the log for
+    streams, with connections of its own.
     """
 
     log: PrincipalLog
@@ -95,7 +96,10 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes for the process. Much of it reads the data of all tenants, so no query gets it. `write_pool` is for the readiness check alone."""
+    """What `main.py` makes for the process. `log`, `stream_log` and `views` read the data of all tenants, so a query gets Dependencies instead (`of`).
+
+    `write_pool` is for the readiness check alone.
+    """
 
     log: LogAccess
     stream_log: LogAccess
@@ -140,9 +144,9 @@ class QueryContext(Struct, frozen=True):
         )
 
     async def check_modified(self, conversation_id: str, *, inherits: bool = False) -> None:
-        """Raises NotModified if the client has the conversation's version. Only for answers that depend on nothing but the version and the URL, apart from copies (`not_modified.py`).
+        """Raises NotModified if the client has the conversation's version. Use it only for answers that depend on the version and the URL alone. If a client kept an answer with NO_STORE, it may get a 304 although the answer has changed (`not_modified.py`).
 
-        `inherits`: the answer also depends on what a fork inherits, so nothing is done for a fork. Reads no view. Raises ConversationNotFound and, with `inherits`, LogMoved.
+        `inherits`: the answer also depends on what a fork inherits. Then nothing is done for a fork. Reads no view. Raises ConversationNotFound and, with `inherits`, LogMoved.
         Does nothing while Postgres is unavailable, or if the request has a minimum position.
         """
         if HEADER not in self.request.headers or self.min_position:

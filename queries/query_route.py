@@ -1,4 +1,4 @@
-"""Registers a query's route. It checks the ids and parameters of each request, and passes them to the handler with a QueryContext."""
+"""Registers a query's route. The route checks the ids and parameters of each request, and passes them to the handler with a QueryContext."""
 
 import inspect
 import re
@@ -51,7 +51,7 @@ def query_route(
     """Registers the handler of a GET, which also serves HEAD. The caller needs the scope `scope`.
 
     The arguments from `headers` on are for the OpenAPI document, see Operation. `headers`: descriptions of the headers that the handler reads
-    itself. `parameters`: query parameters that are not fields of `query`. `errors`: statuses that are not in ERRORS.
+    itself. `parameters`: query parameters that are not fields of `query`. `errors`: statuses that are not in ERRORS. A path with an id also has 404.
 
     The handler is called with the QueryContext, each id in the path and, if there is a `query`, the query parameters.
     """

@@ -112,7 +112,7 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
 
 
 async def read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Returns the response's document, once the view is current. A caller who may read the conversation may read its responses.
+    """Returns the read and the response's document, once the views are current. A caller who may read the conversation may read its responses.
 
     Raises ResponseNotFound, also if the conversation was deleted.
     """

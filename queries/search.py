@@ -122,7 +122,7 @@ class _Page(Struct):
 
 
 async def _started(context: QueryContext, query: SearchQuery) -> tuple[Read, Visible]:
-    """The read of the views, and what the search goes through."""
+    """The read of the views, and the conversations that the search looks in."""
     while True:
         stages = visibility_stages(context, query.conversation)
         read, found = await context.dependencies.consistency.read_without_waiting(

@@ -23,7 +23,7 @@ from queries.search_terms import Part, SearchTerms
 from queries.search_visible import Visible, find_documents
 
 MAX_RANKED: Final = 2_000
-"""How many matches are ranked together: the newest ones. So a search for a common word does not take longer than for this many matches."""
+"""How many matches are ranked together: the newest ones. So a search for a common word takes no longer than a search with this many matches."""
 
 MAX_COMPARED_RANKED: Final = 200
 """The same limit for a search that must also compare texts or filters. It may read many more documents than match, so it stops earlier."""
@@ -38,7 +38,7 @@ _WINDOW_GROWTH: Final = 8
 
 
 class Match(Struct, frozen=True):
-    """A document that matches. `conversation_id`: of the item's own conversation. `cursor`: the place after it."""
+    """A document that matches. `conversation_id`: the item's own conversation. `cursor`: the place after this match."""
 
     item_id: str
     conversation_id: str
@@ -66,6 +66,7 @@ class Matches:
         self._visible = visible.documents
         self._conversations = visible.conversations
         self._driver: Document = {}
+        """Selects the documents to read: those that have one term, or a term with one prefix."""
         self._window_size = _PREFIX_WINDOW
 
     @classmethod
@@ -78,7 +79,7 @@ class Matches:
         return matches
 
     async def after(self, cursor: SearchCursor, count: int) -> Found:
-        """The next `count` matches, or fewer at the end of a block. Raises ExecutionTimeout."""
+        """The next `count` matches, or fewer at the end of a block. A block: the matches that are ranked together. Raises ExecutionTimeout."""
         window = await self._start_of_window(cursor)
         order = self._order(cursor.newest, cursor.oldest or window)
         conditions = self._conditions()
@@ -111,7 +112,7 @@ class Matches:
         return {"order": {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}}
 
     def _conditions(self) -> Document:
-        """What a document must have besides the driver's term: the parts that this term does not imply, and what the filters say."""
+        """What a document must have besides the term of `_driver`: the parts that this term does not imply, and what the filters say."""
         query = self._query
         fields = {
             "role": query.role,

@@ -50,7 +50,7 @@ def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
 
 
 def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
-    """The parts of the text that match, in characters of the text."""
+    """The spans of the text that match a part of the query."""
     folded = _FoldedText(text)
     found = token_spans(folded.text)
     searched = f" {' '.join(word for word, _ in found)} "

@@ -1,7 +1,7 @@
 """What a search asks for: the parts of its `q`, and how each part is found in the view `search`.
 
-A part is a word, a "phrase" or a prefix*; a `-` before a part excludes it. All other parts must match. A part is compared as a text that the stored
-text contains (`projections/views/search_text.py`), never as a pattern. Its terms only select the documents to compare.
+A part is a word, a "phrase" or a prefix*; a `-` before a part excludes it. All other parts must match. A part matches if the stored text contains the text
+of the part (`projections/views/search_text.py`), which is never a pattern. Its terms select the documents to compare.
 """
 
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ _LAST: Final = "\U0010ffff"
 
 
 class Part(Struct, frozen=True):
-    """`text`: what the stored text contains, spaces included. `terms`: terms that every document has whose text contains `text`.
+    """`text`: what a matching text contains, spaces included. `terms`: every document with a matching text has these terms.
 
-    `prefix`: one of the document's terms begins with this. It is only set if there are no `terms`.
+    `prefix`: every document with a matching text has a term that begins with this. It is only set if there are no `terms`.
     """
 
     text: str
@@ -39,13 +39,13 @@ class Part(Struct, frozen=True):
 
     @property
     def prefix_range(self) -> dict[str, str]:
-        """The terms that begin with `prefix`, as MongoDB compares them."""
+        """The condition for terms that begin with the part's `prefix`."""
         assert self.prefix is not None
         return terms_from(self.prefix)
 
 
 def terms_from(prefix: str) -> dict[str, str]:
-    """The terms that begin with this, as MongoDB compares them."""
+    """The condition for terms that begin with `prefix`, as MongoDB compares them."""
     return {"$gte": prefix, "$lt": prefix + _LAST}
 
 
@@ -77,7 +77,7 @@ def parse(q: str) -> SearchTerms:
 
 
 def _part(source: str, *, is_phrase: bool) -> Part | None:
-    """The part that this text of `q` names. None if it has neither letters, digits nor symbols."""
+    """The part that this text of `q` names. None if it has no letters, digits or symbols."""
     found = [*tokens(fold(source))]
     if not found:
         return None
@@ -90,7 +90,7 @@ def _part(source: str, *, is_phrase: bool) -> Part | None:
 
 
 def _terms(found: list[Token], *, is_prefix: bool) -> Iterator[str]:
-    """The terms that a matching document must have. The last word of a prefix and the last character of a run are left out: in the document, more characters may follow."""
+    """The terms that a matching document must have. In the document, more characters may follow the last word of a prefix and the last character of a run. So these are left out."""
     for token in found:
         is_last = token is found[-1]
         terms = token.terms

@@ -1,5 +1,5 @@
-"""Which conversations a search goes through: the caller's own, those that are shared with the caller, and those that forks among these inherit from. An admin's
-search goes through all conversations of the tenant.
+"""Which conversations a search goes through: the caller's own conversations, those that are shared with the caller, and, if some of these are forks, the
+conversations that the forks inherit from. An admin's search goes through all conversations of the tenant.
 
 If the caller may read an inherited item's own conversation, the item is found there. If not, it is found through the newest fork that shows it.
 """
@@ -26,10 +26,10 @@ MAX_SHARED: Final = 1_000
 """A search goes through at most this many conversations that are shared with the caller: the newest ones."""
 
 MAX_FORKS: Final = 1_000
-"""A search goes through what the caller's newest forks inherit, at most this many forks."""
+"""A search goes through what at most this many of the caller's own forks inherit: the newest ones."""
 
 _MAX_CHECKED_FORKS: Final = 32
-"""At most this many forks are checked for the inherited items of a page. One or two are enough, unless a fork has deleted its inherited items for itself."""
+"""At most this many forks are checked for the inherited items of a page. Usually one or two are enough. More are needed if a fork has deleted inherited items for itself."""
 
 _MAX_OWNERS: Final = 200
 """For up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
@@ -158,7 +158,7 @@ async def _inherited_by(context: QueryContext, fork_ids: Sequence[str]) -> Inher
 async def find_documents(
     context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
 ) -> list[Document]:
-    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after them."""
+    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after this read."""
     documents = await context.dependencies.views.aggregate(
         collection, where, stages, max_seconds=MAX_SECONDS, index=index
     )

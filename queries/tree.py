@@ -1,5 +1,6 @@
-"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each. From the view `items`, and for a fork also from
-`feedback`.
+"""GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each.
+
+Reads the view `items`, and for a fork also `feedback`.
 
 Nodes are sorted by depth and then by branch. A page is merged from two lists: the items along branch 0, and those on other branches.
 """

@@ -18,7 +18,7 @@ Positions = Mapping[str, ViewPosition]
 
 
 def position_at(positions: Positions, key: str) -> ViewPosition:
-    """The position with this `_id`. Its state is `absent` if no projector has started the view."""
+    """The position with this `_id`. Its state is `absent` if it is not among `positions`."""
     position = positions.get(key)
     return no_position(view_of_key(key), int(key.rpartition("/")[2])) if position is None else position
 

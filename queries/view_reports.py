@@ -51,12 +51,12 @@ class ViewReport(Struct, frozen=True, kw_only=True):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the view is live and keeps up with the log."""
+        """Whether the view is live and keeps up with the log. False if that is not known."""
         return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= MAX_HEALTHY_LAG_SECONDS
 
 
 class ViewReports:
-    """Makes the reports. Of the parked conversations, a report names only those in `shown`."""
+    """Makes the reports."""
 
     def __init__(self, log: LogAccess, consistency: Consistency) -> None:
         self._log = log
@@ -68,7 +68,10 @@ class ViewReports:
         return sorted({conversation for position in positions for conversation in position.parked_of(tenant)})
 
     async def read(self, shown: frozenset[str] = frozenset()) -> Sequence[ViewReport]:
-        """A report of each view, with those of its parked conversations that are in `shown`. Raises PyMongoError."""
+        """A report of each view, with those of its parked conversations that are in `shown`.
+
+        While Postgres is unavailable, or if the log moves back meanwhile, `head` and `lag_seconds` are None. Raises PyMongoError.
+        """
         positions = {view: positions_of(await self._consistency.positions.read(), view) for view in ALL_VIEWS}
         reports = {view: _report(of_view, shown) for view, of_view in positions.items()}
         try:

@@ -26,7 +26,7 @@ HEAD_CHECK_SECONDS = 1.0
 GRACE_SECONDS = 45.0
 """How long Postgres may list a reply for this process while the process does not run it. Then the reply counts as lost.
 
-The cause is a process that never learnt that the reply's request was committed.
+This happens if the process never learnt that the reply's request was committed.
 """
 
 

@@ -9,7 +9,7 @@ from replies.stream_events import StreamEvent
 
 
 class EventBuffer:
-    """Clients see an event only after `make_readable`. The caller calls it when other processes can read the event too, or at once if they cannot."""
+    """Clients see an event only after `make_readable`. RunningReply calls this when Redis has the event, or at once if Redis does not get it."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -32,7 +32,7 @@ class EventBuffer:
         self._notify()
 
     def end(self) -> None:
-        """Ends the streams. No event follows."""
+        """Ends the streams after their last event."""
         self.ended = True
         self._notify()
 
@@ -43,7 +43,7 @@ class EventBuffer:
         self.end()
 
     def cut_off(self, error: StreamEvent) -> None:
-        """Ends the streams with an `error` event at once. Events that were not sent yet are not sent."""
+        """Ends the streams at once, with an `error` event. A stream that has sent an event only in part ends without the `error` event."""
         self._cut_off.set()
         self.end_with_error(error)
 

@@ -84,7 +84,7 @@ class ReplyStreams:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
         `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
-        An `error` event ends the stream if the reply is deleted or changed meanwhile, or if the principal may no longer read its
+        An `error` event ends the stream if the reply is deleted or changed meanwhile, or if the principal may no longer read the
         conversation. If only a part of a large event was sent, and Redis has lost the rest or there is such an error, the stream ends there.
         """
         client = _Client(
@@ -221,5 +221,5 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 
 def _error_event(error: NotFound, after: int) -> bytes:
-    """An `error` event, which is not one of the reply's own events. It has the same number as the last event."""
+    """An `error` event, which is not one of the reply's own events. It has the number of the last event that was sent."""
     return stream_events.encode(stream_events.failed(as_api_error(error)), max(0, after))

@@ -56,7 +56,7 @@ class RenewedLease(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A reply that has not ended, and whose process is dead or has lost it."""
+    """A reply that has not ended, and that no living process runs."""
 
     tenant: str
     response_id: str
@@ -65,7 +65,7 @@ class Orphan(Struct, frozen=True):
 
 
 class ReplyLeases:
-    """Reads and writes the leases of processes and the owners of replies, for the process `owner`. `pool`: for writers. Raises psycopg.Error."""
+    """Reads and writes the leases of processes and the owners of replies, for the process `owner`. `pool`: for writers. Its methods raise psycopg.Error."""
 
     def __init__(self, pool: Pool, owner: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool

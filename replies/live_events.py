@@ -33,13 +33,13 @@ MAX_QUEUED_BYTES = 32 * 1024 * 1024
 """About this many bytes of events may wait to be written. If Redis is slow, further events are not written. The record will have them."""
 
 PAUSE_SECONDS = 0.002
-"""The shortest time from one write to the next."""
+"""The shortest time from the start of one round of writes to the start of the next. A round writes all events that wait."""
 
 WRITE_TIMEOUT_SECONDS = 0.5
 """A write that takes longer counts as failed."""
 
 RETRY_SECONDS = 1.0
-"""How long nothing is written after a failed write."""
+"""How long new events are not written after a failed write."""
 
 MAX_BATCH_EVENTS = 512
 

@@ -17,13 +17,13 @@ log = structlog.get_logger(__name__)
 LEARNT_SECONDS = 5.0
 """The seconds between two reads of the learnt facts.
 
-After this time at most, a process knows what another one has learnt.
+So each process knows what another one has learnt about this long afterwards.
 """
 
 LIST_EVERY = 12
 """The provider's list is read with every 12th read of the learnt facts: once a minute.
 
-Until the list has been read for the first time, it is read every time.
+Until the list has been read for the first time, every read of the learnt facts also tries to read the list.
 """
 
 MAX_LOGGED_MODELS = 20

@@ -1,6 +1,6 @@
-"""Ends or takes over the replies whose process died.
+"""Ends or takes over orphaned replies: no process runs them any more, for example because their process died.
 
-A waiting reply that outlives its process is taken over: a living process waits for the reply's turn instead. Every other
+A waiting reply that need not end with its process is taken over: a living process waits for the reply's turn. Every other
 reply is marked as interrupted, with the output that Redis has of it. If the conversation's policy keeps stopped
 replies, the question and this output join the conversation.
 """
@@ -38,8 +38,8 @@ SUBJECT = "conversation-store"
 class OrphanedReplies:
     """Finds orphaned replies, and ends them or takes them over.
 
-    Reads their requests with `reader`, and their output with `redis`. `take_over`: returns True if this or another
-    process waits for the reply's turn, in place of the dead process.
+    Reads their requests with `reader`, and their output with `redis`. `take_over`: returns True if the reply need
+    not be ended, because this or another process now waits for its turn, or because it has ended meanwhile.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class ReplyReference(Struct, frozen=True):
 
 
 class RecordedReply:
-    """One reply, as the log has it. Raises psycopg.Error when the log is unavailable, ResponseNotFound when the reply was deleted."""
+    """One reply, as the log has it. Its methods raise psycopg.Error when the log is unavailable, and ResponseNotFound when the reply was deleted."""
 
     def __init__(
         self, reader: Reader, shared: Reader, streams: ReplyStreams, reference: ReplyReference, principal: Principal
@@ -54,7 +54,7 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers.
+        """Waits until the reply has ended. Returns the Response and its headers.
 
         If the reply failed, raises the ApiError that the first request got. Raises ApiError (503) if the reply has not ended in time.
         """

@@ -1,4 +1,4 @@
-"""Makes the Response object of the OpenAI API, as the write API and the read API answer with it. Pure."""
+"""Makes the Response object of the OpenAI API. The write API and the read API both return it. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -26,7 +26,7 @@ INTERRUPTED: Final = "interrupted"
 """The reason of an incomplete reply that the provider did not finish."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
-"""The error codes that a failure can have and that the SDK accepts."""
+"""Error codes of the official API that are passed on unchanged. Any other code becomes `server_error`."""
 
 
 def response_object(
@@ -53,7 +53,7 @@ def response_object(
     parameters      the parameters of the request
     renderer        the version of the renderer that made the request to the provider; None: unknown
     finish_reason   as the provider reported it, like `service_tier`
-    error           `{code, message}`. A code that the SDK does not know becomes `server_error`, and `type` has the original code
+    error           `{code, message}`. If the code is not in `_ERROR_CODES`, it becomes `server_error`, and `type` has the original code
     completed_at    when the reply ended
     cost            in billionths of a US dollar
     shortened_from  the original size of the parameters in bytes, if the view has them only in shortened form

@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""How often a refused request is sent in another form.
+"""At most this many times, a refused request is sent again in another form.
 
 Two, because notes may take two attempts: first they replace what the refusal names, then all that may be its cause.
 """
@@ -155,7 +155,7 @@ class RunningReply:
     def stop_lost(self) -> None:
         """Stops a reply that this process does not own any more.
 
-        The reply or its conversation was deleted, or another process has ended the reply.
+        For example, the reply or its conversation was deleted, or another process has ended the reply.
         """
         self.stop("cancelled")
 
@@ -184,7 +184,7 @@ class RunningReply:
         return response_of(self._requested, self._conversation_id, "queued")
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises ApiError if it failed, if its end could not be appended, or if the client may no longer read it."""
+        """Waits for the end of the reply. Returns the Response and its headers. Raises ApiError if the reply failed, if its end could not be appended in time, or if the client may no longer read it."""
         await self._events.wait_for_end()
         if self._failure is not None:
             raise self._error(self._failure) from self._failure

@@ -251,7 +251,7 @@ def parts_of(item: Item) -> list[ItemPart]:
 
 
 def text_of_output(item: Item) -> str:
-    """The text of all parts of an output item."""
+    """The text of all parts of an output item that are streamed."""
     return "".join(part.text for part in parts_of(item))
 
 

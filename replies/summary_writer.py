@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
     from replies.provider.provider import ModelProvider
 
 MAX_MODEL_CALLS = 8
-"""How many times the model is called for one summary. It does not cover items that would need more calls."""
+"""The most calls of the model for one summary. The summary does not cover items that would need more calls."""
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
@@ -87,7 +87,7 @@ async def write_summary(
     spend: Callable[[int], None],
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> WrittenSummary | None:
-    """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens` tokens.
+    """Summarizes `previous` (the summary so far) and `summary_input` in at most `max_tokens` tokens.
 
     Covers as many whole turns as fit in MAX_MODEL_CALLS calls. `parameters` are sent with each call. `spend` is called with the tokens of
     each call. Returns None if the model wrote nothing, or if no turn can be covered. Raises ModelFailed if the model failed before there

@@ -1,4 +1,4 @@
-"""A keep-alive HTTP/1.1 connection for loads and benchmarks.
+"""A keep-alive HTTP/1.1 connection, for `scripts/run load`, benchmarks and tests.
 
 It uses little CPU, so that the client is not the bottleneck. On one core, 32 such connections send several times as
 many requests a second as httpx does, to a route that does nothing. Redirects, proxies and compression are not
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, base_url: str) -> Self:
-        """Connects. Raises OSError. After CONNECT_TIMEOUT_SECONDS this is a TimeoutError."""
+        """Connects. Raises OSError. If that takes longer than CONNECT_TIMEOUT_SECONDS, raises TimeoutError, which is an OSError too."""
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):

@@ -4,9 +4,9 @@
     scripts/run keys list [--tenant T] [--json]
     scripts/run keys revoke ID [--json]
 
-Each takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every
-process refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can make the first key of a
-store with them.
+Each command takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every
+process that reaches Postgres refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can
+make the first key of a store with them.
 
 Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, no store is found,
 or its settings are not valid; 3 Postgres failed.
@@ -83,7 +83,7 @@ def list_keys(
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Lists the keys of all tenants, oldest first, also those that have expired or were revoked."""
+    """Lists the keys, oldest first, also those that have expired or were revoked."""
     keys = _run(data, lambda keys: keys.all(tenant))
     if as_json:
         typer.echo(msgspec.json.encode({"object": "list", "data": keys}))
@@ -99,7 +99,7 @@ def revoke(
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Revokes a key: every process refuses it within 5 s. This cannot be undone."""
+    """Revokes a key: every process that reaches Postgres refuses it within 5 s. This cannot be undone."""
     if not is_id(key_id, KEY):  # the text may be a key, so the message does not repeat it
         _stop("This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `keys list`.", USAGE_ERROR)
     key = _run(data, lambda keys: keys.revoke(key_id, None))
@@ -132,7 +132,7 @@ def _line(key: ApiKey) -> str:
 
 
 def _run(data: Path, work: Callable[[KeyStore], Awaitable[T]]) -> T:
-    """The result of `work` on the store's keys."""
+    """Calls `work` with the store's keys, and returns its result. If that fails, ends the program with a message."""
 
     async def work_connected(postgres_url: str) -> T:
         pool = make_pool(postgres_url, max_size=1, read_only=False)

@@ -5,8 +5,8 @@
 
 It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped
 and stores nothing twice. A line is identified by its text, the number of equal lines before it, and the name of its
-file. So the same line in a file with the same name is the same conversation. `--check` compares the number and the
-checksums of all messages in the source, the log and MongoDB.
+file. So the same line in a file with the same name is the same conversation. `--check` compares this source's
+conversations in the source, in the log and in MongoDB: how many conversations and messages there are, and a checksum.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 

@@ -1,4 +1,4 @@
-"""Writes the OpenAPI document of both sides to the file that nginx serves.
+"""Writes one OpenAPI document for both APIs (`commands/` and `queries/`) to the file that nginx serves.
 
 A test fails when `infrastructure/deploy/openapi.json` differs from the code.
 """

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 5.0
 
 Report = Callable[[int, int], None]
-"""It is called with (done, total)."""
+"""A function to call with (done, total)."""
 
 
 @contextmanager

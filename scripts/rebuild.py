@@ -9,7 +9,7 @@ Several processes fill a new collection for each view. The new collection catche
 compared at the same position. Differences are printed. Then the new collection replaces the live one in one
 transaction, even if they differ: the new one was made from the log, so it is right. Readers notice nothing. The old
 collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares, and drops the new
-collection. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead.
+collection. An interrupted rebuild resumes when it is run again; `--cancel` drops its new collections instead.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
 that has lost a position, is started over instead: reads of it answer 503 until it is filled. With `--dry-run`,

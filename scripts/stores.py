@@ -63,7 +63,10 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
-    """The result of `work`. Prints a message and exits if no store is found, its settings are not valid, the data is newer than this code, a store fails, or on Ctrl-C."""
+    """The result of `work`.
+
+    Prints a message and exits if no store is found, if its settings are not valid, if the data is newer than this code, if a store fails, and on Ctrl-C.
+    """
 
     async def work_connected(settings: Settings) -> T:
         async with open_stores(settings) as stores:

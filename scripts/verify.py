@@ -39,7 +39,7 @@ class Verified(Struct, kw_only=True):
     """How much was compared, and the differences. `differences` lists the first thousand.
 
     `position`: the end of the log when the verification started. `tables`: how many rows of the tables beside the log
-    were compared, without `tenant_positions`. `snapshots_absent`: the number of conversations without a snapshot that can be compared.
+    were compared, without `tenant_positions`. `snapshots_absent`: the number of conversations whose snapshot is missing or cannot be compared.
     """
 
     ok: bool = True

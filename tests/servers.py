@@ -64,7 +64,7 @@ def port_to_keep() -> int:
     """A free port for a server that is stopped and started again. No other server takes the port in between.
 
     The port is above the kernel's range for outgoing connections, while `free_port` chooses ports below that range. If no port above the
-    range is free, it is a port of `free_port`.
+    range is free, it is a port of `free_port`, which another server may take.
     """
     above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
     reservations = Path(tempfile.gettempdir()) / f"conversation-store-test-ports-{os.getuid()}"

@@ -26,7 +26,7 @@ SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 class System:
     """One run of `scripts/up`, with methods to start it, read its output, kill its children and stop it.
 
-    Its environment is that of the test without the variables SERVERS, and with the variables in `environment`.
+    Its environment is that of the test without the variables in SERVERS, and with those in `environment`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class System:
         wait_until(lambda: not self.processes(), seconds, "every process of the system to end")
 
     def stop(self) -> None:
-        """Stops the system with SIGTERM. Fails if one of its processes is left. Does nothing if the system is already stopped."""
+        """Stops the system with SIGTERM. Fails if its status is not 0, or if one of its processes is left. Does nothing if it was stopped before."""
         if self._process is None:
             return
         if self._process.poll() is None:

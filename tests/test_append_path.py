@@ -1,8 +1,8 @@
-"""An append runs code in the files that docs/architecture.md lists, and in no others.
+"""docs/architecture.md lists the files that an append runs code in.
 
 The command API and a projector of the MongoDB views run in this process. From the HTTP request until the item's document exists, a profile
-function notes the file of each of our functions that is called. Several appends are traced. A file that all of them pass must be on the
-page, and each file on the page must be passed by at least one of them.
+function notes in which files our functions are called. Several appends are traced. A file that all of them pass must be on the page, and
+each file on the page must be passed by at least one of them.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def append(api: httpx.AsyncClient, settings: Settings, conversation: str) 
     return files
 
 
-async def test_an_append_passes_the_files_that_the_architecture_page_lists_and_no_others(settings: Settings) -> None:
+async def test_the_architecture_page_lists_the_files_that_appends_pass(settings: Settings) -> None:
     steps, values = files_below(STEPS), files_below(VALUES)
     async with running_projector(settings), open_api(settings) as api:
         conversation = (await api.post("/v1/conversations", json={})).json()["id"]

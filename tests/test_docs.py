@@ -2,8 +2,8 @@
 
 A ```bash or ```python block is run against a store that these tests start. A ```text block is not run. Before a block
 is run, the test replaces the store's port. In a bash block it also replaces the port 8001 by a free one, and the paths
-of `scripts/` and of Python by those of this checkout. There, the command `scripts/test` only collects tests. A block that
-is only `scripts/up` is skipped, because the store already runs. The python blocks run in the test's own process. A
+of `scripts/` and of Python by those of this checkout, and makes the command `scripts/test` only collect tests. A block
+that is only `scripts/up` is skipped, because the store already runs. The python blocks run in the test's own process. A
 scripted provider takes the place of the local model.
 A block that names a file of `tests/clients` must equal that file. The tests in that folder run it.
 """
@@ -120,7 +120,7 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
     assert '"error": {' not in done.stdout, done.stdout
 
 
-def test_a_recipe_is_the_program_that_the_tests_run_and_each_program_is_on_the_page_once() -> None:
+def test_clients_md_shows_or_names_each_client_program_once_and_shows_it_unchanged() -> None:
     page = (ROOT / "docs" / "clients.md").read_text()
     shown = dict(re.findall(r"^```\w+ tests/clients/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
     assert shown == {name: (ROOT / "tests" / "clients" / name).read_text() for name in shown}

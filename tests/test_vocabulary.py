@@ -201,7 +201,7 @@ def test_metrics_are_among_the_names() -> None:
     assert {"events_appended_total", "projection_position"} <= metrics
 
 
-def test_every_exception_is_still_needed() -> None:
+def test_every_entry_of_allowed_is_still_needed() -> None:
     used = {(named.file, named.name.strip("_")) for named in names_of_the_project()}
     assert [allowed for allowed in ALLOWED if allowed not in used] == []
 

@@ -2,7 +2,7 @@
 
 Each renderer has a number. Every request records the number of its renderer.
 
-    1  renderer_1_chat         `/chat/completions`, the first version; not used any more
+    1  renderer_1_chat         `/chat/completions`, the first version
     2  renderer_2_chat         `/chat/completions`; the base of 4
     3  renderer_3_responses    `/responses`; the base of 5
     4  renderer_4_chat         `/chat/completions`; the base of 8
@@ -14,7 +14,7 @@ Each renderer has a number. Every request records the number of its renderer.
 
 Renderers 6 and 7 render the messages of a request (`render_transcript`). The other renderers render items that were
 chosen from a conversation (`render`). A renderer's output never changes: recorded requests must render to the same
-bytes. Golden tests check that. `unsendable` says which items a renderer leaves out. `noted_item` says how a
+bytes. Tests compare it with stored outputs. `unsendable` says which items a renderer leaves out. `noted_item` says how a
 renderer sends an item that the model cannot take.
 """
 

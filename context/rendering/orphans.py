@@ -1,4 +1,4 @@
-"""Finds which calls and outputs belong together, so that no new request made of items has one without the other. Pure."""
+"""Finds which calls and outputs belong together. A new request that is made of items never has one without the other. Pure."""
 
 from collections.abc import Mapping, Sequence
 from itertools import repeat

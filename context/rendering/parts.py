@@ -17,7 +17,7 @@ SUMMARY = "Summary of the conversation so far:\n"
 
 
 def summary_of(item: Item) -> str | None:
-    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}. None for other items, and for compactions without such a text, such as those of another provider."""
+    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}. None for other items, and for compactions without such a text, for example those of another provider."""
     content = item.get("encrypted_content")
     if type_of(item) != "compaction" or not isinstance(content, str):
         return None

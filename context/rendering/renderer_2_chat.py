@@ -196,7 +196,7 @@ def _nested(flat_object: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
 
 
 def _tool_choice(choice: Any) -> Any:
-    """A tool choice: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
+    """The tool choice in this API's shape. `choice`: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
     if isinstance(choice, str):
         return choice
     if choice["type"] == "allowed_tools":

@@ -34,12 +34,12 @@ _WITH_ID = frozenset(
         "web_search_call",
     }
 )
-"""Types that the API accepts only with an `id`. Our ids are sent: stored links name our ids, and these have the prefixes that the API checks."""
+"""Types that the API accepts only with an `id`. Our ids are sent: stored links name our ids, and our ids have the prefixes that the API checks."""
 
 BREAKPOINT = "prompt_cache_breakpoint"
 
 _EMPTY = (None, 0)
-"""A penalty of 0 changes nothing, and not every provider knows it."""
+"""Values that are not sent. A penalty of 0 changes nothing, and not every provider knows the penalties."""
 
 
 def render(

@@ -1,7 +1,7 @@
 """Messages of the Chat Completions API as items, and items as messages. Pure.
 
     user, system, developer    a message
-    assistant                  a message, except if it has only calls; then its calls
+    assistant                  a message (left out if it has only calls), then its calls
     tool, function             the output of a call
 
 Items have only what both APIs have. Other fields of a message, such as `name`, are recorded as changes (`message_changes.py`).

@@ -23,7 +23,7 @@ MAX_MESSAGES = 50_000
 """How many single messages, messages in transcripts, and messages in prefixes are kept: this many of each. All together take about 50 MB."""
 
 NEWEST_MESSAGES = 16
-"""Only a transcript with more messages than this is compared with the known beginnings. At most this many of its messages are expected to be new."""
+"""Only a transcript with more messages than this is compared with the known prefixes. At most this many of its messages are expected to be new."""
 
 _encode_as_sent = msgspec.json.Encoder()
 _encode = msgspec.json.Encoder(order="sorted").encode

@@ -47,7 +47,8 @@ _VERIFIED_EVENTS = 200
 class Match(Struct, frozen=True, kw_only=True):
     """The last item that a transcript and a path have in common. After it, the transcript continues or leaves the path.
 
-    conversation_id, item_id, depth   the item
+    conversation_id  the conversation that the client named, or else the conversation of the item
+    item_id, depth   the item
     messages, items  how many messages and items the transcript has up to this item
     answered         whether one of these messages is an answer of this store
     base             an earlier request: the transcript begins with exactly its messages. None if there is none
@@ -339,9 +340,9 @@ class _Search:
         return index, prefix
 
     async def _equal_answers(self, answer: FoundPrefix) -> list[FoundPrefix]:
-        """The answers of this store with the same words and the same messages before them, this one included.
+        """`answer`, and the other answers of this store with the same words and the same messages before them.
 
-        An equal answer has all hashes of this one. A message that a client sent in place of an answer has only one of them.
+        An equal answer has all hashes of `answer`. A message that a client sent in place of an answer has only one of them.
         """
         hashes = await self._reader.hashes_of(answer)
         equal: dict[tuple[str, int], list[FoundPrefix]] = {}

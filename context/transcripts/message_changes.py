@@ -5,7 +5,7 @@ The text has one operation for the whole message. An operation makes a new value
     is        the new value itself
     cut       the piece of a text from one index to another: [start, end]
     around    a text, with other texts before and after it: [before, after]
-    edit      the first characters of a text, then another text, then its last characters: [count, text, count]
+    edit      the first characters of the old text, then another text, then the last characters of the old text: [count, text, count]
     fields    an object with changed fields: [{field: operation}, [fields that are left out]]. Other fields stay
     list      a list. Each entry is the index of an element that stays, or [index, operation], or {"is": value}
     parts     makes a text the only part of a list, and applies this operation to the list
@@ -23,7 +23,7 @@ _Operation = Json | None
 
 
 def changes_between(plain: Json, sent: Json) -> bytes | None:
-    """How `sent` differs from `plain`. None: they are equal as JSON values. The order of fields is not kept."""
+    """How `sent` differs from `plain`. None: they are equal as JSON values. Another order of fields is no difference."""
     operation = _between(plain, sent)
     return None if operation is None else msgspec.json.encode(operation)
 
@@ -149,6 +149,6 @@ def _as_parts(text: str) -> list[Json]:
 
 
 def _text_of(parts: Sequence[Any]) -> str | None:
-    """The joined texts of parts. None if there are none."""
+    """The joined texts of parts. None if no part has a text."""
     texts = [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
     return "".join(texts) if texts else None

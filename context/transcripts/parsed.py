@@ -1,4 +1,4 @@
-"""The messages of a Chat Completions request as a transcript: its items, and the hash of each prefix. Pure.
+"""The messages of a Chat Completions request as a transcript: its items, and the hash of each prefix. Does no I/O.
 
 `parsed` takes some milliseconds for a thousand messages. Run it in a thread for large bodies.
 """
@@ -62,7 +62,7 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
         return self.chains[self.ends[message] - 1]
 
     def chains_from(self, message: int, start: Chain) -> list[Chain]:
-        """The chain after each message from this one on. `start`: the chain before it."""
+        """The chain after each message from this one on. `start`: the chain before this message."""
         chains: list[Chain] = []
         for facts in self.facts[message:]:
             for hashed in facts.items:

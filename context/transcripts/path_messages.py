@@ -106,7 +106,7 @@ class Alignment(Struct, frozen=True):
     items   for each message of the transcript: the (id, item) of the path's items that it stands for; empty if they are
             not known
     equal   how many messages of the transcript equal the messages of the path that they stand for
-    length  how far back on the path they reach: the number of messages from the path's newest one on
+    length  how far back on the path they reach: a number of messages, counted from the path's newest message
     """
 
     items: list[Aligned]

@@ -192,7 +192,7 @@ def next_exact(exact: bytes, digest: bytes) -> bytes:
 
 
 def exact_hashes(digests: Iterable[bytes], exact: bytes = b"") -> list[bytes]:
-    """For each message, the exact hash of it and those before it. `digests`: the `digest_of` of each message.
+    """For each message, the exact hash of this message and all messages before it. `digests`: the `digest_of` of each message.
 
     `exact`: as in `next_exact`, for the first of these messages.
     """

@@ -1,4 +1,4 @@
-"""Makes the record of a transcript: the ids of its messages' items, and how each message differs from the one that its items make. Pure.
+"""Makes the record of a transcript: the ids of its messages' items, and how each message differs from the message that its items make. Pure.
 
 Most transcripts begin with an earlier request's transcript. Then the record names that request, and has only what follows: an answer, and the
 new messages.
@@ -73,7 +73,7 @@ class _Parts:
 
 
 def _changes(message: Json, items: Sequence[Item]) -> bytes | None:
-    """How the message differs from the one that its items make. None: it does not differ, and `messages_of` makes one message of these items."""
+    """How `message` differs from the message that its items make. None: it does not differ, and `messages_of` makes one message of these items."""
     plain = messages_of(items)
     if len(plain) == 1:
         return changes_between(plain[0].message, message)

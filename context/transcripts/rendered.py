@@ -1,7 +1,7 @@
 """Makes the messages of a recorded transcript again, from the log alone.
 
-A transcript may begin with the first messages of an earlier request's transcript, and that one with those of a still earlier request. So the
-requests are a chain, which may be as long as the conversation has turns. The chain is read page by page. Then the items are read.
+A transcript may begin with the first messages of an earlier request's transcript, and the earlier transcript with those of a still earlier
+request. So the requests are a chain, which may have as many links as the conversation has turns. The chain is read page by page. Then the items are read.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ MAX_LOOKUP_ITEMS = 500
 
 
 class RenderedMessage(Struct, frozen=True):
-    """A message as the client sent it. `items`: what it is made of; none if no item is like it.
+    """A message as the client sent it. `items`: the stored items that it is made of; empty if only the record has the message.
 
     `is_blanked`: whether something in it is deleted now and left out.
     """
@@ -73,7 +73,7 @@ class _Link(Struct, frozen=True):
 
 
 async def _chain(reader: Reader, requested: Recorded) -> list[_Link]:
-    """The request, the one that its transcript begins with, and so on: newest first."""
+    """The request, the earlier request with whose messages its transcript begins, and so on: newest first."""
     read = {_link(requested).response_id: requested}
     chain = [_link(requested)]
     while (base := chain[-1].transcript.base) is not None:
@@ -152,7 +152,7 @@ async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozense
 def _messages(
     part: TranscriptPart, items: dict[str, StoredItem], deleted: Collection[str], *, response_is_deleted: bool
 ) -> Iterator[RenderedMessage]:
-    """The messages of a part. If only the record has a message or its changes, they are deleted with the response."""
+    """The messages of a part. A message or a change that only the record has is deleted with the response."""
     if part.message is not None:
         message = msgspec.json.decode(part.message)
         yield RenderedMessage(_emptied(message) if response_is_deleted else message, (), response_is_deleted)

@@ -1,4 +1,4 @@
-"""Says whether a message of a transcript is a message of the path that the client has rewritten. Pure.
+"""Says whether a message that a client sent is a rewritten form of a stored message. Pure.
 
 Some clients add a reminder or search results to a question, and leave these out in later requests. Some add a note to
 an answer, or write its calls as text.
@@ -10,8 +10,10 @@ from context.transcripts.prefix_hashes import message_hash, text_of_message
 from domain.items import Item
 
 MIN_COMMON = 16
-"""If one text of an answer begins with the other, the shorter one must have this many characters. In the sent text, no letter or
-digit may follow the stored text. If a line break or a tag follows it, the stored text may have any length.
+"""The stored and the sent text of an answer match if one begins with the other. The shorter one must have this many characters.
+
+If the sent text begins with the stored text, its next character must not be a letter or a digit. If it is a line break or `<`,
+the stored text may have any length.
 """
 
 
@@ -22,7 +24,7 @@ def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """Whether one text begins with the other (MIN_COMMON), or the sent text has the ids of all calls of the answer.
+    """Whether one text begins with the other (MIN_COMMON), or the sent text has the ids of all calls of the answer in place of the calls.
 
     `answer`: the text of the `stored` items. If the sent message has calls, they must be those of the answer.
     """

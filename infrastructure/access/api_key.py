@@ -36,7 +36,7 @@ class InvalidField(ValueError):
 
 
 class ApiKey(Struct, frozen=True, kw_only=True, tag_field="object", tag="key"):
-    """An API key, without its secret. Times in seconds since 1970, UTC. `last_used_at` may be half a minute old."""
+    """An API key, without its secret. Times in seconds since 1970, UTC. `last_used_at` is stored up to half a minute after the use."""
 
     id: str
     name: str | None

@@ -1,10 +1,10 @@
 """The API keys in memory, so that a request is checked without a round trip.
 
 One task reads the changes from Postgres: every POLL_SECONDS, and when a request has a key that is not in memory. So every process refuses a
-revoked key within about a second, and accepts a new key at once. However many unknown keys are sent, a process sends at most one small query
-per MIN_PAUSE_SECONDS for all of them, and does not remember them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
+revoked key within about a second, and accepts a new key at once. However many unknown keys arrive, a process makes at most one small query
+per MIN_PAUSE_SECONDS for all of them, and remembers none of them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
 
-While Postgres is unavailable, the keys in memory still work.
+While Postgres is unavailable, the keys in memory still work, even those that are revoked or removed meanwhile.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class ApiKeys:
         return key.principal
 
     async def _next_read(self) -> None:
-        """Waits until every change that was committed before this call was read. Raises CannotCheckCredential."""
+        """Waits until all changes that were committed before this call have been read. Raises CannotCheckCredential."""
         read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(read)
         self._read_requested.set()

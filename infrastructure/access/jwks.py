@@ -70,7 +70,7 @@ class JwksKeys:
         return self._published
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | None:
-        """The key with this id; without an id, the only key of this algorithm. None if there is none.
+        """The key with this id; without an id, the only key of this algorithm. None if there is none, or if there are several without an id.
 
         Raises CannotCheckCredential if keys were never read.
         """
@@ -124,7 +124,7 @@ class JwksKeys:
 
 
 class _Unusable(Exception):
-    """The answer is not a JWK Set, or none of its keys can be used."""
+    """The answer has another status than 200, is too large, or is not a JWK Set with a key that can be used."""
 
 
 def _find(keys: Keys, key_id: str | None, algorithm: str) -> PyJWK | None:

@@ -14,7 +14,7 @@ class InvalidCredential(Exception):
 
 
 class NotPermitted(Exception):
-    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for this."""
+    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for it; None if no header does."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -27,4 +27,4 @@ class InvalidSubject(Exception):
 
 
 class CannotCheckCredential(Exception):
-    """The credential cannot be checked now, because a server does not answer: 503."""
+    """The credential cannot be checked now, because a server does not answer, or its answer cannot be used: 503."""

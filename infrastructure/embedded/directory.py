@@ -1,4 +1,4 @@
-"""The data directory of one `scripts/up`: its lock, its secret, its ports and the files of `run/`.
+"""The data directory of one supervisor (`scripts/up`): its lock, its secret, its ports and the files of `run/`.
 
 DIR/postgres DIR/mongo DIR/valkey   the stores' data
 DIR/secret                          the password of all three stores, created once
@@ -128,7 +128,7 @@ def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
     """A free loopback port below the range from which the kernel takes ports for outgoing connections.
 
     Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If
-    the range starts below 20,000, the port is one of 22,768 to 32,767. Raises RuntimeError if no free port is found.
+    the range starts below 20,000, the port is one of 22,768 to 32,767, and may be inside the range. Raises RuntimeError if no free port is found.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

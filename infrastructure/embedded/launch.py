@@ -1,10 +1,10 @@
-"""Changes the user, asks the kernel for a signal when the parent dies, and executes another program.
+"""Changes the user, asks Linux for a signal when the parent dies, and executes another program.
 
 Run it as a script, by path:
 
     python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
 
-The kernel sends DEATH_SIGNAL to the program when the parent dies. An empty third argument keeps the user. CAPABILITY
+On Linux, the kernel sends DEATH_SIGNAL to the program when the parent dies. An empty third argument keeps the user. CAPABILITY
 is a number from capabilities(7), or empty. The process keeps this capability after the change of user. Only the
 standard library is imported, so that a launch takes a few milliseconds.
 """

@@ -1,6 +1,6 @@
-"""Decides a batch of commands: optimistically on cached streams, or under the append lock on what the log says.
+"""Decides a batch of commands: optimistically on cached streams, or on what the log says.
 
-Under the lock, a batch reads from Postgres in a few round trips, however many commands it has.
+On the log, a batch needs only a few round trips to Postgres, however many commands it has.
 """
 
 from collections.abc import Mapping, Sequence

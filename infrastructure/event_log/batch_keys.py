@@ -59,8 +59,8 @@ class BatchKeys:
         ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. The receipt of a
         deletion is returned although the conversation was deleted.
 
-        `streams`: the streams of the conversations that the batch names. Any other conversation was started by the first request with this
-        key, so the caller owns it.
+        `streams`: the streams of the conversations that the batch names. If the stored answer is about another conversation, only
+        its deletion is noticed. Usually the first request started that conversation, so the caller owns it.
         """
         if request.idempotency is None:
             return None

@@ -12,10 +12,11 @@ from infrastructure.event_log.write import IdempotencyRecord, Write
 
 
 class AppendOutcome(Struct):
-    """The outcome of one request: events (none if it changes nothing), an earlier answer to its idempotency key, or an error.
+    """The outcome of one request: events (none if it changes nothing), the result of an earlier request with the same key, or an error.
 
     `stream`: the request's stream after this request. `last_row`: the index, in the plan's rows, of the last row of that stream; None if the plan
-    has none yet. `answer`: the body to store with the request's key. `duplicate_of`: an earlier request of the batch with the same key.
+    has no row of that stream so far. `answer`: the body to store with the request's idempotency key. `replayed`: the stored result of an earlier
+    request with the same key. `duplicate_of`: the outcome of an earlier request of this batch with the same key.
     """
 
     request: AppendRequest

@@ -19,7 +19,7 @@ _decoders = {topic: msgspec.msgpack.Decoder(event) for topic, event in BY_TOPIC.
 
 
 class UnreadableEvent(Exception):
-    """A stored event that this code cannot read: an unknown topic or format, or corrupt bytes."""
+    """An event that this code cannot read: its topic or format is unknown, or its bytes cannot be decoded."""
 
 
 def encode(event: Event) -> bytes:

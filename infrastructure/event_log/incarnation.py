@@ -1,11 +1,11 @@
-"""How readers notice that the log moved back, because it was restored from a backup, a lagging replica took over, or rows were removed.
+"""How readers notice that the log moved back: it was restored from a backup, a lagging replica took over, or rows were removed.
 
 After that, new events get the positions that lost events had. So a position alone does not tell which events were read. Two values are kept
 with each position:
 
 incarnation   "epoch/table/start". As long as it stays the same, rows were only added. `epoch` changes when rows of `events` are removed
               (migrations/0011). `table` is the OID of `events`: a restore makes a new table. `start` is the time when the server started.
-              Each statement returns the incarnation together with the rows, so both belong to the same moment.
+              A statement that reads rows usually returns the incarnation too, so both belong to the same moment.
 chain_hash    The chain hash of the event at the position. If the log still has this hash at this position, and the epoch is the same, then
               all events up to this position are the same.
 """

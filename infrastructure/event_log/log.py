@@ -6,9 +6,9 @@ Two tasks take turns. While Postgres commits the batch of one task, the other ta
 connection.
 
 If the cached streams are enough to decide a request, it is decided on these streams and sent in one round trip. Other requests are decided
-under the append lock, on what the log says (`locked_append.py`). If a stream has moved since it was cached, Postgres writes nothing, and all requests
-that were sent with it are decided under the lock. If the answer to a COMMIT is lost, the log looks for the rows, under the lock. It
-decides the requests again only if the rows are missing.
+on what the log says, and appended under the append lock (`locked_append.py`). If a stream has moved since it was cached, Postgres writes
+nothing, and all requests that were sent together are decided again in this way. If the answer to a COMMIT is lost, the log looks for the
+rows, under the lock. It decides the requests again only if the rows are missing.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ APPEND_TIMEOUT_SECONDS = 10.0
 """How long the first request of a batch may wait in the queue. Also, how long a batch is then retried while Postgres is down."""
 
 CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
-"""The longest time that a caller waits, including the time in the queue."""
+"""A caller that has waited this long, including the time in the queue, gets an error. This is checked once a second."""
 
 LARGE_BATCH_BYTES = 256 * 1024
 """A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""

@@ -25,7 +25,7 @@ There may be more if one subject begins many conversations with the same words.
 MAX_HASHES = 64
 """How many hashes are looked up in one round trip. With more, the look-ups of other requests would have to wait."""
 
-# LATERAL with its own ORDER BY makes each of these a look-up by primary key, whatever the planner's statistics say.
+# LATERAL with its own ORDER BY makes each of these a look-up in an index, whatever the planner's statistics say.
 _FOUND = """
     SELECT h.number, p.*, response.deleted AS response_deleted, dense_rank() OVER (ORDER BY p.conversation_id) AS conversation_number
     FROM unnest($1) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (

@@ -59,7 +59,7 @@ class FoundPrefix(Struct, frozen=True, kw_only=True):
     `version`: that of the event that appended the item. `number`: the index of the prefix's hash among those that were
     looked up. `read_version`: the conversation's version at the look-up. `is_private`: the conversation is the
     principal's own, and is shared with nobody. `response_id`: None if the response was deleted, or if there is none.
-    The other fields: as in Prefix.
+    The other fields: as in `domain.commands.Prefix` and ItemAppended.
     """
 
     number: int
@@ -77,7 +77,7 @@ class FoundPrefix(Struct, frozen=True, kw_only=True):
 
 
 class PartitionHolder(Struct, frozen=True):
-    """The projector that holds a partition of the views, and the last beat that it wrote."""
+    """The projector that holds a partition of the views, and the last beat of this projector (`projections/leases.py`)."""
 
     partition: int
     projector: UUID
@@ -140,7 +140,7 @@ class PrincipalReader(ConversationReader):
         return bool(await self._rows(_IS_LOCKED, (self.tenant, uuid_of(conversation_id))))
 
     async def first_answer(self, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer that was stored with this key of the principal at `since` or later. None if there is none, or if the log has lost its events.
+        """The answer that was stored with this key of the principal at `since` or later. None if there is none, or if the log has lost the last event of its command.
 
         Raises KeyReused if the key was used for another request. Does not check whether the caller may still read the answer's conversation.
         """
@@ -187,7 +187,7 @@ class PrincipalReader(ConversationReader):
     async def conversation_named(self, hashed_name: bytes) -> str | None:
         """The conversation that got this name last, of those in which the principal may write.
 
-        `hashed_name`: as in `name_prefix`.
+        `hashed_name`: what `name_hash` returns.
         """
         named = await self.prefixes_with([hashed_name])
         return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None

@@ -141,8 +141,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved if only some of them are.
 
-        Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not in the log may still arrive, until the
-        next append to their streams makes them conflict. Rows are compared by their hashes, which cover every column.
+        Call it inside `locked_transaction`: a commit still in progress holds the lock. If the rows are not in the log, their statement may
+        still arrive. After another append to one of their streams, it inserts nothing. Rows are compared by their hashes, which cover every column.
         """
         curs.execute(
             "SELECT e.notification_id FROM unnest(%b::text[], %b::uuid[], %b::bigint[], %b::bytea[])"

@@ -57,7 +57,7 @@ class Snapshotter:
                 log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
     def _next_batch(self) -> list[tuple[StreamName, Stream]]:
-        """Waits for snapshots and takes some from the queue. Returns an empty list when the thread is closing and nothing is queued."""
+        """Waits for snapshots and takes some from the queue. Returns an empty list after `close`, when nothing is queued."""
         with self._changed:
             while not self._queued and not self._closing:
                 self._changed.wait()

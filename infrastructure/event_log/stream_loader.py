@@ -1,4 +1,4 @@
-"""Reads streams from the log: the rows after the last known one, or all rows. Finds the streams whose last known row is not in the log.
+"""Reads streams from the log: the rows after the last known row, or all rows. Finds the streams whose last known row is not in the log.
 
 The log may move back: a backup is restored, a replica that lagged takes over, or somebody removes rows. Then the cache of
 a process, or a snapshot, may include events that the log has lost.
@@ -36,7 +36,7 @@ class StreamsLost(Exception):
 
 
 class BatchStreams(Struct, frozen=True):
-    """The streams of one batch, and those that cannot be read. The cache may evict a stream before the batch is decided."""
+    """The streams of one batch, and those that cannot be read. They are kept here because the cache may evict a stream before the batch is decided."""
 
     streams: Mapping[StreamName, Stream] = {}
     unreadable: Mapping[StreamName, UnreadableEvent] = {}
@@ -110,7 +110,7 @@ def _after(stream: Stream | None, row: LogRow) -> Stream:
 
 
 class StreamLoader:
-    """Loads streams into the cache, and drops what is known of streams that the log has lost. Blocks."""
+    """Loads streams into the cache, and drops what is known of streams that the log has lost. Its methods block."""
 
     def __init__(self, recorder: ConversationRecorder, cache: StreamCache, metrics: Metrics) -> None:
         self._recorder = recorder

@@ -78,7 +78,7 @@ class _TenantStreams:
 class StreamCache:
     """The most recently used streams by name. Thread-safe.
 
-    A tenant that has more than MAX_TENANT_SHARE of the cache evicts its own streams. So its large conversations do not evict those of others.
+    A tenant that has more than MAX_TENANT_SHARE of the cache evicts its own streams. So it cannot evict all streams of the others.
     """
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
@@ -153,7 +153,7 @@ def _path_branches(state: Conversation) -> int:
 
 
 def _size(stream: Stream) -> int:
-    """About how many bytes of memory a cached stream takes. A character may take 4."""
+    """About how many bytes of memory a cached stream takes. A character may take 4 bytes."""
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0

@@ -1,4 +1,4 @@
-"""Looks up the end of a tenant's part of the log. Every list and every search starts with it, so it has its own `PostgresPipeline`, like the look-ups of versions."""
+"""Looks up the end of a tenant's part of the log. Every list and every search starts with this look-up, so it has its own `PostgresPipeline`, like the look-up of versions."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _TEMPLATE = """
     LEFT JOIN tenant_positions ON tenant_id = $1
 """
 _STATEMENT = _TEMPLATE.format(incarnation=INCARNATION)
-"""`least`: if rows were removed by hand, `tenant_positions` may have a position that no view ever reaches."""
+"""`least`: if rows were removed by hand, the position in `tenant_positions` may be after the end of the log."""
 
 
 class TenantEndLookup:

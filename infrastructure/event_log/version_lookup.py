@@ -1,4 +1,4 @@
-"""Looks up the last version of conversations by primary key. All concurrent look-ups share one round trip.
+"""Looks up the last version of conversations by primary key. Concurrent look-ups share round trips.
 
 Every read and every reply starts with a look-up, so look-ups have their own `PostgresPipeline`. With a pooled connection and a cursor, a
 look-up would take as much of the event loop's time as the rest of a read.

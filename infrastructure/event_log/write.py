@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0025, which calls that of 0022)."""
+"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0025, and calls the version of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

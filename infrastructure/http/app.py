@@ -1,4 +1,6 @@
-"""Makes each API's app, with the same middleware, errors, documentation and health checks for both.
+"""Makes each API's app. Both get the same middleware, the same answers to errors, and the paths `/openapi.json` and `/docs`.
+
+`health_router` makes `/health/live` and `/health/ready` from the checks of one API.
 
 A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves
 it: the route's endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5
@@ -82,7 +84,7 @@ def make_app(
             *middleware(metrics, connections, authenticator, web_pages),
             Middleware(LimitsMiddleware, limiter=limiter),
         ],
-        # For errors that have a status: Starlette would answer them itself. Every other error reaches the middleware.
+        # Without this handler, Starlette would answer each HTTPException itself. All other errors reach RequestMiddleware.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=whole_lifespan,
     )
@@ -108,7 +110,7 @@ async def _refuse_socket(_: WebSocket) -> None:
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error that has a status.
+    """The answer to an HTTPException.
 
     If no route serves the request, the answer is a 404, a 405, or the answer to OPTIONS.
     """

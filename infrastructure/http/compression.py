@@ -55,7 +55,7 @@ class CompressionMiddleware:
                 started, head = head, None
                 body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                # A file of 64 KB or more is not compressed: it comes in several messages. HEAD gets no body of a file.
+                # A file of 64 KB or more comes in several messages, and is not compressed. The answer to HEAD for a file has no body.
                 is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
                 if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)

@@ -2,9 +2,9 @@
 
 A connection is closed when its client
 
-- sends no new request for `idle_seconds`
+- sends no new request for `idle_seconds` (not on a WebSocket)
 - has not sent all of a request's head `head_seconds` after the first byte of the head
-- sends nothing of a body for `body_seconds`, while the server wants to read it
+- sends nothing for `body_seconds` in the middle of a body or of a WebSocket message, while the server wants to read it
 - reads nothing of an answer for `write_seconds`. While all clients together have more than `max_unread_bytes` to read,
   this limit is `crowded_write_seconds`
 

@@ -19,7 +19,7 @@ _ASSETS: Final = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
-"""Files of Swagger UI, which the package `fastapi-offline` contains."""
+"""The files that the page loads. The package `fastapi-offline` contains them."""
 
 _CACHE: Final = {"cache-control": "public, max-age=86400"}
 

@@ -113,7 +113,7 @@ async def until_refused(connection: HTTPConnection) -> None:
 async def check_admitted(connection: HTTPConnection) -> None:
     """Raises InvalidCredential or NotPermitted if the connection's credential is no longer valid.
 
-    This is mostly a look-up in memory.
+    Does nothing if the credential cannot be checked at the moment. This is mostly a look-up in memory.
     """
     with suppress(CannotCheckCredential):
         await authenticate(connection)

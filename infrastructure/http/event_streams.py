@@ -55,8 +55,8 @@ class EventStream(StreamingResponse):
     """A stream of events. `events` yields them encoded, in slices of any length.
 
     After each `comment_seconds` without a slice, a comment is sent. If the request's credential becomes invalid and the
-    stream must then end (`may_be_refused`), it ends with an event `error`, or without it if only a part of the last event
-    was sent.
+    stream must then end (`may_be_refused`), an event `error` is sent first. Neither is sent if the last slice ended inside
+    an event.
     """
 
     body_iterator: AsyncIterator[bytes]

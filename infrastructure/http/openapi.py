@@ -1,6 +1,6 @@
 """Makes the OpenAPI document of one API's routes, and combines the documents of both APIs into one.
 
-The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
+`scripts/gateway.py` serves the combined document. `scripts/openapi.py` writes it to the file that nginx serves.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -17,7 +17,7 @@ _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY}
 """Path parameters that are ids, with the prefix of such an id. None: an item's prefix depends on its type."""
 
 _REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
-"""Path parameters that name a reply, and how such an id begins. Either form is accepted for both, because both name the same record."""
+"""Path parameters that name a reply, and how such an id begins. Each of them accepts both forms, because ids of both forms name the same record."""
 
 _NAMES = frozenset({"model_id"})
 """Path parameters that may have any text: they are not ids of this store."""

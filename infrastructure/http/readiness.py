@@ -1,4 +1,4 @@
-"""The answer of `/health/ready`, and how its checks are run."""
+"""The answers of `/health/live` and `/health/ready`, and how the checks are run."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

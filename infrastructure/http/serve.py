@@ -31,10 +31,10 @@ SHUTDOWN_TIMEOUT_SECONDS = 10
 OPEN_FILES = 65_536
 
 RECENT_COLLECTIONS = 1_000
-"""A full garbage collection follows this many collections of the middle generation (one for every 7,000 new objects).
+"""A full garbage collection follows this many collections of the middle generation, which happen every 7,000 new objects.
 
 Python's default is 10. A full collection stops all requests for 30 to 170 ms of processor time. The longer the process
-has run, the longer it takes. It found no garbage in the benchmarks. A collection of the two young generations takes at
+has run, the longer this takes. In the benchmarks, full collections found no garbage. A collection of the two young generations takes at
 most a few milliseconds.
 """
 
@@ -84,7 +84,7 @@ def serve(
 
 
 def allow_open_files() -> None:
-    """Raises the process's soft limit of open files to OPEN_FILES, or to the hard limit.
+    """Raises the process's soft limit of open files to OPEN_FILES, or to the hard limit if that is lower.
 
     Each client of a stream needs an open file.
     """

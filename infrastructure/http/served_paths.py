@@ -96,7 +96,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         _PROVIDER,
     ),
 }
-"""By the first step of a path that is not served here, without `/v1`: what to use instead. Most of these are parts of the OpenAI API."""
+"""What to use instead of a path that is not served here, by the first step of the path, `/v1` not counted. Most of these are parts of the OpenAI API."""
 
 _START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
 _NOT_SERVED = "Nothing is served at this path."
@@ -158,7 +158,7 @@ def _meant(steps: Sequence[str]) -> str | None:
 
 
 def _subpaths(steps: Sequence[str]) -> str | None:
-    """The message that lists what is served below the longest served path that this path begins with."""
+    """The message for a path that begins with a served path: it lists what is served below the longest such path."""
     for end in range(len(steps) - 1, 1, -1):
         template = template_of("/".join(["", *steps[:end]]))
         subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []

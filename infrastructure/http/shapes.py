@@ -1,4 +1,4 @@
-"""The JSON that both APIs answer with: conversations, and lists that are joined from JSON texts."""
+"""JSON in the answers of both APIs: conversations, and lists that are joined from JSON texts."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +57,7 @@ class ListedConversation(Conversation, frozen=True, kw_only=True, tag_field="obj
 
     `updated_at`: the time of its last event. `item_count`: how many of its own items are not deleted. `first_text`,
     `last_text`: the beginning of the first and of the last of its own messages on the active path that have text and
-    are not deleted. `running_response`: the newest response in progress.
+    are not deleted. `running_response`: the id of the newest response in progress.
     """
 
     owner: str

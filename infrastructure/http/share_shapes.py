@@ -1,4 +1,4 @@
-"""The JSON of a share, which both APIs answer with: `{object:"share", with:{subject}|{tenant:true}, role}`."""
+"""The JSON of a share in the answers of both APIs: `{object:"share", with:{subject}|{tenant:true}, role}`."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -9,14 +9,14 @@ from domain.events import Share
 
 
 class SharedWith(Struct, frozen=True):
-    """One subject of the conversation's tenant. `tenant: true`: everybody in the tenant."""
+    """Who may use a conversation: one subject of its tenant, or with `tenant: true` everybody in the tenant."""
 
     subject: str | UnsetType = UNSET
     tenant: bool | UnsetType = UNSET
 
 
 class ConversationShare(Struct, frozen=True, kw_only=True, tag_field="object", tag="share"):
-    """Somebody besides the owner who may use a conversation. A reader can only read. A writer may do everything except share it, withdraw shares and delete it."""
+    """Somebody besides the owner who may use a conversation. A reader can only read. A writer may do everything except delete the conversation, share it, and withdraw shares."""
 
     shared_with: SharedWith = field(name="with")
     role: Literal["reader", "writer"]

@@ -1,4 +1,7 @@
-"""Limits how many turns are held at once, in all and by one tenant. So no tenant can hold all of them."""
+"""Limits how many requests do something at the same time: in all, and for one tenant.
+
+A request needs a turn, and gives it back at the end. With a smaller limit for one tenant, no tenant can hold all turns.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

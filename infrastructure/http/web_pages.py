@@ -51,7 +51,7 @@ _DOCS_HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-"""`/docs` has a policy of its own: `docs_page.py`."""
+"""`/docs` has a content security policy of its own: `docs_page.py`."""
 
 _API_HEADERS: Final[Mapping[str, str]] = {
     **_DOCS_HEADERS,
@@ -63,7 +63,7 @@ _EXPOSED: Final = ", ".join((*HEADERS, "WWW-Authenticate"))
 """The headers of answers that a page of another origin may read."""
 
 HEADER_NAMES: Final = frozenset({*_API_HEADERS, "access-control-allow-origin", "access-control-expose-headers"})
-"""The headers that any answer may have because of web pages."""
+"""The headers, besides `Vary`, that any answer may have because of web pages."""
 
 
 class WebPages:

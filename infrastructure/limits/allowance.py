@@ -56,7 +56,7 @@ class Allowance:
             burst.take_more(now, size)
 
     async def reply(self, *, background: bool = False) -> None:
-        """Call it before the request asks a model. Counts a reply until the request ends. Raises OverLimit."""
+        """Call it before the request asks a model. Counts a reply until the request ends, or the task of `end_with`. Raises OverLimit."""
         account = self._account
         try:
             await self._limiter.require_quota(account)

@@ -31,7 +31,7 @@ class BurstCount:
         self._take(now, size / BYTES_OF_A_REQUEST)
 
     def free_in(self, now: float) -> float:
-        """Seconds until another request is allowed."""
+        """Seconds until another request is allowed. 60 if the limit is 0, which never allows one."""
         left = self._left_at(now)
         return 0.0 if left > 0 else (1 - left) / self.limit if self.limit else 60.0
 

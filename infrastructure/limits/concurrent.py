@@ -1,7 +1,8 @@
-"""Limits how many replies, background replies and followers there are at once. Each takes a place, and gives it back when it ends.
+"""Limits how many replies, background replies and followers there are at once. Each of them takes a place, and gives it back when it ends.
 
-A process asks Redis for a place only when it needs one: other processes could not use a place that it holds without using it. Every second it tells Redis
-how many places it uses. Redis forgets a number that was not repeated for a few seconds. So the places of a process that died become free.
+A process asks Redis for a place only when it needs one, because other processes cannot use a place that it holds. Every second it
+tells Redis how many places it uses. Redis forgets a number that was not repeated for a few seconds. So the places of a process that
+died become free.
 """
 
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class ConcurrentCount:
         self._ask_again_at = now + ASK_AGAIN_SECONDS if self._allowed < self._requested else 0.0
 
     def failed(self) -> None:
-        """From now on, this process decides by itself."""
+        """Until Redis answers again, this process decides by itself."""
         self._allowed = 0
 
     def tick(self, now: float) -> bool:

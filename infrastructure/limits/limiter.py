@@ -77,7 +77,7 @@ class Limiter:
 
     @property
     def remembered(self) -> int:
-        """The number of principals whose accounts it remembers."""
+        """The number of principals whose accounts are remembered."""
         return len(self._accounts)
 
     @property
@@ -211,6 +211,6 @@ def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
 
 
 def _key(month: MonthKey, limit_name: LimitName) -> str:
-    """The Redis key of a count. It contains a hash of the name, because a subject may have any characters."""
+    """The key of a count, also in Redis. It contains a hash of the name, because a subject may have any characters."""
     named = f":{hashlib.sha256(month.name.encode()).hexdigest()[:32]}" if month.name else ""
     return f"limits:{month.tenant}:{limit_name}:{month.holder}{named}"

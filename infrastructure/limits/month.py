@@ -1,6 +1,6 @@
 """Tokens in a calendar month (UTC), in the table `token_usage`. They are counted even without a quota, so that a new quota includes earlier use.
 
-A count is written as soon as a reply has ended. If a process dies, the counts that wait to be written are lost: usually none, or those of the
+Tokens are written as soon as they are counted. If a process dies, the counts that wait to be written are lost: usually none, or those of the
 last milliseconds. If Postgres does not confirm that it has written a count, the count is written again. It may then be counted twice.
 """
 
@@ -21,7 +21,7 @@ from infrastructure.stores.postgres import Pool
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS: Final = 2.0
-"""How often the counts that requests ask for are read again. So what other processes have counted is known to a process at most this much later."""
+"""How often the counts that requests ask for are read again. So a process learns about this much later what other processes have counted."""
 
 WANTED_SECONDS: Final = 30.0
 """How long a count is still read after a request has asked for it."""

@@ -13,7 +13,7 @@ PORTIONS: Final = 100
 """A portion is at most the limit divided by this number. If the limit is below this number, Redis is asked for each request."""
 
 UNUSED_SECONDS: Final = 5.0
-"""After this long, a process gives back the unused part of its portion."""
+"""A process that has taken no portion for this long gives back the unused part of its last portion."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
 """If a portion is used up in less than the first time, the next portion is twice as large.

@@ -43,7 +43,7 @@ Script = Literal["window.lua", "concurrent.lua"]
 
 
 class Count(Protocol):
-    """What one process knows of one count: requests, tokens or places."""
+    """What one process knows of one count: of requests, of tokens, or of places (replies and followers at once)."""
 
     key: str
     script: Script
@@ -115,7 +115,7 @@ class SharedCounts:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Gives back what `counts` hold unused, and sends what Redis has not counted yet. Does nothing if Redis is unavailable."""
+        """Ends the task. If Redis is available, gives back what `counts` hold unused, and sends what Redis has not counted yet."""
         if self._task is None:
             return
         self._task.cancel()
@@ -182,7 +182,7 @@ class SharedCounts:
         try:
             async with asyncio.timeout(self._answer_seconds):
                 await self._ask_for(wanted)
-        except Exception as error:  # noqa: BLE001 - if the task ended, every process would count by itself for ever
+        except Exception as error:  # noqa: BLE001 - if the task ended, this process would count by itself for ever
             if self.is_available or self._task is None:
                 log.warning("limits_not_shared", error_type=type(error).__name__)
             self.is_available = self._answers_quickly = False

@@ -1,6 +1,6 @@
 """Limits the tokens in any minute. They are counted when a reply has ended, because their number is known only then.
 
-So a request for a reply is allowed while anything is left. If its tokens exceed the limit, they count for longer than a minute.
+So a request for a reply is allowed while anything is left. If the reply has more tokens than are left, they count for longer than a minute.
 """
 
 from collections.abc import Sequence

@@ -3,10 +3,10 @@
 from typing import Final
 
 WINDOW_SECONDS: Final = 60
-"""A use counts for at least this long, and at most a second longer."""
+"""A use that does not exceed what is left counts for at least this long, and at most a second longer."""
 
 MAX_AHEAD_SECONDS: Final = 86_400
-"""How much longer than WINDOW_SECONDS a use may count."""
+"""How much longer a use may count if it exceeds what is left (`Window.add`)."""
 
 
 class Window:
@@ -27,9 +27,9 @@ class Window:
         return self._limit - self._used
 
     def add(self, now: float, amount: int) -> None:
-        """Counts a use from now on. If it exceeds what is left, it counts for longer than a minute, by at most MAX_AHEAD_SECONDS.
+        """Counts a use from now on. If the use exceeds what is left, it counts for longer than a minute, unless the limit is 0.
 
-        The additional time is the time in which the limit would allow as much as the excess.
+        It counts longer by `excess / limit` minutes, but at most by MAX_AHEAD_SECONDS: in this time the limit allows as much as the excess.
         """
         second = int(now)
         excess = amount - self.left(now)
@@ -39,7 +39,7 @@ class Window:
         self._used += amount
 
     def free_in(self, now: float) -> float:
-        """Seconds until something more may be used; 0 if something may be used now."""
+        """Seconds until something more may be used; 0 if something may be used now. 60 if the limit is 0."""
         left = self.left(now)
         for second in sorted(self._amounts) if left <= 0 else ():
             left += self._amounts[second]

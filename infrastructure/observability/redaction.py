@@ -82,7 +82,7 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
 class SecretMask:
     """A structlog processor that runs after `redact`.
 
-    In every value it replaces these secrets, and any text that looks like a key or a token.
+    In every value it replaces the given secrets, and any text that looks like a key or a token.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:

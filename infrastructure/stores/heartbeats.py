@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 class HeartbeatWatch(Generic[Key]):
     """The beats that this process has seen, and for how long each has stayed the same.
 
-    After this process or Postgres was frozen, the first beats that this process reads are old, because the others have not renewed theirs yet.
+    After this process or Postgres was frozen, the first beats that this process reads may be old.
     Each call of `unchanged` therefore adds at most two intervals to the time of a beat. So it takes several calls before a process counts as dead.
     """
 
@@ -46,6 +46,6 @@ class HeartbeatWatch(Generic[Key]):
         return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
 
     def start_over(self) -> None:
-        """Forgets everything. Call it when the rows could not be read: the other processes perhaps could not renew their beats either."""
+        """Forgets everything. Call it when the rows could not be read: the other processes perhaps could not raise their beats either."""
         self._looked_at = None
         self._beats, self._unchanged_seconds = {}, {}

@@ -1,4 +1,4 @@
-"""The Redis (or Valkey) client: one per process, with short timeouts. Redis never has the only copy of anything."""
+"""Makes clients of Redis (or Valkey) with short timeouts. Redis never has the only copy of anything."""
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -15,9 +15,9 @@ CONNECTION_TIMEOUT_SECONDS = 0.5
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
 
-    A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached. If the server does not
-    answer within `answer_seconds`, the command is sent once more, and then fails with TimeoutError (None: the caller sets the timeout). So every
-    command must be idempotent.
+    If no server can be reached, a command fails within about 2 s with ConnectionError or TimeoutError of redis.exceptions. If the server
+    does not answer within `answer_seconds`, the command is sent once more, and then fails with TimeoutError. So every command must be
+    idempotent. With `answer_seconds` None, commands wait without a limit, so the caller sets a timeout.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,

@@ -1,11 +1,11 @@
 """One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
 
-Nobody reads the collections yet, so it needs no transactions. Writing a page twice has the same result as writing it once. Documents
+Nobody reads the collections yet, so no transactions are needed. Writing a page twice has the same result as writing it once. Documents
 that exist already are not inserted again. A change with a position is applied only to a document with an earlier position. Other changes
 only assign values. A conversation with an event that cannot be decoded is parked.
 
-`backfill_workers.py` runs it as `python -m projections.rebuild.backfill`. It reads a BackfillTask from stdin and prints a
-BackfillProgress after each page. It ends when the process that reads its output has ended.
+`backfill_workers.py` starts the process as `python -m projections.rebuild.backfill`. The process reads a BackfillTask from stdin and
+prints a BackfillProgress after each page. It ends when the process that reads its output has ended.
 """
 
 import gc
@@ -51,10 +51,10 @@ _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
 class PageSizes(Struct, frozen=True):
-    """How the log is divided. A page that is written again after a crash must have the same limits. Otherwise totals are added twice.
+    """How the log is divided. A page that is written again after a crash must begin and end at the same positions. Otherwise totals are added twice.
 
-    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state, since a process
-    holds several copies of a part in memory. If `decoded_size` changes, change these sizes too: then unfinished builds start again.
+    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state (a single event may be
+    larger), because a process holds several copies of a part in memory. If `decoded_size` changes, change these sizes too: then unfinished builds start again.
     """
 
     positions: int = 8_000

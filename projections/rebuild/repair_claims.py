@@ -1,4 +1,4 @@
-"""A repair's claim on a parked conversation, kept in the view position: which repair has it, and how far it has come."""
+"""A repair's claim on a parked conversation, kept in the view position: the id of the repair, and how far the repair has come."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
 
 
 class RepairClaims:
-    """The claims of one repair on one conversation. Raises PyMongoError."""
+    """The claims of one repair on one conversation, one for each view. The methods raise PyMongoError."""
 
     def __init__(self, database: Database, conversation_id: str, repair_id: str) -> None:
         self._collection = database[POSITIONS_COLLECTION]
@@ -24,7 +24,9 @@ class RepairClaims:
         self._field = parked_field(conversation_id)
 
     async def claim(self, view: str, parked: Parked) -> bool:
-        """Claims the conversation. If it is not parked, parks it as `parked`, at the event after the view's position.
+        """Claims the conversation for this repair, even if another repair has claimed it.
+
+        If the conversation is not parked, parks it with the entry `parked`, whose position becomes the view's position + 1.
 
         False if no projector has started the view.
         """
@@ -36,7 +38,7 @@ class RepairClaims:
         return bool(result.matched_count)
 
     async def lock(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
-        """The view's position, locked until the session's transaction commits. None if the claim was lost."""
+        """The view's position, locked until the session's transaction ends. None if the claim was lost."""
         return await self._change(view, {"$inc": {"held": 1}}, session)
 
     async def record_progress(

@@ -3,9 +3,10 @@
 The build of `items` has view positions like the live view's, under the name `items+`. Their `state` is
 
     filling     backfill processes fill the collection up to `target`, each its own partitions (`backfill.py`)
-    rebuilding  projectors advance it like any view, until it is `live`
+    rebuilding  projectors advance it like any view. With their first advance it becomes `live`
     live        projectors still advance it like any view
-    kept        it was live until the last swap. Projectors do not advance it. A rollback makes it `rebuilding` again, marked `back`
+    kept        until the last swap, readers read this collection. Projectors do not advance it. A rollback makes it `rebuilding` again,
+                marked `back`
 
 A swap exchanges the two collections in one transaction, when both are at the same position in every partition. So a reader uses one
 of the two collections, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
@@ -40,7 +41,7 @@ from projections.views.view_position import BUILD_SUFFIX, position_from
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
-    """A build to backfill up to `target`, from the log of this incarnation.
+    """A build to backfill up to `target`, from the log whose incarnation is `incarnation`.
 
     `partitions` and `reached` have each task's partitions and position, by the task's number. `parked` are the conversations with an
     event that could not be decoded.
@@ -178,7 +179,7 @@ class ViewBuilds:
     async def differing_positions(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """(build's position, live view's position) of each view whose build is not at the live view's position in some partition.
 
-        Of several such partitions, the one where the build is furthest behind. Raises BuildGone.
+        If there are several such partitions, the positions are those in the one where the build's position is lowest. Raises BuildGone.
         """
         documents = self._positions.find({})
         positions = {document["_id"]: position_from(document) async for document in documents}

@@ -3,9 +3,10 @@
 conversations  one document per conversation; removed when the conversation is deleted
 items          one document per item; removed with its conversation
 responses      one document per reply, waiting and running ones included; removed with its conversation
-search         one document per item, with the terms of its text; removed with its conversation
+search         one document per item; that of a message has the terms of its text; removed with its conversation
 feedback       one document per feedback to an item or a response; removed with its conversation
-usage          token and cost totals per tenant, day (UTC), subject, API key, model and partition: a document for each conversation, and one for all conversations together. A deletion does not remove them
+usage          token and cost totals per tenant, day (UTC), subject, API key, model and partition. Each total is stored once per conversation, and once
+               for all conversations together. A deletion does not remove them
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -46,7 +47,7 @@ LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("metadata",): {"metadata.0": {"$exists": True}},
     ("title_words",): {"title_words.0": {"$exists": True}},
 }
-"""The fields that lists of conversations are filtered by. There is an index for each of these keys with each of LIST_ORDERS. The value: the filter of the documents in this index; empty: all documents."""
+"""The fields that lists of conversations are filtered by. Each entry gives one index for each field of LIST_ORDERS. Its value is the filter of the documents that these indexes have; `{}`: all documents."""
 
 
 def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
 
 In a shortened object, a long text ends with the number of characters that were left out. Long lists and objects end early.
-`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they
-are never shortened.
+`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are not made from these
+documents, so they are not shortened.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 
 
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """The JSON objects. If together they are larger than `max_bytes`, each of them is shortened to an equal share of `max_bytes`.
+    """The JSON objects. If together they are larger than `max_bytes`, those that are larger than an equal share of it are shortened to this share.
 
     If they still do not fit, some at the end are left out, and one short object at the end of the list stands for all of these.
     """

@@ -2,7 +2,7 @@
 
 Values that would make a document too large for MongoDB are shortened.
 
-chat      whether it is a chat completion that is not deleted. If so, it is listed as one as soon as it has an answer
+chat      whether it is a chat completion that is not deleted. If so, it is in the list of chat completions as soon as it has an answer
 subject   who requested it
 output_ids  the ids of the output items that joined the conversation
 output      the output items of a failed or stopped reply that did not join. They come after those in `output_ids`

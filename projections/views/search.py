@@ -1,7 +1,7 @@
 """The view `search`: one document per item, with the text of a message as search sees it (`search_text.py`). Other items have no text.
 
-`owner`: the conversation's owner, so that a caller's search reads only documents of conversations that may be theirs. Shares are not in the
-documents, because a change of the shares would have to change all of them: queries look them up. `model`: of the completed reply that wrote the item.
+`owner`: the conversation's owner, so that a search reads only the documents of certain owners. Shares are not in the documents, because a
+change of a share would rewrite all documents of a conversation. Queries look shares up. `model`: the model of the completed reply that wrote the item.
 A retracted item keeps its document, as in the view `items`.
 
 `order` is when the item was appended, so that matches can be read newest first: milliseconds since 1970 (UTC),

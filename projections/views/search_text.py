@@ -1,15 +1,15 @@
 """The text of an item as search sees it: folded, and divided into terms. Pure. The view `search` and its queries both use it.
 
 To fold a text, compatibility forms are replaced (NFKD: full-width letters, ligatures), accents and the vowel points of Arabic and Hebrew are
-removed, and case is folded: ß becomes ss, İ becomes i, and the final sigma a sigma. Characters that are not seen, such as joiners, are removed. Vowel signs
+removed, and case is folded: ß becomes ss, İ becomes i, and a final sigma becomes a sigma. Characters that are not seen, such as joiners, are removed. Vowel signs
 of Indian and South-East Asian scripts and the voicing marks of kana stay, because words differ in them alone.
 
 A word is a sequence of letters, digits and marks. An emoji or another symbol is a word of its own. Scripts that write no spaces between words
 (Chinese, Japanese, Thai …) give runs, and any part of a run can be found. All other characters only divide words.
 
 `text` is what is compared: the words and runs, with one space before and after each. It contains ` green tea ` where this phrase is.
-`terms` are the keys of the index: the words, and each character of a run together with the next one. The last character of a run is a
-term alone, so the terms that begin with a character cover all places where it is.
+`terms` are the keys of the index: the words, and each character of a run together with the next one. The last character of a run is
+a term of its own. So all places of one character are found with the terms that begin with it.
 """
 
 import unicodedata

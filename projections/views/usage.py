@@ -1,6 +1,6 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. They stay when a conversation is deleted.
 
-There are documents for each conversation, and documents for all conversations together, whose `conversation` is "". So the usage of a day
+Each total is kept twice: for one conversation, and for all conversations together (`conversation` is ""). So the usage of a day
 is read without reading each conversation. `key`: the id of the API key; "" if there was none, if it is not known, and for summaries and titles.
 
 `cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
@@ -16,7 +16,7 @@ from projections.views.partitions import partition_of
 from projections.views.writes import Add, Write, document_key
 
 USAGE_EVENTS = (ReplyCompleted, ContextCompacted, ConversationDescribed)
-"""The events that record a model call that was paid for, if they have a `usage`."""
+"""The events whose `usage` is counted, if they have one."""
 
 
 def usage_writes(logged: Logged) -> Iterator[Write]:

@@ -78,7 +78,7 @@ class ViewPosition(Struct, frozen=True):
         return self.position == other.position and (self.position <= 0 or self.log_position == other.log_position)
 
     def is_same(self, other: "ViewPosition") -> bool:
-        """Whether the other one is the same position, with no change between the two reads."""
+        """Whether both are of the same view and partition, with the same position and epoch."""
         return (self.key, self.position, self.epoch) == (other.key, other.position, other.epoch)
 
     @property

@@ -51,7 +51,7 @@ Write = Insert | Update | Add | Remove
 
 
 def document_key(tenant: str, object_id: str) -> str:
-    """The `_id` of a document. `object_id`: the id of its conversation, item, response or feedback, or what a usage total counts."""
+    """The `_id` of a document. `object_id`: the id of the conversation, item, response or feedback that it shows, or the keys of a usage total without the tenant."""
     return f"{tenant}:{object_id}"
 
 

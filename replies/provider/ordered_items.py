@@ -14,7 +14,7 @@ from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Part
 from replies.stream_events import field_of, usual_kind
 
 MAX_ANSWER_CHARACTERS = 1_000_000
-"""For the text of all items, and the fields with which they start. No useful answer is longer."""
+"""The maximum length of an answer: the text of all its items, and the fields with which they start. No useful answer is longer."""
 
 PartText = tuple[str, str]
 """The kind and the text of a part."""
@@ -65,7 +65,7 @@ class _OpenItem(Struct):
     ended: bool = False
 
     def part(self, key: Hashable, kind: str | None) -> _OpenPart:
-        """The part with this key. If that part has ended, a new one starts."""
+        """The part with this key. If there is none, or if it has ended, a new one starts."""
         part = self.by_key.get(key)
         if part is None or part.ended:
             part = self.by_key[key] = _OpenPart(kind, is_first=not self.parts)
@@ -101,10 +101,10 @@ class _OpenItem(Struct):
 
 
 class OrderedItems:
-    """Makes the stream parts of the oldest item that has not ended. The text of the other items waits until it is their turn.
+    """Makes the stream parts of one item at a time, in the order in which the items started. The text of later items waits.
 
-    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call. The other methods
-    raise ModelFailed if the answer is too long.
+    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call. A method that
+    makes the answer too long raises ModelFailed.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class OrderedItems:
         return self._characters
 
     def open_keys(self) -> list[Hashable]:
-        """The items that have not ended, in the order they started."""
+        """The keys of the items that have not ended, in the order in which the items started."""
         return [key for key, open_item in self._items.items() if not open_item.ended]
 
     def start(self, key: Hashable, item: Item | None = None) -> None:
@@ -132,7 +132,7 @@ class OrderedItems:
         return self._items[key].item is not None
 
     def add_text(self, key: Hashable, text: str, part: Hashable = 0, kind: str | None = None) -> None:
-        """Adds text to a part of an item. `kind`: the part's kind; None for the usual kind of the item. Raises ModelFailed."""
+        """Adds text to a part of an item. `kind`: the part's kind; None for the usual kind of the item."""
         self.add_length(len(text))
         if text:
             self._items[key].part(part, kind).add(text)
@@ -156,9 +156,7 @@ class OrderedItems:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """Records that an item is complete. `complete`: all its parts, field after field. Their text that was not
-        added before is added now.
-        """
+        """Records that an item is complete. `complete`: all its parts, field after field. What was not added before is added now."""
         open_item = self._items[key]
         for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
             in_field = [part for part in complete if field_of(part[0]) == field]

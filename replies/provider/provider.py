@@ -1,4 +1,4 @@
-"""Requests to the provider at OPENAI_BASE_URL through the official client, for either of the two APIs."""
+"""Requests to the provider at OPENAI_BASE_URL through the official client. MODEL_API says in which of the two APIs."""
 
 import ssl
 import time
@@ -45,7 +45,7 @@ class Answer(Protocol):
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The context that all providers of a process share. Reading the certificates of all authorities takes 25 ms."""
+    """The TLS context that all providers of a process share. Reading the certificates of all authorities takes 25 ms."""
     return httpx2.create_ssl_context()
 
 
@@ -132,10 +132,10 @@ class ModelProvider:
         return None if self._list is None else await self._list.find(name)
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to `body`. The renderer `Models.renderer` must have made the body.
+        """The parts of the answer to `body`. The body must be for the API that MODEL_API names.
 
-        The request is retried, up to MAX_RETRIES times, if no response begins in time, or if its status is 408, 409, 429 or 5xx and its
-        headers do not forbid a retry. After any other failure it is not retried.
+        The request is retried, up to MAX_RETRIES times, if the connection fails, if no response begins in time, or if its status is 408, 409,
+        429 or 5xx. Headers of the response may forbid a retry, or ask for one. After any other failure the request is not retried.
 
         Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """
@@ -185,7 +185,7 @@ class ModelProvider:
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
     async def complete_text(self, body: Mapping[str, Any]) -> AnswerText:
-        """The text of the answer's messages. "" if the model refused, or if a content filter cut the answer off. Raises ModelFailed."""
+        """The text of the answer's messages, and the usage. The text is "" if the model refused, or if a content filter cut the answer off. Raises ModelFailed."""
         text: list[str] = []
         in_message = refused = False
         finished = Finished("stop")

@@ -19,7 +19,7 @@ from replies.provider.stream_parts import Finished, StreamPart, known_tier, toke
 from replies.stream_events import field_of, may_have
 
 MAX_ITEMS_BYTES = 4 * 1024 * 1024
-"""The most bytes of JSON text of all items of an answer. An image alone may take a megabyte or two."""
+"""The most bytes that all items of an answer may have together, as JSON text. An image alone may take a megabyte or two."""
 
 _DELTAS = {
     "response.output_text.delta": "output_text",
@@ -135,7 +135,7 @@ class ResponsesAnswer:
         return [*self._items.take_parts(), finished]
 
     def _add_unstreamed(self, output: list[Any]) -> None:
-        """Adds what only the final response has: some providers do not stream all items, or all ends of items, or anything."""
+        """Adds what only the final response has: some providers leave out items or the ends of items in the stream, or stream nothing."""
         started = list(self._started)
         for index, provider_item in enumerate(output):
             item_id = id_of(provider_item)

@@ -14,8 +14,8 @@ MAX_TIER_LENGTH = 64
 class ItemStarted(Struct, frozen=True):
     """An output item starts, and the one before it is complete.
 
-    `item` has no text and no id: `{"type": "message", "role": "assistant"}`, `{"type": "function_call", "call_id", "name"}`,
-    `{"type": "reasoning"}`, or any other type with the fields that the provider sent.
+    `item` has no id, and its text comes later: `{"type": "message", "role": "assistant"}` (perhaps with `phase`),
+    `{"type": "function_call", "call_id", "name"}`, `{"type": "reasoning"}`. An item of any other type has the fields that the provider sent.
     """
 
     item: Item
@@ -73,5 +73,5 @@ def token_count(usage: Any, *path: str) -> int:
 
 
 def known_tier(tier: Any) -> str | None:
-    """The `service_tier` that a provider reports; None if it is not a short text."""
+    """The `service_tier` that a provider reports; None if it is not a short text that can be stored."""
     return tier if isinstance(tier, str) and 0 < len(tier) <= MAX_TIER_LENGTH and clean(tier) == tier else None

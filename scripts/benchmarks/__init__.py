@@ -2,7 +2,7 @@
 
 Each benchmark has a file: `append`, `read`, `context`, `stream` (with `chat_client`), `rebuild`, `memory`, `search`,
 `lists`, `branches`, `neighbour` (with `neighbour_client` and `worst_client`). They share the other files: `benchmark`
-(the base class, and measuring two sides in turn), `bench_store` (a store of a checkout), `load_client` and `requests`
+(the base class, and how two sides, such as two stores, are measured in turns), `bench_store` (a store of a checkout), `load_client` and `requests`
 (HTTP), `visibility_probe` (when an append is visible), `floor_app`, `provider` and `relay` (servers to compare with),
 `floor_server` (starts these three), `figures` (results).
 """

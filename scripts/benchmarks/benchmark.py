@@ -1,10 +1,10 @@
 """The base class of benchmarks, and how two sides are measured in turn.
 
-The two sides are a store and its floors, the stores of two checkouts, or a store with and one without keys and limits.
+The two sides are a store and its floors, or two stores: of two checkouts, or one with API keys and limits and one without.
 
 The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right
-after the other, so their ratio says more than either figure. Both stores run all the time, but only one is under load:
-a turn ends when the projector of its store has caught up.
+after the other, so their ratio says more than either figure. Two stores both run all the time, but only one is under
+load: a turn ends when the projector of its store has caught up.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +48,7 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is measured. `seconds`: the length of each load. `reply_seconds`: the length of a streamed reply.
+    """How much is measured. `seconds`: the length of a load; some benchmarks take half of it, or a multiple. `reply_seconds`: the length of a streamed reply.
 
     The other fields are counts.
     """

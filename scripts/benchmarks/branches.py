@@ -22,14 +22,14 @@ from scripts.http_connection import Connection
 SMALL_ITEMS = 10
 PAGE = 10
 POLICY: Mapping[str, int] = {"budget": 220}
-"""About ten items fit, so the context of each conversation has as many."""
+"""About ten items fit into this budget. So the context of each conversation has about ten items."""
 
 MODEL = "gpt-4.1"
 _ITEM = {"type": "message", "role": "user", "content": TEXT}
 
 
 class _Conversation(Struct):
-    """A conversation, and items of it that can be revised and moved to."""
+    """A conversation, and those of its items that the requests name."""
 
     id: str
     items: list[str]

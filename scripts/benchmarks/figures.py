@@ -12,7 +12,7 @@ Better = Literal["more", "less"]
 
 
 class Measurement(Struct, frozen=True):
-    """A value that was measured once. `floors`: the names of its floors. They are not used in a comparison with another checkout."""
+    """A value that was measured once. `floors`: the names of the floors that it is compared with. They are not used in a comparison with another checkout."""
 
     name: str
     value: float
@@ -22,9 +22,9 @@ class Measurement(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """The comparison of several pairs. `value`, `other`: the median of each side. `ratios`: value / other of each pair.
+    """The comparison of several pairs. `values`, `others`: the first and the second value of each pair. `value`, `other`: their medians.
 
-    `ratio`: the median of `ratios`.
+    `ratios`: the first value of each pair, divided by the second. `ratio`: the median of `ratios`.
     """
 
     name: str

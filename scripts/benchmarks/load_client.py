@@ -1,6 +1,6 @@
 """Sends a load of appends from its own process: reads a Load from stdin and prints a Score, both as JSON.
 
-Without a rate, each of `connections` keep-alive connections sends its next request as soon as it has the last answer.
+Without a rate, each of `connections` keep-alive connections sends its next request as soon as the last one is answered.
 With a rate, all of them together send `rate` requests a second. Then the time of a request counts from the moment when
 it was due, so a stall of the server is measured too.
 """
@@ -57,7 +57,7 @@ def send_load(load: Load) -> Score:
 
 
 async def run(load: Load) -> Score:
-    """Sends the load. Raises RequestFailed."""
+    """Sends the load. Raises OSError and RequestFailed."""
     numbers = count()
     milliseconds: list[float] = []
     connections = await asyncio.gather(*(Connection.open(load.base_url) for _ in range(load.connections)))

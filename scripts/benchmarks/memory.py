@@ -28,7 +28,7 @@ READS = ("", "/items?limit=100&order=asc", "/items?limit=100&order=desc", "/cont
 
 
 class Memory(Benchmark):
-    """This is measured once: memory varies less than speed, and a second turn would include the memory of the first."""
+    """Measured once: memory varies less than speed, and a second turn would include the memory of the first."""
 
     measured_once = True
 

@@ -1,4 +1,4 @@
-"""How much a quiet tenant is delayed while another tenant sends the heaviest load that it can, with the recommended limits on.
+"""How much a quiet tenant is delayed while another tenant sends the heaviest load that it can. The recommended limits are on.
 
 The quiet tenant appends, reads back what it appended, and lists its conversations. Each page of items must show the append before it.
 """

@@ -20,7 +20,7 @@ KINDS = ("append", "page of items", "list of conversations")
 RATE = 12.0
 """Rounds a second, of all users together. A round has one request of each kind, in the order of KINDS.
 
-The time of an append counts from the moment when its round was due. The time of another request counts from the answer to the request before it.
+The time of an append counts from the moment when its round was due. The time of each other request counts from the answer to the request before it.
 """
 
 
@@ -37,7 +37,7 @@ class QuietScore(Struct, frozen=True):
 
 
 async def run(quiet: QuietLoad) -> QuietScore:
-    """Sends the requests of all users. Raises RequestFailed."""
+    """Sends the requests of all users. Raises OSError and RequestFailed."""
     milliseconds: defaultdict[str, list[float]] = defaultdict(list)
     users = len(quiet.base_urls)
     started = time.perf_counter() + 0.1

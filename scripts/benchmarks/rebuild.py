@@ -1,4 +1,4 @@
-"""The time and the memory of a rebuild of all views by two processes, as an operator runs it.
+"""The time and the memory of a rebuild of all views by two processes, with `--dry-run`.
 
 The store has a part of the chitchat dataset. The floor of the time is the work that no rebuild can avoid. One process
 decodes every event. Then one client inserts the same documents into collections with the same indexes, a thousand at a

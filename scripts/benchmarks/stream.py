@@ -131,7 +131,7 @@ async def _first_words(
 ) -> tuple[float, float]:
     """The p50 and p99 of the time until the first word, in milliseconds.
 
-    Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`. `over_sockets`:
+    Asks each question again and again, all of them in parallel. Their first requests are spread over `reply_seconds`. `over_sockets`:
     asks each question on a WebSocket of its own, which stays open.
     """
     started = time.perf_counter()

@@ -55,7 +55,7 @@ class VisibilityProbe:
             thread.join()
 
     def lags(self, seconds: float) -> list[float]:
-        """Milliseconds from commit to visible of each event of the last `seconds`. Raises RequestFailed if an event was missed."""
+        """For each event of the last `seconds`, the milliseconds from its commit until it was visible. Raises RequestFailed if an event was missed."""
         transactions = self._transactions()
         commit_times = self._committed_at[-len(transactions) :]
         positions = [position for position, _ in self._visible_at]

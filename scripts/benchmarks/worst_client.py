@@ -80,7 +80,7 @@ async def run(worst: WorstLoad) -> None:
 
 
 async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) -> None:
-    """Sends requests at RATE: with unknown ids, commands that are refused, large lists and large instructions."""
+    """Sends requests at RATE: some name unknown ids, some are refused, some read large lists, and some have large instructions."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for number in range(SENDERS):
         free.put_nowait(Client(base_urls[number % len(base_urls)]))

@@ -74,7 +74,7 @@ class Loader:
         return self.counts
 
     async def _check_progress_file(self) -> None:
-        """Clears the progress file if it belongs to another store.
+        """Clears the progress file, unless it certainly belongs to this store.
 
         To find out, sends the file's last conversation again. Only the store that has it replays the answer, with the
         same id.
@@ -96,7 +96,7 @@ class Loader:
             self._progress_file.clear()
 
     def _conversations(self) -> Iterator[Conversation | BadLine]:
-        """What to load, in order. All workers share this iterator; it ends when one of them has failed."""
+        """What to load, in order. All workers share this iterator. It ends after the first error."""
         for entry in islice(self._source, self._limit):
             if self._error is not None:
                 return

@@ -32,7 +32,7 @@ class RequestRejected(Exception):
 
 
 class CredentialRefused(Exception):
-    """The store requires an API key, or the key that was sent is not valid or may not write."""
+    """The store answered 401 or 403. Usually it requires an API key, or the key that was sent is not valid or may not write."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Sources of conversations: the chitchat dataset, and files of JSON lines. A file is read line by line.
+"""Sources of conversations: the chitchat dataset, and files of JSON lines, which are read line by line.
 
 A conversation has the same `key` in every run, and the idempotency keys of its requests are made from this key. The
 key of a line is a digest of its text, and a number that counts equal lines. So if one line is corrected, the other
@@ -24,7 +24,7 @@ from infrastructure.http.errors import ApiError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
-"""Bytes of JSON. The 1,000 bytes less are for the rest of the request body."""
+"""Bytes of JSON. 1,000 bytes are left for the rest of the request body."""
 
 
 class Conversation(Struct, frozen=True):
@@ -47,7 +47,7 @@ class BadLine(Exception):
 
 
 class SourceNotFound(Exception):
-    """There is no source of this name. The message says what to do."""
+    """There is no source of this name, or the package of its data is not installed."""
 
 
 class Source(Protocol):

@@ -62,7 +62,7 @@ class Stream:
         self._owner = first.subject if first.version == 1 else ""
         self.events: list[Recorded] = []
         self.chain_hashes: dict[int, bytes] = {}
-        """By version."""
+        """The hash of each row, by version."""
         self.rows = 0
         self.differences: list[Difference] = []
         self._previous: Row | None = None

@@ -2,7 +2,7 @@
 and `transcript_prefixes`.
 
 A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
-row's event, even during appends. If the log does not have the event of a row, the log has lost something.
+row's event, even during appends. If the log does not have this event, the log has lost it, or somebody changed the row.
 """
 
 from collections import defaultdict
@@ -89,9 +89,9 @@ _TOPICS = {
 
 
 class Tables:
-    """Compares one page of conversations after another.
+    """Compares the tables with one page of conversations after another.
 
-    At the end, compares the rows of each table, or only those of the conversation `only`.
+    At the end, compares all rows with the log, or only those of the conversation `only`.
     """
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
@@ -186,7 +186,7 @@ class Tables:
             yield difference
 
     async def _prefixes_not_in_log(self) -> AsyncIterator[Difference]:
-        """Prefixes whose item the log does not have, or has deleted. A missing prefix is no difference: its transcript then begins a new conversation."""
+        """Prefixes whose item the log does not have, or has deleted. A missing prefix is no difference: without it, a transcript continues after an earlier message, or begins a new conversation."""
         after: dict[str, Any] = {"tenant": "", "hash": b"", "conversation": UUID(int=0), "version": 0}
         while True:
             parameters = {**after, "only": self._only, "rows": _PAGE_ROWS, **_TOPICS}

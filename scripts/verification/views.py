@@ -1,4 +1,7 @@
-"""Compares the views in MongoDB with a fold of the log, at the same position. MongoDB is read as of one moment."""
+"""Compares the views in MongoDB with a fold of the log, at the same position.
+
+Each page of conversations is read from MongoDB as of one moment. The totals are read as of another moment.
+"""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -83,7 +86,7 @@ class Totals:
     def differences(self) -> Iterator[Difference]:
         """The differences, once all conversations are added.
 
-        The position of a total is not compared, because conversations are not added in the log's order.
+        The positions of the totals are not compared.
         """
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
@@ -143,7 +146,7 @@ class Views:
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
 
     async def not_in_log(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
-        """Documents and parked entries of conversations that the log does not have."""
+        """Documents of conversations that the log does not have, and parked entries of conversations that were not compared."""
         for view_position in at.view_positions.values():
             for conversation_id, parked in view_position.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:

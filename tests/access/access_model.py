@@ -58,7 +58,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     deleted: bool = False
 
     def role(self, principal: Principal) -> str | None:
-        """The principal's role. None if the principal may not see the conversation, or it is deleted."""
+        """The principal's role. None if the principal may not see the conversation, or if it is deleted."""
         if self.deleted or principal.tenant != self.owner.tenant:
             return None
         if principal.may("admin") or principal.subject == self.owner.subject:

@@ -1,4 +1,4 @@
-"""Both APIs with AUTH_MODE=keys. They share no state, like two processes. A GET or HEAD goes to the query API, every other request to the command API."""
+"""Both APIs with AUTH_MODE=keys. They share nothing in memory, like two processes. A GET or HEAD goes to the query API, every other request to the command API."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager

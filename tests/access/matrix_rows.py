@@ -1,6 +1,6 @@
-"""The status with which each route that needs a credential answers each sender. Each route of the two apps has one or more rows.
+"""For each route that needs a credential, the status that each sender gets.
 
-`test_route_matrix.py` fails if a route has no row.
+Each such route of the two apps has one or more rows. `test_route_matrix.py` fails if a route has no row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 class Row(Struct, frozen=True, kw_only=True):
     """`statuses`: the statuses of the answers to SENDERS, in that order.
 
-    `body` and `query` may contain ids of the target, written as in the path: `{conversation_id}`.
+    `body` and `query` may contain ids of the Target, written as in the path: `{conversation_id}`.
     """
 
     statuses: tuple[int, int, int, int, int, int]
@@ -29,7 +29,10 @@ class Row(Struct, frozen=True, kw_only=True):
     """Whether the request needs a target of its own, because it works only once or changes who may do what."""
 
     has_content: bool = True
-    """False if a GET that a reader may use shows nothing that the owner, Ann (`matrix_store.py`), wrote. Only rows with READERS are checked."""
+    """Whether a reader must get what the owner, Ann (`matrix_store.py`), wrote. Only checked for a GET with READERS.
+
+    False for the lists of feedback and of shares, and for the search, which may be behind.
+    """
 
     def by_sender(self) -> Iterator[tuple[str, int]]:
         return zip(SENDERS, self.statuses, strict=True)
@@ -169,7 +172,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n', "content_type": "application/x-ndjson"})
     ],
     ("GET", "/v1/search"): [
-        Row(statuses=EVERYBODY, query="?q=nobodywrotethis"),  # other rows share conversations with the whole tenant
+        Row(statuses=EVERYBODY, query="?q=nobodywrotethis"),  # other rows share Ann's conversations with everybody
         Row(statuses=READERS, query="?q=plantedword*&conversation={conversation_id}", has_content=False),
     ],
     ("GET", "/v1/feedback"): [Row(statuses=EVERYBODY)],

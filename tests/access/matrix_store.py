@@ -51,7 +51,7 @@ INVALID: Final[Mapping[str, str | None]] = {
     "alg=none": f"Bearer {jwt.encode(claims(aud=AUDIENCE), '', 'none')}",
     "wrong audience": bearer(aud="another service"),
 }
-"""Credentials of the owner that are not valid."""
+"""No credential, and credentials of the owner that are not valid."""
 
 ROLES: Final[Mapping[str, str]] = {
     "other tenant": bearer(OWNER, " ".join(SCOPES), tenant="other"),

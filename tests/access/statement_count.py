@@ -1,4 +1,4 @@
-"""Counts the statements that clients send to Postgres through a Proxy. The formats are in the PostgreSQL documentation, "Message Formats"."""
+"""Records the statements that clients send to Postgres through a Proxy, so that a test can count them. The formats are in the PostgreSQL documentation, "Message Formats"."""
 
 from collections.abc import Callable
 

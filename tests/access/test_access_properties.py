@@ -1,7 +1,7 @@
-"""Random shares, deletions, retractions, forks, references and reads of several users, compared with a model.
+"""Random shares, deletions, retractions, forks, references and reads of several users, compared with an AccessModel (`access_model.py`).
 
-Everybody is shown what they may see, and nothing else. This also holds while the projector lags, and after the views were rebuilt and Redis was
-emptied.
+Everybody is shown what they may see, and nothing else. This also holds after the views were rebuilt and Redis was emptied, and while the
+projector lags (then a read may be a 503).
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 class History:
-    """Takes each step in the APIs and in the model, then compares what the two show to each user.
+    """Takes each step in the APIs and in the AccessModel, then compares what each user is shown.
 
     The users belong to one tenant. A stranger of another tenant has the same name as one of them.
     """
@@ -212,7 +212,7 @@ class History:
         return expected == 200
 
     async def _ask(self, actor: Principal, text: Any = None, **fields: Any) -> httpx.Response:
-        """Requests a reply. Checks that the model is sent nothing that the actor may not see."""
+        """Requests a reply. Checks that the provider is sent nothing that the actor may not see."""
         allowed = self._model.words_of(actor)
         text = self._word() if text is None else text
         before = len(self._provider.requests)
@@ -223,7 +223,7 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any], after: ModelItem | None = None) -> None:
-        """Reads as an admin what the reply stored, and adds it to the model. `after`: the item from which the reply continues. None: the head.
+        """Reads as an admin what the reply stored, and adds it to the AccessModel. `after`: the item from which the reply continues. None: the head.
 
         Checks that the reply copied only items that the actor may see.
         """

@@ -76,7 +76,7 @@ async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_i
     assert key.secret.rpartition("_")[2] not in row
 
 
-async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_shown_in_the_message(
+async def test_a_wrong_or_malformed_key_is_refused_and_not_shown_in_the_message(
     settings: Settings, keys: ApiKeys
 ) -> None:
     key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)

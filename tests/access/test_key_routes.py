@@ -146,7 +146,7 @@ async def test_an_admin_reaches_no_key_of_another_tenant(
         ({"secret": "cs_mine"}, "secret"),
     ],
 )
-async def test_a_key_with_a_wrong_field_is_a_400_that_names_it(
+async def test_a_new_key_with_a_wrong_field_is_a_400_that_names_the_field(
     settings: Settings, apis: KeyedApis, admin: CreatedApiKey, body: dict[str, Any], param: str
 ) -> None:
     status, _, wrong = error_of(await create(apis, admin, **body))

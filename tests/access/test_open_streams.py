@@ -117,7 +117,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_late
     assert repeated.status_code == 404
 
 
-async def test_when_the_conversation_is_deleted_then_the_stream_ends_with_this_event_and_marks_blanked_content(
+async def test_when_the_conversation_is_deleted_then_the_stream_shows_this_event_and_ends_and_blanked_content_is_marked(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a", title="secret")
@@ -282,7 +282,7 @@ async def test_when_a_reader_loses_access_then_their_stream_of_a_running_reply_e
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_may_no_longer_read_it_then_it_gets_no_further_event(
+async def test_given_a_client_that_reads_an_ended_reply_slowly_when_its_share_or_the_content_is_removed_then_it_gets_no_further_event(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")

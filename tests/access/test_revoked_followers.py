@@ -1,6 +1,6 @@
-"""A client follows the events of a conversation with a key.
+"""A client follows the events of a conversation with an API key.
 
-When the key is revoked, the client gets no further event.
+When the key is revoked, the stream ends with an `error` event.
 """
 
 import asyncio

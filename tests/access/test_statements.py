@@ -25,7 +25,7 @@ OF_THE_PROCESS = (
     r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch
     r"^SELECT i\.stream, i\.item, e\.topic, e\.state FROM",  # the items of a batch
 )
-"""Statements that the process sends on its own, or for a batch, which holds commands of several tenants.
+"""Statements that the process sends on its own, or for a batch, which may have commands of several tenants.
 
 They need not name a tenant.
 """

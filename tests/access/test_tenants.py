@@ -133,7 +133,7 @@ TRIED = [
 ]
 
 
-async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_nothing_and_ends_no_reply(
+async def test_a_write_with_rows_of_two_tenants_in_one_stream_is_refused_and_a_write_of_another_tenant_ends_no_reply(
     settings: Settings, write: Writer
 ) -> None:
     log = Log(settings.postgres_url)
@@ -297,7 +297,7 @@ def _nodes_without_body(node: ast.AST) -> Iterator[ast.AST]:
 def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
     """Only the files in `allowed` call MongoDB's own methods.
 
-    They are TenantViews, which adds the tenant, and the reader of view positions, which hold no tenant's data.
+    They are TenantViews, which adds the tenant, and the reader of view positions, which hold nothing that people wrote.
     """
     methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
     allowed = {"queries/tenant_views.py", "queries/view_positions.py"}

@@ -33,7 +33,7 @@ class Runs(Struct, frozen=True):
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[ScriptedProvider]:
-    """A provider that is the scripted assistant."""
+    """A provider whose answers come from the scripted assistant (`scripted_assistant.py`)."""
     for provider in scripted_provider():
         provider.script = assistant
         provider.models = [MODEL, MODEL_OF_OPENAI]
@@ -55,7 +55,7 @@ def store(provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def key(name: str) -> str:
-    """The API key of a recipe."""
+    """What a recipe sends as its API key: a token for a user of this name."""
     return token(sub=name)
 
 

@@ -1,4 +1,4 @@
-"""What the recipes have in common: their answers, and how the store shows their messages."""
+"""What the recipes of docs/clients.md have in common: the answers that they get, and how the store shows their messages."""
 
 import json
 from typing import Any

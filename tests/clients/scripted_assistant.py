@@ -1,8 +1,8 @@
 """A provider's script that plays an assistant. It serves both of the provider's APIs.
 
 Its answers depend on the messages of the request. It calls a tool when it is asked for the weather, repeats a tool's
-output, sees images, thinks when it is asked to, and remembers names. Otherwise it says how many messages it was shown.
-So a message that is missing or sent twice changes the answers.
+output, sees images, and remembers names. Every other answer says how many messages it was shown, and so shows whether
+a message is missing or was sent twice. Answers with a name or a number also have reasoning if the question asks to think.
 """
 
 import json
@@ -25,7 +25,7 @@ RESPONSES_USAGE = {
 
 
 class Shown(Struct, frozen=True):
-    """A message of the request. `role` is `call` for a call of a tool, and `tool` for the output of a tool."""
+    """A message or another item of the request. `role` is `call` for a call of a tool, `tool` for the output of a tool, and the type for any other item."""
 
     role: str
     text: str

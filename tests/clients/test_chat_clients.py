@@ -121,4 +121,4 @@ _ANSWERS = {
         [SECOND[0], "I was shown 11 messages.", "I was shown 13 messages."],
     ],
 }
-"""The answers of the clients that send more messages than one for each question and each answer."""
+"""The answers for clients that also send messages that are neither a question nor an answer. So their models are shown more messages."""

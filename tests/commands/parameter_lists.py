@@ -26,7 +26,7 @@ def listed(heading: str, columns: int) -> list[list[str]]:
 
 
 def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of a type's fields, and of the fields of its objects: `reasoning`, `reasoning.effort` …"""
+    """The names of a type's fields, with those of inner objects: `reasoning`, `reasoning.effort` …"""
     for name, annotation in typing.get_type_hints(parameters).items():
         yield prefix + name
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)

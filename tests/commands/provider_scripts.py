@@ -43,7 +43,7 @@ def silence(exchange: Exchange) -> None:
 
 
 def wrong_types(**fields: Any) -> Any:
-    """A script whose last chunk has these fields, with values of the wrong types."""
+    """A script whose last chunk has these fields. Tests give it invalid values."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

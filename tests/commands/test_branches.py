@@ -1,4 +1,4 @@
-"""Items are revised and heads are moved: what a model is shown, which requests are refused, and what a repeat gets."""
+"""Requests that revise an item or move the head: what a model is shown after them, which are refused, and what a repeated request gets."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ async def test_a_model_is_shown_the_path_to_the_head_wherever_the_head_is(store:
     assert await texts(store, conversation_id) == ["m0", "n1", "n3"]
 
 
-async def test_revising_an_item_and_moving_the_head_are_conditional_and_doing_the_same_again_changes_nothing(
+async def test_revising_an_item_and_moving_the_head_obey_if_match_and_a_repeat_changes_nothing(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.api)

@@ -196,7 +196,9 @@ async def test_a_response_with_store_false_leaves_no_event(
         assert error_of(refused) == (400, "mutually_exclusive_parameters", "store")
 
 
-async def test_input_tokens_count_everything_that_would_be_sent(api: httpx.AsyncClient, log: Log) -> None:
+async def test_input_tokens_count_the_input_the_history_the_instructions_and_the_tools(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     async def counted(**body: object) -> int:
         answer = await api.post("/v1/responses/input_tokens", json=body)
         assert answer.status_code == 200, answer.text

@@ -298,7 +298,7 @@ def _refused_in_conversation(**parameters: Any) -> ApiError:
     return refused.value
 
 
-def test_for_a_responses_provider_values_that_ask_for_nothing_are_accepted_and_audio_in_messages_is_refused() -> None:
+def test_for_a_responses_provider_parameters_without_an_effect_are_accepted_and_audio_in_messages_is_refused() -> None:
     nothing = {"n": 1, "stop": [], "logit_bias": {}, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
     body_of(renderer=RESPONSES, **ALL)
     body_of(renderer=RESPONSES, **nothing)

@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of Chat Completions of the official client. The store treats each parameter as that list says."""
+"""docs/clients.md lists every parameter of Chat Completions of the official client. The store sends, keeps or refuses each parameter as that list says."""
 
 from typing import Any
 

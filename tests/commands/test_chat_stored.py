@@ -56,7 +56,7 @@ async def test_the_metadata_is_replaced_and_the_answer_is_the_chat_completion(
     assert error_of(await update(api, running, {}))[0] == 404  # it is no chat completion
 
 
-async def test_a_change_of_metadata_is_repeatable_and_conditional_and_its_key_keeps_no_content(
+async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key_and_no_content_is_kept_for_the_key(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id = await write.start(listed=False)

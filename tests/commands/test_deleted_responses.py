@@ -143,7 +143,7 @@ async def test_the_live_events_of_a_deleted_response_are_removed(
         assert await redis.exists(key) == 0
 
 
-async def test_a_response_that_completes_while_it_is_being_deleted_is_deleted_with_its_items(
+async def test_a_response_that_may_complete_while_it_is_deleted_is_deleted_with_its_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     answers = await asyncio.gather(*(post_response(api, f"{n}", background=True) for n in range(8)))

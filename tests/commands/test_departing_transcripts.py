@@ -1,6 +1,6 @@
 """Chat Completions whose transcript departs from what is stored: they open a branch after the last common item.
 
-While another reply runs there, they continue in a fork.
+While another reply runs there, they continue in a fork. A transcript with a rewritten answer, or without its beginning, is still recognised.
 """
 
 import asyncio

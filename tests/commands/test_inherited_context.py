@@ -13,16 +13,16 @@ from tests.scripted_provider import ScriptedProvider
 
 
 async def fork_at(store: Store, response: dict[str, Any]) -> str:
-    """The id of a fork that begins after this response, and that has a reply."""
+    """Starts a fork after this response, by asking for a reply there. Returns its id."""
     return str((await create_response_in_fork(store.api, "And?", response))["conversation"]["id"])
 
 
 async def fork_of_fork(store: Store, response: dict[str, Any]) -> str:
-    """The id of a fork of a fork that begins after this response."""
+    """Starts a fork after this response, and then a fork of that fork. Returns the id of the second fork."""
     return await fork_at(store, await create_response_in_fork(store.api, "two", response))
 
 
-async def test_pinned_items_before_the_fork_are_shown_in_it_until_they_are_unpinned_there_or_deleted(
+async def test_a_fork_shows_inherited_pinned_items_until_they_are_unpinned_in_the_fork_or_deleted(
     store: Store, provider: ScriptedProvider
 ) -> None:
     origin = await create_conversation(store.api, context_policy={"budget": 500})
@@ -80,7 +80,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     request = await shown_to_model(store, fork)
     assert ("Of tea." in request, "user 0 " in request) == (True, False)
     assert "Of tea." in await shown_to_model(store, await fork_of_fork(store, response))
-    # A summary that is made in the fork includes the inherited summary. Undo brings the inherited one back.
+    # A summary that is made in the fork includes the inherited summary. Undo brings the inherited summary back.
     await store.append(fork, *talk(40))
     provider.requests.clear()
     await compact(store, provider, fork, "Of tea and cake.")

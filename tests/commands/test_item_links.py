@@ -1,6 +1,7 @@
 """Items that name other items by id.
 
-In a list, such a link holds our id or the `call_id` of the call. In a request to a provider, it leads to the same item.
+In a list, such a link holds the id that we gave to the named item, or the `call_id` of the named call. In a request to a
+provider, the link leads to the same item.
 """
 
 import json
@@ -195,7 +196,7 @@ async def test_an_unusable_id_of_a_client_is_not_stored_and_a_link_without_a_tar
     assert not any(b'"id"' in event.item for event in events)
 
 
-async def test_an_output_goes_to_the_call_with_its_call_id_not_to_one_whose_id_is_the_same_text(
+async def test_an_output_goes_to_the_call_with_its_call_id_and_not_to_a_call_whose_id_is_the_same_text(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     conversation_id = await create_conversation(api)

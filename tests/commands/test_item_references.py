@@ -107,7 +107,7 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
     assert len(appended(log, conversation_id)) == 9
 
 
-async def test_on_a_new_branch_a_reference_to_an_item_before_it_adds_nothing_and_one_to_a_later_item_adds_a_copy(
+async def test_on_a_new_branch_a_reference_to_an_item_before_the_branch_adds_nothing_and_a_reference_to_a_later_item_adds_a_copy(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")

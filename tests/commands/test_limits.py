@@ -126,7 +126,7 @@ async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(open_limited
         assert len(log.events(conversation)) == 3
 
 
-async def test_refused_and_repeated_requests_count_and_requests_for_health_documents_and_options_do_not(
+async def test_refused_and_repeated_requests_count_but_options_and_requests_for_health_or_documentation_do_not(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests": 4}) as api:

@@ -165,7 +165,7 @@ def streams_hello(exchange: Exchange) -> None:
 async def api_of(
     request: pytest.FixtureRequest, settings: Settings, provider: ScriptedProvider
 ) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
-    """The name of the provider's API, and a client of a store that uses it."""
+    """The name of the provider's API, and a client of a store that uses this API."""
     provider.script = streams_hello
     changes = {"openai_base_url": provider.url, "model_api": request.param, "default_model": "scripted"}
     async with open_api(settings.model_copy(update=changes)) as api:
@@ -255,7 +255,7 @@ async def test_allowed_tools_without_a_mode_have_the_mode_auto(
     assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
 
 
-async def test_an_error_about_an_unknown_or_misplaced_parameter_names_it_and_the_one_to_use_instead_if_there_is_one(
+async def test_an_error_about_an_unknown_or_misplaced_parameter_names_it_and_its_replacement_if_any(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:
     _, api = api_of

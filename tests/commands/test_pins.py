@@ -1,4 +1,4 @@
-"""Pinned items are sent to the model even when their turn no longer fits."""
+"""Pinned items are sent to the model even when they are summarized or no longer fit. A pinned call is never sent without its output."""
 
 from domain.items import Item
 from tests.commands.api_client import create_conversation

@@ -93,7 +93,7 @@ async def test_without_a_running_reply_on_busy_changes_nothing(
     assert log.topics(conversation).count("reply.queued") == 0
 
 
-async def test_a_seventeenth_reply_is_refused_and_is_queued_after_others_were_cancelled_or_deleted(
+async def test_a_seventeenth_waiting_reply_is_refused_until_others_are_cancelled_or_deleted(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])

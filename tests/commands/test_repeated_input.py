@@ -1,4 +1,4 @@
-"""Requests whose input repeats items of the conversation: only the new items are added. `tests/context/test_repeated_history.py` tests all cases."""
+"""Requests whose input repeats items of the conversation: only the new items are added. `tests/context/test_repeated_history.py` tests more cases."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ WITH_PROVIDER = {"model_window": 400_000}
 
 
 def calls(*call_ids: str) -> Any:
-    """A provider's script that answers with calls of a tool that have these call ids."""
+    """A provider's script that answers with calls of a tool. The calls have these ids."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -49,7 +49,7 @@ def taken(log: Log, conversation_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_outputs_that_are_already_answered_and_the_question_before_them_are_not_added_again(
+async def test_outputs_of_calls_that_are_already_answered_and_the_question_before_them_are_not_added_again(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     working = provider.script
@@ -148,7 +148,7 @@ async def test_items_that_a_client_appends_are_stored_even_if_they_repeat_earlie
     assert log.topics(conversation_id).count("item.appended") == 6
 
 
-async def test_of_equal_requests_at_the_same_time_only_the_first_stores_the_output_and_the_copy(
+async def test_of_equal_requests_at_the_same_time_only_one_adds_the_tool_output_and_the_referenced_item(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     # The first request's items are appended while the other requests compare their input with the conversation.

@@ -1,4 +1,4 @@
-"""Replies: what the log records of the request and of the end, and what the client gets, whether the reply completes or fails."""
+"""What the log records of a reply, and what the client gets: for replies that complete, and for replies that fail."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Redis answers but refuses to write while replies run, or has another value in place of a reply's stream.
+"""Redis refuses commands while replies run, or has another value in place of a reply's stream.
 
 Live events may be lost, but records are kept. Clients can still cancel and follow replies. One test follows a reply without a fault.
 """

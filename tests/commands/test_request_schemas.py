@@ -1,6 +1,6 @@
-"""The JSON Schemas of tools and answer formats in a request.
+"""The tools and answer formats of a request, and their JSON Schemas.
 
-They are refused if they are invalid or too large, and their references are not fetched.
+Invalid ones, and schemas that are too large, are refused. What a schema refers to is not fetched.
 """
 
 import socket

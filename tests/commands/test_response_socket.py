@@ -164,7 +164,7 @@ async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
         assert await error_to(other, store=False, previous_response_id=third["id"]) == NOT_FOUND
         posted = await served.http.post("/v1/responses", json={"input": "x", "previous_response_id": third["id"]})
         assert posted.json()["error"]["code"] == "previous_response_not_found"
-        # After the refusal of a request that names no previous response, the connection still remembers the old chain.
+        # After the refusal of a request that names no previous response, the connection still remembers its last response.
         assert await error_to(client, None) == (400, "missing_required_parameter", "input")
         await response_to(client, "four", store=False, previous_response_id=third["id"])
     assert topics(log) == []

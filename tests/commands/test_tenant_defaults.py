@@ -83,7 +83,7 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
-        # The conversation has another budget than a new one. So the model might not be shown the whole path.
+        # The whole history does not continue the earlier conversation: with its smaller budget, the model might not be shown all of it.
         history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
@@ -119,7 +119,7 @@ def test_invalid_tenant_defaults_are_refused_at_start(monkeypatch: pytest.Monkey
         Settings()
 
 
-def test_the_setting_that_was_replaced_is_refused_at_start_and_the_error_names_the_new_one(
+def test_the_old_setting_default_models_is_refused_at_start_and_the_error_names_tenant_defaults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEFAULT_MODELS", '{"acme": "m"}')

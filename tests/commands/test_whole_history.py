@@ -1,4 +1,4 @@
-"""Clients keep their history themselves, and send all of it as `input`. The store stores each item once."""
+"""Clients keep their history themselves, and send all of it as `input`. If the store recognises the history, it stores only what is new."""
 
 import asyncio
 import threading
@@ -111,7 +111,7 @@ async def test_an_input_that_differs_from_the_stored_history_opens_a_branch(
     ]
 
 
-async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_from_another_user_or_without_its_beginning(
+async def test_a_history_of_another_user_or_without_an_answer_of_this_store_or_without_its_beginning_is_not_recognised(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     own = [message("one"), message("of another store", "assistant"), message("two")]
@@ -128,7 +128,7 @@ async def test_a_history_is_not_recognised_without_an_answer_of_this_store_or_fr
     assert named["conversation"] == first["conversation"]
 
 
-async def test_two_equal_requests_at_once_continue_in_their_conversation_and_in_another_one(
+async def test_of_two_equal_requests_at_once_one_continues_the_conversation_and_the_other_gets_another_one(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])

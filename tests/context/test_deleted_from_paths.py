@@ -1,6 +1,7 @@
-"""A deleted item is on no path: not in its own conversation, not in a fork or a fork of a fork, and not as a copy.
+"""A deleted item is on no path of its conversation, of a fork, or of a fork of a fork. Its copies are deleted too.
 
-It does not matter whether a fork was made before or after the deletion.
+It does not matter whether a fork was made before or after the deletion. An item that a fork deletes for itself stays
+in the origin.
 """
 
 import pytest

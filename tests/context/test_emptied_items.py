@@ -1,4 +1,4 @@
-"""Emptied items are deleted items that keep their type but not their content.
+"""Emptied items are deleted items that keep their type, role and call id, but not their content.
 
 Renderers 1 to 5 can still render them in their place.
 """

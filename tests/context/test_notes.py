@@ -331,7 +331,7 @@ def test_any_items_become_a_request_that_the_api_takes_and_each_item_is_replaced
 ) -> None:
     """For the Responses API, the model here always lacks `other_items`, `audio` and `reasoning`.
 
-    A model that has these abilities is sent the items that need them unchanged, also malformed ones. The check would refuse the malformed ones.
+    To a model with these abilities, the items that need them are sent unchanged, also malformed ones. The check would refuse those.
     """
 
     @settings(max_examples=examples, deadline=None)

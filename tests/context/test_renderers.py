@@ -1,4 +1,4 @@
-"""A renderer's output never changes.
+"""Renderers, which items they leave out, and how items are counted. A renderer's output never changes.
 
 The log records the renderer of each reply, and that renderer must make the same bytes again. If a golden test fails, a
 renderer was changed. Undo that change and write a new renderer instead.

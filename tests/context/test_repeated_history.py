@@ -54,7 +54,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
 @pytest.mark.parametrize(
     ("path", "sent", "kept"),
     [
-        # The question and an answered output are sent again before the new output.
+        # The question and the output of an answered call are sent again before the new output.
         (OPEN_LOOP, [user("Q"), output("a"), output("b")], [output("b")]),
         (OPEN_LOOP, [user("Q"), call("a"), output("a"), call("b"), output("b")], [call("b"), output("b")]),
         (OPEN_LOOP, [output("a"), output("b"), user("Q")], [output("b"), user("Q")]),
@@ -69,13 +69,13 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A "yes" is new unless the path has it at the same place before an answered output.
+        # A "yes" is new unless the path has it at the same place before the output of an answered call.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
         ([user("no"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
         ([user("yes"), answer("ok"), user("no"), call("a"), output("a")], [user("yes"), output("a")], [user("yes")]),
-        # Several turns with answered outputs.
+        # Several turns with outputs of answered calls.
         (
             [user("1"), call("a"), output("a"), answer("A"), user("2"), call("b"), output("b"), call("c")],
             [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],

@@ -1,4 +1,4 @@
-"""Random conversations and windows. The items that a model is shown fit in the budget, cut no turn, and are the same each time.
+"""Random conversations and windows. What a model is shown fits in the budget, and is the same each time. The window cuts no turn.
 
 `scripts/test tests/context/test_selection_properties.py -m endless` tries ten thousand conversations.
 """
@@ -118,8 +118,8 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
     """The one of `starts` at which the window must begin.
 
-    Without a stable window, it is the first start that fits in the budget. With one, it is the start of the earlier
-    window, if the request still fits. If not, it is the first later start that leaves room, or else the last start.
+    Without a stable window, it is the first start that fits in the budget. With a stable window, it is the start of the
+    earlier window, if the request still fits. If not, it is the first later start that leaves room, or else the last start.
     """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:

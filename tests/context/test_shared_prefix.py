@@ -1,4 +1,4 @@
-"""What is recorded of each request: points of its beginning, and how much it shares with the last request to the same model."""
+"""What is recorded of each request: hashes of its beginning up to several points, and how much it shares with the last request to the same model."""
 
 from collections.abc import Mapping
 from typing import Any, cast

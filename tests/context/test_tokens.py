@@ -86,7 +86,7 @@ def test_the_pieces_of_a_text_together_are_the_text() -> None:
     assert max(map(len, parts)) <= MAX_PIECE_CHARACTERS
 
 
-async def test_short_texts_are_counted_on_the_event_loop_and_long_ones_in_a_thread() -> None:
+async def test_texts_that_are_short_together_are_counted_on_the_event_loop_and_others_in_a_thread() -> None:
     count("load the vocabulary")
     thread_ids: list[int] = []
 

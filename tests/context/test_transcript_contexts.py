@@ -61,7 +61,7 @@ async def test_given_messages_that_were_counted_when_a_request_begins_with_them_
     assert await counts.total(sent_messages([]), encoding) == 0
 
 
-async def test_given_a_very_long_text_then_its_end_is_estimated() -> None:
+async def test_given_very_long_texts_then_their_estimated_count_is_almost_exact() -> None:
     text = "tea and water, " * 200_000
     messages = [{"role": "user", "content": text[:2_000_000]}, {"role": "user", "content": text[2_000_000:]}]
     assert len(text) > 2 * MAX_COUNTED_CHARACTERS

@@ -11,7 +11,7 @@ Role = Literal["reader", "writer"]
 class ModelItem(Struct, eq=False, kw_only=True):
     """An item of the model.
 
-    response      the response that this item is the answer of; None for other items
+    response      the completed response that has this item in its output; None for other items
     parent        the item that it was appended after
     conversation  the conversation that it was appended to
     retracted     whether it is deleted in that conversation
@@ -72,7 +72,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     shares    the role of each other subject that may read it
     feedback  by what it is about (an item, or the id of a response) and subject
     running   the replies that run, by response id
-    replies   how many replies each subject got
+    replies   how many completed replies each subject got
     position  the log's position after the last command
     states    what the conversation was like, by version
 
@@ -168,7 +168,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self._join(response_id, *(items if self.keeps_stopped else ()))
 
     def _join(self, response_id: str, *items: ModelItem) -> None:
-        """Appends the items of the reply. If its request named a leaf, the head moves to them, unless another command moved it."""
+        """Appends the items of the reply. If its request named a leaf, the head moves to the last of them, unless another command has moved the head."""
         reply = self.running.pop(response_id)
         if not items:
             return None

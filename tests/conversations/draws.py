@@ -72,7 +72,7 @@ class Draws:
         subject: str | None = None,
         method: str = "POST",
     ) -> Command:
-        """A command on the conversation. It is sent by `subject`, or else by anyone who may write to the conversation."""
+        """A command on the conversation. It is sent by `subject`, or else by a random subject that may write to the conversation."""
         return Command(
             name=name,
             subject=subject or self.writer(conversation),

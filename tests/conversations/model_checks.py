@@ -169,7 +169,7 @@ def _id_of(rated: ModelItem | str) -> str:
 
 
 def _comment(conversation: ModelConversation, rated: ModelItem | str, given: ModelFeedback) -> str:
-    """The comment as it is listed: without content if the item is deleted."""
+    """The comment as it is listed. Empty if the item is deleted."""
     is_deleted = isinstance(rated, ModelItem) and not conversation.shows(rated)
     return "" if is_deleted else given.comment or ""
 

@@ -160,7 +160,7 @@ class RandomCommands:
                 conversation.note_state(version)
 
     async def _requested_version(self, command: Command, response_id: str) -> int:
-        """The version at which the reply was requested. Only its event says which one."""
+        """The version at which the reply was requested. Only the event that requests the reply has it."""
         assert command.conversation is not None
         path = f"/v1/conversations/{command.conversation.id}/events"
         last_version = max(command.conversation.states, default=0)

@@ -12,7 +12,7 @@ ATTEMPTS = 10
 
 
 async def read(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> httpx.Response:
-    """The answer to a GET. `position`: the answer shows the log up to this position."""
+    """The answer to a GET. `position`: the answer shows at least the log up to this position."""
     headers = {"x-min-position": str(position)}
     for _ in range(ATTEMPTS):
         answer = await apis.get(principal, path, params=parameters, headers=headers)

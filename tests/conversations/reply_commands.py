@@ -1,4 +1,4 @@
-"""Random requests for replies: at the head, after an earlier answer, beside an earlier answer, and stopped ones."""
+"""Random requests for replies: at the head, after an earlier answer, or beside an earlier answer. Some of the replies are stopped."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The file that the gateway serves equals the OpenAPI document that the code generates."""
+"""The file that nginx serves equals the OpenAPI document that the code generates."""
 
 import json
 

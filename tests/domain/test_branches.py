@@ -184,13 +184,16 @@ def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
 
 
 class Tree(Struct):
-    """The model: the parent of each item, the head, and the leaf of each running reply. Replies whose items go to the head are in `at_head` instead."""
+    """The model: the parent of each item, the head, and for each running reply the item that its items will follow.
+
+    Replies whose items will follow the head are in `at_head` instead.
+    """
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
     reply_leaves: dict[str, str | None] = field(default_factory=dict)
     heads_at_request: dict[str, str | None] = field(default_factory=dict)
-    """The head when each reply that named its leaf was requested."""
+    """For each running reply that named its leaf: the head when this reply was requested."""
     at_head: set[str] = field(default_factory=set)
 
     def path(self, item: str | None) -> list[str]:

@@ -255,7 +255,7 @@ def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
     )
 
 
-def test_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output() -> None:
+def test_by_default_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output() -> None:
     given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))).then(
         ReplyCancelled(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))
     )
@@ -334,7 +334,7 @@ def test_if_an_unlisted_conversation_holds_something_else_the_items_of_a_deleted
     )
 
 
-def test_a_retracted_item_is_restored_once_and_in_an_unlisted_conversation_not_after_its_response_was_deleted() -> None:
+def test_a_retracted_item_is_restored_unless_its_response_was_deleted_from_an_unlisted_conversation() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)

@@ -1,4 +1,4 @@
-"""The fast forms of items, `encodable_output_item` and `in_short`, give the same items as the slow ones."""
+"""The fast forms of items: `encodable_output_item` gives what `output_item` gives, and `in_full` gives back what `in_short` was given."""
 
 from typing import Any
 

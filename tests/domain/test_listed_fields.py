@@ -21,7 +21,7 @@ def test_an_item_that_was_listed_is_stored_without_the_fields_that_the_list_adde
     assert without_listed_fields(item) is item
 
 
-def test_an_item_of_an_unknown_type_keeps_its_own_fields_with_the_names_of_listed_fields() -> None:
+def test_an_item_of_an_unknown_type_that_was_not_listed_keeps_fields_with_the_names_of_listed_fields() -> None:
     item = {"type": "agent_message", "author": "agent", "model": "of its own"}
     assert without_listed_fields(item) == item
 

@@ -1,4 +1,4 @@
-"""Sharing a conversation and withdrawing a share: an event follows, nothing changes, or the command is refused."""
+"""Sharing a conversation: an event follows, nothing changes, or the command is refused. A share that does not exist cannot be withdrawn."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.decide import MAX_SHARES

@@ -72,7 +72,7 @@ HALF_CALL = item("fc_2", type="function_call", call_id="d", name="f", arguments=
         ((THOUGHT, HALF_CALL), (THOUGHT,)),
     ],
 )
-def test_if_stopped_replies_are_kept_the_question_and_the_usable_items_of_the_partial_answer_join(
+def test_if_stopped_replies_are_kept_the_question_and_the_usable_items_of_the_partial_answer_join_the_conversation(
     output: tuple[InputItem, ...], joining: tuple[InputItem, ...]
 ) -> None:
     facts: dict[str, Any] = {
@@ -99,7 +99,7 @@ def test_the_policy_at_the_end_of_the_reply_decides_whether_its_items_join() -> 
     given(started(), REQUESTED, keeps, ConversationEnded()).when(cancel).then(*joined(QUESTION, TEXT), kept)
 
 
-def test_a_failed_reply_and_one_that_is_deleted_while_it_runs_never_join() -> None:
+def test_the_items_of_a_reply_that_failed_or_was_deleted_while_it_ran_do_not_join_the_conversation() -> None:
     past = given(started(context_policy=KEEP), REQUESTED)
     past.when(FailReply(response_id="resp_1", code="c", message="m", output=(TEXT,))).then(
         ReplyFailed(response_id="resp_1", code="c", message="m", output=(TEXT,))
@@ -148,7 +148,7 @@ def test_a_request_retracts_the_answer_that_it_replaces_and_is_refused_if_someth
 
 
 def test_what_is_kept_of_a_stopped_reply_joins_where_the_reply_was_requested_even_if_the_head_was_moved() -> None:
-    """The process that records the end may be another one. It knows the branches only from the events."""
+    """Another process may record the end. It knows the branches only from the events."""
     running = (
         started(context_policy=KEEP),
         appended("m1", 1, None),

@@ -1,4 +1,4 @@
-"""`scripts/up`: which servers it starts, that it restarts children that die, what its errors say, and that it leaves no process behind."""
+"""`scripts/up` starts the servers, restarts children that die, says in an error what is wrong, and leaves no process behind."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tests.system import System
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[System]:
-    """One system for all tests that at most kill its children."""
+    """One system for the tests that do not stop it. Some of them kill its children."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory:
         system = System(Path(directory) / "data", "--apis", "2").start()
         yield system

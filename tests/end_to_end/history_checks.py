@@ -1,7 +1,8 @@
 """Checks after one step of a random history of a store (`history.py`).
 
-The log must still have the rows that the step left, and the requests that were acknowledged. A move is a restore, a
-failover, or rows that are removed by hand. Requests that were sent before the end of a move may be lost.
+A step may move the log: a backup is restored, a replica takes over, or rows are removed by hand. Afterwards, the log
+must have all rows that the move left, and all acknowledged requests. Only requests that were sent before the end of
+the move may be lost.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ REFUSALS = {
 
 
 def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
-    """Lists gaps, broken chains, unreadable events, texts that are stored twice or were never sent, and lost or changed rows of `base`."""
+    """Lists gaps, broken chains, unreadable events, texts that are stored twice or were never sent, and lost or changed rows of `base`, the rows that the log must still have."""
     faults = [*log.faults]
     faults += [
         f"lost or changed: {name} version {version}"

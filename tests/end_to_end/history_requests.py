@@ -35,7 +35,7 @@ class Acknowledged(Struct, frozen=True):
 class Request(Struct, kw_only=True):
     """A request that writes, and its answer. `status` is None if there was no answer: the outcome is unknown, or no api ran.
 
-    `after_move`: whether the request was sent after the end of the step's move, or in a step without a move. `events`: what the answer acknowledged.
+    `after_move`: whether the request was sent after this step had moved the log (`log_moves.py`), or in a step that does not move the log. `events`: what the answer acknowledged.
     """
 
     kind: str
@@ -195,7 +195,7 @@ class RequestSender:
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
         """Sends the request and notes its status. Returns the answer if it is a 200, else None.
 
-        Raises TimeoutException after STREAM_TIMEOUT_SECONDS, because no request may hang.
+        Raises TimeoutException if nothing arrives for STREAM_TIMEOUT_SECONDS, because no request may hang.
         """
         headers = {"content-type": "application/json"}
         if request.key is not None:

@@ -34,7 +34,7 @@ async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: Scri
 
 
 async def check_killed_regenerate(killed: KilledRegenerate, http: httpx.AsyncClient, url: str) -> None:
-    """Checks that nothing of the second answer has joined, and that `retry` writes another answer once.
+    """Checks that nothing of the second answer is in the conversation, and that `retry` adds exactly one other answer.
 
     Call this when the second answer is interrupted and the provider answers again.
     """

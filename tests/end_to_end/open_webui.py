@@ -3,12 +3,12 @@
 Each shape comes from its source, https://github.com/open-webui/open-webui, folder `backend/open_webui`:
 
 chat        utils/middleware.py: process_chat_payload, process_messages_with_output. One system message at most, with the date
-            (utils/task.py: prompt_template). Of a saved answer only its text is sent, without reasoning.
+            (utils/task.py: prompt_template). Of a saved answer the text and the calls are sent, but no reasoning.
 usage       main.py: `stream_options` for models that report usage.
 files       utils/middleware.py: apply_source_context_to_messages; utils/misc.py: update_message_content. The last question is sent
             with a template and the sources before it. The next request has the plain question.
-tools       utils/misc.py: convert_output_to_messages. Calls have the content "". utils/middleware.py,
-            streaming_chat_response_handler: within the loop the first of these messages also has the `usage` of the last answer.
+tools       utils/misc.py: convert_output_to_messages. A message with calls and without text has the content "". utils/middleware.py,
+            streaming_chat_response_handler: while calls are answered, the first message with calls also has the `usage` of the last answer.
 background  routers/tasks.py and the templates in config.py: the end of the chat as text, in one question.
 continue    utils/middleware.py: process_chat_payload (`assistant_message_id`). The messages end with the answer so far.
 """
@@ -29,7 +29,7 @@ TASKS = {
     "follow_ups": ("Predict 3-5 useful messages this user might naturally send next.", '{ "follow_ups": ["…"] }', 5),
     "queries": ("Analyze the chat history to determine the necessity of generating search queries.", "JSON", 6),
 }
-"""For each background call, what it asks for, the form of the answer, and how many of the last messages it has."""
+"""For each background request: what it asks for, the form of the answer, and how many of the last messages it has."""
 
 Message = dict[str, Any]
 
@@ -108,7 +108,7 @@ class OpenWebUI:
         return answered
 
     def background(self, task: str) -> Answered:
-        """A call for a title, tags, follow-ups or queries."""
+        """Requests a title, tags, follow-up questions or search queries."""
         goal, form, count = TASKS[task]
         history = "\n".join(f"{message['role'].upper()}: {message['content']}" for message in self.messages[-count:])
         prompt = (

@@ -1,7 +1,7 @@
 """An embedded Postgres with a wall clock that a test can set wrong.
 
-Its monotonic clock stays right, and so do the clocks of all other processes. libfaketime is preloaded into Postgres,
-and reads from a file, at every call, by how many seconds the clock is wrong.
+Its monotonic clock stays right, and so do the clocks of all other processes. libfaketime is preloaded into Postgres.
+At every call it reads from a file by how many seconds the clock is wrong.
 """
 
 import asyncio

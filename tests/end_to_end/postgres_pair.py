@@ -1,7 +1,7 @@
 """Two Postgres servers, a primary and its standby, each with its own data directory and port.
 
-Both are embedded servers (`infrastructure/embedded/postgres.py`). Tests use them to dump, restore and fail over. `url`
-names both ports, and libpq connects to the server that is the primary.
+Both are embedded servers (`infrastructure/embedded/postgres.py`). Tests use them to dump, restore and fail over.
+`PostgresPair.url` names both ports, and libpq connects to the server that is the primary.
 """
 
 import json
@@ -92,7 +92,7 @@ class PostgresPair:
         _run("pg_dump", "--format=custom", "--no-owner", f"--file={file}", self.primary.url)
 
     def restore(self, file: Path) -> None:
-        """Replaces everything that is in the dump, in one transaction. Other processes may be connected."""
+        """Drops each object that the dump has, and creates it again from the dump, in one transaction. Other processes may be connected."""
         flags = ("--clean", "--if-exists", "--single-transaction", "--no-owner")
         _run("pg_restore", *flags, f"--dbname={self.primary.url}", str(file))
 

@@ -1,7 +1,7 @@
 """A store for tests that start, stop and kill its processes one by one.
 
-It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. MongoDB and Valkey run for the whole life of
-the object. Tests can stop and start every other process. No supervisor restarts a process that has ended.
+It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. MongoDB and Valkey run until the store
+is closed. Tests can stop and start every other process. No supervisor restarts a process that has ended.
 """
 
 import os
@@ -121,7 +121,7 @@ class StoreProcesses:
 
 
 def _start_stores(directory: Path) -> subprocess.Popen[bytes]:
-    """Starts MongoDB and Valkey. Returns when they serve."""
+    """Starts MongoDB and Valkey. Returns when they serve, or when they could not be started."""
     command = [sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(directory)]
     log = directory.with_name("stores.log")
     with log.open("ab") as output:

@@ -6,7 +6,7 @@
 
 The faults are kills, freezes, lost connections, a MongoDB primary that steps down, an empty Redis, and no NOTIFY. The
 test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
-conversations makes the same appends in the same order. The number of the appends and their times differ. After each
+conversations begins with the same appends in the same order. How many it makes, and when, differs. After each
 round the load pauses, the views catch up with the log, and `scripts.verify` finds no difference.
 """
 

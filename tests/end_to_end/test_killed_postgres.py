@@ -119,7 +119,7 @@ def appends_since(writers: list[Writer], moment: float) -> list[Finished]:
 
 
 async def wait_for_appends(writers: list[Writer], count: int, *, since: float | None = None) -> None:
-    """Returns when each writer has finished `count` appends that started after `since`. None: after this call."""
+    """Returns when each writer has finished `count` appends that started after `since`. `since` None: after this call."""
     start = time.monotonic() if since is None else since
 
     def finished(writer: Writer) -> bool:

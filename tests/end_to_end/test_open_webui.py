@@ -1,4 +1,4 @@
-"""A chat interface that speaks only Chat Completions: each chat of Open WebUI is one conversation with each message once."""
+"""Open WebUI is a chat interface that speaks only Chat Completions. Each of its chats becomes one conversation, which has each message once."""
 
 import itertools
 import threading

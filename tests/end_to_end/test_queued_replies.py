@@ -1,4 +1,4 @@
-"""Sends fifty requests at the same time into one conversation, for each value of `on_busy`, and kills one of the two processes.
+"""Sends fifty requests at the same time to one conversation, for each value of `on_busy`, and kills one of the two api processes.
 
 Another test freezes a process while its request waits.
 """

@@ -69,7 +69,7 @@ class Stores:
         self._moves: LogMoves | None = None
 
     def open(self) -> tuple[StoreProcesses, LogMoves]:
-        """Returns the processes, all of them running, with an empty log."""
+        """Starts all processes, with an empty log."""
         if self._store is None or self._moves is None:
             path = self._path / str(next(self._numbers))
             path.mkdir()

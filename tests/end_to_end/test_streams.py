@@ -1,6 +1,6 @@
 """Streams lose their connection, Redis is emptied, or thousands of clients follow.
 
-Each client gets every event once, and the text that it receives is the stored text.
+Each client gets every event once, and so the whole text.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
 scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred streams; 1,000 followers of replies and 2,000 of events

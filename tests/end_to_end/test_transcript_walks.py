@@ -11,7 +11,7 @@ Questions and answers come from a small vocabulary, so that many are equal and a
 must hold:
 
 - The provider gets exactly the messages that were sent, once, and the recorded request renders again to its SHA-256.
-- Each reply continues from an item that the model allows (`walk_model.py`). This item is in a conversation of the same owner, after the
+- Each reply continues from an item that `walk_model.py` allows. This item is in a conversation of the same owner, after the
   same messages.
 - Only the messages after that item are stored, below it. The same message of a client is stored twice below one item
   only if two requests sent it at the same time.

@@ -1,4 +1,4 @@
-"""A thousand concurrent appends to one conversation, half of them to each of two api processes."""
+"""Concurrent appends to one conversation. Half of them are sent to each of two api processes."""
 
 import asyncio
 from collections import Counter
@@ -40,7 +40,7 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
 async def send_concurrently(
     urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Answer]:
-    """Posts all (path, body) at the same time, to the `urls` in turn. Returns the answers in the same order."""
+    """Posts all (path, body) at the same time, to the `urls` in turn. Returns the answers in the order of the requests."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
         # After this the server has accepted every connection. So the requests below arrive at the same time.
@@ -131,7 +131,7 @@ async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_o
     assert from_stored(item.item)["content"] == str(answers.index(winner))
 
 
-async def test_an_append_that_is_sent_a_hundred_times_to_two_processes_is_appended_once(
+async def test_an_append_that_is_sent_a_hundred_times_with_one_idempotency_key_to_two_processes_is_appended_once(
     urls: list[str], log: Log, conversation_id: str
 ) -> None:
     answers = await send_concurrently(

@@ -1,6 +1,6 @@
 """WebSockets in the whole system.
 
-Each turn of a chain of responses uses a WebSocket or HTTP. Streams are cut and resumed. Many idle sockets take little
+Each turn of a chain of responses uses a WebSocket or HTTP, at random. Streams are cut and resumed. Many idle sockets take little
 memory.
 
 scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over both transports

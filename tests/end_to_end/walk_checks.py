@@ -56,10 +56,10 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that its reply continues from, if any. `is_branch`: it opens a branch there.
+    """A request that the log has. `after`: the item that its reply continues from, if any. `is_branch`: the reply opens a branch there.
 
     `new_input`: the ids of its input items. `new_count`: how many of these items are compared with the transcript.
-    `since`: how many events were seen before its round. `deleted_before`: the items of its path that were deleted
+    `since`: how many events were seen before the request's round. `deleted_before`: the items of its path that were deleted
     before it was recorded. `ended`: how many events were seen when its reply ended. `joined`: the ids of its input and
     output, in order, once the reply has completed.
     """
@@ -265,8 +265,8 @@ class WalkChecks:
     def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
         """What is wrong, for a transcript that has nothing in common with the conversation that the client names. None if nothing is.
 
-        Such a transcript is appended below the head of that conversation. While another reply runs there, it goes into a
-        fork.
+        Such a transcript is appended after the head of that conversation. While another reply runs there, the transcript
+        goes into a fork.
         """
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
@@ -278,7 +278,7 @@ class WalkChecks:
         )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
-        """The items that joined must be the new messages and the planned answer, below the item that the reply continues from."""
+        """The items that joined must be the new messages and the planned answer, after the item that the reply continues from."""
         recorded = self._by_response[event.response_id]
         appended, self._appended = self._appended, []
         names = (*event.input_ids, *event.output_ids)
@@ -306,11 +306,11 @@ class WalkChecks:
         self._ended(conversation_id, event.response_id)
 
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
-        """Checks that a message is stored once below one item, unless two requests that ran at the same time had it.
+        """Checks that the same message is not stored twice after the same item, unless two requests that ran at the same time had it.
 
         Two messages are the same if the transcripts up to them are equal. Not checked: the first message of a transcript, a
-        message whose earlier copy the store has forgotten, and a request that names its conversation, because such
-        a request does not see the items of other conversations.
+        message whose earlier copy the store has forgotten, and the messages of a request that names its conversation,
+        because such a request does not see the items of other conversations.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]

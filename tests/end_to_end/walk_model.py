@@ -30,9 +30,10 @@ So the store need not recognise the transcript at a turn.
 """
 
 MIN_COMMON_TEXT = 16
-"""An answer that a client has shortened or extended still counts as the same if at least this many characters are equal.
+"""An answer that a client has shortened or extended still counts as the same if the shorter text has this many characters.
 
-Text that begins with a new line or a tag may be added to a shorter answer too.
+If the client added text, it must not begin with a letter or a digit. If it begins with a line break or `<`, the stored text may be
+shorter.
 """
 
 
@@ -173,7 +174,7 @@ class StoreModel:
     ) -> None:
         """A reply completes. Its new input items and its answer join the conversation, in order.
 
-        The head moves to the last of them, unless they are `aside`.
+        The head moves to the last of them. With `aside` it stays: they are not on the active path.
         """
         items = list(items)
         for item in items:
@@ -204,7 +205,7 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with an item of its conversation below it.
+        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with an item after it in the same conversation.
 
         The replies that run now in this conversation will store no prefixes and no turns.
         """
@@ -362,7 +363,7 @@ class StoreModel:
         return NOTHING
 
     def _extended(self, transcript: SentTranscript, turn: Recognised) -> Recognised:
-        """Extends the turn by the messages after it, as far as stored transcripts also have them after this turn, on its path."""
+        """Extends the turn by the messages after it, as long as a stored transcript has the same messages after this turn, on the same path."""
         for end in reversed(transcript.ends):
             if end <= turn.length:
                 break

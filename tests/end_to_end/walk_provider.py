@@ -1,4 +1,4 @@
-"""The provider of a random walk: it gives each request the answer that was planned for it, and keeps what it got."""
+"""The provider of a random walk (`walk_plan.py`). It gives each request the answer that was planned for it, and keeps the request's body."""
 
 import threading
 from typing import Any
@@ -12,7 +12,7 @@ HOLD_TIMEOUT_SECONDS = 20.0
 class PlannedAnswers:
     """`plan` fixes the answer of a request by its number, which the request has as its `seed`. `received`: the bodies that came, by number.
 
-    An answer that is held stops after its first part, until `release` is called.
+    An answer that is held stops after its first part, until `release` is called or HOLD_TIMEOUT_SECONDS have passed.
     """
 
     def __init__(self) -> None:

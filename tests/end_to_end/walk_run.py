@@ -64,7 +64,7 @@ class Walk:
         self._is_restarting = [False, False]
 
     async def run(self, planned: Round) -> None:
-        """Sends the requests of a round at the same time, and deletes, kills or disconnects as the round says. Checks what follows."""
+        """Sends the requests of a round at the same time, and deletes, kills or disconnects as the round says. Then checks the log and, if the clients did not disconnect, the answers."""
         if planned.deletion is not None:
             await self._run_and_delete(planned.requests, planned.deletion)
         elif planned.kill is not None:

@@ -34,7 +34,7 @@ class Interference(Enum):
 class InterferingProxy:
     """Connect through `url`. `interfere(…)` applies to the next append. `done` is set when a late append was executed.
 
-    `lose_insert`: the next append under the lock is lost. The proxy lets the late append run, and then disconnects the
+    `lose_insert`: the next append that is made under the lock (`log.py`) is lost. The proxy lets the late append run, and then disconnects the
     client. `lose_select`: the next SELECT of the streams is lost. From then on the proxy is `down`: it breaks every
     connection.
     """

@@ -1,6 +1,6 @@
-"""A proxy in front of Postgres that loses the answers to commits.
+"""A proxy in front of Postgres that can lose the answers to commits.
 
-It forwards a COMMIT and waits for the answer. Then it disconnects the client instead of passing the answer on. An
+To lose an answer, it forwards the COMMIT, waits for the answer, and disconnects the client. An
 append in one round trip commits without a COMMIT. The proxy recognises such an append by the name of its prepared
 statement, `append_at_once`.
 """

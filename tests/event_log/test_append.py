@@ -110,7 +110,7 @@ async def test_given_connections_cut_at_random_then_nothing_is_lost_or_appended_
         assert own == [f"{writer}-{n}" for n in range(25)]
 
 
-async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_and_the_chain_covers_every_column(
+async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_go_back_and_the_chain_covers_every_column(
     settings: Settings, log: Log
 ) -> None:
     times = iter([datetime(2026, 1, 1, 0, 0, n, 123_456, tzinfo=UTC) for n in (5, 3, 9, 1, 1, 1)])
@@ -168,7 +168,7 @@ async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_and_the_c
         previous = stored
 
 
-def test_given_the_two_times_of_a_repeated_hour_then_each_is_hashed_and_encoded_as_its_time_in_utc() -> None:
+def test_given_the_two_times_of_a_repeated_hour_then_each_gets_the_row_of_its_time_in_utc() -> None:
     fields: dict[str, Any] = {"version": 1, "topic": "", "state": b"", "tenant": "", "item_id": None, "subject": ""}
     fields |= {"originator_id": mint_uuid(), "command_id": None, "correlation_id": ""}
     summer = datetime(2025, 10, 26, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
@@ -236,7 +236,7 @@ async def test_given_eighteen_megabytes_at_once_then_all_are_appended(events: Ev
     assert log.versions(conversation_id) == list(range(1, 22))
 
 
-async def test_given_equal_commands_in_one_batch_when_only_the_first_changes_something_then_the_others_have_its_position(
+async def test_given_equal_commands_in_one_batch_when_only_the_first_changes_something_then_all_get_the_same_position(
     events: EventLog,
 ) -> None:
     conversation_id = await start(events)

@@ -1,4 +1,4 @@
-"""The estimated size of a request for a reply is close to the size of its event, so that no batch is larger than the maximum."""
+"""The estimated size of a request for a reply is close to the size of its event. The sizes of batches are limited by this estimate."""
 
 import pytest
 
@@ -23,7 +23,7 @@ IDS = tuple(f"msg_{number:032x}" for number in range(1_000))
         Transcript(parts=(TranscriptPart(items=IDS),)),
     ],
 )
-def test_a_request_is_estimated_with_its_input_and_its_transcript(transcript: Transcript | None) -> None:
+def test_the_estimate_of_a_request_includes_its_input_and_its_transcript(transcript: Transcript | None) -> None:
     command = RequestReply(
         response_id="resp_1",
         model="m",

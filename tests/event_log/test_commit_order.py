@@ -46,7 +46,7 @@ class Follower:
 
 @asynccontextmanager
 async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
-    """A follower for each way of reading the log by position. On exit, each polls once more."""
+    """Three followers, which read the log by position in different ways. On exit, each polls once more."""
     pool = make_pool(settings.postgres_url)
     await pool.open()
     reader = EventReader(pool)

@@ -118,7 +118,7 @@ def test_given_look_ups_in_flight_when_the_server_ends_then_they_are_repeated_at
 
 
 @usual_end
-def test_given_a_reader_when_the_server_ends_then_it_fails_at_once_and_the_next_one_succeeds(
+def test_given_a_read_when_the_server_ends_then_the_read_fails_at_once_and_the_next_one_succeeds(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:

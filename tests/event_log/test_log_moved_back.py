@@ -1,7 +1,7 @@
 """The log moves back while processes run: a backup is restored, or rows are removed by hand.
 
-Then appends continue after the last event that the log still has. They skip no version and use none twice, and each
-event is chained to the event before it.
+Then appends to a conversation continue after its last event in the log, without a gap, and each event is chained to
+the event before it. A conversation that has lost all its events is not found.
 """
 
 import asyncio
@@ -160,7 +160,7 @@ async def test_given_rows_removed_in_the_middle_then_the_stream_continues_from_i
     assert log.versions(conversation_id) == [1, 2, 5, 6, 7, 8]
 
 
-async def test_given_many_conversations_in_flight_when_some_have_lost_rows_then_every_append_is_stored_once(
+async def test_given_conversations_of_which_some_have_lost_rows_when_many_appends_run_at_once_then_each_is_stored_once(
     settings: Settings, log: Log
 ) -> None:
     metrics = Metrics()
@@ -307,7 +307,7 @@ def store_snapshot(settings: Settings, conversation_id: str, stream: Stream) -> 
 
 
 @pytest.mark.parametrize("differs", ["is ahead of the log", "has another hash"])
-async def test_given_a_snapshot_that_is_not_in_the_log_then_it_is_deleted_and_the_log_is_read(
+async def test_given_a_snapshot_that_does_not_match_the_log_then_it_is_deleted_and_the_log_is_read(
     settings: Settings, log: Log, differs: str
 ) -> None:
     async with open_log(settings.postgres_url) as events:

@@ -1,4 +1,4 @@
-"""Migrations of the event store, also after the restore of an older dump. Removing rows begins another epoch."""
+"""Migrations of the event store, also after the restore of an older dump. When rows are removed, the log gets another epoch (`log_epoch`)."""
 
 import psycopg
 import pytest

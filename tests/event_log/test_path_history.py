@@ -1,4 +1,4 @@
-"""`PathHistory` reads the items of a path, newest first, up to the maxima.
+"""`PathHistory` reads the items of a path, newest first, until MAX_READ_ITEMS or MAX_READ_BYTES is reached.
 
 The newest items come from the snapshot, older ones from the log. In a fork, the items of its origin follow.
 """
@@ -52,7 +52,7 @@ async def test_a_path_is_read_without_gap_or_repeat_wherever_its_snapshot_ends(
     assert await all_ids(PathHistory(reader, None)) == []
 
 
-async def test_no_more_than_the_maxima_is_read(write: Writer, reader: EventReader) -> None:
+async def test_reading_ends_when_a_maximum_is_reached(write: Writer, reader: EventReader) -> None:
     many = await write.start()
     for _ in range(MAX_READ_ITEMS // 1000 + 1):
         await write.append(many, *["x"] * 1000)

@@ -63,7 +63,7 @@ async def test_given_a_call_that_fails_then_the_others_succeed(pipeline: Postgre
     assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, division, 50, division, 25]
 
 
-async def test_given_a_call_that_fails_at_its_commit_then_it_raises_and_those_after_it_succeed(
+async def test_given_a_call_that_fails_at_its_commit_then_this_call_raises_and_the_calls_after_it_succeed(
     settings: Settings,
 ) -> None:
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
@@ -81,7 +81,7 @@ async def test_given_a_call_that_fails_at_its_commit_then_it_raises_and_those_af
         await connection.execute("DROP TABLE once")
 
 
-async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then_it_is_returned_at_once(
+async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then_the_result_is_not_lost(
     settings: Settings,
 ) -> None:
     statement = "SELECT length($2)::bigint FROM pg_sleep($1 / 1000.0)"
@@ -118,7 +118,9 @@ async def test_given_a_cut_connection_then_all_calls_in_flight_have_an_unknown_o
     assert await outcomes(call(pipeline, 1), call(pipeline, 2)) == [100, 50]
 
 
-async def test_given_a_call_that_times_out_then_those_after_it_time_out_too(pipeline: PostgresPipeline) -> None:
+async def test_given_a_call_that_times_out_then_the_call_in_flight_behind_it_times_out_too_and_a_later_call_succeeds(
+    pipeline: PostgresPipeline,
+) -> None:
     assert await outcomes(call(pipeline, -20, 0.2), call(pipeline, 1)) == [ServerTimedOut, ServerTimedOut]
     assert await call(pipeline, 2) == 50
 
@@ -130,7 +132,9 @@ async def test_given_a_cancelled_call_then_the_next_one_does_not_get_its_result(
     assert await outcomes(second, call(pipeline, 2)) == [OutcomeUnknown, 50]
 
 
-async def test_given_calls_while_the_pipeline_connects_then_they_share_the_connection(settings: Settings) -> None:
+async def test_given_a_pipeline_that_is_not_open_then_its_first_call_connects_and_later_calls_share_the_connection(
+    settings: Settings,
+) -> None:
     pipeline = make(settings, "pids", ["bigint"], "SELECT $1 * 0 + pg_backend_pid()::bigint")
     pids = {
         await pipeline.call([0], 10.0),
@@ -140,7 +144,7 @@ async def test_given_calls_while_the_pipeline_connects_then_they_share_the_conne
     assert len(pids) == 1
 
 
-async def test_given_a_value_that_its_type_cannot_hold_then_nothing_is_sent_and_the_next_call_succeeds(
+async def test_given_a_value_that_its_type_cannot_hold_then_the_call_fails_and_a_concurrent_call_succeeds(
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, 2**63), call(pipeline, 2)) == [psycopg.DataError, 50]

@@ -132,7 +132,7 @@ def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in
     asyncio.run(scenario())
 
 
-async def test_given_a_batch_in_flight_then_few_commands_wait_and_many_are_split_into_two_batches() -> None:
+async def test_few_commands_wait_for_a_batch_in_flight_but_many_start_a_second_batch_or_are_split_into_two() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()

@@ -66,7 +66,7 @@ async def test_given_a_long_conversation_when_it_is_read_backwards_then_each_pag
     assert versions == list(range(8, 0, -1))
 
 
-async def test_given_a_long_conversation_among_short_ones_when_a_page_is_read_then_postgres_reads_only_its_events(
+async def test_given_a_long_conversation_among_short_ones_when_a_page_is_read_then_postgres_reads_only_the_events_of_the_page(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     conversation_id = await write.start(*["x"] * 800)

@@ -129,9 +129,7 @@ async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_sta
     assert (counts.locked, counts.reads) == (0, 1)  # the second batch makes the read, because its key is already used
 
 
-async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the_rows_of_all(
-    settings: Settings, log: Log
-) -> None:
+async def test_given_cold_and_unknown_conversations_then_they_are_read_together(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         cold = [await start(events) for _ in range(OTHERS)]
         await append_all(events, [request(conversation_id, append_texts("before")) for conversation_id in cold])
@@ -142,8 +140,8 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # The first read is for the whole batch. Nothing is cached for an unknown conversation. So it is read twice more:
-    # when its stream is looked for again, and when its command is refused.
+    # The first read is for the whole batch. Nothing is cached for unknown conversations. So these are read twice more:
+    # when their streams are looked for again, and when their commands are refused.
     assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)

@@ -24,7 +24,7 @@ def stream(version: int, instructions: str = "", tenant: str = "acme") -> Stream
     return Stream(state, 7, datetime(2026, 1, 1, tzinfo=UTC), b"\x01" * 32)
 
 
-def test_given_a_snapshot_when_it_is_decoded_then_the_stream_is_equal_and_counts_as_snapshotted() -> None:
+def test_given_a_snapshot_when_it_is_decoded_then_the_stream_is_the_same_and_needs_no_new_snapshot() -> None:
     decoded = from_snapshot(to_snapshot(stream(300)))
     assert decoded is not None
     assert decoded.state == stream(300).state
@@ -53,7 +53,7 @@ def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -
     assert cache.get(second) is not None
 
 
-def test_given_one_tenants_large_streams_then_they_evict_their_own_and_not_those_of_others() -> None:
+def test_given_large_streams_of_one_tenant_then_they_evict_streams_of_this_tenant_and_of_no_other() -> None:
     cache = StreamCache(max_bytes=100_000)
     small, large = ("other", mint("conv")), [("acme", mint("conv")) for _ in range(30)]
     cache.put(small, stream(1, tenant="other"))

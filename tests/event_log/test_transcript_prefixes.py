@@ -275,7 +275,9 @@ async def test_given_an_item_retracted_on_one_branch_then_prefixes_of_paths_with
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32])
-async def test_postgres_reads_numbers_of_events(events: EventLog, log: Log, number: int) -> None:
+async def test_number_in_state_reads_a_number_unless_the_event_is_compressed(
+    events: EventLog, log: Log, number: int
+) -> None:
     event = ItemRetracted(item_id=mint("msg"), branch=number, depth=number // 2, inherited=True)
     state = encode(event)
     compressed = b"\x11" + state[1:]

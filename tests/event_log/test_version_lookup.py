@@ -39,7 +39,7 @@ async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_of_
             assert (result.version, result.deleted) == (conversation_ids.index(conversation_id) + 1, False)
 
 
-async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_then_it_is_found(
+async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_then_the_head_is_found(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     conversation_id = await write.start("x")
@@ -52,7 +52,7 @@ async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_th
     assert await reader.head(conversation_id) == before
 
 
-async def test_given_a_look_up_when_the_pool_is_closed_then_it_fails_and_nothing_connects_again(
+async def test_given_a_look_up_that_waits_when_the_pool_is_closed_then_the_look_up_fails_at_once(
     write: Writer, settings: Settings
 ) -> None:
     conversation_id = await write.start("x")
@@ -72,7 +72,7 @@ async def test_given_a_look_up_when_the_pool_is_closed_then_it_fails_and_nothing
                 await task
 
 
-async def test_given_a_postgres_that_does_not_answer_when_a_head_is_looked_up_then_it_times_out_and_is_not_repeated(
+async def test_given_a_postgres_that_does_not_answer_when_a_head_is_looked_up_then_the_look_up_times_out_and_is_not_repeated(
     write: Writer, settings: Settings
 ) -> None:
     conversation_id = await write.start("x")

@@ -1,4 +1,4 @@
-"""Tests of gzip: which answers are compressed, for which clients, that the event loop runs meanwhile, and that answers take turns."""
+"""Tests of gzip: which answers are compressed, and for which clients. The event loop runs meanwhile, and large answers take turns."""
 
 import asyncio
 import gzip

@@ -251,7 +251,7 @@ async def test_a_credential_in_the_query_does_not_count(port: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
-async def test_a_request_with_a_valid_token_reaches_the_route(port: int, scheme: str) -> None:
+async def test_a_request_with_a_valid_token_is_let_in(port: int, scheme: str) -> None:
     authorization = f"Authorization: {scheme}{GOOD}"
     assert (await raw(port, "GET /v1/nothing HTTP/1.1", "Host: x", authorization))[0] == 404
     assert (await raw(port, "GET /v1/conversations/x HTTP/1.1", "Host: x", authorization))[0] == 400
@@ -344,7 +344,7 @@ async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01)
     return sent[1:]  # without the head
 
 
-async def test_only_an_expired_token_ends_a_stream_and_only_that_of_a_get_even_if_there_are_no_events() -> None:
+async def test_an_expired_token_ends_only_streams_of_get_even_idle_ones_and_a_failed_check_ends_none() -> None:
     expired = InvalidCredential("invalid_token", "The token has expired.")
     until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
     assert await followed(expired) == [*until_then, b""]
@@ -361,7 +361,7 @@ async def open_api() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_without_a_login_every_request_reaches_the_routes_whatever_its_credential(
+async def test_without_a_login_every_request_is_let_in_whatever_its_credential(
     open_api: httpx.AsyncClient,
 ) -> None:
     sent: list[dict[str, Any]] = [{}, {"Authorization": "Bearer any"}, {"Authorization": "Basic x"}]

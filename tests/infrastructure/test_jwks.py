@@ -148,7 +148,7 @@ async def test_tokens_with_unknown_key_ids_do_not_make_the_store_read_the_keys_t
         assert service.requests == 2  # all tokens waited for one read
 
 
-async def test_while_no_keys_were_ever_read_every_token_is_a_503_and_then_the_store_recovers_by_itself() -> None:
+async def test_until_keys_were_read_once_no_token_can_be_checked_and_each_token_makes_the_store_try_again() -> None:
     with user_service(ED) as service:
         port = service.port
         service.answer = lambda: (500, b"")

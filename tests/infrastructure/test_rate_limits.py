@@ -37,7 +37,7 @@ def test_one_word_stands_for_the_recommended_limits(text: str, monkeypatch: pyte
     assert RECOMMENDED.subject.followers
 
 
-def test_each_holder_has_limits_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tenant_subject_and_key_have_limits_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = read('{"tenant": {"requests": 10, "tokens_a_month": 0}, "key": {"replies": 2}}', monkeypatch).of("any")
 
     assert limits["tenant"] == Limits(requests=10, tokens_a_month=0)
@@ -91,5 +91,7 @@ def test_an_override_replaces_the_limits_that_it_names_for_its_tenant_and_null_r
         ('{"tenant":' * 100_000, "nested too deeply"),
     ],
 )
-def test_an_invalid_value_is_refused_at_the_start(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_refused_when_the_settings_are_read(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert message in error(text, monkeypatch)

@@ -117,5 +117,5 @@ def test_a_url_whose_password_would_be_taken_as_a_port_is_refused_and_not_shown_
         "host=db password=p",
     ],
 )
-def test_every_kind_of_postgres_url_is_accepted(url: str) -> None:
+def test_several_forms_of_a_postgres_url_are_accepted(url: str) -> None:
     assert Settings(postgres_url=url).postgres_url == url

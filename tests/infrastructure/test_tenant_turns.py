@@ -28,7 +28,7 @@ async def test_given_a_tenant_that_wants_all_turns_then_another_tenant_gets_a_tu
     assert holding == 10
 
 
-async def test_given_turns_of_all_tenants_then_there_are_never_more_than_the_total() -> None:
+async def test_given_all_turns_are_held_then_a_further_tenant_gets_a_turn_only_when_turns_are_given_back() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     async with AsyncExitStack() as stack:
         for tenant in ("a", "a", "b"):

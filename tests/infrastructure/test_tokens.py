@@ -89,7 +89,7 @@ async def test_a_token_with_a_wrong_claim_is_refused_with_this_message(changed: 
     assert (await refusal(token(**changed))).startswith(message)
 
 
-async def test_times_may_differ_by_the_skew_of_the_clocks() -> None:
+async def test_times_may_differ_by_the_configured_clock_skew() -> None:
     assert await verifier().principal_of(token(exp=time.time() - 20, nbf=time.time() + 20, iat=time.time() + 20))
     assert await refusal(token(exp=time.time() - 20), auth_clock_skew=10) == "The token has expired."
 
@@ -184,7 +184,7 @@ async def test_a_token_that_was_accepted_is_refused_once_it_has_expired() -> Non
         await checked.principal_of(sent)
 
 
-async def test_a_token_is_verified_once_and_the_number_of_remembered_tokens_is_limited() -> None:
+async def test_a_remembered_token_is_not_verified_again_and_the_number_of_remembered_tokens_is_limited() -> None:
     checked = TokenVerifier(Settings(auth_mode="jwt", auth_secret=SECRET), max_remembered=3)
     sent = [token(sub=f"user-{number}") for number in range(4)]
     assert await checked.principal_of(sent[0]) is await checked.principal_of(sent[0])

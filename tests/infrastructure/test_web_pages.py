@@ -241,7 +241,7 @@ async def test_without_a_login_a_request_must_have_exactly_one_host() -> None:
         assert (answer.status, answer.code, store.served) == (400, "invalid_header", [])
 
 
-async def test_the_host_is_checked_on_every_path_and_for_every_method() -> None:
+async def test_the_host_is_checked_for_every_method_and_on_every_path_but_the_health_checks() -> None:
     store = Store()
     for path in ("/", "/v1/nothing", "/metrics", "/openapi.json", "/docs/favicon.png", "/health/nothing", "*"):
         for method in ("GET", "OPTIONS", "DELETE"):

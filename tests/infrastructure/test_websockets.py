@@ -47,7 +47,7 @@ UPGRADE = {
 
 
 class Server:
-    """An app that sends back what it receives. `/flood` sends without end. `ended`: the close codes of its sockets."""
+    """An app that sends back what it receives. `/flood` sends without end. `ended`: the close codes of the sockets that have ended."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -184,7 +184,7 @@ async def test_a_post_or_a_head_that_asks_for_a_websocket_is_served_as_an_ordina
             assert answer.status_code == {"POST": 405, "HEAD": 200}[method]
 
 
-async def test_messages_in_both_directions_work_in_fragments_and_if_the_client_offers_compression(
+async def test_text_bytes_and_fragments_are_echoed_and_compression_that_the_client_offers_is_not_used(
     server: Server,
 ) -> None:
     async with connect(f"{server.url}/echo", compression="deflate") as client:
@@ -272,7 +272,9 @@ async def test_a_client_that_answers_no_ping_or_reads_nothing_is_disconnected(se
 
 
 @pytest.mark.parametrize("frame", [b"\x88\x80mask", b"\x83\x80mask"], ids=["closes", "breaks the protocol"])
-async def test_an_application_that_sends_without_end_stops_when_its_client_closes(server: Server, frame: bytes) -> None:
+async def test_an_app_that_sends_without_end_stops_when_its_client_closes_or_breaks_the_protocol(
+    server: Server, frame: bytes
+) -> None:
     server.ended.clear()
     client = await connect(f"{server.url}/flood")
     client.transport.write(frame)

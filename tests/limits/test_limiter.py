@@ -78,7 +78,7 @@ async def test_without_limits_nobody_is_remembered() -> None:
     assert limits.remembered == 0
 
 
-def test_a_burst_refills_evenly_and_an_excess_delays_by_at_most_max_debt_seconds() -> None:
+def test_a_burst_refills_evenly_and_after_an_excess_requests_are_refused_for_about_max_debt_seconds() -> None:
     burst = BurstCount(10)
     for _ in range(10):
         assert burst.has(100.0)

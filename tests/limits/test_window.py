@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 
-def test_a_use_counts_for_a_minute_and_at_most_a_second_longer() -> None:
+def test_a_use_that_fits_counts_for_a_minute_and_at_most_a_second_longer() -> None:
     window = Window(10)
     window.add(100.9, 4)
 

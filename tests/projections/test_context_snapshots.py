@@ -363,7 +363,7 @@ async def test_given_requests_of_many_models_then_a_snapshot_has_those_of_the_si
         assert await world.redis.hlen(_hash(conversation)) <= MAX_FIELDS + 1
 
 
-async def test_given_a_request_that_was_made_before_the_items_that_are_read_then_it_is_left_out(
+async def test_given_a_request_that_is_older_than_the_items_that_are_read_then_it_is_not_among_the_last_requests(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")

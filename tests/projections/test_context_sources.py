@@ -1,4 +1,4 @@
-"""After any changes of a conversation, its context from the snapshot equals the one from the log.
+"""After any changes of a conversation, its context from the snapshot equals its context from the log.
 
 scripts/test tests/projections/test_context_sources.py -m endless     tries a hundred and fifty histories
 """
@@ -48,7 +48,7 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. With an odd seed, the conversation has branches. With every second odd seed (3, 7, …), it has no other command after which a snapshot is made again."""
+    """Random commands on one conversation. With an odd seed, the conversation has branches. With the seeds 3, 7, …, only the commands on branches can have the effect that a snapshot is made again."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)

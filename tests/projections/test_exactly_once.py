@@ -1,4 +1,7 @@
-"""Every event is written once into every view, even if projectors race, repeat a batch or start a view over. `test_process.py` kills projectors."""
+"""Every event is written once into every view, even if projectors race, repeat a batch or start a view over. `test_process.py` kills projectors.
+
+If the documents of a view are not what a batch expects, the whole batch fails.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -62,7 +65,7 @@ async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_wr
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_view_that_started_over_when_a_batch_that_was_read_before_is_written_then_the_write_fails_and_the_view_stays_empty(
+async def test_given_a_view_that_started_over_when_a_batch_from_before_is_written_then_the_write_fails_and_the_view_stays_empty(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -82,7 +85,7 @@ async def test_given_a_view_that_started_over_when_a_batch_that_was_read_before_
     assert await world.matches_log()
 
 
-async def test_given_several_projectors_that_start_a_view_at_once_then_it_starts_once_and_no_collection_is_left_over(
+async def test_given_several_projectors_that_start_a_view_at_once_then_the_views_match_the_log_and_no_collection_is_left_over(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -98,7 +101,7 @@ async def test_given_several_projectors_that_start_a_view_at_once_then_it_starts
     assert names == [(await world.statuses())["items"].collection]
 
 
-async def test_given_a_document_that_should_not_exist_when_it_is_inserted_then_the_whole_batch_fails(
+async def test_given_a_document_that_exists_when_a_batch_inserts_it_then_the_whole_batch_fails(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -150,7 +153,7 @@ async def test_given_two_projectors_that_start_a_view_over_then_the_slower_one_d
     await world.catch_up()
 
     class StartsOverAgain(MongoViews):
-        """After the commit of its transaction, another projector starts the view over and fills it."""
+        """Directly after the commit, another projector starts the view over and fills it."""
 
         @asynccontextmanager
         async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:

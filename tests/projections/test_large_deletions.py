@@ -1,4 +1,4 @@
-"""A conversation of any size is deleted in bounded steps. After an interruption, a projector deletes the rest."""
+"""The documents of a deleted conversation are removed in several transactions if there are many. After an interruption, a projector removes the rest."""
 
 import asyncio
 
@@ -69,7 +69,7 @@ async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_conti
     assert await world.matches_log()
 
 
-async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_large_conversation_then_it_removes_nothing(
+async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_large_conversation_then_no_document_is_removed(
     write: Writer, world: World
 ) -> None:
     large = await write.start("one")

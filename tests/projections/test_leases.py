@@ -34,7 +34,7 @@ async def renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
     return partitions_held
 
 
-async def test_given_any_number_of_projectors_then_one_holds_each_partition_and_their_shares_differ_by_at_most_one(
+async def test_given_any_number_of_projectors_then_each_partition_has_one_holder_and_no_projector_holds_two_more_than_another(
     world: World,
 ) -> None:
     all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]

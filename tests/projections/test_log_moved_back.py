@@ -1,4 +1,4 @@
-"""The log moves back (a backup is restored, or rows are removed) while projectors and readers run, or before they start again.
+"""The log moves back (a backup is restored, or rows are removed), with or without running projectors and readers.
 
 Views and snapshots that show lost events are not read, and are made again. After a mere restart of Postgres, the views stay.
 """
@@ -110,7 +110,7 @@ async def test_given_more_appends_after_a_restore_than_were_lost_then_reads_say_
     assert await world.matches_log()
 
 
-async def test_given_continuous_reads_when_a_backup_is_restored_under_a_running_projector_then_reads_answer_200_or_503_and_afterwards_show_no_lost_item(
+async def test_given_a_restore_under_a_running_projector_then_reads_answer_200_or_503_and_afterwards_show_no_lost_item(
     write: Writer, live: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -186,7 +186,7 @@ async def test_given_positions_that_earlier_code_wrote_then_they_are_read_and_co
     assert await world.matches_log()
 
 
-async def test_given_batches_that_the_feed_keeps_when_the_log_moves_back_then_the_end_is_looked_up_and_the_batches_are_read_again(
+async def test_given_a_feed_with_kept_batches_when_it_looks_up_the_end_of_a_log_that_moved_back_then_it_reads_the_batches_again(
     write: Writer, world: World
 ) -> None:
     kept, lost = await write.start("kept"), await write.start("lost")

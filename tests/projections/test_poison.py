@@ -215,7 +215,7 @@ async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_par
     assert await others_are_exact(world, victim)
 
 
-async def test_given_a_projector_that_has_read_its_position_when_another_parks_a_conversation_at_it_then_the_first_writes_nothing(
+async def test_given_a_projector_that_has_read_its_position_when_another_parks_a_conversation_at_that_position_then_the_first_writes_nothing(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -254,7 +254,7 @@ async def test_given_an_unreadable_event_that_soon_becomes_readable_then_nothing
     assert await world.matches_log()
 
 
-async def test_given_the_maximum_of_parked_conversations_then_the_view_stops_and_reports_it(
+async def test_given_the_maximum_of_parked_conversations_then_the_view_is_stuck_until_there_is_one_less(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()

@@ -34,7 +34,7 @@ async def collections(world: World) -> dict[str, str]:
     return {view: status.collection for view, status in (await world.statuses()).items() if view in MONGO_VIEWS}
 
 
-async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(write: Writer, live: World) -> None:
+async def test_given_readers_when_views_are_rebuilt_then_every_read_succeeds(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     conversation = await write.start("first")
     await live.until(live.caught_up)
@@ -127,7 +127,7 @@ async def test_given_a_kept_collection_when_the_next_rebuild_starts_then_it_is_d
     assert await world.matches_log()
 
 
-async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it_resumes_and_writes_nothing_twice(
+async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it_resumes_and_counts_nothing_twice(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)

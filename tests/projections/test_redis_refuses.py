@@ -41,7 +41,7 @@ async def admin(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_then_nothing_is_parked_and_reads_are_right_and_the_snapshots_come_back(
+async def test_given_a_redis_that_refuses_to_write_then_nothing_is_parked_and_reads_are_right_and_the_snapshots_come_back(
     fault: Fault, write: Writer, world: World, admin: Redis
 ) -> None:
     ids = await write_many_kinds(write)

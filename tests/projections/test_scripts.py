@@ -138,13 +138,13 @@ async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_
 
 
 @pytest.mark.parametrize(("conversation_id", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
-async def test_given_an_unknown_conversation_when_it_is_replayed_then_the_exit_status_says_so(
+async def test_given_a_malformed_or_an_unknown_id_when_it_is_replayed_then_the_exit_status_is_2_or_1(
     conversation_id: str, status: int, world: World, tmp_path: Path
 ) -> None:
     assert run_script(world, tmp_path, "scripts.replay", conversation_id).returncode == status
 
 
-async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_says_so(
+async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_is_1(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     conversation = await write.start("one")

@@ -29,7 +29,7 @@ def test_case_accents_compatibility_forms_and_invisible_characters_are_folded(wr
     assert fold(written) == folded
 
 
-def test_folding_twice_changes_nothing() -> None:
+def test_folding_a_folded_character_changes_nothing() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     assert [character for character in characters if fold(fold(character)) != fold(character)] == []
 

@@ -1,7 +1,7 @@
 """In a conversation ten times as long as its budget, requests only grow at their end, except when the window moves.
 
-So a provider's prompt cache already has nearly all of each request. The requests are the same with a snapshot, from the
-log alone, and after the snapshot was made again.
+So most bytes were sent before, and a provider's prompt cache may have them. The requests are the same with a snapshot,
+from the log alone, and after the snapshot was made again.
 
 scripts/test tests/projections/test_standing_window.py -m endless     talks for a thousand turns
 """
@@ -111,7 +111,7 @@ class Talk:
         self.conversation_id = (await self._store.post("/v1/conversations", json=body)).json()["id"]
 
     async def turn(self, number: int, question: str, reply: str) -> None:
-        """Sends the question. Every fifth answer is a call: then a second request sends its output.
+        """Sends the question. In every fifth turn the model answers with a call, and a second request sends the output of the call.
 
         Before every seventh turn, the snapshot is removed and made again.
         """
@@ -172,7 +172,7 @@ def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
 
 
 def sent_before(earlier: Sequence[bytes], later: Sequence[bytes]) -> int:
-    """How many bytes the parts have with which both `earlier` and `later` begin."""
+    """How many bytes of `later` were sent before: the first parts, as far as they are the same in `earlier`."""
     shared = 0
     for one, other in zip(earlier, later, strict=False):
         if one != other:
@@ -197,7 +197,7 @@ async def talk(
 
 
 @pytest.mark.parametrize("turns", [A_FEW, pytest.param(A_THOUSAND, marks=pytest.mark.endless)])
-async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_for_a_few_moves_of_the_window(
+async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_when_the_window_moves(
     talk: Talk, turns: int
 ) -> None:
     texts = texts_of_chitchat(2 * turns)

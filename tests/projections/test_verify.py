@@ -1,4 +1,4 @@
-"""`verify` reports every change of a view, of the log or of a table beside it. Without a change it reports nothing."""
+"""`verify` reports changes of views, of the log and of the tables beside the log. Without a change it reports nothing."""
 
 import json
 import os
@@ -464,9 +464,7 @@ async def test_given_differences_in_a_snapshot_then_they_are_reported_without_co
     assert not [word for word in ("hello", "secret", "content", "The s") if word in printed]
 
 
-async def test_given_a_snapshot_that_names_a_wrong_first_item_then_that_is_reported(
-    write: Writer, world: World
-) -> None:
+async def test_given_a_snapshot_that_names_a_wrong_first_item_then_it_is_reported(write: Writer, world: World) -> None:
     conversation = await write.start("words " * 200_000, "two", "three")
     await world.catch_up()
     assert (await _verify(world)).ok

@@ -1,4 +1,4 @@
-"""A conversation with branches, written through the event log, and what readers must find in it: computed from its events in memory."""
+"""A conversation with branches, written through the event log. What readers must find in it is computed in memory, from its events."""
 
 from random import Random
 from typing import Any
@@ -11,7 +11,7 @@ from tests.queries.writer import Writer, new_items
 
 
 class Node(Struct):
-    """An item. `path`: the branches up to it."""
+    """An item. `path`: the branches on the path to the item; the last one is the item's own."""
 
     id: str
     parent: str | None
@@ -26,7 +26,7 @@ class Node(Struct):
 
 
 class BranchedConversation:
-    """`last_items`: pairs of a version, and the id of the last item of the active path from this version on."""
+    """`last_items`: pairs of a version and an item id. From this version on, the active path ends with this item."""
 
     def __init__(self, write: Writer, conversation_id: str) -> None:
         self._write = write
@@ -92,7 +92,7 @@ class BranchedConversation:
         return {"index": of_parent.index(item_id), "count": len(of_parent)}
 
     def tree(self, version: int) -> list[dict[str, Any]]:
-        """The place of each node at this version, and whether it is deleted."""
+        """All nodes that were appended up to this version, each with its place in the tree. Those that are deleted at this version are marked."""
         nodes = sorted(self.nodes.values(), key=lambda node: (node.depth, node.branch))
         return [
             {

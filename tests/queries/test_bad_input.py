@@ -93,7 +93,7 @@ async def test_filters_that_match_nothing_and_parameters_that_are_ignored_are_no
 @pytest.mark.parametrize(
     "name", ["metadata[]", "metadata", "owner[$ne]", "x", "Limit", "as_off", "e\u0301", "\0", "y" * 100]
 )
-async def test_an_unknown_query_parameter_is_refused_by_name(
+async def test_an_unknown_query_parameter_is_refused_and_the_error_names_it(
     api: httpx.AsyncClient, name: str, conversation_id: str
 ) -> None:
     path = f"/v1/conversations/{conversation_id}"

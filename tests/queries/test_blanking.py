@@ -125,6 +125,7 @@ DELETED_BY: dict[str, Deleted] = {
     "summary": Deleted(summaries=frozenset({7})),
     "conversation": Deleted(conversation=True),
 }
+"""By the part that a field belongs to (`Part` in `domain/content.py`): a deletion of this part."""
 
 
 def recorded(event: Event) -> Recorded:
@@ -169,7 +170,7 @@ def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_an
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_when_what_a_field_belongs_to_is_deleted_then_the_field_is_blanked(event: Event) -> None:
+def test_a_field_is_blanked_if_the_part_that_it_belongs_to_is_deleted(event: Event) -> None:
     for name, part in CONTENT[type(event)].items():
         data = shown(event, DELETED_BY[part])["data"]
         assert SECRET not in str(data[name]), name
@@ -240,7 +241,7 @@ async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_ev
     assert seen[: len(before)] == before
 
 
-async def test_given_a_deleted_response_then_the_content_that_only_it_has_is_blanked(
+async def test_given_a_deleted_response_then_its_parameters_input_and_output_are_blanked(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

@@ -1,4 +1,4 @@
-"""Stored chat completions: the list with its cursors and filters, one by its id, and who sees which."""
+"""Stored chat completions: the list with its cursors and filters, a chat completion by its id, and who may read them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -68,7 +68,7 @@ async def test_the_list_has_the_chat_completions_that_ended_with_an_answer(
     assert await listed(sdk, limit=3, order="desc") == expected[::-1]
     page = await sdk.chat.completions.list(limit=3, after=completion_id(ids[1]))
     assert ([answer_of(completion) for completion in page.data], page.has_more) == (expected[2:5], True)
-    # Deleted ones are still cursors: a client may delete what it has just listed.
+    # The ids of deleted chat completions still work as cursors: a client may delete what it has just listed.
     for cursor in (deleted, with_conversation):
         assert await listed(sdk, after=completion_id(cursor), order="desc") == expected[::-1]
     empty = await sdk.chat.completions.list(after=completion_id(cut_off))
@@ -76,7 +76,7 @@ async def test_the_list_has_the_chat_completions_that_ended_with_an_answer(
 
 
 async def _write_others(write: Writer) -> None:
-    """Replies that the list does not have: a Response, one of another tenant, and those that run, failed or were cancelled."""
+    """Replies that the list does not have: a Response, and chat completions of another tenant, or that run, failed or were cancelled."""
     await write.reply(await write.start())
     others = write.for_tenant("other")
     await others.complete_chat(await others.start(), "?", "of another tenant")
@@ -106,7 +106,7 @@ async def test_the_list_is_filtered_by_model_and_metadata(
     assert await listed(sdk, model="smol-1", metadata={"odd": "0"}) == ["0", "2", "4"]
     assert (
         await listed(sdk, model="smol") == []
-    )  # requested under this name, but the provider answered with another one
+    )  # requested under this name, but the provider answered with another name
     await write.execute(conversation_id, DescribeReply(response_id=odd[1], metadata={"odd": "no"}))
     assert await listed(sdk, metadata={"odd": "1"}) == ["1", "5"]
     assert await listed(sdk, metadata={"odd": "no"}) == ["3"]
@@ -146,7 +146,7 @@ async def test_a_chat_completion_is_read_by_either_of_its_ids_and_a_response_tha
     assert (await api.get(f"/v1/responses/{completion_id(plain)}")).status_code == 200
 
 
-async def test_bad_cursors_ids_and_filters_are_refused_by_name(
+async def test_a_bad_cursor_id_or_filter_is_refused_and_the_error_names_the_parameter(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     other = write.for_tenant("other")

@@ -1,4 +1,4 @@
-"""The messages of a stored chat completion, through both APIs and a scripted provider."""
+"""The messages of a stored chat completion, and the chat completion as a Response, through both APIs and a scripted provider."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

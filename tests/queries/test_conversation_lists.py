@@ -34,7 +34,7 @@ def ids(listed: dict[str, Any]) -> list[str]:
 
 
 async def shown(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any]:
-    """The Conversation. Asserts that it is the same alone and in a list."""
+    """The Conversation. Asserts that a read of this conversation alone and a list show the same."""
     listed = {entry["id"]: entry for entry in (await page(api, limit=100, order_by="activity"))["data"]}
     alone: dict[str, Any] = (await api.get(f"/v1/conversations/{conversation_id}")).json()
     assert alone == listed[conversation_id]
@@ -164,7 +164,7 @@ async def test_pages_by_activity_neither_skip_nor_repeat_conversations_that_did_
     assert not {*ids(next_page)} & {*ids(backwards[-1])}
 
 
-async def test_a_cursor_of_another_list_and_invalid_parameters_are_refused_by_name(
+async def test_a_cursor_of_another_list_or_an_invalid_parameter_is_refused_and_the_error_names_the_parameter(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start(title="A trip", metadata={"a": "b"}) for _ in range(3)]

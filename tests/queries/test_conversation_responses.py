@@ -147,7 +147,7 @@ async def test_a_conversation_without_replies_has_an_empty_list_and_an_unknown_o
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_large_responses_come_in_pages_that_end_early_and_wait_for_their_turn(
+async def test_large_responses_come_in_pages_that_end_early_and_are_refused_if_they_get_no_turn(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()

@@ -1,4 +1,4 @@
-"""Deleted content is in no answer and in no model request. When it is restored, it is shown again.
+"""Deleted content is in no model request, and in no answer except the audit trail. When it is restored, it is shown again.
 
 The tests look for it in the conversation, its forks, chains, copies, Responses and their streams. They look while the projector is behind,
 after it has caught up, after Redis has lost everything, and after a rebuild.
@@ -404,7 +404,7 @@ async def test_a_restored_answer_is_in_its_response_again(store: Store) -> None:
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary_made_without_the_item_and_what_cannot_be_restored_is_not_found(
+async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary_made_without_the_item_and_what_cannot_be_restored_is_a_404(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands, context_policy={"budget": 2_000})

@@ -1,4 +1,4 @@
-"""Forks that clients make with POST …/fork: what they begin with, and what they may do with what they inherit."""
+"""Forks that clients make with POST …/fork: what a fork begins with, and what a client can do there with the inherited items."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ class Store(Struct, frozen=True):
         return await self.queries.get(f"/v1/conversations/{path}".removesuffix("/"))
 
     async def texts(self, conversation_id: str) -> list[str]:
-        """The texts of the conversation's items, oldest first: in its list, in its tree, and in what would be sent to a model."""
+        """The texts of the conversation's items, oldest first. The list, the tree, and what would be sent to a model must have the same texts."""
         answer = await self.get(f"{conversation_id}/context?model=m")
         assert answer.status_code == 200, answer.text
         listed = await self.get(f"{conversation_id}/items?order=asc")
@@ -244,7 +244,7 @@ async def listed(store: Store, path: str, **query: Any) -> list[str]:
             return ids
 
 
-async def test_a_fork_pins_what_it_inherits_and_retracts_it_for_itself_and_its_own_forks(store: Store) -> None:
+async def test_inherited_items_are_pinned_in_a_fork_and_retracted_for_the_fork_and_its_own_forks(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three")
     fork = await store.fork(origin)
     grandchild = await store.fork(fork)

@@ -73,7 +73,7 @@ async def test_a_retracted_item_is_a_valid_cursor(api: httpx.AsyncClient, write:
     assert texts(await page_of(api, conversation_id, order="asc", before=appended[1])) == ["a"]
 
 
-async def test_a_cursor_of_another_conversation_is_refused(
+async def test_a_cursor_that_is_unknown_or_of_another_conversation_is_refused(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -145,7 +145,9 @@ async def test_the_official_client_pages_through_everything(
     assert one == items[7]
 
 
-async def test_head_is_answered_with_the_etag(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_a_head_request_is_answered_with_the_etag(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
     conversation_id = await write.start("a")
 
     for path in ("", "/items", "/events"):

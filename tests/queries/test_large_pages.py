@@ -152,7 +152,7 @@ async def test_a_large_page_is_compressed_for_clients_that_accept_gzip_and_has_t
     assert "content-encoding" not in small.headers
 
 
-async def test_a_large_page_waits_for_its_turn_and_a_small_one_does_not(
+async def test_while_another_large_answer_is_sent_a_large_page_is_refused_after_a_wait_and_a_small_one_is_sent(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, _ = await start_large(write, projector)

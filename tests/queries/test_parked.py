@@ -1,4 +1,4 @@
-"""Reads of a parked conversation are refused, because a view has only an old state of it.
+"""A read is refused if a view that it needs has parked the conversation: this view has only an old state of it.
 
 A list that may lack a parked conversation, or show an old state of it, has the header `X-Consistency: parked`.
 """

@@ -1,6 +1,6 @@
 """Random histories of replies, forks, references, summaries and deletions.
 
-Once content is deleted, it is in no model request and in no answer. Every request that was sent can still be rendered again.
+Once content is deleted, it is in no later model request and in no later answer. Every request that was sent can still be rendered again.
 
 scripts/test tests/queries/test_random_deletions.py -m endless     runs sixty histories
 """

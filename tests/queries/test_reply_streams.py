@@ -1,4 +1,4 @@
-"""Streams of replies that this process does not run: with many clients, of a conversation that is deleted, and made from the record of the reply."""
+"""Streams that the read API sends: of a reply that has not ended yet, and of a finished reply, made from its record."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ from tests.queries.writer import Writer
 async def complete(
     write: Writer, conversation_id: str, response_id: str, input_items: tuple[InputItem, ...], *deltas: str
 ) -> None:
-    """Completes a reply with one message that was streamed in these deltas."""
+    """Completes a reply with one message. According to the record, its text came in these deltas."""
     part = {"type": "output_text", "text": "".join(deltas), "annotations": []}
     message = {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
     completed = CompleteReply(
@@ -63,7 +63,7 @@ async def events_of(client: httpx.AsyncClient, response_id: str, **query: Any) -
         return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
 
 
-async def test_sixty_clients_get_all_events_of_replies_of_another_process_and_other_reads_stay_verified(
+async def test_sixty_clients_that_follow_replies_get_all_events_and_other_reads_stay_verified(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_ids = [await write.start() for _ in range(12)]
@@ -100,7 +100,7 @@ async def test_sixty_clients_get_all_events_of_replies_of_another_process_and_ot
             assert await events_of(client, response_id, starting_after=4) == events[5:]
 
 
-async def test_a_client_of_a_reply_whose_conversation_is_deleted_gets_an_error_event(
+async def test_a_client_that_follows_a_reply_gets_an_error_event_when_the_conversation_is_deleted(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start()
@@ -161,7 +161,9 @@ async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices_and_let
     assert turns > chunks * 0.9, "other tasks have a turn after each page"
 
 
-async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: Settings, write: Writer) -> None:
+async def test_a_client_gets_the_same_stream_if_its_record_and_pages_are_not_kept_in_memory(
+    settings: Settings, write: Writer
+) -> None:
     conversation_id = await write.start()
     response_id, input_items = await write.request_reply(conversation_id, "?")
     await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
@@ -182,7 +184,7 @@ async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: 
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
 
 
-async def test_streams_of_a_large_reply_that_are_not_read_take_little_memory(settings: Settings, write: Writer) -> None:
+async def test_forty_unread_streams_of_a_large_reply_take_little_memory(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, input_items = await write.request_reply(conversation_id, "?")
     await complete(write, conversation_id, response_id, input_items, *("word " * 100 for _ in range(4_000)))

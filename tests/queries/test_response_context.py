@@ -205,7 +205,7 @@ async def test_after_any_history_each_request_is_rendered_as_the_provider_receiv
     assert summarized
 
 
-async def test_a_request_that_is_not_the_recorded_one_does_not_match(
+async def test_if_the_rendered_request_differs_from_the_recorded_one_the_answer_says_so(
     store: httpx.AsyncClient, settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")

@@ -114,7 +114,7 @@ async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
 
 
-async def test_more_matches_than_are_ranked_at_once_are_each_found_once(
+async def test_given_more_matches_than_are_ranked_at_once_then_each_is_found_once(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("Greenland one", "Greenland two")

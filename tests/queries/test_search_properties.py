@@ -1,4 +1,4 @@
-"""Random messages in many languages and random queries: exactly those messages are found that a comparison of all messages finds.
+"""A search with a random query over random messages in many languages finds exactly the messages that a comparison with every message finds.
 
 The test makes messages from words that it knows, so it needs no folding and no division into words of its own.
 """
@@ -98,7 +98,10 @@ class Store:
             await self._change(writer, conversation_id, number)
 
     async def _change(self, writer: Writer, conversation_id: str, number: int) -> None:
-        """Shares every third conversation, withdraws every second of these shares, deletes every tenth conversation, and retracts a message of each."""
+        """Retracts the last message of one conversation.
+
+        Every third conversation is shared with eve, every second of these shares is withdrawn, and every tenth conversation is deleted.
+        """
         if number % 3 == 1:
             await writer.execute(conversation_id, ShareConversation(share=Share(role="reader", subject="eve")))
             self.readers[conversation_id].add("eve")

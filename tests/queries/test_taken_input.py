@@ -48,7 +48,7 @@ def output(call_id: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": "rain"}
 
 
-async def test_lists_show_the_stored_input_with_links_to_its_items_and_requests_are_rendered_again_exactly(
+async def test_given_references_and_repeated_items_in_the_input_then_lists_and_contexts_show_what_was_stored_and_sent(
     store: httpx.AsyncClient, api: httpx.AsyncClient, projector: ManualProjector, provider: ScriptedProvider
 ) -> None:
     text_item = {

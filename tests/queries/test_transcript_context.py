@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them, even if it had changed earlier ones.
+"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them, even if they differ from the stored items.
 
 scripts/test tests/queries/test_transcript_context.py -m endless     runs two hundred chats
 """
@@ -43,7 +43,7 @@ def provider() -> Iterator[ScriptedProvider]:
 async def store(
     settings: Settings, provider: ScriptedProvider, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The command API, with the scripted provider, which has the API of the fixture's parameter."""
+    """The command API. Its scripted provider has the API that the fixture's parameter names."""
     changed = {"openai_base_url": provider.url, "default_model": "scripted", "model_api": request.param}
     app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
@@ -83,7 +83,7 @@ class Chat:
         self._provider = provider
         self.messages: list[Json] = []
         self.sent: list[tuple[httpx.Response, list[Json]]] = []
-        """Each answer, with the messages that were sent."""
+        """Each answer, with the messages of its request."""
         provider.script = self._answer
 
     async def run(self) -> None:

@@ -128,7 +128,9 @@ async def test_usage_is_grouped_by_user_key_conversation_and_tenant(
         {"start": "2026-02-01", "since": "1796017571"},
     ],
 )
-async def test_invalid_days_and_groups_are_a_400(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
+async def test_an_invalid_period_or_group_is_a_400_that_names_its_parameter(
+    api: httpx.AsyncClient, parameters: dict[str, str]
+) -> None:
     answer = await api.get("/v1/usage", params=parameters)
 
     assert (answer.status_code, answer.json()["error"]["param"] in parameters) == (400, True)

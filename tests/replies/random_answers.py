@@ -1,4 +1,4 @@
-"""Random answers of a provider, as its stream parts: messages, refusals, citations, calls, reasoning and web searches."""
+"""Random answers of a provider, as stream parts: messages, refusals, citations, calls, reasoning and web searches."""
 
 from typing import Any
 

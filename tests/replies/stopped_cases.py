@@ -298,7 +298,7 @@ class Stops:
                 pass
 
     async def _until_arrived(self, case: Case) -> str:
-        """Follows the running reply until all parts have arrived. Returns its id."""
+        """Follows the running reply until all parts have arrived. Returns the id of the response."""
         while case.question not in self._reached:  # noqa: ASYNC110 - the provider's thread sets it
             await asyncio.sleep(0.02)
         [running] = await self._list(case, f"conversations/{self.conversations[case.number]}/responses")

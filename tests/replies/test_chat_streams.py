@@ -156,7 +156,7 @@ async def test_messages_and_parameters_are_sent_to_the_provider_unchanged_or_the
     assert json.dumps(provider.requests[-1], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-async def test_in_a_request_with_a_conversation_the_messages_are_only_the_new_ones(
+async def test_a_request_with_a_conversation_has_only_the_new_messages_and_the_model_is_shown_the_earlier_ones_too(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store

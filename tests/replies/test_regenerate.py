@@ -157,7 +157,7 @@ async def test_answers_are_regenerated_at_the_same_time_and_a_head_that_moved_me
     await checked(settings)
 
 
-async def test_an_answer_that_a_client_appended_is_regenerated_after_its_question(
+async def test_items_of_an_answer_that_a_client_appended_are_regenerated_after_the_input_before_them(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(http)
@@ -314,7 +314,7 @@ async def test_a_fork_regenerates_inherited_answers_without_a_change_to_its_orig
     await checked(settings)
 
 
-async def test_an_answer_is_regenerated_over_a_websocket_and_only_at_the_version_that_if_match_names(
+async def test_an_answer_is_regenerated_over_a_websocket_and_an_if_match_with_an_old_version_is_a_412(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(http)

@@ -1,4 +1,4 @@
-"""The Response that both APIs answer with. It parses as the official SDK's type. What the request does not set has a default."""
+"""The Response object of both APIs. The official SDK can parse it. A parameter that the request does not set has a default."""
 
 from typing import Any
 
@@ -174,7 +174,9 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
         assert tool["strict"] is effective
 
 
-def test_the_service_tier_is_the_reported_or_requested_one_or_auto_until_the_end_and_then_default() -> None:
+def test_the_service_tier_is_the_reported_one_else_the_requested_one_else_auto_before_the_end_and_default_after_it() -> (
+    None
+):
     for requested, reported, finish_reason, effective in (
         (None, None, None, "auto"),
         (None, None, "stop", "default"),

@@ -269,7 +269,7 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
     assert sent == ["one", "Hello, world!", "Why?", "partial", "go on"]
 
 
-async def test_only_one_of_two_retries_at_once_is_answered_and_a_retry_can_have_an_if_match(
+async def test_of_two_retries_at_once_only_one_succeeds_and_a_retry_can_have_an_if_match(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]

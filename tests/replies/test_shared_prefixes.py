@@ -1,6 +1,7 @@
-"""What the API says about what a request leaves out and what it shares with an earlier one, and with which window a branch begins.
+"""The API says what a request leaves out, and what it shares with an earlier request.
 
-The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage.
+The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage. One
+test is about the window with which a branch begins.
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -113,7 +113,7 @@ async def test_a_client_that_sends_the_kept_partial_answer_back_continues_its_co
     assert provider.requests[-1]["messages"] == messages
 
 
-async def test_a_request_that_continues_from_a_kept_reply_carries_no_items_over_and_deleting_the_reply_deletes_its_items(
+async def test_a_kept_reply_can_be_continued_and_its_items_are_deleted_alone_or_with_the_reply(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     provider.script = holds("Because ", "of ")

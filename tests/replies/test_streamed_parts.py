@@ -138,7 +138,7 @@ async def test_every_part_of_an_answer_of_the_responses_api_has_its_events(
         await check(responses, output)
 
 
-async def test_a_refusal_can_be_parsed_and_is_shown_to_the_model_in_the_next_turn(
+async def test_the_sdk_parses_a_refusal_as_no_output_and_the_next_turn_shows_the_refusal_to_the_model(
     chat: BothApis, responses: BothApis, provider: ScriptedProvider
 ) -> None:
     for store, script in ((chat, deltas({"refusal": "I cannot."})), (responses, items(message(REFUSAL)))):

@@ -1,4 +1,4 @@
-"""Code that is older than the data refuses to run: it exits with status 1. It prints the newest migration that it knows, and the newer one that it found in the data."""
+"""Code that is older than the data refuses to run: it exits with status 1. It prints the newest migration that it knows, and the migration in the data that it does not know."""
 
 import os
 import subprocess

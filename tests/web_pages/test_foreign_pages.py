@@ -1,4 +1,4 @@
-"""The store has no login. A real browser opens a page of another origin, which tries every kind of access in `web_page.js`."""
+"""The store has no login. A real browser opens a page of another site, which tries every kind of access in `web_page.js`."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ async def test_a_page_of_another_origin_reads_nothing_writes_nothing_and_spends_
     assert sent.total() > 200  # the requests did reach the store
 
 
-async def test_after_dns_rebinding_a_page_reads_nothing_but_refusals(target: Target) -> None:
+async def test_after_dns_rebinding_a_page_reads_only_refusals_and_writes_nothing(target: Target) -> None:
     before = (target.log.count(), len(target.provider.requests))
     async with rebound(target) as port:
         origin = f"http://rebound.example:{port}"

@@ -1,4 +1,4 @@
-"""Sends transcripts to a log as the store does, without a provider: the test gives the answer."""
+"""Records transcripts in a log as the store does, without a provider: the test gives the answer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +46,7 @@ class Turn(Struct, frozen=True):
 
 
 class Asking:
-    """Asks on behalf of a principal. `last_items`: the last item of each conversation."""
+    """Asks on behalf of a principal. `last_items`: for each conversation, the last item of its newest answer."""
 
     def __init__(self, events: EventLog, reader: EventReader, log: Log) -> None:
         self.events = events
@@ -75,7 +75,7 @@ class Asking:
         only_in: str | None = None,
         forks: bool = False,
     ) -> Turn:
-        """Records a request with these messages, and its answer. `forks`: a transcript that departs continues in a fork, as it does while another reply runs in the conversation. Otherwise it opens a branch."""
+        """Records a request with these messages, and its answer. A transcript that departs opens a branch. `forks`: it continues in a fork instead, as in the store if another reply will be appended at the same place."""
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
         start = after = None

@@ -65,7 +65,7 @@ async def test_a_longer_transcript_matches_at_its_last_stored_answer(chats: Aski
     assert len(chats.items(first.conversation_id)) == 4
 
 
-async def test_a_first_message_always_begins_a_conversation(chats: Asking) -> None:
+async def test_a_transcript_without_an_answer_begins_a_conversation(chats: Asking) -> None:
     turn = [await chats.ask(turns("hi"), "hello") for _ in range(2)]
 
     assert [one.match for one in turn] == [None, None]
@@ -113,9 +113,9 @@ async def test_a_transcript_that_departs_matches_at_the_last_common_message(chat
 
 
 class TestBranches:
-    """A transcript that departed has continued on a branch."""
+    """Transcripts that departed were stored on branches of the same conversation."""
 
-    async def test_each_path_is_compared_with_its_own_messages(self, chats: Asking) -> None:
+    async def test_a_transcript_is_compared_with_the_messages_of_one_path_at_a_time(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "d")
         edited = await chats.ask(turns("a", "b", "x"), "y")
         last = await chats.ask(turns("a", "b", "x", "y", "z"), "w")
@@ -167,7 +167,9 @@ class TestBranches:
         assert end_of(await chats.match(turns("a", "b", "x", "y", "z"))) == (ids[1], 2)
         assert end_of(await chats.match(turns("a", "b", "c", "d", "z"))) == (ids[3], 4)
 
-    async def test_a_named_fork_has_the_paths_of_its_branches_and_what_it_inherits(self, chats: Asking) -> None:
+    async def test_a_transcript_is_compared_with_the_branches_of_a_named_fork_and_with_what_the_fork_inherits(
+        self, chats: Asking
+    ) -> None:
         origin = await chats.chat("a", "b", "c", "d")
         await chats.ask(turns("a", "b", "x"), "y")
         await chats.ask(turns("a", "b", "x", "y", "e"), "f")
@@ -187,7 +189,7 @@ class TestBranches:
         assert await matched("a", "b", "x", "y", "z", "w", "two", "2", "more") == (own[5], 8)
 
 
-async def test_a_long_transcript_that_departs_early_matches(chats: Asking) -> None:
+async def test_a_long_transcript_that_departs_early_matches_at_the_last_common_message(chats: Asking) -> None:
     turn = await chats.chat("a", "b")
     foreign = [text for number in range(20) for text in (f"q{number}", f"r{number}")]
 
@@ -204,7 +206,7 @@ async def test_of_equal_conversations_the_newest_one_without_later_items_is_cont
     assert end_of(await chats.match(turns("same", "same answer", "else"))) == (older.answer_id, 2)
 
 
-async def test_of_equal_conversations_one_that_only_its_user_sees_is_continued(chats: Asking) -> None:
+async def test_of_equal_conversations_one_that_only_its_user_sees_is_preferred(chats: Asking) -> None:
     """In the shared conversation, other people could read a question that the user may have asked in the private one."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
@@ -484,7 +486,7 @@ class TestNamed:
         assert match.conversation_id == fork.conversation_id
         assert await chats.match(turns("a"), only_in=mint("conv")) is None
 
-    async def test_a_path_without_any_known_prefix_is_compared(self, chats: Asking) -> None:
+    async def test_a_path_is_compared_even_if_no_prefix_of_it_is_known(self, chats: Asking) -> None:
         conversation_id = await start(chats.events)
         items = [NewItem(item_id=mint("msg"), item=as_stored(message)) for message in turns("a", "b", "c", "d")]
         await chats.events.append(request(conversation_id, AppendItems(items=tuple(items), author="ann")))

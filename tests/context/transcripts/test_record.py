@@ -100,7 +100,7 @@ class Entry(Struct):
 
 
 class Chat:
-    """A client with a transcript, and the conversations that its requests make, with a match for each request."""
+    """A client with a transcript, and the log that has its requests and their answers."""
 
     def __init__(self) -> None:
         self.log = MemoryLog()
@@ -184,7 +184,7 @@ class Chat:
         return item_id, item
 
     def _base(self, messages: Sequence[Json], matched: int) -> TranscriptBase | None:
-        """The newest request whose first messages are exactly those of the transcript."""
+        """The newest request that begins with the same message, and how many of its first messages are the same. None if there is none."""
         for conversation_id, response_id, sent in reversed(self.requests):
             count = 0
             while count < min(len(sent), matched) and encoded(sent[count]) == encoded(messages[count]):
@@ -288,7 +288,9 @@ def test_given_a_message_that_is_like_no_item_then_it_is_kept_as_it_was_sent() -
         [REASONING, call("a"), REASONING, call("b"), REASONING],
     ],
 )
-def test_given_an_answer_of_several_items_then_it_is_one_message_of_the_record(answer: list[Item]) -> None:
+def test_given_an_answer_of_several_items_then_it_is_recorded_without_its_text_and_rendered_as_one_message(
+    answer: list[Item],
+) -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer(answer)
@@ -323,7 +325,7 @@ def test_a_long_chain_is_read_page_by_page_and_through_forks() -> None:
     assert chat.log.lookups < 4 * (turns * 4 / PAGE_EVENTS) + 20
 
 
-def test_given_a_deleted_item_then_its_message_keeps_its_place_without_content_and_without_changes() -> None:
+def test_given_a_deleted_item_then_its_message_is_rendered_empty_and_without_what_the_client_changed() -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1"), call("a")])
@@ -342,7 +344,9 @@ def test_given_a_deleted_item_then_its_message_keeps_its_place_without_content_a
     assert messages_of(rendered(chat, requested)) == chat.sent()
 
 
-def test_given_a_deleted_response_then_what_only_its_record_had_is_left_out_of_later_requests() -> None:
+def test_given_a_deleted_response_or_conversation_then_what_only_its_records_had_is_left_out_of_later_requests() -> (
+    None
+):
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1")])

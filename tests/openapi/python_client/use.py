@@ -1,4 +1,4 @@
-"""A program that uses the client which openapi-python-client generates. It prints some of the store's answers.
+"""A program that uses the client which openapi-python-client generates. It prints a few values of the store's answers.
 
 `test_generated_clients.py` checks its types with `mypy --strict`, runs it and compares what it prints.
 """

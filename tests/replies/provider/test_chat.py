@@ -222,7 +222,7 @@ async def test_chunks_without_a_delta_or_of_other_choices_are_ignored(
         ("end_turn", "stop"),
     ],
 )
-async def test_every_finish_reason_becomes_one_of_four(
+async def test_a_finish_reason_becomes_one_of_four(
     chat: ModelProvider, provider: ScriptedProvider, provider_reason: str, expected_reason: str
 ) -> None:
     provider.script = stream({"content": "a"}, finish_reason=provider_reason)

@@ -245,6 +245,8 @@ async def test_the_text_and_the_summary_of_a_reasoning_item_come_in_the_order_in
     ]
 
 
-async def test_an_answer_with_a_refusal_has_no_complete_text(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_the_complete_text_of_an_answer_with_a_refusal_is_empty(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
     provider.script = chunks({"content": "They "}, {"refusal": "No."})
     assert (await chat.complete_text({})).text == ""
