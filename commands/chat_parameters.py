@@ -80,7 +80,7 @@ def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
     `reason`: why the Responses API is used.
     """
     for param in _inexpressible(sent):
-        message = f"`{param}` cannot be sent: {reason}, which has nothing like it."
+        message = f"`{param}` cannot be sent: {reason}, which does not have it."
         raise ApiError(400, message, code="unsupported_parameter", param=param)
 
 

@@ -150,12 +150,12 @@ async def _summarize(
         parameters=parameters,
     )
     if written is None or written.covered < len(items):
-        raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
+        raise ApiError(502, "The model did not summarize the whole input.", code="model_error", retry=False)
     return written
 
 
 def _too_long(model: str) -> ApiError:
-    message = f"The input is longer than the model {model[:64]!r} can summarize in {MAX_MODEL_CALLS} portions."
+    message = f"The items are longer than the model {model[:64]!r} can summarize in {MAX_MODEL_CALLS} calls."
     return ApiError(400, message, code="context_length_exceeded", param="input")
 
 

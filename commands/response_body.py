@@ -149,7 +149,7 @@ class CreateResponse(OptionsBody, Body):
     on_busy: Annotated[
         Literal["reject", "interrupt", "queue"] | None,
         Field(
-            description="What to do while another reply runs in `conversation`: `reject`: this one is refused (409). `interrupt`: the other one is stopped. `queue`: this one waits for its end."
+            description="What happens if another reply runs in `conversation`. `reject`: this request is refused (409). `interrupt`: the other reply is stopped. `queue`: this reply waits until the other one has ended."
         ),
     ] = None
 

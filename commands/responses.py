@@ -95,7 +95,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     """
     check_body(body)
     if body.earlier is not None:
-        message = f"`{body.earlier}` cannot be used here: it uses the input of an earlier response again."
+        message = f"The tokens of a request with `{body.earlier}` cannot be counted."
         raise ApiError(400, message, code="unsupported_parameter", param=body.earlier)
     target = await find_target(context, body, writes=False)
     model = await resolve_model(context, body.model)

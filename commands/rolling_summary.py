@@ -156,7 +156,7 @@ async def summarize(
         spend=context.allowance.spend,
     )
     if written is None:
-        log.warning("compaction_was_empty", conversation_id=conversation_id)
+        log.warning("summary_not_written", conversation_id=conversation_id)
         return None
     covered_events = events[: written.covered]
     sizes = await contexts.count_items(

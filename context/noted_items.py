@@ -42,7 +42,7 @@ async def as_sent(
     """These items as they are sent to a model without the `missing` abilities."""
     noted = {
         index: (item.item_id, form)
-        for index, item in _others(items)
+        for index, item in _to_check(items)
         if (form := noted_item(renderer, item.item, missing)) is not None
     }
     if not noted:
@@ -78,7 +78,7 @@ async def _count(
     return dict(zip(noted, await counts.of(forms, encoding), strict=True))
 
 
-def _others(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
+def _to_check(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
     """(index, item) of each item that may have to be changed: all but plain messages and messages whose content is a string.
 
     Every model takes such messages, and a context may have thousands of them.

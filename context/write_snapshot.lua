@@ -7,7 +7,8 @@
 --   7 seconds      until it expires
 --   8 - 10         bounds: elements and bytes of the list, fields of the hash
 --   11 count       of the values for the hash, which follow: names and values in turn. The rest are the new elements of the list
--- Returns 1 if it was written; 0 if the stored snapshot is as new or newer, or a tombstone; -1 if the events cannot be added to what is stored.
+-- Returns 1 if it was written; 0 if the stored snapshot is newer, or as new and of this format, or, for added events, as new or a tombstone;
+-- -1 if the events cannot be added to what is stored.
 -- A replaced snapshot may be of any type and content. Versions of different incarnations are not compared: the log may have moved back in
 -- between. Everything is read and checked before anything is written.
 local hash, list, before, version, incarnation, format = KEYS[1], KEYS[2], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]

@@ -62,7 +62,9 @@ def open_branch(
 def check_branches(state: Conversation, leaf: Leaf) -> None:
     """Raises TooManyBranches if no further branch may be opened after `leaf`."""
     if state.branches + sum(reply.leaf is not None for reply in state.running) >= MAX_BRANCHES:
-        raise TooManyBranches(f"Conversation {state.id} has {MAX_BRANCHES} branches, the most that it may have.")
+        raise TooManyBranches(
+            f"No further branch can be opened in conversation {state.id}: the limit is {MAX_BRANCHES}."
+        )
     if len(leaf.path) >= MAX_PATH_BRANCHES:
         raise TooManyBranches(f"The path to this item takes {MAX_PATH_BRANCHES} branches, the most that it may take.")
 

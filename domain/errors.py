@@ -115,14 +115,16 @@ class ConversationLocked(Conflict):
     code = "conversation_locked"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"A response is in progress in conversation {conversation_id}. Try again when it has ended.")
+        super().__init__(
+            f"Another response runs or waits in conversation {conversation_id}. Try again when it has ended."
+        )
 
 
 class HeadHasMoved(Conflict):
     code = "head_moved"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has another last item since it was read.")
+        super().__init__(f"The head of conversation {conversation_id} has changed since the conversation was read.")
 
 
 class HistoryLost(Conflict):
@@ -141,7 +143,7 @@ class ItemsDeleted(Conflict):
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(
-            f"Items of conversation {conversation_id} were deleted while the request was prepared. Try again."
+            f"Items of conversation {conversation_id} were deleted or restored while the request was prepared. Try again."
         )
 
 
@@ -160,7 +162,9 @@ class SummaryHasChanged(Conflict):
     code = "summary_changed"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"The summary of conversation {conversation_id} has changed since it was read.")
+        super().__init__(
+            f"The summary, an item or the head of conversation {conversation_id} was changed while a summary was made. Try again."
+        )
 
 
 class TitleExists(Conflict):
@@ -183,14 +187,16 @@ class NothingToCompact(Conflict):
     code = "nothing_to_compact"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has nothing that a summary could replace.")
+        super().__init__(
+            f"No summary of conversation {conversation_id} was made: everything fits, there is no room for a summary, a turn is too long, or the model wrote nothing."
+        )
 
 
 class TooManyBranches(Conflict):
     code = "too_many_branches"
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"{message} Fork the conversation there, and go on in the fork.")
+        super().__init__(f"{message} Fork the conversation, and go on in the fork.")
 
 
 class TooManyPins(Conflict):

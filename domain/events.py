@@ -110,9 +110,9 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SequencePoint(Struct, frozen=True, array_like=True):
-    """The beginning of a request: its first `length` parts, their tokens, and the first 8 bytes of their SHA-256.
+    """The beginning of a request: its tools and its first `length` parts. `tokens`: those of both.
 
-    The parts of a request are its tools, its instructions, and then each message of its body.
+    `sha256`: the first 8 bytes of the SHA-256 of the parts. The parts of a request are its instructions, and then each message of its body.
     """
 
     length: int

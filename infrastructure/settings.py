@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="Context snapshots and live events of replies: Redis or Valkey.",
+        description="Context snapshots, live events of replies, and the counts for `RATE_LIMITS`: Redis or Valkey.",
     )
     openai_base_url: str = Field(
         "", repr=False, description="The model provider: any OpenAI-compatible API, `/v1` included. Empty: none."
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     )
     auth_mode: Literal["none", "jwt", "keys", "jwt,keys"] = Field(
         "none",
-        description="Who may use the store. `none`: everybody, as one fixed principal; the process listens on loopback only. `jwt`: tokens of "
+        description="Who may use the store. `none`: everybody, without a credential; the process listens on loopback only. `jwt`: tokens of "
         "your user service. `keys`: API keys of this store. `jwt,keys`: both.",
     )
     auth_secret: SecretStr = Field(

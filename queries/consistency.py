@@ -342,5 +342,7 @@ async def _head(log: PrincipalLog, conversation_id: str) -> Head | None:
 
 def _views_behind() -> ApiError:
     return ApiError(
-        503, "The views do not show the latest writes yet. They are catching up.", code="read_models_behind"
+        503,
+        "The views do not show the latest writes yet, or they were rebuilt during the read. Try again.",
+        code="read_models_behind",
     )

@@ -36,16 +36,18 @@ FIRST_VERSION = 4
 
 class ConversationsQuery(PageQuery):
     after: str | None = Field(
-        None, description="The page begins after this: `next_cursor` of another page or, ordered by creation, an id."
+        None,
+        description="The page begins after this: `next_cursor` of another page, or an id if the list is ordered by creation.",
     )
     before: str | None = Field(
-        None, description="The page ends before this: `previous_cursor` of another page or, ordered by creation, an id."
+        None,
+        description="The page ends before this: `previous_cursor` of another page, or an id if the list is ordered by creation.",
     )
     order_by: Literal["created", "activity"] = Field(
         "created", description="`activity`: by the time of the last change (`updated_at`)."
     )
     status: Literal["active", "ended"] | None = None
-    archived: bool | None = Field(None, description="Default: archived ones and others.")
+    archived: bool | None = Field(None, description="Default: both archived and other conversations.")
     owner: str | None = None
     shared: bool | None = Field(
         None, description="`true`: only those that others share with you. `false`: only your own."
@@ -242,9 +244,7 @@ async def _sort_key(
     if is_cursor(cursor):
         return decode_cursor(param, cursor, query_fingerprint)
     if query.order_by != "created":
-        message = (
-            f"`{param}` is an id. A list by activity has cursors: `next_cursor` and `previous_cursor` of its pages."
-        )
+        message = f"`{param}` is an id. A list by activity takes only `next_cursor` and `previous_cursor` of its pages."
         raise ApiError(400, message, code="invalid_cursor", param=param)
     check_id(cursor, CONVERSATION, param)
     try:

@@ -127,7 +127,7 @@ class _Client(Struct):
             self.sent_position = LogPosition(-1, "", self.sent_position.incarnation)
         self.page = None
 
-    def next_page(self, period: int) -> _PageKey:
+    def next_page_key(self, period: int) -> _PageKey:
         return _PageKey(
             self.conversation_id,
             self.position.after,
@@ -231,7 +231,7 @@ class EventStreams:
         """The next slice of the page that is being sent, or the first one of the next page. Like `_next`, it may return an empty slice or None."""
         period = int(time.monotonic() // self._max_page_seconds)
         begun = client.page
-        key = client.next_page(period) if begun is None else replace(begun.key, period=period)
+        key = client.next_page_key(period) if begun is None else replace(begun.key, period=period)
         page = await self._page(key, client.log)
         if not page.body:
             return None  # the log has lost events: `head` is newer than what it has

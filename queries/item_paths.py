@@ -101,12 +101,12 @@ async def path_to_read(context: QueryContext, read: ConversationRead, query: Pat
     if query.leaf is not None:
         item = await find_place(context, read, query.leaf)
         if item is None or item.version > version:
-            message = f"There is no item {query.leaf} in this conversation."
+            message = f"There is no item {query.leaf} in this conversation at version {version}."
             raise ApiError(404, message, code="item_not_found", param="leaf")
         end = PathBranch(item.branch, item.depth, item.version)
     branches = await branches_to(read.log, read.conversation_id, end, until=version)
     if branches is None:
-        message = f"This conversation has no branch {end.branch}."
+        message = f"This conversation has no branch {end.branch} at version {version}."
         raise ApiError(404, message, code="branch_not_found", param="branch")
     return path_along(read, version, branches)
 

@@ -41,6 +41,6 @@ def decode_cursor(param: CursorParam, cursor: str, query: bytes) -> str:
     except ValueError as error:
         raise ApiError(400, f"`{param}` is not a cursor of this store.", code="invalid_cursor", param=param) from error
     if decoded[:_FINGERPRINT_BYTES] != query:
-        message = f"`{param}` is a cursor of another list: this request has another order or other filters."
+        message = f"`{param}` is not a cursor of this list. Use it with the order and the filters of the request that returned it."
         raise ApiError(400, message, code="invalid_cursor", param=param)
     return sort_key

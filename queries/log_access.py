@@ -65,7 +65,7 @@ def conversation_parked() -> ApiError:
 
 def _reads_waiting() -> LogBusy:
     """A lookup did not get its turn in time, or Postgres is available but did not answer the lookup in time."""
-    return LogBusy("Too many reads of the event store are waiting.")
+    return LogBusy("Too many reads of the event store are waiting, or this one took too long.")
 
 
 class LogAccess:

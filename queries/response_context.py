@@ -74,7 +74,7 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
         requested_even_if_deleted(log, response_id) if finds_deleted else log.reply_requested(response_id)
     )
     if requested is not None and isinstance(requested.event, ReplyQueued):
-        message = f"Response {response_id} has no context: that is assembled when its turn comes."
+        message = f"Response {response_id} has no context: it waits for its turn, or it ended before its turn came."
         raise ApiError(404, message, code="context_not_assembled")
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)

@@ -105,7 +105,7 @@ class UsageQuery(QueryParameters):
         None,
         ge=1,
         le=MAX_SECONDS,
-        description="In place of `end`: seconds since 1970 (UTC). The day of the second before counts.",
+        description="In place of `end`: seconds since 1970 (UTC). The last day is the day of the second before this time.",
     )
     model: str | None = Field(None, description="Only this model.")
     conversation: str | None = Field(None, description="Only this conversation.")

@@ -156,7 +156,7 @@ class LiveReader:
         """Reads the new events of all followed replies."""
         started = {response_id: reply for response_id, reply in self._followed.items() if reply.last is not None}
         now = time.monotonic()
-        await self._look_up_ends(
+        await self._look_up_newest(
             [id_ for id_, reply in self._followed.items() if id_ not in started and reply.retry_at <= now]
         )
         response_ids = list(started)
@@ -173,7 +173,7 @@ class LiveReader:
             for key, entries in _streams(answer):
                 batch[key].add(entries)
 
-    async def _look_up_ends(self, response_ids: list[str]) -> None:
+    async def _look_up_newest(self, response_ids: list[str]) -> None:
         """Finds the newest event of each reply. Each client reads the events up to this one with `page`."""
         for first in range(0, len(response_ids), BATCH_REPLIES):
             batch = response_ids[first : first + BATCH_REPLIES]

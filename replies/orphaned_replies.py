@@ -74,7 +74,7 @@ class OrphanedReplies:
                 await asyncio.gather(*map(self._end, orphans[start : start + MAX_CONCURRENT_ENDS]))
             await self._leases.delete(dead)
         except (psycopg.Error, TimeoutError) as error:
-            log.warning("orphans_not_found", error_type=type(error).__name__)
+            log.warning("orphans_not_ended", error_type=type(error).__name__)
 
     async def _end(self, orphan: Orphan) -> None:
         try:

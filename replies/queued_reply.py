@@ -146,7 +146,9 @@ class QueuedReply(RunningReply):
         except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
             # The recorded message must not contain content. Only messages of Refused are safe: others may contain a client's call id.
-            message = str(error) if isinstance(error, Refused) else "The request was refused when its turn came."
+            message = (
+                str(error) if isinstance(error, Refused) else "The response could not be started when its turn came."
+            )
             await self._fail(ModelFailed(reported(error).code or "refused", message), error)
         else:
             self._waits = False
@@ -207,7 +209,7 @@ class QueuedReply(RunningReply):
     async def _stop_waiting(self) -> None:
         """Takes the reply out of the queue, or leaves it there for another process."""
         if self._leaves:
-            message = "The response waits for its turn in another process now. Read it with GET."
+            message = "This process no longer has the response. Another one may continue it: read it with GET."
             self._end_with_error(ApiError(503, message, code="response_in_progress", retry=False))
         else:
             await self._end_stopped()

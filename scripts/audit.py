@@ -78,5 +78,5 @@ def audit(lock: str, database: str) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", default=DATABASE, help=f"its URL (default: {DATABASE})")
+    parser.add_argument("--database", default=DATABASE, help=f"the URL of the database (default: {DATABASE})")
     sys.exit(audit(LOCK.read_text(), parser.parse_args().database))

@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self, cause: Exception | None) -> None:
         if self._waiting is not None and not self._waiting.done():
-            ended = ConnectionEnded("the connection was closed before the answer had arrived")
+            ended = ConnectionEnded("the connection ended without a complete HTTP answer")
             ended.__cause__ = cause
             self._waiting.set_exception(ended)
         self.close()

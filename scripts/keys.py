@@ -146,7 +146,7 @@ def _run(data: Path, work: Callable[[KeyStore], Awaitable[T]]) -> T:
         postgres_url = store_location.settings(data).postgres_url
         check_migrations(postgres_url)
         return asyncio.run(work_connected(postgres_url))
-    except store_location.NotRunning as problem:
+    except store_location.StoreNotFound as problem:
         _stop(str(problem), USAGE_ERROR)
     except DataIsNewer as refusal:
         _stop(str(refusal), 1)

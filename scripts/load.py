@@ -158,7 +158,7 @@ def main(
             check_stores=store_location.settings(data) if checks else None,
         )
         result = uvloop.run(load(opened_source, options))
-    except (SourceNotFound, CredentialRefused, store_location.NotRunning) as problem:
+    except (SourceNotFound, CredentialRefused, store_location.StoreNotFound) as problem:
         _stop(str(problem), USAGE_ERROR)
     except BadLine as problem:
         _stop(

@@ -9,23 +9,23 @@ from pydantic import ValidationError
 from infrastructure.settings import Settings
 
 
-class NotRunning(Exception):
+class StoreNotFound(Exception):
     """Neither the environment nor DIR/run/env names a store, or the store's settings are not valid. The message says which."""
 
 
 def base_url(data: Path) -> str:
-    """The URL that clients use. Raises NotRunning."""
+    """The URL that clients use. Raises StoreNotFound."""
     return _variable(data, "BASE_URL").rstrip("/")
 
 
 def settings(data: Path) -> Settings:
-    """The store's settings, with the URLs of Postgres, MongoDB and Redis. Raises NotRunning."""
+    """The store's settings, with the URLs of Postgres, MongoDB and Redis. Raises StoreNotFound."""
     _variable(data, "POSTGRES_URL")
     return _settings(data)
 
 
 def credential(data: Path) -> dict[str, str]:
-    """The header with the key in STORE_API_KEY; empty if that is not set. Raises NotRunning if the settings are not valid."""
+    """The header with the key in STORE_API_KEY; empty if STORE_API_KEY is not set. Raises StoreNotFound if the settings are not valid."""
     key = _settings(data).store_api_key.get_secret_value()
     return {"authorization": f"Bearer {key}"} if key else {}
 
@@ -34,12 +34,12 @@ def _settings(data: Path) -> Settings:
     try:
         return Settings(_env_file=data / "run" / "env")
     except ValidationError as error:
-        raise NotRunning(f"The store's settings are not valid: {error}") from error
+        raise StoreNotFound(f"The store's settings are not valid: {error}") from error
 
 
 def _variable(data: Path, name: str) -> str:
     file = data / "run" / "env"
     value = os.environ.get(name) or dotenv_values(file).get(name)
     if not value:
-        raise NotRunning(f"No store found: {file} has no {name}. Start the store with scripts/up, or set {name}.")
+        raise StoreNotFound(f"No store found: {file} has no {name}. Start the store with scripts/up, or set {name}.")
     return value

@@ -74,7 +74,7 @@ def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interru
 
     try:
         return uvloop.run(work_connected(store_location.settings(data)))
-    except store_location.NotRunning as problem:
+    except store_location.StoreNotFound as problem:
         _exit(str(problem), USAGE_ERROR)
     except DataIsNewer as refusal:
         _exit(str(refusal), 1)

@@ -38,12 +38,12 @@ NOT_READY_WARNING_SECONDS = 20.0
 log = logging.getLogger("scripts.up")
 
 
-class PortTakenError(RuntimeError):
+class CannotListenError(RuntimeError):
     """The port cannot be used: another program listens on it, or the system refuses it."""
 
 
 async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str) -> None:
-    """Runs everything until a signal. Raises PortTakenError, DoesNotStartError and the other errors of `infrastructure/embedded`."""
+    """Runs everything until a signal. Raises CannotListenError, DoesNotStartError and the other errors of `infrastructure/embedded`."""
     stop = stop_signalled()
     with ExitStack() as sockets:
         variables = STORES if arguments.no_model else STORES | MODEL
@@ -78,7 +78,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it. Raises PortTakenError."""
+    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it. Raises CannotListenError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,8 +92,8 @@ def listen(host: str, port: int) -> socket.socket:
                 time.sleep(READY_PROBE_SECONDS)
                 continue
             listener.close()
-            raise PortTakenError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
+            raise CannotListenError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, or another address with HOST"
             ) from error
         return listener
 

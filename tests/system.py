@@ -48,7 +48,7 @@ class System:
         wait_until(
             lambda: self.returncode() is not None or "Ready." in self.output(),
             READY_TIMEOUT_SECONDS,
-            "scripts/up",
+            "scripts/up to be ready",
             self.output,
         )
         if self.returncode() is not None:

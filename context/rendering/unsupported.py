@@ -81,7 +81,10 @@ def _in_chat(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
 
 def _item_refusal(index: int, item: Item, reason: str) -> Refusal:
     if type_of(item) == "compaction":
-        return f"input[{index}].encrypted_content", "This compaction was made by another provider and cannot be read."
+        return (
+            f"input[{index}].encrypted_content",
+            "This compaction was not made by this store, or is damaged. It cannot be read.",
+        )
     if reason != NOT_EXPRESSIBLE:
         return f"input[{index}].type", "This model cannot take items of this type."
     return f"input[{index}].type", "This model provider's API has no items of this type."
@@ -148,4 +151,4 @@ def _in_options(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
         for option, value in (options or {}).items():
             values = honoured.get(option, ())
             if value is not None and values is not None and value not in values:
-                yield f"{name}.{option}", f"This model provider's API has no `{name}.{option}` of this value."
+                yield f"{name}.{option}", f"This model provider's API cannot take this value of `{name}.{option}`."

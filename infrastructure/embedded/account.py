@@ -37,7 +37,7 @@ def account_for(*paths: Path) -> Account | None:
     if capability is None:
         raise UnreachableError(
             f"Postgres refuses to run as root, and user {USER!r} cannot pass through {closed[0]}. "
-            f"Allow it (chmod o+x {closed[0]}), use other directories, or run scripts/up as an ordinary user"
+            f"Allow it (chmod o+x {closed[0]}), use other directories, or run this program as an ordinary user"
         )
     return Account(user.pw_uid, user.pw_gid, capability)
 

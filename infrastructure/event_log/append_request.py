@@ -111,7 +111,7 @@ class LogUnavailable(Exception):
     """
 
     def __init__(self, *, outcome_unknown: bool) -> None:
-        super().__init__("The event store did not answer in time.")
+        super().__init__("The event store did not confirm the append.")
         self.outcome_unknown = outcome_unknown
 
 

@@ -139,7 +139,7 @@ class LockedAppend:
                 return self._results_of(plan, [])
             positions = self._recorder.insert(curs, plan.write)
             if positions is None:
-                raise psycopg.OperationalError("A stream moved under the append lock.")
+                raise psycopg.OperationalError("A stream moved, or a key was used, under the append lock.")
             in_doubt.append(plan)
             curs.execute("COMMIT")
         return self._results_of(plan, positions)

@@ -86,7 +86,9 @@ class AppendQueue:
 
         Raises LogBusy if the queue is closed, or if the queue or the tenant's share of it is full.
         """
-        if self._closing or self._is_full(1.0, self._count, self._bytes):
+        if self._closing:
+            raise LogBusy("This process is stopping.")
+        if self._is_full(1.0, self._count, self._bytes):
             raise LogBusy
         tenant = self._tenants.get(request.principal.tenant)
         if tenant is None:

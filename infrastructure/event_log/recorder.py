@@ -110,7 +110,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 # A restore drops the tables and types that this connection knows, and makes them again. A new connection works then.
                 self._row_type = None
                 connection.close()
-                raise OperationalError(f"the schema is missing or was replaced: {error}") from error
+                raise OperationalError(f"Postgres refused; perhaps the schema was replaced: {error}") from error
             finally:
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")

@@ -48,7 +48,7 @@ class CompressionMiddleware:
 
         async def send_compressed(message: Message) -> None:
             nonlocal head
-            if message["type"] == "http.response.start" and _is_large(message["headers"]):
+            if message["type"] == "http.response.start" and _is_worth_compressing(message["headers"]):
                 head = message  # not sent yet: its headers depend on the body
                 return
             if head is not None:
@@ -85,7 +85,7 @@ def accepts_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return gzip > 0 and gzip >= qualities.get("identity", 0.0)
 
 
-def _is_large(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def _is_worth_compressing(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether the answer is worth compressing. A stream is not: its size is unknown."""
     by_name = dict(headers)
     size = by_name.get(b"content-length", b"0")

@@ -185,7 +185,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case OverLimit():
             return _over_limit(error)
         case LogUnavailable(outcome_unknown=True):
-            message = "The event store did not answer in time. Outcome unknown: GET the conversation before retrying."
+            message = "The event store has not confirmed it. Outcome unknown: GET the conversation before retrying."
             return ApiError(503, message, code="event_store_timeout", retry=False)
         case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():
             return ApiError(503, "The event store is unavailable.", code="event_store_unavailable")

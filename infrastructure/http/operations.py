@@ -32,7 +32,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
         "NotAllowed",
         "The credential's scopes, the caller's role in the conversation, the `Host` or the `Origin` do not allow it.",
     ),
-    404: ("NotFound", "What the request names does not exist, or it was deleted."),
+    404: ("NotFound", "What the request names does not exist, was deleted, or is not visible to the caller."),
     409: ("Conflict", "The state of the conversation or of the response does not allow the request."),
     412: (
         "PreconditionFailed",
@@ -44,7 +44,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
     500: ("ServerError", "An error of the store. The log lines with the answer's `x-request-id` describe it."),
     502: ("ModelFailed", "The provider of the model failed."),
-    503: ("Unavailable", "A store is unavailable, or the views are behind."),
+    503: ("Unavailable", "A database is unavailable, the views are behind, or the store is too busy."),
     504: ("ModelTimedOut", "The provider of the model did not answer in time."),
 }
 """By status: the name of the answer in the document, and its description."""

@@ -98,7 +98,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
             super().handle_connect(event)
             return
-        message = f"WebSockets of version {VERSION} only: `Sec-WebSocket-Version` names another."
+        message = f"This server has only WebSockets of version {VERSION}: send `Sec-WebSocket-Version: {VERSION}`."
         self.handshake_initiated = True
         self._refuse(Refused(426, message, "invalid_handshake", {"sec-websocket-version": VERSION}))
 

@@ -97,7 +97,7 @@ class CircuitBreaker:
             if wait > 0:
                 raise ModelFailed(
                     "model_unavailable",
-                    "The model has been unreachable. Requests to it are paused for some seconds.",
+                    "The model provider has failed several times in a row. Requests to this model are paused for some seconds.",
                     retry_after=max(1.0, wait),
                 )
             self._probe, self._next_probe_at = attempt, self._clock() + PROBE_SECONDS

@@ -46,7 +46,7 @@ def as_failure(error: Exception) -> ModelFailed:
 def _refused(error: openai.APIStatusError) -> ModelFailed:
     status = error.status_code
     if 300 <= status < 400:
-        message = f"The model provider answered with a redirect (status {status}), which is not followed: set OPENAI_BASE_URL to its target."
+        message = f"The model provider answered with a redirect (status {status}), which is not followed: set OPENAI_BASE_URL to the base URL of its target."
         return ModelFailed("model_error", message)
     fields = error_object(error.body)
     code, error_type, message = error_fields(fields)
@@ -54,7 +54,8 @@ def _refused(error: openai.APIStatusError) -> ModelFailed:
         return context_too_long(window_of(fields))
     refused = refusal(status, message or str(error.body))
     if status == 404 or (status == 400 and code == "model_not_found"):
-        return ModelFailed("model_not_found", "The model provider does not have this model.", refused=refused)
+        not_found = "The model provider does not have this model, or OPENAI_BASE_URL is not the base URL of its API."
+        return ModelFailed("model_not_found", not_found, refused=refused)
     answered = f"The model provider answered with status {status}."
     return ModelFailed("model_error", answered, unreachable=status in (502, 503, 504), refused=refused)
 

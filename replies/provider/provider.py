@@ -102,7 +102,9 @@ class ModelProvider:
             return configured
         models = await self.list_models()
         if not models:
-            raise ModelFailed("model_error", "The model provider lists no model.")
+            raise ModelFailed(
+                "model_error", "The model provider lists no model: name one in the request, or set DEFAULT_MODEL."
+            )
         return str(models[0]["id"])
 
     @property

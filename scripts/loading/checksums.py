@@ -159,7 +159,7 @@ async def _wait_for_views(positions: ViewPositions, position: int) -> None:
                     reached, reached_at = shown, time.monotonic()
             if time.monotonic() - reached_at > CATCH_UP_TIMEOUT_SECONDS:
                 raise ViewsBehind(
-                    f"the views are at position {reached} of {position} and have not moved for"
+                    f"the views are at position {max(0, reached)} of {position} and have not moved for"
                     f" {CATCH_UP_TIMEOUT_SECONDS:.0f} s"
                 )
             await asyncio.sleep(_POLL_SECONDS)

@@ -117,7 +117,7 @@ async def check_use(
     busy_seconds, busy = await statements(both)
     assert both.result() == [[200] * sample] * 2
     more = busy - idle * busy_seconds / idle_seconds
-    report(f"{2 * sample} requests in {busy_seconds:.1f} s: {busy} statements; {idle} in {idle_seconds:.1f} s without")
+    report(f"{2 * sample} requests in {busy_seconds:.1f} s: {busy} statements; {idle} in {idle_seconds:.1f} s of rest")
     assert more < 0.02 * 2 * sample
 
 

@@ -48,7 +48,7 @@ class Environment:
             self._copy("package.json", "package-lock.json")
             self._install("npm", "ci", "--loglevel=error", "--prefer-offline")
         else:
-            raise CannotInstall("node and npm are not installed")
+            raise CannotInstall("node or npm is not installed")
 
     def _copy(self, *files: str) -> None:
         for file in files:

@@ -174,4 +174,4 @@ async def test_given_an_item_deleted_on_one_branch_then_a_transcript_continues_o
     assert len(stored(log, conversation)) == 4 + 2 + 2, "nothing is stored twice"
     resent, same = await ask(api, first, "more")
     assert same == conversation
-    assert path(log, conversation) == contents(resent), "the words after the deleted ones are stored again, with them"
+    assert path(log, conversation) == contents(resent), "the deleted message and what followed it are not stored again"

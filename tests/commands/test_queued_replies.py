@@ -205,7 +205,7 @@ async def test_the_recorded_message_of_a_reply_that_is_refused_at_its_turn_has_n
     assert error_of(answer)[0] == 400
     assert "a-secret" in answer.text
     [failed] = [event for event in log.events(conversation) if isinstance(event, ReplyFailed)]
-    assert failed.message == "The request was refused when its turn came."
+    assert failed.message == "The response could not be started when its turn came."
 
 
 async def test_a_repeat_gets_the_queued_reply_and_if_match_is_compared_when_the_reply_is_queued(

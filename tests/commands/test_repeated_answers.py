@@ -22,7 +22,9 @@ async def test_a_creation_that_is_repeated_after_its_conversation_was_deleted_is
     repeated = await api.post("/v1/conversations", json=body, headers=KEY)
     assert error_of(repeated)[:2] == (404, "not_found")
     assert "secret" not in repeated.text
-    assert log.rows("SELECT answer FROM idempotency_keys") == [(b"",)], "kept answers go with their conversation"
+    assert log.rows("SELECT answer FROM idempotency_keys") == [(b"",)], (
+        "the deletion of the conversation did not empty the kept answer"
+    )
     other = await api.post("/v1/conversations", json={}, headers=KEY)
     assert other.status_code == 422, "the key stays used"
 

@@ -130,7 +130,7 @@ async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summar
     # The next summary replaces the withdrawn one. If the next summary is undone, the withdrawn one is not restored.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
-    assert "user: user 0 " not in str(provider.requests), "the item that was retracted"
+    assert "user: user 0 " not in str(provider.requests), "the retracted item was summarized again"
     assert "Of tea." not in str(provider.requests)
     assert "Of cake." in await shown_to_model(store, fork)
     assert (await store.post(f"{fork}/compact/undo")).status_code == 200

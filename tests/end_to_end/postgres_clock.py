@@ -38,7 +38,7 @@ class PostgresClock:
         """Makes the clock of Postgres wrong by `seconds`, compared with the right time."""
         self._write(seconds)
         assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS, (
-            "libfaketime has no effect, so the test proves nothing"
+            "libfaketime has no effect, or Postgres answers too slowly: the test proves nothing"
         )
 
     async def restart(self, seconds: int) -> None:

@@ -183,5 +183,5 @@ async def check_interrupt(requests: RequestsAtOnce, count: int) -> None:
         assert isinstance(end, ReplyCancelled | ReplyInterrupted if is_lost else ReplyCancelled), text
     requested = [text for text in requests.texts(ReplyRequested) if text != "first"]
     assert requested == [text for text in requests.texts(ReplyQueued) if text in requested], (
-        "they ran in the order of the log"
+        "they did not run in the order of the log"
     )

@@ -99,7 +99,7 @@ async def test_when_apis_are_killed_under_load_nothing_is_lost_stored_twice_or_i
     retries = sum((client.retries for client in clients), Counter[str]())
     replayed = sum(append.replayed for append in appends)
     logger.info("acknowledged %s, retries %s, replayed answers %d", dict(counter.by_api), dict(retries), replayed)
-    assert retries.total() >= rounds, "no client noticed a kill, so the test proves nothing"
+    assert retries.total() >= rounds, "there were fewer retries than kills, so some kills may have hit no request"
     stored = rows_after(log, start)
     assert set(stored) == set(conversations)
     for conversation_id in conversations:

@@ -231,10 +231,10 @@ class WalkChecks:
             return None
         if after is None:
             if count or recorded.conversation_id in state.conversations:
-                return f"{count} items of the transcript are left out of a new conversation"
+                return f"it continues from no item, but {count} items are left out, or its conversation exists"
             return f"a new conversation begins, but {required} items are recognised" if required else None
         if after not in state.items or not state.is_sound(transcript, after, count):
-            return f"its first {count} items are not those before {after}"
+            return f"its first {count} items are not the path to {after}"
         return f"only {count} items are recognised instead of {required}" if count < required else None
 
     def _fault_of_item(
@@ -323,7 +323,7 @@ class WalkChecks:
             earlier = self._stored.get(key) if transcript.name is None else None
             if earlier is not None and not self.model.is_forgotten(earlier):
                 ended = self._by_response[self.model.items[earlier].response_id].ended or 0
-                assert ended > recorded.since, f"{item.item_id} is {earlier} once more"
+                assert ended > recorded.since, f"{item.item_id} stores the message of {earlier} once more"
             self._stored[key] = last.item_id
 
     def _ended(self, conversation_id: str, response_id: str) -> None:

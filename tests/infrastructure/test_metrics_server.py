@@ -52,7 +52,8 @@ async def test_another_path_is_a_404_in_the_shape_of_our_errors() -> None:
 
 async def test_without_checks_the_server_has_only_metrics() -> None:
     assert (await request("/metrics", checks=None)).status_code == 200
-    assert (await request("/health/ready", checks=None)).status_code == 404
+    for path in ("/health/ready", "/health/live"):
+        assert (await request(path, checks=None)).status_code == 404
 
 
 async def test_head_is_answered_without_a_body() -> None:

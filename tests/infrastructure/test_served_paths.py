@@ -27,7 +27,7 @@ def test_the_table_has_every_route_of_both_apps_and_nothing_else() -> None:
             assert isinstance(route, Route)
             routes.setdefault(route.path, set()).update(route.methods or ())
     table = {path: {*methods.split()} for path, methods in SERVED.items()}
-    assert {path: methods - {"HEAD"} for path, methods in routes.items()} == table, "SERVED lacks a route"
+    assert {path: methods - {"HEAD"} for path, methods in routes.items()} == table, "SERVED differs from the routes"
 
 
 def test_head_and_options_are_allowed_where_they_are_answered() -> None:

@@ -88,7 +88,7 @@ async def server(settings: Settings) -> AsyncIterator[Redis]:
         yield client
 
 
-async def commands_of(server: Redis) -> int:
+async def scripts_run_by(server: Redis) -> int:
     """How many scripts the server has run so far."""
     return int((await server.info("commandstats")).get("cmdstat_eval", {"calls": 0})["calls"])
 
@@ -112,22 +112,22 @@ async def test_processes_together_never_allow_more_than_the_limit(settings: Sett
 
 async def test_most_requests_are_allowed_without_a_round_trip(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 10_000) as several:
-        before = await commands_of(server)
+        before = await scripts_run_by(server)
         for _ in range(200):
             assert await send(several, 10) == 10
             await asyncio.sleep(0.001)
 
-        assert await commands_of(server) - before < 200  # for 2,000 requests
+        assert await scripts_run_by(server) - before < 200  # for 2,000 requests
 
 
 async def test_a_hundred_refused_requests_ask_redis_at_most_once(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 5, number=1) as [process]:
         assert await send([process], 20) == 5
-        before = await commands_of(server)
+        before = await scripts_run_by(server)
         for _ in range(100):
             assert not await process.request()
 
-        assert await commands_of(server) - before <= 1
+        assert await scripts_run_by(server) - before <= 1
 
 
 async def test_a_process_that_gets_no_requests_asks_to_give_its_portion_back(settings: Settings) -> None:

@@ -81,7 +81,7 @@ async def test_given_a_least_time_between_batches_then_a_view_that_is_behind_doe
     updater.hold(HeldPartitions(dict.fromkeys(ALL_PARTITIONS, 1)))
     running = asyncio.create_task(updater.run(stop))
     await world.until(lambda: world.caught_up(MONGO_VIEWS))
-    assert len(store.started_at) == 2, "a full batch says that more events wait"
+    assert len(store.started_at) == 2, "the batch after a full one did not start at once"
     store.min_batch_seconds = 0.8
     for _ in range(3):
         await write.append(conversation, "three")
@@ -92,7 +92,7 @@ async def test_given_a_least_time_between_batches_then_a_view_that_is_behind_doe
     await world.until(lambda: world.caught_up(MONGO_VIEWS))
     assert len(store.started_at) > 3
     assert all(later - earlier > 0.4 for earlier, later in pairwise(store.started_at[2:])), (
-        "a batch starts a moment after its round, so two can be a little less than the pace apart"
+        "two batches started less than half of the least time apart"
     )
     stop.set()
     await running

@@ -68,7 +68,7 @@ async def test_given_a_projector_that_dies_then_another_takes_its_partitions_wit
     assert await _registered(world) == 1
     assert (await other.renew()).dead_holders == frozenset()
     assert (await expired.renew()).leases == {}, (
-        "it is alive again, but gets no partition before another projector releases one"
+        "the projector is alive again, and got a partition before another projector released one"
     )
 
 

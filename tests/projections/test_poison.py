@@ -135,7 +135,9 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
             item = await api.get(f"/v1/conversations/{victim}/items/{planted['id']}")
             assert (item.status_code, item.json()["error"]["code"]) == (503, "conversation_parked")
             assert (await api.get(f"/v1/conversations/{victim}")).json()["error"]["code"] == "conversation_parked"
-            assert (await api.get("/v1/conversations")).headers["x-consistency"] == "parked", "it shows words of items"
+            assert (await api.get("/v1/conversations")).headers["x-consistency"] == "parked", (
+                "the list shows words of items, and their view is parked"
+            )
 
     parked_now = await parked(world)
     assert {view: set(entries) for view, entries in parked_now.items()} == {"items": {victim}}

@@ -39,19 +39,24 @@ async def test_given_readers_when_views_are_rebuilt_then_every_read_succeeds(wri
     conversation = await write.start("first")
     await live.until(live.caught_up)
     rebuilt = asyncio.create_task(rebuild_of(live, workers=2).run())
+    stored = 1
     seen: list[int] = []
 
     async def read(api: httpx.AsyncClient) -> None:
         while not rebuilt.done():
+            acknowledged = stored
             page = await api.get(f"/v1/conversations/{conversation}/items", params={"limit": 100, "order": "asc"})
             assert page.status_code == 200, page.text
             seen.append(len(page.json()["data"]))
+            assert acknowledged <= seen[-1] <= stored + 1
             listed = await api.get("/v1/conversations")
             assert listed.status_code == 200, listed.text
 
     async def append() -> None:
+        nonlocal stored
         for number in range(60):
             await write.append(conversation, f"item {number}")
+            stored += 1
             if rebuilt.done():
                 break
 

@@ -72,7 +72,9 @@ async def test_given_a_redis_that_refuses_to_write_then_nothing_is_parked_and_re
     assert await nothing_parked(world)
     assert await world.matches_log()
     interrupted = [entry for entry in logged if entry["event"] == "projection_interrupted"]
-    assert [entry["projections"] for entry in interrupted] == [[CONTEXT]], "it is logged once"
+    assert [entry["projections"] for entry in interrupted] == [[CONTEXT]], (
+        "the interruption was not logged exactly once"
+    )
 
 
 @pytest.mark.parametrize(

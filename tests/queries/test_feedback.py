@@ -121,7 +121,7 @@ async def test_a_comment_disappears_and_comes_back_with_its_item_and_the_feedbac
     assert (await store.text_of(*lists)).count(COMMENT) == 6
     await store.delete(item)
     await store.catch_up()
-    assert (await store.text_of(*lists)).count(COMMENT) == 2, "the one of the response"
+    assert (await store.text_of(*lists)).count(COMMENT) == 2, "only the comments on the response are left"
     assert (await _entries(store, lists[2]))[1]["negative"] == 3
     repeated = await store.commands.post(targets[0], json=body, headers={"Idempotency-Key": targets[0][-60:]})
     assert (repeated.status_code, repeated.json()["comment"]) == (200, None)

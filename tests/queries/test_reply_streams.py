@@ -158,7 +158,7 @@ async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices_and_let
             assert len(chunk) <= SLICE_BYTES
         counting.cancel()
     assert sent > 200_000 * 150
-    assert turns > chunks * 0.9, "other tasks have a turn after each page"
+    assert turns > chunks * 0.9, "other tasks have a turn after each slice"
 
 
 async def test_a_client_gets_the_same_stream_if_its_record_and_pages_are_not_kept_in_memory(

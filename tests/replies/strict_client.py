@@ -96,6 +96,8 @@ class StrictClient:
 
     def _call(self, step: str, event: StreamEvent, field: str) -> None:
         item = self.items[event["output_index"]]
+        assert item["id"] == event["item_id"]
+        assert event["output_index"] not in self.complete
         if step == "delta":
             item[field] += event["delta"]
         else:
