@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 
 import psycopg
@@ -21,7 +21,7 @@ from infrastructure.http.stream_pages import Page, StreamPages, StreamPosition
 from replies import stream_events
 from replies.live_reader import LiveReader, MissingEntries
 from replies.record import Reader, Record, refreshed
-from replies.recorded_stream import RecordedStream
+from replies.recorded_stream import RecordedKey, RecordedStream
 
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 0.25
@@ -48,7 +48,7 @@ class _Client(Struct):
     read: ReadRecord
     head: Head | None
     position: StreamPosition
-    recorded: Hashable = None
+    recorded: RecordedKey | None = None
     finished: bool = False
 
     async def read_stream(self) -> RecordedStream:
@@ -84,8 +84,8 @@ class ReplyStreams:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
         `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
-        An `error` event ends the stream if the reply is deleted or changed meanwhile, or if the principal may no longer read the
-        conversation. If only a part of a large event was sent, and Redis has lost the rest or there is such an error, the stream ends there.
+        An `error` event ends the stream if the reply or a part of it is deleted meanwhile, or if the principal may no longer read its
+        conversation. If the Response's metadata changes, the last event has the new metadata. If only a part of a large event was sent, and Redis has lost the rest or there is such an error, the stream ends there.
         """
         client = _Client(
             record.conversation_id, record.response_id, principal, read, record.head, StreamPosition(after)
@@ -151,10 +151,12 @@ class ReplyStreams:
         return head is None or head.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The rest of a reply that has ended. Raises NotFound if it was deleted or changed, or if the client may no longer read it."""
+        """The rest of a reply that has ended. Raises NotFound if it or a part of it was deleted, or if the client may no longer read it."""
 
         async def read_page() -> Page:
             stream = await self._pages.get(client.recorded, client.read_stream)
+            if client.position.offset and stream.key != client.recorded:
+                raise ResponseNotFound(client.response_id)  # an event that was sent in part may have changed
             return stream.page(client.position.after)
 
         while not (client.finished or self._shutdown.is_set()):
@@ -177,11 +179,14 @@ class ReplyStreams:
                     await self._check_still_there(client)
 
     async def _check_still_there(self, client: _Client) -> None:
-        """Raises NotFound if the reply that is being sent, or a part of it, was deleted, or if its metadata changed."""
+        """Raises NotFound if the reply that is being sent, or a part of it, was deleted. If its metadata changed, uses the changed stream from now on."""
         key = ("reply", client.response_id, client.head)
         with suppress(psycopg.OperationalError, LogBusy):
-            if (await self._pages.get(key, client.read_stream)).key != client.recorded:
+            stream = await self._pages.get(key, client.read_stream)
+            if client.recorded is None or not stream.key.differs_at_most_in_metadata(client.recorded):
                 raise ResponseNotFound(client.response_id)
+            if client.position.offset == 0:
+                self._use(client, stream)
 
     async def _has_ended(self, client: _Client) -> bool:
         """Reads the record again, and returns whether it has the reply's end. Clients of the same reply share the read.

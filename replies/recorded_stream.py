@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, chain
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.events import ReplyCompleted
 from domain.items import CUT_OFF, Item, from_stored
@@ -32,12 +33,33 @@ class _Deltas(Struct, frozen=True):
     count: int
 
 
+class RecordedKey(Struct, frozen=True):
+    """Identifies the events of a reply as its record has them.
+
+    `last`: the chain hash of the reply's end, or of its request if it runs. It changes if the log lost this end and has another one now.
+    `retracted`: the retracted items. `described`: the chain hash of the newest change of the Response's metadata.
+    """
+
+    response_id: str
+    last: str
+    retracted: frozenset[str]
+    described: str | None
+
+    def differs_at_most_in_metadata(self, other: "RecordedKey") -> bool:
+        """Whether all events are the same, except the last one, which has the metadata."""
+        return replace(self, described=None) == replace(other, described=None)
+
+
 class RecordedStream:
     """The events of one reply. Of a running reply, only the first events are known."""
 
     def __init__(self, record: Record) -> None:
-        self.key = (record.response_id, record.last.chain_hash, record.retracted)
-        """Identifies these events. The key changes if an item was retracted or restored, if the Response's metadata changed, or if the log lost this reply's end and has another end now."""
+        self.key = RecordedKey(
+            record.response_id,
+            (record.end_event or record.request_event).chain_hash,
+            record.retracted,
+            None if record.described_event is None else record.described_event.chain_hash,
+        )
         self.head = record.head
         self.has_ended = record.end is not None
         self._can_be_longer = not isinstance(record.end, ReplyCompleted)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from threading import Event
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import msgspec
 
-from domain.commands import CompleteReply, NewItem
+from domain.commands import CompleteReply, DescribeReply, NewItem
 from domain.events import InputItem, Timing, Usage
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
@@ -182,6 +183,43 @@ async def test_a_client_gets_the_same_stream_if_its_record_and_pages_are_not_kep
             bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1, ANONYMOUS)]))
     assert bodies[0] == bodies[1]
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
+
+
+async def test_a_stream_from_the_record_goes_on_when_the_metadata_changes_and_ends_with_the_new_metadata(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start()
+    response_id, input_items = await write.request_reply(conversation_id, "?")
+    await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
+    async with open_dependencies(settings, Event()) as dependencies:
+        log = dependencies.of(ANONYMOUS).stream_log
+
+        async def read() -> Record:
+            return await read_record(log, conversation_id, response_id)
+
+        looked_up = asyncio.Event()
+
+        async def look_up(conversation_ids: Sequence[str]) -> list[Head | None]:
+            heads = await dependencies.stream_log.head_of_each(conversation_ids)
+            looked_up.set()
+            return heads
+
+        pages, shutdown = StreamPages(), Event()
+        watch = ConversationWatch(look_up, shutdown)
+        streams = ReplyStreams(LiveReader(dependencies.redis, pages), watch, pages, shutdown)
+        record = await find_record(log, response_id)
+        body = b""
+        async for chunk in streams.follow(record, read, -1, ANONYMOUS):
+            if not body:
+                await write.execute(conversation_id, DescribeReply(response_id=response_id, metadata={"new": "1"}))
+                for _ in range(2):  # the first of these look-ups may have begun before the change
+                    looked_up.clear()
+                    await looked_up.wait()
+            body += chunk
+    events = [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: ")]
+    assert [event["sequence_number"] for event in events] == list(range(20_000 + 2 + 2 + 3 + 1))
+    assert events[-1]["type"] == "response.completed"
+    assert events[-1]["response"]["metadata"] == {"new": "1"}
 
 
 async def test_forty_unread_streams_of_a_large_reply_take_little_memory(settings: Settings, write: Writer) -> None:
