@@ -24,8 +24,14 @@ def sent_request(event: Event) -> tuple[str, SentSequence] | None:
 
 
 def opens_branch(event: Event) -> bool:
-    """Whether this event requests a reply whose answer will open a branch. If so, only requests on that branch are compared with this request."""
-    return isinstance(event, ReplyRequested) and event.after is not None
+    """Whether this event records a request of a reply whose answer will open a branch. If so, only requests on that branch are compared with this request."""
+    match event:
+        case ReplyRequested():
+            return event.after is not None
+        case ReplyShown():
+            return event.aside
+        case _:
+            return False
 
 
 def comparable_requests(

@@ -89,7 +89,7 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ItemUnpinned: frozenset({"item_id", "pinned"}),
     ReplyQueued: frozenset({"response_id", "model", "renderer", "interrupts"}),
     ReplyRequested: frozenset({"response_id", "model", "shown", "queued", "after", "regenerates"}),
-    ReplyShown: frozenset({"response_id", "model", "shown", "reason"}),
+    ReplyShown: frozenset({"response_id", "model", "shown", "reason", "aside"}),
     ReplyCompleted: frozenset(
         {
             *("response_id", "model", "input_ids", "output_ids", "usage"),

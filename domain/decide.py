@@ -244,10 +244,17 @@ def _reply_requested(command: RequestReply) -> ReplyRequested:
 
 
 def _show_reply(state: Conversation, command: ShowReply) -> tuple[Event, ...]:
-    if state.reply(command.response_id) is None:
+    reply = state.reply(command.response_id)
+    if reply is None:
         raise ReplyIsOver(command.response_id)
     _check_shown(state, command.shown)
-    shown = ReplyShown(response_id=command.response_id, model=command.model, shown=command.shown, reason=command.reason)
+    shown = ReplyShown(
+        response_id=command.response_id,
+        model=command.model,
+        shown=command.shown,
+        reason=command.reason,
+        aside=reply.leaf is not None,
+    )
     return (shown,)
 
 

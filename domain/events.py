@@ -493,7 +493,7 @@ class ReplyShown(Event, frozen=True, kw_only=True):
     """The provider refused the reply's request, and the model is asked again with another context.
 
     `shown` replaces the earlier one of this reply. `reason`: why the provider refused, for example `window`: the
-    request was too long.
+    request was too long. `aside`: the reply's items will open a branch. False in older events.
     """
 
     topic = "reply.shown"
@@ -502,6 +502,7 @@ class ReplyShown(Event, frozen=True, kw_only=True):
     model: str
     shown: Shown
     reason: str
+    aside: bool = False
 
     @property
     def row_key(self) -> str:

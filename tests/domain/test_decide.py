@@ -70,6 +70,7 @@ from domain.events import (
     ItemRestored,
     ItemRetracted,
     ItemUnpinned,
+    Leaf,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
@@ -480,6 +481,10 @@ def test_another_context_of_a_running_reply_is_recorded_if_its_items_still_exist
     command = ShowReply(response_id="resp_1", model="m", shown=shown, reason="window")
     running = given(started(), appended("msg_1", 1, None), REQUESTED)
     running.when(command).then(ReplyShown(response_id="resp_1", model="m", shown=shown, reason="window"))
+    beside = replace(REQUESTED, after=Leaf(None, 0, ()))
+    given(started(), appended("msg_1", 1, None), beside).when(command).then(
+        ReplyShown(response_id="resp_1", model="m", shown=shown, reason="window", aside=True)
+    )
     running.when(replace(command, response_id="resp_2")).refused(ReplyIsOver)
     running.when(replace(command, shown=replace(shown, version=9))).refused(HistoryLost)
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)

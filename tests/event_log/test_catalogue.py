@@ -344,6 +344,13 @@ EXTENDED: tuple[Event, ...] = (
         usage=Usage(input_tokens=9, output_tokens=1),
         cost=5,
     ),
+    ReplyShown(
+        response_id="resp_1",
+        model="m",
+        shown=Shown(version=5, ranges=(), budget=9, tokens=8, encoding="e", renderer=4, request_sha256=b"\x03"),
+        reason="window",
+        aside=True,
+    ),
 )
 """Events with fields that were added after the first version of their type."""
 
@@ -468,6 +475,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "conversation.described",
         "0186a57469746c65a154a87469746c655f6279a56d6f64656cab7469746c655f6974656d7392a56d73675f31a56d73675f32a56d6f64656ca16da5757361676582ac696e7075745f746f6b656e7309ad6f75747075745f746f6b656e7301a4636f737405",
+    ),
+    (
+        "reply.shown",
+        "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da573686f776e87a776657273696f6e05a672616e67657390a662756467657409a6746f6b656e7308a8656e636f64696e67a165a872656e646572657204ae726571756573745f736861323536c40103a6726561736f6ea677696e646f77a56173696465c3",
     ),
 )
 """`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.

@@ -26,6 +26,7 @@ from domain.commands import (
     RedoCompaction,
     RetractItem,
     ReviseItem,
+    ShowReply,
     UndoCompaction,
     UnpinItem,
 )
@@ -164,6 +165,9 @@ class History:
         response_id, questions = await self._write.request_reply(
             self.conversation_id, self._text(), model=self.random.choice(MODELS), shown=shown, after=leaf
         )
+        if self.random.random() < 0.3:
+            shown = replace(shown, sequence=self._sequence(event.depth))
+            await self._execute(ShowReply(response_id=response_id, model=MODELS[0], shown=shown, reason="window"))
         if self.random.random() < 0.3:
             await self._write.fail_reply(self.conversation_id, response_id)
             return
