@@ -19,7 +19,7 @@ async def linked_to_conversation(
     context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
     """The new items. A link to an item on the active path is changed to our id of that item, or to its `call_id`."""
-    if not _open_links(new):
+    if not _has_open_links(new):
         return new
     reader = context.dependencies.reader
     head = await reader.readable_head(conversation_id)
@@ -30,14 +30,14 @@ async def linked_to_conversation(
 
 async def linked_to_segment(context: CommandContext, end: PathSegment, new: tuple[NewItem, ...]) -> tuple[NewItem, ...]:
     """As `linked_to_conversation`, for the path whose newest segment is `end`."""
-    if not _open_links(new):
+    if not _has_open_links(new):
         return new
     history = PathHistory(context.dependencies.reader, end)
     linked = await linked_to_path(history, [(one.item_id, from_stored(one.item)) for one in new])
     return tuple(NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in linked)
 
 
-def _open_links(new: Sequence[NewItem]) -> bool:
+def _has_open_links(new: Sequence[NewItem]) -> bool:
     """Whether a link of these items must be looked up on the path."""
     return bool(open_links([(one.item_id, from_stored(one.item)) for one in new]))
 

@@ -42,7 +42,7 @@ SCOPE: Scope = "reply"
 _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
     "stopping": (1001, "The server is stopping. Connect again."),
     "too_old": (1000, "The connection has reached its maximum age."),
-    "unused": (1000, "The connection was not used."),
+    "unused": (1000, "The connection was not used for too long."),
     "not_admitted": (1008, "The credential is not valid any more."),
 }
 

@@ -104,7 +104,7 @@ def _named(subject: str | None, tenant: bool | None, param: str) -> str | None:
     """The subject of a share; None for everyone of the tenant. Raises ApiError (400) if both or neither are named, or if `tenant` is false."""
     if (subject is None) == (tenant is None) or tenant is False:
         message = (
-            "Send either `subject` (a subject of the conversation's tenant) or `tenant: true` (everyone of the tenant)."
+            "Send either `subject` (a subject of the conversation's tenant) or `tenant` (true: everyone of the tenant)."
         )
         raise ApiError(400, message, code="invalid_value", param=param)
     return subject

@@ -40,6 +40,10 @@ EXACT_CUT: Final = re.compile(
 """Where a text may be cut without changing its tokens."""
 
 
+_O200K_WITH_MORE_SPECIAL_TOKENS = "o200k_harmony"
+"""The encoding of gpt-oss. It has the vocabulary of o200k_base."""
+
+
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
     """How many tokens `text` has. Special tokens count as plain text.
 
@@ -67,12 +71,11 @@ async def count_off_loop(
 
 
 def is_exact(model: str) -> bool:
-    """Whether tiktoken knows the model's own tokenizer. If not, the counts for this model are estimates."""
+    """Whether tokens of this model are counted with the model's own vocabulary. If not, the counts are estimates."""
     try:
-        tiktoken.encoding_name_for_model(_name_alone(model))
+        return tiktoken.encoding_name_for_model(_name_alone(model)) in (*ENCODINGS, _O200K_WITH_MORE_SPECIAL_TOKENS)
     except KeyError:
         return False
-    return True
 
 
 def encoding_for(model: str) -> str:

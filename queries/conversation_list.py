@@ -55,7 +55,7 @@ class ConversationsQuery(PageQuery):
     title: str | None = Field(
         None,
         max_length=MAX_TITLE_LENGTH,
-        description="Only those whose title has all these words. Case and accents do not count.",
+        description="Only conversations whose title has all these words. Case and accents do not count.",
     )
     since: Since = None
     until: Until = None
@@ -90,7 +90,7 @@ class ConversationsQuery(PageQuery):
     answer=shapes.ConversationList,
 )
 async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
-    """A page of the listed conversations, newest first. A caller gets their own and those shared with them. An admin gets those of the whole tenant.
+    """A page of the listed conversations, newest first by default. A caller gets their own and those shared with them. An admin gets those of the whole tenant.
 
     Filters: `status`, `archived`, `owner`, `shared`, `title`, `since` and `until` (of the time that the list is ordered
     by), and any number of `metadata[key]=value`.

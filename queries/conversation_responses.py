@@ -53,7 +53,7 @@ class ConversationResponsesQuery(IncludeQuery, PageQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_responses(context: QueryContext, conversation_id: str, query: ConversationResponsesQuery) -> Response:
-    """A page of the conversation's responses, newest first: queued, running, completed, failed, cancelled and incomplete ones.
+    """A page of the conversation's responses, newest first by default: queued, running, completed, failed, cancelled and incomplete ones.
 
     Each has its input items as `input`.
     """

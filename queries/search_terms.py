@@ -72,7 +72,7 @@ def parse(q: str) -> SearchTerms:
     if not wanted:
         raise _invalid("`q` must have at least one word, phrase or prefix to search for.")
     if len(wanted) + len(unwanted) > MAX_PARTS:
-        raise _invalid(f"`q` has more than {MAX_PARTS} words and phrases.")
+        raise _invalid(f"`q` has more than {MAX_PARTS} words, phrases and prefixes.")
     return SearchTerms((*wanted,), (*unwanted,))
 
 

@@ -59,7 +59,7 @@ NANODOLLARS: Final = 1_000_000_000
 
 
 class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
-    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for replies that no API key asked for, for summaries and titles, and for replies from before the store recorded the key. `cost_usd` is null if the price of any of its replies, summaries and titles was not known."""
+    """The tokens and the cost of one group. It has the fields that `group_by` names: `day` is the field `date`. `key` is null for replies that no API key asked for, for summaries and titles, for replies from before the store recorded the key, and for queued replies that another process took over. `cost_usd` is null if the price of any of its replies, summaries and titles was not known."""
 
     date: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
@@ -99,7 +99,10 @@ class UsageQuery(QueryParameters):
     start: Day | None = Field(None, description="The first day. Default: 30 days before `end`.")
     end: Day | None = Field(None, description="The last day. Default: today.")
     since: int | None = Field(
-        None, ge=0, le=MAX_SECONDS, description="In place of `start`: seconds since 1970 (UTC). The whole day counts."
+        None,
+        ge=0,
+        le=MAX_SECONDS,
+        description="In place of `start`: seconds since 1970 (UTC). All of the day of this second counts.",
     )
     until: int | None = Field(
         None,

@@ -25,7 +25,7 @@ INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "
 INTERRUPTED: Final = "interrupted"
 """The reason of an incomplete reply that the provider did not finish."""
 
-_ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
+_ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded"})
 """Error codes of the official API that are passed on unchanged. Any other code becomes `server_error`."""
 
 

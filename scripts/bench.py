@@ -138,7 +138,9 @@ def main(
     pairs: Annotated[
         int, typer.Option(min=1, help="How many times each side is measured (memory: once). Figures are medians.")
     ] = 5,
-    seconds: Annotated[float, typer.Option(min=0.2, help="How long each load lasts.")] = Sizes().seconds,
+    seconds: Annotated[
+        float, typer.Option(min=0.2, help="How long a load lasts. Some benchmarks take half of it, or a multiple.")
+    ] = Sizes().seconds,
     out: Annotated[Path | None, typer.Option(help="Write the results to this file, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:

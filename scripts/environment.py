@@ -60,7 +60,7 @@ def _is_current() -> bool:
 
 
 def _make() -> None:
-    print(f"Making {ENVIRONMENT} from {LOCK.name}. This is done once and takes about a minute …", file=sys.stderr)
+    print(f"Making {ENVIRONMENT} from {LOCK.name}. This takes about a minute …", file=sys.stderr)
     lock = LOCK.read_bytes()
     complete = PYTHON.exists() and STAMP.exists()
     STAMP.unlink(missing_ok=True)

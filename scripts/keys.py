@@ -101,7 +101,10 @@ def revoke(
 ) -> None:
     """Revokes a key: every process that reaches Postgres refuses it within 5 s. This cannot be undone."""
     if not is_id(key_id, KEY):  # the text may be a key, so the message does not repeat it
-        _stop("This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `keys list`.", USAGE_ERROR)
+        _stop(
+            "This is not the id of a key. An id is `key_` and 32 hexadecimal digits: see `scripts/run keys list`.",
+            USAGE_ERROR,
+        )
     key = _run(data, lambda keys: keys.revoke(key_id, None))
     if key is None:
         _stop(f"There is no key {key_id}.", NOT_FOUND)

@@ -41,5 +41,7 @@ def _variable(data: Path, name: str) -> str:
     file = data / "run" / "env"
     value = os.environ.get(name) or dotenv_values(file).get(name)
     if not value:
-        raise StoreNotFound(f"No store found: {file} has no {name}. Start the store with scripts/up, or set {name}.")
+        raise StoreNotFound(
+            f"No store found: neither the environment nor {file} sets {name}. Start the store with scripts/up, or set {name}."
+        )
     return value

@@ -124,7 +124,9 @@ def _answer_unserved(request: HTTPConnection) -> Response:
     allowed = allowed_methods(path)
     if request.scope["type"] == "websocket":
         return ApiError(
-            404, "No WebSocket is served at this path. There is one at `/v1/responses`.", code="unknown_url"
+            404,
+            "This process serves no WebSocket at this path. The write API serves one at `/v1/responses`.",
+            code="unknown_url",
         ).response()
     if not allowed:
         return ApiError(404, not_served(path), code="unknown_url").response()

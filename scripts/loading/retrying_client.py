@@ -36,7 +36,7 @@ class CredentialRefused(Exception):
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(
-            f"the store answered {answer.status}: {_error_message(answer)} STORE_API_KEY must be a key that may write"
+            f"the store answered {answer.status}: {_error_message(answer)} If the store needs an API key, STORE_API_KEY must be one that may write"
         )
 
 

@@ -111,7 +111,7 @@ class Stream:
         if previous and row.position <= previous.position:
             self._differs("version", row, f"position {row.position} follows {previous.position}")
         if row.tenant != self.tenant:
-            self._differs("tenant", row, f"another tenant than version 1, which has {self.tenant}")
+            self._differs("tenant", row, f"another tenant than the first row, which has {self.tenant}")
         columns = length_prefixed(
             originator_id=row.originator_id,
             version=row.version,

@@ -111,7 +111,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_late
             await write.append(conversation_id, "after")
             rest = await rest_of(lines)
             assert error_in(rest)["error"]["code"] == "not_found"
-            assert len(rest) == 2, "nothing but the error"
+            assert len(rest) == 2, "more than the error was sent"
             assert [(await next_event(owners_lines))["id"] for _ in range(6)] == ["1", "2", "3", "4", "5", "6"]
         repeated = await client.get(path, headers={**BEN, **headers, "Last-Event-ID": "4"})
     assert repeated.status_code == 404
@@ -189,7 +189,7 @@ async def test_given_a_client_that_reads_slowly_when_its_share_is_withdrawn_then
         aclosing(follow(streams, dependencies, conversation_id, principal("ben"))) as stream,
     ):
         first = await anext(stream)
-        assert first.endswith(b"\n\n"), "a slice ends with an event"
+        assert first.endswith(b"\n\n"), "the first slice does not end with an event"
         await write.execute(conversation_id, WITHOUT_BEN)
         rest = [chunk async for chunk in stream]
     assert len(rest) == 1
@@ -367,7 +367,9 @@ async def test_when_the_requester_loses_access_then_a_reply_that_is_being_sent_e
         assert status == ("not_found" if transport == "stream" else 404)
         assert "unseen" not in text
         release.set()
-        assert await asyncio.to_thread(provider.disconnected.wait, SECONDS), "nobody waits for the reply: it is stopped"
+        assert await asyncio.to_thread(provider.disconnected.wait, SECONDS), (
+            "the reply goes on, although nobody waits for it"
+        )
 
 
 async def test_a_reply_in_the_background_continues_when_its_requester_loses_access(

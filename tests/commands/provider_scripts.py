@@ -42,7 +42,7 @@ def silence(exchange: Exchange) -> None:
     threading.Event().wait(5)
 
 
-def wrong_types(**fields: Any) -> Any:
+def last_chunk_with(**fields: Any) -> Any:
     """A script whose last chunk has these fields. Tests give it invalid values."""
 
     def script(exchange: Exchange) -> None:

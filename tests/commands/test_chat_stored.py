@@ -113,7 +113,7 @@ async def test_after_a_chat_completion_is_deleted_its_response_is_deleted_too_an
     assert isinstance(log.events(listed)[-1], ReplyDeleted)
 
 
-async def test_a_response_that_is_no_chat_completion_is_not_found_and_both_deletions_take_both_forms_of_an_id(
+async def test_a_response_that_is_no_chat_completion_is_a_404_at_the_path_of_chat_completions(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start()
@@ -122,6 +122,14 @@ async def test_a_response_that_is_no_chat_completion_is_not_found_and_both_delet
     for response_id in (plain, mint("resp")):
         for answer in (await api.delete(path_of(response_id)), await update(api, response_id, {"a": "b"})):
             assert answer.status_code == 404
+
+
+async def test_a_response_is_deleted_by_a_chatcmpl_id_and_a_chat_completion_by_a_resp_id(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start()
+    plain, question = await write.request_reply(conversation_id, "hi")
+    await write.complete_reply(conversation_id, plain, question, "a Response")
     assert (await api.delete(f"/v1/responses/{completion_id(plain)}")).status_code == 200
     chat = await write.complete_chat(conversation_id, "hi", "hello")
     assert (await api.delete(f"/v1/chat/completions/{chat}")).json()["id"] == completion_id(chat)

@@ -78,7 +78,9 @@ async def test_a_transcript_that_departs_opens_a_branch_after_the_last_common_it
     departed, same = await ask(api, longer[:5], "else")  # after a message that is stored on a branch of a branch
     assert same == conversation
     assert path(log, conversation) == contents(departed)
-    assert len(stored(log, conversation)) == 4 + 2 + 1 + 3 * 2 + 1 + 2, "each message is stored once on its path"
+    assert len(stored(log, conversation)) == 4 + 2 + 1 + 3 * 2 + 1 + 2, (
+        "a message is missing, or was stored twice on a path"
+    )
     assert provider.requests[-1]["messages"] == departed[:-1]
 
 
@@ -171,7 +173,7 @@ async def test_given_an_item_deleted_on_one_branch_then_a_transcript_continues_o
 
     assert same == conversation
     assert path(log, conversation) == contents(longer)
-    assert len(stored(log, conversation)) == 4 + 2 + 2, "nothing is stored twice"
+    assert len(stored(log, conversation)) == 4 + 2 + 2, "a message is missing, or was stored twice"
     resent, same = await ask(api, first, "more")
     assert same == conversation
     assert path(log, conversation) == contents(resent), "the deleted message and what followed it are not stored again"

@@ -23,11 +23,11 @@ from tests.commands.provider_scripts import (
     breaks_off,
     broken_json,
     html,
+    last_chunk_with,
     no_stream,
     refuses,
     silence,
     wrong_shape,
-    wrong_types,
 )
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
@@ -227,7 +227,7 @@ async def test_given_invalid_values_in_the_answer_of_the_provider_then_the_reply
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, fields: dict[str, Any], status: int
 ) -> None:
     conversation_id = await create_conversation(api)
-    provider.script = wrong_types(**fields)
+    provider.script = last_chunk_with(**fields)
     answer = await post_response(api, "hi", conversation=conversation_id)
     assert answer.status_code == status, answer.text
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")

@@ -410,7 +410,7 @@ async def test_a_connection_ends_when_it_is_too_old_or_unused(
         api.socket() as idle,
     ):
         await busy.send(json.dumps({"type": "response.create", "input": "hi"}))
-        assert await closed_with(idle) == (1000, "The connection was not used.")
+        assert await closed_with(idle) == (1000, "The connection was not used for too long.")
         script.go_on.set()
         assert (await answer_of(busy))[-1]["type"] == "response.completed"
 

@@ -51,7 +51,7 @@ async def test_a_history_whose_request_was_never_recorded_is_deleted_when_it_is_
 
         histories = UnfinishedHistories(pool, events, clock=lambda: now)
         await histories.sweep()
-        assert deleted([*unfinished, *kept]) == [False] * 5, "these may still get their request"
+        assert deleted([*unfinished, *kept]) == [False] * 5, "a history was deleted before it was an hour old"
         now += MIN_AGE_SECONDS + 60
         for process in (histories, UnfinishedHistories(pool, events, clock=lambda: now), histories):
             await process.sweep()

@@ -102,7 +102,7 @@ async def test_an_input_that_differs_from_the_stored_history_opens_a_branch(
 
     responses = (first, second, edited, regenerated, after_both, after_second)
     assert {response["conversation"]["id"] for response in responses} == {first["conversation"]["id"]}
-    assert len(ids(log, first)) == 4 + 2 + 1 + 2 + 2, "each item is stored once on its path"
+    assert len(ids(log, first)) == 4 + 2 + 1 + 2 + 2, "an item is missing, or was stored twice on a path"
     texts = [[text for _, text in sent_messages(request)] for request in provider.requests]
     assert texts[3:] == [
         ["one", "answer 1", "two"],
@@ -184,7 +184,7 @@ async def test_an_input_without_the_beginning_of_its_conversation_does_not_conti
     assert of_cut["conversation"]["id"] != conversation
     assert len(sent_messages(provider.requests[-2])) == 7
     assert len(sent_messages(provider.requests[-1])) == 7
-    assert of_all["conversation"]["id"] == conversation, "a branch: the conversation went on"
+    assert of_all["conversation"]["id"] == conversation, "the whole history did not continue its conversation"
 
 
 async def test_the_history_of_an_ended_conversation_continues_in_a_fork(

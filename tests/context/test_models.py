@@ -22,6 +22,8 @@ from infrastructure.settings import ModelSettings, Settings
         ("openai/GPT-4o", 128_000, "o200k_base", 1.0, []),
         ("gpt-4", 8_192, "cl100k_base", 1.0, []),
         ("o3", 200_000, "o200k_base", 1.0, []),
+        ("gpt-oss-20b", 131_072, "o200k_base", 1.0, []),
+        ("text-davinci-003", 200_000, "o200k_base", 0.8, ["window", "price"]),
         ("claude-sonnet-4-5", 200_000, "o200k_base", 0.8, []),
         ("gemini-2.5-pro", 1_048_576, "o200k_base", 0.8, []),
         ("gpt-6-sol", 1_050_000, "o200k_base", 0.8, []),

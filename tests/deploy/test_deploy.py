@@ -32,7 +32,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        assert sorted(names) == sorted(set(names)), f"a key is there twice: {names}"
+        assert sorted(names) == sorted(set(names)), f"a key occurs more than once: {names}"
         return super().construct_mapping(node, deep)
 
 

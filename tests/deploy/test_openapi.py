@@ -6,7 +6,7 @@ from scripts.openapi import FILE, rendered
 
 
 def test_the_file_equals_the_document_of_the_code() -> None:
-    assert FILE.read_text() == rendered(), "regenerate the file: python -m scripts.openapi"
+    assert FILE.read_text() == rendered(), "run `scripts/run openapi`, which writes the file"
 
 
 def test_a_path_has_the_methods_of_both_sides() -> None:

@@ -83,7 +83,9 @@ def test_a_killed_postgres_is_restarted_at_its_url_with_its_data_even_if_a_backe
         old = running.kill("postgres")
         running.wait_restarted("postgres", old)
     wait_until(
-        false_while_unavailable(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError), 20, "the row"
+        false_while_unavailable(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError),
+        20,
+        "Postgres to have the row",
     )
 
 
@@ -92,7 +94,9 @@ def test_a_killed_mongod_is_restarted_at_its_url_with_its_data(running: System) 
     keep_document(url, "before the kill")
     running.wait_restarted("mongod", running.kill("mongod"))
     wait_until(
-        false_while_unavailable(lambda: "before the kill" in documents_kept(url), PyMongoError), 20, "the document"
+        false_while_unavailable(lambda: "before the kill" in documents_kept(url), PyMongoError),
+        20,
+        "mongod to have the document",
     )
 
 
@@ -100,7 +104,8 @@ def test_a_killed_valkey_is_restarted_at_its_url_and_is_empty(running: System) -
     with Redis.from_url(running.env["REDIS_URL"]) as client:
         client.set("kept", "no")
         running.wait_restarted("valkey", running.kill("valkey"))
-        wait_until(false_while_unavailable(lambda: client.get("kept") is None, RedisError), 20, "Valkey")
+        empty = false_while_unavailable(lambda: client.get("kept") is None, RedisError)
+        wait_until(empty, 20, "Valkey to be empty")
 
 
 @pytest.mark.parametrize("name", ["model", "api", "api-2", "projector"])

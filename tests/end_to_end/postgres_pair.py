@@ -107,7 +107,10 @@ class PostgresPair:
         [(end,)] = self.primary.execute("SELECT pg_current_wal_flush_lsn()")
         reached = "SELECT coalesce(pg_last_wal_replay_lsn() >= %s, false)"
         wait_until(
-            lambda: standby.execute(reached, end) == [(True,)], START_TIMEOUT_SECONDS, "the standby", standby.log
+            lambda: standby.execute(reached, end) == [(True,)],
+            START_TIMEOUT_SECONDS,
+            "the standby to catch up",
+            standby.log,
         )
         return standby
 
@@ -122,7 +125,12 @@ class PostgresPair:
             "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
             " WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')"
         )
-        wait_until(lambda: standby.execute(idle) == [(True,)], START_TIMEOUT_SECONDS, "the cut", standby.log)
+        wait_until(
+            lambda: standby.execute(idle) == [(True,)],
+            START_TIMEOUT_SECONDS,
+            "the standby to replay the WAL that it had received",
+            standby.log,
+        )
 
     def fail_over(self) -> None:
         """Crashes the primary and promotes the standby, which takes its place."""

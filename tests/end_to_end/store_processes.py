@@ -49,7 +49,10 @@ class StoreProcess:
         """Returns when the process answers requests. It may still report that it is not ready."""
         url = f"{self.url}/health/live"
         wait_until(
-            lambda: self.is_running and answers_http(url, frozenset({200})), START_TIMEOUT_SECONDS, self.name, self.log
+            lambda: self.is_running and answers_http(url, frozenset({200})),
+            START_TIMEOUT_SECONDS,
+            f"{self.name} to serve",
+            self.log,
         )
 
     def start(self) -> None:

@@ -137,7 +137,7 @@ async def test_when_the_clock_of_postgres_steps_then_replies_of_living_processes
     dead, alive = conversations
     delay = asyncio.create_task(store.longest_delay(1))
     await wait_until_async(
-        lambda: store.has_ended(dead), API_ALIVE_SECONDS + RECONNECT_SECONDS, "the end of the dead reply"
+        lambda: store.has_ended(dead), API_ALIVE_SECONDS + RECONNECT_SECONDS, "the end of the reply of the killed api"
     )
     assert await delay < PROJECTOR_ALIVE_SECONDS + RECONNECT_SECONDS
     assert not store.has_ended(alive)

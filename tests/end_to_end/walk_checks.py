@@ -252,11 +252,11 @@ class WalkChecks:
         conversation = state.conversations[target]
         is_awaited = recorded.after in conversation.running.values()
         if recorded.conversation_id not in state.conversations:
-            return None if is_awaited else f"it is a fork at a place where {target} could go on"
+            return None if is_awaited else f"it is a new fork, although no reply in {target} runs after the same item"
         if recorded.conversation_id != target:
             return f"it is in another conversation than {target}"
         if is_awaited:
-            return "another reply runs at its place"
+            return "another reply runs after the same item"
         if recorded.is_branch and conversation.head == recorded.after:
             return "it opens a branch at the head"
         return None
@@ -270,11 +270,13 @@ class WalkChecks:
         """
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
-            return f"it does not go on at the end of {named}"
+            return f"it does not continue after the last item of {named}"
         is_running = conversation.head in conversation.running.values()
         is_other = recorded.conversation_id != named
         return (
-            None if is_running == is_other else f"a reply runs in {named}: {is_running}, it goes elsewhere: {is_other}"
+            None
+            if is_running == is_other
+            else f"a reply runs in {named}: {is_running}, the request is in another conversation: {is_other}"
         )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:

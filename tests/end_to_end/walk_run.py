@@ -90,7 +90,7 @@ class Walk:
         await _four_at_a_time(self._check_conversation, self.checks.model.conversations)
         for subject in self._subjects:
             await self._check_list(subject)
-        self._check_no_prefix_is_left()
+        self._check_prefixes()
 
     async def _hang_up(self, requests: Sequence[PlannedRequest]) -> None:
         """The clients disconnect when the provider has begun to answer."""
@@ -117,7 +117,7 @@ class Walk:
             recorded = self.checks.recorded.get(self._store_numbers[request.number])
             if recorded is None or not self.checks.model.conversations[recorded.conversation_id].is_deleted:
                 await self._check(request, answer)
-        self._check_no_prefix_is_left()
+        self._check_prefixes()
 
     async def _run_and_kill(self, requests: Sequence[PlannedRequest], kill: Kill) -> None:
         await self._wait_until_ready()
@@ -257,7 +257,7 @@ class Walk:
         shown = await self._all(subject, "/v1/conversations?limit=100")
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
-    def _check_no_prefix_is_left(self) -> None:
+    def _check_prefixes(self) -> None:
         """`transcript_prefixes` has a row for each item at which a transcript is recognised or a conversation was named.
 
         It has no row of a deleted conversation, of a deleted item, or of an item below a deleted one.

@@ -464,7 +464,7 @@ async def test_the_documentation_page_runs_only_its_own_scripts_and_its_files_ma
             " https://a.example , http://localhost:3000,chrome-extension://abc,capacitor://localhost",
             "a.example, 10.0.0.1",
         ),
-        ("http://[::1]:3000", "[::1],fd00::5,LOCALHOST."),
+        ("http://[::1]:3000", "[::1],fd00::5,2001:db8::,LOCALHOST."),
     ],
 )
 def test_cors_origins_and_allowed_hosts_are_lists_separated_by_commas(

@@ -172,4 +172,4 @@ async def test_an_item_says_when_and_by_whom_it_was_added_and_which_model_made_i
     assert "model" not in question
     assert answer["model"] == "smol-1"
     assert "siblings" not in answer
-    assert message == {**own, "id": item.item_id}, "a field of its own is not replaced"
+    assert message == {**own, "id": item.item_id}, "the store's `author` does not replace that of the item"

@@ -59,7 +59,7 @@ async def test_a_read_is_refused_if_a_view_that_it_needs_has_parked_the_conversa
     assert code(await api.get(f"{path}/items")) == parked
     assert code(await api.get(f"{path}/items/{item_id}")) == parked
     assert code(await api.get(f"/v1/responses/{response_id}")) == parked
-    assert code(await api.get(path)) == parked, "it shows the first and the last words"
+    assert code(await api.get(path)) == parked, "the answer shows the first and the last words"
     assert code(await api.get(f"{path}/events")) == (200, None)
     assert code(await api.get(f"/v1/conversations/{other}/items")) == (200, None)
 

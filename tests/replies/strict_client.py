@@ -47,11 +47,11 @@ class StrictClient:
     def _item(self, step: str, event: StreamEvent) -> None:
         index, item = event["output_index"], event["item"]
         if step == "added":
-            assert index == len(self.items), "the index of an item is the next one"
+            assert index == len(self.items), "the index of the item is not the next one"
             self.items.append(dict(item))
             return
         assert index not in self.complete
-        assert not self.open_parts, "when an item is complete, its parts are complete"
+        assert not self.open_parts, "the item is complete, but one of its parts is not"
         started = self.items[index]
         assert (started["id"], started["type"]) == (item["id"], item["type"])
         for field in ("content", "summary", "arguments", "input", "phase"):
@@ -75,7 +75,7 @@ class StrictClient:
         parts, index = self._parts(event, field)
         key = (event["output_index"], field, index)
         if step == "added":
-            assert index == len(parts), "the index of a part is the next one"
+            assert index == len(parts), "the index of the part is not the next one"
             assert not self.open_parts
             parts.append(dict(event["part"]))
             self.open_parts.add(key)

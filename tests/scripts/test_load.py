@@ -95,7 +95,7 @@ def test_when_the_api_and_the_load_are_killed_nothing_is_lost_or_stored_twice(sy
 
     def load_until(count: int) -> Load:
         load = Load(running, "chitchat", "--limit", "200", "--connections", "8")
-        wait_until(lambda: stored() >= count or load.process.poll() is not None, 60, "the load to store some")
+        wait_until(lambda: stored() >= count or load.process.poll() is not None, 60, "the load to store conversations")
         return load
 
     load = load_until(20)
