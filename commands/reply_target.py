@@ -46,6 +46,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
                    before the input
     retracts       the ids of items: the partial answer of a reply that is tried again. These items are retracted when the
                    request is appended
+    reuses         as in RequestReply
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
 
@@ -59,6 +60,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     regenerates: str | None = None
     carried_items: tuple[NewItem, ...] = ()
     retracts: tuple[str, ...] = ()
+    reuses: tuple[str, ...] = ()
     snapshot: RecentItems | UnsetType | None = UNSET
 
     @property

@@ -32,6 +32,7 @@ from domain.errors import (
     ConversationIsEnded,
     ConversationLocked,
     HeadHasMoved,
+    InputHasJoined,
     ItemsDeleted,
     PathHasChanged,
     TooManyBranches,
@@ -86,7 +87,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
             if body.earlier is not None:
                 return await _request_again(context, body)
             return await _request_at_target(context, body)
-        except (VersionMismatch, ItemsDeleted, PathHasChanged):
+        except (VersionMismatch, ItemsDeleted, InputHasJoined, PathHasChanged):
             if context.if_match is not None:
                 raise
     message = "The conversation kept changing while the request was compared with it. Try again."
@@ -202,6 +203,7 @@ async def _request_at(
         after=target.leaf,
         alone=target.alone,
         regenerates=target.regenerates,
+        reuses=target.reuses,
     )
     if not body.stored:
         repeat = repeat_unstored(context, target, reply_request)

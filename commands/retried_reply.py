@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from commands.access import check_may_write
 from commands.command_route import CommandContext
 from commands.completed_request import CompletedRequest, merged
-from commands.new_conversations import head_id
+from commands.item_links import linked
+from commands.new_conversations import head_id, leaf_after
 from commands.reply_input import TakenInput, TakenItem
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
@@ -22,10 +23,10 @@ from context.deleted_content import deleted_items
 from context.rendering import renders_transcripts
 from domain.commands import NewItem
 from domain.errors import ResponseNotFound
-from domain.events import ItemAppended, ReplyCompleted, ReplyEnd, ReplyRequested, joined_ids
-from domain.items import from_stored
+from domain.events import InputItem, ItemAppended, Leaf, ReplyCompleted, ReplyEnd, ReplyRequested, joined_ids
+from domain.items import as_stored, from_stored, id_prefix
 from infrastructure.http.errors import ApiError
-from infrastructure.ids import RESPONSE, is_id
+from infrastructure.ids import RESPONSE, is_id, mint
 from replies.record import Record, find_record
 
 
@@ -34,8 +35,9 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
 
     Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it
     runs or waits, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
-    conversation. If the conversation has another head than when the response ended, the append raises HeadHasMoved. A
-    reply that opens a branch may be tried again at any time.
+    conversation. If the head is another item than it was for the response, the append raises HeadHasMoved. A reply that
+    opens a branch may be tried again whatever the head is. But the append raises ConversationLocked while another reply
+    will be appended after the same item.
     """
     record, end = await _ended_record(context, response_id)
     check_may_write(context, record.conversation_id, record.head)
@@ -45,6 +47,9 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
     target = await _target(context, record, end)
     remaining = await _remaining_input(context, record)
     taken = [] if has_joined else remaining
+    earlier_ids = {stored.item_id for stored in record.requested.input}
+    reuses = tuple(entry.new.item_id for entry in taken if entry.new.item_id in earlier_ids)
+    target = replace(target, reuses=reuses, alone=target.leaf is not None and bool(reuses))
     return CompletedRequest(merged(body, record.requested), target, TakenInput(taken, is_compared=False))
 
 
@@ -85,10 +90,14 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 
 async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
-    """The place of the first reply. If the first reply would have opened a branch, the new one opens a branch after the same item."""
+    """The place of the first reply. If that reply opened a branch, or would have opened one, the new one opens a branch too.
+
+    The branch begins after the same item or, if the question joined the conversation, after the question.
+    """
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
-        return replace(target, leaf=requested.after, regenerates=requested.regenerates)
+        leaf = await _leaf_after_question(context, record, end) or requested.after
+        return replace(target, leaf=leaf, regenerates=requested.regenerates)
     if ids := joined_ids(end):
         return replace(target, expected_head=ids[-1])
     assert record.end_event is not None
@@ -102,10 +111,20 @@ async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> Rep
     return replace(target, expected_head=last_id)
 
 
+async def _leaf_after_question(context: CommandContext, record: Record, end: ReplyEnd) -> Leaf | None:
+    """The place after the question. None if it did not join the conversation."""
+    reader, conversation_id = context.dependencies.reader, record.conversation_id
+    for row in await reader.items(conversation_id, end.input_ids[-1:]):
+        if isinstance(event := row.event, ItemAppended):
+            return await leaf_after(reader, conversation_id, event.item_id, event.depth, record.head.version)
+    return None
+
+
 async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:
     """The items of the first request's input that are not deleted now. They keep their ids.
 
-    So each item joins the conversation at most once. Raises ApiError (400) if all of them are deleted.
+    Items that joined the conversation with another retry of the same response are copied: an item joins at most once. A copy is
+    deleted when its original is deleted. Raises ApiError (400) if all items are deleted.
     """
     requested = record.requested
     deleted = await deleted_items(
@@ -114,10 +133,18 @@ async def _remaining_input(context: CommandContext, record: Record) -> list[Take
     if requested.input and len(deleted) == len(requested.input):
         message = f"The input of response {record.response_id} was deleted, so the response cannot be tried again."
         raise ApiError(400, message, code="input_deleted", param="retry")
-    return [
-        TakenItem(
-            NewItem(item_id=stored.item_id, item=stored.item, copy_of=stored.copy_of), from_stored(stored.item), index
-        )
-        for index, stored in enumerate(requested.input)
-        if stored.item_id not in deleted
-    ]
+    rows = await context.dependencies.reader.items(record.conversation_id, [each.item_id for each in requested.input])
+    joined = {row.event.item_id for row in rows if isinstance(row.event, ItemAppended)}
+    remaining = [(index, each) for index, each in enumerate(requested.input) if each.item_id not in deleted]
+    items = linked([_copy(each) if each.item_id in joined else _same(each) for _, each in remaining])
+    return [TakenItem(new, from_stored(new.item), index) for (index, _), new in zip(remaining, items, strict=True)]
+
+
+def _same(stored: InputItem) -> NewItem:
+    return NewItem(item_id=stored.item_id, item=stored.item, copy_of=stored.copy_of)
+
+
+def _copy(stored: InputItem) -> NewItem:
+    """A copy of an item. Its `id` field has the old id, like an id from a client, so links to the item still find it."""
+    item = {**from_stored(stored.item), "id": stored.item_id}
+    return NewItem(item_id=mint(id_prefix(item)), item=as_stored(item), copy_of=stored.copy_of or stored.item_id)

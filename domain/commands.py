@@ -198,7 +198,8 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
     `transcript`, `queued`, `after`, `regenerates`: as in ReplyRequested. `lists`: whether a conversation that is not listed
     is listed from now on. `retracts`: items to retract in the same append, if they are not retracted yet. They are not in
-    `shown`. `alone`: refused if another reply will be appended after the same item as this one.
+    `shown`. `alone`: refused if another reply will be appended after the same item as this one. `reuses`: ids of items of
+    `input` that were in the input of an earlier reply too. Refused if one of these items has joined the conversation.
     """
 
     response_id: str
@@ -215,10 +216,11 @@ class RequestReply(Command, frozen=True, kw_only=True):
     after: Leaf | None = None
     alone: bool = False
     regenerates: str | None = None
+    reuses: tuple[str, ...] = ()
 
     @property
     def row_keys(self) -> tuple[str, ...]:
-        return self.retracts
+        return (*self.retracts, *self.reuses)
 
 
 class QueueReply(Command, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ from domain.errors import (
     ConversationNotFound,
     HeadHasMoved,
     HistoryLost,
+    InputHasJoined,
     ItemNotFound,
     ItemsDeleted,
     NothingToUndo,
@@ -132,6 +133,8 @@ def _events_of(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return write_title(state, command)
         case RequestReply():
             _check_reply_allowed(state, command)
+            if not known_items.keys().isdisjoint(command.reuses):
+                raise InputHasJoined(state.id)
             listed = (ConversationDescribed(listed=True),) if command.lists and not state.listed else ()
             return (*listed, *retract_all(command.retracts, known_items), _reply_requested(command))
         case QueueReply():

@@ -147,6 +147,17 @@ class ItemsDeleted(Conflict):
         )
 
 
+class InputHasJoined(Conflict):
+    """On a retry, the items of the input that joined the conversation are copied."""
+
+    code = "conversation_changed"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Items of the input joined conversation {conversation_id} while the request was prepared. Try again."
+        )
+
+
 class PathHasChanged(Conflict):
     """On a retry, the model is shown the path that is active then."""
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from domain.events import ItemRetracted
+from domain.events import ItemAppended, ItemRetracted
 from domain.items import without_listed_fields
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
@@ -20,7 +21,7 @@ from tests.commands.served_api import answer_of, socket_error
 from tests.log import Log
 from tests.principals import HEADER, headers_of
 from tests.replies.stopped_cases import FINISHED, Case, StopReason, Stops
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 
 async def post(http: httpx.AsyncClient, path: str = "/v1/responses", **body: Any) -> dict[str, Any]:
@@ -267,6 +268,73 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
     assert back["conversation"]["id"] == conversation
     sent = [message["content"] for message in provider.requests[-1]["messages"]]
     assert sent == ["one", "Hello, world!", "Why?", "partial", "go on"]
+
+
+async def test_a_turn_that_failed_on_a_branch_is_tried_again_more_than_once_and_its_question_joins_once_and_is_copied(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    conversation = (await post(http, "/v1/conversations"))["id"]
+    one = await post(http, input="one", conversation=conversation)
+    await post(http, input="two", conversation=conversation)
+    broken = await failed(http, provider, previous_response_id=one["id"])
+    answers = await asyncio.gather(*(http.post("/v1/responses", json={"retry": broken}) for _ in range(2)))
+    answered = [answer.status_code for answer in answers].count(200)
+    assert {answer.status_code for answer in answers} <= {200, 409}  # the second may come after the first has ended
+    assert (await post(http, retry=broken))["conversation"]["id"] == conversation
+    assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
+    items = await list_of(http, f"/v1/conversations/{conversation}/items")
+    assert texts(items) == ["one", "Hello, world!", "Why?", "Hello, world!"]
+    appended = [event for event in log.events(conversation) if isinstance(event, ItemAppended)]
+    assert len({event.item_id for event in appended}) == len(appended) == 4 + 2 * (answered + 1)
+    questions = [event for event in appended if b"Why?" in event.item]
+    assert [question.copy_of for question in questions] == [None, *[questions[0].item_id] * answered]
+    await http.delete(f"/v1/conversations/{conversation}/items/{questions[0].item_id}")
+    assert "Why?" not in texts(await list_of(http, f"/v1/conversations/{conversation}/items"))
+
+
+async def test_a_turn_that_failed_at_the_head_is_tried_again_after_the_head_was_moved_back(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    conversation = (await post(http, "/v1/conversations"))["id"]
+    await post(http, input="one", conversation=conversation)
+    head = (await list_of(http, f"/v1/conversations/{conversation}/items"))[-1]["id"]
+    broken = await failed(http, provider, conversation=conversation)
+    for _ in range(3):
+        await post(http, retry=broken)
+        await post(http, f"/v1/conversations/{conversation}/head", item=head)
+    appended = [event.item_id for event in log.events(conversation) if isinstance(event, ItemAppended)]
+    assert len({*appended}) == len(appended) == 2 + 3 * 2
+
+
+async def test_a_turn_that_was_stopped_on_a_branch_and_kept_is_tried_again_below_its_question(
+    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
+) -> None:
+    policy = {"context_policy": {"stopped": "keep"}}
+    conversation = (await post(http, "/v1/conversations", **policy))["id"]
+    one = await post(http, input="one", conversation=conversation)
+    await post(http, input="two", conversation=conversation)
+    usual, may_end, stopped = provider.script, threading.Event(), ""
+
+    def pauses(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk("partial")
+        may_end.wait(20)
+
+    provider.script = pauses
+    body = {"input": "Why?", "previous_response_id": one["id"], "stream": True}
+    async with http.stream("POST", "/v1/responses", json=body) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: ") and (event := json.loads(line[6:]))["type"].endswith("text.delta"):
+                break
+            if line.startswith("data: "):
+                stopped = event["response"]["id"] if "response" in event else stopped
+        await post(http, f"/v1/responses/{stopped}/cancel")
+    provider.script = usual
+    may_end.set()
+    await post(http, retry=stopped)
+    assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
+    items = await list_of(http, f"/v1/conversations/{conversation}/items")
+    assert texts(items) == ["one", "Hello, world!", "Why?", "Hello, world!"]
 
 
 async def test_of_two_retries_at_once_only_one_succeeds_and_a_retry_can_have_an_if_match(
