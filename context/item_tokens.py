@@ -1,7 +1,7 @@
 """Says how the tokens of an item and of a request's parameters are estimated. Pure.
 
 Text is returned, so that it can be counted. Images, files and encrypted text get an estimate.
-`tokens.py` counts the text; `item_counts.py` keeps the counts.
+`tokens.py` counts the text; `item_counts.py` and `message_counts.py` keep the counts.
 """
 
 from collections.abc import Mapping

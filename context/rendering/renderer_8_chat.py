@@ -1,4 +1,5 @@
 """Renderer 8: `/chat/completions` as in renderer 4, but notes replace what the API or this model cannot take.
+Renderers 2 and 4 list the parameters.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """

@@ -1,7 +1,7 @@
 """Renderer 9: a request for `/responses`, as in renderer 5, with two differences.
 
 Notes replace what the API or the model cannot take. If the client gave no `prompt_cache_key`, the request may have
-one that the store chose.
+one that the store chose. Renderers 3 and 5 list the parameters.
 
 Shapes: `openai/types/responses/response_create_params.py` of the official SDK.
 """

@@ -8,6 +8,6 @@
 
 Readers see the live collection until the swap and the new one after it. Both are current. The old collection is kept for a rollback
 until the next rebuild starts. An interrupted rebuild resumes where it was. `rebuild.py` runs the steps; `upgrade.py` runs them when a
-view's version was raised. If no projector has started a view, or one of its positions is missing, `scripts/rebuild.py` fills the live
-collection itself.
+view's version was raised. If no projector has started a view, or one of its positions is missing, `scripts/rebuilding/steps.py` fills the
+live collection itself.
 """

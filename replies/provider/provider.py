@@ -1,4 +1,7 @@
-"""Requests to the provider at OPENAI_BASE_URL through the official client. MODEL_API says in which of the two APIs."""
+"""Requests to the provider at OPENAI_BASE_URL through the official client. MODEL_API says in which of the two APIs.
+
+The bodies are made in `context/rendering/`.
+"""
 
 import ssl
 import time
