@@ -55,7 +55,7 @@ def parse_host(text: str) -> Host | None:
 
 
 def parse_host_name(text: str) -> str | None:
-    """The host name in a text without a port; None if the text is anything else. An IPv6 address may have brackets."""
+    """The host name, if the text is a host without a port; otherwise None. An IPv6 address may have brackets."""
     is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
     host = parse_host(f"[{text}]" if is_bare_ipv6 else text)
     return None if host is None or host.port or (text.endswith(":") and not is_bare_ipv6) else host.name

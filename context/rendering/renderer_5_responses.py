@@ -1,6 +1,6 @@
-"""Renderer 5: `/responses` as in renderer 3, and also with the parameters that renderer 3 lacks, breakpoints of the prompt cache, and ids of items.
+"""Renderer 5: `/responses` as in renderer 3, with three things more: further parameters, breakpoints of the prompt cache, and the ids of some items.
 
-It sends the ids of those items that the API accepts only with an id, or that other items name.
+It sends the ids of items whose type is in `_WITH_ID`. With an output of a local shell call, it sends the call's id as `id`.
 
 Shapes: `openai/types/responses/response_create_params.py` of the official SDK. That file lacks `client_metadata`, which Codex sends
 to the API, and the penalties, which the Open Responses specification has.

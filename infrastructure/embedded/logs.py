@@ -1,4 +1,4 @@
-"""Limits the size of the children's log files, and reads their last lines."""
+"""Limits the size of the log files of child processes, and reads their last lines."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ CHECK_SECONDS = 10.0
 
 
 async def rotate_until_cancelled(directory: Path) -> None:
-    """Every CHECK_SECONDS, rotates each `*.log` that is larger than 16 MB. A child has at most two log files."""
+    """Every CHECK_SECONDS, rotates each `*.log` that is larger than 16 MB. So a child process has at most two log files: `x.log` and `x.log.1`."""
     while True:
         await asyncio.to_thread(rotate, directory, MAX_LOG_BYTES)
         await asyncio.sleep(CHECK_SECONDS)

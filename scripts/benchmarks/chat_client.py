@@ -43,8 +43,8 @@ async def added_by_chats(
 ) -> Added:
     """What the store adds to the time until the first word.
 
-    The store, its provider and the relay get transcripts of the same length from the same number of clients, one after
-    the other. The first request of each chat has `messages` messages.
+    Measures the provider, then the relay, then the store. Each gets transcripts of the same length from the same number
+    of clients. The first request of each chat has `messages` messages.
     """
     chats = _Chats(messages, clients, reply_seconds)
     own = await chats.first_words(f"{provider_url}/chat/completions", seconds, _nothing)
@@ -81,9 +81,10 @@ class _Chats:
     async def _ask(
         self, session: aiohttp.ClientSession, url: str, transcripts: Sequence[list[Json]], seconds: float
     ) -> list[float]:
-        """Runs all chats at the same time. Returns the times until the first words, in milliseconds.
+        """Runs the chats in parallel. Returns the times until the first words, in milliseconds.
 
-        Each chat sends requests one after the other for `seconds`, and at least one.
+        The first requests of the chats are spread over `reply_seconds`. Each chat sends requests one after the other, at least one. After
+        `seconds`, no chat begins another request.
         """
         started = time.perf_counter()
 

@@ -1,8 +1,8 @@
 """The time and the memory of a rebuild of all views by two processes, with `--dry-run`.
 
 The store has a part of the chitchat dataset. The floor of the time is the work that no rebuild can avoid. One process
-decodes every event. Then one client inserts the same documents into collections with the same indexes, a thousand at a
-time.
+decodes every event. Then one client inserts the same documents into collections with indexes of the same
+keys, a thousand at a time.
 """
 
 import subprocess

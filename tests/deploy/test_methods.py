@@ -1,4 +1,4 @@
-"""Every path answers with the same `Allow` everywhere: at each app alone, and behind both gateways. One test is about compressed answers."""
+"""Every path answers with the same `Allow` everywhere: at each app alone, behind `scripts/gateway.py`, and behind nginx. One test is about compressed answers."""
 
 import asyncio
 import threading
@@ -131,7 +131,7 @@ async def test_a_gateway_passes_on_compressed_answers_of_an_app(server: str, tmp
         assert compressed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
 
 
-async def test_options_of_the_whole_server_names_every_method_at_the_gateway_without_nginx() -> None:
+async def test_options_of_the_whole_server_names_every_method_at_the_python_gateway() -> None:
     with served(create_gateway(Settings(), Metrics(), threading.Event(), Connections())) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -25,7 +25,7 @@ def test_wal_segments_are_small_so_that_their_creation_delays_commits_only_a_lit
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
-def test_small_wal_segments_do_not_change_the_settings_that_initdb_derives_from_their_size(
+def test_the_settings_whose_defaults_depend_on_the_size_of_wal_segments_are_as_with_segments_of_16_mb(
     server_urls: dict[str, str], name: str, value: str
 ) -> None:
     with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:

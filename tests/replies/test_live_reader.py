@@ -66,7 +66,7 @@ async def next_page(reader: LiveReader, response_id: str, after: int) -> Page:
 
 
 async def read_all(reader: LiveReader, response_id: str, pause_seconds: float = 0) -> bytes:
-    """Reads all events of a stream, as a client does that waits `pause_seconds` after each page."""
+    """Reads all events of a stream, like a client that waits `pause_seconds` after each page."""
     bodies = []
     after = -1
     with reader.follow(response_id):
