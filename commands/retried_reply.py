@@ -1,6 +1,6 @@
 """`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place.
 
-The client need not repeat its input. The new reply has the input, the model and the parameters of the first one. If the
+The request has no `input`. The new reply has the input, the model and the parameters of the first one. If the
 request has a model or parameters, they replace those of the first one. `stream` and `background` only say how the
 answer is delivered, so they are not repeated.
 

@@ -21,7 +21,7 @@ async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSe
 
 
 async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
-    """The context of the reply. Never makes a new summary. Raises ContextTooLong."""
+    """Assembles the context of the reply, without a new summary. Raises ContextTooLong."""
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)

@@ -13,10 +13,10 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How much of a conversation a model is shown, and what happens to a reply that is stopped or loses its client.
 
     `strategy`: whether turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
-    `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. If one of these is None, it is
-    derived from the model's window. `window`: where the shown turns begin. `newest`: as early as the budget allows.
-    `stable`: where they began in the last request, as long as all turns from there on fit. When these no longer fit, they
-    begin so much later that a request fills at most `refill` (0.1 to 0.9) of the budget. `stopped`: whether the question and the partial
+    `budget`: tokens that may be sent; None: as many as the model's window allows. `reserve`: tokens kept free for the answer, if the
+    request has no `max_output_tokens`; None: 1,024, or half of a smaller window. `window`: where the shown turns begin. `newest`: as early as
+    the budget allows. `stable`: at the same turn as in the last request, as long as all turns from there on fit. Otherwise at the first later
+    turn with which the request fills at most `refill` (0.1 to 0.9) of the budget, or at the last turn. `stopped`: whether the question and the partial
     answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when its client disconnects.
     """
 
@@ -45,8 +45,8 @@ class PathBranch(Struct, frozen=True, array_like=True):
 class Leaf(Struct, frozen=True, array_like=True):
     """The item after which others are appended: its id, its depth, and the path that ends with it.
 
-    `item_id` None and depth 0: before the first item. `path`: the part of this path in the conversation to
-    which the others are appended. There, the items that a fork inherits are on branch 0.
+    `item_id` None and depth 0: before the first item. `path`: the branches of that path in
+    the conversation that gets the new items. If this conversation is a fork, the items that it inherits count as items of branch 0.
     """
 
     item_id: str | None
@@ -57,8 +57,8 @@ class Leaf(Struct, frozen=True, array_like=True):
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
 
-    `version`: the origin's version when it was forked. `depth`: the item's depth. `branches`: the origin's path up to
-    the item; empty if it is the first branch alone. `item_id` None and `depth` 0: before the first item.
+    `version`: the fork inherits the origin as it was at this version. `depth`: the item's depth. `branches`: the origin's
+    path up to the item; it may be empty if it is the first branch alone. `item_id` None and `depth` 0: before the first item.
     """
 
     conversation_id: str
@@ -96,7 +96,7 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Items of the path that a model was not shown, and why.
+    """Items that a model was not shown, or not in full, and why.
 
     `reason` "budget": the items did not fit. If the path was not read to its start, this range has no `first`, and its
     `count` includes deleted items; in older events it has no `count`. If none of its items was read, it has no `last`
@@ -110,7 +110,7 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SequencePoint(Struct, frozen=True, array_like=True):
-    """The beginning of a request: its tools and its first `length` parts. `tokens`: those of both.
+    """The beginning of a request: its tools and its first `length` parts. `tokens`: the tokens of all these together.
 
     `sha256`: the first 8 bytes of the SHA-256 of the parts. The parts of a request are its instructions, and then each message of its body.
     """
@@ -219,7 +219,7 @@ class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """Milliseconds from the request to the provider until the first part of its answer and until the last."""
+    """Milliseconds after the request was sent to the provider: when the first part of the answer came, and when the last one came."""
 
     first_ms: int
     total_ms: int
@@ -243,7 +243,7 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return None
 
 
-# Row keys of the events that change a conversation's settings, pins or summary. These few rows are found without reading the stream.
+# Row keys of the events that change a conversation's settings, pins, summaries, shares or head. These few rows are found without reading the stream.
 
 DESCRIPTION = "description"
 """The key of the stream's first row, and of ConversationDescribed rows that were written before the next three keys existed."""
@@ -260,7 +260,7 @@ PINS = "pins"
 """Changes of the pinned items. The last row holds all of them; some of these may have been retracted later."""
 
 SUMMARY = "summary"
-"""Changes of the active summary. The last row says which summary is active."""
+"""Changes of summaries. Without branches, the last row says which summary is active, unless that one was withdrawn. With branches, earlier rows may count."""
 
 SHARES = "shares"
 """Changes of the shares. The last row holds all of them."""
@@ -358,7 +358,8 @@ class HeadMoved(Event, frozen=True, kw_only=True):
 
     It follows each item that opens a branch and is not `aside`: then the path goes on along that branch. If a client
     moved the head, the path ends with the item, and the next item that is appended there opens a branch. If an item
-    opens a branch `aside` and the head was never moved before, this event follows too. Then it names the old head.
+    opens a branch `aside` and the head was never moved before, this event follows too. Then it names the head that the conversation has:
+    the head does not move.
     """
 
     topic = "head.moved"
@@ -538,7 +539,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
 
 
 class ReplyFailed(Event, frozen=True, kw_only=True):
-    """No item joins the conversation. `output`: what had arrived; its last item may be incomplete.
+    """A reply failed. No item of it joins the conversation. `output`: what had arrived; its last item may be incomplete.
 
     `code` and `message` are the store's own and contain no content. `partial_output`: the text, in events written before `output` existed.
     """
@@ -562,7 +563,7 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 class ReplyCancelled(Event, frozen=True, kw_only=True):
     """A client cancelled or deleted the reply, or asked for another reply that interrupts it.
 
-    If the conversation's policy keeps stopped replies, the question and the partial answer join it in the same append: `input_ids` and
+    If the conversation's policy keeps stopped replies, and the reply ran and was not deleted, the question and the partial answer join it in the same append: `input_ids` and
     `output_ids` name these items. `output`: what had arrived and did not join.
     """
 

@@ -1,4 +1,4 @@
-"""Applies the limits to requests. Each request gets an Allowance, and the answer says what is left of the limits."""
+"""Applies the limits to requests. Each request with a principal gets an Allowance, and the answer says what is left of the limits."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
 """Tells which processes are dead, without a wall clock.
 
-Each process has a row in Postgres with a number, its beat. The process raises its beat about every `interval_seconds`. A process that reads
-the rows remembers the beats, and measures with its own monotonic clock how long each beat has stayed the same. So no process compares its
+Each process has a row in Postgres with a number, its beat. The process raises its beat again and again. A process that reads
+the rows about every `interval_seconds` remembers the beats, and measures with its own monotonic clock how long each beat has stayed the same. So no process compares its
 clock with that of another process or of Postgres.
 """
 

@@ -7,7 +7,7 @@
 5. The swap exchanges the two collections in one transaction.
 
 Readers see the live collection until the swap and the new one after it. Both are current. The old collection is kept for a rollback
-until the next rebuild starts. An interrupted rebuild resumes where it was. `rebuild.py` runs the steps; `upgrade.py` runs them when a
-view's version was raised. If no projector has started a view, or one of its positions is missing, `scripts/rebuilding/steps.py` fills the
-live collection itself.
+until the next rebuild starts, or until `--cancel` drops it. An interrupted rebuild resumes where it was. `rebuild.py` runs the steps; `upgrade.py` runs them when a
+view's version was raised. If no projector has started a view, or one of its positions is missing, there is no
+second build: `scripts/rebuilding/steps.py` empties the view, and projectors fill it.
 """

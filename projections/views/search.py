@@ -7,7 +7,7 @@ A retracted item keeps its document, as in the view `items`.
 `order` is when the item was appended, so that matches can be read newest first: milliseconds since 1970 (UTC),
 followed by the last six digits of the log position. So no two items have the same `order`, and a search can continue after any item.
 
-`terms` begins with ALL if the item has text. So the index has all items with text under this term, by time.
+`terms` begins with ALL if the item has words. So the index has all items with words under this term, by time.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from projections.views.search_text import searched
 from projections.views.writes import Insert, Update, Write, document_key
 
 ALL: Final = ""
-"""A term of every item with text. No word is empty."""
+"""The empty string is a term of every item that has words. It is the term of no word."""
 
 
 _PER_MILLISECOND: Final = 1_000_000

@@ -44,7 +44,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 class History:
-    """Takes each step in the APIs and in the AccessModel, then compares what each user is shown.
+    """`take` takes a step, in the APIs and in the AccessModel. `check` compares what each user is shown.
 
     The users belong to one tenant. A stranger of another tenant has the same name as one of them.
     """
@@ -172,7 +172,7 @@ class History:
         await self._note_reply(actor, answer.json(), after=response.items[-1])
 
     async def _refer(self, actor: Principal, one: int, other: int) -> None:
-        """Requests a reply whose input refers to an item of another conversation."""
+        """Requests a reply whose input refers to an item, of the same or of another conversation."""
         if (source := self._conversation(one)) is None or not source.items:
             return
         item = source.items[other % len(source.items)]

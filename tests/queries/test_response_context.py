@@ -59,7 +59,7 @@ async def response_context(api: httpx.AsyncClient, response_id: str) -> dict[str
 
 
 class History:
-    """A conversation to which random changes of every kind are made."""
+    """A conversation that is changed at random: items, replies, pins, retractions, summaries, instructions, branches and forks."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient) -> None:
         self._random = random.Random(seed)
@@ -280,7 +280,7 @@ async def test_the_recorded_request_does_not_grow_with_the_conversation(
     assert abs(sizes[1] - sizes[0]) < 100
 
 
-async def test_the_summary_of_a_request_is_found_behind_many_newer_changes(
+async def test_the_summary_of_a_request_is_found_although_it_was_undone_and_redone_many_times_before_the_request(
     store: httpx.AsyncClient, api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

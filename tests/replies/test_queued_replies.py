@@ -118,7 +118,7 @@ async def test_when_a_client_disconnects_its_reply_is_removed_from_the_queue(
     assert (await post_response(both.http, "next", conversation=conversation)).status_code == 200
 
 
-async def test_when_a_process_stops_another_takes_over_the_queued_replies_that_do_not_need_their_client(
+async def test_after_a_process_has_stopped_another_one_takes_over_its_queued_replies_that_do_not_need_their_client(
     with_provider: Settings, slow: SlowAnswers, log: Log
 ) -> None:
     async with open_api(with_provider) as api:

@@ -3,7 +3,7 @@
 So most bytes were sent before, and a provider's prompt cache may have them. The requests are the same with a snapshot,
 from the log alone, and after the snapshot was made again.
 
-scripts/test tests/projections/test_standing_window.py -m endless     talks for a thousand turns
+scripts/test tests/projections/test_stable_window.py -m endless     talks for a thousand turns
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -209,7 +209,7 @@ async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_whe
     moves = [later for earlier, later in pairs if not is_prefix(earlier.parts, later.parts)]
     # Each move makes room for four tenths of the budget.
     assert 10 < len(moves) <= max(30, turns // 20)
-    # The recorded `shared_prefix` of each request says the same.
+    # The recorded `shared_prefix` also says where the window moved.
     for earlier, later in pairs:
         shared = later.requested.shown.shared_prefix
         assert shared is not None
