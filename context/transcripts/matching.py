@@ -101,7 +101,7 @@ class _Search:
         self._transcript = transcript
         self._named = named
         self._branches: dict[str, int] = {}
-        """By item id: the branch of the item, if it was looked up."""
+        """By item id: the branch of the item, if it had to be looked up."""
         self._prefixes: dict[int, list[FoundPrefix]] = {}
         """By the index of a message: the known prefixes that end with this message, the newest first."""
 
@@ -173,11 +173,11 @@ class _Search:
         conversation_id = prefix.conversation_id
         if conversation_id not in path.conversations:
             return False
-        if prefix.item_id not in self._branches:
+        if prefix.branch is None and prefix.item_id not in self._branches:
             rows = await self._reader.items(conversation_id, [prefix.item_id])
             appended = (row.event for row in rows if isinstance(row.event, ItemAppended))
             self._branches |= {event.item_id: event.branch for event in appended}
-        branch = self._branches.get(prefix.item_id)
+        branch = self._branches.get(prefix.item_id) if prefix.branch is None else prefix.branch
         return branch is not None and path.contains(conversation_id, branch, prefix.depth, prefix.version)
 
     def _usable(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
@@ -232,7 +232,14 @@ class _Search:
                 items = [from_stored(event.item) for event, _ in answer]
                 if is_rewritten_answer(text_of_message(items), items, sent):
                     event, version = answer[-1]
-                    end = replace(prefix, item_id=event.item_id, depth=event.depth, version=version, answered=True)
+                    end = replace(
+                        prefix,
+                        item_id=event.item_id,
+                        depth=event.depth,
+                        version=version,
+                        branch=event.branch,
+                        answered=True,
+                    )
                     return last + 1, replace(end, messages=0, exact=b"")
         return None
 

@@ -63,11 +63,11 @@ class PathMessages:
 
     @classmethod
     async def up_to(
-        cls, reader: PrincipalReader, conversation_id: str, version: int, first_events: int = 16
+        cls, reader: PrincipalReader, conversation_id: str, version: int, first_events: int = 5
     ) -> "PathMessages":
         """The messages of the path that ends with the item that was appended at this version.
 
-        `first_events`: how many events the first page has. It is small, because the last answer is usually enough. Raises LogMoved if the log
+        `first_events`: how many events the first page has. It is small: an answer, its question and the request are usually enough. Raises LogMoved if the log
         no longer has the item.
         """
         page = await reader.conversation_backwards(conversation_id, until=version, limit=first_events)

@@ -46,7 +46,7 @@ _TEMPLATE = """
     WITH found AS MATERIALIZED ({found})
     SELECT json_build_array((
         SELECT json_agg(json_build_array(number - 1, encode(hash, 'base64'), conversation_number - 1, conversation_id, item_id, version, depth, answered,
-            CASE WHEN response_deleted IS NULL THEN response_id END, coalesce(messages, 0), coalesce(encode(exact, 'base64'), ''))
+            CASE WHEN response_deleted IS NULL THEN response_id END, coalesce(messages, 0), coalesce(encode(exact, 'base64'), ''), branch)
             ORDER BY number, conversation_id DESC, version DESC) FROM found
     ), ({heads}))
 """
@@ -60,7 +60,7 @@ class PrefixRow(Struct, frozen=True, array_like=True):
     """A row of `transcript_prefixes`. `number`: the index of its hash among the hashes that were looked up.
 
     `conversation_number`: the index of its conversation in `_Answer.last_events`. `response_id`: None if there is no
-    response, or if it was deleted. The other fields: as in `domain.commands.Prefix` and ItemAppended.
+    response, or if it was deleted. `branch`: that of the item; None in rows that were written before it was recorded. The other fields: as in `domain.commands.Prefix` and ItemAppended.
     """
 
     number: int
@@ -74,6 +74,7 @@ class PrefixRow(Struct, frozen=True, array_like=True):
     response_id: str | None
     messages: int
     exact: bytes
+    branch: int | None
 
 
 class _Answer(Struct, frozen=True, array_like=True):

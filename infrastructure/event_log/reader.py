@@ -59,7 +59,7 @@ class FoundPrefix(Struct, frozen=True, kw_only=True):
     `version`: that of the event that appended the item. `number`: the index of the prefix's hash among those that were
     looked up. `read_version`: the conversation's version at the look-up. `is_private`: the conversation is the
     principal's own, and is shared with nobody. `response_id`: None if the response was deleted, or if there is none.
-    The other fields: as in `domain.commands.Prefix` and ItemAppended.
+    `branch`: that of the item; None if the prefix was recorded before its branch was recorded too. The other fields: as in `domain.commands.Prefix` and ItemAppended.
     """
 
     number: int
@@ -74,6 +74,7 @@ class FoundPrefix(Struct, frozen=True, kw_only=True):
     response_id: str | None
     messages: int
     exact: bytes
+    branch: int | None
 
 
 class PartitionHolder(Struct, frozen=True):
@@ -174,6 +175,7 @@ class PrincipalReader(ConversationReader):
                 response_id=row.response_id,
                 messages=row.messages,
                 exact=row.exact,
+                branch=row.branch,
             )
             for row, head in found
             if head is not None and not head.deleted and head.role(self.principal) in ("owner", "writer")

@@ -28,6 +28,9 @@ from tests.end_to_end.walk_messages import meaning_of_item, meanings
 from tests.end_to_end.walk_model import Owner, SentTranscript, StoredItem, StoreModel
 from tests.end_to_end.walk_plan import PlannedRequest
 
+ANOTHER_REPLY = "another reply runs after the same item"
+BRANCH_AT_HEAD = "it opens a branch at the head"
+
 
 class LogTail:
     """The events that are appended to the log from now on, each once, in order."""
@@ -209,14 +212,15 @@ class WalkChecks:
 
         `count`: how many items of the transcript were recognised. The store first compares the transcript, and appends
         the request later. Other requests may be recorded in between. So the match must be right in one state of this
-        round, and the conversation must be right in this state or in a later one.
+        round, and the conversation must be right in this state or in a later one. If another reply ran at the head in one
+        state and has ended in the next one, the request may open a branch at the head: it was refused there before.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
             fault = self._fault_of_match(recorded, count, compared)
             if fault is None:
                 faults_of_item = [self._fault_of_item(recorded, count, compared, state) for state in self._states[n:]]
-                if None in faults_of_item:
+                if None in faults_of_item or _was_refused_at_head(faults_of_item):
                     return None
                 fault = ", then ".join(dict.fromkeys(map(str, faults_of_item)))
             faults[fault] = None
@@ -256,9 +260,9 @@ class WalkChecks:
         if recorded.conversation_id != target:
             return f"it is in another conversation than {target}"
         if is_awaited:
-            return "another reply runs after the same item"
+            return ANOTHER_REPLY
         if recorded.is_branch and conversation.head == recorded.after:
-            return "it opens a branch at the head"
+            return BRANCH_AT_HEAD
         return None
 
     @staticmethod
@@ -343,6 +347,11 @@ class WalkChecks:
             self.counts["appended"] += 1
         else:
             self.counts["fork, or in a fork"] += 1
+
+
+def _was_refused_at_head(faults: Sequence[str | None]) -> bool:
+    """Whether another reply ran at the head in a state before one in which the request opens a branch there."""
+    return ANOTHER_REPLY in faults and BRANCH_AT_HEAD in faults[faults.index(ANOTHER_REPLY) :]
 
 
 def _is_only_named(recorded: RecordedRequest, count: int, state: StoreModel) -> bool:
