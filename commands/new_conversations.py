@@ -40,7 +40,8 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
     and the summary that the origin had then, if they lie on the path of the fork.
     """
     reader = context.dependencies.reader
-    settings = await settings_at(reader, origin.conversation_id, origin.version, origin.branches or FIRST_BRANCH)
+    path = origin.branches or (PathBranch(0, origin.depth, origin.version),)
+    settings = await settings_at(reader, origin.conversation_id, origin.version, path)
     pinned = (await appended_on_path(reader, origin_of(origin), settings.pinned)).rows
     summary = None
     if settings.compaction is not None and settings.compaction[1].depth <= origin.depth:

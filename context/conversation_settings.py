@@ -30,7 +30,7 @@ from domain.events import (
     ItemUnpinned,
     PathBranch,
 )
-from domain.paths import PathSegment, takes
+from domain.paths import FIRST_BRANCH, PathSegment, takes
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -184,9 +184,10 @@ async def settings_at(
                 moved = recorded.event
             case _:
                 pass
-    if has_summaries and moved is not None:  # the last change may belong to another path
+    path = branches or (moved.path if moved else FIRST_BRANCH)
+    if has_summaries and (moved is not None or path != FIRST_BRANCH):  # the last change may belong to another path
         changes = await reader.summary_changes(conversation_id, until=version, limit=MAX_SUMMARY_CHANGES)
-        compacted = _active_on(moved.path if branches is None else branches, changes)
+        compacted = _active_on(path, changes)
         active = compacted.version if compacted else 0
         by_version = {active: compacted} if compacted else {}
     forked_from = started.forked_from if started else None
@@ -203,7 +204,7 @@ async def settings_at(
         else:
             compaction = active, event
     if compaction is None and started is not None and started.summary is not None:
-        compaction = await inherited_summary(reader, started.summary, conversation_id)
+        compaction = await inherited_summary(reader, started.summary, conversation_id, path)
         compacted_in = started.summary.conversation_id
     instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
@@ -246,12 +247,12 @@ def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded
 
 
 async def inherited_summary(
-    reader: Reader, summary: InheritedSummary | None, heir: str
+    reader: Reader, summary: InheritedSummary | None, heir: str, branches: tuple[PathBranch, ...] = FIRST_BRANCH
 ) -> tuple[int, ContextCompacted] | None:
-    """(version, event) of the summary that the conversation `heir` inherits.
+    """(version, event) of the summary that the conversation `heir` inherits, for the path through `branches` of `heir`.
 
-    If that summary is withdrawn, the newest one before it that is not withdrawn. None if there is none. For a fork that
-    does not exist yet, `heir` is its origin.
+    If that summary is withdrawn, or ends after the path, the newest one before it that counts on the path. None if there is none.
+    For a fork that does not exist yet, `heir` is its origin.
     """
     if summary is None:
         return None
@@ -262,7 +263,8 @@ async def inherited_summary(
         compacted = await _compacted(reader, conversation_id, version)
         event = compacted.event
         assert isinstance(event, ContextCompacted)
-        if not await is_withdrawn(reader, compacted, forked_from, inherited_by):
+        # In the heir, inherited items are on branch 0.
+        if takes(branches, 0, event.depth) and not await is_withdrawn(reader, compacted, forked_from, inherited_by):
             return version, event
         version = event.replaces
     return None

@@ -121,8 +121,8 @@ class ActiveReplies:
             try:
                 for start in range(0, len(replies), BATCH_CONVERSATIONS):
                     batch = replies[start : start + BATCH_CONVERSATIONS]
-                    heads = await self._look_up([reply.conversation_id or "" for reply in batch])
-                    for reply, head in zip(batch, heads, strict=True):
+                    newest = await self._look_up([reply.conversation_id or "" for reply in batch])
+                    for reply, head in zip(batch, newest, strict=True):
                         reply.update_head(head)
             except (psycopg.Error, LogBusy) as error:
                 log.debug("conversations_not_looked_up", error_type=type(error).__name__)

@@ -200,9 +200,9 @@ async def test_a_stream_from_the_record_goes_on_when_the_metadata_changes_and_en
         looked_up = asyncio.Event()
 
         async def look_up(conversation_ids: Sequence[str]) -> list[Head | None]:
-            heads = await dependencies.stream_log.head_of_each(conversation_ids)
+            found = await dependencies.stream_log.head_of_each(conversation_ids)
             looked_up.set()
-            return heads
+            return found
 
         pages, shutdown = StreamPages(), Event()
         watch = ConversationWatch(look_up, shutdown)

@@ -1,0 +1,59 @@
+"""A summary counts on the paths through its last item, and on no others. The content of items that lie after a reply is not sent to its model."""
+
+from typing import Any
+
+from tests.commands.api_client import create_conversation, create_response
+from tests.commands.summarizing_store import Store, talk
+from tests.commands.test_withdrawn_summaries import compact, shown_to_model
+from tests.scripted_provider import ScriptedProvider
+
+
+async def move_head(store: Store, conversation_id: str, item_id: str) -> None:
+    answer = await store.post(f"{conversation_id}/head", item=item_id)
+    assert answer.status_code == 200, answer.text
+
+
+async def fork(store: Store, conversation_id: str, **body: Any) -> str:
+    answer = await store.post(f"{conversation_id}/fork", **body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+async def test_when_the_head_of_a_fork_is_moved_before_the_end_of_the_inherited_summary_then_the_summary_is_not_sent_until_it_moves_back(
+    store: Store, provider: ScriptedProvider
+) -> None:
+    origin = await create_conversation(store.api)
+    ids = await store.append(origin, *talk(40))
+    await compact(store, provider, origin, "Of tea.")
+    [covered, *_] = ids
+    forked = await fork(store, origin)
+    assert "Of tea." in await shown_to_model(store, forked)
+    await move_head(store, forked, covered)
+    request = await shown_to_model(store, forked)
+    assert ("Of tea." in request, "user 0 " in request) == (False, True)
+    assert "Of tea." not in await shown_to_model(store, await fork(store, forked))
+    await move_head(store, forked, ids[-1])
+    assert "Of tea." in await shown_to_model(store, forked)
+
+
+async def test_another_answer_beside_one_that_a_summary_covers_is_requested_without_the_summary(
+    store: Store, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(store.api)
+    response = await create_response(store.api, "zero", conversation=conversation_id)
+    await store.append(conversation_id, *talk(40))
+    await compact(store, provider, conversation_id, "Of tea.")
+    provider.requests.clear()
+    answer = await store.api.post("/v1/responses", json={"regenerate": response["id"]})
+    assert answer.status_code == 200, answer.text
+    assert ("Of tea." in str(provider.requests[-1]), "zero" in str(provider.requests[-1])) == (False, True)
+
+
+async def test_a_fork_inherits_the_last_summary_that_ends_before_it(store: Store, provider: ScriptedProvider) -> None:
+    origin = await create_conversation(store.api)
+    await store.append(origin, *talk(40))
+    await compact(store, provider, origin, "Of tea.")
+    ids = await store.append(origin, *talk(40))
+    await compact(store, provider, origin, "Of tea and cake.")
+    request = await shown_to_model(store, await fork(store, origin, item=ids[0]))
+    assert ("Of tea." in request, "Of tea and cake." in request) == (True, False)
