@@ -1,11 +1,15 @@
-"""Reads from the log what a conversation was forked from, and its path back through all its origins."""
+"""Reads from the log what a conversation was forked from, its path back through all its origins, and items that it has or inherits."""
 
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
 
-from domain.events import ConversationStarted, Fork
+from domain.events import ConversationStarted, Fork, ItemAppended
 from domain.paths import Path, PathSegment
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
+
+MAX_LOOKUP_ITEMS: Final = 500
+"""Items looked up at a time."""
 
 
 class Reader(Protocol):
@@ -37,6 +41,28 @@ async def lineage_below(reader: Reader, conversation_id: str, origin_id: str) ->
     """The conversation and the forks between it and `origin_id`, a conversation that it comes from. `origin_id` is not included."""
     conversations = await lineage(reader, conversation_id)
     return conversations[: conversations.index(origin_id)]
+
+
+class ItemReader(Reader, Protocol):
+    """What `appended_items` needs of the log."""
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event with version <= `until` whose row key is one of these ids, ascending."""
+
+
+async def appended_items(
+    reader: ItemReader, conversation_id: str, item_ids: Collection[str]
+) -> dict[str, ItemAppended]:
+    """The ItemAppended of each of these items that the conversation, or one that it comes from, has."""
+    found: dict[str, ItemAppended] = {}
+    while missing := [item_id for item_id in item_ids if item_id not in found]:
+        for start in range(0, len(missing), MAX_LOOKUP_ITEMS):
+            events = await reader.items(conversation_id, missing[start : start + MAX_LOOKUP_ITEMS])
+            found |= {event.item_id: event for recorded in events if isinstance(event := recorded.event, ItemAppended)}
+        if len(found) == len(item_ids) or (fork := await fork_of(reader, conversation_id)) is None:
+            break
+        conversation_id = fork.conversation_id
+    return found
 
 
 async def read_path(reader: Reader, end: PathSegment) -> Path:

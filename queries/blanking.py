@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from context.deleted_content import deleted_items
-from context.forks import fork_of
+from context.forks import appended_items, fork_of, lineage
 from context.withdrawn_summaries import is_withdrawn
 from domain.content import CONTENT, Part
 from domain.errors import ConversationNotFound
@@ -89,7 +89,13 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
     content = _EventContent()
     for recorded in events:
         content.add(recorded)
-    items = await deleted_items(log, content.items, [conversation_id])
+    conversations = [conversation_id]
+    if content.on_path:
+        conversations = await lineage(log, conversation_id)
+        unknown = content.on_path - content.items.keys()
+        appended = await appended_items(log, conversation_id, unknown)
+        content.items |= {item_id: event.copy_of for item_id, event in appended.items()}
+    items = await deleted_items(log, content.items, conversations)
     responses = await log.deleted_responses(conversation_id, sorted(content.responses)) if content.responses else ()
     fork = await fork_of(log, conversation_id) if content.summaries else None
     summaries = {recorded.version for recorded in content.summaries if await is_withdrawn(log, recorded, fork)}
@@ -125,12 +131,13 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _EventContent(Struct):
-    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy, or if the events do not name its original. `responses`: the ids of responses.
+    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy. `responses`: the ids of responses.
 
-    `summaries`: the ContextCompacted events.
+    `on_path`: the ids of items that may be copies or inherited, because the events name them alone. `summaries`: the ContextCompacted events.
     """
 
     items: dict[str, str | None] = field(default_factory=dict)
+    on_path: set[str] = field(default_factory=set)
     responses: set[str] = field(default_factory=set)
     summaries: list[Recorded] = field(default_factory=list)
 
@@ -149,10 +156,12 @@ class _EventContent(Struct):
                     self.responses.add(event.response_id)
                     for each in event.transcript.parts:
                         if each.changes is not None:
-                            self.items = dict.fromkeys(each.items) | self.items
+                            self.on_path.update(each.items)
                 case "items":
                     self.responses.add(event.response_id)
                     self.items |= {new.item_id: new.copy_of for new in getattr(event, name)}
+                case "target" if event.inherited:
+                    self.on_path.add(event.item_id)
                 case "target" if event.item_id is not None:
                     self.items[event.item_id] = event.copy_of
                 case "target":

@@ -12,19 +12,16 @@ from msgspec.structs import replace
 
 from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
-from context.forks import fork_of, lineage
+from context.forks import appended_items, lineage
 from context.stored_items import StoredItem, stored_item
 from context.transcripts.chat_messages import Json, messages_of, one_message
 from context.transcripts.message_changes import changed
-from domain.events import InputItem, ItemAppended, ReplyRequested, Transcript, TranscriptBase, TranscriptPart
+from domain.events import InputItem, ReplyRequested, Transcript, TranscriptBase, TranscriptPart
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 
 PAGE_EVENTS = 200
 """Events read at a time."""
-
-MAX_LOOKUP_ITEMS = 500
-"""Items looked up at a time."""
 
 
 class RenderedMessage(Struct, frozen=True):
@@ -113,27 +110,12 @@ async def _items(reader: Reader, chain: Iterable[_Link]) -> dict[str, StoredItem
         named = (item_id for part in link.transcript.parts for item_id in part.items)
         needed.setdefault(link.conversation_id, {}).update(dict.fromkeys(named))
     for conversation_id, ids in needed.items():
-        items |= await _appended(reader, conversation_id, [item_id for item_id in ids if item_id not in items])
+        missing = [item_id for item_id in ids if item_id not in items]
+        appended = await appended_items(reader, conversation_id, missing)
+        if len(appended) < len(missing):
+            raise LogMoved(f"the log no longer has all items of {conversation_id} that a transcript names")
+        items |= {item_id: stored_item(event) for item_id, event in appended.items()}
     return items
-
-
-async def _appended(reader: Reader, conversation_id: str, item_ids: Collection[str]) -> dict[str, StoredItem]:
-    """These items. They are looked up in the conversation, then in the one that it was forked from, and so on."""
-    found: dict[str, StoredItem] = {}
-    while missing := [item_id for item_id in item_ids if item_id not in found]:
-        for start in range(0, len(missing), MAX_LOOKUP_ITEMS):
-            events = await reader.items(conversation_id, missing[start : start + MAX_LOOKUP_ITEMS])
-            found |= {
-                event.item_id: stored_item(event)
-                for recorded in events
-                if isinstance(event := recorded.event, ItemAppended)
-            }
-        if len(found) < len(item_ids):
-            fork = await fork_of(reader, conversation_id)
-            if fork is None:
-                raise LogMoved(f"the log no longer has all items of {conversation_id} that a transcript names")
-            conversation_id = fork.conversation_id
-    return found
 
 
 async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozenset[str]:

@@ -14,11 +14,14 @@ from domain.commands import (
     DescribeConversation,
     EndConversation,
     FailReply,
+    GiveFeedback,
     NewItem,
     RequestReply,
+    RetractItem,
     ShareConversation,
 )
 from domain.content import CONTENT
+from domain.conversation import KnownItem
 from domain.events import (
     ContextCompacted,
     ConversationDescribed,
@@ -26,6 +29,7 @@ from domain.events import (
     ConversationStarted,
     Event,
     FeedbackGiven,
+    Fork,
     InputItem,
     ItemAppended,
     ReplyCancelled,
@@ -198,8 +202,13 @@ async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def events_of(api: httpx.AsyncClient, conversation_id: str, headers: Any) -> list[dict[str, Any]]:
-    answer = await api.get(f"/v1/conversations/{conversation_id}/events", headers=headers)
+def changed_by_client(item_id: str) -> Transcript:
+    """A transcript with a message that differs from this item."""
+    return Transcript(parts=(TranscriptPart(items=(item_id,), changes=msgspec.json.encode({"is": SECRET})),))
+
+
+async def events_of(api: httpx.AsyncClient, conversation_id: str, headers: Any, after: int = 0) -> list[dict[str, Any]]:
+    answer = await api.get(f"/v1/conversations/{conversation_id}/events", params={"after": after}, headers=headers)
     assert answer.status_code == 200, answer.text
     events: list[dict[str, Any]] = answer.json()["data"]
     return events
@@ -215,7 +224,7 @@ async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_ev
     conversation_id = await write.start("stays")
     response_id, question = await write.request_reply(conversation_id, SECRET, "stays too")
     await write.complete_reply(conversation_id, response_id, question, "answer")
-    changed = TranscriptPart(items=(question[0].item_id,), changes=msgspec.json.encode({"is": SECRET}))
+    [changed] = changed_by_client(question[0].item_id).parts
     unchanged = TranscriptPart(items=(question[1].item_id,))
     next_request = RequestReply(
         response_id=mint("resp"),
@@ -239,6 +248,45 @@ async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_ev
     seen = await events_of(api, conversation_id, AUDITOR)
     assert blanked_names(seen) == {}
     assert seen[: len(before)] == before
+
+
+async def test_given_a_copy_of_a_deleted_item_then_the_changes_that_a_client_made_to_it_are_blanked_on_any_page(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    original = await write.start()
+    [original_id] = await write.append(original, "original")
+    conversation_id = await write.start()
+    copy = NewItem(item_id=mint("msg"), item=body("original"), copy_of=original_id)
+    await write.execute(conversation_id, AppendItems(items=(copy,), author="someone"))
+    await write.request_reply(conversation_id, transcript=changed_by_client(copy.item_id))
+    await write.delete(original)
+
+    for after in (0, 2):
+        events = await events_of(api, conversation_id, OWNER, after=after)
+        assert SECRET not in str(events)
+        assert blanked_names(events)[3] == ["transcript.parts[0].changes"]
+        assert SECRET in str(await events_of(api, conversation_id, AUDITOR, after=after))
+
+
+async def test_when_a_fork_retracts_what_it_inherits_then_a_fork_of_it_blanks_what_was_said_of_it(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    origin = await write.start()
+    [item_id] = await write.append(origin, "original")
+    item = KnownItem(inherited=True, depth=1)
+    fork = await write.start(forked_from=Fork(conversation_id=origin, version=2, depth=1, item_id=item_id))
+    of_fork = await write.start(forked_from=Fork(conversation_id=fork, version=1, depth=1, item_id=item_id))
+    await write.request_reply(of_fork, transcript=changed_by_client(item_id))
+    feedback = GiveFeedback(
+        feedback_id=mint("feedback"), by="someone", rating=1, item_id=item_id, comment=SECRET, inherited=item
+    )
+    await write.execute(of_fork, feedback)
+    assert str(await events_of(api, of_fork, OWNER)).count(SECRET) == 2
+    await write.execute(fork, RetractItem(item_id=item_id, inherited=item))
+
+    events = await events_of(api, of_fork, OWNER)
+    assert SECRET not in str(events)
+    assert blanked_names(events) == {2: ["transcript.parts[0].changes"], 3: ["comment"]}
 
 
 async def test_given_a_deleted_response_then_its_parameters_input_and_output_are_blanked(
