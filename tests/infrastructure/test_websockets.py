@@ -136,7 +136,7 @@ async def handshake(server: Server, path: str, **changed: Any) -> httpx.Response
 @pytest.mark.parametrize(
     ("path", "changed", "status", "code", "says"),
     [
-        ("/nowhere", {}, 404, "unknown_url", "served"),
+        ("/nowhere", {}, 404, "unknown_url", "serves"),
         ("/echo", {"Sec_WebSocket_Version": "8"}, 426, "invalid_handshake", "version 13"),
         ("/echo", {"Sec_WebSocket_Version": None}, 426, "invalid_handshake", "version 13"),
         ("/echo", {"Sec_WebSocket_Key": None}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
