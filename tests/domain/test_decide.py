@@ -43,6 +43,7 @@ from domain.errors import (
     ConversationNotFound,
     HeadHasMoved,
     HistoryLost,
+    InputHasJoined,
     ItemNotFound,
     ItemsDeleted,
     NothingToUndo,
@@ -468,6 +469,12 @@ def test_a_summary_or_reply_made_from_lost_events_is_refused() -> None:
     later = msgspec.structs.replace(REQUEST, shown=msgspec.structs.replace(SHOWN, version=2))
     given(started()).when(later).refused(HistoryLost)
     given(started(), appended("msg_1", 1, None)).when(later).then(msgspec.structs.replace(REQUESTED, shown=later.shown))
+
+
+def test_a_retry_is_refused_if_an_item_of_its_input_has_joined_the_conversation() -> None:
+    retry = msgspec.structs.replace(REQUEST, reuses=("msg_9",))
+    given(started()).when(retry).then(REQUESTED)
+    given(started(), appended("msg_9", 1, None)).when(retry).refused(InputHasJoined)
 
 
 def compact(replaces: int = 0) -> CompactContext:
