@@ -324,11 +324,11 @@ async def test_a_turn_that_was_stopped_on_a_branch_and_kept_is_tried_again_below
     body = {"input": "Why?", "previous_response_id": one["id"], "stream": True}
     async with http.stream("POST", "/v1/responses", json=body) as answer:
         async for line in answer.aiter_lines():
-            if line.startswith("data: ") and (event := json.loads(line[6:]))["type"].endswith("text.delta"):
-                break
-            if line.startswith("data: "):
-                stopped = event["response"]["id"] if "response" in event else stopped
-        await post(http, f"/v1/responses/{stopped}/cancel")
+            event = json.loads(line[6:]) if line.startswith("data: ") else {"type": ""}
+            if event["type"] == "response.created":
+                stopped = event["response"]["id"]
+            if event["type"].endswith("text.delta"):
+                await post(http, f"/v1/responses/{stopped}/cancel")
     provider.script = usual
     may_end.set()
     await post(http, retry=stopped)
