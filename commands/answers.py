@@ -1,11 +1,10 @@
-"""The answer that several commands share: the Conversation as it is after the command."""
+"""The answer of several commands: the Conversation as it is after the command."""
 
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 
 
 def conversation_answer(appended: Appended) -> bytes:
-    """The Conversation, as JSON text."""
     state = appended.conversation
     fork = state.forked_from
     conversation = shapes.conversation(

@@ -1,4 +1,4 @@
-"""Parts that several request bodies share: items, metadata, a conversation's title, instructions and context policy."""
+"""Parts that several request bodies share."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from infrastructure.tenant_defaults import PolicyFields
 
 MAX_ITEMS = 20
 MAX_ITEM_BYTES = 1024 * 1024
-"""The most bytes of an item as JSON text."""
+"""As JSON text."""
 
 MAX_METADATA_PAIRS = 16
 MAX_SHORT_TEXT_LENGTH = 512
@@ -37,7 +37,6 @@ class Body(BaseModel):
 
 
 def examples(*bodies: dict[str, Any]) -> ConfigDict:
-    """The `model_config` of a body that the OpenAPI document shows with these examples."""
     return ConfigDict(json_schema_extra={"examples": [*bodies]})
 
 
@@ -52,16 +51,13 @@ class Policy(PolicyFields):
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:
-    """The items with new ids. Links among the items are changed to match (`item_links.py`).
-
-    Raises ApiError (400, 413), which names the first item that cannot be stored.
-    """
+    """The items with new ids and changed links. Raises ApiError (400, 413)."""
     new = tuple(new_item(item, f"items[{index}]") for index, item in enumerate(items))
     return linked(new) if any(type_of(item) in LINKING for item in items) else new
 
 
 def new_item(item: Any, param: str) -> NewItem:
-    """The item with a new id. Raises ApiError (400, 413) if it cannot be stored."""
+    """Raises ApiError (400, 413) if the item cannot be stored."""
     try:
         checked = checked_item(item)
     except InvalidItem as error:

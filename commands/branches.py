@@ -1,4 +1,4 @@
-"""The branches of a conversation: write another version of an item, and move the head."""
+"""Branches: writes another version of an item, and moves the head."""
 
 from typing import ClassVar
 

@@ -1,7 +1,6 @@
-"""The body of a Chat Completions request: which parameters are checked, which are refused, and what is recorded of it.
+"""The body of a Chat Completions request.
 
-A parameter that is not a field of `CreateChatCompletion` is recorded, and sent to a provider of Chat Completions as it came. But it
-is refused if it is in `_OF_RESPONSES`, if the provider has the Responses API, or if the request has `conversation`.
+Unknown parameters are recorded, and sent to a provider of Chat Completions as they came.
 """
 
 from collections.abc import Iterator
@@ -28,13 +27,13 @@ from infrastructure.settings import ChatCompletionsStore
 MAX_CHAT_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 5_000
 MAX_PARAMETERS_BYTES = 1024 * 1024
-"""The most bytes of the parameters for a provider (`provider_parameters`), as JSON text. They are recorded with each reply."""
+"""As JSON text. The parameters are recorded with each reply."""
 
 MAX_STOPS = 64
 MAX_INT64 = 2**63 - 1
 
 _OF_RESPONSES = ("background", "context_management", "input", "instructions", "on_busy", "previous_response_id")
-"""Parameters of POST /v1/responses. They are refused here: a provider would not do what they ask for."""
+"""A provider of Chat Completions would not do what these ask for."""
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
 Logit = Annotated[float, Field(ge=-100, le=100)]
@@ -120,7 +119,7 @@ class CreateChatCompletion(BaseModel):
     def _keep_as_sent(
         cls, value: Any, handler: ModelWrapValidatorHandler["CreateChatCompletion"]
     ) -> "CreateChatCompletion":
-        """Keeps the body as it was sent. The fields of this class may differ from it: 1 becomes 1.0."""
+        """Keeps the body as it was sent. Fields may differ from it: 1 becomes 1.0."""
         body = handler(value)
         body._sent = value  # noqa: SLF001 - a method of the same class
         return body
@@ -131,28 +130,27 @@ class CreateChatCompletion(BaseModel):
 
     @property
     def sent_messages(self) -> SentMessages:
-        """The messages, with the digest of each. The digests are computed once, by `check` or at the first use."""
+        """The messages, with the digest of each."""
         if self._sent_messages is None:
             self._sent_messages = sent_messages(self.messages)
         return self._sent_messages
 
     @property
     def includes_usage(self) -> bool:
-        """Whether the last chunk of the stream has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def is_stored(self, policy: ChatCompletionsStore) -> bool:
-        """Whether the request and its answer are stored. `policy`: what the setting CHAT_COMPLETIONS_STORE says."""
+        """Whether the reply is stored. `policy`: the setting CHAT_COMPLETIONS_STORE."""
         if policy == "never":
             return False
         return policy == "always" if self.store is None else self.store
 
     def recorded_parameters(self) -> dict[str, Any]:
-        """What is recorded with the reply: the parameters of its Response, and in `chat` the parameters for a provider of Chat Completions, as they came."""
+        """The parameters to record. `chat` has those for a provider of Chat Completions, as they came."""
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
     def as_response_request(self, *, stored: bool) -> CreateResponse:
-        """This body, which has `conversation`, as a request of POST /v1/responses. Raises ApiError (400), for example if that API lacks a parameter."""
+        """Raises ApiError (400)."""
         check_expressible(self._sent, "a request with `conversation` becomes one of the Responses API")
         leading = next(
             (i for i, message in enumerate(self.messages) if not _is_instructions(message)), len(self.messages)
@@ -177,10 +175,7 @@ class CreateChatCompletion(BaseModel):
         return request
 
     def check(self, renderer: int, known_messages: KnownMessages) -> None:
-        """Raises ApiError (400, 413) if messages are wrong, or if parameters contradict each other, are too large, or are not supported.
-
-        `known_messages`: the messages that were checked before. `renderer`: says which API the provider has. The Responses API lacks some parameters.
-        """
+        """Raises ApiError (400, 413). `known_messages`: messages that were checked before."""
         self._sent_messages = sent_messages(self.messages, known_messages)
         check_messages(self.messages, self.sent_messages.are_known, are_all=self.conversation is None)
         for name in _OF_RESPONSES:
@@ -243,7 +238,6 @@ class CreateChatCompletion(BaseModel):
             raise invalid_value("response_format.json_schema", "it must be an object with the schema's `name`")
 
     def _schemas(self) -> Iterator[RequestSchema]:
-        """The JSON Schemas of functions and of the answer."""
         for index, tool in enumerate(self.tools or ()):
             if tool.function is not None and tool.function.parameters is not None:
                 param = f"tools[{index}].function.parameters"
@@ -264,7 +258,6 @@ def _is_instructions(message: Json) -> bool:
 
 
 def _text(message: Json) -> str:
-    """The text of a message. Parts without text are left out."""
     content = message["content"]
     return (
         content if isinstance(content, str) else "\n".join(part["text"] for part in content if part["type"] == "text")

@@ -1,4 +1,4 @@
-"""Chat Completions: create. The routes of stored completions are in `chat_stored.py`."""
+"""Chat Completions: create."""
 
 import msgspec
 from fastapi import APIRouter

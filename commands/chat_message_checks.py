@@ -1,7 +1,8 @@
-"""Checks the messages of a Chat Completions request. These are plain loops: pydantic models would take ten times as long for long transcripts.
+"""Checks the messages of a Chat Completions request. Pydantic models would take ten times as long for long
+transcripts.
 
-Unknown fields, and unknown types of parts, are accepted: they are kept, and sent to the provider.
-Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
+Unknown fields and types of parts are kept. Shapes: `openai/types/chat/chat_completion_*_param.py` of the official
+SDK.
 """
 
 from collections.abc import Sequence
@@ -13,21 +14,15 @@ from commands.bodies import MAX_ITEM_BYTES
 from infrastructure.http.errors import ApiError
 
 MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
-"""The most bytes of an assistant's message.
-
-Clients send our own answers back, and these may have a million characters.
-"""
+"""Clients send our own answers back, and these may have a million characters."""
 
 MAX_ESCAPED_BYTES = 6
-"""The most bytes that a character has in JSON text."""
+"""Of one character in JSON text."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
 _PART_FIELDS = {"image_url": ("url",), "input_audio": ("data", "format"), "file": ()}
-"""For each type of a part: the strings that the part's object must have.
-
-The object is in the field whose name is the type.
-"""
+"""The strings that a part's object must have, by the part's type."""
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 _CALLS = ("tool_calls", "function_call")
@@ -35,11 +30,12 @@ _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
 def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_all: bool = True) -> None:
-    """Raises ApiError (400, 413), which names the first message or field that is wrong.
+    """Raises ApiError (400, 413) for the first message or field that is wrong.
 
-    A transcript may begin with any role. But each tool message must answer a call of an earlier message, and a call
-    has at most one answer. `are_known`: for each message, whether it was checked by itself before. `are_all`: False if
-    the messages continue a stored conversation. Then a tool message may answer a call that is not among the messages.
+    Each tool message must answer a call of an earlier message, and a call has at most one answer.
+
+    `are_known`: which messages were checked before. `are_all`: False if the messages continue a stored conversation,
+    which may have the calls.
     """
     calls: dict[str, bool] = {}  # by id: whether it is answered
     for index, message in enumerate(messages):
@@ -54,7 +50,6 @@ def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_al
 
 
 def _check_message(message: Any, path: str) -> None:
-    """Checks one message by itself."""
     if not isinstance(message, dict):
         _refuse(path, "it must be an object")
     role = message.get("role")
@@ -132,7 +127,6 @@ def _check_part(part: Any, path: str) -> None:
 
 
 def _check_object(value: Any, path: str, *names: str) -> None:
-    """Raises ApiError (400) if the value is not an object that has these strings."""
     if not isinstance(value, dict):
         _refuse(path, "it must be an object")
     _check_strings(value, path, *names)
@@ -148,7 +142,7 @@ def _check_size(message: dict[str, Any], path: str) -> None:
     limit = MAX_ANSWER_BYTES if message["role"] == "assistant" else MAX_ITEM_BYTES
     content = message.get("content")
     if isinstance(content, str) and len(message) == 2 and len(content) < limit // MAX_ESCAPED_BYTES:
-        return  # most messages return here: this saves encoding them
+        return  # most messages return here, without being encoded
     if len(msgspec.json.encode(message)) > limit:
         raise ApiError(413, f"`{path}` is larger than {limit} bytes.", code="item_too_large", param=path)
 

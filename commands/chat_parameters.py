@@ -1,7 +1,4 @@
-"""The parameters of a Chat Completions request in the words of the Responses API. Pure.
-
-The public functions take the request's body as it was sent. Its shape is already checked.
-"""
+"""The parameters of a Chat Completions request as those of the Responses API. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,14 +22,14 @@ _SAME = (
     "top_p",
     "user",
 )
-"""Parameters that both APIs have under the same name."""
+"""Parameters that have the same name in both APIs."""
 
 _RENAMED = (
     *("max_completion_tokens", "max_tokens", "reasoning_effort", "response_format"),
     *("tool_choice", "tools", "verbosity"),
 )
 _OWN = frozenset({"conversation", "messages", "model", "stream", "metadata", "store"})
-"""What the store itself reads. The provider does not get these as they came."""
+"""Read by the store itself."""
 
 _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
@@ -44,16 +41,15 @@ _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "stop": ([],),
     "top_logprobs": (0,),
 }
-"""Parameters that the Responses API lacks, with the values that are accepted because they ask for nothing. Null is accepted for every parameter."""
+"""Parameters that are not sent through the Responses API, with the values that ask for nothing."""
 
 
 def provider_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a provider of Chat Completions gets, as they came: all except those in `_OWN`."""
+    """The parameters for a provider of Chat Completions, as they came."""
     return {name: value for name, value in sent.items() if name not in _OWN}
 
 
 def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the Responses API has too, in its form."""
     given = {name: value for name, value in sent.items() if value is not None}
     parameters = {name: given[name] for name in _SAME if name in given}
     if (tokens := given.get("max_completion_tokens", given.get("max_tokens"))) is not None:
@@ -75,10 +71,7 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
-    """Raises ApiError (400) for the first parameter that asks for something that the Responses API lacks, or for the first answer with audio.
-
-    `reason`: why the Responses API is used.
-    """
+    """Raises ApiError (400) if the request cannot be sent through the Responses API. `reason`: why that API is used."""
     for param in _inexpressible(sent):
         message = f"`{param}` cannot be sent: {reason}, which does not have it."
         raise ApiError(400, message, code="unsupported_parameter", param=param)
@@ -96,7 +89,7 @@ def _inexpressible(sent: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """`{type: T, T: {…}}` as `{type: T, …}`, the form of tools, formats and the grammar of a custom tool in the Responses API."""
+    """`{type: T, T: {…}}` as `{type: T, …}`."""
     kind = nested["type"]
     inner = {name: value for name, value in (nested.get(kind) or {}).items() if value is not None}
     if isinstance(tool_format := inner.get("format"), dict) and tool_format.get("type") == "grammar":
@@ -116,5 +109,4 @@ def _as_tool(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_choice(function_call: Any) -> Any:
-    """The old `function_call` as a `tool_choice`."""
     return _as_tool(function_call) if isinstance(function_call, dict) else function_call

@@ -1,4 +1,4 @@
-"""Stored chat completions: POST /v1/chat/completions/{id}, which changes the metadata, and DELETE. The reads are in `queries/chat_completions.py`."""
+"""Stored chat completions: changes their metadata, and deletes them."""
 
 import msgspec
 from fastapi import APIRouter
@@ -35,7 +35,7 @@ async def update_completion(context: CommandContext, response_id: str, body: Upd
     try:
         conversation_id = await _conversation_of(context, response_id)
         command = DescribeReply(response_id=response_id, metadata=body.metadata or {})
-        # The stored answer is `{}`: an idempotency key must not keep what the model wrote.
+        # An idempotency key must not keep what the model wrote.
         appended = await context.append(conversation_id, command, lambda _: b"{}")
         record = await read_record(context.dependencies.reader, conversation_id, response_id)
     except (ConversationNotFound, ResponseNotFound) as error:
@@ -63,7 +63,7 @@ async def delete_completion(context: CommandContext, response_id: str) -> Respon
 
 
 async def _conversation_of(context: CommandContext, response_id: str) -> str:
-    """The conversation of a chat completion, also of a deleted one. Raises ResponseNotFound, also for a response that is no chat completion."""
+    """The completion's conversation, also if the completion is deleted. Raises ResponseNotFound."""
     reader = context.dependencies.reader
     conversation_id = await reader.conversation_of(response_id)
     if conversation_id is None:

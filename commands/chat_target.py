@@ -1,9 +1,4 @@
-"""Where the reply to a Chat Completions request goes: into the conversation that its transcript continues, into a fork of it, or into a new one.
-
-The match is the last item of the conversation that is also in the transcript. If the match is the head, the reply is appended there. If items
-follow the match, or if a reply runs at the head, the reply opens a branch after the match. If another reply will be appended after the match
-too, if the conversation has ended, or if it may have no more branches, the reply goes into a fork.
-"""
+"""Finds where the reply to a Chat Completions request goes."""
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
@@ -27,14 +22,13 @@ MAX_NAME_LENGTH = 256
 class ChatTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    conversation_id  the reply's conversation
-    start            starts this conversation; None: it exists
-    match            the last item that the transcript has in common with a conversation; None: it has none in common
-    expected_head    the id that the conversation's last item must have when the request is appended; UNSET: not checked
-    leaf             the place at which the reply opens a branch; None: it is appended at the head
-    name_hash        the hash of the name that the client gave the conversation; None: no name is recorded
-    read_version     the conversation's version when the transcript was compared with it, or when the history was stored in it; None if
-                     the reply starts the conversation, or if the client only named it
+    start           starts the conversation; None: it exists
+    match           the last item that the transcript and the conversation have in common
+    expected_head   the id that the conversation's last item must have at the append; UNSET: not checked
+    leaf            where the reply opens a branch; None: it is appended at the head
+    name_hash       the hash of the name that the client gave the conversation
+    read_version    the version that the transcript was compared with, or that has the stored history; None if there
+                    is neither
     """
 
     conversation_id: str
@@ -49,9 +43,9 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
 async def find_chat_target(context: CommandContext, transcript: ParsedTranscript) -> ChatTarget:
     """The target of a request with this transcript.
 
-    A conversation that the client names in `X-Conversation-Id` is used even if the transcript continues another one.
-    Raises ApiError (400) for an invalid name; ConversationNotFound or NotAllowed if the name is the id of a conversation that the caller may not
-    see or change.
+    A conversation named in `X-Conversation-Id` is used even if the transcript continues another one.
+
+    Raises ApiError (400), ConversationNotFound and NotAllowed for such a name.
     """
     name = single_header(context.headers, "X-Conversation-Id")
     named = hashed_name = None
@@ -73,13 +67,13 @@ async def find_chat_target(context: CommandContext, transcript: ParsedTranscript
 
 
 def new_target(context: CommandContext) -> ChatTarget:
-    """A new conversation of the caller. It stays unlisted until its second turn."""
+    """A new conversation, unlisted until its second turn."""
     start = unlisted_conversation(context)
     return ChatTarget(conversation_id=start.conversation_id, start=start)
 
 
 async def branch_target(context: CommandContext, target: ChatTarget, match: Match) -> ChatTarget:
-    """The target that opens a branch in the same conversation, after the last item that is also in the transcript."""
+    """The target that opens a branch after the match."""
     leaf = await leaf_after(
         context.dependencies.reader, match.conversation_id, match.item_id, match.depth, match.read_version
     )
@@ -87,9 +81,9 @@ async def branch_target(context: CommandContext, target: ChatTarget, match: Matc
 
 
 async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget:
-    """A fork of the target's conversation after the last item that is also in the transcript; without a match, after the conversation's last item.
+    """A fork after the match, or after the conversation's last item. Without either, a new conversation.
 
-    If the conversation has no items yet, the target is a new conversation. Raises ConversationNotFound.
+    Raises ConversationNotFound.
     """
     reader, conversation_id = context.dependencies.reader, target.conversation_id
     head = await reader.readable_head(conversation_id)
@@ -118,7 +112,7 @@ async def fork_target(context: CommandContext, target: ChatTarget) -> ChatTarget
 
 
 async def _named(context: CommandContext, name: str) -> tuple[str | None, bytes | None]:
-    """The conversation with this name, if there is one, and the hash of the name. The hash is None if the name is the id of a conversation."""
+    """The conversation with this name, and the hash of the name. No hash if the name is a conversation's id."""
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         message = f"`X-Conversation-Id` must have 1 to {MAX_NAME_LENGTH} characters."
         raise ApiError(400, message, code="invalid_header", param="X-Conversation-Id")

@@ -1,4 +1,4 @@
-"""The shapes of tools and of the answer's format in a Chat Completions request. Checks `tools` and `tool_choice`."""
+"""Tools and the answer's format in a Chat Completions request."""
 
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from commands.response_body import FUNCTION_NAME
 from infrastructure.http.errors import ApiError
 
 ToolName = tuple[str, str]
-"""A tool's type and its name."""
+"""Type and name."""
 
 _Name = Annotated[str, Field(pattern=FUNCTION_NAME)]
 
@@ -66,7 +66,7 @@ class ResponseFormat(OpenBody):
 
 
 def check_tools(tools: Sequence[Tool], choice: Any) -> None:
-    """Raises ApiError (400) if a tool has no definition, or if `choice`, the `tool_choice`, is malformed or does not fit the tools."""
+    """Raises ApiError (400) for an incomplete tool, or a `tool_choice` that is malformed or does not fit the tools."""
     for index, tool in enumerate(tools):
         if getattr(tool, tool.type) is None:
             raise invalid_value(f"tools[{index}].{tool.type}", "it must be an object with the tool's `name`")

@@ -1,8 +1,4 @@
-"""Routes of commands. A route makes a CommandContext from the request, and checks the ids and the body.
-
-It passes the context, the ids and the body to the handler. The handler makes a command, appends it through the context,
-and returns the Response.
-"""
+"""Routes of commands. A route makes a CommandContext. The handler appends its command through this context."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -52,7 +48,7 @@ from replies.following import ReplyStreams
 from replies.queued_reply import ReplyQueue
 from replies.running_reply import ReplyServices
 
-if TYPE_CHECKING:  # only for types: the provider client is slow to import, and some scripts need only the bodies
+if TYPE_CHECKING:  # the provider client is slow to import
     from replies.provider.provider import ModelProvider
 
 
@@ -77,36 +73,30 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     """After this long without an event, a stream sends a comment."""
     tenant_defaults: Mapping[str, TenantDefaults]
     chat_completions_store: ChatCompletionsStore
-    """Which Chat Completions are stored: all except those with `store: false`, only those with `store: true`, or none."""
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies of the handler of one request. `reader` reads the conversations of the principal's tenant (see PrincipalReader)."""
+    """The dependencies of one request. `reader` reads only for its principal."""
 
     reader: PrincipalReader
 
     @property
     def contexts(self) -> Contexts:
-        """The model contexts, made from what `reader` reads."""
         return self.shared_contexts.of(self.reader)
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """The dependencies that `main.py` makes. `reader` reads all tenants' conversations: `of` replaces it with a reader for the tenant of one principal."""
+    """The dependencies of the process. `reader` reads all tenants."""
 
     reader: EventReader
 
     def of(self, principal: Principal) -> Dependencies:
-        """The dependencies of a request from this principal."""
         shared = {name: getattr(self, name) for name in SharedDependencies.__struct_fields__}
         return Dependencies(**shared, reader=self.reader.of(principal))
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
-    """What a handler knows of a request, such as who sent it, its If-Match versions and its idempotency key.
-
-    Handlers append through this context.
-    """
+    """What a handler knows of a request."""
 
     dependencies: Dependencies
     principal: Principal
@@ -117,15 +107,11 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     disconnected: Callable[[], Awaitable[object]]
     """Returns when the client has disconnected. Call it only after the body was read."""
     unstored: UnstoredReply | None = None
-    """The last reply of the client's socket, if it was not stored and is still remembered."""
+    """The last reply of the client's socket, if it was not stored."""
     headers: Headers = Headers()
-    """The headers of the request."""
 
     def policy(self, given: PolicyFields | None = None) -> ContextPolicy:
-        """The context policy that conversations of the caller's tenant have by default.
-
-        The fields in `given` replace its fields.
-        """
+        """The tenant's default context policy. The fields of `given` replace its fields."""
         defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
         of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
         return given.applied_to(of_tenant) if given else of_tenant
@@ -140,11 +126,11 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     ) -> Appended:
         """Appends the events of the command, and returns when they are durable.
 
-        `answer` renders the body that is stored, so that a repeat of the request gets the same answer. `only_at`: the
-        version that the conversation must have. With If-Match, `only_at` is ignored.
+        `answer` renders the body that is stored for repeats. `only_at`: the version that the conversation must have;
+        ignored with If-Match.
 
-        Raises the errors of EventLog.append. If the request has If-Match, or an idempotency key and `answer`, then
-        LogUnavailable has `outcome_unknown=False`: the client can repeat the request safely.
+        Raises the errors of EventLog.append. LogUnavailable has `outcome_unknown=False` if the client can repeat the
+        request safely.
         """
         request = AppendRequest(
             principal=self.principal,
@@ -164,10 +150,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
-        """Appends the command. Answers with the body that `answer` renders.
-
-        A repeat gets the first answer, without content that was deleted meanwhile.
-        """
+        """Appends the command, and answers. A repeat gets the first answer, without deleted content."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:
@@ -175,12 +158,11 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """The answer to the first request with this idempotency key. Content that was deleted meanwhile is left out.
+        """The answer to the first request with this idempotency key, without deleted content. None if there was no
+        such request.
 
-        None if there was no such request.
-
-        Raises KeyReused if that request differed. Raises ConversationNotFound if its conversation was deleted, or if the caller can
-        no longer read it.
+        Raises KeyReused if that request differed, ConversationNotFound if the caller can no longer read the
+        conversation.
         """
         if self.idempotency is None:
             return None
@@ -195,7 +177,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return structs.replace(first, answer=answer)
 
     async def repeated_answer(self) -> Response | None:
-        """The first answer, as the answer to this repeat of the request. None if this request is no repeat. Raises what `first_answer` raises."""
+        """`first_answer` as a Response."""
         first = await self.first_answer()
         if first is None:
             return None
@@ -212,10 +194,9 @@ def command_context(
     *,
     allowance: Allowance,
 ) -> CommandContext:
-    """The context of a request, or of a message on a WebSocket.
+    """Makes the context of a request, or of a WebSocket's message.
 
-    `scope`: the scope that the request needs. `allowance`: how much its sender may still use. `body`: the bytes of the request's
-    body, or of the message. Raises ApiError.
+    `body`: the bytes that a repeat with the same idempotency key must send again. Raises ApiError and NotPermitted.
     """
     principal = principal_with(connection, scope)
     dependencies: ProcessDependencies = connection.app.state.dependencies
@@ -239,10 +220,9 @@ REQUEST_HEADERS = {
     "Idempotency-Key": "A repeated request with the same key gets the first answer.",
 }
 APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
-"""The headers of the answer to a command that was appended."""
 
 ERRORS = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503)
-"""The status codes of the errors that any command may be answered with."""
+"""The status codes of errors that any command may have."""
 
 
 def command_route(
@@ -266,11 +246,10 @@ def command_route(
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a command. The caller needs `scope`.
 
-    The handler is called with the CommandContext, each id in the path, and the body or the query parameters if the
-    route has them. With `body_required=False`, an empty body is passed as None. With `streamed`, the handler gets an
-    iterator over the body's chunks. Then `body` is only used in the OpenAPI document. `errors`: status codes that an
-    error of this route may have besides ERRORS. The arguments from `body_media` on are only used in the OpenAPI
-    document, see Operation.
+    The handler gets the CommandContext, each id in the path, and the body or the query. With `body_required=False`,
+    an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks.
+
+    `errors`: status codes besides ERRORS. From `body_media` on, arguments are only for the OpenAPI document.
     """
     names = id_names(path)
 
@@ -282,7 +261,7 @@ def command_route(
                 check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
-            # The query belongs to the request: the same idempotency key with another query is refused.
+            # The same idempotency key with another query is refused.
             sent = raw if query is None else request.scope["query_string"]
             context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
             if query is not None:

@@ -1,4 +1,4 @@
-"""POST /v1/responses/compact: summarizes an input, or a chain of responses, so that a client can continue with a shorter input. Stores nothing."""
+"""POST /v1/responses/compact: summarizes an input or a chain of responses. Stores nothing."""
 
 import base64
 import time
@@ -43,7 +43,7 @@ from replies.summary_writer import (
 router = APIRouter()
 
 MAX_SUMMARY_TOKENS = 1_024
-"""A summary has at most this many tokens, or an eighth of the model's window if that is less."""
+"""Or an eighth of the model's window, if that is less."""
 
 
 class CompactResponse(Body):
@@ -65,7 +65,7 @@ class CompactResponse(Body):
     service_tier: ServiceTier | None = None
 
     def request(self) -> CreateResponse:
-        """A request for a reply with these fields, except `instructions`. So the code for replies checks it and finds its earlier items. Raises ApiError (400)."""
+        """These fields, without `instructions`, as a request for a reply. Raises ApiError (400)."""
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"instructions"}}
         return validate(CreateResponse, fields)
 
@@ -122,10 +122,8 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
 async def _summarize(
     context: CommandContext, model: str, items: list[Item], instructions: str | None, parameters: Mapping[str, Any]
 ) -> WrittenSummary:
-    """A summary of all the items.
-
-    Raises ApiError: 400 if the items need more than MAX_MODEL_CALLS calls, or if the model's window is too small for a summary; 502 if the
-    model did not summarize all of them. Raises ModelFailed.
+    """Raises ModelFailed, and ApiError: 400 if the items are too long, 502 if the model did not summarize all of
+    them.
     """
     provider, models = context.dependencies.provider, context.dependencies.models
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
@@ -160,7 +158,7 @@ def _too_long(model: str) -> ApiError:
 
 
 async def _earlier_items(context: CommandContext, target: ReplyTarget) -> list[tuple[str, Item]]:
-    """The conversation's items up to the end of the previous response. Raises ApiError (400) if they exceed MAX_REQUEST_BYTES."""
+    """Raises ApiError (400) if the items exceed MAX_REQUEST_BYTES."""
     if target.source is None:
         return []
     items: list[tuple[str, Item]] = []

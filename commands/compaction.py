@@ -1,7 +1,4 @@
-"""The compaction of a conversation: compact, undo, redo.
-
-After a compaction, a summary is sent to models in place of the older turns. The newest turns are sent as they are.
-"""
+"""The compaction of a conversation: compact, undo, redo."""
 
 from typing import Annotated
 

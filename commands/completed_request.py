@@ -1,4 +1,4 @@
-"""Completes a request with the model and the parameters of an earlier request (`retry`, `regenerate`)."""
+"""Completes a request with the model and the parameters of an earlier one."""
 
 from typing import Any
 
@@ -16,18 +16,13 @@ _NOT_REPEATED = ("background", "retry", "regenerate")
 
 
 class CompletedRequest(Struct, frozen=True):
-    """The request's body with the parameters of the earlier one, where its reply goes, and its input."""
-
     body: CreateResponse
     target: ReplyTarget
     taken: TakenInput
 
 
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
-    """`body`, with the model and the parameters of the earlier request where it has none of its own. Without `requested`: `body`.
-
-    The parameters in `_NOT_REPEATED` are not taken from the earlier request. Raises ApiError (400) if the result is not valid.
-    """
+    """`body`, completed with what the earlier request has. Raises ApiError (400) if the result is not valid."""
     complete = body
     if requested is not None:
         parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)

@@ -1,4 +1,4 @@
-"""The life cycle of conversations: create, update, end, reopen, archive, unarchive, delete."""
+"""The life cycle of conversations."""
 
 from typing import Annotated, ClassVar
 

@@ -13,12 +13,7 @@ from infrastructure.event_log.reader import PrincipalReader
 
 
 async def delete_reply(context: CommandContext, response_id: str, receipt: bytes) -> Response:
-    """Deletes the response, and answers with the receipt.
-
-    A reply that runs or waits is recorded as cancelled, and then stopped.
-
-    Raises ResponseNotFound.
-    """
+    """Deletes the response. A reply that runs or waits is stopped. Raises ResponseNotFound."""
     conversation_id = await context.dependencies.reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
@@ -28,7 +23,7 @@ async def delete_reply(context: CommandContext, response_id: str, receipt: bytes
 
     try:
         response = await _delete(context, conversation_id, response_id, answer)
-    except ReplyIsOver:  # the reply has ended since its items were read, and has added items
+    except ReplyIsOver:  # the reply has ended since its items were read
         response = await _delete(context, conversation_id, response_id, answer)
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error
@@ -45,7 +40,6 @@ async def _delete(
 
 
 async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
-    """The ids of the items that a reply added to its conversation. Empty if the reply has not ended, or if its items did not join."""
     for recorded in await reader.items(conversation_id, [response_id]):
         if isinstance(end := recorded.event, REPLY_ENDS):
             return joined_ids(end)

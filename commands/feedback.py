@@ -1,7 +1,4 @@
-"""Feedback to items and responses: give, change, withdraw. Everybody who may read the conversation may give feedback.
-
-`queries/feedback.py` lists feedback.
-"""
+"""Feedback to items and responses: give, change, withdraw."""
 
 from typing import Annotated
 
@@ -30,7 +27,6 @@ RESPONSE_PATH = "/v1/responses/{response_id}/feedback"
 
 
 def _rating(rating: int) -> int:
-    """Returns the rating. Raises ValueError unless it is 1 or -1."""
     if rating not in (1, -1):
         raise ValueError("it must be 1 or -1")
     return rating
@@ -145,7 +141,6 @@ async def _give(
 
 
 async def _last_feedback(context: CommandContext, conversation_id: str, target: str, by: str) -> FeedbackGiven | None:
-    """What the subject gave last, if it was not withdrawn."""
     events = await context.dependencies.reader.items(conversation_id, [feedback_key(target, by)])
     return events[-1].event if events and isinstance(events[-1].event, FeedbackGiven) else None
 

@@ -1,4 +1,4 @@
-"""Forks a conversation: at an item, at a version, or as it is now. The fork is a new conversation of the caller."""
+"""Forks a conversation."""
 
 from fastapi import APIRouter
 from msgspec.structs import replace
@@ -74,17 +74,17 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
         title=body.title if "title" in body.model_fields_set else _persons_title(state),
         metadata=body.metadata or {},
     )
-    # `If-Match` names the version of the conversation that is forked, and was compared with it.
+    # `If-Match` named the version of the conversation that is forked.
     return await replace(context, if_match=None).execute(command.conversation_id, command, conversation_answer)
 
 
 def _persons_title(state: ConversationState) -> str | None:
-    """The title if a person gave it. A model's title is removed when an item that it was made from is deleted. In a fork it would stay."""
+    """A model's title would stay in the fork when an item that it was made from is deleted."""
     return state.title if state.title_by == "person" else None
 
 
 async def _origin(context: CommandContext, state: ConversationState, body: ForkConversation) -> Fork:
-    """The place that the body names. Raises ApiError (400) and ItemNotFound."""
+    """Raises ApiError (400) and ItemNotFound."""
     version = state.version
     if body.version is not None and body.version > version:
         message = f"`version` is after the conversation's version {version}."
@@ -106,7 +106,7 @@ async def _origin(context: CommandContext, state: ConversationState, body: ForkC
 
 
 async def _head_at(context: CommandContext, state: ConversationState, version: int) -> Leaf:
-    """The last item of the active path at this version, deleted or not, and the path to it."""
+    """The last item of the active path at this version, deleted or not."""
     reader = context.dependencies.reader
     moved = await reader.head_moved(state.id, until=version)
     path: tuple[PathBranch, ...] = FIRST_BRANCH

@@ -1,4 +1,4 @@
-"""The items of a request's `input` as the client gave them: new items, and references to items that exist."""
+"""The items of a request's `input` as the client gave them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from infrastructure.http.errors import ApiError
 
 
 class ItemReference(Struct, frozen=True):
-    """An item of the input that only refers to another item. `param`: where it stands in the request."""
+    """A reference to an item. `param`: where it stands in the request."""
 
     item_id: str
     param: str
@@ -21,9 +21,7 @@ GivenItem = NewItem | ItemReference
 
 
 def given_items(input_items: Sequence[Any]) -> tuple[GivenItem, ...]:
-    """The input's items with new ids, and its references. Raises ApiError (400, 413), which names the first item that
-    cannot be accepted.
-    """
+    """The items with new ids, and the references. Raises ApiError (400, 413)."""
     return tuple(_given_item(item, f"input[{index}]") for index, item in enumerate(input_items))
 
 
@@ -38,11 +36,7 @@ def _given_item(item: Any, param: str) -> GivenItem:
 
 
 def _is_reference(item: Any) -> bool:
-    """Whether the item only refers to another item.
-
-    This is true for an `item_reference`, for an item with nothing but an id, and for an image generation call with nothing but its id.
-    Clients send such a call so that the model continues with an earlier image.
-    """
+    """Clients send an image generation call with nothing but its id, so that the model continues with that image."""
     if not isinstance(item, dict):
         return False
     kind = item.get("type")

@@ -1,9 +1,6 @@
-"""POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
+"""POST /v1/import: imports conversations from JSON lines, which are read as they arrive.
 
-A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
-they arrive, and only a limited number of them is imported at the same time. A refused line is reported, and the import continues. If there are
-lines and none could be imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. After
-the client has disconnected, no further line is imported.
+With an `Idempotency-Key`, a repeat adds only what the first import did not add.
 """
 
 import asyncio
@@ -32,13 +29,13 @@ router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
 MAX_CONCURRENT_BYTES = MAX_ITEMS_BODY_BYTES
-"""Together, the lines that are imported at the same time have at most this many bytes. A line takes about ten times its size in memory."""
+"""A line takes about ten times its size in memory."""
 
 MAX_COMMAND_ITEMS = 200
 MAX_COMMAND_BYTES = 1024 * 1024
 MAX_ERRORS = 100
 LINES_PER_TURN = 500
-"""After this many lines (blank lines count too), the import lets the event loop serve other requests."""
+"""After this many lines, blank ones included, other requests are served."""
 
 
 class ImportedConversation(Body):
@@ -76,10 +73,10 @@ class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", 
 
 
 class Progress(Struct):
-    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all of them.
+    """What was imported so far.
 
-    `failure` decides the status of the answer if no line was imported. `failure` is the most severe failure of this store. If the
-    store did not fail, `failure` has the status that all refusals have, or 400 if their statuses differ.
+    `failure` decides the status of the answer if no line was imported: the most severe failure of this store, or the
+    common status of all refusals, or 400.
     """
 
     conversations: int = 0
@@ -89,7 +86,6 @@ class Progress(Struct):
     failure: ApiError | None = None
 
     def refuse(self, line_number: int, error: Exception) -> None:
-        """Counts a line that was not imported."""
         api_error = as_api_error(error)
         self.failed += 1
         if len(self.errors) < MAX_ERRORS:
@@ -100,7 +96,7 @@ class Progress(Struct):
             self.failure = ApiError(400, "")
 
     def answer(self) -> Response:
-        """200 with the counts and errors. If lines failed and none was imported, an error with the same fields beside it."""
+        """The report. If lines failed and none was imported: an error with the same fields."""
         errors = sorted(self.errors, key=lambda error: error.line)
         report = ImportReport(conversations=self.conversations, items=self.items, failed=self.failed, errors=errors)
         if self.failure is None or self.conversations:
@@ -112,7 +108,7 @@ class Progress(Struct):
 
 
 def _severity(error: ApiError) -> int:
-    """2 for an unknown outcome, 1 for another failure of this store, 0 for a refusal. The most severe error decides the status."""
+    """2 for an unknown outcome, 1 for another failure of this store, 0 for a refusal."""
     return 0 if error.status < 500 else 1 if error.retry else 2
 
 
@@ -155,7 +151,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
             task = asyncio.create_task(import_and_report(line_number, line))
             importing[task] = len(line)
             task.add_done_callback(importing.pop)
-            await asyncio.sleep(0)  # one line is parsed at a time, and other requests are served in between
+            await asyncio.sleep(0)  # other requests are served between two lines
     except ClientDisconnect as error:
         raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
     finally:
@@ -165,12 +161,11 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
 
 
 def _is_full(importing: Collection[int], size: int) -> bool:
-    """Whether a line of this size has to wait until others are imported. A line never waits when no other is being imported."""
+    """A line never waits when no other is being imported."""
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 
 async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
-    """Makes one conversation durable, in several commands if it is large. Returns the number of its items."""
     body = validate_body(ImportedConversation, line)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
@@ -193,7 +188,6 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes) -
 
 
 def _keyed(context: CommandContext, line_number: int, chunk_number: int, line: bytes) -> CommandContext:
-    """The context with an idempotency key for one command of one line, if the import has a key."""
     if context.idempotency is None:
         return context
     key = IdempotencyKey(f"{context.idempotency.key}\n{line_number}.{chunk_number}", shapes.sha256(line))
@@ -205,7 +199,7 @@ def _conversation_id(appended: Appended) -> bytes:
 
 
 def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
-    """The items in chunks for one command each. At least one chunk, which may be empty."""
+    """At least one chunk, which may be empty."""
     chunk: list[NewItem] = []
     size = 0
     for new in items:
@@ -218,7 +212,7 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
 
 
 async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
-    """The lines that are not blank, with their numbers from 1. A line that is too long is yielded as None, as soon as it exceeds the limit."""
+    """The lines that are not blank, with their numbers from 1. None stands for a line that is too long."""
     number = 1
     line = bytearray()
     is_too_long = False

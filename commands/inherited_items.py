@@ -1,7 +1,4 @@
-"""Finds the items that a fork inherits, for commands that name one of them.
-
-The fork's own rows do not have such an item. So a command that does not find its item is tried again with what is found here.
-"""
+"""Finds inherited items for commands that name an item. A fork's own rows do not have the items that it inherits."""
 
 from collections.abc import Callable
 
@@ -27,7 +24,7 @@ async def execute_on_item(
     command: CommandOnItem,
     answer: Callable[[Appended], bytes],
 ) -> Response:
-    """Appends a command on an item of the conversation, or on one that it inherits. Raises ItemNotFound if it has no such item."""
+    """Executes the command on an item that the conversation has or inherits. Raises ItemNotFound."""
     try:
         return await context.execute(conversation_id, command(item_id=item_id), answer)
     except ItemNotFound:
@@ -38,10 +35,7 @@ async def execute_on_item(
 
 
 async def inherited_item(context: CommandContext, conversation_id: str, item_id: str) -> KnownItem | None:
-    """The item as the fork `conversation_id` inherits it. None if the fork does not inherit the item, or if it is deleted.
-
-    Its branch is 0, because the inherited items are the beginning of the fork's branch 0.
-    """
+    """None if the item is not inherited, or if it is deleted."""
     head = await readable_conversation(context, conversation_id)
     found = await undeleted_on_path(context.dependencies.reader, PathSegment(conversation_id, head.version), [item_id])
     appended = found.get(item_id)

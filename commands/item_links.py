@@ -1,13 +1,13 @@
-"""Links between items: a field of one item holds the id of another item, the target. Pure.
+"""Links between items: a field of one item names another item, the target. Pure.
 
-When the store gives items new ids, it changes the links to match. These items have links, in these fields:
+These items have links:
 
     mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
-    outputs of calls                   `call_id`: the call's `call_id`; a client may send the call's `id` instead
-    local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
+    outputs of calls                   `call_id`: the `call_id` or the `id` of the call
+    local_shell_call_output            `id`, if it has no `call_id`
 
-A stored link holds our id of the target, or the `call_id` of the call. A link in a request may also hold the id that the client gave to
-the target, because the stored target keeps that id. A call of an earlier request is found by that id only if the output has no `call_id`.
+A link in a request may hold the client's id of the target. If the target is found, the stored link holds the target's
+`call_id`, or our id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,29 +26,27 @@ _CALL_FIELD = "call_id"
 _OUTPUTS = tuple(f"{call}_output" for call in CALLS)
 _TARGETS = frozenset(("mcp_approval_request", *CALLS))
 LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
-"""The types of items that `link` may change: items with a link, and calls, which may get a `call_id`."""
+"""Items with a link, and calls, which may get a `call_id`."""
 
 
 class Link(Struct, frozen=True):
-    """The item's field `field` names an item of type `target_type`. `given`: the id or `call_id` of the target, as the client sent it."""
+    """The link of one item. `given`: the id or `call_id` of the target, as the client sent it."""
 
     field: str
     target_type: str
     given: str
 
     def leads_to(self, item_id: str, item: Item) -> bool:
-        """Whether the link leads to this item."""
         return type_of(item) == self.target_type and self.given in _names(item_id, item)
 
     def changed(self, item: Item, target_id: str, target: Item) -> Item:
-        """The item with its link changed to our id of the target, or to the `call_id` of the target."""
+        """The item with a link to our id, or to the `call_id`, of the target."""
         if self.field == _APPROVAL_FIELD:
             return {**item, self.field: target_id}
         return {**item, self.field: target.get(_CALL_FIELD) or target_id}
 
 
 def link_of(item: Item) -> Link | None:
-    """The item's link; None if it has none."""
     kind = type_of(item)
     if kind in _APPROVED:
         given = item.get(_APPROVAL_FIELD)
@@ -61,7 +59,9 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items. If an item has a link to an earlier one of them, the link is changed to the earlier item's new id or `call_id`. A call without a `call_id` gets one, if the client gave it an id."""
+    """The items, with links to earlier items of the list changed. A call without a `call_id` gets the client's id as
+    its `call_id`.
+    """
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
@@ -71,7 +71,9 @@ def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
 
 
 def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """As `linked`, for pairs (id, item). An item that does not change stays the same object."""
+    """As `linked`, for pairs (id, item). An item whose target is not found stays the same object, unless it gets a
+    `call_id`.
+    """
     targets = _Targets()
     done: list[tuple[str, Item]] = []
     for item_id, item in items:
@@ -84,10 +86,9 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 
 
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
-    """The links whose target must be looked up on the path, by the index of the item with the link.
+    """The links whose target must be looked up on the path, by the index of the item.
 
-    For such a link, no earlier item of `items` is the target. An output's `call_id` is looked up only if it has the form of our ids. Any other
-    `call_id` is taken for the `call_id` of the call.
+    An output's `call_id` is looked up only if it has the form of our ids.
     """
     targets = _Targets()
     links: dict[int, Link] = {}
@@ -100,10 +101,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The items that links may lead to, by `call_id` and by id.
-
-    An item with the right `call_id` is preferred to one with the right id. If several items have it, the last of them is found.
-    """
+    """The possible targets. A match by `call_id` goes before a match by id, and a later item before an earlier one."""
 
     def __init__(self) -> None:
         self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}
@@ -123,7 +121,6 @@ class _Targets:
 
 
 def _names(item_id: str, item: Item) -> Iterator[str]:
-    """The ids that a link to this item may hold."""
     yield item_id
     for name in (given_id(item), item.get(_CALL_FIELD)):
         if isinstance(name, str):
@@ -131,7 +128,7 @@ def _names(item_id: str, item: Item) -> Iterator[str]:
 
 
 def _with_call_id(item: Item) -> Item:
-    """The item. A call without a `call_id` gets the client's id as its `call_id`, so that its output can name it."""
+    """A call without a `call_id` gets the client's id as one. Its output can then name it."""
     if type_of(item) in CALLS and not item.get(_CALL_FIELD) and (item_id := given_id(item)) is not None:
         return {**item, _CALL_FIELD: item_id}
     return item

@@ -1,4 +1,4 @@
-"""Finds where an item lies in its conversation, for commands that open a branch there, move the head there, or fork there."""
+"""Finds where an item lies in its conversation."""
 
 from msgspec import Struct
 
@@ -27,10 +27,7 @@ class ItemPlace(Struct, frozen=True):
 
 
 async def place_of(context: CommandContext, conversation_id: str, version: int, item_id: str) -> ItemPlace:
-    """The place of an item at this version of the conversation. The conversation may inherit the item.
-
-    Raises ItemNotFound if the conversation does not have the item, or if the item is deleted.
-    """
+    """The place of an item that the conversation has or inherits. Raises ItemNotFound, also if the item is deleted."""
     reader = context.dependencies.reader
     row = (await unretracted(reader, conversation_id, version, [item_id])).get(item_id)
     if row is None:
@@ -47,7 +44,7 @@ async def place_of(context: CommandContext, conversation_id: str, version: int, 
 
 
 async def _inherited_place(context: CommandContext, conversation_id: str, version: int, item_id: str) -> ItemPlace:
-    """The place of an inherited item. In a fork, the inherited items are the beginning of branch 0."""
+    """In a fork, the inherited items are the beginning of branch 0."""
     found = await undeleted_on_path(context.dependencies.reader, PathSegment(conversation_id, version), [item_id])
     row = found.get(item_id)
     if row is None or row.conversation_id == conversation_id:

@@ -1,4 +1,4 @@
-"""POST /v1/keys and DELETE /v1/keys/{id}: an administrator makes and revokes API keys of the tenant."""
+"""Makes and revokes the tenant's API keys, for administrators."""
 
 from typing import Annotated
 

@@ -1,8 +1,4 @@
-"""The command API: every route that writes or asks a model, the count of input tokens, and the WebSocket. Like the query API, it also
-serves its health checks and documentation.
-
-`create_app` puts the app together; `python -m commands.main` serves it alone.
-"""
+"""The command API. `create_app` puts it together; `python -m commands.main` serves it alone."""
 
 import asyncio
 import threading
@@ -101,13 +97,10 @@ def create_app(
     socket_limits: SocketLimits | None = None,
     authenticator: Authenticator | None = None,
 ) -> Starlette:
-    """The app. Its lifespan opens and closes the connections and tasks that the app needs.
+    """The app. It also starts while Postgres is down, and then answers writes with 503.
 
-    The app also starts while Postgres is down. It answers writes with 503 until Postgres is up.
-
-    `authenticator`: pass the authenticator of another app in this process to share it. With None, the app makes its
-    own. `shutdown`: when it is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets
-    it if the data is newer than this code.
+    `authenticator`: that of another app in this process, to share it. `shutdown`: ends streams and WebSockets. The
+    app sets it if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
     limiter = Limiter(settings, metrics, counts_tokens=True)
@@ -116,7 +109,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
-        # Leases have their own pool: they must be renewed in time, even when many requests wait for a connection.
+        # Leases must be renewed in time, even when many requests wait for a connection.
         lease_pool = make_pool(settings.postgres_url, max_size=2, read_only=False)
         await lease_pool.open(wait=False)
         key_pool = make_pool(settings.postgres_url, max_size=1, read_only=False)
@@ -204,10 +197,7 @@ def create_app(
 
 
 def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaitable[bool]]:
-    """Returns the function that takes over a waiting reply that has lost its process.
-
-    It reads the app's dependencies when it is called: they do not exist yet when the function is made.
-    """
+    """The function that takes over a reply. The app's dependencies do not exist yet when it is made."""
 
     async def take_over(orphan: Orphan) -> bool:
         return await queued_replies.take_over(app.state.dependencies, leases, orphan)
@@ -216,11 +206,7 @@ def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaita
 
 
 def _models(settings: Settings, metrics: Metrics, pool: Pool) -> tuple[Models, ModelProvider, LearntModels, ModelWatch]:
-    """Makes Models, the provider, LearntModels and ModelWatch, and starts the ModelWatch.
-
-    Models has the facts of all models. LearntModels and ModelWatch keep these facts current. `pool`: its connections
-    must be able to write.
-    """
+    """What the process knows of models, and where it learns it. `pool` must be able to write."""
     models = Models(settings)
     provider = ModelProvider(settings, metrics, on_list=models.set_listed)
     learnt = LearntModels(pool, settings.openai_base_url, models.set_learnt)
@@ -240,7 +226,7 @@ def _checks(
         return await reader.last_position() >= 0
 
     async def log_writable() -> bool:
-        # A renewed lease shows that Postgres accepts writes: it is a row in the same database, written twice a second.
+        # A lease is a row in the same database, renewed twice a second.
         return active_replies.is_lease_renewed and not events_log.is_failing
 
     async def model() -> bool:
@@ -251,7 +237,7 @@ def _checks(
 
 
 async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
-    """Brings the schema up to date as soon as Postgres is reachable. Sets `shutdown` if the data is newer than this code."""
+    """Migrates when Postgres is reachable. Sets `shutdown` if the data is newer than this code."""
     try:
         applied = await when_reachable(migrate, postgres_url)
     except DataIsNewer as error:
@@ -262,7 +248,6 @@ async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
 
 
 def main() -> None:
-    """Serves the command API alone, on HOST and PORT."""
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format, settings.secrets)
     shutdown, metrics, connections = threading.Event(), Metrics(), Connections()

@@ -1,8 +1,6 @@
 """Finds the conversation whose history a Responses request repeats in its `input`.
 
-Clients that keep the history themselves send all of it with each request, and name neither a conversation nor a
-response. The input is compared with the transcripts that the store knows, so that nothing is stored twice. The model
-is shown the path of the conversation, so a match is used only if this path is exactly what the client sent.
+A match is used only if its path is exactly what the client sent, because the model is shown the path.
 """
 
 from collections.abc import Sequence
@@ -30,11 +28,9 @@ from infrastructure.ids import is_id
 
 
 class MatchedInput(Struct, frozen=True, kw_only=True):
-    """The input of a request, and how much of it a conversation has already.
+    """The input, and how much of it a conversation has already.
 
-    transcript  the items of the input
-    repeated    how many of these items the target's conversation has already
-    target      where the reply goes; None: into a new conversation
+    `repeated`: how many of the input's first items the conversation has. `target` None: a new conversation.
     """
 
     transcript: ParsedTranscript
@@ -44,15 +40,11 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
     def prefixes(
         self, new_ids: dict[int, str], response_id: str, output: Sequence[tuple[str, Item]]
     ) -> tuple[Prefix, ...]:
-        """The prefixes to record when the reply's items join the conversation.
-
-        `new_ids`: the ids of the input's new items, by their index in the input. `output`: (id, item) of each item of the answer.
-        """
+        """The prefixes to record when the reply's items join. `new_ids`: ids of new items, by index in the input."""
         transcript, target = self.transcript, self.target
         version = target.version if target is not None and target.start is None else None
         chain = transcript.chains[-1] if transcript.chains else transcript.first
-        # A prefix that ends with an input item is useful only if an answer of this store lies before the item. Without
-        # a target, the store knows of no such answer.
+        # A prefix that ends with an input item is useful only after an answer of this store.
         of_input = [
             Prefix(
                 item_id=new_ids[index],
@@ -68,9 +60,9 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
 
 
 async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
-    """Compares the input of a request with the known transcripts.
+    """Finds the conversation that the input continues.
 
-    With `If-Match` nothing is matched. None if the input is neither compared nor recorded. Then later requests do not match it.
+    None if the request names its place or is not stored, or if a reference will be refused.
     """
     if not body.stored or body.conversation is not None or body.previous_response_id is not None:
         return None
@@ -99,10 +91,7 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 
 
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
-    """The items of the input. The item that a reference names takes the reference's place.
-
-    None if a referenced item does not exist, or if the caller may not read it. Then `take_input` refuses the input.
-    """
+    """The items, with referenced ones in place of references. None if a reference will be refused."""
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
     found = await find_items(context, ids)
     items: list[Item] = []
@@ -119,9 +108,9 @@ async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[It
 async def _is_path(
     context: CommandContext, transcript: ParsedTranscript, repeated: int, prefix: FoundPrefix, leaf: Leaf
 ) -> bool:
-    """Whether the path up to the prefix has no items besides the first `repeated` items of the transcript. `leaf`: the place after the prefix.
+    """Whether the path up to the prefix has only the first `repeated` items of the transcript.
 
-    The path has more items if an earlier request left out the beginning of its history.
+    The path has more if an earlier request left out the beginning of its history.
     """
     if prefix.depth == repeated:
         return True
@@ -131,11 +120,7 @@ async def _is_path(
 
 
 async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> ReplyTarget | None:
-    """The target after the prefix, in its conversation: at the head, or on a branch if items follow the prefix. The last fallback is a fork.
-
-    None if the caller can no longer read the conversation. None also if the model would not be shown exactly the path: the
-    conversation has instructions, a summary, or a context policy that chooses other items than the tenant's default.
-    """
+    """None if the caller can no longer read the conversation, or if the model would not be shown exactly the path."""
     reader, conversation_id = context.dependencies.reader, prefix.conversation_id
     head = await reader.readable_head(conversation_id)
     if head is None:
@@ -160,5 +145,5 @@ async def _target(context: CommandContext, prefix: FoundPrefix, leaf: Leaf) -> R
 
 
 def _shown_by(policy: ContextPolicy) -> ContextPolicy:
-    """The policy with fixed values for `stopped` and `on_disconnect`, which do not change what a model is shown."""
+    """The policy without the fields that do not change what a model is shown."""
     return replace(policy, stopped="drop", on_disconnect="stop")

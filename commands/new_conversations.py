@@ -1,7 +1,4 @@
-"""Makes the commands that start unlisted conversations and forks.
-
-Also finds a conversation's first event, its head, its last item that is not inherited, the path to an item, and the leaf after an item.
-"""
+"""Makes the commands that start unlisted conversations and forks, and finds where forks and branches begin."""
 
 from msgspec.structs import replace
 
@@ -17,11 +14,10 @@ from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
 
 PAGE_EVENTS = 50
-"""How many events are read at a time to find the last item."""
+"""Read at a time to find the last item."""
 
 
 def unlisted_conversation(context: CommandContext) -> StartConversation:
-    """The command that starts a new conversation of the caller. Lists do not include it."""
     return StartConversation(
         conversation_id=mint(CONVERSATION),
         tenant=context.principal.tenant,
@@ -32,12 +28,11 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
-    """The command that starts an unlisted fork. The fork belongs to the caller.
+    """The command that starts an unlisted fork of the caller.
 
-    `origin`: where the fork begins. `family`: the id of the first conversation in the origin's chain of forks. It decides the partition.
+    `family`: the first conversation in the chain of forks. It decides the partition.
 
-    The fork has the instructions and the policy that its origin had at `origin.version`. It also has the pinned items
-    and the summary that the origin had then, if they lie on the path of the fork.
+    The fork has the settings of `origin.version`, with the pins and the summary on its path.
     """
     reader = context.dependencies.reader
     path = origin.branches or (PathBranch(0, origin.depth, origin.version),)
@@ -59,7 +54,7 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
 
 
 async def start_of(reader: PrincipalReader, conversation_id: str) -> ConversationStarted:
-    """The first event of a conversation that exists. Raises LogMoved if it is not in the log."""
+    """Raises LogMoved if the first event is not in the log."""
     first_page = await reader.conversation(conversation_id, limit=1)
     if not first_page or not isinstance(started := first_page[0].event, ConversationStarted):
         raise LogMoved(f"the log no longer has the start of {conversation_id}")
@@ -69,9 +64,8 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
 async def last_item(
     reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ItemAppended | None:
-    """The last item of the path through these branches at this version; without `branches`, of the active path. None if the path had no item.
-
-    Items that a fork inherits do not count.
+    """The last item of the path at this version; inherited items do not count. Without `branches`: of the active
+    path.
     """
     path = PathSegment(conversation_id, version, branches or await active_branches(reader, conversation_id, version))
     until = path.newest_version(version)
@@ -88,9 +82,9 @@ async def last_item(
 async def head_id(
     reader: PrincipalReader, conversation_id: str, version: int, *, path_at: int | None = None
 ) -> str | None:
-    """The id of the last item at this version on the path that was active at version `path_at`; without `path_at`, at `version`.
+    """The id of the last item of the active path at `version`. The item may be inherited.
 
-    In a fork it may be an inherited item. None if the path had no item.
+    With `path_at`: of the path that was active at that version.
     """
     moved = await reader.head_moved(conversation_id, until=path_at or version)
     branches: tuple[PathBranch, ...] = FIRST_BRANCH
@@ -105,7 +99,7 @@ async def head_id(
 
 
 async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> tuple[PathBranch, ...]:
-    """The branches of the path that ends with an item, as in Fork: empty if the item is on branch 0, or inherited."""
+    """The branches of the path to an item, as in Fork: empty for branch 0 and for inherited items."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended) and event.branch:
             end = PathBranch(event.branch, event.depth, row.version)
@@ -114,7 +108,7 @@ async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, v
 
 
 async def leaf_after(reader: PrincipalReader, conversation_id: str, item_id: str, depth: int, version: int) -> Leaf:
-    """An item as the leaf after which a branch opens. The conversation has or inherits the item at this version. `depth`: the item's depth."""
+    """The leaf at an item that the conversation has or inherits."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended):
             opening = await opening_of(reader, conversation_id, event)

@@ -1,4 +1,4 @@
-"""The open WebSockets of a process. One task ends each socket that was open or unused for too long, and all sockets when the process stops."""
+"""The open WebSockets of a process, and when each must end."""
 
 import asyncio
 import threading
@@ -20,24 +20,22 @@ EndReason = Literal["stopping", "too_old", "unused", "not_admitted"]
 
 class SocketLimits(Struct, frozen=True, kw_only=True):
     max_seconds: float = 60 * 60.0
-    """How long a socket may be open, as Open Responses specifies. If a reply is running then, the socket is closed after the reply's end."""
+    """As Open Responses specifies."""
 
     unused_seconds: float = 15 * 60.0
-    """How long a socket may be open without a message and without a running reply."""
+    """Without a message and without a running reply."""
 
     unstored_bytes: int = 64 * 1024 * 1024
-    """How many bytes the items of all remembered replies with `store: false` may have together."""
+    """For the items of all remembered replies."""
 
 
 class OpenSocket:
-    """One open socket."""
-
     def __init__(self) -> None:
         self.opened_at = time.monotonic()
         self.used_at = self.opened_at
         self.is_answering = False
         self.end: asyncio.Future[EndReason] = asyncio.get_running_loop().create_future()
-        """Gets a result when the socket must be closed. If the socket is answering then, it is closed after the answer."""
+        """Gets a result when the socket must be closed. A running answer is finished first."""
 
     def begin_answer(self) -> None:
         self.is_answering = True
@@ -48,8 +46,6 @@ class OpenSocket:
 
 
 class OpenSockets:
-    """All open sockets of this process, and the unstored replies that they remember. Call `open` when the app starts."""
-
     def __init__(self, metrics: Metrics, shutdown: threading.Event, limits: SocketLimits | None = None) -> None:
         self._limits = limits or SocketLimits()
         self.unstored = UnstoredReplies(self._limits.unstored_bytes, MAX_INPUT_BYTES)
@@ -67,7 +63,6 @@ class OpenSockets:
 
     @contextmanager
     def opened(self) -> Iterator[OpenSocket]:
-        """A new socket, which is open until the block ends."""
         socket = OpenSocket()
         self._sockets.add(socket)
         self._metrics.open_sockets.inc()

@@ -1,4 +1,4 @@
-"""Parameter names of other APIs, and our names for them. If a client sends such a name, the error says what to send instead."""
+"""Parameter names of other APIs, and what to send instead."""
 
 from types import MappingProxyType
 
@@ -26,10 +26,10 @@ OTHER_NAMES = MappingProxyType(
         "web_search_options": "`tools`",
     }
 )
-"""For requests for a reply: the names of the Chat Completions API, the Assistants API and other providers' APIs."""
+"""For requests for a reply."""
 
 OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
-"""For requests that add items to a conversation."""
+"""For requests that add items."""
 
 OTHER_NAMES_OF_ITEM = MappingProxyType(dict.fromkeys(("input", "items", "message", "messages", "content"), "`item`"))
 """For requests with one item."""

@@ -1,7 +1,6 @@
-"""Changes those links of new items that lead to earlier items of their conversation. `item_links.py` says what a link is, and changes the links
-among the new items.
+"""Changes links of new items that lead to earlier items of their conversation.
 
-The earlier items are searched only as far back as `context/path_history.py` reads.
+Earlier items are found only as far back as `context/path_history.py` reads.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from domain.paths import PathSegment
 async def linked_to_conversation(
     context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
-    """The new items. A link to an item on the active path is changed to our id of that item, or to its `call_id`."""
+    """The items, with links to earlier items of the active path changed."""
     if not _has_open_links(new):
         return new
     reader = context.dependencies.reader
@@ -38,12 +37,11 @@ async def linked_to_segment(context: CommandContext, end: PathSegment, new: tupl
 
 
 def _has_open_links(new: Sequence[NewItem]) -> bool:
-    """Whether a link of these items must be looked up on the path."""
     return bool(open_links([(one.item_id, from_stored(one.item)) for one in new]))
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """The items, as (id, item), with their links changed to name their targets. A target is one of these items, or is on the path."""
+    """The items, as (id, item), with their links to each other and to the path changed."""
     linked = link(items)
     for index, item_link in open_links(linked).items():
         if (target := await history.find(item_link.leads_to)) is not None:

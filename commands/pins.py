@@ -1,4 +1,4 @@
-"""Pinned items of a conversation: pin, unpin. A pinned item is sent to the model even when its turn no longer fits."""
+"""Pins and unpins items."""
 
 from fastapi import APIRouter
 from starlette.responses import Response

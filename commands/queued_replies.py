@@ -1,7 +1,4 @@
-"""Replies that wait for their turn (`on_busy`).
-
-Records that a reply waits, requests it when its turn comes, and takes over the waiting replies of a process that died.
-"""
+"""Replies that wait for their turn (`on_busy`)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -40,19 +37,16 @@ log = structlog.get_logger(__name__)
 
 
 async def queue_reply(context: CommandContext, command: QueueReply, conversation_id: str) -> Reply:
-    """Records that the reply waits, starts a task that waits for its turn, and returns before that turn.
+    """Records that the reply waits, and starts the task that waits. A repeat gets the reply of the first request.
 
-    If the request repeats an earlier one, returns the reply of the first request. Raises what `append_unless_repeated` raises.
+    Raises what `append_unless_repeated` raises.
     """
     queued = await append_unless_repeated(context, command, conversation_id)
     return _wait(context, command, conversation_id, queued) if isinstance(queued, Appended) else queued
 
 
 def _wait(context: CommandContext, command: QueueReply, conversation_id: str, queued: Appended) -> QueuedReply:
-    """Starts the task of a reply that waits for its turn.
-
-    `If-Match` and the idempotency key were used when the reply was queued, so they are not used again for its request.
-    """
+    """Starts the task that waits. `If-Match` and the idempotency key were used when the reply was queued."""
     dependencies = context.dependencies
     reply = QueuedReply(
         dependencies.reply_services,
@@ -71,10 +65,7 @@ def _wait(context: CommandContext, command: QueueReply, conversation_id: str, qu
 
 
 async def _request(context: CommandContext, queued: QueueReply, conversation_id: str) -> ReplyToRun:
-    """Assembles the context of a reply whose turn has come, and requests the reply.
-
-    Items that were deleted while the reply waited are left out.
-    """
+    """Requests a reply whose turn has come, without input items that were deleted meanwhile."""
     reader, parameters = context.dependencies.reader, msgspec.json.decode(queued.parameters)
     cache_key = await _cache_key(context, parameters, conversation_id)
     for _ in range(MAX_TRIES):
@@ -115,10 +106,6 @@ async def _request(context: CommandContext, queued: QueueReply, conversation_id:
 
 
 async def _cache_key(context: CommandContext, parameters: Mapping[str, Any], conversation_id: str) -> str | None:
-    """The default of `prompt_cache_key`, as for a reply that does not wait: the id of the first conversation in its chain of forks.
-
-    None if the client gave a key, or if the store uses the provider's `/chat/completions`.
-    """
     if "prompt_cache_key" in parameters or not uses_responses_api(context.dependencies.models.renderer):
         return None
     return await context.dependencies.contexts.family(conversation_id)
@@ -129,10 +116,9 @@ def _outlives_process(command: QueueReply, policy: ContextPolicy) -> bool:
 
 
 async def take_over(dependencies: ProcessDependencies, leases: ReplyLeases, orphan: Orphan) -> bool:
-    """Takes over a reply that no process runs any more, if it still waits and need not end with its process.
+    """Takes over a reply that has lost its process, if it still waits and need not end with its process.
 
-    Returns False if the caller should end the reply. True: this or another process has taken it over, or it has just ended.
-
+    False: the caller should end the reply. True: this or another process has taken it over, or it has just ended.
     Raises psycopg.Error, and what EventLog.append raises.
     """
     reader = dependencies.reader.of_tenant(orphan.tenant)

@@ -1,4 +1,4 @@
-"""Finds items by their ids, in all conversations of the caller's tenant, and says which of them the caller may read."""
+"""Finds items by their ids, in all conversations of the caller's tenant."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,12 +14,7 @@ from infrastructure.http.errors import ApiError
 
 
 class FoundItems(Struct, frozen=True):
-    """Items of the caller's tenant: the recorded ItemAppended of each, by item id.
-
-    `existing`: the items that are not deleted. The caller may read such an item only if it is also in `readable`, or on
-    the path that the request's input continues.
-    `readable`: those of `existing` that are in conversations that the caller may read. `deleted`: the items that were deleted.
-    """
+    """The recorded ItemAppended of each item, by item id. `existing`: not deleted."""
 
     existing: Mapping[str, Recorded]
     readable: Mapping[str, Recorded]
@@ -27,10 +22,7 @@ class FoundItems(Struct, frozen=True):
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Finds those of the items that are in the caller's tenant.
-
-    Reads the log, so it finds what was just appended. Raises ApiError (413) if the items are too large together.
-    """
+    """Finds items in the caller's tenant, in the log. Raises ApiError (413) if they are too large together."""
     if not item_ids:
         return FoundItems({}, {}, {})
     rows = await context.dependencies.reader.items_of_tenant(list(item_ids), MAX_PAGE_BYTES)
@@ -55,7 +47,6 @@ def _copy_of(appended: Recorded) -> str | None:
 
 
 async def _readable(context: CommandContext, conversations: list[str]) -> set[str]:
-    """Those of `conversations` that the caller may read. A deleted conversation is not among them."""
     reader = context.dependencies.reader
     found: set[str] = set()
     for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):

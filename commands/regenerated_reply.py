@@ -1,10 +1,6 @@
-"""`regenerate` in `POST /v1/responses`: another answer beside an earlier one.
+"""`regenerate` in `POST /v1/responses`: another answer, on a branch beside an earlier one.
 
-The request names a response, or an item of an answer. What lies before that answer is sent to the model,
-and the new answer opens a branch there.
-
-An answer that a client appended has no response. Such an answer is the named item, with all items directly before it that
-a client appended, if a model writes items of their kind.
+A client may have appended the earlier answer. Such an answer has no response.
 """
 
 from itertools import takewhile
@@ -36,11 +32,8 @@ from replies.response_from_events import Request
 class _Answer(Struct, frozen=True, kw_only=True):
     """An answer, as it was found by the id that the request names.
 
-    conversation_id  the answer's conversation. A fork may inherit the answer
-    item_ids         the items of the answer, first to last; only the named item if it is not the output of a response
-    is_answer        whether a model writes such items
-    has_response     whether the item has a response. If not, a client appended it
-    requested        the request whose parameters are used again (`_repeatable`); None if there is none that the caller may use
+    `conversation_id`: where it was added. A fork may inherit it. `item_ids`: only the named item if it is not the
+    output of a response. `is_answer`: whether a model writes such items. `has_response`: False if a client appended it.
     """
 
     conversation_id: str
@@ -53,9 +46,8 @@ class _Answer(Struct, frozen=True, kw_only=True):
 async def find_regenerated(context: CommandContext, body: CreateResponse, named_id: str) -> CompletedRequest:
     """The request for another answer. `named_id`: the id of a response, or of an item of an answer.
 
-    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError: 404 if there is
-    no such response or item in the conversation, 409 while the response runs or waits, 400 if the response has no answer,
-    if the item is not part of one, or if no item lies before the answer.
+    Raises ConversationNotFound, NotAllowed, and ApiError: 404 for an unknown id, 409 while the response runs or
+    waits, 400 if there is no answer, or nothing before it.
     """
     if is_id(named_id, RESPONSE):
         answer = await _of_response(context, named_id)
@@ -92,7 +84,10 @@ async def _of_response(context: CommandContext, response_id: str) -> _Answer:
 
 
 async def _of_item(context: CommandContext, item_id: str, *, is_inheritable: bool) -> _Answer:
-    """`is_inheritable`: also finds an item in a conversation that the caller may not read, because a fork can inherit it."""
+    """The answer that has the item.
+
+    `is_inheritable`: also finds an item that the caller may not read, because a fork can inherit it.
+    """
     items = await find_items(context, [item_id] if is_id(item_id) else [])
     found = (items.existing if is_inheritable else items.readable).get(item_id)
     if found is None or not isinstance(event := found.event, ItemAppended):
@@ -113,7 +108,6 @@ async def _of_item(context: CommandContext, item_id: str, *, is_inheritable: boo
 
 
 async def _record(context: CommandContext, response_id: str) -> Record | None:
-    """The response's record. None if there is none, if it was deleted, or if the caller may not read it."""
     try:
         return await find_record(context.dependencies.reader, response_id)
     except ResponseNotFound:
@@ -121,15 +115,12 @@ async def _record(context: CommandContext, response_id: str) -> Record | None:
 
 
 def _repeatable(record: Record | None) -> Request | None:
-    """The request whose parameters are used again. None for a chat completion: its parameters are those of another API."""
+    """The request, if it can be repeated. The parameters of a chat completion are those of another API."""
     return None if record is None or renders_transcripts(record.requested.renderer) else record.requested
 
 
 async def _leaf(context: CommandContext, conversation_id: str, version: int, answer: _Answer, named_id: str) -> Leaf:
-    """The place before the first item of the answer that is not deleted.
-
-    Raises ApiError (404) if the conversation does not have the answer, or if the named item is deleted.
-    """
+    """The place before the first item of the answer that is not deleted. Raises ApiError (404)."""
     found = {item_id: await _find_place(context, conversation_id, version, item_id) for item_id in answer.item_ids}
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:
@@ -148,10 +139,7 @@ async def _find_place(context: CommandContext, conversation_id: str, version: in
 
 
 async def _before_answer(context: CommandContext, end: PathSegment, leaf: Leaf) -> Leaf:
-    """The place before an answer that a client appended. Looks only at the first page of earlier items.
-
-    `leaf`: the place before one of the answer's items. `end`: the last segment of the path to `leaf`.
-    """
+    """The place before an answer that a client appended. Looks only at the first page of earlier items."""
     page = await anext(path_backwards(context.dependencies.reader, end), None)
     items = page.items if page is not None else []
     earlier = list(takewhile(lambda event: event.response_id is None and is_answer(from_stored(event.item)), items))

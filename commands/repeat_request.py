@@ -1,7 +1,4 @@
-"""Makes the request that is sent instead of one that the provider refused. Its context is assembled again.
-
-The new context is smaller, or has notes in place of what the model may not be able to take.
-"""
+"""Makes the request that is sent after a refusal: smaller, or with notes in place of some items."""
 
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
@@ -24,21 +21,21 @@ from domain.paths import PathSegment
 from replies.repeat import Repeat, RepeatOf
 
 REASON_WINDOW: Final = "window"
-"""The reason of a repeat: the refused request was too long."""
+"""The refused request was too long."""
 
 REASON_ABILITIES: Final = "abilities"
-"""The reason of a repeat: the history of the refused request may have something that the model cannot take."""
+"""The model may lack an ability that the history needs."""
 
 MIN_GUESS_TOKENS: Final = 4_096
-"""A guessed window of at least this many tokens is learnt at once, unless the request sets `max_output_tokens`.
+"""A guessed window of at least this size is learnt at once, if the request sets no `max_output_tokens`.
 
-Otherwise the guess is learnt only when the smaller request is answered. The first request may have been refused for
-another reason than its length, and what is learnt applies to everybody's requests.
+Any other guess is learnt only when the repeat is answered: the refusal may have had another reason, and all requests
+use what is learnt.
 """
 
 
 class _Change(Struct, frozen=True, kw_only=True):
-    """A changed request, to send instead of the refused one. `reason`, `learn`: as in Repeat."""
+    """A change to the refused request. `reason`, `learn`: as in Repeat."""
 
     reply_request: ReplyRequest
     reason: str
@@ -46,14 +43,11 @@ class _Change(Struct, frozen=True, kw_only=True):
 
 
 class _Repeats:
-    """Makes the next request each time the provider refuses one.
+    """Makes the next request each time the provider refuses one. `assemble` returns None if the caller can
+    no longer read the conversation.
 
-    `assemble` makes the context of a changed request. Its second argument is what is recorded of the refused request.
-    `assemble` returns None if the conversation is deleted.
-
-    The store learns that the model lacks an ability only if two things happen: a refusal says that the model lacks it,
-    and then a request with notes in place of the items that need it is answered. In other cases the cause may be one
-    bad image, and what is learnt applies to everybody's requests. `_smaller` says when a window is learnt.
+    A lacking ability is learnt only if a refusal names it and a request with notes is answered. If the
+    refusal names none, one bad image may be the cause.
     """
 
     def __init__(
@@ -70,10 +64,7 @@ class _Repeats:
         self._learn_window: Callable[[], Awaitable[None]] | None = None
 
     async def next(self, failure: ModelFailed, shown: Shown) -> Repeat | None:
-        """The request to send instead of the refused one. None if there is no other: then the refusal is the answer.
-
-        `shown`: what is recorded of the refused request.
-        """
+        """The request to send next; None if there is none. `shown`: what is recorded of the refused request."""
         if failure.refused is not None:
             self._lacks |= failure.refused.lacks
         for change in await _changes(self._context, self._sent, failure, shown, self._reasons):
@@ -92,10 +83,7 @@ class _Repeats:
         return None
 
     def _learner(self, shown: Shown) -> Callable[[], Awaitable[None]] | None:
-        """Returns the function to call if this request is answered. It learns the abilities that the model lacks, and the model's window.
-
-        None if there is nothing to learn.
-        """
+        """The function to call if this request is answered."""
         missing, learn_window = self._lacks.intersection(shown.notes), self._learn_window
         if not missing:
             return learn_window
@@ -112,10 +100,10 @@ class _Repeats:
 def repeat_stored(
     context: CommandContext, conversation_id: str, reply_request: ReplyRequest, leaf: Leaf | None = None
 ) -> RepeatOf:
-    """Returns the function that makes the repeats of a request. The request is stored in this conversation.
+    """The function that makes the repeats of a stored request.
 
-    Each context is read at the conversation's newest version: items may have been deleted since the request was
-    stored. `leaf`: the place that the request names. Without it, the path is the one that was active when the request was made.
+    Contexts are read at the newest version, because items may have been deleted since. `leaf`: the place that the request
+    names.
     """
 
     async def assemble(changed: ReplyRequest, shown: Shown) -> Context | None:
@@ -131,7 +119,7 @@ def repeat_stored(
 
 
 def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> RepeatOf:
-    """Returns the function that makes the repeats of a request that is not stored."""
+    """As `repeat_stored`, for a request that is not stored."""
 
     async def assemble(changed: ReplyRequest, _: Shown) -> Context:
         return await assemble_context(context, replace(target, snapshot=UNSET), changed)
@@ -142,11 +130,7 @@ def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request:
 async def _changes(
     context: CommandContext, sent: ReplyRequest, failure: ModelFailed, shown: Shown, reasons: Collection[str]
 ) -> list[_Change]:
-    """The possible changes of the request, in the order to try. The first one that gives a different request is used.
-
-    Empty if no change would help, or if the client does not allow one. `reasons`: why the request was repeated before.
-    The request is made smaller only once.
-    """
+    """The possible changes, in the order to try. `reasons`: those of earlier repeats."""
     if failure.code == "context_length_exceeded":
         if REASON_WINDOW in reasons or sent.parameters.get("truncation") == "disabled":
             return []
@@ -156,9 +140,9 @@ async def _changes(
 
 
 def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedRequest) -> list[_Change]:
-    """Two changes: notes replace what the refusal names; or notes replace everything that may be the cause.
+    """Notes replace what the refusal names, or everything that may be the cause.
 
-    New input is never replaced. History that needs the same abilities as the new input is not replaced either.
+    New input is never replaced, nor history that needs the same abilities.
     """
     renderer = context.dependencies.models.renderer
     replaceable = NOTED_ABILITIES - needed_abilities(renderer, (item for _, item in sent.input[sent.carried_count :]))
@@ -171,23 +155,18 @@ def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedReq
 async def _smaller(
     context: CommandContext, reply_request: ReplyRequest, failure: ModelFailed, shown: Shown
 ) -> _Change | None:
-    """The request for a smaller window.
-
-    The window is the one that the provider named, if that makes the request smaller. Otherwise it is three quarters of
-    the tokens that were sent. The window is learnt when the smaller request is answered. A large guess is learnt at once
-    (MIN_GUESS_TOKENS). None if no smaller window is possible.
-    """
+    """Uses the window that the provider named, or three quarters of the tokens that were sent."""
     models, learnt, model = context.dependencies.models, context.dependencies.learnt, reply_request.model
     named, parameters = failure.window, reply_request.parameters
     if named is not None:
         reserved = answer_tokens(parameters, None, named)
         if models.max_request_tokens(model, reserved=reserved, window=named) >= shown.tokens:
-            # By the store's own count, the request fits in the named window. So that window would not make it smaller.
+            # By the store's own count, the request already fits in the named window.
             named = None
     window = named or shown.tokens * 3 // 4
     if window < 1:
         return None
     learn = partial(learnt.learn_window, model, window)
     if named is None and window >= MIN_GUESS_TOKENS and not parameters.get("max_output_tokens"):
-        await learn()  # so that the next request is smaller, even if the repeat is refused too
+        await learn()  # the next request is then smaller
     return _Change(reply_request=replace(reply_request, window=window), reason=REASON_WINDOW, learn=learn)

@@ -1,9 +1,6 @@
 """The first answer to an idempotency key, without what was deleted since then.
 
-A repeated request gets its first answer again. Items that were retracted since then are shown without content. A
-withdrawn summary is shown as an empty text. A title that a model wrote is not shown, because it may be withdrawn. The comment of
-feedback is not shown if the feedback was withdrawn or its target was deleted. If the conversation was deleted, the repeat is answered
-with 404, unless it repeats the deletion.
+A model's title is left out, because it may have been withdrawn.
 """
 
 from collections.abc import Mapping
@@ -21,9 +18,9 @@ from infrastructure.event_log.reader import PrincipalReader
 
 
 async def without_deleted(reader: PrincipalReader, conversation_id: str, version: int, answer: bytes) -> bytes:
-    """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation.
+    """`answer`: the JSON text that was stored with the key.
 
-    Raises ConversationNotFound if a deletion has emptied the answer, even if the log has meanwhile lost the deletion (after a restore).
+    Raises ConversationNotFound if the conversation's deletion has emptied it.
     """
     if not answer:
         raise ConversationNotFound(conversation_id)
@@ -58,7 +55,7 @@ async def _is_withdrawn(
 
 
 async def _hides_comment(reader: PrincipalReader, conversation_id: str, feedback: Mapping[str, Any]) -> bool:
-    """Whether the feedback was withdrawn, or its item or response is deleted."""
+    """Whether the feedback was withdrawn, or its target is deleted."""
     target = feedback["item"] or feedback["response"]
     events = await reader.items(conversation_id, [feedback_key(target, feedback["by"])])
     given = events[-1].event if events else None

@@ -1,14 +1,13 @@
-"""Decides which items of a request's `input` are taken, that is, shown to the model and, unless `store` is false, stored.
+"""Decides which items of a request's `input` are taken: shown to the model and, unless `store` is false, stored.
 
-References are replaced by items, items that the history already has are left out, and links are changed to name the stored items:
+- A reference to an item on the path adds nothing.
+- A reference to another item that the caller may read adds a copy. The copy keeps the original id as a client's id.
+- An item with an id of our form is left out if the path has this id, also as a client's id.
+- Such an item is also left out if it was deleted from the path, so that a client that still has it does not bring it
+  back.
+- Without such an id, outputs of calls that repeat the history are left out, and repeated items before them.
 
-- A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path anyway.
-- A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
-- An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
-- Such an item is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
-- Items that repeat the history are left out too, even without such an id: `context/repeated_history.py` finds them.
-
-Copies, ids that a client gave, and repeated items are found only as far back as `context/path_history.py` reads.
+Copies, clients' ids and repeated items are found only as far back as `context/path_history.py` reads.
 """
 
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ class TakenItem(Struct, frozen=True):
 
 
 class TakenInput(Struct, frozen=True):
-    """The items that are taken. `is_compared`: the input was compared with the path. If the path changes, it must be compared again."""
+    """`is_compared`: the items were compared with the path. If the path changes, they must be compared again."""
 
     items: list[TakenItem]
     is_compared: bool
@@ -52,10 +51,10 @@ class TakenInput(Struct, frozen=True):
 async def take_input(
     context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem], repeated: int = 0
 ) -> TakenInput:
-    """The items to show and to store. The first `repeated` items of the input are left out: the target has them.
+    """The items to show and to store. The target has the first `repeated` items of the input.
 
-    Raises ApiError. 404: a reference names an item that does not exist, or that the caller may not read. 413: the input is too large with
-    the items that it refers to. 400: all items after the first `repeated` ones are left out, and `target` carries no items over.
+    Raises ApiError: 404 for a reference to an unknown item, 413 if the input is too large, 400 if nothing is left to
+    send.
     """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
@@ -81,13 +80,12 @@ def _needs_history(item: Item) -> bool:
 
 
 def _our_id(item: Item) -> str | None:
-    """The id that the client gave, if it has the form of our ids. Other ids are not compared: a client may give one id to several items."""
+    """The client's id, if it has the form of our ids. A client may give any other id to several items."""
     item_id = given_id(item)
     return item_id if item_id is not None and is_id(item_id) else None
 
 
 async def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
-    """The path that the input continues."""
     reader = context.dependencies.reader
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
     if target.source is None or target.at is None:
@@ -103,10 +101,7 @@ async def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem], first: int
 ) -> list[TakenItem]:
-    """The entries that are not on the path, and were not deleted from it. A reference to an item that is not on the path becomes a copy.
-
-    `first`: the index of the first entry in the input. All ids are looked up together. Raises ApiError (404) for a reference to an item that does not exist or that the caller may not read.
-    """
+    """The entries that are neither on the path nor deleted from it. References become copies. Raises ApiError (404)."""
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}
@@ -115,7 +110,7 @@ async def _without_known_ids(
     on_path -= retracted
     deleted |= retracted
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
-    # Output items of replies that were not stored have no id from a client, so their own ids are compared.
+    # Output items of replies that were not stored have no id from a client.
     on_path |= {item_id for item_id, _ in history.newer}
     taken: list[TakenItem] = []
     for position, entry in enumerate(entries, first):

@@ -1,9 +1,7 @@
-"""Finds the target of a reply: the conversation that the reply is appended to.
+"""Finds the conversation that a reply is appended to, and the place there.
 
-A request may name a conversation or a previous response. With neither, the reply goes into a new unlisted conversation. Continuing from
-a response appends to its conversation: at the head if no item follows the response and no other reply runs there, and on a new branch otherwise. If the caller may only read
-that conversation, the reply goes into a fork of it. The fork shares the items up to the end of that response, with their pins and their
-summary. It has the instructions and the policy of that time. If there is no item to share, a new conversation is created instead of a fork.
+Continuing from a response appends at the head if no item follows the response and no other reply runs there.
+Otherwise it opens a branch. For a caller who may only read the conversation, it starts a new one.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -32,20 +30,16 @@ from replies.record import Record, find_record
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    source         the conversation whose context is sent to the model; None if the reply's conversation begins without a context
-    at             the version of `source` at which the context is taken; None without `source`
+    source         the conversation whose context is sent to the model
+    at             the version of `source` at which the context is taken
     start          creates a new conversation for the reply. Without it, the reply goes into `source`
-    fallback       replaces this target if another request has moved the head of `source`, if another reply runs there, if
-                   `source` may have no more branches, or if `source` has ended and the client did not name it
-    expected_head  the id that the last item of `source` must have when the request is appended. None: `source` must
-                   have no items. UNSET: not checked
-    leaf           the place in `source` at which the reply's items open a branch; None: they are appended at the head
+    fallback       replaces this target if the reply cannot be appended here
+    expected_head  the id that the last item of `source` must have at the append. None: no item. UNSET: not checked
+    leaf           the place in `source` at which the reply opens a branch; None: it is appended at the head
     alone          whether the reply is refused if another reply will also be appended at `leaf`
     regenerates    the item or response that the reply is another version of
-    carried_items  items of previous replies that were not stored, or did not join their conversation. They are sent
-                   before the input
-    retracts       the ids of items: the partial answer of a reply that is tried again. These items are retracted when the
-                   request is appended
+    carried_items  items of previous replies that were not stored, or did not join. They are sent before the input
+    retracts       ids of the partial answer of a reply that is tried again. They are retracted at the append
     reuses         as in RequestReply
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
@@ -76,17 +70,16 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
     @property
     def fork(self) -> StartConversation | None:
-        """The command that starts the reply's conversation, if that is a fork of `source`."""
         return self.start if self.start is not None and self.start.forked_from is not None else None
 
 
 async def find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
-    """The target of the reply that `body` requests. Deleted items are not in its `carried_items`.
+    """The target that the request names.
 
-    `writes`: whether the reply will be appended to its target. If not, the right to read the conversation is enough.
+    `writes`: whether the reply will be appended. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400),
-    or still runs or waits (409); LogMoved.
+    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 if the previous response does not exist, 409
+    while it runs or waits.
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
@@ -111,10 +104,6 @@ async def _find_target(context: CommandContext, body: CreateResponse, *, writes:
 
 
 async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> ReplyTarget:
-    """The target of a reply that continues from an unstored reply. The items of the unstored replies are sent before the input.
-
-    If a stored response comes before the unstored replies, it decides the target. Otherwise the target is a new conversation.
-    """
     if reply.after is None:
         return ReplyTarget(source=None, at=None, start=unlisted_conversation(context), carried_items=reply.items)
     target = await _after_response(context, await _previous_reply(context, reply.after))
@@ -122,7 +111,7 @@ async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> Repl
 
 
 async def _previous_reply(context: CommandContext, response_id: str) -> Record:
-    """The record of the previous response. Raises ApiError: 400 if it does not exist, 409 while it runs or waits."""
+    """Raises ApiError (400, 409)."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)
@@ -146,10 +135,8 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 
 
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
-    """The target of a reply that continues from a stored response: the place after it, in its conversation.
-
-    If the caller may only read the conversation, the target is a fork, which belongs to the caller. If there is no item
-    to fork from, the target is a new conversation.
+    """If the caller may only read the conversation, the target is a fork, or a new conversation if there is nothing
+    to fork.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     joined = isinstance(record.end, ReplyCompleted) or (record.end is not None and bool(joined_ids(record.end)))
@@ -172,7 +159,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
 
 
 async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> Leaf:
-    """The place after the items that a reply added. If it added none, the place where it would have added them."""
+    """The place after the items that a reply added, or would have added."""
     conversation_id, requested = record.conversation_id, record.requested
     last = await _joined_last(reader, record)
     if last is None and isinstance(requested, ReplyRequested) and requested.after is not None:
@@ -187,14 +174,13 @@ async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> 
 
 
 async def _joined_last(reader: PrincipalReader, record: Record) -> ItemAppended | None:
-    """The last item that joined the conversation with a reply; None if it added none."""
+    """The last item that joined with a reply."""
     ids = joined_ids(record.end) if record.end is not None else ()
     rows = await reader.items(record.conversation_id, ids[-1:]) if ids else []
     return next((row.event for row in rows if isinstance(row.event, ItemAppended)), None)
 
 
 async def _start_after(context: CommandContext, record: Record, version: int, leaf: Leaf) -> StartConversation:
-    """The command that starts a fork at this place, or a new conversation if no item lies before the place."""
     if leaf.item_id is None:
         return unlisted_conversation(context)
     origin = Fork(
@@ -211,12 +197,8 @@ async def _start_after(context: CommandContext, record: Record, version: int, le
 async def _carried_items(context: CommandContext, record: Record) -> tuple[NewItem, ...]:
     """The input and the usable output of a reply that did not join its conversation, as new items.
 
-    Deleted items are left out: if the reply was tried again, its input has joined the conversation with the second
-    reply, and may have been deleted there.
-
-    Each item gets a new id. Its `id` field keeps the old one, like an id from a client. So a client can still refer to
-    the item by its old id. Each item is a copy, which is deleted when the reply is deleted. If the reply is tried again
-    later, the original joins the conversation. Then the copy is also deleted when the original is.
+    Input that was deleted is left out (a retry of the reply may have added it). Each item is a copy with a new id, and
+    keeps the old one like a client's id.
     """
     input_items = record.requested.input
     deleted = await deleted_items(

@@ -1,8 +1,4 @@
-"""Requests a reply to a transcript. Exactly the messages of the request are sent to the model.
-
-If the request is stored, finds where the transcript continues (`chat_target.py`), stores only the new messages there, and starts the
-reply. So each message is stored once. If the request is not stored, only starts the reply.
-"""
+"""Requests a reply to a transcript. Exactly its messages are sent to the model."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -42,18 +38,13 @@ from replies.reply_end import PrefixesOf
 
 MAX_ATTEMPTS = 3
 MAX_NEW_ON_LOOP = 1_000
-"""A transcript with more unknown messages than this is parsed in a thread, so that it delays no other request.
-
-One with fewer unknown messages is parsed on the event loop, because a thread would take longer.
-"""
+"""A transcript with more unknown messages is parsed in a thread. For fewer, a thread would take longer."""
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""One append stores at most this many items and bytes of a long history. A larger append would delay other appends. A larger item has its own append."""
+"""For one append of a long history. A larger append would delay others. A larger item has its own append."""
 
 
 class ChatRequest(Struct, frozen=True):
-    """A request with its transcript, the name of the model that answers, the recorded parameters, and what the model is sent."""
-
     transcript: ParsedTranscript
     model: str
     parameters: bytes
@@ -61,9 +52,9 @@ class ChatRequest(Struct, frozen=True):
 
 
 class NewMessages(Struct, frozen=True, kw_only=True):
-    """The messages of a transcript that are not stored yet.
+    """The messages that the conversation does not have yet, as items.
 
-    `items`: their items. `ends`: for each message, how many items this message and the new messages before it have together.
+    `ends`: for each message, how many items it and the new messages before it have together.
     """
 
     items: Sequence[NewItem]
@@ -75,18 +66,15 @@ class NewMessages(Struct, frozen=True, kw_only=True):
 
     @property
     def ids_of_messages(self) -> list[list[str]]:
-        """For each message, the ids of its items."""
         ids = self.ids
         return [ids[start:end] for start, end in zip((0, *self.ends), self.ends, strict=False)]
 
     @property
     def is_large(self) -> bool:
-        """Whether the messages are too large for the input of one reply."""
         return len(self.items) > MAX_INPUT_ITEMS or sum(len(new.item) for new in self.items) > MAX_REQUEST_BYTES
 
 
 async def request_chat_reply(context: CommandContext, body: CreateChatCompletion, *, stored: bool) -> Reply:
-    """Starts a reply. If this is a repeat, returns the reply that the first request with the idempotency key started."""
     return await request_unless_repeated(context, lambda: _request(context, body, stored=stored), stored=stored)
 
 
@@ -136,13 +124,10 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 
 
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
-    """Requests the reply at its target.
+    """If an existing conversation refuses, tries a branch after the match, and then a fork. Without a match, tries only
+    the fork.
 
-    If items follow the match, or if a reply runs at the head, requests the reply on a branch after the match. If another
-    reply will be appended after the match too, if the conversation has ended, or if it may have no more branches,
-    requests the reply in a fork. Without a match, a reply that runs at the head leads to a fork at once.
-
-    Raises ConversationIsEnded if the conversation has ended and there is no match: the client only named it.
+    Raises ConversationIsEnded if the client only named the conversation.
     """
     try:
         return await _append_request(context, request, target)
@@ -176,7 +161,7 @@ async def _append_request(context: CommandContext, request: ChatRequest, target:
 
 
 async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
-    """Deletes the target's conversation, which has a history but no reply. A repeated request stores the history again."""
+    """Deletes the new conversation, which may have a history but has no reply."""
     with suppress(Refused, LogUnavailable):
         await replace(context, if_match=None).append(target.conversation_id, DeleteConversation())
 
@@ -184,7 +169,7 @@ async def _delete_history(context: CommandContext, target: ChatTarget) -> None:
 async def _append_with_input(
     context: CommandContext, request: ChatRequest, target: ChatTarget, new: NewMessages, *, stored: int
 ) -> Reply:
-    """Requests the reply. Its input is the new items without the first `stored` ones, which are in the conversation already."""
+    """The first `stored` new items are in the conversation already."""
     transcript = request.transcript
     record = recorded_transcript(transcript, target.match, new.ids_of_messages)
     command = RequestReply(
@@ -205,7 +190,7 @@ async def _append_with_input(
 
 
 def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessages:
-    """The messages after the match. Raises ApiError (400, 413) for an item that cannot be stored."""
+    """Raises ApiError (400, 413) for an item that cannot be stored."""
     match = target.match
     first_message, first_item = (match.messages, match.items) if match else (0, 0)
     items: list[NewItem] = []
@@ -218,7 +203,7 @@ def _new_messages(transcript: ParsedTranscript, target: ChatTarget) -> NewMessag
 def _prefixes(
     transcript: ParsedTranscript, target: ChatTarget, new_ids: Sequence[str], stored: int, response_id: str
 ) -> PrefixesOf:
-    """Returns a function that makes the prefixes to record when the reply's items join. The next transcript is recognised by them."""
+    """The prefixes by which the next transcript is recognised."""
     matched, answered = _matched(target)
     read_version = target.read_version
     of_input = input_prefixes(
@@ -239,12 +224,15 @@ def _prefixes(
 
 
 def _matched(target: ChatTarget) -> tuple[int, bool]:
-    """How many items of the transcript the match covers, and whether one of them is an answer of this store."""
+    """How many items the match covers, and whether one of them is an answer of this store."""
     return (target.match.items, target.match.answered) if target.match else (0, False)
 
 
 def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: NewMessages) -> int:
-    """The index of the first new item of the last turn. Raises ApiError (413) if the new items of the last turn alone are too large for a reply's input."""
+    """How many new items come before the last turn, which begins with a user message.
+
+    Raises ApiError (413) if this turn is too large, or if no new message is a user's.
+    """
     first = target.match.messages if target.match else 0
     starts = [0, *new.ends]
     for number in range(len(new.ends) - 1, -1, -1):
@@ -260,10 +248,7 @@ def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: N
 async def _append_history(
     context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
 ) -> ChatTarget:
-    """Starts the target's conversation, and appends the history in chunks.
-
-    Returns the target for the reply, which follows the history.
-    """
+    """Starts the conversation, and appends the history in chunks. Returns the target after it."""
     context = replace(context, if_match=None)
     assert target.start is not None
     await context.append(target.conversation_id, target.start)

@@ -1,4 +1,4 @@
-"""The parameters that are objects, in a request for a reply: their fields, and the check for values that the store does not support."""
+"""The parameters of a request for a reply that are objects."""
 
 from typing import Annotated, Any, Literal
 
@@ -88,7 +88,7 @@ class OptionsBody(Body):
     generate: bool | None = None
 
     def check_options(self) -> None:
-        """Raises ApiError (400) if a value is not supported. The error names the first one."""
+        """Raises ApiError (400) for the first value that is not supported."""
         for is_asked, param, problem in (
             (self.generate is False, "generate", "every request gets an answer"),
             (

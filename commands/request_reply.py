@@ -1,4 +1,4 @@
-"""Requests a reply: finds its target, assembles its context, appends the request to the log, and starts the reply."""
+"""Requests a reply: finds its target, assembles its context, appends the request, and starts the reply."""
 
 import asyncio
 import re
@@ -48,21 +48,14 @@ MAX_COMPARISONS = 10
 
 
 def check_body(body: CreateResponse) -> None:
-    """Checks the parameters and the schemas in them. Raises ApiError (400).
-
-    With `retry` or `regenerate`, most of them are checked later (`merged`).
-    """
+    """Raises ApiError (400). With `retry` or `regenerate`, most checks come later."""
     body.check()
     if body.earlier is None:
         check_schemas(body.schemas())
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Starts a reply. If another reply runs and `on_busy` lets this one wait, queues it instead.
-
-    If the request is refused, no reply is recorded. If it repeats an earlier one with the same idempotency key, returns
-    the reply of the first request.
-    """
+    """Starts a reply, or queues it. A repeat gets the reply of the first request."""
     if body.on_busy == "interrupt" and context.if_match is not None:
         message = "`on_busy: interrupt` stops the running reply, which changes the version. So it cannot be used with `If-Match`."
         raise ApiError(400, message, code="mutually_exclusive_parameters", param="on_busy")
@@ -72,16 +65,12 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
 
 
 def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
-    """Whether the request makes the reply go on when its client disconnects. The conversation's policy may make it go on, too."""
+    """Whether the reply goes on if its client disconnects. The conversation's policy may decide so too."""
     return bool(body.background) or (context.idempotency is not None and body.stored)
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests the reply.
-
-    Tries again if the conversation changed after the input was compared with it, or if items were deleted or restored or the
-    head was moved after the context was read. With If-Match, it does not try again.
-    """
+    """Tries again if the conversation changed after it was read, except with If-Match."""
     for _ in range(MAX_COMPARISONS):
         try:
             if body.earlier is not None:
@@ -95,12 +84,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Reply
 
 
 async def _request_at_target(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests the reply at its target.
-
-    If another reply runs there and the request may wait (`on_busy`), queues the reply. Otherwise tries the target's
-    fallback, and then that target's fallback, if another reply runs there, if another request moved the head, or if the
-    conversation may have no more branches. The same applies if the conversation has ended and the client did not name it.
-    """
+    """Tries the target, then its fallbacks."""
     given = body.items()
     model = await resolve_model(context, body.model)
     matched = await match_input(context, body, given)
@@ -124,7 +108,7 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
 
 
 async def _request_again(context: CommandContext, body: CreateResponse) -> Reply:
-    """Requests a reply in place of one that failed or was stopped, or beside one that has an answer."""
+    """Requests a `retry` or a `regenerate`."""
     if body.retry is not None:
         request = await find_retried(context, body, body.retry)
     else:
@@ -140,10 +124,7 @@ async def _target(context: CommandContext, body: CreateResponse, matched: Matche
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
-    """The snapshot of the conversation that the request names. UNSET if it names none.
-
-    To save time, the snapshot is read while the target is looked up.
-    """
+    """UNSET if the request names no conversation. Read while the target is looked up."""
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET
@@ -151,7 +132,7 @@ async def _read_snapshot(context: CommandContext, body: CreateResponse, model: s
 
 
 async def resolve_model(context: CommandContext, model: str | None) -> str:
-    """The model's name. Raises ApiError (400) if it does not exist, ModelFailed if the provider cannot name a default."""
+    """Raises ApiError (400) for an unknown model, ModelFailed if the provider cannot name a default."""
     provider = context.dependencies.provider
     if model is None:
         return await provider.default_model(context.principal.tenant)
@@ -218,10 +199,7 @@ async def _request_at(
 async def _queue(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
 ) -> Reply:
-    """Queues the reply and its input.
-
-    When the reply's turn comes, its context is assembled. The input is not compared with the conversation again.
-    """
+    """Queues the reply. When its turn comes, the input is not compared with the conversation again."""
     reply_request = make_reply_request(context, body, target, model, taken.items)
     command = QueueReply(
         response_id=mint(RESPONSE),
@@ -249,10 +227,8 @@ def _prefixes(matched: MatchedInput, taken: TakenInput, response_id: str) -> Pre
 def make_reply_request(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
 ) -> ReplyRequest:
-    """The ReplyRequest that the context is assembled for.
-
-    Raises ApiError: 400 if the provider's API or the model cannot take an item or a parameter, 413 if the input and the
-    carried items are too large together.
+    """Raises ApiError: 400 if the provider or the model cannot take something, 413 if the items are too large
+    together.
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
@@ -275,10 +251,10 @@ def make_reply_request(
 
 
 async def _cache_key(context: CommandContext, body: CreateResponse, target: ReplyTarget) -> str | None:
-    """The key of the provider's prompt cache: the conversation's family.
+    """The conversation's family, so that forks share the provider's cache.
 
-    So the forks of a conversation share the cache. None if the client gave a key, if the reply is not stored, or if the
-    store uses the provider's `/chat/completions`: a provider of this API might not accept such a key.
+    None if the client set a key, if the reply is not stored, or for `/chat/completions`, whose providers may not accept
+    such a key.
     """
     if (
         body.prompt_cache_key is not None
@@ -292,5 +268,5 @@ async def _cache_key(context: CommandContext, body: CreateResponse, target: Repl
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """Rewrites `param` for the client: replaces an index among the taken items by the item's index in the request's `input`."""
+    """`param` with the item's index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)

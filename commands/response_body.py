@@ -1,7 +1,6 @@
-"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused.
+"""The body of a request for a reply.
 
-To add a parameter, add a field to `CreateResponse` and a name to `_STORED`. A new renderer in
-`context/rendering/` sends it to the provider.
+A new parameter needs a field of `CreateResponse`, a name in `_STORED`, and a new renderer that sends it.
 """
 
 import re
@@ -22,13 +21,12 @@ from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""The most bytes of a request, and of its input as the store returns it. A response's document in MongoDB holds the input, and MongoDB refuses documents above 16 MB."""
+"""For a request, and for its input as the store returns it. MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""The most bytes of the input, of the items that it refers to, and of the items that are carried over, together.
+"""For the input, the items that it refers to, and the items that are carried over.
 
-Items are carried over from earlier replies that were not stored, or whose items did not join a conversation. If several such replies follow one another, each reply
-also carries over what the reply before it had carried over.
+Each further reply that does not join adds to the items that are carried over.
 """
 
 MAX_TOOLS = 128
@@ -72,10 +70,7 @@ _STORED = (
 """The parameters that are recorded with a reply, as the client set them."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
-"""Unsupported parameters. For each one, the values that are accepted because they request nothing.
-
-Null is always accepted.
-"""
+"""Unsupported parameters, with the values that are accepted because they request nothing. Null is always accepted."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Include = Literal[
@@ -178,12 +173,11 @@ class CreateResponse(OptionsBody, Body):
 
     @property
     def may_wait(self) -> bool:
-        """Whether the reply waits for its turn while another one runs."""
         return self.on_busy in ("interrupt", "queue")
 
     @property
     def earlier(self) -> Literal["retry", "regenerate"] | None:
-        """`retry` or `regenerate`, if the request has one of them: it names an earlier response or answer."""
+        """The parameter that names an earlier response to do again."""
         return "retry" if self.retry is not None else "regenerate" if self.regenerate is not None else None
 
     @property
@@ -191,17 +185,14 @@ class CreateResponse(OptionsBody, Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """The stored parameters that the client set.
-
-        If allowed tools have no `mode`, adds the mode `auto`, because providers need one.
-        """
+        """The parameters to record. Allowed tools without a `mode` get `auto`, because providers need one."""
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
             parameters["tool_choice"] = {"mode": "auto", **self.tool_choice}
         return {name: parameters[name] for name in _STORED if name in parameters}
 
     def items(self) -> tuple[GivenItem, ...]:
-        """The input as items with new ids, and references. Raises ApiError."""
+        """Raises ApiError."""
         if isinstance(self.input, str):
             return given_items([{"type": "message", "role": "user", "content": self.input}])
         continues = self.conversation is not None or self.previous_response_id is not None
@@ -213,7 +204,7 @@ class CreateResponse(OptionsBody, Body):
         if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = given_items(input_items)
-        # The items are measured in the form in which the views hold them. This form may be larger than what was sent.
+        # As the views hold them, items may be larger than what was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413,
@@ -224,17 +215,12 @@ class CreateResponse(OptionsBody, Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400) if parameters contradict each other or are not supported.
-
-        The schemas are checked separately, see `schemas`. If the request names an `earlier` response, most parameters are
-        checked later, together with those of the earlier request (`check_parameters`).
-        """
+        """Raises ApiError (400). With an `earlier` response, `check_parameters` is called on the completed request."""
         self._check_target()
         if self.earlier is None:
             self.check_parameters()
 
     def _check_target(self) -> None:
-        """Checks the parameters that say what the input is and where the reply goes."""
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
@@ -280,7 +266,7 @@ class CreateResponse(OptionsBody, Body):
             )
 
     def check_parameters(self) -> None:
-        """Checks the parameters that `_check_target` does not check. Raises ApiError (400)."""
+        """Raises ApiError (400)."""
         self.check_options()
         self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):
@@ -322,7 +308,7 @@ class CreateResponse(OptionsBody, Body):
                 raise _invalid("text.format.name", "it must be a string")
 
     def schemas(self) -> Iterator[RequestSchema]:
-        """The JSON Schemas of functions and of the answer. Call `check` first."""
+        """The JSON Schemas in the request. Call `check_parameters` first."""
         for index, tool in enumerate(self.tools or ()):
             if tool["type"] == "function" and tool.get("parameters") is not None:
                 param = f"tools[{index}].parameters"
@@ -334,14 +320,14 @@ class CreateResponse(OptionsBody, Body):
 
 
 def _contradicts(earlier: str, param: str, reason: str, *, value: str | None = None) -> ApiError:
-    """`value`: the value that is refused; None: all values."""
+    """The error for two parameters that exclude each other. `value`: the value that is refused; None: all values."""
     refused = param if value is None else f"{param}: {value}"
     message = f"`{earlier}` and `{refused}` cannot be used together: {reason}."
     return ApiError(400, message, code="mutually_exclusive_parameters", param=param)
 
 
 def _check_shape(value: dict[str, Any], nested: str, param: str) -> None:
-    """Raises ApiError (400) if the value's fields are in an inner object `nested`, as in the Chat Completions API."""
+    """Raises ApiError (400) for fields in an inner object, as in the Chat Completions API."""
     if isinstance(value.get(nested), dict):
         raise _invalid(f"{param}.{nested}", f"put its fields directly into `{param}`")
 

@@ -1,4 +1,4 @@
-"""Checks the JSON Schemas in a request for a reply. The checks take some milliseconds at most."""
+"""Checks the JSON Schemas in a request for a reply."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,17 +10,15 @@ from msgspec import Struct
 from infrastructure.http.errors import ApiError
 
 MAX_SCHEMAS_BYTES = 256 * 1024
-"""The most bytes of all the schemas of a request together, as JSON text. Checking schemas of this size takes about 5 ms."""
+"""For all schemas of a request. The check then takes about 5 ms."""
 
 _META_SCHEMA = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True
 )
-"""Checks that a JSON value is a JSON Schema. It never loads a schema that the value names with `$ref` or `$schema`."""
+"""Never loads a schema that the value names with `$ref` or `$schema`."""
 
 
 class RequestSchema(Struct, frozen=True):
-    """A JSON Schema in a request, with the `param` and `code` of an error about it. `name`: the name of its tool or format."""
-
     schema: Any
     param: str
     name: str
@@ -28,7 +26,7 @@ class RequestSchema(Struct, frozen=True):
 
 
 def check_schemas(schemas: Iterable[RequestSchema]) -> None:
-    """Raises ApiError (400) if a schema is not a JSON Schema of an object, or if all schemas together are too large."""
+    """Raises ApiError (400)."""
     size = 0
     for request_schema in schemas:
         size += len(msgspec.json.encode(request_schema.schema))
@@ -42,7 +40,6 @@ def check_schemas(schemas: Iterable[RequestSchema]) -> None:
 
 
 def _problem_of(schema: Any) -> str | None:
-    """Why this value is not a JSON Schema of an object; None if it is one."""
     if not isinstance(schema, dict):
         return "it must be an object"
     try:

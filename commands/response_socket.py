@@ -1,9 +1,7 @@
-"""Responses over a WebSocket, as Open Responses specifies it: each message `response.create` is answered with the events of its reply.
+"""Responses over a WebSocket, as Open Responses specifies it.
 
-A message is served by the code that serves a POST, with these differences. A socket runs one reply at a time. A socket also remembers
-its last reply with `store: false`, so that the next message can continue from it (`unstored_replies.py`). An error is sent as a message,
-and the socket stays open. The credential is checked again for each message. If it is not valid any more, an error is sent and the socket is
-closed.
+A message is served like a POST, but a socket runs one reply at a time. The credential is checked again for each
+message.
 """
 
 import asyncio
@@ -48,7 +46,6 @@ _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
 
 
 async def response_socket(websocket: WebSocket) -> None:
-    """Serves one socket until it is closed."""
     allowance = await count_request(websocket)
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
@@ -100,7 +97,6 @@ class _ResponseSocket:
             await self._stop_answering()
 
     async def _take(self, message: Message) -> None:
-        """Begins to answer a message, or refuses it while another is being answered."""
         self._socket.used_at = time.monotonic()
         if self._answering is not None:
             error = "A reply is running on this connection. Wait for its end, or open another connection."
@@ -110,7 +106,7 @@ class _ResponseSocket:
         self._answering = asyncio.create_task(self._answer(message))
 
     async def _answer(self, message: Message) -> None:
-        """Answers one message, with the events of a reply or with an error. Counts and logs it like a request."""
+        """Answers one message. Counts and logs it like a request."""
         self._socket.begin_answer()
         started, status = time.perf_counter(), 200
         allowance = Allowance(self._limiter, self._websocket.state.principal)
@@ -144,7 +140,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # Forgets the earlier reply now. Open Responses requires that nothing can continue from it if the new reply fails.
+            # Open Responses: nothing can continue from the earlier reply if the new one fails.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
@@ -157,7 +153,7 @@ class _ResponseSocket:
     async def _send_events(
         self, context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
     ) -> str:
-        """Sends the reply's events. Returns the type of the last event."""
+        """Returns the type of the last event."""
         stream, _ = await stream_of(reply, keep_running=keeps_running(context, body))
         kind = ""
         async with aclosing(event_data(stream)) as events:
@@ -171,7 +167,7 @@ class _ResponseSocket:
     def _remember(
         self, reply: RunningReply | RecordedReply, body: CreateResponse, previous: UnstoredReply | None
     ) -> None:
-        """Remembers an unstored reply, so that the next reply may continue from it. A stored reply is found in the log."""
+        """The next reply may continue from an unstored reply. A stored one is found in the log."""
         self._unstored.forget(self._socket)
         if isinstance(reply, RecordedReply) or reply.stored:
             return
@@ -190,7 +186,7 @@ class _ResponseSocket:
         await self._websocket.send_text(event.decode())
 
     async def _close(self, reason: EndReason) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: the socket is closed already
+        with suppress(WebSocketDisconnect, RuntimeError):  # the socket is closed already
             if reason == "too_old":
                 message = "The connection has been open for the maximum time. Open another one."
                 await self._send(ApiError(400, message, code="websocket_connection_limit_reached").socket_event())
@@ -198,8 +194,8 @@ class _ResponseSocket:
             await self._websocket.close(code, text)
 
     async def _stop_answering(self) -> None:
-        """Stops the answer when the socket ends. Before the first event is sent, the task is not cancelled, because it may be appending the
-        request. Sending the first event then fails, and this stops the reply.
+        """Before the first event, the task may be appending the request, so it is not cancelled. Sending the event
+        then fails, and this stops the reply.
         """
         if self._answering is not None:
             if self._is_streaming:

@@ -1,4 +1,4 @@
-"""Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
+"""Responses: create, cancel, delete, count input tokens."""
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -32,7 +32,7 @@ from replies.recorded_reply import RecordedReply
 from replies.response_shape import ResponseEvent, ResponseObject
 
 CANCEL_TIMEOUT_SECONDS = 10.0
-"""How long a cancel waits for the reply to end: longer than other processes need to end the reply of a process that died."""
+"""Longer than other processes need to end the reply of a process that died."""
 
 router = APIRouter()
 

@@ -50,10 +50,10 @@ async def restore_item(context: CommandContext, conversation_id: str, item_id: s
 
 
 class _FoundItem(Struct, frozen=True):
-    """An item of a conversation, retracted or not.
+    """An item, and where it was found.
 
-    `inherited`: the item, if the conversation inherits it; None if the item is the conversation's own. `forks`: the forks between
-    this conversation and the one that the item belongs to.
+    `inherited`: None if the item is the conversation's own. `forks`: those between this conversation and the item's
+    own.
     """
 
     event: ItemAppended
@@ -62,7 +62,6 @@ class _FoundItem(Struct, frozen=True):
 
 
 async def _find_item(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> _FoundItem | None:
-    """The item, on any branch of the conversation, or among those that it inherits. None if it has no such item."""
     own = await _appended(reader, PathSegment(conversation_id, version), item_id, any_branch=True)
     if own is not None:
         return _FoundItem(own)
@@ -89,11 +88,7 @@ async def _appended(
 
 
 async def _is_deleted_elsewhere(reader: PrincipalReader, found: _FoundItem) -> bool:
-    """Whether a restore in this conversation could not show the item.
-
-    This is so if the item is a copy of a deleted item. It is also so if the item is inherited, and is deleted in its own conversation
-    or in a fork between that conversation and this one.
-    """
+    """Whether the item is a copy of a deleted item, or is deleted where it is inherited from."""
     if found.inherited is not None:
         items = {found.event.item_id: found.event.copy_of}
     else:

@@ -1,11 +1,6 @@
 """`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place.
 
-The request has no `input`. The new reply has the input, the model and the parameters of the first one. If the
-request has a model or parameters, they replace those of the first one. `stream` and `background` only say how the
-answer is delivered, so they are not repeated.
-
-If the question has already joined the conversation (`context_policy.stopped`), the new input is empty. A partial
-answer is retracted when the new reply is requested.
+If the question has already joined, the new input is empty. A partial answer is retracted.
 """
 
 from msgspec.structs import replace
@@ -33,11 +28,10 @@ from replies.record import Record, find_record
 async def find_retried(context: CommandContext, body: CreateResponse, response_id: str) -> CompletedRequest:
     """The request that tries the response again.
 
-    Raises ApiError: 404 if the response does not exist; 400 if it has an answer, or cannot be tried again; 409 while it
-    runs or waits, or if a summary covers its partial answer. Raises NotAllowed if the caller may not write into its
-    conversation. If the head is another item than it was for the response, the append raises HeadHasMoved. A reply that
-    opens a branch may be tried again whatever the head is. But the append raises ConversationLocked while another reply
-    will be appended after the same item.
+    Raises NotAllowed, and ApiError: 404 if the response does not exist, 400 if it cannot be tried again, 409 while
+    it runs or waits, or if a summary covers its partial answer.
+
+    The append raises HeadHasMoved if the head has moved since. A retry on a branch does not depend on the head.
     """
     record, end = await _ended_record(context, response_id)
     check_may_write(context, record.conversation_id, record.head)
@@ -54,7 +48,7 @@ async def find_retried(context: CommandContext, body: CreateResponse, response_i
 
 
 async def _ended_record(context: CommandContext, response_id: str) -> tuple[Record, ReplyEnd]:
-    """The record and the end of a reply that failed or was stopped. Raises ApiError for any other reply, and for a chat completion."""
+    """Raises ApiError for a reply that cannot be tried again."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id[:64])
@@ -74,10 +68,7 @@ async def _ended_record(context: CommandContext, response_id: str) -> tuple[Reco
 
 
 async def _check_not_summarized(context: CommandContext, record: Record, end: ReplyEnd) -> None:
-    """Raises ApiError (409) if a summary covers the partial answer.
-
-    Retracting the answer would withdraw the summary.
-    """
+    """Retracting the partial answer would withdraw the summary. Raises ApiError (409)."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     compaction = (await settings_at(reader, conversation_id, record.head.version)).compaction
     if compaction is None:
@@ -90,10 +81,7 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 
 async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
-    """The place of the first reply. If that reply opened a branch, or would have opened one, the new one opens a branch too.
-
-    The branch begins after the same item or, if the question joined the conversation, after the question.
-    """
+    """The place of the first reply, also on a branch: after the question if it joined, otherwise after the same item."""
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
         leaf = await _leaf_after_question(context, record, end) or requested.after
@@ -112,7 +100,7 @@ async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> Rep
 
 
 async def _leaf_after_question(context: CommandContext, record: Record, end: ReplyEnd) -> Leaf | None:
-    """The place after the question. None if it did not join the conversation."""
+    """None if the question did not join the conversation."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     for row in await reader.items(conversation_id, end.input_ids[-1:]):
         if isinstance(event := row.event, ItemAppended):
@@ -121,10 +109,10 @@ async def _leaf_after_question(context: CommandContext, record: Record, end: Rep
 
 
 async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:
-    """The items of the first request's input that are not deleted now. They keep their ids.
+    """The items of the first input that are not deleted. They keep their ids.
 
-    Items that joined the conversation with another retry of the same response are copied: an item joins at most once. A copy is
-    deleted when its original is deleted. Raises ApiError (400) if all items are deleted.
+    An item joins at most once, so items that joined with another retry are copied. Raises ApiError (400) if all are
+    deleted.
     """
     requested = record.requested
     deleted = await deleted_items(
@@ -145,6 +133,6 @@ def _same(stored: InputItem) -> NewItem:
 
 
 def _copy(stored: InputItem) -> NewItem:
-    """A copy of an item. Its `id` field has the old id, like an id from a client, so links to the item still find it."""
+    """The old id is kept like a client's id, so links to the item still find it."""
     item = {**from_stored(stored.item), "id": stored.item_id}
     return NewItem(item_id=mint(id_prefix(item)), item=as_stored(item), copy_of=stored.copy_of or stored.item_id)

@@ -1,7 +1,7 @@
-"""Rolling summaries: a model summarizes the older items of a conversation, and a ContextCompacted event records it. The items stay readable.
+"""Rolling summaries: a model summarizes the older items of a conversation. The items stay readable.
 
-The newest turns that fit in half of the limit are not summarized. The summary gets at most a quarter of the limit. The rest stays free,
-so that the next turns need no new summary. The limit is the budget, or a lower `compact_threshold` of the request.
+The newest turns get half of the limit, the summary a quarter. The rest stays free, so that the next turns need no new
+summary.
 """
 
 from collections.abc import Mapping
@@ -53,17 +53,14 @@ async def context_with_summary(
     *,
     has_turn: bool = False,
 ) -> tuple[int, Context]:
-    """The context of a conversation at its head. If it is too large, and the conversation's policy or the
-    request asks for summaries, makes a summary first.
+    """The context at the conversation's head, as (version, context). Makes a summary first if one is needed and asked
+    for.
 
-    Returns (version, context). A new summary raises the version. No summary is made if `summarize` returns None, if the model fails, or
-    if the summary was changed meanwhile. Without `has_turn`, none is made while another reply runs or waits at the head.
-
-    `snapshot`: the conversation's snapshot, if it was read already. `has_turn`: the reply is the first of those that wait, so no
-    reply runs. Raises what Contexts.assemble and CommandContext.append raise.
+    Without `has_turn`, makes none while another reply runs or waits at the head. Raises what Contexts.assemble and
+    CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
-    # Without `truncation`: what does not fit is summarized, not refused.
+    # What does not fit is summarized, not refused.
     without_truncation = {name: value for name, value in reply_request.parameters.items() if name != "truncation"}
     if snapshot is UNSET:
         snapshot = await contexts.snapshot(conversation_id, reply_request.model)
@@ -77,7 +74,7 @@ async def context_with_summary(
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
             if command is not None:
-                # With If-Match, the request must fail if anything was appended while the model wrote the summary.
+                # With `If-Match`, the request must fail if anything was appended while the model wrote the summary.
                 if_match = None if context.if_match is None else frozenset({at.version})
                 summary_context = replace(context, if_match=if_match, idempotency=None)
                 appended = await summary_context.append(conversation_id, command)
@@ -94,9 +91,7 @@ async def context_with_summary(
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
-    """The limit in tokens that the context exceeds. None if it exceeds no limit, or if neither the
-    policy nor the request asks for a summary.
-    """
+    """The limit in tokens that the context exceeds. None if it exceeds none, or if nothing asks for a summary."""
     thresholds = [
         entry["compact_threshold"]
         for entry in parameters.get("context_management") or ()
@@ -120,11 +115,9 @@ async def summarize(
     limit: int,
     instructions: str | None = None,
 ) -> CompactContext | None:
-    """The command that records a new summary. It covers the previous summary and the items after it, but not the newest turns that fit in
-    half of `limit` tokens.
+    """Summarizes the previous summary and the older items after it. None if no summary can be made.
 
-    None if there is nothing to summarize, if there is no room for a summary, if the first turn is too long for MAX_MODEL_CALLS calls, or if
-    the model wrote nothing. Raises ModelFailed. Raises SummaryHasChanged if the previous summary was just withdrawn or replaced.
+    Raises ModelFailed, and SummaryHasChanged if the previous summary was just withdrawn or replaced.
     """
     dependencies = context.dependencies
     contexts, models = dependencies.contexts, dependencies.models
@@ -188,7 +181,7 @@ async def summarize(
 
 
 def _branch_of(event: ItemAppended, end: PathSegment, forked_from: Fork | None) -> int:
-    """The branch of an item on the path that ends with the segment `end`. The items that a fork inherits count as items of branch 0."""
+    """Inherited items count as items of branch 0."""
     kept, inherited = end.branches[0].last_depth, forked_from.depth if forked_from else 0
     return 0 if event.depth <= (inherited if kept is None else min(kept, inherited)) else event.branch
 
@@ -196,7 +189,7 @@ def _branch_of(event: ItemAppended, end: PathSegment, forked_from: Fork | None) 
 async def _read_into(
     summary_input: SummaryInput, context: CommandContext, end: PathSegment, choice: ContextChoice, depth: int
 ) -> list[ItemAppended]:
-    """Fills `summary_input` with the items after the previous summary and before `depth`, until it is full. Returns their events."""
+    """Adds items after the previous summary and before `depth`, until the input is full. Returns their events."""
     previous = choice.recent.summary
     events: list[ItemAppended] = []
     path = context.dependencies.contexts.path(end, previous.last if previous else None)

@@ -1,7 +1,4 @@
-"""Shares of a conversation: create (POST) and withdraw (DELETE). A share is with one subject or with everyone of the tenant.
-
-`queries/shares.py` lists the shares.
-"""
+"""Shares of a conversation: create and withdraw."""
 
 from typing import Annotated, Literal
 
@@ -26,14 +23,13 @@ PATH = "/v1/conversations/{conversation_id}/shares"
 
 
 def _subject(name: str) -> str:
-    """Returns the name. Raises ValueError if no subject can have it."""
     if not is_subject(name):
         raise ValueError(f"a subject has 1 to {MAX_SUBJECT_BYTES} bytes without control characters")
     return name
 
 
 def _everyone(value: object) -> object:
-    """Returns the value. Raises ValueError unless it is true or null. The type alone would accept 1, because 1 equals True."""
+    """The type alone would accept 1, because 1 equals True."""
     if value is not None and value is not True:
         raise ValueError("it must be true: a conversation is shared inside its own tenant only")
     return value
@@ -101,7 +97,7 @@ async def unshare_conversation(context: CommandContext, conversation_id: str, qu
 
 
 def _named(subject: str | None, tenant: bool | None, param: str) -> str | None:
-    """The subject of a share; None for everyone of the tenant. Raises ApiError (400) if both or neither are named, or if `tenant` is false."""
+    """None for everyone of the tenant. Raises ApiError (400) unless exactly one is named."""
     if (subject is None) == (tenant is None) or tenant is False:
         message = (
             "Send either `subject` (a subject of the conversation's tenant) or `tenant` (true: everyone of the tenant)."

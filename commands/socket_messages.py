@@ -1,4 +1,4 @@
-"""Reads the messages that a client sends on a WebSocket: `response.create`, with the parameters of POST /v1/responses."""
+"""Reads the messages that a client sends on a WebSocket."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ _REFUSED = {
     "background": "Over a WebSocket there are no background replies.",
     "stream_id": "A connection has one stream: open another connection for a second stream.",
 }
-"""Parameters that are refused on a WebSocket, and what to do instead."""
+"""Parameters that are refused, with the reason or what to do instead."""
 
 
 def parse_message(raw: bytes) -> dict[str, Any]:
-    """The `response.create` in this message. Raises ApiError: 400, or 413 if it is too large."""
+    """The `response.create` in this message. Raises ApiError (400, 413)."""
     if len(raw) > MAX_REQUEST_BYTES:
         raise ApiError(413, f"The message is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large")
     message = parse_json(raw)
@@ -35,7 +35,7 @@ def parse_message(raw: bytes) -> dict[str, Any]:
 
 
 def create_parameters(message: dict[str, Any]) -> CreateResponse:
-    """The parameters of a `response.create`. Raises ApiError (400)."""
+    """The parameters in the message. Raises ApiError (400)."""
     for name, advice in _REFUSED.items():
         if message.get(name) is not None:
             raise _unsupported_parameter(name, f"`{name}` is not supported on a WebSocket. {advice}")

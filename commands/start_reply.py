@@ -1,7 +1,4 @@
-"""Appends the request for a reply to the log, and starts the reply. Both the Responses API and Chat Completions use these functions.
-
-If the request repeats an earlier one with the same idempotency key, finds the reply of the first request instead.
-"""
+"""Appends the request for a reply to the log, and starts the reply."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -25,11 +22,9 @@ Reply = RunningReply | RecordedReply
 async def request_unless_repeated(
     context: CommandContext, request: Callable[[], Awaitable[Reply]], *, stored: bool, background: bool = False
 ) -> Reply:
-    """Calls `request`, and returns its reply.
+    """Calls `request`. A repeat gets the reply of the first request.
 
-    If `request` is refused, no reply is recorded, and the idempotency key is still free. A summary that was made for
-    the reply stays. If the client repeats an earlier request with the same idempotency key, returns the reply of the
-    first request.
+    If `request` is refused, the idempotency key is still free. A summary that was made for the reply stays.
     """
     if (recorded := await _first_reply(context, stored=stored)) is not None:
         await context.allowance.follow()
@@ -38,7 +33,7 @@ async def request_unless_repeated(
     try:
         return await request()
     except (ApiError, Refused, VersionMismatch):
-        # This request may be refused because the first one was recorded in the meantime.
+        # The first request may have been recorded in the meantime.
         if (recorded := await _first_reply(context, stored=stored)) is None:
             raise
         return recorded
@@ -54,10 +49,7 @@ async def append_and_start(
     prefixes: PrefixesOf | None = None,
     repeat: RepeatOf | None = None,
 ) -> Reply:
-    """Appends the request to the conversation, and then starts the reply. Raises what `append_unless_repeated` raises.
-
-    `only_at`: as for `CommandContext.append`. `prefixes`, `repeat`: as for RunningReply.
-    """
+    """Raises what `append_unless_repeated` raises. `prefixes`, `repeat`: as for RunningReply."""
     requested = await append_unless_repeated(context, command, conversation_id, only_at=only_at)
     if isinstance(requested, RecordedReply):
         return requested
@@ -67,12 +59,9 @@ async def append_and_start(
 async def append_unless_repeated(
     context: CommandContext, command: RequestReply | QueueReply, conversation_id: str, *, only_at: int | None = None
 ) -> Appended | RecordedReply:
-    """Appends the command.
+    """A repeat gets the reply of the first request.
 
-    If the request repeats an earlier one with the same idempotency key, returns the reply of the first request.
-
-    Raises what `CommandContext.append` raises. But if the outcome is unknown, raises an ApiError that names the
-    response, instead of LogUnavailable.
+    Raises what `CommandContext.append` raises. If the outcome is unknown, raises an ApiError that names the response.
     """
     reference = msgspec.json.encode(ReplyReference(conversation_id, command.response_id))
     try:
@@ -97,7 +86,7 @@ def start_reply(
     prefixes: PrefixesOf | None = None,
     repeat: RepeatOf | None = None,
 ) -> RunningReply:
-    """Starts a reply. `requested`: the result of appending the request. Without `requested`, the reply is not stored."""
+    """Without `requested`, the reply is not stored."""
     reply = RunningReply(
         context.dependencies.reply_services,
         principal=context.principal,
@@ -127,10 +116,7 @@ async def _first_reply(context: CommandContext, *, stored: bool) -> RecordedRepl
 
 
 def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
-    """The reply that a repeated request gets.
-
-    `answer`: the ReplyReference that is stored with the idempotency key, as JSON text.
-    """
+    """`answer`: a ReplyReference as JSON text."""
     reference = msgspec.json.decode(answer, type=ReplyReference)
     dependencies = context.dependencies
     shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)

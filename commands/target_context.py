@@ -1,4 +1,4 @@
-"""The context of a reply at its target: what the model is sent."""
+"""The context of a reply at its target."""
 
 from msgspec import UNSET
 
@@ -11,7 +11,7 @@ from domain.paths import PathSegment, origin_of
 
 
 async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSegment:
-    """The newest segment of the path whose context is sent to the model."""
+    """The newest segment of the path that the model is shown."""
     assert target.source is not None
     if target.fork is not None and target.fork.forked_from is not None:
         return origin_of(target.fork.forked_from)
@@ -21,7 +21,7 @@ async def target_segment(context: CommandContext, target: ReplyTarget) -> PathSe
 
 
 async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
-    """Assembles the context of the reply, without a new summary. Raises ContextTooLong."""
+    """Assembles the context, without a new summary. Raises ContextTooLong."""
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)

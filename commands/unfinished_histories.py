@@ -1,8 +1,7 @@
-"""Deletes long histories whose request was never recorded, for example because the process was killed, or Postgres failed, before that.
+"""Deletes long histories whose request was never recorded, for example because the process was killed.
 
-A history of more than 1,000 items or 4 MB is stored in parts before its request (`request_chat_reply.py`). If the request is not recorded, the
-parts may be left in an unlisted conversation. Nobody gets this conversation's id, and a repeated request stores the history again. So the
-conversation is deleted. But it stays if the history follows an answer of this store: then a repeated request continues where the history ends.
+Nobody gets the id of such a conversation, and a repeated request stores the history again. A history that follows an
+answer of this store is kept, because a repeated request continues it.
 """
 
 import asyncio
@@ -25,18 +24,18 @@ from infrastructure.stores.postgres import Pool
 SWEEP_INTERVAL_SECONDS = 3600.0
 
 RETRY_SECONDS = 60.0
-"""The time before the first sweep, and before the next try of a sweep that failed."""
+"""Before the first sweep, and before the next try after a failure."""
 
 MIN_AGE_SECONDS = 3600.0
-"""A conversation that is younger than this may still get its request."""
+"""A younger conversation may still get its request."""
 
 FIRST_SWEEP_SECONDS = 86_400.0
-"""How far back the first sweep of a process looks, counted from MIN_AGE_SECONDS ago."""
+"""How far the first sweep of a process looks back from MIN_AGE_SECONDS ago."""
 
 SUBJECT = "conversation-store"
 """The author of the recorded deletion."""
 
-# A prefix is `answered` if it contains an answer of this store. A history with such a prefix is kept.
+# A prefix is `answered` if it contains an answer of this store.
 _UNFINISHED = """
     SELECT tenant_id, conversation_id FROM transcript_prefixes AS p
     WHERE conversation_id >= %s AND conversation_id < %s
@@ -50,10 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 class UnfinishedHistories:
-    """Finds and deletes unfinished histories. Each sweep begins where the last one ended.
-
-    `clock`: the time in seconds since 1970.
-    """
+    """A sweep begins where the last complete one ended. `clock`: the time in seconds since 1970."""
 
     def __init__(self, pool: Pool, events_log: EventLog, clock: Callable[[], float] = time.time) -> None:
         self._pool = pool
@@ -62,10 +58,7 @@ class UnfinishedHistories:
         self._swept_until: float | None = None
 
     async def sweep(self) -> None:
-        """Deletes the unfinished histories that have become old enough (MIN_AGE_SECONDS) since the last sweep.
-
-        Raises psycopg.Error, TimeoutError, LogBusy and LogUnavailable.
-        """
+        """Raises psycopg.Error, TimeoutError, LogBusy and LogUnavailable."""
         until = self._clock() - MIN_AGE_SECONDS
         since = until - FIRST_SWEEP_SECONDS if self._swept_until is None else self._swept_until
         async with self._pool.connection() as connection:
@@ -87,13 +80,12 @@ class UnfinishedHistories:
         )
         try:
             await self._log.append(request)
-        except Refused as refused:  # another process was faster
+        except Refused as refused:  # the conversation is deleted already
             log.info("unfinished_history_not_deleted", conversation_id=conversation_id, code=refused.code)
         else:
             log.warning("unfinished_history_deleted", conversation_id=conversation_id)
 
     async def keep_sweeping(self) -> None:
-        """Sweeps until it is cancelled."""
         delay = RETRY_SECONDS
         while True:
             await asyncio.sleep(delay)

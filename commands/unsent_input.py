@@ -1,4 +1,4 @@
-"""Refuses a tool output whose call is missing, and input if no item at all can be sent to the model."""
+"""Refuses input that cannot be sent to the model."""
 
 from context.assembly import Context
 from context.choice import ReplyRequest
@@ -7,10 +7,7 @@ from infrastructure.http.errors import ApiError
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if the input has a tool output that is not sent because its call is missing.
-
-    Also raises it if there is input, but the context has no item that can be sent.
-    """
+    """Raises ApiError (400) for a tool output whose call is missing, or if no item at all can be sent."""
     for item_id, item in reply_request.input:
         if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]

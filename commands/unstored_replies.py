@@ -1,7 +1,7 @@
-"""The replies with `store: false` that sockets remember. Each socket remembers its last such reply, unless that failed. The next reply on the socket may continue from it.
+"""The replies with `store: false` that sockets remember, in this process's memory.
 
-These replies are only in this process's memory. Together they have at most `max_bytes`. To keep this limit, the least recently used replies are
-forgotten.
+Each socket remembers its last such reply, and the next reply may continue from it. Above `max_bytes` together, the
+least recently used are forgotten.
 """
 
 from collections import OrderedDict
@@ -15,8 +15,8 @@ from domain.commands import NewItem
 class UnstoredReply(Struct, frozen=True, kw_only=True):
     """A reply that is not in the log.
 
-    `after`: the stored response that its chain continues from; None if there is none. `items`: the input and the
-    output of this reply, and of the unstored replies between `after` and this one.
+    `after`: the stored response that its chain continues from. `items`: the input and the output of all unstored
+    replies since `after`.
     """
 
     response_id: str
@@ -30,8 +30,6 @@ class UnstoredReply(Struct, frozen=True, kw_only=True):
 
 
 class UnstoredReplies:
-    """The last unstored reply of each socket of this process."""
-
     def __init__(self, max_bytes: int, max_bytes_each: int) -> None:
         self._max_bytes = max_bytes
         self._max_bytes_each = max_bytes_each
@@ -41,7 +39,7 @@ class UnstoredReplies:
     def keep(self, socket: Hashable, reply: UnstoredReply) -> None:
         """Remembers the reply in place of the socket's last one.
 
-        A reply larger than `max_bytes_each` is not kept: its items alone would exceed the limit for the input of the next request.
+        A reply larger than `max_bytes_each` is not kept: the next request with its items would be refused.
         """
         self.forget(socket)
         if reply.size > self._max_bytes_each:
@@ -52,7 +50,6 @@ class UnstoredReplies:
             self.forget(next(iter(self._replies)))
 
     def get(self, socket: Hashable) -> UnstoredReply | None:
-        """The reply that the socket remembers. None if its last reply was stored, failed or was forgotten, or if a request that continued from that reply failed."""
         if socket in self._replies:
             self._replies.move_to_end(socket)
         return self._replies.get(socket)
