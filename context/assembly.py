@@ -1,8 +1,6 @@
-"""Assembles what a model is shown: finds the newest items, chooses those that fit in the budget, renders the request.
+"""Assembles what a model is shown.
 
-The items come from the snapshot in Redis if it can be used. Otherwise they are read from the log, backwards from the
-end of the path until the budget is full. They never come from the views in MongoDB. Commands send these contexts, and
-queries show them.
+The items come from the snapshot in Redis, or from the log. They never come from the views in MongoDB.
 """
 
 import asyncio
@@ -38,21 +36,21 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""How many contexts of existing conversations are read from the log at the same time. Contexts of new forks, and contexts that are rendered again, are not counted. A context of 128,000 tokens of short messages takes about 17 MB of memory."""
+"""Contexts read from the log at the same time. One of 128,000 tokens takes about 17 MB."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
-"""How long a context waits while MAX_LOG_READS others are read from the log. The same as the time limit of one SQL statement."""
+"""The same as the time limit of one SQL statement."""
 
 
 MAX_FAMILIES = 10_000
-"""For how many conversations a process remembers the family: the first conversation in the chain of forks.
-
-Together, the families take about 2 MB.
-"""
+"""A process remembers the family of this many conversations. The families take about 2 MB."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """`body`: the request to the provider. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript."""
+    """A request to a provider, and its record.
+
+    `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript.
+    """
 
     body: dict[str, Any]
     shown: Shown
@@ -60,17 +58,14 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, max_tokens) -> the snapshot's newest items that fit in max_tokens, and one more. The snapshot may have any version.
+"""(tenant, conversation_id, max_tokens) -> the snapshot's newest items that fit in max_tokens, and one more.
 
-None when there is no usable snapshot or Redis is unavailable.
+The snapshot may have any version. None if there is no usable snapshot.
 """
 
 
 class SharedContexts:
-    """What all contexts of a process share, such as token counts, families, and a limit of concurrent reads of the log.
-
-    `of` makes the contexts for one request.
-    """
+    """What all contexts of a process share."""
 
     def __init__(
         self,
@@ -88,12 +83,11 @@ class SharedContexts:
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
     def of(self, reader: Reader) -> "Contexts":
-        """The contexts of the conversations that this reader reads."""
         return Contexts(reader, self)
 
     @asynccontextmanager
     async def log_read(self) -> AsyncIterator[None]:
-        """Waits until fewer than MAX_LOG_READS reads of the log are running. Raises psycopg.OperationalError when that takes too long."""
+        """Waits for its turn to read the log. Raises psycopg.OperationalError when that takes too long."""
         try:
             async with asyncio.timeout(self._log_read_wait_timeout):
                 await self._log_reads.acquire()
@@ -109,7 +103,10 @@ class SharedContexts:
 
 
 class Contexts:
-    """Assembles contexts. Its methods raise ContextTooLong and LogMoved, and psycopg.Error when the log is needed but unavailable."""
+    """Assembles contexts.
+
+    The methods raise ContextTooLong and LogMoved, and psycopg.Error when the log is needed but unavailable.
+    """
 
     def __init__(self, reader: Reader, shared: SharedContexts) -> None:
         self._reader = reader
@@ -121,15 +118,13 @@ class Contexts:
     async def assemble(
         self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        """The context of a conversation at a version. If `conversation_id` or `at` is None, the conversation has no items yet."""
         return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
     async def assemble_path(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> Context:
-        """The context of the path that ends with the segment `end`, at the version of `at`. It is read from the log."""
         return self.render(reply_request, await self._choose_from_log(end, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
-        """The context of a fork that is about to be created by `start`."""
+        """The context of a fork that `start` is about to create."""
         max_tokens = self._models.max_request_tokens(reply_request.model)
         recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
         fork = start.forked_from
@@ -143,7 +138,6 @@ class Contexts:
     async def choose(
         self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """What a model is shown of a conversation at a version."""
         snapshot = None
         if conversation_id is not None:
             snapshot = await self.snapshot(conversation_id, reply_request.model)
@@ -158,21 +152,18 @@ class Contexts:
     ) -> ContextChoice:
         """As `choose`, with a snapshot that was looked up before.
 
-        The items are read from the log if there is no snapshot, if the snapshot has another version or too few items, or
-        if the request leaves out items (`without`). Raises LogMoved if the log may have moved back since `at` was read.
+        Raises LogMoved if the log may have moved back since `at` was read.
         """
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         max_tokens = self._models.max_request_tokens(reply_request.model)
         if snapshot is not None and not reply_request.without and snapshot.is_at(at) and snapshot.suffices(max_tokens):
-            # The chooser reads the path only to find what belongs to pinned items.
             pinned_on = await active_segment(self._reader, conversation_id, at.version) if snapshot.pinned else None
             return await self._chooser.choose(snapshot, pinned_on, reply_request)
         end = await active_segment(self._reader, conversation_id, at.version)
         return await self._choose_from_log(end, at, reply_request)
 
     async def _choose_from_log(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> ContextChoice:
-        """What a model is shown of the path that ends with the segment `end`. Raises LogMoved if the log may have moved back since `at` was read."""
         conversation_id, max_tokens = end.conversation_id, self._models.max_request_tokens(reply_request.model)
         async with self._shared.log_read():
             recent = await recent_items_from_log(
@@ -191,7 +182,6 @@ class Contexts:
         return choice
 
     def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
-        """The provider request for what was chosen, and its record."""
         summary = choice.recent.summary
         renderer = self._models.renderer
 
@@ -230,10 +220,10 @@ class Contexts:
     async def assemble_transcript(
         self, *, model: str, parameters: Mapping[str, Any], sent: SentMessages, version: int = 0
     ) -> Context:
-        """The context of a Chat Completions request: all messages of `sent`, whatever their number of tokens.
+        """The context of a Chat Completions request.
 
-        The provider decides whether they fit. So the recorded budget is the whole window of the model. `version`: the
-        version of the conversation that the request continues; 0 for a new one.
+        All messages are sent; the provider decides whether they fit. So the recorded budget is the model's whole
+        window. `version`: of the conversation that the request continues; 0 for a new one.
         """
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
@@ -252,13 +242,12 @@ class Contexts:
         return Context(body=body, shown=shown)
 
     async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
-        """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def family(self, conversation_id: str) -> str:
-        """The id of the first conversation in this one's chain of forks. If this one is no fork: its own id.
+        """The id of the first conversation in this one's chain of forks.
 
-        Raises LogMoved if this conversation's first event is not in the log.
+        Raises LogMoved if the log has lost this conversation's first event.
         """
         families = self._shared.families
         if (family := families.get(conversation_id)) is not None:
@@ -272,10 +261,9 @@ class Contexts:
         return family
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
-        """The newest items of the conversation's snapshot: those that fit in a request to this model, and one more.
+        """The snapshot may have any version.
 
-        The snapshot may have any version. None if there is no usable snapshot, or if it has copies of items that are
-        deleted by now.
+        None if there is no usable snapshot, or if it has copies of deleted items.
         """
         assert self._reader.tenant is not None
         recent = await self._shared.find_snapshot(
@@ -288,13 +276,12 @@ class Contexts:
         return None if await deleted_items(self._reader, copies, [conversation_id]) else recent
 
     def path(self, end: PathSegment, after: str | None = None) -> AsyncIterator[ItemAppended]:
-        """The items of the path that ends with `end`, oldest first, without items that are deleted now. With `after`, only the items after item `after`."""
+        """The path's items, oldest first, without those deleted now. `after`: only the items after this one."""
         return path(self._reader, end, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
-        """The tokens that each (id, item) adds to a request."""
         return await self._counts.of(items, encoding)
 
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
-        """Which of `items` are not sent to the provider, by index, and why."""
+        """By index, why an item is not sent."""
         return unsendable(self._models.renderer, items)

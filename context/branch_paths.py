@@ -1,4 +1,4 @@
-"""Reads from the log which branches a path takes: the path that was active at a version, and the path to an item or to a branch's end."""
+"""Reads from the log which branches a path takes."""
 
 from typing import Protocol
 
@@ -9,8 +9,6 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class Reader(Protocol):
-    """What the functions of this module need of the log."""
-
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
     ) -> list[Recorded]:
@@ -21,12 +19,10 @@ class Reader(Protocol):
 
 
 async def active_branches(reader: Reader, conversation_id: str, version: int) -> tuple[PathBranch, ...]:
-    """The branches that the active path took at this version."""
     return (await active_segment(reader, conversation_id, version)).branches
 
 
 async def active_segment(reader: Reader, conversation_id: str, version: int) -> PathSegment:
-    """The conversation's own part of the path that was active at this version."""
     moved = await reader.head_moved(conversation_id, until=version)
     if moved is None or not isinstance(moved.event, HeadMoved):
         return PathSegment(conversation_id, version)
@@ -34,14 +30,14 @@ async def active_segment(reader: Reader, conversation_id: str, version: int) -> 
 
 
 def active_path(conversation_id: str, version: int, branches: tuple[PathBranch, ...], moved_at: int) -> PathSegment:
-    """The active path. `moved_at`: the version of the last HeadMoved, 0 for none."""
+    """The active path at `version`. `moved_at`: the version of the last HeadMoved, 0 for none."""
     return PathSegment(conversation_id, version, branches, None if is_open(branches) else moved_at)
 
 
 async def branches_to(
     reader: Reader, conversation_id: str, end: PathBranch, *, until: int | None = None
 ) -> tuple[PathBranch, ...] | None:
-    """The branches of the path that ends with `end`. None if the conversation did not have this branch at version `until`."""
+    """The branches of the path that ends with `end`. None if its branch did not exist at `until`, or the log has lost it."""
     if end.branch == 0:
         return (end,)
     if until is not None and end.branch > until:
@@ -51,9 +47,9 @@ async def branches_to(
 
 
 async def opening_of(reader: Reader, conversation_id: str, event: ItemAppended) -> ItemAppended | None:
-    """The event that opened the branch of an item; None for the first branch. `event`: the item's ItemAppended.
+    """The event that opened the branch of `event`; None for the first branch.
 
-    Raises LogMoved if the log no longer has that event.
+    Raises LogMoved if the log has lost that event.
     """
     if event.branch == 0 or event.leaves:
         return event if event.branch else None
@@ -64,7 +60,6 @@ async def opening_of(reader: Reader, conversation_id: str, event: ItemAppended) 
 
 
 async def _opening(reader: Reader, conversation_id: str, branch: int) -> ItemAppended | None:
-    """The event that opened a branch; None if the conversation has no such branch."""
     page = await reader.conversation(conversation_id, limit=1, after=branch - 1, until=branch)
     event = page[0].event if page else None
     return event if isinstance(event, ItemAppended) and event.branch == branch else None

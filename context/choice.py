@@ -1,7 +1,4 @@
-"""Chooses which of a conversation's newest items the model is shown for a reply.
-
-Counts their tokens, computes the budget, and selects the items that fit.
-"""
+"""Chooses which of a conversation's newest items the model is shown for a reply."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,19 +25,17 @@ from domain.items import Item
 from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Tokens kept free for the answer when neither the request nor the policy says how many; half of the window if that is less."""
+"""Used if neither the request nor the policy says how many. Half of the window if that is less."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
-    """A request for a reply: `parameters` as the client sent them, `input` the new items with their new ids.
+    """What the choice of a context depends on.
 
-    `window`: after a refusal, the window that the refusal named, or a guess. None: the window that `Models` knows is used.
-    `without`: items of the conversation that are retracted together with the request, so they are not shown.
-    `input_unknown`: whether the context is chosen for a compaction, or to show it to a client. If so, no reply is
-    requested, and there is no input.
-    `carried_count`: how many items at the start of `input` were carried over from earlier replies. `missing`: abilities that
-    the store assumes the model lacks, for this request only; the abilities that the model is known to lack are added.
-    `cache_key`: the key of the provider's prompt cache that is sent if `parameters` have none.
+    `input`: the new items, with their new ids. `window`: after a refusal, the window that the provider named, or a
+    guess. None: the window in `Models`. `without`: items that are retracted together with the request. `input_unknown`:
+    there is no input yet; the context is for a compaction, or is only shown. `carried_count`: how many items at the
+    start of `input` come from earlier replies. `missing`: more abilities that the model is assumed to lack.
+    `cache_key`: the key of the prompt cache if `parameters` have none.
     """
 
     model: str
@@ -55,10 +50,10 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 
 
 class ContextChoice(Struct, frozen=True, kw_only=True):
-    """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from.
+    """What a model is shown.
 
-    `missing`: the abilities that the model is assumed to lack; notes replace what needs them. `parameter_tokens`: the
-    tokens of the tools and the answer format. `summary_tokens`: those of the summary and of the message around it.
+    `missing`: abilities that the model is assumed to lack; notes replace what needs them. `parameter_tokens`: of the
+    tools and the answer format. `summary_tokens`: with the message around the summary.
     """
 
     recent: RecentItems
@@ -73,23 +68,17 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> int:
-        """The tokens of all that is sent."""
         return self.selection.tokens
 
 
 class ContextChooser:
-    """Makes ContextChoices. `counts`: the tokens of items that were counted before in this process."""
-
     def __init__(self, reader: Reader, models: Models, counts: ItemCounts) -> None:
         self._reader = reader
         self._models = models
         self._counts = counts
 
     async def choose(self, recent: RecentItems, end: PathSegment | None, reply_request: ReplyRequest) -> ContextChoice:
-        """Chooses which items of `recent` are shown.
-
-        `end`: the newest segment of the conversation's path. The outputs of pinned calls, and the calls of pinned
-        outputs, are looked up on this path. It may be None for a new conversation, and if nothing is pinned.
+        """`end`: the path's newest segment. It is read only for pinned calls and outputs.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -153,10 +142,6 @@ class ContextChooser:
         return self._models.missing_abilities(reply_request.model) | reply_request.missing
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
-        """The tokens that may be sent, at most the policy's budget.
-
-        Computed as (the window, minus the tokens kept free for the answer) times `ModelFacts.safety`.
-        """
         model = reply_request.model
         window = reply_request.window or self._models.window(model)
         reserved = answer_tokens(reply_request.parameters, policy.reserve, window, self._models.facts(model).output)
@@ -165,7 +150,7 @@ class ContextChooser:
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int, int]:
-        """The tokens of what is always sent: (of the instructions, of tools and answer format, of the summary)."""
+        """Returns the tokens of the instructions, of the parameters, and of the summary."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
@@ -180,7 +165,6 @@ class ContextChooser:
     async def _in_encoding(
         self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
     ) -> Sequence[ContextItem]:
-        """Returns `items` with their tokens in this encoding, and marks the pinned ones. The tokens passed in are in DEFAULT_ENCODING."""
         if encoding != DEFAULT_ENCODING:
             counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
             items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]
@@ -196,10 +180,9 @@ def _pinned(item: ContextItem) -> ContextItem:
 def _select(
     context_input: ContextInput, budget: int, recent: RecentItems, reply_request: ReplyRequest, renderer: int
 ) -> Selection:
-    """Selects the items that are sent, as the policy of `recent` says.
+    """Raises ContextTooLong if the newest turn does not fit.
 
-    Raises ContextTooLong if the newest turn does not fit in the budget; with `truncation: "disabled"`, if any item does
-    not fit.
+    With `truncation: "disabled"`, also if any item does not fit.
     """
     if reply_request.parameters.get("truncation") != "disabled":
         stable = _stable_window(recent, reply_request.model)
@@ -212,9 +195,9 @@ def _select(
 
 
 def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
-    """The stable window. None if the policy wants a window that begins as early as the budget allows.
+    """None if the policy's window is `newest`.
 
-    `first_depth` is None if there was no earlier request to this model, or if the summary has changed since that request.
+    `first_depth` is None if there is no last request, or if it had another summary.
     """
     policy = recent.policy
     if policy.window == "newest":
@@ -225,10 +208,6 @@ def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
 
 
 def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
-    """How many items lie before `recent`, by their depths.
-
-    Pinned items, and items that the summary replaces, do not count.
-    """
     summarized_depth = recent.summary.depth if recent.summary else 0
     first_depth = recent.items[0].depth
     return first_depth - 1 - summarized_depth - sum(summarized_depth < pin.depth < first_depth for pin in pins)
@@ -237,10 +216,7 @@ def _unread(recent: RecentItems, pins: Sequence[ContextItem]) -> int:
 def answer_tokens(
     parameters: Mapping[str, Any], reserve: int | None, window: int, longest_answer: int | None = None
 ) -> int:
-    """The tokens that are kept free for the answer.
-
-    `reserve`: the value in the policy. `longest_answer`: the most tokens that an answer of this model can have, if this is known.
-    """
+    """How many tokens are kept free for the answer."""
     tokens: int = parameters.get("max_output_tokens") or reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
     return min(tokens, longest_answer or tokens)
 

@@ -1,7 +1,6 @@
-"""A conversation's settings at a version: instructions, policy, pins and summary.
+"""Reads a conversation's instructions, policy, pins and summary from the log.
 
-The settings are read from a few events, which the log finds with an index. `Reader` lists all that contexts read from
-the log.
+`Reader` lists what contexts read from the log.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -36,21 +35,17 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 
 MAX_SUMMARY_CHANGES = 64
-"""How many changes of summaries are read to find the summary that counts on a path. A conversation with many branches may have more changes.
-
-If the path's last summary is older than these changes, it is not found and not used.
-"""
+"""How many changes are read to find the summary of a path. Older summaries are not found."""
 
 SUMMARY_TOKENS = 32
-"""The tokens that a summary takes besides its text: for the message around it, and for the words that introduce it."""
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A summary that replaces `count` items of the path, from item `first` to item `last`.
+    """A summary that replaces the first items of a path.
 
-    `depth`: the depth of `last`. `version`: the version of its ContextCompacted. `tokens`: the tokens of its text, in
-    `o200k_base`. `tokens_before`: the tokens of the items that it replaces. `has_copies`: whether some of these
-    items are copies of other items. Snapshots keep a Summary as JSON.
+    `depth`: of the item `last`. `version`: of the ContextCompacted. `tokens`: of the text, in `o200k_base`.
+    `tokens_before`: of the `count` items that the summary replaces. `has_copies`: whether some of these are copies.
+    Snapshots keep a Summary as JSON.
     """
 
     version: int
@@ -66,11 +61,6 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What a context reads from the log. ConversationReader implements it.
-
-    On the query side PrincipalLog implements it, and limits how long a query takes.
-    """
-
     @property
     def tenant(self) -> str | None:
         """The tenant whose conversations this reader reads."""
@@ -83,13 +73,13 @@ class Reader(Protocol):
     ) -> list[Recorded]:
         """At most `limit` events with `after` < version <= `until`, ascending.
 
-        A page may have fewer events even if more follow. It is empty only if there are no more.
+        A page may be short; only an empty page is the end.
         """
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
         """At most `limit` events with version <= `until`, newest first.
 
-        A page may have fewer events even if more follow. It is empty only if there are no more.
+        A page may be short; only an empty page is the end.
         """
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
@@ -108,22 +98,21 @@ class Reader(Protocol):
         """Which of these responses of the conversation a client has deleted."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that decide which instructions, policy, pins, summary and head the conversation has at version `until`."""
+        """The events that decide which settings the conversation has at version `until`."""
 
     async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
+        """The last changes of the conversation's summaries with version <= `until`, newest first."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation."""
+        """Every event after position `after` that deletes or restores something in these conversations."""
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """A conversation's settings at one version.
+    """A conversation's settings at a version.
 
-    `pinned`: the ids of the pinned items; some of these items may be deleted. `compaction`: (version, event) of the
-    active summary's ContextCompacted. `compacted_in`: the conversation that has this event; for an inherited summary,
-    another conversation. `withdrawn`: the versions of newer summaries that are not used, because they cover a deleted item.
-    `inherits`: whether the conversation began with pins or a summary of another one.
+    `pinned`: ids; some of these items may be deleted. `compaction`: (version, event) of the active summary.
+    `withdrawn`: the versions of newer summaries that are withdrawn. `inherits`: whether the conversation began with
+    pins or a summary of another one.
     """
 
     instructions: str | None
@@ -137,17 +126,15 @@ class ConversationSettings(Struct, frozen=True, kw_only=True):
 
 
 def inherits(started: ConversationStarted) -> bool:
-    """Whether a conversation began with pins or a summary of another one."""
     return bool(started.pinned) or started.summary is not None
 
 
 def family_of(events: Iterable[Recorded]) -> str | None:
-    """The id of the first conversation in this conversation's chain of forks. None if its first event is not among these events."""
+    """The family in the conversation's first event. None if `events` lack this event."""
     return next((event.event.family for event in events if isinstance(event.event, ConversationStarted)), None)
 
 
 def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
-    """The instructions and the policy after these events."""
     instructions, policy = None, ContextPolicy()
     for recorded in events:
         if isinstance(event := recorded.event, ConversationStarted | ConversationDescribed):
@@ -159,9 +146,9 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 async def settings_at(
     reader: Reader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ConversationSettings:
-    """The conversation's settings at `version`, and the summary that counts on the path `branches` (None: on the active path).
+    """The settings at `version`, with the summary of the path `branches` (None: the active path).
 
-    A summary that covers a deleted item is left out, even if the item was deleted after `version`.
+    A summary that was withdrawn since then is left out.
     """
     pinned: tuple[str, ...] = ()
     active, has_summaries = 0, False
@@ -220,14 +207,9 @@ async def settings_at(
 
 
 def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded]) -> Recorded | None:
-    """The ContextCompacted of the summary that counts on this path; None if there is none.
-
-    `newest_first`: the last changes of summaries. Older summaries are not found.
-    """
     is_usable: dict[int, bool] = {}
-    """By version of a ContextCompacted: whether its summary counts after the newest change that names it."""
     undone_above: int | None = None
-    """All summaries after this version were undone. Old CompactionUndone events name only the summary that became active, because a conversation had only one path at that time."""
+    """Old CompactionUndone events name only the summary that became active."""
     for recorded in newest_first:
         match event := recorded.event:
             case CompactionUndone(undone=0):
@@ -249,10 +231,10 @@ def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded
 async def inherited_summary(
     reader: Reader, summary: InheritedSummary | None, heir: str, branches: tuple[PathBranch, ...] = FIRST_BRANCH
 ) -> tuple[int, ContextCompacted] | None:
-    """(version, event) of the summary that the conversation `heir` inherits, for the path through `branches` of `heir`.
+    """(version, event) of the summary that `heir` inherits on this path.
 
-    If that summary is withdrawn, or ends after the path, the newest one before it that counts on the path. None if there is none.
-    For a fork that does not exist yet, `heir` is its origin.
+    If that summary is withdrawn, or ends after the path, an earlier one. For a fork that does not exist yet, `heir`
+    is its origin.
     """
     if summary is None:
         return None
@@ -271,7 +253,6 @@ async def inherited_summary(
 
 
 async def _compacted(reader: Reader, conversation_id: str, version: int) -> Recorded:
-    """The ContextCompacted at this version."""
     page = await reader.conversation_backwards(conversation_id, until=version, limit=1)
     if not page or not isinstance(page[0].event, ContextCompacted):
         raise LogMoved(f"the log has no summary at version {version} of {conversation_id} any more")
@@ -279,7 +260,6 @@ async def _compacted(reader: Reader, conversation_id: str, version: int) -> Reco
 
 
 async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Summary | None:
-    """The summary of a (version, ContextCompacted), with its tokens counted."""
     if compaction is None:
         return None
     version, event = compaction
@@ -299,7 +279,7 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
 
 
 async def retracted_at(reader: Reader, segment: PathSegment, item_ids: Sequence[str], position: int) -> set[str]:
-    """Which of these items were retracted in the segment's conversation up to the segment's version, and not restored up to this version or before log position `position`."""
+    """Which items were retracted at the segment's version, and not restored before log position `position`."""
     retracted: set[str] = set()
     for recorded in await reader.items(segment.conversation_id, item_ids) if item_ids else ():
         match recorded.event:
@@ -315,7 +295,7 @@ async def retracted_at(reader: Reader, segment: PathSegment, item_ids: Sequence[
 async def unretracted(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]
 ) -> dict[str, Recorded]:
-    """The ItemAppended of each of these items, by item id, without items that are retracted at `version`."""
+    """The ItemAppended of each item that is not retracted at `version`, by item id."""
     appended: dict[str, Recorded] = {}
     retracted: set[str] = set()
     for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():

@@ -1,9 +1,7 @@
-"""Lists every place that holds content of a conversation.
+"""Lists every place that holds content of a conversation, and what removes or hides this content after a deletion.
 
-For each place it says what removes or hides the content after a deletion, and which test proves that. Content is what
-people and models wrote. `domain/content.py` lists the fields of events that hold content. The tables here list the
-places that content is copied to. A test fails if a view or a snapshot has a field with content that is not listed here,
-or if a test file that is named here does not exist.
+`domain/content.py` lists the fields of events that hold content. A test compares these tables with the fields of the
+views and snapshots.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,10 @@ from msgspec import Struct
 
 
 class Copy(Struct, frozen=True):
-    """One place. `where`: what holds the content. `gone_by`: what removes or hides the content after a deletion. `shown_by`: the file of the test that proves it."""
+    """A place that holds content.
+
+    `gone_by`: what removes or hides the content after a deletion. `shown_by`: a test of this.
+    """
 
     where: str
     gone_by: str
@@ -123,10 +124,6 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "feedback": frozenset({"comment"}),
     "usage": frozenset(),
 }
-"""The fields of each view's documents that hold content."""
 
 SNAPSHOT_FIELDS: Final = frozenset({"settings"})
-"""The fields with content in the Redis hash of a context snapshot.
-
-A snapshot also has a Redis list. Each of its elements holds an item, so it has content too.
-"""
+"""Fields of the snapshot's Redis hash. The snapshot's Redis list holds items, so it has content too."""

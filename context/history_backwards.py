@@ -1,4 +1,4 @@
-"""Reads the newest items of a path from the log, backwards from its end, until there are enough."""
+"""Reads the newest items of a path from the log, backwards, until there are enough."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -21,18 +21,17 @@ from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
 
 COUNT_BATCH_ITEMS = 32
-"""How many items are counted at a time. Few, because the newest items of a page may already fill the budget."""
+"""Few, because the newest items of a page may already fill the budget."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash` and `incarnation`: those of the snapshot that the items come from; empty if the items come from the log.
-    `reaches_start`: whether no items lie before `items`, except those that the summary replaces. `pins`: the pinned items
-    before `items`, oldest first. `pinned`: the ids of all pinned items, in `pins` or in `items`. `lost`: in a fork, the
-    inherited items that are gone, because their conversation was deleted. `is_inherited`: whether `items`, `lost`, the
-    pins or the summary may come from another conversation. `last_requests`: the last request to each model on this
-    path, by the model's name (`context/last_requests.py`).
+    `chain_hash`, `incarnation`: of the snapshot; empty if the items come from the log. `reaches_start`: whether
+    `items` begin at the path's start or after the summarized items. `pins`: the pinned items before `items`. `pinned`:
+    the ids of the pinned items in `items` and `pins`. `lost`: inherited items whose conversation was deleted.
+    `is_inherited`: whether anything here may come from another conversation. `last_requests`: on this path, by the
+    model's name.
     """
 
     version: int
@@ -50,7 +49,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     last_requests: Mapping[str, SentSequence] = {}
 
     def is_at(self, at: StreamVersion) -> bool:
-        """Whether these are the items at that version. The hash is compared too: a log that moved back may have other events at the same versions."""
+        """Compares hashes too: a log that moved back may have other events at the same versions."""
         return (self.version, self.chain_hash) == (at.version, at.chain_hash)
 
     @property
@@ -59,11 +58,9 @@ class RecentItems(Struct, frozen=True, kw_only=True):
 
     @property
     def has_copies(self) -> bool:
-        """Whether some of `items` are copies of other items."""
         return bool([item for item in self.items if item.copy_of is not None])
 
     def suffices(self, max_tokens: int) -> bool:
-        """Whether these items exceed `max_tokens` or the policy's budget, or are all that there are."""
         return self.reaches_start or sum([item.tokens for item in self.items]) > token_limit(self.policy, max_tokens)
 
 
@@ -71,12 +68,10 @@ EMPTY = RecentItems(version=0, instructions=None, policy=ContextPolicy(), items=
 
 
 def token_limit(policy: ContextPolicy, max_tokens: int) -> int:
-    """`max_tokens`, or the policy's budget if that is less."""
     return max_tokens if policy.budget is None else min(max_tokens, policy.budget)
 
 
 def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
-    """Whether these items, oldest first, start with the path's first item."""
     return bool(items) and items[0].depth == 1
 
 
@@ -90,12 +85,7 @@ async def recent_items_from_log(
     without: Collection[str] = (),
     end: PathSegment | None = None,
 ) -> RecentItems:
-    """The newest items of a path at `version`: those that fit in `max_tokens` and in the policy's budget, and one more.
-
-    `end`: the path's newest segment. None: the active path. Items in `without` are skipped.
-
-    Reading stops at the items that the summary replaces. In a fork, it continues in the origin.
-    """
+    """`end`: the path's newest segment; None: the active path. Reading stops at summarized items."""
     counts = counts or ItemCounts()
     end = end or await active_segment(reader, conversation_id, version)
     settings, newest_page = await asyncio.gather(
@@ -129,10 +119,7 @@ async def recent_items_from_log(
 async def recent_items_of_fork(
     reader: Reader, start: StartConversation, max_tokens: int, counts: ItemCounts
 ) -> RecentItems:
-    """The newest items of a fork that `start` is about to create: the origin's items up to where the fork begins.
-
-    The pins and the summary are those that the fork inherits.
-    """
+    """The items of a fork that `start` is about to create."""
     fork = start.forked_from
     assert fork is not None
     summary = await counted_summary(await inherited_summary(reader, start.summary, fork.conversation_id))
@@ -157,11 +144,6 @@ async def recent_items_of_fork(
 
 
 class _BackwardRead:
-    """Collects a path's newest items. Items in `without` are skipped.
-
-    Stops when the items have more than `limit` tokens, or at the first item whose depth is `above_depth` or less.
-    """
-
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts, without: Collection[str] = ()) -> None:
         self._without = without
         self.lost: list[LeftOut] = []
@@ -176,17 +158,14 @@ class _BackwardRead:
 
     @property
     def items(self) -> tuple[ContextItem, ...]:
-        """The items, oldest first."""
         return tuple(reversed(self._newest_first))
 
     @property
     def reaches_start(self) -> bool:
-        """As in RecentItems."""
         return self._reads_all or starts_at_first_item(self.items)
 
     @property
     def last_requests(self) -> Mapping[str, SentSequence]:
-        """As in RecentItems."""
         return comparable_requests(
             self._requests, self.items, reaches_start=self.reaches_start, summary_depth=self._above_depth
         )
@@ -204,7 +183,7 @@ class _BackwardRead:
         self._reads_all = True
 
     async def _add(self, page: PathPage) -> bool:
-        """Adds a page's items. Returns whether there are enough now."""
+        """Returns whether there are enough items now."""
         newer = list(takewhile(lambda event: event.depth > self._above_depth, page.items))
         appended = [event for event in newer if event.item_id not in self._without]
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):

@@ -1,4 +1,4 @@
-"""Reads a path forwards from the log, from its first item or from any other item. For a fork, it reads the origin first and then the fork."""
+"""Reads a path forwards from the log. For a fork, the origin comes first."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -19,10 +19,10 @@ async def path(
     first: str | None = None,
     recorded_at: int | None = None,
 ) -> AsyncIterator[ItemAppended]:
-    """The items of the path that ends with the segment `end`, oldest first: all of them, those from item `first` on, or those after item `after`.
+    """The items of the path, oldest first: all, those from `first` on, or those after `after`.
 
-    Items that are deleted now are left out. `recorded_at`: the log position of a request. With it, the only items left out are those
-    that were retracted at the version of `end`, or in an origin when it was forked, and were not restored before that position.
+    Items that are deleted now are left out. `recorded_at`: the log position of a request. With it, deletions after
+    the path's versions do not count.
     """
     segments = [*(await read_path(reader, end)).segments]
     row: Recorded | None = None
@@ -45,7 +45,6 @@ async def path(
 async def _items(
     reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment]
 ) -> AsyncIterator[ItemAppended]:
-    """The segment's items without those that are deleted now. `forks`: the segments after this one. They inherit its items."""
     inherited_by = [fork.conversation_id for fork in (segment, *forks)]
     head = await reader.head(segment.conversation_id)
     if head is None or head.deleted:
@@ -61,10 +60,7 @@ async def _items(
 async def _recorded_items(
     reader: Reader, segment: PathSegment, after_version: int, forks: Sequence[PathSegment], position: int
 ) -> AsyncIterator[ItemAppended]:
-    """The segment's items without those that were retracted at its version, or in one of `forks` at the version of that segment.
-
-    An item that was restored before log position `position` counts as not retracted.
-    """
+    """An item restored before log position `position` is not left out."""
     async for page in _pages(reader, segment, after_version):
         appended = _on_path(segment, page)
         retracted: set[str] = set()
@@ -76,7 +72,6 @@ async def _recorded_items(
 
 
 async def _pages(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[list[Recorded]]:
-    """The pages with the segment's items, oldest first. Versions that only other branches have are skipped."""
     while (first := segment.oldest_version(after_version)) is not None:
         page = await reader.conversation(
             segment.conversation_id, after=first - 1, until=segment.version, limit=PAGE_EVENTS

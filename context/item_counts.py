@@ -1,4 +1,4 @@
-"""Keeps the token counts of the items used last, so that they are not counted again: an item never changes."""
+"""Keeps the token counts of the items used last. An item never changes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,24 +8,21 @@ from context.tokens import count_off_loop
 from domain.items import Item
 
 MAX_COUNTS = 50_000
-"""How many counts are kept. They take about 20 MB."""
+"""They take about 20 MB."""
 
 
 class ItemCounts:
-    """The tokens that items add to a request, by item id and encoding. The `max_counts` counts used last are kept."""
-
     def __init__(self, max_counts: int = MAX_COUNTS) -> None:
         self._max_counts = max_counts
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     async def of(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
-        """The tokens of each (id, item) in this encoding, in order."""
         counts = {
             item_id: self._counts[item_id, encoding] for item_id, _ in items if (item_id, encoding) in self._counts
         }
         missing = [(item_id, item) for item_id, item in items if item_id not in counts]
         text_tokens = await count_off_loop([counted_text(item) for _, item in missing], encoding)
-        # While this waited, other calls may have displaced some of these counts from the cache. So all are stored below.
+        # While this waited, other calls may have displaced counts. So all are stored again.
         for (item_id, item), count in zip(missing, text_tokens, strict=True):
             counts[item_id] = count + fixed_tokens(item)
         tokens = [counts[item_id] for item_id, _ in items]

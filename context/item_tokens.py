@@ -1,7 +1,6 @@
-"""Says how the tokens of an item and of a request's parameters are estimated. Pure.
+"""Says how the tokens of an item and of a request's parameters are estimated.
 
-Text is returned, so that it can be counted. Images, files and encrypted text get an estimate.
-`tokens.py` counts the text; `item_counts.py` and `message_counts.py` keep the counts.
+Text is returned for counting. Images, files and encrypted text get an estimate.
 """
 
 from collections.abc import Mapping
@@ -13,32 +12,28 @@ from context.rendering.parts import SUMMARY, summary_of, text_of_part
 from domain.items import Item, content_parts, type_of
 
 PER_MESSAGE_TOKENS = 4
-"""Tokens of an item besides its text, such as its role and delimiters."""
 
 PER_IMAGE_TOKENS = 1_105
 """Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail (765), plus a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""Tokens of a file or a sound recording: as many as a few pages have, since only the provider knows the length.
-
-For a text file, an estimate of the tokens of its text is added.
-"""
+"""As many as a few pages have, since only the provider knows the length."""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
-"""A token is about 4 characters of text, so about 5 of that text in base64.
+"""A token is about 4 characters of text, so about 5 of base64.
 
-Encrypted text is never shorter than the text in it, so this estimate is not too low.
+Encrypted text is never shorter than its plain text, so the estimate is rather too high than too low.
 """
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
-"""Types of parts that `fixed_tokens` counts. Any other part that is not text may be sent unchanged, so its JSON is counted."""
+"""Parts that `fixed_tokens` counts. Parts of unknown types may be sent unchanged, so their JSON is counted."""
 
 _IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
 
 
 def counted_text(item: Item) -> str:
-    """The text to count for an item: the text that a model reads. `fixed_tokens` counts images, files and encrypted text."""
+    """The text whose tokens are counted. `fixed_tokens` estimates images, files and encrypted text."""
     match type_of(item):
         case "message":
             return "\n".join(map(_part_text, content_parts(item)))
@@ -62,7 +57,7 @@ def counted_text(item: Item) -> str:
 
 
 def fixed_tokens(item: Item) -> int:
-    """The tokens that an item has in addition to those of its text."""
+    """Tokens that an item has besides those of `counted_text`."""
     match type_of(item):
         case "message":
             return PER_MESSAGE_TOKENS + sum(map(_part_tokens, content_parts(item)))
@@ -80,7 +75,6 @@ def fixed_tokens(item: Item) -> int:
 
 
 def _part_text(part: Any) -> str:
-    """All text of a part that may be sent to a model."""
     text = text_of_part(part)
     kind = str(part.get("type")) if isinstance(part, dict) else ""
     if kind in _TEXT_PARTS and text is not None:
@@ -105,8 +99,8 @@ def _part_tokens(part: Any) -> int:
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
-    """The text to count for a request's parameters: tools and answer format, which a model reads."""
+    """The JSON of the tools and of `text`, whose tokens are counted."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
-    if "tools" in read:  # nested as in the Chat Completions API: that form is longer
+    if "tools" in read:  # nested as in the Chat Completions API, because that form is longer
         read["tools"] = [{"function": tool} for tool in read["tools"]]
     return msgspec.json.encode(read).decode() if read else ""

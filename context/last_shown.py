@@ -1,4 +1,4 @@
-"""What the model was shown last for a reply. The provider may have refused the first request; then another context was sent."""
+"""What the model was shown last for a reply. After a refusal, another context may have been sent."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,9 @@ from infrastructure.event_log.recorded import Recorded
 
 
 def with_last_shown(events: Sequence[Recorded]) -> Recorded:
-    """The ReplyRequested of a reply, with what the model was shown last.
+    """The request, with what the model was shown last.
 
-    `events`: all events that name the reply, by ascending version. If none of them is a ReplyRequested, the first one
-    is returned.
+    `events`: all that name the reply, by ascending version.
     """
     requested = next((recorded for recorded in events if isinstance(recorded.event, ReplyRequested)), events[0])
     shown = [event.shown for recorded in events if isinstance(event := recorded.event, ReplyShown)]

@@ -1,7 +1,7 @@
-"""Facts about models that the store learns from a provider's refusals. The table `learnt_models` keeps them.
+"""Facts about models that the store learns from a provider's refusals.
 
-Every process reads the table every few seconds. A fact is forgotten after a week: by then, the provider may serve the
-model with a larger window, or with more abilities. If not, one request is refused, and the fact is learnt again.
+Every process reads the table `learnt_models` every few seconds. A fact is forgotten after a week, because the
+provider may have changed the model. If the model is unchanged, one request is refused, and the fact is learnt again.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,11 +20,9 @@ from infrastructure.stores.postgres import Pool
 log = structlog.get_logger(__name__)
 
 MAX_LOGGED_NAME: Final = 256
-"""How many characters of a model's name are logged."""
 
 WINDOW: Final = "window"
 MISSING: Final = "missing:"
-"""The facts in the table: `window` with a number of tokens, and `missing:<ability>`."""
 
 _LEARN = sql.SQL("""
     INSERT INTO learnt_models AS learnt (provider, model, fact, tokens)
@@ -39,17 +37,15 @@ _READ = sql.SQL("""
 
 
 class LearntModel(Struct, frozen=True, kw_only=True):
-    """Facts about a model. `window`: the most tokens that its window can have. `missing`: abilities that it lacks."""
-
     window: int | None = None
     missing: frozenset[str] = frozenset()
 
 
 class LearntModels:
-    """The learnt facts about the models of the provider at `base_url`.
+    """The facts learnt about one provider's models.
 
-    `on_change` is called with all facts after they were read, and after one was learnt. If Postgres is unavailable,
-    learning does not fail: only this process knows the fact, and forgets it when it reads the table again.
+    `on_change` is called with all facts. If Postgres is unavailable, only this process knows a new fact, until it reads
+    the table again.
     """
 
     def __init__(self, pool: Pool, base_url: str, on_change: Callable[[Mapping[str, LearntModel]], None]) -> None:
@@ -61,7 +57,7 @@ class LearntModels:
         """How many calls are writing facts now, and how many have finished."""
 
     async def refresh(self) -> None:
-        """Reads what all processes have learnt. Raises psycopg.Error."""
+        """Raises psycopg.Error."""
         writes = self._writes
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(_READ, {"provider": self._provider})).fetchall()
@@ -75,11 +71,9 @@ class LearntModels:
         self._on_change(models)
 
     async def learn_window(self, model: str, tokens: int) -> None:
-        """Learns from the refusal of a request that was too long: the model's window has at most `tokens` tokens."""
         await self._learn(model, {WINDOW: tokens})
 
     async def learn_missing(self, model: str, abilities: Collection[str]) -> None:
-        """Learns from the refusal of a request that needs these abilities: the model lacks them."""
         await self._learn(model, {f"{MISSING}{ability}": None for ability in abilities})
 
     async def _learn(self, model: str, facts: Mapping[str, int | None]) -> None:
@@ -111,9 +105,6 @@ def _with_fact(learnt: LearntModel, fact: str, tokens: object) -> LearntModel:
 
 
 def _without_credentials(url: str) -> str:
-    """The provider's address as it is stored: host, port and path.
-
-    Without the scheme, the user name, the password and the parameters after `?`.
-    """
+    """Without the scheme, the user name, the password and the parameters after `?`."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

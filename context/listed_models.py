@@ -1,4 +1,4 @@
-"""What a provider's `/models` says of a model, besides its name. Every provider has fields of its own."""
+"""What a provider's `/models` says of a model. Every provider has fields of its own."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,18 +6,16 @@ from typing import Any
 from msgspec import Struct
 
 ABILITIES = ("image", "file", "audio", "tools", "custom_tools")
-"""What a model may take: images, files and audio in messages; function tools; tools with free text as input (`custom`)."""
 
 MAX_TOKENS = 2**31 - 1
 """A larger number counts as unknown."""
 
 
 class ListedModel(Struct, frozen=True, kw_only=True):
-    """What a provider says of a model. None: it does not say.
+    """What a provider says of a model. None: unknown.
 
-    `window`: the model's context window in tokens. `max_window`: the window is not larger than this. `output`: the
-    most tokens of an answer. `accepts`: whether the model takes each of ABILITIES. An ability that the provider does
-    not mention is absent.
+    `window`: in tokens. `max_window`: the window is not larger than this. `output`: the most tokens of an answer.
+    `accepts`: by ability. An absent ability is unknown.
     """
 
     window: int | None = None
@@ -27,13 +25,11 @@ class ListedModel(Struct, frozen=True, kw_only=True):
 
 
 def listed_model(entry: Mapping[str, Any]) -> ListedModel:
-    """What an entry of the list says.
+    """Reads a model's entry.
 
-    The window has a different name at each provider. vLLM: `max_model_len`. OpenRouter and Together: `context_length`.
-    llama.cpp: `meta.n_ctx`. LM Studio: `loaded_context_length`. Groq: `context_window`. OpenRouter also has
-    `top_provider.context_length`, and the smaller number counts. `max_window` comes from `meta.n_ctx_train` or
-    `max_context_length`: the window that the model was made for. The server may have loaded the model with a smaller
-    window.
+    Providers have different names for the window. vLLM: `max_model_len`. OpenRouter and Together: `context_length`.
+    llama.cpp: `meta.n_ctx`. LM Studio: `loaded_context_length`. Groq: `context_window`. The server may have loaded the
+    model with a smaller window than `max_window`.
     """
     meta, top = _object(entry, "meta"), _object(entry, "top_provider")
     windows = (
@@ -51,10 +47,7 @@ def listed_model(entry: Mapping[str, Any]) -> ListedModel:
 
 
 def _abilities(entry: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """The abilities in an entry. OpenRouter lists `architecture.input_modalities` and `supported_parameters`.
-
-    Mistral has `capabilities`, an object of booleans.
-    """
+    """OpenRouter lists `architecture.input_modalities` and `supported_parameters`. Mistral has `capabilities`."""
     modalities = _object(entry, "architecture").get("input_modalities")
     if isinstance(modalities, list):
         yield from ((ability, ability in modalities) for ability in ("image", "file", "audio"))
@@ -68,7 +61,7 @@ def _abilities(entry: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
 
 
 def _smallest(values: tuple[object, ...]) -> int | None:
-    """The smallest number of tokens. Text, 0 and negative numbers count as unknown."""
+    """Text, 0 and negative numbers count as unknown."""
     numbers = [value for value in values if type(value) is int and 0 < value <= MAX_TOKENS]
     return min(numbers, default=None)
 

@@ -1,8 +1,7 @@
-"""Counts the tokens of a Chat Completions request's messages. Such a request repeats all earlier messages. They are not counted again.
+"""Counts the tokens of a Chat Completions request's messages.
 
-For each request two counts are kept, by the hash of the messages: the tokens of the leading system messages, which
-clients change often, and the tokens of all messages after them. The next request begins with the same messages, so
-only its new messages are counted.
+A request usually repeats all earlier messages, and only the new ones are counted. The leading system and developer
+messages have a count of their own, because clients change them often.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,30 +14,24 @@ from context.transcripts.known_messages import SentMessages
 from context.transcripts.prefix_hashes import exact_hashes
 
 MAX_COUNTS = 50_000
-"""How many counts are kept. They take about 10 MB."""
+"""They take about 10 MB."""
 
 MAX_COUNTED_CHARACTERS = 1_000_000
-"""How many characters of a request's new messages are counted. This takes about half a second.
-
-The tokens of the rest are estimated.
-"""
+"""Counting these takes about half a second. The tokens of the rest are estimated."""
 
 
 class MessageCounts:
-    """The tokens of the messages of requests, by their hash and encoding. The newest `max_counts` counts are kept."""
-
     def __init__(self, max_counts: int = MAX_COUNTS) -> None:
         self._max_counts = max_counts
         self._counts: dict[tuple[bytes, str], int] = {}
 
     async def total(self, sent: SentMessages, encoding: str) -> int:
-        """The tokens of all messages in this encoding, counted on the items that the messages are stored as."""
         start = sent.instructions
         instructions = await self._of_all(sent.messages[:start], exact_hashes(sent.digests[:start]), encoding)
         return instructions + await self._of_all(sent.messages[start:], sent.exact, encoding)
 
     async def _of_all(self, messages: Sequence[Json], hashes: Sequence[bytes], encoding: str) -> int:
-        """The tokens of these messages. `hashes`: for each message, the hash of all messages up to and including it."""
+        """`hashes`: for each message, the hash of all messages up to and including it."""
         if not messages:
             return 0
         counts = self._counts

@@ -1,6 +1,6 @@
-"""The prices and windows that the package `genai-prices` lists, and a few windows that it lacks. Nothing is downloaded.
+"""The prices and windows that the package `genai-prices` lists, and a few windows that it lacks.
 
-The package takes 0.3 s and 20 MB to load, so it is loaded when a model is first looked up.
+The package takes 0.3 s and 20 MB to load, so it is loaded at the first look-up.
 """
 
 import functools
@@ -18,34 +18,26 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 OPENROUTER = "openrouter"
-"""The id of the provider that lists the models of many others, with names such as `anthropic/claude-sonnet-4.5`."""
 
 _WINDOWS = (("gemini-", 1_048_576),)
-"""(prefix of the model's name, window).
-
-genai-prices has no window for most Gemini models, and Google's `/models` lists none either. Without
-this entry, the store would use only a fifth of their window.
-"""
+"""Neither genai-prices nor Google's `/models` has a window for most Gemini models."""
 
 
 class PricedModel(Struct, frozen=True):
-    """A model in the table, and the provider that sells it at these prices."""
-
     provider: "Provider"
     model: "ModelInfo"
 
     @property
     def window(self) -> int | None:
-        """The context window in tokens; None if it is not listed."""
         if self.model.context_window is not None:
             return self.model.context_window
         return next((window for prefix, window in _WINDOWS if self.model.id.startswith(prefix)), None)
 
     @property
     def price(self) -> tuple[float | None, float | None, float | None]:
-        """The prices of input, cached input and output today: US dollars for 1,000,000 tokens. None: not listed.
+        """Input, cached input and output today: US dollars for 1,000,000 tokens.
 
-        A request with a long context may cost more. `cost` takes this into account.
+        None: not listed. A request with a long context may cost more; see `cost`.
         """
         prices = self._prices()
         names = ("input_mtok", "cache_read_mtok", "output_mtok")
@@ -53,7 +45,7 @@ class PricedModel(Struct, frozen=True):
         return input_price, cached, output
 
     def cost(self, usage: Usage) -> int | None:
-        """The cost of a reply in billionths of a US dollar, rounded. None if the price of input or output is not listed."""
+        """In billionths of a US dollar."""
         from genai_prices.types import Usage as PricedUsage  # noqa: PLC0415 - see the module's docstring
 
         input_price, _, output_price = self.price
@@ -73,10 +65,7 @@ class PricedModel(Struct, frozen=True):
 
 
 def find_priced(name: str, base_url: str) -> PricedModel | None:
-    """The model of this name, from the first list of `_sellers` that has it. None if no list has it.
-
-    If the model is not found, it is looked up again without the path before its name.
-    """
+    """The name is also looked up without its path."""
     providers = load_providers()
     for reference in dict.fromkeys((name, name.rsplit("/", 1)[-1])):
         for provider in _sellers(reference.lower(), base_url, providers):
@@ -86,9 +75,9 @@ def find_priced(name: str, base_url: str) -> PricedModel | None:
 
 
 def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
-    """The providers in whose lists the model is looked up, in this order.
+    """First the provider at `base_url`, then those with model names like this one.
 
-    First the provider at `base_url`, then the providers whose models have names like this one. Last OpenRouter, if the name has a slash.
+    Last OpenRouter, if the name has a slash.
     """
     yield from (provider for provider in providers if re.match(provider.api_pattern, base_url))
     yield from (provider for provider in providers if provider.model_match and provider.model_match.is_match(reference))
@@ -97,14 +86,12 @@ def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> 
 
 
 def _base(price: object) -> float | None:
-    """The price of a short request. `price`: a number, or prices that rise with the length of the request."""
     value = price if isinstance(price, Decimal) else getattr(price, "base", None)
     return None if value is None else float(value)
 
 
 @functools.cache
 def load_providers() -> "list[Provider]":
-    """The table. It is loaded once."""
     from genai_prices.data import providers  # noqa: PLC0415 - see the module's docstring
 
     return providers

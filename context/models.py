@@ -1,9 +1,6 @@
 """What is known of models: windows, tokenizers, abilities and prices.
 
-The facts come, in this order, from the settings MODELS and MODEL_WINDOW, from the provider's `/models`
-(`listed_models.py`), and from the package genai-prices (`model_prices.py`). Without a setting, the
-encoding follows from the model's name (`tokens.py`). A fact that was learnt from a refusal
-(`learnt_models.py`) can only make a window smaller, or remove an ability. It never changes what a setting says.
+A fact learnt from a refusal only makes a window smaller, or removes an ability. It never changes a setting.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,28 +17,22 @@ from domain.events import Usage
 from infrastructure.settings import ModelSettings, Settings
 
 UNKNOWN_WINDOW = 200_000
-"""The window that the store assumes if nothing is known.
-
-If the real one is smaller, the provider refuses a long request. Then the store learns a smaller window.
-"""
+"""If the real window is smaller, the provider refuses a long request. Then the store may learn a smaller window."""
 
 ESTIMATED_SAFETY = 0.8
-"""`safety` of models whose tokenizer is not in tiktoken. Their tokens are estimated, and the estimate may be too low."""
+"""For models whose tokens are estimated. The estimate may be too low."""
 
 MAX_CACHED_MODELS = 256
-"""How many models' facts are cached. A reply looks up its model about ten times."""
+"""A reply looks up its model about ten times."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
-    """What is known of a model.
+    """What is known of one model.
 
-    window      in tokens, counted in `encoding`. UNKNOWN_WINDOW, or less, if it is not known
-    output      the most tokens that an answer can have; None: not known
-    safety      the part of the window that may be filled, 0 to 1
-    accepts     for each ability of which something is known, whether the model has it. `other_items` and `reasoning` are only here if
-                they were learnt to be missing
-    …_price     in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price
-    priced      the model's entry in genai-prices. None if there is none, or if a setting has a price
+    `window`: in tokens. `output`: the most tokens of an answer. `safety`: the part of the window that may be filled, 0
+    to 1. `accepts`: only abilities of which something is known. Prices: US dollars for 1,000,000 tokens. Cached input
+    without a price of its own costs the input price. `priced`: the model's entry in genai-prices; None if a setting has
+    a price. None: not known.
     """
 
     window: int
@@ -57,8 +48,6 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
 
 class Models:
-    """The facts of any model. `set_listed` is called when the provider's list was read, `set_learnt` when learnt facts were read or a fact was learnt."""
-
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._listed: Mapping[str, ListedModel] = {}
@@ -66,11 +55,9 @@ class Models:
         self._facts: dict[str, ModelFacts] = {}
 
     def load_prices(self) -> None:
-        """Loads genai-prices. Without this call, the first look-up of a model does it."""
         load_providers()
 
     def set_listed(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """`entries`: the provider's list of models, as it came."""
         listed = {str(entry.get("id")): listed_model(entry) for entry in entries}
         if listed != self._listed:
             self._listed = listed
@@ -83,16 +70,13 @@ class Models:
 
     @property
     def renderer(self) -> int:
-        """The renderer for requests to the provider, which depends on MODEL_API."""
         return RESPONSES if self._settings.model_api == "responses" else CHAT
 
     @property
     def transcript_renderer(self) -> int:
-        """The renderer for Chat Completions requests, whose messages are sent as they came."""
         return TRANSCRIPT_RESPONSES if self._settings.model_api == "responses" else TRANSCRIPT_CHAT
 
     def facts(self, name: str) -> ModelFacts:
-        """What is known of the model."""
         facts = self._facts.get(name)
         if facts is None:
             if len(self._facts) >= MAX_CACHED_MODELS:
@@ -101,15 +85,12 @@ class Models:
         return facts
 
     def window(self, name: str) -> int:
-        """The model's context window in tokens."""
         return self.facts(name).window
 
     def encoding(self, name: str) -> str:
-        """The encoding that counts the model's tokens, one of `context.encodings.ENCODINGS`."""
         return self.facts(name).encoding
 
     def unknown(self, name: str) -> list[Literal["window", "price"]]:
-        """Which of the model's window and price are not known."""
         facts = self.facts(name)
         unknown: list[Literal["window", "price"]] = []
         if not facts.window_is_known:
@@ -119,21 +100,19 @@ class Models:
         return unknown
 
     def missing_abilities(self, name: str) -> frozenset[str]:
-        """The abilities that the model lacks. Abilities of which nothing is known are not included."""
+        """Abilities of which nothing is known are not included."""
         return frozenset(ability for ability, accepted in self.facts(name).accepts.items() if not accepted)
 
     def max_request_tokens(self, name: str, *, reserved: int = 0, window: int | None = None) -> int:
-        """How many tokens a request may have if `reserved` tokens are kept free for the answer: the rest of the window, times `safety`.
-
-        `window`: used instead of the model's window.
-        """
+        """`reserved`: tokens kept free for the answer."""
         facts = self.facts(name)
         return int(((window or facts.window) - reserved) * facts.safety)
 
     def cost(self, name: str, usage: Usage, *, reported: str | None = None) -> int | None:
-        """The cost of a reply in billionths of a US dollar, rounded. None if the price of input or output is not known.
+        """In billionths of a US dollar.
 
-        `reported`: the model's name in the provider's answer. The price of that model is used, unless a setting has a price for `name`.
+        None if the price of input or output is not known. `reported`: the model's name in the answer. That model's
+        price is used, unless a setting has a price for `name`.
         """
         configured = self._settings.models.get(name)
         facts = self.facts(name if reported is None or (configured and configured.names_a_price) else reported)
@@ -143,7 +122,6 @@ class Models:
             return None
         cached_price = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
         cached = min(usage.cached_tokens, usage.input_tokens)
-        # Prices are dollars for a million tokens, so tokens times price are millionths of a dollar.
         input_millionths = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
         return round((input_millionths + usage.output_tokens * facts.output_price) * 1000)
 
@@ -176,9 +154,9 @@ class Models:
         )
 
     def _find_listed(self, name: str) -> ListedModel:
-        """What the provider lists about the model. Empty if it does not list the model.
+        """Some providers list a model with a path before its name (`models/gemini-2.5-pro`).
 
-        Some providers list a model with a path before its name (`models/gemini-2.5-pro`). Requests leave the path out.
+        Requests may leave the path out.
         """
         if name in self._listed:
             return self._listed[name]

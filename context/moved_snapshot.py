@@ -1,7 +1,4 @@
-"""Changes a snapshot when the head is moved: what the old and the new active path have in common stays, and the rest is read from the log.
-
-So to move the head, or to revise one of the last items, costs the same in a conversation of any length.
-"""
+"""Changes a snapshot when the head is moved. This is faster than making the snapshot again from the log."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,7 +22,6 @@ from infrastructure.event_log.reader import EventReader
 
 _PAGE_EVENTS = 200
 _MAX_EVENTS = 1_000
-"""If more events had to be read, the snapshot is made again."""
 
 
 async def move_snapshot(
@@ -38,10 +34,10 @@ async def move_snapshot(
     at: StreamVersion,
     counts: ItemCounts,
 ) -> bool:
-    """Brings the snapshot of version `before` to the version of `at`. The head was moved in between.
+    """Brings the snapshot of version `before` to the version of `at`.
 
-    Returns False if the snapshot must be made again from the log, for example if it is missing, if it has another version, if too few
-    of its items would stay, if too many events had to be read, or if there are pins, summaries or inherited items. Raises psycopg.Error and redis.exceptions.RedisError.
+    Returns False if the snapshot must be made again from the log. Raises psycopg.Error and
+    redis.exceptions.RedisError.
     """
     stored = await _stored(redis, tenant, conversation_id)
     if stored is None or stored.incarnation != at.incarnation or stored.version < before:
@@ -86,7 +82,6 @@ async def move_snapshot(
 
 
 async def _stored(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
-    """The stored snapshot without its items. None if it cannot be changed."""
     try:
         fields, _ = await read_stored(redis, tenant, conversation_id, 1)
         stored = from_stored(fields)
@@ -99,10 +94,9 @@ async def _stored(redis: Redis, tenant: str, conversation_id: str) -> Snapshot |
 
 
 class _NewerItems(Struct):
-    """Collects the items of the new path that are deeper than `kept`, from pages that come newest first, and the last requests.
+    """Collects the items of the new path that the snapshot lacks.
 
-    `first_depth`: requests with a smaller depth need not be found. `stored`: the last requests on the old path. `last`: the path's last item. `complete`: no older
-    page is needed.
+    `first_depth`: requests with a smaller depth need not be found. `stored`: the last requests on the old path.
     """
 
     kept: int
@@ -125,8 +119,8 @@ class _NewerItems(Struct):
         oldest = page.appended[-1].depth if page.appended else self.kept + 1
         if oldest > self.kept:
             return
-        # Both paths have all items that are older than this page. So the last requests before the page are the same for both.
-        # An exception is a request whose answer opened a branch that the new path does not take. Its depth is `kept` or more.
+        # Both paths have all items before this page, so the last requests before it are the same. The exception: a
+        # request whose answer opened a branch that the new path does not take. Its depth is `kept` or more.
         before = page.events[-1].version
         older = {
             model: last

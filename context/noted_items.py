@@ -1,7 +1,4 @@
-"""Items that are sent in a changed form because the model cannot take a part of them: their tokens, and their record.
-
-For example, a note takes the place of an image. The record of the request names these items.
-"""
+"""Counts and records items that are sent in a changed form. For example, a note takes the place of an image."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
@@ -18,7 +15,10 @@ from domain.items import Item
 
 
 class AsSent(Struct, frozen=True):
-    """Items, with the tokens that they have in a request. `reasons`: by the id of each item in a changed form, why a part of it is left out; None if nothing is left out."""
+    """Items, with the tokens of the form in which they are sent.
+
+    `reasons`: by the id of each changed item, why a part is left out; None if nothing is left out.
+    """
 
     items: Sequence[ContextItem]
     reasons: Mapping[str, str | None]
@@ -27,7 +27,7 @@ class AsSent(Struct, frozen=True):
 async def noted_tokens(
     items: Sequence[tuple[str, Item]], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> dict[int, int]:
-    """The tokens of each item that is sent in a changed form, by its index in `items`. `items`: (id, item) of each."""
+    """By index, the tokens of each item that is sent in a changed form."""
     noted = {
         index: (item_id, form)
         for index, (item_id, item) in enumerate(items)
@@ -39,7 +39,6 @@ async def noted_tokens(
 async def as_sent(
     items: Sequence[ContextItem], renderer: int, missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> AsSent:
-    """These items as they are sent to a model without the `missing` abilities."""
     noted = {
         index: (item.item_id, form)
         for index, item in _to_check(items)
@@ -55,10 +54,6 @@ async def as_sent(
 
 
 def noted_ranges(sent: Sequence[ContextItem], reasons: Mapping[str, str | None]) -> list[LeftOut]:
-    """The sent items in which something is left out, as ranges: neighbours with the same reason form one range.
-
-    `reasons`: as in AsSent.
-    """
     ranges: list[LeftOut] = []
     for reason, group in groupby(sent if reasons else (), key=lambda item: reasons.get(item.item_id)):
         if reason is not None:
@@ -70,7 +65,6 @@ def noted_ranges(sent: Sequence[ContextItem], reasons: Mapping[str, str | None])
 async def _count(
     noted: Mapping[int, tuple[str, Noted]], missing: Collection[str], counts: ItemCounts, encoding: str
 ) -> dict[int, int]:
-    """The tokens of items in the form in which they are sent. `noted`: (the item's id, this form), by the item's index."""
     if not noted:
         return {}
     lacking = ",".join(sorted(missing))
@@ -79,10 +73,7 @@ async def _count(
 
 
 def _to_check(items: Sequence[ContextItem]) -> list[tuple[int, ContextItem]]:
-    """(index, item) of each item that may have to be changed: all but plain messages and messages whose content is a string.
-
-    Every model takes such messages, and a context may have thousands of them.
-    """
+    """Leaves out messages with plain text, because every model takes these, and a context may have thousands."""
     return [
         (index, other)
         for index, other in not_plain(items)

@@ -1,7 +1,4 @@
-"""Reads a path backwards from the log, from its last item to its first. The path of a fork goes on in the origin.
-
-Deleted items are left out.
-"""
+"""Reads a path backwards from the log. The path of a fork goes on in its origin. Deleted items are left out."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -17,16 +14,14 @@ from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
 
 PAGE_EVENTS = 200
-"""Events read at a time."""
 
 
 class PathPage(Struct, frozen=True, kw_only=True):
-    """Some items of a path, newest first, without deleted ones.
+    """Some items of a path, newest first.
 
-    before_gap    ids of items whose next newer item on the path was looked up, and is deleted
-    requests      (model, sequence) of each request that was made on the path, newest first
-    is_inherited  whether the items come from the origin of a fork
-    lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
+    `before_gap`: ids of items whose next newer item was found deleted. `requests`: (model, sequence), newest first.
+    `is_inherited`: whether the page is of a fork's origin. `lost`: the items that the path had in a deleted
+    conversation.
     """
 
     items: list[ItemAppended] = []
@@ -43,11 +38,10 @@ async def path_backwards(
     is_past: bool = False,
     first_page: Sequence[Recorded] | None = None,
 ) -> AsyncIterator[PathPage]:
-    """The items of the path that ends with the segment `end`, newest first, in pages.
+    """The path's items, newest first.
 
-    After the first item of a fork come the items of its origin. `is_past`: the conversation may have later events than
-    `end`. They may have retracted items of the path, so deletions are looked up. `first_page`: the page that ends at
-    the version of `end`, if it was read already.
+    `is_past`: the conversation may have later events. These may have retracted items, so deletions are looked up.
+    `first_page`: the page that ends at the version of `end`, if known.
     """
     segment: PathSegment | None = end
     last_id: str | None = None
@@ -83,12 +77,10 @@ async def path_backwards(
 async def _undeleted(
     reader: Reader, page: SegmentPage, gap: bool, conversations: Sequence[str], *, may_be_deleted: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """Returns (the page's items that are not deleted, `before_gap` of PathPage, `gap` for the next page).
+    """Returns (items, `before_gap`, `gap` for the next page).
 
-    `gap`: whether the item of the path that is just newer than this page is deleted.
-    `conversations`: those of the path, from its end up to this page. `may_be_deleted`: any of the items may have been retracted, because
-    a conversation of the path has events that were not read. If False, the only items that can be deleted are copies whose original was
-    deleted.
+    `gap`: whether the next newer item was found deleted. `conversations`: those of the path, from its end up to this
+    page. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are looked up.
     """
     appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]
     looked_up = {event.item_id: event.copy_of for event in appended if may_be_deleted or event.copy_of is not None}
@@ -107,16 +99,11 @@ async def _undeleted(
 
 
 async def _origin(reader: Reader, segment: PathSegment, oldest: Recorded | None) -> Fork | None:
-    """What the segment's conversation was forked from. None if it is no fork. `oldest`: the oldest event that was read."""
     if oldest is not None and isinstance(oldest.event, ConversationStarted):
         return oldest.event.forked_from
     return await fork_of(reader, segment.conversation_id)
 
 
 def _lost(segment: PathSegment, fork: Fork | None, last_id: str | None) -> LeftOut | None:
-    """The items that the path had in a deleted conversation; None if it had none there.
-
-    `fork`: what that conversation was forked from. `last_id`: its last item on the path.
-    """
     count = (segment.last_depth or 0) - (fork.depth if fork else 0)
     return LeftOut(reason=DELETED, last=last_id, count=count) if count > 0 else None

@@ -1,4 +1,4 @@
-"""Reads the items of a path, newest first: from the snapshot, and then from the log, only as far back as needed."""
+"""Reads a path's items, newest first: from the snapshot, then from the log, as far back as needed."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
@@ -14,13 +14,14 @@ from infrastructure.event_log.recorded import Recorded
 
 MAX_READ_ITEMS = 2_000
 MAX_READ_BYTES = 16 * 1024 * 1024
-"""How much of the log is read to compare a request with its conversation. Older items count as missing."""
+"""Older items count as missing."""
 
 
 class PathHistory:
-    """The path that ends at `end`. Without `end`, it has no items yet. `recent`: its newest items, if a snapshot has them.
+    """The items of a path that were read so far.
 
-    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path. They are searched too.
+    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path;
+    they are searched too.
     """
 
     def __init__(
@@ -42,14 +43,16 @@ class PathHistory:
         self._path: Path | None = None
         self._by_given_id: dict[str, tuple[str, Item]] = {}
         self._indexed = 0
-        """How many items of `newest_first` were searched for given ids, to fill `_by_given_id`."""
+        """How many items of `newest_first` were searched for given ids."""
         self.newer = newer
         self.newest_first: list[tuple[str, Item]] = list(reversed(newer))
         if recent is not None:
             self.newest_first += [(item.item_id, item.item) for item in reversed(recent.items)]
 
     async def read_older(self) -> bool:
-        """Adds a page to `newest_first`. Returns False at the path's start, and after MAX_READ_ITEMS or MAX_READ_BYTES."""
+        """Adds a page to `newest_first`. Returns False at the path's start, or if MAX_READ_ITEMS or MAX_READ_BYTES are
+        reached.
+        """
         is_enough = self._read_items >= MAX_READ_ITEMS or self._read_bytes >= MAX_READ_BYTES
         if self._end is None or self._reaches_start or is_enough:
             return False
@@ -69,7 +72,7 @@ class PathHistory:
         return True
 
     async def find(self, matches: Callable[[str, Item], bool]) -> tuple[str, Item] | None:
-        """The newest (id, item) that matches. None if no item matches, as far back as `read_older` reads."""
+        """The newest (id, item) that matches, as far back as `read_older` reads."""
         index = 0
         while True:
             while index < len(self.newest_first):
@@ -80,7 +83,7 @@ class PathHistory:
                 return None
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
-        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id. None if none is found as far back as `read_older` reads."""
+        """The newest (id, item) to which a client gave this id, or which is a copy of that item."""
         while True:
             for entry in self.newest_first[self._indexed :]:
                 if (name := given_id(entry[1])) is not None:
@@ -92,21 +95,23 @@ class PathHistory:
                 return None
 
     async def has(self, appended: Recorded) -> bool:
-        """Whether this ItemAppended is on the path. Whether it is deleted is not checked."""
+        """Whether the item is on the path. Deleted items count too."""
         event, conversation_id = appended.event, appended.conversation_id
         assert isinstance(event, ItemAppended)
         path = await self._path_through(conversation_id)
         return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
     async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
-        """The given items that a fork on the path inherits and has retracted for itself. Each must be on the path (`has`) and not be deleted in its own conversation."""
+        """Which of these items a fork of the path has retracted for itself.
+
+        Each must be on the path (`has`), and not deleted in its own conversation.
+        """
         if self._path is None:  # none of them is inherited
             return frozenset()
         conversations = [segment.conversation_id for segment in self._path.segments]
         return await deleted_items(self._reader, dict.fromkeys(item_ids), conversations)
 
     async def _path_through(self, conversation_id: str) -> Path | None:
-        """The path, or only its newest segment if that is the segment of this conversation. Older segments are read only if they are needed. None if there is no path yet."""
         if self._end is None:
             return None
         if conversation_id == self._end.conversation_id:

@@ -1,7 +1,4 @@
-"""Reads pinned items from the log, wherever they are on the path.
-
-Also reads the calls and outputs that belong to them.
-"""
+"""Reads pinned items from the log, with the calls and outputs that belong to them."""
 
 from collections.abc import Collection, Sequence
 
@@ -22,17 +19,18 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class OnPath(Struct, frozen=True):
-    """Items of a path. `rows`: for each item id, the item's segment and its ItemAppended. `conversations`: the conversations of the path that were searched, from the path's end."""
+    """Items found on a path.
+
+    `rows`: by item id, the item's segment and its ItemAppended. `conversations`: those that were searched, from the
+    path's end.
+    """
 
     rows: dict[str, tuple[PathSegment, Recorded]]
     conversations: list[str]
 
 
 async def appended_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> OnPath:
-    """Finds items on the path whose newest segment is `end`.
-
-    Items that are not on the path are left out. Deleted items are not left out.
-    """
+    """Finds the items that are on the path, also deleted ones."""
     found: dict[str, tuple[PathSegment, Recorded]] = {}
     conversations: list[str] = []
     segment: PathSegment | None = end
@@ -51,7 +49,7 @@ async def appended_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[
 
 
 async def undeleted_on_path(reader: Reader, end: PathSegment, item_ids: Sequence[str]) -> dict[str, Recorded]:
-    """The ItemAppended of each of these items on the path whose newest segment is `end`, by item id, without items that are deleted now."""
+    """The ItemAppended of each item that is on the path and not deleted now."""
     found = await appended_on_path(reader, end, item_ids)
     appended = [row.event for _, row in found.rows.values() if isinstance(row.event, ItemAppended)]
     copies = {event.item_id: event.copy_of for event in appended}
@@ -62,10 +60,7 @@ async def undeleted_on_path(reader: Reader, end: PathSegment, item_ids: Sequence
 async def items_on_path(
     reader: Reader, end: PathSegment, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The items with these ids on the path whose newest segment is `end`, ordered by depth.
-
-    Items that are deleted now are left out.
-    """
+    """The items that are on the path and not deleted now, ordered by depth."""
     rows = await undeleted_on_path(reader, end, item_ids)
     kept = [row.event for row in rows.values() if isinstance(row.event, ItemAppended)]
     return tuple(sorted(await counted_items(kept, counts), key=lambda item: item.depth))
@@ -74,10 +69,9 @@ async def items_on_path(
 async def partners_of_pins(
     reader: Reader, end: PathSegment, items: Sequence[ContextItem], pinned: Collection[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The output of each pinned call, and the call of each pinned output, if it is not among `items`.
+    """The outputs of pinned calls, and the calls of pinned outputs, that `items` lacks.
 
-    `items`: items of the path whose newest segment is `end`, with the pinned ones among them. A call or an output is
-    looked for in the conversation of its pinned item, within PAGE_EVENTS events from it.
+    A partner is looked for within PAGE_EVENTS events of the pinned item.
     """
     if not pinned:
         return ()

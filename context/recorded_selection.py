@@ -1,4 +1,4 @@
-"""What a ReplyRequested event records of a selection: ranges of items, so that the event stays small in a long conversation. Pure."""
+"""What a ReplyRequested event records of a selection: ranges, so that the event stays small. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,9 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """First a range for each pinned item of older turns, then the ranges of the window.
+    """A range must not span an item that was found deleted, because the path at the recorded version still has that item.
 
-    A range must not span an item that was found deleted, because the path at the recorded version still has that item. So the window is
-    split after each item with `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
+    `count` includes items that cannot be sent; `tokens` does not.
     """
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
@@ -30,7 +29,7 @@ def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
 
 
 def recorded_left_out(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
-    """Returns `left_out`. If it has more than `max_ranges` ranges, those with the same reason are merged into one."""
+    """Merges ranges with the same reason if there are more than `max_ranges`."""
     if len(left_out) <= max_ranges:
         return tuple(left_out)
     merged: dict[str, LeftOut] = {}

@@ -1,15 +1,14 @@
-"""Finds the items of a request's input that only repeat the history. Some clients send earlier items again, although they name a conversation. Pure.
+"""Finds the items of a request's input that only repeat the history.
 
-Only these items are left out:
+Some clients send earlier items again, although they name a conversation. Pure.
 
-- An output whose call already has an output on the path. If the input has the call too, the two calls must be equal, and so must the two
-  outputs, because some models use one call id again and again.
-- All but the last of several outputs of one call.
-- Items of the input before such an output, if the path has them too. Starting at that output, the input and the path are compared from newer
-  to older items. The path may have calls, outputs, answers and reasoning that the input lacks, because clients do not send all of them. But the
-  comparison ends at the first message of the path that differs and is not the assistant's.
+An output is left out if its call already has an output on the path. If the input repeats the call, both calls and both
+outputs must be equal, because some models reuse call ids. Of several new outputs of one call, only the last stays.
+Items before a repeated output are left out if the path has them too.
 
-A message that merely equals an earlier one is new: a user may say "yes" twice.
+From that output, the input and the path are compared backwards. The path may have more calls, outputs, answers and
+reasoning, because clients do not send all of them. The comparison ends at a differing message that is not the
+assistant's. A message with no repeated output after it is always new, because a user may say "yes" twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +21,13 @@ from domain.items import Item, content_parts, type_of
 
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _NOT_COMPARED = frozenset({"id", "status", "phase"})
-"""The store or the API adds these fields, and clients do not always send them back."""
+"""The store or the API adds these fields. Clients do not always send them back."""
 
 _CallKey = tuple[str, str]
 
 
 def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[int]:
-    """The indices of input items that are left out. `newest_first`: the path's items, as far as `needs_older` asks for them."""
+    """The indexes of the input items that are left out."""
     answered = dict(_answered(newest_first, input_items))
     left_out = set(answered)
     ends = _ends_of_calls(newest_first)
@@ -50,9 +49,9 @@ def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[i
 
 
 def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bool:
-    """Whether older items of the path are needed: an output's call was not found, or more of the input may be repeated.
+    """Whether `repeated` needs older items of the path.
 
-    Older items are not read just to find a call of the input on the path, because most calls in the input are new.
+    A call of the input is no reason to read on, because most calls are new.
     """
     if not newest_first:
         return has_outputs(input_items)
@@ -67,14 +66,14 @@ def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bo
 
 
 def has_outputs(input_items: Sequence[Item]) -> bool:
-    """Whether the input has an output. Without one, no item of the input is left out."""
+    """Without an output, no item of the input is left out."""
     return any(map(_is_output, input_items))
 
 
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """(index in the input, index in the path) of each output whose call has an output on the path.
+    """(index in the input, index in the path) of each output that repeats one of the path.
 
-    (index in the input, -1) if a later output of the input answers the same call.
+    If the input has several new outputs of one call, also (index, -1) of each but the last.
     """
     ends = _ends_of_calls(newest_first)
     new_calls: set[_CallKey] = set()
@@ -100,7 +99,6 @@ def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iter
 
 
 def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None]:
-    """By call key: the position of the output of the last call with that key; None if that call has no output."""
     ends: dict[_CallKey, int | None] = {}
     for index, item in enumerate(newest_first):
         key = call_key(item)
@@ -110,7 +108,6 @@ def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None
 
 
 def _outputs_without_call(input_items: Sequence[Item]) -> Iterator[_CallKey]:
-    """The keys of the outputs whose call does not come before them in the input."""
     calls: set[_CallKey] = set()
     for item in input_items:
         if (key := call_key(item)) is None:
@@ -122,14 +119,13 @@ def _outputs_without_call(input_items: Sequence[Item]) -> Iterator[_CallKey]:
 
 
 def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item) -> bool:
-    """Whether the output at `position` of the path answers a call that equals this one."""
     key = call_key(call)
     calls = (item for item in newest_first[position:] if call_key(item) == key and not is_output(item))
     return _compared(next(calls, {})) == _compared(call)
 
 
 def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
-    """Where the path, read backwards from `start`, has an equal item. None if it has none, or if a differing message that is not the assistant's comes first."""
+    """None if no item is equal, or if a differing message that is not the assistant's comes first."""
     compared = _compared(item)
     for position in range(start, len(newest_first)):
         if _compared(newest_first[position]) == compared:
@@ -148,7 +144,6 @@ def _is_output(item: Item) -> bool:
 
 
 def _compared(item: Item) -> dict[str, Any]:
-    """The fields of an item that are compared. Two items are equal if these fields are equal."""
     compared = {name: value for name, value in item.items() if name not in _NOT_COMPARED and value is not None}
     if isinstance(arguments := item.get("arguments"), str):
         compared["arguments"] = _compared_json(arguments)
@@ -158,7 +153,7 @@ def _compared(item: Item) -> dict[str, Any]:
 
 
 def _compared_json(text: str) -> bytes | str:
-    """JSON text in one standard form. Some clients decode a call's arguments and encode them again, so spaces and the order of names may differ."""
+    """Some clients decode a call's arguments and encode them again. So spaces and the order of names may differ."""
     try:
         return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
     except (msgspec.DecodeError, RecursionError):

@@ -1,10 +1,6 @@
-"""Renders the body of a recorded request again from the log. Later changes of the conversation do not change the result, except that content
-that is deleted now can be left out.
+"""Renders the body of a recorded request again from the log.
 
-`Shown`, in the ReplyRequested event, names the version, the ranges, the summary and the renderer. The texts of items, instructions and the
-summary come from other events of the log. The model, the parameters and the input come from ReplyRequested itself.
-
-A Chat Completions request has a `Transcript` instead of ranges.
+Later changes do not change the result, but deleted content can be left out.
 """
 
 from typing import Any
@@ -41,9 +37,10 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
-    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the original, if it is a copy.
+    """An item of the request.
 
-    `is_blanked`: whether the item is deleted now and the caller is not shown deleted content.
+    `tokens`: in the recorded encoding. `copy_of`: the id of the original, if this is a copy. `is_blanked`: the item is
+    deleted now, and the caller is not shown deleted content.
     """
 
     item_id: str
@@ -56,9 +53,9 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 class Rerendered(Struct, frozen=True, kw_only=True):
     """A body that was rendered again.
 
-    `matches`: whether its SHA-256 is the recorded one; None if something in the body is blanked. `items`: the items
-    that were sent. The request's own input comes last. `summary_tokens`: tokens of the summary, 0 if there was none.
-    `summary_is_blanked`: whether the text of the summary is left out, because the summary covers a deleted item.
+    `matches`: whether the SHA-256 is the recorded one; None if something is blanked. `items`: those that were sent;
+    the request's own input comes last. `summary_is_blanked`: the summary's text is left out, because the summary covers
+    a deleted item.
     """
 
     body: dict[str, Any]
@@ -72,9 +69,9 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 async def rerender(
     reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts, *, with_deleted: bool = True
 ) -> Rerendered:
-    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error, UnreadableEvent and LogMoved.
+    """Raises psycopg.Error, UnreadableEvent and LogMoved.
 
-    Without `with_deleted`, deleted items, and a summary that covers one, are blanked: they keep their places in the body, without content.
+    Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)
@@ -151,7 +148,6 @@ async def rerender(
 async def _rerender_transcript(
     reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool
 ) -> Rerendered:
-    """The body of a Chat Completions request. Messages that are not made of items are only in the body, not among the items."""
     messages = await rendered_transcript(reader, requested, with_deleted=with_deleted)
     body = render_transcript(
         request.shown.renderer,
@@ -181,10 +177,6 @@ async def _rerender_transcript(
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:
-    """The items of the ranges with exactly one item, by item id, read in one query.
-
-    Items in a fork's origin are not found here: `_range` reads them.
-    """
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
     appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {
@@ -195,9 +187,9 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
 
 
 async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> PathSegment:
-    """The newest segment of the path that the model was shown: the path to `after`, or the path that was active when the request was recorded.
+    """The path to `after`, or the path that was active when the request was recorded.
 
-    The request may have been sent again later, at another version. By then, another path may have been active.
+    The request may have been sent again later, when another path was active.
     """
     conversation_id = requested.conversation_id
     branches = (
@@ -207,7 +199,6 @@ async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> 
 
 
 async def _range(reader: Reader, end: PathSegment, position: int, shown_range: ShownRange) -> list[StoredItem]:
-    """The items from the range's first to its last, on the path as it was when the reply was requested. `position`: the log position of the request."""
     items: list[StoredItem] = []
     async for event in path(reader, end, first=shown_range.first, recorded_at=position):
         items.append(stored_item(event))
@@ -217,7 +208,6 @@ async def _range(reader: Reader, end: PathSegment, position: int, shown_range: S
 
 
 async def _compacted(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Recorded | None:
-    """The ContextCompacted of a summary, which a fork may have inherited."""
     while compaction_id is not None:
         until = version
         while changes := await reader.summary_changes(conversation_id, until=until, limit=MAX_SUMMARY_CHANGES):

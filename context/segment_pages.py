@@ -1,6 +1,6 @@
-"""Reads the part of a path that lies in one conversation from the log, newest events first.
+"""Reads one conversation's part of a path, page by page, newest events first.
 
-The events of other branches are skipped. So a path is read as fast in a conversation with a thousand branches as in one with a single branch.
+Most events of other branches are skipped. So the number of branches does not slow a read down.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -17,12 +17,10 @@ from infrastructure.event_log.recorded import Recorded
 
 
 class Reader(Protocol):
-    """What the functions of this module need of the log."""
-
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
         """At most `limit` events with version <= `until`, newest first.
 
-        A page may have fewer events even if more follow. It is empty only if there are no more.
+        A page may be short; only an empty page is the end.
         """
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
@@ -33,21 +31,17 @@ class Reader(Protocol):
 
 
 class LoggedRequest(Struct, frozen=True):
-    """A request to a model. `version`: the version of the event that records it."""
-
     version: int
     model: str
     sequence: SentSequence
 
 
 class SegmentPage(Struct, frozen=True):
-    """A page of a segment's conversation.
+    """Some events of a conversation, newest first.
 
-    events     the events that were read, newest first
-    appended   those of them that added an item of the path
-    retracted  the ids of these items that were retracted up to the segment's version. If events were skipped: the ids of those that are deleted now
-    requests   the requests that were made on the path, newest first
-    opened_by  the ids of the responses whose items opened branches of the path on this page
+    `appended`: the items of the path among these events. `retracted`: ids of `appended` items that are retracted at the
+    segment's version, or deleted now if events were skipped. `requests`: made on the path, or for responses in
+    `opened_by`. `opened_by`: ids of the responses that opened branches of the path on this page.
     """
 
     events: Sequence[Recorded]
@@ -58,15 +52,17 @@ class SegmentPage(Struct, frozen=True):
 
 
 class PageMaker(Struct):
-    """Makes the pages of a segment, newest first."""
+    """Makes the pages of a segment from its events, newest first."""
 
     segment: PathSegment
     _newest_changes: dict[str, bool] = {}
-    """By item id, whether its newest change is a retraction."""
     _has_items: bool = False
 
     def page(self, events: Sequence[Recorded]) -> SegmentPage:
-        """The next page. `events`: newest first, older than those of the page before. `retracted` is right only if no events were skipped."""
+        """The next older page. `events`: newest first.
+
+        `retracted` is right only if no events were skipped.
+        """
         appended: list[ItemAppended] = []
         requests: list[LoggedRequest] = []
         opened_by: set[str] = set()
@@ -89,10 +85,7 @@ class PageMaker(Struct):
         return SegmentPage(events, appended, retracted, requests, frozenset(opened_by))
 
     def _is_on_path(self, version: int) -> bool:
-        """Whether a request at this version was made on the path.
-
-        A path that ends with an item may leave its last branch there. Then the requests after this item were not made on the path.
-        """
+        """If the path is not open, a request newer than its last item counts only if it is newer than `active_since`."""
         segment = self.segment
         if segment.newest_version(version) != version:
             return False
@@ -102,9 +95,9 @@ class PageMaker(Struct):
 async def segment_pages(
     reader: Reader, segment: PathSegment, limit: int, *, first_page: Sequence[Recorded] = ()
 ) -> AsyncIterator[SegmentPage]:
-    """The segment's pages of at most `limit` events, newest first.
+    """Yields the segment's pages, newest first.
 
-    `first_page`: the newest events of the conversation up to the version of the segment, if they were read already.
+    `first_page`: the newest events up to the segment's version, if they were read already.
     """
     maker = PageMaker(segment)
     read_from = segment.version + 1
@@ -121,7 +114,7 @@ async def segment_pages(
         page = maker.page(events)
         if page.opened_by:
             page = replace(page, requests=await _with_opening(reader, segment.conversation_id, page))
-        if has_skipped:  # the events that were skipped may have retracted or restored any of the items
+        if has_skipped:  # the skipped events may have retracted or restored items
             retracted = await deleted_items(reader, {event.item_id: None for event in page.appended})
             page = replace(page, retracted=retracted)
         yield page
@@ -129,7 +122,7 @@ async def segment_pages(
 
 
 async def _with_opening(reader: Reader, conversation_id: str, page: SegmentPage) -> list[LoggedRequest]:
-    """The requests of the page, and the requests of `opened_by`: these were made when another path was active."""
+    """Adds the requests of `opened_by`, which were made when another path was active."""
     rows = await reader.items(conversation_id, list(page.opened_by))
     requests = {row.version: LoggedRequest(row.version, *sent) for row in rows if (sent := sent_request(row.event))}
     requests |= {request.version: request for request in page.requests}

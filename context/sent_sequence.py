@@ -1,9 +1,8 @@
-"""What a request has in common with the last request to the same model. A provider's prompt cache can reuse only this.
+"""Compares a request with the last one to the same model.
 
-For a provider, a request is a sequence: tools, instructions, the summary, pinned items, then the other messages. Two
-requests can share the cache for their common beginning. So each request records a few points of its sequence. Each
-point has a hash of everything before it. The next request is compared with these points, to find the last point up to
-which both requests are the same. Pure.
+A provider's prompt cache can reuse only the common beginning of the two. So each request records a few points of its
+sequence. Each point has a hash of everything before it but the tools. The sequence is: tools, instructions, summary,
+pinned items, other messages.
 """
 
 import hashlib
@@ -19,9 +18,7 @@ from domain.events import SentSequence, SequencePoint, SharedPrefix
 
 TOOLS_CHANGED, CONTEXT_COMPACTED, INPUT_CHANGED = "tools_changed", "context_compacted", "input_changed"
 MODEL_CHANGED, NOT_FOUND = "model_changed", "comparison_response_not_found"
-"""Why a request does not share all of the last request. These reasons, and those in `_SETTINGS`, are values of
-`prompt_cache_diagnostics`: `openai/types/responses/response.py` of the official SDK.
-"""
+"""Why a request does not share all of the last one: values of `prompt_cache_diagnostics` (`openai/types/responses/response.py`)."""
 
 _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
     ("tools", None, TOOLS_CHANGED),
@@ -31,9 +28,9 @@ _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
     ("service_tier", None, "service_tier_changed"),
     ("prompt_cache_key", None, "prompt_cache_key_changed"),
 )
-"""(parameter, its field or None, reason). If one of these settings changes, a cache reuses nothing.
+"""(parameter, its field or None, reason).
 
-The order is that of `SentSequence.settings`.
+If one of these changes, a cache reuses nothing. The order is that of `SentSequence.settings`.
 """
 
 _SETTING_BYTES = 4
@@ -48,10 +45,7 @@ def sent_sequence(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> tuple[SentSequence, SharedPrefix]:
-    """The sequence of a request with this body, and what it shares with the last request to the model.
-
-    `body_of`: renders the body with other items.
-    """
+    """The request's sequence, and what it shares with the last one. `body_of`: renders the body with other items."""
     recent = choice.recent
     last = recent.last_requests.get(reply_request.model)
     tokens_at = _tokens_at(choice, body, body_of)
@@ -72,10 +66,9 @@ def sent_sequence(
 
 
 def _first_depth(choice: ContextChoice, depth: int) -> int:
-    """The depth at which the window begins. `depth`: that of the path's last item.
+    """Where the window begins.
 
-    If the window has the whole path: the first depth that the summary does not cover. There may be deleted items before the window,
-    which are shown when they are restored.
+    If it has the whole path, it begins right after the summary, because deleted items there may be restored.
     """
     window, summary = choice.selection.window, choice.recent.summary
     if choice.context_input.reaches_start and len(window) == len(choice.context_input.path):
@@ -84,7 +77,6 @@ def _first_depth(choice: ContextChoice, depth: int) -> int:
 
 
 def _shared_prefix(last: SentSequence, sequence: SentSequence, hashes: Mapping[int, bytes]) -> SharedPrefix:
-    """What the new request, `sequence`, shares with the last one. `hashes`: those of the new request, by length."""
     for number, (_, _, reason) in enumerate(_SETTINGS):
         setting = slice(number * _SETTING_BYTES, (number + 1) * _SETTING_BYTES)
         if last.settings[setting] != sequence.settings[setting]:
@@ -105,8 +97,8 @@ def _tokens_at(
 ) -> dict[int, int]:
     """The tokens before each point, by the point's length.
 
-    The points are: after the tools, after the instructions, after the summary, after the pins, before the first
-    new turn (or the newest turn, if the input begins none), and at the end.
+    There is a point after the tools, the instructions, the summary and the pins, and one at the end. Another is before
+    the first new turn. If the input begins no turn, it is before the newest turn.
     """
     sent, pins = choice.selection.sent, {pin.item_id for pin in choice.selection.pins}
     parts = _parts(body)
@@ -134,18 +126,15 @@ def _tokens_at(
 
 
 def _nth_last(flags: Sequence[bool], n: int) -> int | None:
-    """The index of the nth true value from the end; None if there are fewer."""
     indices = [index for index, flag in enumerate(flags) if flag]
     return indices[-n] if len(indices) >= n else None
 
 
 def _parts(body: Mapping[str, Any]) -> list[Any]:
-    """What follows the tools in a request: its instructions (None in a Chat Completions request), then its messages."""
     return [body.get("instructions"), *(body["messages"] if "messages" in body else body["input"])]
 
 
 def _hashes(body: Mapping[str, Any], lengths: Collection[int]) -> dict[int, bytes]:
-    """By length: the hash of the first `length` parts of the request."""
     hashes: dict[int, bytes] = {}
     sha256 = hashlib.sha256()
     for length, part in enumerate([*_parts(body), None]):

@@ -1,4 +1,4 @@
-"""Makes a context snapshot from a conversation's events. The events are read from the log, or passed by the caller."""
+"""Makes a context snapshot from a conversation's events."""
 
 from collections.abc import Iterable, Sequence
 
@@ -54,15 +54,16 @@ async def refill(
     *,
     counts: ItemCounts | None = None,
 ) -> Snapshot | None:
-    """Makes the snapshot at `version` from the log and returns it. Writes it unless Redis has one that is as new or newer.
+    """Writes the snapshot to Redis unless Redis has one as new.
 
-    Returns None if the log does not have the conversation. In this case, and if the conversation was deleted meanwhile,
-    removes the snapshot in Redis. `tenant`: the conversation's tenant; it is not checked. Raises psycopg.Error and redis.exceptions.RedisError.
+    None if the log does not have the conversation. `tenant` is not checked. Raises psycopg.Error and
+    redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version, counts)
     if snapshot is not None:
         await put_snapshot(redis, tenant, conversation_id, snapshot)
-    # A restart of Postgres changes the incarnation. Then this snapshot may have replaced the tombstone of a later deletion.
+    # A restart of Postgres changes the incarnation. So this snapshot may have replaced the tombstone of a later
+    # deletion.
     head = await reader.head(conversation_id)
     if snapshot is None or head is None or (head.deleted and not snapshot.deleted):
         await redis.unlink(*snapshot_keys(tenant, conversation_id))
@@ -70,7 +71,6 @@ async def refill(
 
 
 async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[SnapshotItem]:
-    """The items of these events with their tokens."""
     items = [(event.item_id, from_stored(event.item)) for event in appended]
     tokens = await counts.of(items, DEFAULT_ENCODING)
     elements: list[SnapshotItem] = []
@@ -84,10 +84,9 @@ async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
 async def snapshot_from_log(
     reader: EventReader, conversation_id: str, version: int, counts: ItemCounts | None = None
 ) -> Snapshot | None:
-    """The snapshot at `version`, or at the conversation's last version if that is lower.
+    """The snapshot at `version`, or at the last version if that is lower.
 
-    None if the log does not have the conversation. Reads backwards, only as far as the snapshot reaches. Raises
-    psycopg.Error when Postgres is unavailable.
+    None if the log does not have the conversation. Raises psycopg.Error.
     """
     page = await reader.conversation_backwards(conversation_id, until=version, limit=_PAGE_EVENTS)
     if not page:
@@ -109,7 +108,7 @@ async def snapshot_from_log(
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
-    """The snapshot after `events`: a conversation's events from the first one on, in order and without gaps."""
+    """The snapshot after `events`, which are all events of a conversation."""
     started, state = events[0].event, fold(recorded.event for recorded in events)
     assert state is not None
     assert isinstance(started, ConversationStarted)
@@ -149,7 +148,6 @@ async def _snapshot(
     appended: Iterable[ItemAppended],
     counts: ItemCounts | None = None,
 ) -> Snapshot:
-    """The snapshot of these newest items. `appended` must include the items of the path that are pinned. Other items are ignored."""
     counts = counts or ItemCounts()
     items = await snapshot_items(newest.newest_first[::-1], counts)
     first, size = newest.first, _size(items)
@@ -187,10 +185,10 @@ def _size(items: Sequence[SnapshotItem]) -> int:
 
 
 class _NewestItems(Struct):
-    """Collects the items of a snapshot from pages that come newest first. `complete`: no older page is needed.
+    """Collects the newest items of a path.
 
-    Only items deeper than `above_depth` are collected: no items that a summary replaces, and none that a fork inherited. `branch` and
-    `depth`: those of the path's last item. `first`: the snapshot has all items from this depth on, without retracted ones.
+    `complete`: no older page is needed. `above_depth`: items up to this depth are summarized or inherited. `first`: the
+    snapshot has all items from this depth on, without retracted ones.
     """
 
     above_depth: int

@@ -1,9 +1,7 @@
 """Reads and writes context snapshots in Redis.
 
-A new snapshot replaces the stored one if its version is higher, if the stored one has the same version in another format, or if the
-stored one was made from another incarnation of the log.
-
-A snapshot may be missing at any time. Then the log is read instead, and `refill` (`snapshot_from_log.py`) can make the snapshot again.
+A new snapshot replaces a stored one of a lower version, of the same version in another format, or of another
+incarnation of the log. A snapshot may be missing at any time.
 """
 
 import functools
@@ -41,23 +39,18 @@ from context.snapshots import (
 
 FIRST_READ_ITEMS = 256
 TOKENS_PER_ITEM = 16
-"""The first read takes FIRST_READ_ITEMS items, or as many items of TOKENS_PER_ITEM tokens as fit if these are fewer.
-
-Most contexts need no second read. If a conversation needed one, the first read of its next context takes more items.
-"""
+"""The first read takes at most about `max_tokens` / TOKENS_PER_ITEM items."""
 
 MAX_REMEMBERED = 10_000
-"""For how many conversations a process remembers that their contexts need more than FIRST_READ_ITEMS items."""
 
 REPLACE = -1
-"""With this `before`, `write_snapshot.lua` replaces the whole stored snapshot."""
 
 log = structlog.get_logger(__name__)
 
 
 @functools.cache
 def write_script() -> tuple[str, str]:
-    """`write_snapshot.lua` and its SHA-1."""
+    """The script, and its SHA-1."""
     script = resources.files(__package__).joinpath("write_snapshot.lua").read_text()
     return script, sha1(script.encode(), usedforsecurity=False).hexdigest()
 
@@ -79,14 +72,14 @@ def write_arguments(
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
-    """Writes a snapshot or a tombstone if it may replace the stored one (see the module's docstring). Returns whether it was written."""
+    """Returns whether the snapshot was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
     arguments = write_arguments(REPLACE, to_fields(snapshot), to_elements(snapshot), seconds=seconds)
     return await run_script(redis, tenant, conversation_id, arguments) == 1
 
 
 async def run_script(redis: Redis, tenant: str, conversation_id: str, arguments: Sequence[str | int | bytes]) -> int:
-    """Runs `write_snapshot.lua` once, and returns its result. Raises redis.exceptions.RedisError."""
+    """Raises redis.exceptions.RedisError."""
     script, _ = write_script()
     result: Any = redis.eval(script, 2, *snapshot_keys(tenant, conversation_id), *arguments)
     return int(await result)
@@ -95,9 +88,9 @@ async def run_script(redis: Redis, tenant: str, conversation_id: str, arguments:
 async def read_stored(
     redis: Redis, tenant: str, conversation_id: str, newest: int = MAX_ITEMS, *, skip: int = 0
 ) -> tuple[dict[str, str], list[bytes]]:
-    """The Redis hash of a snapshot, and the `newest` elements of its list without the last `skip` of them.
+    """The hash, and the last `newest` elements of the list, except its last `skip`.
 
-    Both are read at the same moment. Raises redis.exceptions.RedisError and UnicodeDecodeError.
+    Raises redis.exceptions.RedisError and UnicodeDecodeError.
     """
     hash_key, list_key = snapshot_keys(tenant, conversation_id)
     async with redis.pipeline(transaction=True) as pipeline:
@@ -108,7 +101,7 @@ async def read_stored(
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
-    """The snapshot, of any version. None if there is none that can be read. Raises redis.exceptions.RedisError."""
+    """None if the snapshot is missing, incomplete or unreadable. Raises redis.exceptions.RedisError."""
     try:
         fields, elements = await read_stored(redis, tenant, conversation_id)
         snapshot = from_stored(fields, elements)
@@ -124,13 +117,11 @@ _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 async def read_recent_items(
     redis: Redis, tenant: str, conversation_id: str, max_tokens: int, expected: int = FIRST_READ_ITEMS
 ) -> RecentItems | None:
-    """The newest items of the snapshot: those that fit in `max_tokens` and in the policy's budget, and one more item.
+    """The newest items that fit in `max_tokens` and in the policy's budget, and one more.
 
-    `expected`: the first read takes at most this many items.
-
-    The snapshot may have any version. None if there is no usable snapshot, or if all its items fit and the
-    conversation has older ones. A snapshot that cannot be decoded is removed. Raises
-    redis.exceptions.RedisError.
+    The snapshot may have any version. Returns None if there is no usable snapshot, or if the conversation has older
+    items that may fit. `expected`: how many items the first read takes at most. Removes a snapshot that cannot be
+    decoded. Raises redis.exceptions.RedisError.
     """
     newest, read = min(expected, max_tokens // TOKENS_PER_ITEM + 1), 0
     items: tuple[ContextItem, ...] = ()
@@ -158,16 +149,11 @@ async def read_recent_items(
             return _recent_items(snapshot, items[start:], reaches_start=False)
         if read == snapshot.length:
             return _recent_items(snapshot, items, reaches_start=True) if snapshot.reaches_start else None
-        # The number of items that is probably enough, and a tenth more.
+        # Probably enough, and a tenth more.
         newest = max(2 * newest, newest * limit * 11 // (tokens * 10)) if tokens else MAX_ITEMS
 
 
 def _newest_within(items: Sequence[ContextItem], limit: int) -> tuple[int, int]:
-    """Returns (index, the tokens of the items from this index on).
-
-    Adds up the tokens from the newest item backwards, until the sum is more than `limit`. If all items fit, the index
-    is 0.
-    """
     tokens = [item.tokens for item in items]
     if (total := sum(tokens)) <= limit:
         return 0, total
@@ -201,10 +187,7 @@ def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
-    """Returns the function with which `Contexts` looks up snapshots. While Redis is unavailable, the function finds none.
-
-    The function remembers which conversations need many items, so that their next context takes one read.
-    """
+    """The lookup remembers which conversations need many items. Their next context mostly takes one read."""
     needed: dict[str, int] = {}
 
     async def find_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:

@@ -4,27 +4,22 @@ A snapshot has a conversation's newest items and their token counts, so the next
 
     context:{tenant}:{conversation_id}        HASH
         version        of the conversation; every event changes it
-        chain_hash     of the event at `version`: the snapshot is used only if the log has this hash at this version
-        incarnation    of the log that the snapshot was made from; versions of different incarnations are not compared
+        chain_hash     of the event at `version`; the log must have the same
+        incarnation    of the log; versions of different incarnations are not compared
         format         SNAPSHOT_FORMAT; a snapshot of another format is ignored
         settings       JSON of SnapshotSettings
         branch depth   of the path's last item, which may be retracted. Without items, depth is 0,
                        or in a fork the depth of the item after which the fork begins
         first          the depth of the list's first element; depth + 1 if the list is empty
         bytes          the size of all elements together
-        request:{model}  JSON of a LastRequest: the last request to this model. `Snapshot.last_requests` has only the
-                         newer ones
-        deleted        "1" on a tombstone. It has only this field, version and incarnation, and expires after a day
+        request:{model}  JSON of a LastRequest
+        deleted        "1" on a tombstone, which has only this field, version and incarnation
 
     context_items:{tenant}:{conversation_id}  LIST
         an element for each depth from `first` to `depth`: JSON of a SnapshotItem, or empty if the item is retracted
 
-The list has the newest items of the active path, as many as fit in MAX_ITEMS and MAX_BYTES. It has no items that
-the summary replaces, and none of a fork's origin. Redis may evict one of the two keys. So the list is used only if it
-has the length that `first` and `depth` say.
-
-`snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them, and
-`moved_snapshot.py` changes them when the head is moved.
+The list has the newest items of the active path, without summarized and inherited ones. Redis may evict one of the two
+keys. So the list is used only if its length is right.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,16 +38,10 @@ MAX_BYTES = 2_000_000
 
 MAX_PINNED_BYTES = 1_000_000
 MAX_FIELDS = 40
-"""If the hash has more fields, the snapshot is made again.
-
-Without this limit, the hash could get a `request:` field for each of many models.
-"""
+"""If the hash has more fields, the snapshot is made again. Each model that is used adds a field."""
 
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
-"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation.
-
-Every event of the conversation writes the snapshot.
-"""
+"""A snapshot expires this long after its last write. Every event of the conversation writes it."""
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
@@ -64,13 +53,13 @@ KEY_PREFIX = "context:"
 ITEMS_KEY_PREFIX = "context_items:"
 
 UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
-"""The errors that `from_stored` raises if the fields or the elements cannot be read as a snapshot."""
 
 
 class SnapshotItem(Struct, frozen=True, array_like=True):
-    """An item as an element of the list. `item`, `form`: the item as stored, or in its short form. `tokens`: in o200k_base.
+    """An element of the list.
 
-    Its fields are the first fields of ContextItem. So a ContextItem can be decoded from the same JSON.
+    `item`, `form`: the item itself and 0, or a plain message's text and the number of its form. The fields are the
+    first ones of ContextItem, so a ContextItem can be decoded from the same JSON.
     """
 
     item_id: str
@@ -85,11 +74,10 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
 
 
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The part of a snapshot that changes only when the snapshot is made again.
+    """The field `settings` of the hash.
 
-    `pins`: the pinned items, ordered by depth. They may be in the list too. `needs_log`: contexts are read from the log,
-    for one of two reasons. The conversation has inherited pins, an inherited summary, a fork's summary or a summary of
-    copies: their content belongs to other conversations and may be deleted there. Or the pinned items have more than
+    `pins`: in order of depth; the list may have them too. `needs_log`: contexts are read from the log, for one of two
+    reasons. Pins or summary may have content of other conversations, which may be deleted there. Or the pins exceed
     MAX_PINNED_BYTES; then `pins` is empty.
     """
 
@@ -101,17 +89,14 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LastRequest(Struct, frozen=True, array_like=True):
-    """The last request to a model. `version`: the version of the event that records the request."""
-
     version: int
     sequence: SentSequence
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A conversation's newest items at `version`, by depth. `deleted`: whether it is a tombstone, which has no items and no settings.
+    """`deleted`: a tombstone, without items and settings.
 
-    `last_requests`: the last request to each of at most MAX_LAST_REQUESTS models. Requests whose depth is less than
-    `first` - 1 are left out.
+    `last_requests`: of at most MAX_LAST_REQUESTS models, without requests whose depth is less than `first` - 1.
     """
 
     version: int
@@ -127,22 +112,18 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     @property
     def length(self) -> int:
-        """The number of elements of the list."""
         return self.depth - self.first + 1
 
     @property
     def reaches_start(self) -> bool:
-        """Whether no items lie before `first`, except those that the summary replaces."""
         return self.first <= (self.settings.summary.depth if self.settings.summary else 0) + 1
 
 
 def snapshot_keys(tenant: str, conversation_id: str) -> tuple[str, str]:
-    """The Redis keys of a conversation's snapshot: of the hash and of the list."""
     return f"{KEY_PREFIX}{tenant}:{conversation_id}", f"{ITEMS_KEY_PREFIX}{tenant}:{conversation_id}"
 
 
 def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
-    """The hash of a snapshot."""
     if snapshot.deleted:
         return {"version": snapshot.version, "incarnation": snapshot.incarnation, "deleted": 1}
     return {
@@ -160,29 +141,28 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
 
 
 def encode_settings(settings: SnapshotSettings) -> str:
-    """The field `settings`."""
     return msgspec.json.encode(settings).decode()
 
 
 def request_fields(last_requests: Mapping[str, LastRequest]) -> dict[str, str]:
-    """The fields `request:{model}`."""
     return {f"{REQUEST_PREFIX}{model}": msgspec.json.encode(last).decode() for model, last in last_requests.items()}
 
 
 def newest_requests(last_requests: Mapping[str, LastRequest], first: int) -> dict[str, LastRequest]:
-    """The requests that `Snapshot.last_requests` has if the snapshot's list begins at depth `first`."""
     newest = sorted(last_requests.items(), key=lambda entry: -entry[1].version)[:MAX_LAST_REQUESTS]
     return {model: last for model, last in newest if last.sequence.depth >= first - 1}
 
 
 def to_elements(snapshot: Snapshot) -> list[bytes]:
-    """The list of a snapshot."""
     by_depth = {item.depth: msgspec.json.encode(item) for item in snapshot.items}
     return [by_depth.get(depth, b"") for depth in range(snapshot.first, snapshot.depth + 1)]
 
 
 def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Snapshot | None:
-    """The snapshot in a hash and a list. `elements`: the list, or a part of it. None if there is no hash, or if it has another format. Raises UNREADABLE."""
+    """Decodes a snapshot. `elements`: the list, or a part of it.
+
+    None if there is no hash, or if it has another format. Raises the errors in UNREADABLE.
+    """
     if "deleted" in fields:
         return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))
     if fields.get("format") != SNAPSHOT_FORMAT:
@@ -207,5 +187,5 @@ def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Sn
 
 
 def json_lines(elements: Iterable[bytes]) -> bytes:
-    """The items of these elements as JSON lines. Empty elements are empty lines, which a decoder skips."""
+    """Empty elements are empty lines, which a decoder skips."""
     return b"\n".join(elements)

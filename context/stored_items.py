@@ -12,9 +12,10 @@ from domain.items import Item, from_stored, in_short
 
 
 class StoredItem(Struct, frozen=True):
-    """An item as an event holds it. `copy_of`: the id of the original, if the item is a copy.
+    """An item of the log, decoded.
 
-    `is_deleted`: whether the item is deleted now and the caller is not shown deleted content.
+    `copy_of`: the id of the original, if this is a copy. `is_deleted`: deleted now, and the caller is not shown deleted
+    content.
     """
 
     item_id: str
@@ -24,12 +25,11 @@ class StoredItem(Struct, frozen=True):
 
 
 def stored_item(event: ItemAppended | InputItem) -> StoredItem:
-    """The item of an event."""
     return StoredItem(event.item_id, from_stored(event.item), event.copy_of)
 
 
 async def counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
-    """The items of these events, with their tokens in DEFAULT_ENCODING."""
+    """Tokens are in DEFAULT_ENCODING."""
     items = [from_stored(event.item) for event in appended]
     ids = [event.item_id for event in appended]
     tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)

@@ -1,7 +1,7 @@
-"""Decides what a model is asked to summarize, and in which portions. Pure: token counts come from outside.
+"""Decides what a model is asked to summarize, and in which portions.
 
-A summary replaces the path's items from the first one to the end of a turn. If they do not fit in one request, they are summarized in
-portions. Each portion is sent together with the summary of everything before it.
+A summary replaces the path's items from the first one to the end of a turn. Each portion is sent with the summary of
+everything before it.
 """
 
 import re
@@ -24,7 +24,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - they 
 
 
 def transcript(item: Item) -> str:
-    """An item as text for the model that writes the summary. Only messages, calls and outputs have a text; it is empty for all others."""
+    """The item as text for the model that summarizes. Empty if it is not a message with text, a call or an output."""
     if type_of(item) == "message":
         text = text_of(item).strip()
         return f"{item['role']}: {text}" if text else ""
@@ -36,10 +36,10 @@ def transcript(item: Item) -> str:
 def first_kept_depth(
     context_input: ContextInput, base_tokens: int, max_tokens: int, unsendable: Unsendable
 ) -> int | None:
-    """The depth of the first item that is not summarized. As many of the newest turns are kept as fit in `max_tokens`.
+    """The depth of the first item that a new summary does not cover.
 
-    At least the newest turn is kept; if the input is not known yet (`input_unknown`), perhaps none. `base_tokens`: as in `context_input`, but
-    without the old summary. None if no turn starts in `context_input`.
+    As many of the newest turns as fit in `max_tokens` are kept: at least one, or perhaps none if the input is unknown.
+    `base_tokens`: without the old summary. None if no window can start, or if the path is empty.
     """
     starts = window_starts(context_input, unsendable)
     if not starts:
@@ -57,7 +57,7 @@ def first_kept_depth(
 
 
 def portions(items: Sequence[Item], sizes: Sequence[int], max_tokens: int) -> list[int]:
-    """Where each portion of `items` ends. A portion fits in `max_tokens`, or is one item. If possible, it ends where a turn ends."""
+    """Where each portion ends: if possible, where a turn ends. A portion fits in `max_tokens`, or is one item."""
     ends: list[int] = []
     begin = 0
     while begin < len(items):
@@ -73,17 +73,14 @@ def portions(items: Sequence[Item], sizes: Sequence[int], max_tokens: int) -> li
 
 
 def can_end_at(items: Sequence[Item], end: int) -> bool:
-    """Whether a summary may replace the items before `end`: no turn is cut there, and no call is separated from its output."""
+    """Whether a cut at `end` splits neither a turn nor a call from its output."""
     if end < len(items) and not begins_turn(items[end]):
         return False
     return not any(call < end <= output for call, output in pairs(items))
 
 
 def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text if it has at most `max_tokens`; otherwise only its beginning.
-
-    It is cut after a sentence, or else after a word, if more than half of what fits is before the cut. Otherwise it is cut anywhere.
-    """
+    """At most `max_tokens` of the text. Cut after a sentence or a word, if that keeps more than half of what fits."""
     text = text.strip()
     if count(text) <= max_tokens:
         return text
@@ -103,7 +100,7 @@ def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
 
 
 def omit_middle(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text; if it has more than `max_tokens`, only its beginning and a part near its end."""
+    """Keeps the beginning and a part near the end."""
     if count(text) <= max_tokens:
         return text
     half = max(1, max_tokens // 2 - 4)

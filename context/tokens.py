@@ -1,13 +1,9 @@
 """Counts tokens the way OpenAI's models do.
 
-tiktoken alone fails on what people paste. The text of a special token raises an error. A million spaces overflow a stack, which raises a
-`BaseException`. A megabyte takes more than half a second. So special tokens are counted as plain text, and a long text is
-counted piece by piece.
-
-A piece ends where no token can continue: between a word and the space after it, after a line, between letters and digits. Then the counts
-of the pieces add up to the count of the text. Only a run of 12,288 characters without such a place (one very long word, or only
-spaces) is cut anyway, and each such cut changes the sum by at most `CUT_ERROR` tokens. So the count of a text of n characters is
-off by at most `CUT_ERROR * (n // 12_288)` tokens.
+tiktoken alone fails on what people paste. The text of a special token raises an error. A million spaces overflow a
+stack, which raises a `BaseException`. So special tokens count as plain text, and a long text is counted in pieces. A
+piece ends where no token can continue. Only a run of 12,288 characters without such a place is cut anyway. So the
+count of n characters is off by at most `CUT_ERROR * (n // 12_288)` tokens.
 """
 
 import asyncio
@@ -24,15 +20,15 @@ MAX_PIECE_CHARACTERS: Final = 12_288
 """A multiple of 3 and of 128, so that cuts stay aligned with groups of three digits and with long tokens of spaces."""
 
 CUT_ERROR: Final = 8
-"""The most tokens by which one cut inside a run changes the sum. The most ever measured: 4 too many, 1 too few."""
+"""The most tokens by which one cut inside a run changes the sum. Measured: 4 too many, 1 too few."""
 
 MAX_INLINE_CHARACTERS: Final = 4_096
-"""If the texts together are no longer than this, they are counted on the event loop. That takes about 2 ms, no more than a thread costs under load."""
+"""Counting these on the event loop takes about 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
-    # Between a word and a space: the space joins the next word. Not before a newline, which joins punctuation before it.
+    # Between a word and a space, which joins the next word. Not before a newline, which joins punctuation before it.
     r"(?<=\S)(?=[ \t\xa0\u3000])"
-    # After a newline. Not before a slash: it joins the punctuation before the newline.
+    # After a newline. Not before a slash, which joins the punctuation before the newline.
     r"|(?<=\n)(?=[^\s/])"
     r"|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
     r"|(?<=[^\W_])(?=[.,;:!?\u3001\u3002\uff01\uff0c\uff1f])"
@@ -45,11 +41,9 @@ _O200K_WITH_MORE_SPECIAL_TOKENS = "o200k_harmony"
 
 
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
-    """How many tokens `text` has. Special tokens count as plain text.
+    """Special tokens count as plain text.
 
-    Accepts any string, also one with lone surrogates. Counting takes linear time, about 2 MB a second. So count only
-    short texts on the event loop. The module's docstring says how exact the count is. Raises ValueError for an unknown
-    encoding.
+    Any string is accepted. Counts about 2 MB a second. Raises ValueError for an unknown encoding.
     """
     encode = _encodings().get(encoding).encode_ordinary
     if len(text) <= MAX_PIECE_CHARACTERS:
@@ -60,10 +54,9 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
 async def count_off_loop(
     texts: Sequence[str], encoding: str = DEFAULT_ENCODING, count_text: Callable[[str, str], int] = count
 ) -> list[int]:
-    """The count of each text, in order.
+    """Short texts are counted on the event loop if the encoding is loaded, all others in a thread.
 
-    Texts of up to MAX_INLINE_CHARACTERS together are counted on the event loop if the encoding is loaded. All others are counted in a
-    worker thread. If the caller is cancelled, the thread still counts all the texts.
+    After a cancellation, the thread still counts to the end.
     """
     if _encodings().is_loaded(encoding) and sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
         return [count_text(text, encoding) for text in texts]
@@ -71,7 +64,7 @@ async def count_off_loop(
 
 
 def is_exact(model: str) -> bool:
-    """Whether tokens of this model are counted with the model's own vocabulary. If not, the counts are estimates."""
+    """Whether the model's tokens can be counted and need no estimate."""
     try:
         return tiktoken.encoding_name_for_model(_name_alone(model)) in (*ENCODINGS, _O200K_WITH_MORE_SPECIAL_TOKENS)
     except KeyError:
@@ -79,10 +72,9 @@ def is_exact(model: str) -> bool:
 
 
 def encoding_for(model: str) -> str:
-    """The encoding in which a model's tokens are counted.
+    """tiktoken's encoding of the model if it is one of ENCODINGS, `o200k_base` for all other models.
 
-    `cl100k_base` for GPT-4, GPT-3.5 and embeddings, `o200k_base` for all others. For a model with another vocabulary
-    the count is an estimate. A provider's prefix (`openai/gpt-4`) is skipped.
+    A provider's prefix (`openai/gpt-4`) is skipped.
     """
     try:
         name = tiktoken.encoding_name_for_model(_name_alone(model))
@@ -96,7 +88,7 @@ def _name_alone(model: str) -> str:
 
 
 def split(text: str) -> Iterator[str]:
-    """The text in pieces of at most MAX_PIECE_CHARACTERS."""
+    """Pieces of at most MAX_PIECE_CHARACTERS, cut where no token is split if possible."""
     start = 0
     while len(text) - start > MAX_PIECE_CHARACTERS:
         cut = _cut(text, start)
@@ -106,11 +98,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int) -> int:
-    """The end of the piece that begins at `start`.
-
-    It is the first EXACT_CUT in the second half of the next MAX_PIECE_CHARACTERS characters, or the last one in their
-    first half. If there is no EXACT_CUT, the piece has MAX_PIECE_CHARACTERS characters.
-    """
+    """The first EXACT_CUT in the second half of the piece, or the last one in its first half."""
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
     if match := EXACT_CUT.search(text, middle, end):
         return match.start()
@@ -122,5 +110,5 @@ def _cut(text: str, start: int) -> int:
 
 @functools.cache
 def _encodings() -> Encodings:
-    """The encodings of the process. Each vocabulary takes 40 to 75 MB, so it is loaded once."""
+    """Each vocabulary takes 40 to 75 MB, so it is loaded once."""
     return Encodings()

@@ -1,21 +1,18 @@
 """Renders a conversation as a request to a provider. Pure.
 
-Each renderer has a number. Every request records the number of its renderer.
+Every request records the number of its renderer.
 
     1  renderer_1_chat         `/chat/completions`, the first version
     2  renderer_2_chat         `/chat/completions`; the base of 4
     3  renderer_3_responses    `/responses`; the base of 5
     4  renderer_4_chat         `/chat/completions`; the base of 8
-    5  renderer_5_responses    `/responses`; the base of 9
+    5  renderer_5_responses    `/responses`; the base of 7 and 9
     6  renderer_6_transcript_chat        `/chat/completions`, for a Chat Completions request
     7  renderer_7_transcript_responses   `/responses`, for a Chat Completions request
     8  renderer_8_chat         `/chat/completions`, with notes in place of what cannot be sent
     9  renderer_9_responses    `/responses`, also with notes
 
-Renderers 6 and 7 render the messages of a request (`render_transcript`). The other renderers render items that were
-chosen from a conversation (`render`). A renderer's output never changes: recorded requests must render to the same
-bytes. Tests compare it with stored outputs. `unsendable` says which items a renderer leaves out. `noted_item` says how a
-renderer sends an item that the model cannot take.
+A renderer's output never changes, because recorded requests must render to the same bytes.
 """
 
 import hashlib
@@ -46,12 +43,10 @@ TRANSCRIPT_RESPONSES = 7
 
 
 def uses_responses_api(renderer: int) -> bool:
-    """Whether the renderer makes requests to `/responses`."""
     return renderer in (3, 5, 7, 9)
 
 
 def renders_transcripts(renderer: int) -> bool:
-    """Whether the renderer sends exactly the messages of a Chat Completions request."""
     return renderer in (6, 7)
 
 
@@ -67,12 +62,10 @@ def render(
     missing: Collection[str] = (),
     cache_key: str | None = None,
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer. The `unsendable` items are left out.
+    """The body of the request.
 
-    `item_ids`: the ids of `items`. `missing`, for renderers 8 and 9: the abilities that the model lacks. Notes replace
-    what needs them. `cache_key`, for renderer 9: sent as `prompt_cache_key` if the parameters have none.
-
-    Raises ValueError for a renderer of transcripts, and for an unknown one.
+    `missing`, for renderers 8 and 9: abilities that the model lacks. `cache_key`, for renderer 9: sent if the
+    parameters have no `prompt_cache_key`. Raises ValueError for a number that does not render items.
     """
     match renderer:
         case 1:
@@ -104,10 +97,7 @@ def render(
 def render_transcript(
     renderer: int, *, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of a request that sends all these messages. It always asks for a streamed answer.
-
-    Raises ValueError if the renderer does not render transcripts.
-    """
+    """Raises ValueError if the renderer does not render transcripts."""
     match renderer:
         case 6:
             return renderer_6_transcript_chat.render(model, messages, parameters)
@@ -117,10 +107,10 @@ def render_transcript(
 
 
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
-    """The items that this renderer does not send: their index in `items`, and the reason.
+    """By index, why an item is not sent.
 
-    The reasons: `orphaned_call`, `orphaned_output`, `not_expressible` (the provider's API cannot take the item),
-    `reasoning`. They are stored in events: do not change them. Raises ValueError if the renderer does not render items.
+    The reasons `orphaned_call`, `orphaned_output`, `not_expressible` and `reasoning` are stored in events: do not
+    change them.
     """
     match renderer:
         case 1:
@@ -138,18 +128,12 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 
 
 def noted_item(renderer: int, item: Item, missing: Collection[str]) -> Noted | None:
-    """The form in which this renderer sends the item to a model without the `missing` abilities.
-
-    None: its form is not changed.
-    """
+    """The changed form of an item that renderers 8 and 9 send; None if nothing is changed."""
     return noted(item, missing, responses=renderer == 9) if renderer in (8, 9) else None
 
 
 def needed_abilities(renderer: int, items: Iterable[Item]) -> frozenset[str]:
-    """The abilities that a model needs to take these items as this renderer sends them.
-
-    Empty for renderers before 8: they ignore abilities.
-    """
+    """Renderers before 8 ignore abilities."""
     if renderer not in (8, 9):
         return frozenset()
     return frozenset().union(*(needs(item, responses=renderer == 9) for item in items))

@@ -1,9 +1,6 @@
-"""Replaces what a model cannot take with short notes in plain words. Renderers 8 and 9 use this. Pure.
+"""Replaces what a model cannot take with short notes, for renderers 8 and 9.
 
-A note for a part is a text part. A note for a whole item is a message. A tool call and its output become two messages,
-which keep the text of both. How an item is replaced does not depend on the items before and after it.
-
-Never change what this module returns, because a renderer's output must not change.
+Pure. Never change what this module returns, because a renderer's output must not change.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,22 +19,17 @@ AUDIO = "audio"
 TOOLS = "tools"
 CUSTOM_TOOLS = "custom_tools"
 OTHER_ITEMS = "other_items"
-"""The other items of the Responses API (not messages, reasoning, compactions, or calls and outputs of functions and custom tools), and parts of unknown types."""
+"""All items but messages, reasoning, compactions, and calls and outputs of functions and custom tools; and parts of unknown types."""
 
 REASONING = "reasoning"
-"""Encrypted reasoning. It is left out without a note."""
+"""It is left out without a note."""
 
 NOTED_ABILITIES = frozenset((IMAGE, FILE, AUDIO, TOOLS, CUSTOM_TOOLS, OTHER_ITEMS, REASONING))
-"""If a model lacks one of these abilities, what needs it is replaced.
-
-Providers and settings list only those in `ABILITIES` (`context/listed_models.py`).
-"""
+"""If a model lacks one of these, what needs it is replaced."""
 
 NOT_EXPRESSIBLE = "not_expressible"
-"""Why a part or an item is replaced: the provider's API cannot take it."""
 
 INVALID_ARGUMENTS = "invalid_arguments"
-"""Why the arguments of a call are replaced: they are not the JSON text of an object."""
 
 _MEDIA = {"input_image": IMAGE, "computer_screenshot": IMAGE, "input_file": FILE, "input_audio": AUDIO}
 _TEXT_PARTS = ("input_text", "output_text", "text")
@@ -46,7 +38,6 @@ _OTHER_TEXT_PARTS = ("summary_text", "reasoning_text", "refusal")
 _DETAILS = ("low", "high", "auto", "original")
 TOOL_CALLS = {"function_call": TOOLS, "custom_tool_call": CUSTOM_TOOLS}
 TOOL_OUTPUTS = {"function_call_output": TOOLS, "custom_tool_call_output": CUSTOM_TOOLS}
-"""The types of calls and outputs that both APIs have, and the abilities that they need."""
 
 _WITH_IMAGES = ("computer_call", "computer_call_output", "image_generation_call")
 _NOT_A_JSON_OBJECT = '{"note":"The arguments of this call were not valid JSON."}'
@@ -56,10 +47,10 @@ _NAMES = {IMAGE: ("An image", "images"), FILE: ("A file", "files"), AUDIO: ("An 
 
 
 class Noted(Struct, frozen=True):
-    """The `item` that is sent instead of an item, and the `reason`.
+    """An item in a changed form.
 
-    `reason`: `no_…` with the ability that the model lacks; or NOT_EXPRESSIBLE, INVALID_ARGUMENTS or REASONING. None if
-    only the form was changed and nothing is missing. The reasons are stored in events: do not change them.
+    `reason`: `no_…` with the missing ability, NOT_EXPRESSIBLE, INVALID_ARGUMENTS or REASONING. None if
+    nothing is missing. Events store the reasons, so do not change them.
     """
 
     item: Item
@@ -67,7 +58,7 @@ class Noted(Struct, frozen=True):
 
 
 def _is_plain(item: Item) -> bool:
-    """Whether the item is a message with one text, as most items are. Such a message is never replaced."""
+    """Most items are messages with one text. They are never replaced."""
     if item.get("type", "message") != "message":
         return False
     content = item["content"]
@@ -77,10 +68,7 @@ def _is_plain(item: Item) -> bool:
 
 
 def needs(item: Item, *, responses: bool) -> frozenset[str]:
-    """The abilities that a model needs for this item, in the form in which the renderer sends it.
-
-    `responses`: whether the item is sent to the Responses API.
-    """
+    """The abilities that a model needs for this item."""
     if _is_plain(item):
         return frozenset()
     kind = type_of(item)
@@ -100,10 +88,7 @@ def needs(item: Item, *, responses: bool) -> frozenset[str]:
 
 
 def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | None:
-    """What is sent instead of the item to a model that lacks the `missing` abilities.
-
-    None: the item is not replaced.
-    """
+    """The changed form in which the item is sent; None if it is sent unchanged."""
     if _is_plain(item):
         return None
     kind = type_of(item)
@@ -129,7 +114,7 @@ def noted(item: Item, missing: Collection[str], *, responses: bool) -> Noted | N
 
 
 def item_reason(item: Item, missing: Collection[str], *, responses: bool) -> str | None:
-    """Why the whole item is replaced. None if it is not replaced, if only some of its parts are, and for reasoning."""
+    """Why the item itself cannot be sent; None if it can. For its parts, see `part_reason`."""
     kind = type_of(item)
     if kind in ("message", "reasoning"):
         return None
@@ -147,7 +132,7 @@ def item_reason(item: Item, missing: Collection[str], *, responses: bool) -> str
 
 
 def part_reason(role: str, part: Any, missing: Collection[str], *, responses: bool) -> str | None:
-    """Why this part of a message, or of an output (role "tool"), is replaced. None if it is not replaced."""
+    """Why a part cannot be sent; None if it can."""
     can_send = _can_send_in_responses if responses else _can_send_in_chat
     if not can_send(role, part):
         return NOT_EXPRESSIBLE
@@ -191,7 +176,6 @@ def _noted_output(item: Item, kind: str, missing: Collection[str], *, responses:
 def _noted_parts(
     role: str, parts: Sequence[Any], missing: Collection[str], *, responses: bool
 ) -> tuple[list[Any], str | None]:
-    """(the parts that are sent, the reason for the first part that is replaced)."""
     sent: list[Any] = []
     first_reason: str | None = None
     for part in parts:
@@ -220,7 +204,7 @@ def _note(part: Any, reason: str) -> str:
 
 
 def _valid_media(part: Item) -> Item:
-    """An image, a file or audio without fields that are null, and without a filename or a detail that no API takes."""
+    """Without null fields, and without a filename or a detail that no API takes."""
     fields = {name: value for name, value in part.items() if value is not None}
     if not isinstance(fields.get("filename", ""), str):
         del fields["filename"]
@@ -230,7 +214,6 @@ def _valid_media(part: Item) -> Item:
 
 
 def _in_api_form(role: str, part: Item) -> Item:
-    """The part in the form that the Responses API requires. The part must be of a type that this API takes."""
     kind = part["type"]
     if kind in _OTHER_TEXT_PARTS and not (kind == "refusal" and role == "assistant"):
         return {"type": "output_text" if role == "assistant" else "input_text", "text": text_of_part(part)}
@@ -246,7 +229,7 @@ def _can_send_in_chat(role: str, part: Any) -> bool:
 
 
 def _can_send_in_responses(role: str, part: Any) -> bool:
-    """Whether the API takes this part in a message of this role. True for unknown types: the API may have new ones."""
+    """True for unknown types, because the API may have new ones."""
     if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
         return False
     if kind in _TEXT_PARTS or kind in _OTHER_TEXT_PARTS:
@@ -264,7 +247,6 @@ def _can_send_in_responses(role: str, part: Any) -> bool:
 
 
 def _has_one(part: Mapping[str, Any], *names: str) -> bool:
-    """Whether at least one of these fields is a text, and none has a value of another type."""
     values = [part[name] for name in names if part.get(name) is not None]
     return bool(values) and all(isinstance(value, str) for value in values)
 
@@ -275,7 +257,6 @@ def _needs_of_parts(role: str, parts: Sequence[Any], *, responses: bool) -> froz
 
 
 def _ability(part: Mapping[str, Any]) -> str | None:
-    """The ability that a model needs for a part that can be sent. None for a text."""
     if (ability := _MEDIA.get(str(part.get("type")))) is not None:
         return ability
     return None if text_of_part(part) is not None else OTHER_ITEMS

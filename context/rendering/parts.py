@@ -1,4 +1,4 @@
-"""Functions that several renderers share: the text of parts, the summary in a compaction item, options of the prompt cache.
+"""Functions that several renderers share.
 
 Never change what they return, because a renderer's output must not change.
 """
@@ -13,11 +13,13 @@ import msgspec
 from domain.items import Item, type_of
 
 SUMMARY = "Summary of the conversation so far:\n"
-"""The line before a summary in a request."""
 
 
 def summary_of(item: Item) -> str | None:
-    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}. None for other items, and for compactions without such a text, for example those of another provider."""
+    """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}.
+
+    None for other items, and for compactions of another provider.
+    """
     content = item.get("encrypted_content")
     if type_of(item) != "compaction" or not isinstance(content, str):
         return None
@@ -30,7 +32,6 @@ def summary_of(item: Item) -> str | None:
 
 
 def text_of_part(part: Any) -> str | None:
-    """The text of a part of a message or an output. None if it has none."""
     if not isinstance(part, dict):
         return None
     text = part.get("refusal") if part.get("type") == "refusal" else part.get("text")
@@ -42,7 +43,7 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def sent_cache_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`prompt_cache_options` as it is sent to a provider: only `mode` and `ttl`. `comparison_response_id` is an id of ours, which the provider does not know."""
+    """Only `mode` and `ttl` are sent. The provider does not know our `comparison_response_id`."""
     sent = ("mode", "ttl")
     options = {name: value for name, value in (parameters.get("prompt_cache_options") or {}).items() if name in sent}
     return {"prompt_cache_options": options} if options else {}

@@ -1,6 +1,6 @@
 """Renderer 1: `/chat/completions` with messages and function calls.
 
-No new request uses it. It is kept to render recorded requests again, so what it renders must never change.
+Kept for recorded requests: what it renders must never change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ _UNCHANGED_PARAMETERS = ("temperature", "top_p")
 def render(
     model: str, instructions: Sequence[str], items: Sequence[Item], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a stream that ends with the token usage."""
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": "\n\n".join(instructions)})
@@ -54,7 +53,7 @@ def _add(messages: list[dict[str, Any]], item: Item) -> None:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """A list of parts if the message has images; otherwise a string, because every provider accepts a string."""
+    """A string if there are no images, because every provider accepts a string."""
     parts = content_parts(message)
     if not any(part.get("type") == "input_image" for part in parts):
         return text_of(message)

@@ -1,8 +1,6 @@
 """Renderer 2: `/chat/completions` with tools, images, files, summaries and answer formats.
 
-Outputs follow directly after the message with their calls, as the API demands, even if other items came between them. A part that the API does not
-have is replaced by a note, so that the model knows that something is missing.
-
+Outputs follow directly after their calls, as the API demands. A note replaces a part that the API does not have.
 Shapes: `openai/types/chat` of the official SDK.
 """
 
@@ -30,7 +28,6 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end."""
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": "\n\n".join(instructions)})
@@ -47,7 +44,6 @@ def render(
 
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
-    """Which items are not sent, by index, and why."""
     # A message whose content is a string can always be sent.
     to_check = [
         (index, item)
@@ -63,7 +59,6 @@ def unsendable(items: Sequence[Item]) -> dict[int, str]:
 
 
 def can_send_part(role: str, part: Item) -> bool:
-    """Whether this part can be sent in a message of this role. If not, a note replaces it."""
     return text_of_part(part) is not None or (role == "user" and _part(part) is not None)
 
 
@@ -103,13 +98,11 @@ def _add_items(messages: list[dict[str, Any]], items: Sequence[Item]) -> None:
 
 
 def _is_call_next(items: Sequence[Item], index: int, left_out: Mapping[int, str]) -> bool:
-    """Whether the next item that is sent is a call too: then both belong to one message."""
     next_sent = next((later for later in range(index + 1, len(items)) if later not in left_out), None)
     return next_sent is not None and type_of(items[next_sent]) in CALLS
 
 
 def _add_call(messages: list[dict[str, Any]], item: Item, *, is_first: bool) -> None:
-    """Adds a call to the assistant's message before it, or to a new one."""
     call: dict[str, Any]
     if type_of(item) == "function_call":
         function = {"name": item["name"], "arguments": item["arguments"]}
@@ -129,7 +122,7 @@ def _output(item: Item) -> dict[str, Any]:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """A list of parts if it is a user's message with images or files; otherwise a string, which every provider accepts."""
+    """A string if there are no images or files, because every provider accepts a string."""
     parts = content_parts(message)
     media = [_part(part) if message["role"] == "user" else None for part in parts]
     if not any(media):
@@ -148,7 +141,6 @@ def _text_or_note(part: Any) -> str:
 
 
 def _part(part: Item) -> dict[str, Any] | None:
-    """An image or a file in this API's shape. None for other parts."""
     if part.get("type") == "input_image" and isinstance(part.get("image_url"), str):
         detail = part.get("detail")
         image = {"url": part["image_url"], "detail": detail if isinstance(detail, str) else None}
@@ -186,7 +178,7 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(flat_object: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """`{type: T, …}` as `{type: T, T: {…}}`, the shape that this API has for tools, schemas and the grammar of a custom tool."""
+    """`{type: T, …}` as `{type: T, T: {…}}`."""
     kind = flat_object["type"]
     inner = {name: flat_object[name] for name in names if flat_object.get(name) is not None}
     tool_format = inner.get("format")
@@ -196,7 +188,7 @@ def _nested(flat_object: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
 
 
 def _tool_choice(choice: Any) -> Any:
-    """The tool choice in this API's shape. `choice`: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
+    """`choice`: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
     if isinstance(choice, str):
         return choice
     if choice["type"] == "allowed_tools":

@@ -1,8 +1,7 @@
-"""Renderer 3: `/responses`. Items are sent without their ids, and otherwise changed only where the API requires it.
+"""Renderer 3: `/responses`.
 
-The provider stores nothing (`store` is false), so each request is complete, with reasoning as `encrypted_content`.
-
-Shapes: `openai/types/responses` of the official SDK.
+Items are sent without their ids. The provider stores nothing (`store` is false), so reasoning is sent as
+`encrypted_content`. Shapes: `openai/types/responses` of the official SDK.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +76,6 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store."""
     left_out = unsendable(items)
     sent = [_item(item) for index, item in enumerate(items) if index not in left_out]
     if summary is not None:
@@ -93,7 +91,6 @@ def render(
 
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
-    """Which items are not sent, by index, and why."""
     orphaned = orphans(items)
     return {
         index: reason
@@ -127,7 +124,6 @@ def _item(item: Item) -> Item:
 
 
 def _part(role: str, part: Item) -> Item:
-    """A text part gets the type that the API demands for the role: clients do not always send it. Other parts stay as they are."""
     if part.get("type") not in _TEXT_PARTS:
         return part
     if role == "assistant":

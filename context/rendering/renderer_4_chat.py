@@ -1,4 +1,4 @@
-"""Renderer 4: `/chat/completions` as in renderer 2, and also with the penalties, and with parameters that do not change the answer.
+"""Renderer 4: as renderer 2, with the penalties, and with parameters that do not change the answer.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """
@@ -21,7 +21,7 @@ _ADDED_PARAMETERS = (
     "user",
 )
 _EMPTY = (None, 0)
-"""Values that are not sent. A penalty of 0 changes nothing, and not every provider knows the penalties."""
+"""A penalty of 0 changes nothing, and not every provider knows the penalties."""
 
 
 def render(
@@ -31,7 +31,6 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end."""
     body = renderer_2_chat.render(model, instructions, summary, items, parameters)
     body |= {name: parameters[name] for name in _ADDED_PARAMETERS if parameters.get(name) not in _EMPTY}
     body |= sent_cache_options(parameters)

@@ -1,9 +1,7 @@
-"""Renderer 5: `/responses` as in renderer 3, with three things more: further parameters, breakpoints of the prompt cache, and the ids of some items.
+"""Renderer 5: as renderer 3, with more parameters, breakpoints of the prompt cache, and the ids of some items.
 
-It sends the ids of items whose type is in `_WITH_ID`. With an output of a local shell call, it sends the call's id as `id`.
-
-Shapes: `openai/types/responses/response_create_params.py` of the official SDK. That file lacks `client_metadata`, which Codex sends
-to the API, and the penalties, which the Open Responses specification has.
+Shapes: `openai/types/responses/response_create_params.py` of the official SDK. `client_metadata` is from Codex, and
+the penalties are from the Open Responses specification.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,12 +32,15 @@ _WITH_ID = frozenset(
         "web_search_call",
     }
 )
-"""Types that the API accepts only with an `id`. Our ids are sent: stored links name our ids, and our ids have the prefixes that the API checks."""
+"""The API accepts these only with an `id`.
+
+We send our ids, not the client's: stored links hold our ids, and our ids have the prefixes that the API requires.
+"""
 
 BREAKPOINT = "prompt_cache_breakpoint"
 
 _EMPTY = (None, 0)
-"""Values that are not sent. A penalty of 0 changes nothing, and not every provider knows the penalties."""
+"""A penalty of 0 changes nothing, and not every provider knows the penalties."""
 
 
 def render(
@@ -51,7 +52,6 @@ def render(
     *,
     item_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store. `item_ids`: the ids of `items`, if they are known."""
     body = renderer_3_responses.render(model, instructions, summary, items, parameters)
     body |= {name: parameters[name] for name in _ADDED_PARAMETERS if parameters.get(name) not in _EMPTY}
     body |= sent_cache_options(parameters)
@@ -67,7 +67,7 @@ def render(
 
 
 def _with_breakpoints(item: Item, sent: Item) -> Item:
-    """`sent` with the breakpoints of the prompt cache that the text parts of `item` have: renderer 3 leaves them out."""
+    """Adds the breakpoints of `item`, which renderer 3 leaves out."""
     parts = item.get("content")
     if sent["type"] != "message" or not isinstance(parts, list) or not any(BREAKPOINT in part for part in parts):
         return sent
@@ -82,6 +82,6 @@ def _with_id(item_id: str, item: Item) -> Item:
     if item["type"] in _WITH_ID:
         return {"type": item["type"], "id": item_id, **item}
     if item["type"] == "local_shell_call_output" and item.get("call_id"):
-        # The SDK's type has the call's id in `id`, the API's guide has it in `call_id`. So both are sent.
+        # The SDK's type has the call's id in `id`, the API's guide has it in `call_id`.
         return {**item, "id": item["call_id"]}
     return item

@@ -1,5 +1,7 @@
 """Renderer 6: `/chat/completions` for a Chat Completions request. Its messages and parameters are sent as they came.
 
+The answer is always a stream with the usage.
+
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """
 
@@ -8,10 +10,7 @@ from typing import Any
 
 
 def render(model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end.
-
-    `parameters["chat"]`: the parameters as the client sent them, without `model` and `messages`.
-    """
+    """`parameters["chat"]`: the parameters as the client sent them, without `model` and `messages`."""
     sent = parameters.get("chat") or {}
     return {
         "model": model,

@@ -1,9 +1,8 @@
-"""Renderer 7: `/responses` for a Chat Completions request. Each message becomes one or more items; the parameters are sent as in renderer 5.
+"""Renderer 7: `/responses` for a Chat Completions request.
 
-What is incomplete, such as a call without an output, is sent too: the provider decides whether it takes the request. Fields of messages that
-this API does not have, such as `name`, are not sent.
-
-Shapes: `openai/types/chat` and `openai/types/responses` of the official SDK.
+Each message becomes one or more items. The provider decides about incomplete messages, such as a call without an
+output. Fields that this API does not have are not sent. Shapes: `openai/types/chat` and `openai/types/responses` of
+the official SDK.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,10 @@ from domain.items import Item
 Message = Mapping[str, Any]
 
 _OLD_CALL_ID = "function_call_"
-"""A `function_call`, the older form of a call, has no id. The call and its output get this text and the function's name as their id."""
+"""A `function_call`, the older form of a call, has no id. This text and the function's name are sent as its id."""
 
 
 def render(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store."""
     body = renderer_5_responses.render(model, (), None, (), parameters)
     custom_calls: set[str] = set()
     for message in messages:
@@ -33,7 +31,6 @@ def render(model: str, messages: Sequence[Message], parameters: Mapping[str, Any
 
 
 def _items(message: Message, custom_calls: set[str]) -> list[Item]:
-    """The items of a message. `custom_calls`: the ids of the calls of custom tools in the messages before it."""
     role, content = message["role"], message.get("content")
     if role == "tool":
         call_id = message["tool_call_id"]
@@ -69,7 +66,6 @@ def _content(role: str, content: Any) -> str | list[Any]:
 
 
 def _part(role: str, part: Any) -> Any:
-    """A part in this API's shape. A part of an unknown type stays as it is."""
     match part.get("type"):
         case "text" if role == "assistant":
             rendered = {"type": "output_text", "text": part["text"], "annotations": []}
@@ -88,7 +84,7 @@ def _part(role: str, part: Any) -> Any:
 
 
 def _tool(tool: Any) -> Any:
-    """Adds `strict: false` to a function without `strict`: it would be strict in this API, but is not in the Chat Completions API."""
+    """A function without `strict` would be strict in this API, but is not in the Chat Completions API."""
     if tool["type"] != "function" or tool.get("strict") is not None:
         return tool
     return {**tool, "strict": False}

@@ -1,5 +1,4 @@
-"""Renderer 8: `/chat/completions` as in renderer 4, but notes replace what the API or this model cannot take.
-Renderers 2 and 4 list the parameters.
+"""Renderer 8: as renderer 4, but notes replace what the API or this model cannot take.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """
@@ -22,10 +21,6 @@ def render(
     *,
     missing: Collection[str],
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end.
-
-    `missing`: abilities that the model lacks.
-    """
     left_out = unsendable(items)
     sent = [item for index, item in enumerate(items) if index not in left_out]
     with_notes = [n.item if (n := noted(item, missing, responses=False)) else item for item in sent]
@@ -33,7 +28,6 @@ def render(
 
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
-    """Which items are not sent, by index, and why: all reasoning, calls without an output, and outputs without a call."""
     others = non_messages(items)
     orphaned = orphans(items) if others else {}
     return orphaned | {index: "reasoning" for index, item in others if type_of(item) == "reasoning"}

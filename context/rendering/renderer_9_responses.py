@@ -1,9 +1,7 @@
-"""Renderer 9: a request for `/responses`, as in renderer 5, with two differences.
+"""Renderer 9: as renderer 5, but notes replace what the API or the model cannot take.
 
-Notes replace what the API or the model cannot take. If the client gave no `prompt_cache_key`, the request may have
-one that the store chose. Renderers 3 and 5 list the parameters.
-
-Shapes: `openai/types/responses/response_create_params.py` of the official SDK.
+The store may choose a `prompt_cache_key`. Shapes: `openai/types/responses/response_create_params.py` of the official
+SDK.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -26,11 +24,6 @@ def render(
     missing: Collection[str],
     cache_key: str | None,
 ) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store.
-
-    `item_ids`: the ids of `items`, if they are known. `missing`: abilities that the model lacks. `cache_key`: sent
-    as `prompt_cache_key` if the client gave none. None: nothing is sent in its place.
-    """
     left_out = unsendable(items)
     sent_indexes = [index for index in range(len(items)) if index not in left_out]
     with_notes = [
@@ -44,10 +37,6 @@ def render(
 
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
-    """The indexes of the items that are not sent, each with the reason.
-
-    Calls without an output, outputs without a call, and reasoning that is not encrypted are not sent.
-    """
     others = non_messages(items)
     orphaned = orphans(items) if others else {}
     return orphaned | {

@@ -1,7 +1,4 @@
-"""Finds the first parameter or input item of a request that the provider's API or the model cannot take.
-
-The request is then refused, and the error names the parameter or the item.
-"""
+"""Finds the first parameter or input item of a request that the provider's API or the model cannot take."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,17 +8,13 @@ from context.rendering.notes import NOT_EXPRESSIBLE, TOOL_OUTPUTS, item_reason, 
 from domain.items import Item, type_of
 
 Refusal = tuple[str, str]
-"""(the parameter's path, a message that says what is wrong). Paths: `tools[0].type`, `input[2].content[1]`.
-
-The message does not quote content.
-"""
+"""(path, error message). Paths: `tools[0].type`, `input[2].content[1]`."""
 
 _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
 _CHOICES = ("auto", "none", "required")
 _NOT_IN_CHAT = ("top_logprobs", "prompt")
 _OUR_PARTS = {"image_url": "input_image", "image": "input_image", "file": "input_file", "document": "input_file"}
-"""Types of parts in messages of other APIs, and the type that has the same meaning here."""
 
 _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
     "access_programs": {"cyber": ("standard",)},
@@ -34,21 +27,19 @@ _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
         "mode": ("standard",),
     },
 }
-"""For each of these parameters, the accepted options, and for each option the accepted values (None: every value).
+"""By parameter: the accepted options and their accepted values (None: every value).
 
-The options for a summary of the reasoning are accepted but not sent: they do not change the answer.
+Options for a summary of the reasoning are accepted but not sent, because they do not change the answer.
 """
 
 
 def first_unsupported(
     renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item], missing: Collection[str] = ()
 ) -> Refusal | None:
-    """The first parameter or input item that `renderer` cannot send to a model without the `missing` abilities, or None.
+    """The first refusal, if there is one.
 
-    A reasoning item is never refused: it is left out of the request if it cannot be sent. A call whose arguments are
-    not JSON is not refused either, because a model wrote them.
-
-    The parameters may have any shape. If the result is None, `render` accepts them.
+    Reasoning that cannot be sent is left out, not refused. A call whose arguments are not JSON is not refused either,
+    because a model wrote them.
     """
     responses = uses_responses_api(renderer)
     in_parameters = iter(()) if responses else _in_chat(parameters)
@@ -123,7 +114,6 @@ def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
 
 
 def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
-    """Checks a tool, or a reference to a tool."""
     if not isinstance(tool, dict):
         yield path, "A tool must be an object."
     elif tool.get("type") not in _TOOLS:

@@ -1,11 +1,9 @@
-"""Messages of the Chat Completions API as items, and items as messages. Pure.
+"""Messages of the Chat Completions API as items, and items as messages.
 
-    user, system, developer    a message
-    assistant                  a message (left out if it has only calls), then its calls
-    tool, function             the output of a call
+Pure.
 
-Items have only what both APIs have. Other fields of a message, such as `name`, are recorded as changes (`message_changes.py`).
-Items of other types, such as reasoning or a web search, are part of no message.
+An assistant's message becomes a message (left out if it has only calls), then its calls. Fields that items lack, such
+as a message's `name`, are recorded as changes. Items of other types, such as reasoning, are part of no message.
 
 Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
 """
@@ -20,8 +18,9 @@ from domain.items import Item, content_parts, type_of
 Json = dict[str, Any]
 
 LEGACY_CALL_ID = "function_call_"
-"""A `function_call` of a message has no id, because it is older than the ids of calls. The item of such a call, and the item of its output,
-have this text and the function's name as `call_id`.
+"""A message's `function_call`, the older form of a call, has no id.
+
+The items of the call and of its output have this text and the function's name as `call_id`.
 """
 
 _BREAKPOINT = "prompt_cache_breakpoint"
@@ -31,9 +30,9 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class MadeMessage(Struct, frozen=True):
-    """A message, and how many items it was made of.
+    """A message, and the number of items that it stands for.
 
-    Items that are part of no message count for the message after them, and the last ones for the last message.
+    Items that are part of no message count for the message after them. After the last message, they count for it.
     """
 
     message: Json
@@ -41,13 +40,11 @@ class MadeMessage(Struct, frozen=True):
 
 
 def is_in_transcripts(item: Item) -> bool:
-    """Whether items of this type are part of a message."""
     kind = type_of(item)
     return kind == "message" or kind in _CALLS or kind in _OUTPUTS
 
 
 def custom_calls(messages: Iterable[Json]) -> frozenset[str]:
-    """The ids of the calls of custom tools in these messages."""
     return frozenset(
         call["id"]
         for message in messages
@@ -58,7 +55,7 @@ def custom_calls(messages: Iterable[Json]) -> frozenset[str]:
 
 
 def items_of(message: Json, custom_calls: Collection[str] = frozenset()) -> list[Item]:
-    """The items that are stored for a message: at least one, without ids. `custom_calls`: the ids of all calls of custom tools in the transcript."""
+    """The items that a message becomes. `custom_calls`: the ids of all calls of custom tools in the transcript."""
     match message["role"]:
         case "assistant":
             content, calls = _assistant_content(message), _calls(message)
@@ -75,8 +72,9 @@ def items_of(message: Json, custom_calls: Collection[str] = frozenset()) -> list
 
 
 def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
-    """The messages that these items make, in the form that most clients send: a field without a value is absent, and content
-    that is a single text is a string.
+    """The messages that items become, in the form that most clients send.
+
+    A field without a value is absent, and a single text is a string.
     """
     groups: list[tuple[list[Item], int]] = []
     count = 0
@@ -97,7 +95,7 @@ def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
 
 
 def answer_message(items: Iterable[Item]) -> Json:
-    """The one message that a client gets as the answer, without null fields. `items`: all output items of the reply.
+    """A reply's answer as one message. `items`: all its output items.
 
     Calls whose content was deleted are left out.
     """
@@ -106,7 +104,7 @@ def answer_message(items: Iterable[Item]) -> Json:
 
 
 def one_message(items: Sequence[Item]) -> Json:
-    """One message that is made of all of these items, even if `messages_of` would make several messages of them."""
+    """One message of all these items, also where `messages_of` makes several."""
     messages = messages_of(items)
     return messages[0].message if len(messages) == 1 else answer_message(items)
 
@@ -120,7 +118,6 @@ def _input(content: Any) -> str | list[Item]:
 
 
 def _input_part(part: Json) -> Item:
-    """A part of a message as a part of an item. A part of an unknown type stays as it is."""
     match part["type"]:
         case "text":
             plain = {"type": "input_text", "text": part["text"]}
@@ -137,7 +134,6 @@ def _input_part(part: Json) -> Item:
 
 
 def _assistant_content(message: Json) -> str | list[Item]:
-    """The content of an assistant's message, with its refusal and its audio."""
     content, refusal, audio = message.get("content") or "", message.get("refusal"), message.get("audio")
     if isinstance(content, str) and not refusal and not audio:
         return content
@@ -180,7 +176,6 @@ def _call(call: Json) -> Item:
 
 
 def _takes_call(group: Sequence[Item], call: Item) -> bool:
-    """Whether a call belongs to the same message as these items."""
     first = group[0]
     is_assistants = type_of(first) in _CALLS or (type_of(first) == "message" and first["role"] == "assistant")
     return is_assistants and not is_legacy_call(group[-1]) and (len(group) == 1 or not is_legacy_call(call))
@@ -222,7 +217,6 @@ def _assistant_message(items: Sequence[Item]) -> Json:
 
 
 def is_legacy_call(item: Item) -> bool:
-    """Whether this is the item of a `function_call` field (LEGACY_CALL_ID), or of the message that answers it."""
     call_id = str(item.get("call_id"))
     return call_id == LEGACY_CALL_ID + item["name"] if "name" in item else call_id.startswith(LEGACY_CALL_ID)
 
@@ -242,7 +236,6 @@ def _content_of_parts(content: Any) -> Any:
 
 
 def _message_part(part: Any) -> Any:
-    """A part of an item as a part of a message. A part that messages do not have stays as it is."""
     if not isinstance(part, dict):
         return part
     kind = part.get("type")
@@ -260,5 +253,4 @@ def _message_part(part: Any) -> Any:
 
 
 def _fields_with_value(fields: Json, *names: str) -> Json:
-    """The fields with these names that have a value."""
     return {name: fields[name] for name in names if fields.get(name) is not None}

@@ -1,8 +1,7 @@
-"""Keeps the results that were computed for recent messages and transcripts.
+"""Keeps what was computed for recent messages and transcripts.
 
-A transcript repeats all messages of the request before it, so most of its messages are known.
-
-With these results, a transcript of a thousand messages is checked, hashed and counted in about 1 ms instead of 9.
+A transcript repeats the messages of the request before it. If a
+thousand messages are known, they take about 1 ms instead of 9.
 """
 
 import hashlib
@@ -20,27 +19,25 @@ from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""How many single messages, messages in transcripts, and messages in prefixes are kept: this many of each. All together take about 50 MB."""
+"""Single messages, messages in transcripts, and messages in prefixes: this many of each.
+
+Together they take about 50 MB.
+"""
 
 NEWEST_MESSAGES = 16
-"""Only a transcript with more messages than this is compared with the known prefixes. At most this many of its messages are expected to be new."""
+"""At most this many messages of a transcript are expected to be new."""
 
 _encode_as_sent = msgspec.json.Encoder()
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class MessageFacts(Struct, frozen=True, gc=False):
-    """What is known of a message that was checked. `items`: one entry for each of its items; None for an item that is not hashed.
-
-    `is_answer`: whether it is an assistant's message.
-    """
-
     items: tuple[HashedItem | None, ...]
     is_answer: bool
 
 
 class TranscriptFacts(Struct, frozen=True, gc=False):
-    """What is known of the messages of a transcript. The fields are as in ParsedTranscript."""
+    """What was computed for a transcript. The fields have the meanings of ParsedTranscript."""
 
     facts: Sequence[MessageFacts] = ()
     ends: Sequence[int] = ()
@@ -48,31 +45,26 @@ class TranscriptFacts(Struct, frozen=True, gc=False):
 
 
 class KnownPrefix(Struct, frozen=True, gc=False):
-    """The hashes of the messages of an earlier request, without its instructions. The fields are as in SentMessages."""
+    """Hashes of the first messages of an earlier request."""
 
     digests: Sequence[bytes] = ()
     exact: Sequence[bytes] = ()
 
 
 def digest_of(message: object) -> bytes:
-    """The hash of a message as a JSON value: the order of keys does not matter."""
+    """The hash of one message. The order of keys does not matter."""
     return hashlib.sha256(_encode(message)).digest()
 
 
 class KnownMessages:
-    """The facts of messages, by their `digest_of`, the facts of transcripts, and the hashes of prefixes.
-
-    The oldest are dropped when there are too many. Thread-safe.
-    """
+    """What was computed for recent messages. Thread-safe."""
 
     def __init__(self, max_messages: int = MAX_MESSAGES) -> None:
         self._max_messages = max_messages
         self._facts: dict[bytes, MessageFacts] = {}
         self._transcripts: dict[tuple[bytes, bytes], TranscriptFacts] = {}
-        """The key is the seed of the chain and the exact hash of all messages."""
         self._in_transcripts = 0
         self._prefixes: dict[bytes, KnownPrefix] = {}
-        """The key is the last of `SentMessages.keys`."""
         self._in_prefixes = 0
         self._lock = threading.Lock()
 
@@ -87,9 +79,9 @@ class KnownMessages:
                     del self._facts[oldest]
 
     def take_transcript(self, seed: bytes, exact: Sequence[bytes]) -> TranscriptFacts:
-        """The longest known transcript that is a prefix of the transcript with these hashes. Empty if there is none.
+        """The longest known transcript that these hashes begin with.
 
-        It is removed here, because the caller adds the longer transcript.
+        The transcript is removed here, because the caller adds the new one.
         """
         with self._lock:
             keys = ((seed, hashed) for hashed in reversed(exact))
@@ -106,11 +98,10 @@ class KnownMessages:
                 self._in_transcripts -= len(self._transcripts.pop(next(iter(self._transcripts))).ends)
 
     def longest_prefix(self, keys: Sequence[bytes]) -> KnownPrefix:
-        """The longest known prefix with one of these `SentMessages.keys`. Empty if there is none."""
         return next((self._prefixes[key] for key in reversed(keys) if key in self._prefixes), KnownPrefix())
 
     def add_prefix(self, sent: "SentMessages") -> None:
-        """Adds the messages of a request, which were checked. They replace the known prefixes that this request begins with."""
+        """Replaces the known prefixes that this request begins with."""
         if not sent.keys:
             return
         with self._lock:
@@ -123,13 +114,12 @@ class KnownMessages:
 
 
 class SentMessages(Struct, frozen=True):
-    """The messages of a request, and the digest of each.
+    """A request's messages, and their hashes.
 
-    instructions  how many system and developer messages are before all others
-    exact         for each of the other messages, the exact hash of it and of the other messages before it
-    are_known     for each message, whether it was checked in an earlier request
-    keys          for each of the NEWEST_MESSAGES last messages, the hash of the other messages up to it, as they were sent.
-                  Empty if there are at most NEWEST_MESSAGES other messages
+    `instructions`: how many system and developer messages come first. `exact` and `keys` leave these out. `exact`: for
+    each message, the hash of all messages up to it. `are_known`: for each message, whether it was checked in an earlier
+    request. `keys`: for each of the NEWEST_MESSAGES last messages, the hash of all messages up to it, as they were
+    sent. Empty for a short transcript.
     """
 
     messages: Sequence[Json]
@@ -141,10 +131,7 @@ class SentMessages(Struct, frozen=True):
 
 
 def sent_messages(messages: Sequence[Any], known_messages: KnownMessages | None = None) -> SentMessages:
-    """The messages of a request. They need not have been checked.
-
-    A message is not hashed again if it is in `known_messages` in a prefix of an earlier request.
-    """
+    """Computes the hashes. The messages need not have been checked."""
     known_messages = known_messages or KnownMessages()
     start = next((at for at, message in enumerate(messages) if not _is_instructions(message)), len(messages))
     keys = _keys(messages[start:])
@@ -166,7 +153,6 @@ def sent_messages(messages: Sequence[Any], known_messages: KnownMessages | None 
 
 
 def _keys(messages: Sequence[Any]) -> list[bytes]:
-    """The `keys` of messages that are no instructions: for each of the newest ones, the hash of it and of all before it."""
     if len(messages) <= NEWEST_MESSAGES:
         return []
     hashed = hashlib.sha256(_encode_as_sent.encode_lines(messages[:-NEWEST_MESSAGES]))

@@ -1,10 +1,11 @@
-"""Finds the place in the log that a transcript continues: the last item that the transcript and the log have in common.
+"""Finds the last item that a transcript and the log have in common.
 
-1. The longest prefix of the transcript that the log knows is looked up by its hash.
-2. If this prefix ends before the last answer in the transcript, the client may have changed something before that
-   answer. It may have cut off the first messages, or written a question or an answer differently. Then the answer
-   itself is looked up, and the messages before it are compared with its path.
-3. If nothing is found in a conversation that the client named, the transcript is compared with its active path.
+1. The longest known prefix of the transcript is looked up by its hash.
+
+2. If that prefix ends before the last answer, the client may have changed something before the answer. Then the
+answer is looked up, and the messages before it are compared with its path.
+
+3. If a named conversation has no such item, its active path is compared with the transcript.
 
 A match must contain an answer of this store, except in a conversation that the client named.
 """
@@ -26,35 +27,29 @@ from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
 
 NEWEST_MESSAGES = 16
-"""The prefixes that end with this many of the newest messages are looked up first.
-
-In most transcripts one of them is known.
-"""
+"""Looked up first. In most transcripts, a known prefix ends with one of these."""
 
 MAX_CANDIDATES = 8
-"""The log may have the same answer in several places. At most this many of them are compared with the transcript."""
+"""The log may have the same answer in several places. This many are compared with the transcript."""
 
 MAX_ANSWERS = 3
-"""How many of the newest answers in a transcript are looked up. The last one may come from elsewhere."""
+"""This many of the last answers are looked up, because the last one may come from elsewhere."""
 
 MAX_REWRITTEN = 3
-"""The log may have the same prefix in several places. At most this many of them are searched for a rewritten answer."""
+"""The log may have the same prefix in several places. This many are searched for a rewritten answer."""
 
 _ANSWER_EVENTS = 50
 _VERIFIED_EVENTS = 200
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """The last item that a transcript and a path have in common. After it, the transcript continues or leaves the path.
+    """The item after which a transcript continues.
 
-    conversation_id  the conversation that the client named, or else the conversation of the item
-    item_id, depth   the item
-    messages, items  how many messages and items the transcript has up to this item
-    answered         whether one of these messages is an answer of this store
-    base             an earlier request: the transcript begins with exactly its messages. None if there is none
-    aligned          for each of these messages, the (id, item) of the path's items that it stands for. The message may
-                     differ from them. Empty if they are not known, or if the message is part of `base`
-    read_version     the conversation's version when the match was looked for
+    `conversation_id`: the one that the client named, or the item's. `messages`, `items`: how many the transcript has up
+    to this item. `answered`: whether one of them is an answer of this store. `base`: an earlier request with exactly
+    the first messages of the transcript. `aligned`: for each message, the (id, item) of the path's items that it stands
+    for, perhaps with differences. Empty if unknown, or if the message is part of `base`. `read_version`: the
+    conversation's version when the match was looked for.
     """
 
     conversation_id: str
@@ -71,7 +66,7 @@ class Match(Struct, frozen=True, kw_only=True):
 async def find_match(
     reader: PrincipalReader, transcript: ParsedTranscript, *, only_in: str | None = None
 ) -> Match | None:
-    """The match of a transcript; None if it continues nothing in the log. `only_in`: the conversation that the client named. Only its paths are searched."""
+    """None if the transcript continues nothing in the log. `only_in`: search only this conversation's paths."""
     if only_in is not None:
         head = await reader.readable_head(only_in)
         if head is None or not transcript.ends:
@@ -84,26 +79,24 @@ async def find_match(
 
 
 async def longest_prefix(reader: PrincipalReader, transcript: ParsedTranscript) -> tuple[int, FoundPrefix] | None:
-    """The longest known prefix with an answer of this store, as (its number of messages, prefix).
-
-    None if there is no such prefix.
-    """
+    """The longest known prefix with an answer of this store, and its number of messages."""
     if not any(map(transcript.is_answer, range(len(transcript.ends)))):
         return None
     return await _Search(reader, transcript).longest_prefix()
 
 
 class _Search:
-    """The search for one match. `named`: the path along the first branch of the conversation that the client named."""
+    """Searches the log for one transcript.
+
+    `named`: the path along the first branch of the conversation that the client named.
+    """
 
     def __init__(self, reader: PrincipalReader, transcript: ParsedTranscript, named: Path | None = None) -> None:
         self._reader = reader
         self._transcript = transcript
         self._named = named
         self._branches: dict[str, int] = {}
-        """By item id: the branch of the item, if it had to be looked up."""
         self._prefixes: dict[int, list[FoundPrefix]] = {}
-        """By the index of a message: the known prefixes that end with this message, the newest first."""
 
     async def match(self) -> Match | None:
         longest = await self._look_up_newest()
@@ -120,9 +113,9 @@ class _Search:
         return None if longest is None else (longest + 1, await self._best(self._usable(self._prefixes[longest])))
 
     async def match_of_named_path(self) -> Match | None:
-        """A match on the active path of the named conversation. It is used if no prefix of the transcript is known there.
+        """Used if no prefix is known.
 
-        The path and the transcript must have two equal messages in a row, or begin with the same message.
+        The active path and the transcript must share two messages in a row, or their first message.
         """
         assert self._named is not None
         transcript, named = self._transcript, self._named.end
@@ -141,10 +134,6 @@ class _Search:
         return None
 
     async def _look_up_newest(self) -> int | None:
-        """Looks up the prefixes that end with the newest messages. If none can be a match, looks up all others.
-
-        Returns the result of `_longest`.
-        """
         count = len(self._transcript.ends)
         await self._look_up(range(max(0, count - NEWEST_MESSAGES), count))
         if self._longest() is None and count > NEWEST_MESSAGES:
@@ -152,14 +141,13 @@ class _Search:
         return self._longest()
 
     async def _look_up(self, messages: Iterable[int]) -> None:
-        """Finds the known prefixes that end with these messages, and adds them to `_prefixes`."""
         transcript = self._transcript
         indices = list(messages)
         for prefix in await self._allowed([transcript.chain_after(index).hash for index in indices]):
             self._prefixes.setdefault(indices[prefix.number], []).append(prefix)
 
     async def _allowed(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """The prefixes with these hashes. If the client named a conversation: those on any path of this conversation."""
+        """In a named conversation: only prefixes in it, and in what it inherits."""
         found = await self._reader.prefixes_with(hashes) if hashes else []
         if (named := self._named) is None:
             return found
@@ -169,7 +157,6 @@ class _Search:
         ]
 
     async def _is_on(self, path: Path, prefix: FoundPrefix) -> bool:
-        """Whether the path has the item that the prefix ends with."""
         conversation_id = prefix.conversation_id
         if conversation_id not in path.conversations:
             return False
@@ -181,21 +168,16 @@ class _Search:
         return branch is not None and path.contains(conversation_id, branch, prefix.depth, prefix.version)
 
     def _usable(self, prefixes: Iterable[FoundPrefix]) -> list[FoundPrefix]:
-        """The prefixes that can be a match: those with an answer of this store.
-
-        If the client named a conversation: all.
-        """
+        """The prefixes with an answer of this store. If the client named a conversation: all."""
         return [prefix for prefix in prefixes if prefix.answered or self._named is not None]
 
     def _longest(self) -> int | None:
-        """The index of the last message of the longest prefix that can be a match. None if there is no such prefix."""
         return max((index for index, found in self._prefixes.items() if self._usable(found)), default=None)
 
     async def _best(self, prefixes: Sequence[FoundPrefix]) -> FoundPrefix:
-        """Chooses one of these prefixes, which have equal messages.
+        """Chooses one of several prefixes with equal messages.
 
-        Prefers prefixes in the caller's own conversations that are shared with nobody. Among several, takes the newest
-        one that no item follows. If items follow all of them, takes the newest one.
+        The caller's own conversations that are not shared come first, then prefixes that no item follows, then the newest.
         """
         prefixes = [prefix for prefix in prefixes if prefix.is_private] or prefixes
         if len(prefixes) == 1:
@@ -206,11 +188,9 @@ class _Search:
         )
 
     async def _changed_before(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """Looks for an answer of this store that comes later in the transcript than the longest known prefix.
+        """An answer of this store that comes later than the longest known prefix.
 
-        Returns the index of this answer's message, and the prefix that ends with it. If later messages of the
-        transcript also follow in the log, returns the index and the prefix of the last such message. None if there is
-        no such answer.
+        Returns (message index, prefix), moved forward if later messages also follow in the log.
         """
         least = -1 if longest is None else longest
         found = await self._found_by_answer([index for index in answers if index > least], longest)
@@ -244,10 +224,7 @@ class _Search:
         return None
 
     async def _next_answers(self, prefix: FoundPrefix) -> list[list[tuple[ItemAppended, int]]]:
-        """The answers of this store that follow a prefix, the newest first: the items of each, with their versions.
-
-        Those with a deleted item are left out.
-        """
+        """The answers that directly follow a prefix, without those that have a deleted item."""
         page = await self._reader.conversation(prefix.conversation_id, after=prefix.version, limit=_ANSWER_EVENTS)
         # The input of a request may contain an answer from elsewhere. Only output is an answer of this store.
         ends = [recorded.event for recorded in page if isinstance(recorded.event, REPLY_ENDS)]
@@ -262,10 +239,9 @@ class _Search:
         return [each for each in reversed(answers.values()) if not deleted & {event.item_id for event, _ in each}]
 
     async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """Finds the last of these answers whose path agrees with the transcript.
+        """The last of these answers whose path agrees with the transcript, as (message index, prefix).
 
-        Returns the index of its message, and the prefix that ends with it. Each answer is looked up by two hashes: the
-        hash of the answer and the item before it, and the hash of the answer alone.
+        Each answer has two hashes: with the item before it, and alone.
         """
         transcript = self._transcript
         newest_first = list(reversed(answers[-MAX_ANSWERS:]))
@@ -285,10 +261,9 @@ class _Search:
         return None
 
     async def _agreeing(self, index: int, prefixes: Sequence[FoundPrefix], longest: int | None) -> FoundPrefix | None:
-        """The prefix that ends with the answer, and whose path agrees best with the messages before the answer.
+        """The prefix whose path agrees best with the messages before the answer.
 
-        A path whose question agrees is better than one whose question does not. Next, the number of equal messages
-        decides, and then how close together they are. None if no path agrees.
+        First an agreeing question counts, then the number of equal messages, then how close together they are.
         """
         unique: dict[tuple[str, int], FoundPrefix] = {}
         for prefix in prefixes:
@@ -306,7 +281,7 @@ class _Search:
         return await self._best(ranked[max(ranked)]) if ranked else None
 
     async def _question_agrees(self, path: PathMessages, index: int) -> bool:
-        """Whether the message before answer `index` is the path's second-to-last message, perhaps written differently."""
+        """The question may be written differently."""
         question = await path.get(1)
         if index == 0 or question is None:
             return False
@@ -316,7 +291,6 @@ class _Search:
         )
 
     async def _is_after(self, end: PathSegment, longest: int) -> bool:
-        """Whether the path whose newest segment is `end` has the item that ends the longest known prefix."""
         path = await read_path(self._reader, end)
         for prefix in self._usable(self._prefixes[longest]):
             if await self._is_on(path, prefix):
@@ -324,11 +298,7 @@ class _Search:
         return False
 
     async def _extended(self, index: int, prefix: FoundPrefix) -> tuple[int, FoundPrefix]:
-        """Moves a match forward if the transcript's messages after `index` also follow `prefix`, or an equal answer, in the log.
-
-        Returns the index of the last such message, and the prefix that ends with it. If there is no such message,
-        returns `index` and `prefix`.
-        """
+        """Moves a match forward if the messages after `index` also follow `prefix`, or an equal answer, in the log."""
         transcript = self._transcript
         later = range(index + 1, len(transcript.ends))
         if not later:
@@ -347,9 +317,9 @@ class _Search:
         return index, prefix
 
     async def _equal_answers(self, answer: FoundPrefix) -> list[FoundPrefix]:
-        """`answer`, and the other answers of this store with the same words and the same messages before them.
+        """`answer`, and other answers with the same words and the same messages before them.
 
-        An equal answer has all hashes of `answer`. A message that a client sent in place of an answer has only one of them.
+        An equal answer has all hashes of `answer`. A message that a client sent has only one hash.
         """
         hashes = await self._reader.hashes_of(answer)
         equal: dict[tuple[str, int], list[FoundPrefix]] = {}
@@ -358,7 +328,6 @@ class _Search:
         return [answer, *(prefixes[0] for prefixes in equal.values() if len(prefixes) == len(hashes))]
 
     async def _follows(self, end: FoundPrefix, answers: Sequence[FoundPrefix]) -> bool:
-        """Whether the path that ends with `end` has one of these answers."""
         messages = await PathMessages.up_to(self._reader, end.conversation_id, end.version)
         path = await read_path(self._reader, messages.end)
         for answer in answers:
@@ -376,7 +345,6 @@ class _Search:
     async def _match(
         self, index: int, path: PathMessages, *, item_id: str, depth: int, base: TranscriptBase | None = None
     ) -> Match:
-        """The match of the messages up to `index` with an item. `path`: the path that ends with this item."""
         end = self._named.end if self._named else path.end
         count = index + 1
         since = base.count if base else 0
@@ -397,10 +365,7 @@ class _Search:
         )
 
     async def _base(self, end: PathSegment, index: int) -> TranscriptBase | None:
-        """The longest earlier request of the segment `end` with exactly the first messages of the transcript.
-
-        It has no messages after `index`. None if there is no such request.
-        """
+        """The longest earlier request with exactly the first messages of the transcript, and none after `index`."""
         possible = [
             prefix
             for prefixes in self._prefixes.values()

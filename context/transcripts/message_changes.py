@@ -23,13 +23,12 @@ _Operation = Json | None
 
 
 def changes_between(plain: Json, sent: Json) -> bytes | None:
-    """How `sent` differs from `plain`. None: they are equal as JSON values. Another order of fields is no difference."""
+    """None: equal as JSON values. The order of fields does not matter."""
     operation = _between(plain, sent)
     return None if operation is None else msgspec.json.encode(operation)
 
 
 def changed(plain: Json, changes: bytes | None) -> Json:
-    """The message that was sent."""
     if changes is None:
         return plain
     message: Json = _apply(msgspec.json.decode(changes), plain)
@@ -57,7 +56,6 @@ def _between_objects(plain: Json, sent: Json) -> _Operation:
 
 
 def _between_fields(plain: Any, sent: Any) -> _Operation:
-    """As `_between`, but one value may be a text and the other a list of parts."""
     if isinstance(plain, str) and isinstance(sent, list):
         return {"parts": _between_lists(_as_parts(plain), sent)}
     if isinstance(plain, list) and isinstance(sent, str) and (text := _text_of(plain)) is not None:
@@ -86,7 +84,7 @@ def _between_lists(plain: Sequence[Any], sent: Sequence[Any]) -> _Operation:
 
 
 def _key(element: Any) -> bytes:
-    """A key that is equal for values that are equal in JSON. 1, 1.0 and true have different keys, although they are equal in Python."""
+    """The value as JSON text with sorted fields. 1, 1.0 and true have different keys, although they are equal in Python."""
     return msgspec.json.encode(element, order="deterministic")
 
 
@@ -149,6 +147,5 @@ def _as_parts(text: str) -> list[Json]:
 
 
 def _text_of(parts: Sequence[Any]) -> str | None:
-    """The joined texts of parts. None if no part has a text."""
     texts = [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
     return "".join(texts) if texts else None

@@ -1,4 +1,4 @@
-"""The messages of a Chat Completions request as a transcript: its items, and the hash of each prefix. Does no I/O.
+"""The messages of a Chat Completions request as items, with the hash of each prefix.
 
 `parsed` takes some milliseconds for a thousand messages. Run it in a thread for large bodies.
 """
@@ -28,16 +28,12 @@ Json = dict[str, Any]
 
 
 class ParsedTranscript(Struct, frozen=True, kw_only=True):
-    """A transcript and its hashes. The hashes depend on the tenant, the subject and the user of the request.
+    """A request's messages, and the hashes of its prefixes.
 
-    instructions  the leading system and developer messages, as JSON texts
-    messages      the messages after them
-    custom_calls  the ids of the calls of custom tools in `messages`
-    facts         what is known of each message
-    ends          for each message, how many items it and the messages before it have
-    first         the chain before the first item
-    chains        for each item, the chain after it
-    exact         for each message, the exact hash of it and the messages before it
+    The chains depend on the tenant, the subject and the user. `instructions`: the leading system and developer
+    messages, as JSON. `messages`: the other messages. `ends`: for each message, how many items there are up to its end.
+    `first`: the chain before the first item. `chains`: the chain after each item. `exact`: for each message, the hash
+    of all messages up to its end.
     """
 
     instructions: tuple[bytes, ...]
@@ -50,19 +46,15 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
     exact: Sequence[bytes]
 
     def message_items(self, message: int) -> Sequence[Item]:
-        """The items of one message."""
         return items_of(self.messages[message], self.custom_calls)
 
     def chain_before(self, message: int) -> Chain:
-        """The chain before a message."""
         return self.chains[self.ends[message - 1] - 1] if message else self.first
 
     def chain_after(self, message: int) -> Chain:
-        """The chain after a message."""
         return self.chains[self.ends[message] - 1]
 
     def chains_from(self, message: int, start: Chain) -> list[Chain]:
-        """The chain after each message from this one on. `start`: the chain before this message."""
         chains: list[Chain] = []
         for facts in self.facts[message:]:
             for hashed in facts.items:
@@ -75,18 +67,15 @@ class ParsedTranscript(Struct, frozen=True, kw_only=True):
         return hash_of_all(self.facts[message].items)
 
     def is_hashed(self, message: int) -> bool:
-        """Whether any item of the message is hashed."""
         return any(item is not None for item in self.facts[message].items)
 
     def is_answer(self, message: int) -> bool:
-        """Whether this is an assistant's message."""
         return self.facts[message].is_answer
 
 
 def parsed(
     sent: SentMessages, *, tenant: str, subject: str, user: str | None, known_messages: KnownMessages | None = None
 ) -> ParsedTranscript:
-    """The transcript of a request with these messages, which were checked. `user`: the request's `safety_identifier` or `user`."""
     messages, start = sent.messages, sent.instructions
     rest = messages[start:]
     calls = custom_calls(rest)
@@ -126,7 +115,7 @@ def _facts_of(message: Json, custom_calls: frozenset[str]) -> MessageFacts:
 
 
 def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str | None) -> ParsedTranscript:
-    """The transcript of a Responses request, which has items in place of messages."""
+    """The transcript of a Responses request, with items in place of messages."""
     first = chain = first_chain(tenant, subject, user)
     facts = [MessageFacts((hashed_item(item),), is_of_answer(item)) for item in items]
     chains = [chain := chain_after(chain, fact.items[0]) for fact in facts]
@@ -145,7 +134,6 @@ def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str 
 def transcript_end(
     transcript: ParsedTranscript, response_id: str, *, answered: bool, read_version: int | None = None
 ) -> TranscriptEnd:
-    """The end of the whole transcript. `answered`: whether the transcript has an answer of this store."""
     chain = transcript.chains[-1] if transcript.chains else transcript.first
     return TranscriptEnd(
         replace(chain, answered=answered),
@@ -165,13 +153,10 @@ def input_prefixes(
     answered: bool,
     read_version: int | None = None,
 ) -> tuple[Prefix, ...]:
-    """The prefixes that end with a message whose last item is new.
+    """The prefix of each message whose last item is new.
 
-    The first `matched` items of the transcript are not new.
-
-    `new_ids`: the ids of the items that are appended now. They follow the first `matched` items. `response_id`: None if
-    the items are appended before the request. `answered`: whether one of the first `matched` items is an answer of this
-    store. `read_version`: as in Prefix.
+    `matched`: how many items come before the new ones. `response_id`: None if the items are appended before the request.
+    `answered`: whether an earlier item is an answer of this store.
     """
     return tuple(
         Prefix(

@@ -1,4 +1,4 @@
-"""Reads the messages of a path, newest first, and finds for each message of a transcript the items of the path that it stands for."""
+"""Reads the messages of a path, newest first, and aligns a transcript with them."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -18,23 +18,17 @@ from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.event_log.recorded import Recorded
 
 MAX_MESSAGES = 2_000
-"""A transcript is compared with at most this many of the newest messages of its path."""
 
 MAX_SKIPPED = 20
-"""A message of a transcript is looked for among this many messages of the path, because the transcript may leave some out."""
+"""A message is looked for among this many messages of the path, because the transcript may leave some out."""
 
 MAX_UNKNOWN = 100
-"""The comparison of a transcript with its path ends when this many messages in a row are not found on the path."""
+"""The comparison ends after this many unknown messages in a row."""
 
 Aligned = tuple[tuple[str, Item], ...]
 
 
 class PathMessage(Struct, frozen=True):
-    """A message of the path. `items`: the (id, item) of each item in it that is hashed, in order.
-
-    `hash` and `text`: the hash and the text of these items. `depth`: the depth of the last one.
-    """
-
     items: Aligned
     hash: bytes
     text: str
@@ -50,11 +44,7 @@ class PathMessage(Struct, frozen=True):
 
 
 class PathMessages:
-    """The messages of the path that ends at `end`. They are read when they are needed.
-
-    All items of one answer are one message, because clients get them as one message. `first_page`: as for
-    `path_backwards`.
-    """
+    """The path's messages, read when they are needed. All items of one answer are one message, as clients get them."""
 
     def __init__(self, reader: PrincipalReader, end: PathSegment, first_page: Sequence[Recorded] = ()) -> None:
         self.end = end
@@ -65,10 +55,10 @@ class PathMessages:
     async def up_to(
         cls, reader: PrincipalReader, conversation_id: str, version: int, first_events: int = 5
     ) -> "PathMessages":
-        """The messages of the path that ends with the item that was appended at this version.
+        """The messages up to the item that was appended at this version.
 
-        `first_events`: how many events the first page has. It is small: an answer, its question and the request are usually enough. Raises LogMoved if the log
-        no longer has the item.
+        By default, `first_events` is small: an answer, its question and the request are usually enough. Raises LogMoved
+        if the log has lost the item.
         """
         page = await reader.conversation_backwards(conversation_id, until=version, limit=first_events)
         if not page or page[0].version != version or not isinstance(event := page[0].event, ItemAppended):
@@ -77,10 +67,7 @@ class PathMessages:
         return cls(reader, PathSegment(conversation_id, version, branches), page)
 
     async def get(self, index: int) -> PathMessage | None:
-        """The message with this index. The newest has index 0.
-
-        None if the path has fewer messages, or if the index is MAX_MESSAGES or more.
-        """
+        """The newest message has index 0."""
         while len(self._read) <= index < MAX_MESSAGES:
             message = await anext(self._messages, None)
             if message is None:
@@ -89,10 +76,6 @@ class PathMessages:
         return self._read[index] if index < len(self._read) else None
 
     async def find(self, hashed: bytes, start: int) -> int | None:
-        """The index of the first message with this hash among MAX_SKIPPED messages from `start` on.
-
-        None if none of them has it.
-        """
         for index in range(start, start + MAX_SKIPPED):
             message = await self.get(index)
             if message is None or message.hash == hashed:
@@ -101,12 +84,9 @@ class PathMessages:
 
 
 class Alignment(Struct, frozen=True):
-    """Which messages of a path the messages of a transcript stand for.
+    """Which items of a path the messages of a transcript stand for.
 
-    items   for each message of the transcript: the (id, item) of the path's items that it stands for; empty if they are
-            not known
-    equal   how many messages of the transcript equal the messages of the path that they stand for
-    length  how far back on the path they reach: a number of messages, counted from the path's newest message
+    `equal`: how many messages are equal on both sides. `length`: how many messages of the path the alignment spans.
     """
 
     items: list[Aligned]
@@ -115,9 +95,10 @@ class Alignment(Struct, frozen=True):
 
 
 async def align(path: PathMessages, transcript: ParsedTranscript, count: int, since: int) -> Alignment:
-    """Aligns the first `count` messages of the transcript with the path. The last one of them stands for the newest message of the path.
+    """Aligns the first `count` messages of the transcript with the path.
 
-    Messages before index `since` are not compared.
+    If the last of these messages is not found, it stands for the newest message of the path. Messages before `since`
+    are not compared.
     """
     aligned: list[Aligned] = [()] * count
     equal = position = unknown = 0
@@ -136,9 +117,9 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
 
 
 async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: list[Aligned], since: int) -> None:
-    """Aligns the messages that have no items yet with equal messages anywhere on the path.
+    """Aligns the other messages with equal ones among the newest MAX_MESSAGES of the path.
 
-    Otherwise the record of the request would hold their text, and would keep it when the items are deleted.
+    Otherwise the record of the request would hold the text of these messages, also after the items are deleted.
     """
     missing = [index for index in range(since, len(aligned)) if not aligned[index] and transcript.is_hashed(index)]
     if not missing:
@@ -153,7 +134,7 @@ async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: 
 
 
 async def count_of_items(reader: PrincipalReader, end: PathSegment, most: int) -> int:
-    """How many items of the path are hashed for transcripts. At most `most` are counted."""
+    """How many items of the path are hashed, counted up to `most`."""
     count = 0
     async for event in _appended(reader, end):
         count += is_hashed(from_stored(event.item))
@@ -173,7 +154,6 @@ def _is_rewritten(stored: PathMessage, sent: Sequence[Item]) -> bool:
 async def _appended(
     reader: PrincipalReader, end: PathSegment, first_page: Sequence[Recorded] = ()
 ) -> AsyncIterator[ItemAppended]:
-    """The items of the path, newest first."""
     async for older in path_backwards(reader, end, first_page=first_page):
         for event in older.items:
             yield event
@@ -197,10 +177,7 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
 
 
 def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
-    """Whether two consecutive items of the assistant are in one message.
-
-    They are if the newer one is a call, or if both are from one reply.
-    """
+    """Whether two consecutive items of the assistant are in one message: the newer one is a call, or both are from one reply."""
     response_id = newer[0].response_id
     return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
 

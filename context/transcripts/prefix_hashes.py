@@ -1,15 +1,14 @@
-"""The hashes by which a transcript is recognised. Pure.
+"""The hashes by which a transcript is recognised.
 
-The hash of a chain covers the normalized items of a prefix. Clients change some things without meaning to, and these do
-not change the hash: the order of keys, nulls and empty fields, a string instead of one text part, the name of a text
-part's type, outer white space, some fields (`_NOT_HASHED`), and how the arguments of a call are written as JSON.
-In an answer, two more things do not change the hash: thoughts (`<think>…</think>`), and how the text is divided into
-parts.
+Pure.
 
-Reasoning items, and calls that the provider runs itself, are not hashed, because chat messages do not have them. An
-empty answer before a call is not hashed either.
+A chain's hash covers the normalized items of a prefix. Clients change some things without meaning to. These are
+ignored: key order, empty fields, one text part instead of a string, types of text parts, outer white space, the
+fields in `_NOT_HASHED`, and how a call's arguments are written. In an answer, thoughts (`<think>…</think>`) and the
+division into parts are ignored too. Chat messages have no reasoning and no calls that the provider runs itself. So
+these items are not hashed, nor is an empty answer before a call.
 
-An exact hash covers whole messages as JSON values: only the order of keys does not matter.
+An exact hash covers whole messages as JSON values. Only the order of keys is ignored.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 _NOT_HASHED = frozenset(
     {*("id", "status", "annotations", "logprobs", "cache_control"), *("refusal", "audio", "function_call", "phase")}
 )
-"""Fields of items and parts that clients add or drop. A refusal with text is hashed, because it is a part, not a field."""
+"""Fields that clients add or drop. A refusal with text is a part, so it is hashed."""
 
 _NOT_HASHED_TYPES = frozenset(
     {
@@ -37,14 +36,12 @@ _NOT_HASHED_TYPES = frozenset(
         *("mcp_list_tools", "mcp_call"),
     }
 )
-"""Types of items that are not hashed."""
 
 _THOUGHT_TAG = re.compile(r"<(?P<closes>/?)(?P<name>think(?:ing(?:-content-[0-9a-f]{32})?)?)>")
-"""The tags around thoughts in the text of an answer. aider writes the form with `content`."""
+"""The tags around thoughts. aider writes the form with `content`."""
 
 
 def _number(text: str) -> float:
-    """A number in the arguments of a call: 1.0 equals 1."""
     value = float(text)
     return int(value) if value.is_integer() else value
 
@@ -54,21 +51,17 @@ _decode_arguments = msgspec.json.Decoder(float_hook=_number).decode
 
 
 class HashedItem(Struct, frozen=True, gc=False):
-    """The hash of one normalized item. `is_call`: whether the item is a call. `is_empty_answer`: whether it is an assistant's message without content."""
-
     hash: bytes
     is_call: bool
     is_empty_answer: bool
 
 
 class Chain(Struct, frozen=True, gc=False):
-    """The hashes after some items of a transcript.
+    """The hash of a prefix's items.
 
-    hash          of all these items
-    answered      whether one of them is an answer of this store
-    last          the hash of the last item alone; empty if there is none
-    seed          the hash of the tenant, the subject and the user whose transcript it is
-    before_empty  if the last item is an empty answer: the chain before it. A call that follows continues from this chain
+    `answered`: whether one of them is an answer of this store. `last`: the hash of the last item alone; empty if there
+    is none. `seed`: of the tenant, the subject and the user. `before_empty`: the chain before an empty answer. A call
+    that follows continues from there.
     """
 
     hash: bytes
@@ -79,10 +72,7 @@ class Chain(Struct, frozen=True, gc=False):
 
 
 class TranscriptEnd(Struct, frozen=True):
-    """The end of a request's transcript: the chain of its items, the number of its messages and their exact hash, and the response's id.
-
-    `read_version`: as in Prefix.
-    """
+    """The end of a request's transcript. The hashes of its answer begin here."""
 
     chain: Chain
     messages: int
@@ -95,18 +85,20 @@ _NOTHING = Chain(b"", False, b"", b"")
 
 
 def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
-    """The chain before the first item. `user`: `safety_identifier` or `user` of the request."""
+    """`user`: `safety_identifier` or `user` of the request."""
     seed = _hash("transcript", tenant.encode(), subject.encode(), (user or "").encode())
     return Chain(seed, False, b"", seed)
 
 
 def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
-    """The chain after one more item. The same chain if the item is not hashed. `is_ours`: whether the item is in an answer of this store."""
+    """The chain after one more item; unchanged if the item is not hashed.
+
+    `is_ours`: whether the item is in an answer of this store.
+    """
     return chain_after(chain, hashed_item(item), is_ours=is_ours)
 
 
 def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = False) -> Chain:
-    """As `next_chain`, but takes the result of `hashed_item` instead of the item."""
     if hashed is None:
         return chain
     before = chain
@@ -122,7 +114,6 @@ def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = Fals
 
 
 def hashed_item(item: Item) -> HashedItem | None:
-    """The item's hash; None if it is not hashed."""
     if (normalized := _normalized(item)) is None:
         return None
     digest = hashlib.sha256(_encode(normalized)).digest()
@@ -130,7 +121,6 @@ def hashed_item(item: Item) -> HashedItem | None:
 
 
 def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
-    """The chain after each of these items."""
     chains: list[Chain] = []
     for item in items:
         chain = next_chain(chain, item, is_ours=False)
@@ -139,29 +129,25 @@ def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
 
 
 def is_hashed(item: Item) -> bool:
-    """Whether items of this type are hashed."""
     return type_of(item) not in _NOT_HASHED_TYPES
 
 
 def is_of_answer(item: Item) -> bool:
-    """Whether the item is an assistant's message or a call."""
     kind = type_of(item)
     return item.get("role") == "assistant" if kind == "message" else kind.endswith("_call")
 
 
 def text_of_message(items: Iterable[Item]) -> str:
-    """The text of a message's items, normalized as for the hash."""
     texts = [part for item in items if type_of(item) == "message" for part in (_normalized(item) or [[]])[-1]]
     return "\n".join(part for part in texts if isinstance(part, str))
 
 
 def message_hash(items: Iterable[Item]) -> bytes:
-    """The hash of the items of one message. It does not depend on the items before them."""
+    """Does not depend on the items before the message."""
     return hash_of_all(map(hashed_item, items))
 
 
 def hash_of_all(hashed_items: Iterable[HashedItem | None]) -> bytes:
-    """As `message_hash`, for the hashes of the items; None: the item is not hashed."""
     chain = _NOTHING
     for hashed in hashed_items:
         chain = chain_after(chain, hashed)
@@ -169,15 +155,12 @@ def hash_of_all(hashed_items: Iterable[HashedItem | None]) -> bytes:
 
 
 def turn_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
-    """The hash of an answer and the item before it. `chain`: the chain after this item."""
+    """The hash of an answer and the item before it."""
     return _hash("turn", chain.seed, chain.last, message_hash(answer))
 
 
 def answer_hash(chain: Chain, answer: Iterable[Item]) -> bytes:
-    """The hash of an answer alone.
-
-    It depends on the tenant, the subject and the user, but not on the items before the answer.
-    """
+    """Depends on the tenant, the subject and the user, not on the items before the answer."""
     return _hash("turn", chain.seed, b"", message_hash(answer))
 
 
@@ -187,29 +170,21 @@ def name_hash(tenant: str, subject: str, name: str) -> bytes:
 
 
 def next_exact(exact: bytes, digest: bytes) -> bytes:
-    """The exact hash after one more message, whose `digest_of` is given. `exact`: the hash of the messages before it; empty for the first."""
     return hashlib.sha256(exact + digest).digest()
 
 
 def exact_hashes(digests: Iterable[bytes], exact: bytes = b"") -> list[bytes]:
-    """For each message, the exact hash of this message and all messages before it. `digests`: the `digest_of` of each message.
-
-    `exact`: as in `next_exact`, for the first of these messages.
-    """
+    """For each message, the hash of it and of all before it."""
     return [exact := next_exact(exact, digest) for digest in digests]
 
 
 def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
-    """The Prefix that maps a name to the conversation of this item. `hashed_name`: what `name_hash` returns."""
+    """The prefix by which a client's name for a conversation is found."""
     return Prefix(item_id=item_id, hash=hashed_name, answered=True, response_id=response_id)
 
 
 def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
-    """The prefix that ends with a reply's output, and the prefixes that find the answer if earlier messages change.
-
-    `output`: (id, item) of each item. Clients get an answer as one message, and send it back as one message. So the
-    items of this message are hashed.
-    """
+    """Clients get an answer as one message, and send it back as one. So the items of this message are hashed."""
     if not output:
         return ()
     answer = items_of(answer_message(item for _, item in output))
@@ -229,10 +204,7 @@ def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> t
 def output_prefixes(
     chain: Chain, response_id: str, output: Sequence[tuple[str, Item]], read_version: int | None
 ) -> tuple[Prefix, ...]:
-    """The prefix that ends with the output of a Response. Clients send its items back one by one.
-
-    `chain`: the chain after the input. `output`: (id, item) of each item.
-    """
+    """Clients send the items of a Response back one by one."""
     after = chains_of(chain, (item for _, item in output))
     if not after or after[-1] is chain:
         return ()
@@ -248,7 +220,7 @@ def output_prefixes(
 
 
 def _hash(domain: str, *values: bytes) -> bytes:
-    """The SHA-256 of values, each with its length, so that different lists of values have different hashes."""
+    """The length of each value is hashed too, so that different lists of values have different hashes."""
     digest = hashlib.sha256(domain.encode())
     for value in values:
         digest.update(len(value).to_bytes(8))
@@ -257,7 +229,6 @@ def _hash(domain: str, *values: bytes) -> bytes:
 
 
 def _normalized(item: Item) -> list[Any] | None:
-    """The values of an item that are hashed. The first one is its type. None if the item is not hashed."""
     match kind := type_of(item):
         case "message":
             parts = _answer_parts if item.get("role") == "assistant" else _parts
@@ -271,7 +242,6 @@ def _normalized(item: Item) -> list[Any] | None:
 
 
 def is_empty_answer(answer: Sequence[Item]) -> bool:
-    """Whether an answer has neither text nor a call."""
     return all((normalized := _normalized(item)) is None or _is_empty_answer(normalized) for item in answer)
 
 
@@ -280,10 +250,6 @@ def _is_empty_answer(normalized: list[Any]) -> bool:
 
 
 def _parts(content: Any) -> list[Any]:
-    """The parts of a message or an output: each text as a string, each other part without its empty fields.
-
-    Empty texts are left out.
-    """
     if content is None or isinstance(content, str):
         return [text] if (text := (content or "").strip()) else []
     parts = (_part(part) for part in content)
@@ -304,13 +270,12 @@ def _part(part: Any) -> Any:
 
 
 def _text_of(part: Any) -> str | None:
-    """The text of a text part; None for another part."""
     text = part.get("text") if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else None
     return text if isinstance(text, str) else None
 
 
 def _answer_parts(content: Any) -> list[Any]:
-    """The parts of an answer, without thoughts. Its texts are joined, because clients join them."""
+    """The texts are joined, because clients join them."""
     texts, others = [], []
     for part in [content or ""] if content is None or isinstance(content, str) else content:
         text = part if isinstance(part, str) else _text_of(part)
@@ -323,10 +288,7 @@ def _answer_parts(content: Any) -> list[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without its thoughts.
-
-    Tags are searched one by one, because a pattern for whole blocks could take quadratic time.
-    """
+    """Tags are searched one by one, because a pattern for whole blocks could take quadratic time."""
     if "<think" not in text:
         return text
     kept: list[str] = []
@@ -342,7 +304,6 @@ def _without_thoughts(text: str) -> str:
 
 
 def _arguments(arguments: Any) -> Any:
-    """The arguments of a call, decoded, so that it does not matter how their JSON is written. Arguments that are not JSON stay text."""
     if not isinstance(arguments, str):
         return arguments
     if not arguments.strip():
@@ -354,12 +315,10 @@ def _arguments(arguments: Any) -> Any:
 
 
 def _fields(value: Item) -> Item:
-    """The fields of an item or a part that are hashed."""
     return {name: field for name, field in _without_empty(value).items() if name not in _NOT_HASHED}
 
 
 def _without_empty(value: Any) -> Any:
-    """The value without null and empty fields."""
     if isinstance(value, dict):
         fields = {name: _without_empty(field) for name, field in value.items()}
         return {name: field for name, field in fields.items() if field is not None and field not in ("", [], {})}

@@ -1,7 +1,7 @@
-"""Makes the record of a transcript: the ids of its messages' items, and how each message differs from the message that its items make. Pure.
+"""Makes the record of a transcript: the ids of its items, and how each message differs from what its items make.
 
-Most transcripts begin with an earlier request's transcript. Then the record names that request, and has only what follows: an answer, and the
-new messages.
+Most transcripts begin with an earlier request's transcript. Then the record names that request, and has only what
+follows.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from domain.events import Transcript, TranscriptPart
 from domain.items import Item
 
 _NO_CHANGES = b'{"fields":[{},[]]}'
-"""Changes that change nothing. They say that the items of the part are one message."""
+"""Says that the items of the part are one message."""
 
 
 def recorded_transcript(
     transcript: ParsedTranscript, match: Match | None, input_ids: Sequence[Sequence[str]]
 ) -> Transcript:
-    """The record of a transcript. `input_ids`: for each message after the match, the ids of its new items."""
+    """`input_ids`: for each message after the match, the ids of its new items."""
     base = None if match is None else match.base
     first, first_new = base.count if base else 0, match.messages if match else 0
     parts = _Parts()
@@ -37,7 +37,7 @@ def recorded_transcript(
 
 
 class _Parts:
-    """The parts of a record. Messages in a row that are exactly what their items make become one part."""
+    """Messages in a row that are exactly what their items make become one part."""
 
     def __init__(self) -> None:
         self._parts: list[TranscriptPart] = []
@@ -45,7 +45,7 @@ class _Parts:
         self._last_role = ""
 
     def add(self, message: Json, stored: Sequence[tuple[str, Item]]) -> None:
-        """Adds a message. `stored`: the (id, item) of each of its items; empty if no items are like it."""
+        """`stored`: (id, item) of each item of the message; empty if unknown."""
         if self._last_role == message["role"] == "assistant":
             self._end_part()  # in one part, the items of two answers could become one message
         self._last_role = message["role"]
@@ -62,7 +62,6 @@ class _Parts:
             self._parts.append(TranscriptPart(items=ids, changes=changes))
 
     def all(self) -> tuple[TranscriptPart, ...]:
-        """The parts of all messages."""
         self._end_part()
         return tuple(self._parts)
 
@@ -73,7 +72,6 @@ class _Parts:
 
 
 def _changes(message: Json, items: Sequence[Item]) -> bytes | None:
-    """How `message` differs from the message that its items make. None: it does not differ, and `messages_of` makes one message of these items."""
     plain = messages_of(items)
     if len(plain) == 1:
         return changes_between(plain[0].message, message)

@@ -1,7 +1,7 @@
 """Makes the messages of a recorded transcript again, from the log alone.
 
-A transcript may begin with the first messages of an earlier request's transcript, and the earlier transcript with those of a still earlier
-request. So the requests are a chain, which may have as many links as the conversation has turns. The chain is read page by page. Then the items are read.
+A transcript may begin with an earlier request's transcript. So the requests form a chain. It may have a link for each
+turn of the conversation. The chain is read page by page, then the items are read.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,14 +21,10 @@ from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 
 PAGE_EVENTS = 200
-"""Events read at a time."""
 
 
 class RenderedMessage(Struct, frozen=True):
-    """A message as the client sent it. `items`: the stored items that it is made of; empty if only the record has the message.
-
-    `is_blanked`: whether something in it is deleted now and left out.
-    """
+    """A message of the transcript. `is_blanked`: something in it is deleted now and left out."""
 
     message: Json
     items: Sequence[StoredItem] = ()
@@ -38,10 +34,10 @@ class RenderedMessage(Struct, frozen=True):
 async def rendered_transcript(
     reader: Reader, requested: Recorded, *, with_deleted: bool = True
 ) -> list[RenderedMessage]:
-    """The messages of a recorded Chat Completions request, its instructions first.
+    """The messages of a recorded request, its instructions first.
 
-    Without `with_deleted`, what is deleted now is left out, and the messages keep their places. Raises psycopg.Error and UnreadableEvent, and LogMoved if the log
-    no longer has an event that the record names.
+    Without `with_deleted`, deleted content is left out, and the messages keep their places. Raises psycopg.Error,
+    UnreadableEvent, and LogMoved if the log has lost a recorded event.
     """
     chain = await _chain(reader, requested)
     items = await _items(reader, chain)
@@ -61,8 +57,6 @@ async def rendered_transcript(
 
 
 class _Link(Struct, frozen=True):
-    """A request of the chain."""
-
     conversation_id: str
     response_id: str
     transcript: Transcript
@@ -70,7 +64,6 @@ class _Link(Struct, frozen=True):
 
 
 async def _chain(reader: Reader, requested: Recorded) -> list[_Link]:
-    """The request, the earlier request with whose messages its transcript begins, and so on: newest first."""
     read = {_link(requested).response_id: requested}
     chain = [_link(requested)]
     while (base := chain[-1].transcript.base) is not None:
@@ -81,7 +74,6 @@ async def _chain(reader: Reader, requested: Recorded) -> list[_Link]:
 
 
 async def _read_back(reader: Reader, base: TranscriptBase) -> dict[str, Recorded]:
-    """The request that `base` names, and others shortly before it, by response id."""
     events = await reader.items(base.conversation_id, [base.response_id])
     found = next((recorded for recorded in events if isinstance(recorded.event, ReplyRequested)), None)
     if found is None:
@@ -102,7 +94,6 @@ def _link(requested: Recorded) -> _Link:
 
 
 async def _items(reader: Reader, chain: Iterable[_Link]) -> dict[str, StoredItem]:
-    """The items of the chain's messages, by id. Those that are in the input of these requests are taken from there, and the others are read."""
     items: dict[str, StoredItem] = {}
     needed: dict[str, dict[str, None]] = {}
     for link in chain:
@@ -119,7 +110,6 @@ async def _items(reader: Reader, chain: Iterable[_Link]) -> dict[str, StoredItem
 
 
 async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozenset[str]:
-    """Which of these requests' responses are deleted, alone or with their conversation."""
     by_conversation: dict[str, list[str]] = {}
     for link in chain:
         by_conversation.setdefault(link.conversation_id, []).append(link.response_id)
@@ -134,7 +124,7 @@ async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozense
 def _messages(
     part: TranscriptPart, items: dict[str, StoredItem], deleted: Collection[str], *, response_is_deleted: bool
 ) -> Iterator[RenderedMessage]:
-    """The messages of a part. A message or a change that only the record has is deleted with the response."""
+    """A message or a change that only the record has is deleted with the response."""
     if part.message is not None:
         message = msgspec.json.decode(part.message)
         yield RenderedMessage(_emptied(message) if response_is_deleted else message, (), response_is_deleted)
@@ -155,7 +145,6 @@ def _messages(
 def _blanked(
     message: Json, stored: Sequence[StoredItem], deleted: Collection[str], *, changes_are_lost: bool = False
 ) -> RenderedMessage:
-    """The message, without content if one of its items is deleted."""
     marked = [replace(each, is_deleted=True) if each.item_id in deleted else each for each in stored]
     if any(each.is_deleted for each in marked):
         return RenderedMessage(_emptied(message), marked, is_blanked=True)
@@ -163,7 +152,6 @@ def _blanked(
 
 
 def _emptied(message: Json) -> Json:
-    """A message without its content, in a form that can be rendered."""
     emptied = {"role": message["role"], "content": ""}
     if message["role"] == "tool":
         emptied["tool_call_id"] = message["tool_call_id"]
