@@ -1,1 +1,1 @@
-"""Conversations: their commands, events, state and rules. Pure: no I/O and no clock. It uses only the standard library and msgspec."""
+"""Conversations: their commands, events, state and rules. Pure: no I/O and no clock."""

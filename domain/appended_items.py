@@ -1,7 +1,4 @@
-"""The events with which items join a conversation. Pure.
-
-Items are appended at the head, or they open a branch after an earlier item. If the head was moved to an earlier item, items at the head open a branch too.
-"""
+"""The events with which items join a conversation, at the head or on a new branch. Pure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +11,9 @@ from domain.events import Event, HeadMoved, InputItem, ItemAppended, Leaf, PathB
 from domain.paths import is_open
 
 MAX_BRANCHES = 10_000
-"""How many branches may be opened in a conversation, besides its first one. Replies that run already may open a few more."""
+"""Besides the first branch. Running replies may open a few more."""
 
 MAX_PATH_BRANCHES = 2_000
-"""How many branches a path may take."""
 
 
 def append_at_head(
@@ -40,9 +36,9 @@ def open_branch(
     revises: str | None = None,
     aside: bool = False,
 ) -> Iterator[Event]:
-    """The events with which the items open a branch after `leaf`. The head moves to the new branch, unless `aside`.
+    """Opens a branch after `leaf`. The head moves there, unless `aside`.
 
-    The caller must append these events next: the branch's number is the version that its first item gets.
+    These events must be appended next, because the branch's number is the version of its first item.
     """
     branch = state.version + 1
     appended = append_after(
@@ -60,7 +56,7 @@ def open_branch(
 
 
 def check_branches(state: Conversation, leaf: Leaf) -> None:
-    """Raises TooManyBranches if no further branch may be opened after `leaf`."""
+    """Raises TooManyBranches."""
     if state.branches + sum(reply.leaf is not None for reply in state.running) >= MAX_BRANCHES:
         raise TooManyBranches(
             f"No further branch can be opened in conversation {state.id}: the limit is {MAX_BRANCHES}."
@@ -78,10 +74,7 @@ def append_after(
     depth: int,
     response_id: str | None,
 ) -> Iterator[ItemAppended]:
-    """The event of each item. Each item is the parent of the next one.
-
-    `parent`: the parent of the first item. `depth`: the depth of `parent`.
-    """
+    """Each item is the parent of the next. `depth`: the depth of `parent`."""
     for distance, new_item in enumerate(items, 1):
         yield ItemAppended(
             item_id=new_item.item_id,

@@ -1,8 +1,4 @@
-"""The commands that a conversation takes. Ids and item bodies come from outside and are already validated.
-
-The handlers in `commands/` and the replies in `replies/` make the commands. `decide` turns a command into events, or
-refuses it.
-"""
+"""The commands that a conversation takes. Their ids and item bodies are already validated."""
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -24,7 +20,7 @@ from domain.events import (
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
-    """An item to append. `item_id`: its new id. `item`: its body as JSON text in UTF-8. `copy_of`: as in ItemAppended."""
+    """An item that a command appends. `item`: JSON text in UTF-8. `copy_of`: as in ItemAppended."""
 
     item_id: str
     item: bytes
@@ -32,20 +28,15 @@ class NewItem(Struct, frozen=True, kw_only=True):
 
 
 class Prefix(Struct, frozen=True, kw_only=True):
-    """The beginning of a transcript, up to an item that the command appends.
+    """The beginning of a transcript, up to item `item_id`.
 
-    The log's table `transcript_prefixes` maps the hash of this beginning to the item.
-
-    item_id      the item that the prefix ends with
-    hash         of the prefix's normalized items; or of its answer, alone or with the item before it; or of the name that a client gave to the
-                 conversation (`context/transcripts/prefix_hashes.py`)
-    answered     whether one of the prefix's items is an answer of this store
+    hash         of the prefix, its answer, or the conversation's name (`context/transcripts/prefix_hashes.py`)
+    answered     whether the prefix has an answer of this store
     response_id  the response whose request or answer brought the item
-    messages     how many messages of the transcript of `response_id` the prefix has. 0 if the prefix is not the beginning of this transcript, or if
-                 `response_id` is None or is no chat completion
-    exact        the exact hash of these messages; empty if there are none
-    read_version the conversation's version when the transcript was compared with it. If an item was retracted or restored after this version,
-                 the prefix is not recorded, because it may contain the item. None: the transcript was not compared with the conversation
+    messages     how many messages of that response's transcript the prefix has; 0 if that transcript does not begin with it
+    exact        the exact hash of these messages
+    read_version when the transcript was compared with the conversation. If an item was retracted or restored later, the
+                 prefix is not recorded, because it may contain this item
     """
 
     item_id: str
@@ -58,16 +49,14 @@ class Prefix(Struct, frozen=True, kw_only=True):
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """The base of all commands."""
-
     @property
     def row_keys(self) -> tuple[str, ...]:
-        """The row keys of the items, responses and feedback whose state `decide` needs."""
+        """The items, responses and feedback whose state `decide` needs."""
         return ()
 
 
 class StartConversation(Command, frozen=True, kw_only=True):
-    """`listed`, `forked_from`, `family`, `pinned` and `summary`: see ConversationStarted. `family` None: the conversation starts a family of its own."""
+    """The fields are as in ConversationStarted. `family` None: a family of its own."""
 
     conversation_id: str
     tenant: str
@@ -92,10 +81,9 @@ class DescribeConversation(Command, frozen=True, kw_only=True):
 
 
 class WriteTitle(Command, frozen=True, kw_only=True):
-    """Records a title that a model wrote. Refused if the conversation has a title.
+    """Sets a title that a model wrote.
 
-    `title_items`: the items that the title was made from. `read_version`: the conversation's version when the last of
-    these items was appended. Refused if an item was retracted or restored after this version.
+    `read_version`: the conversation's version when the last of `title_items` was appended.
     """
 
     title: str
@@ -113,10 +101,7 @@ class AppendItems(Command, frozen=True, kw_only=True):
 
 
 class ReviseItem(Command, frozen=True, kw_only=True):
-    """Another version of item `item_id`: `item` opens a branch after `leaf`, the place of the parent of `item_id`.
-
-    The head moves to the new item. `inherited`: as in RetractItem.
-    """
+    """Opens a branch with another version of item `item_id`. `leaf`: the place of its parent."""
 
     item_id: str
     item: NewItem
@@ -130,7 +115,7 @@ class ReviseItem(Command, frozen=True, kw_only=True):
 
 
 class MoveHead(Command, frozen=True, kw_only=True):
-    """The head becomes item `item_id`. `path`: the path that ends with it. `inherited`: as in RetractItem."""
+    """Makes item `item_id` the head. `path` ends with it."""
 
     item_id: str
     path: tuple[PathBranch, ...]
@@ -142,8 +127,6 @@ class MoveHead(Command, frozen=True, kw_only=True):
 
 
 class RetractItem(Command, frozen=True, kw_only=True):
-    """`inherited`: the state of the item, if it belongs to a conversation that this one was forked from."""
-
     item_id: str
     inherited: KnownItem | None = None
 
@@ -153,10 +136,9 @@ class RetractItem(Command, frozen=True, kw_only=True):
 
 
 class RestoreItem(Command, frozen=True, kw_only=True):
-    """Shows a retracted item again. `inherited`: as in RetractItem.
+    """Undoes the retraction of an item. If the item was pinned, it is not pinned again.
 
-    `response_id`: the response that the item belongs to, if any. `unpins`: whether the newest event about pins
-    still lists the item. If so, the item is unpinned too, because the retraction ended the pin.
+    `unpins`: also append ItemUnpinned, because the newest event about pins still lists the item.
     """
 
     item_id: str
@@ -170,8 +152,6 @@ class RestoreItem(Command, frozen=True, kw_only=True):
 
 
 class PinItem(Command, frozen=True, kw_only=True):
-    """`inherited`: as in RetractItem."""
-
     item_id: str
     inherited: KnownItem | None = None
 
@@ -181,8 +161,6 @@ class PinItem(Command, frozen=True, kw_only=True):
 
 
 class UnpinItem(Command, frozen=True, kw_only=True):
-    """`inherited`: as in RetractItem."""
-
     item_id: str
     inherited: KnownItem | None = None
 
@@ -192,14 +170,14 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start`: create this conversation in the same transaction.
+    """Starts a reply. Fields that are not below are as in ReplyRequested.
 
-    `expected_head`: refused if the head is another item; UNSET: any head is accepted.
-
-    `transcript`, `queued`, `after`, `regenerates`: as in ReplyRequested. `lists`: whether a conversation that is not listed
-    is listed from now on. `retracts`: items to retract in the same append, if they are not retracted yet. They are not in
-    `shown`. `alone`: refused if another reply will be appended after the same item as this one. `reuses`: ids of items of
-    `input` that were in the input of an earlier reply too. Refused if one of these items has joined the conversation.
+    start          a conversation to create in the same transaction
+    expected_head  refused if the head is another item; UNSET: any head
+    lists          lists the conversation from now on
+    retracts       items to retract in the same append
+    alone          refused if another reply will be appended after the same item
+    reuses         items of `input` that an earlier reply had too. Refused if one of them has joined
     """
 
     response_id: str
@@ -224,8 +202,6 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
 
 class QueueReply(Command, frozen=True, kw_only=True):
-    """Records that a reply waits for its turn. The fields are as in ReplyQueued."""
-
     response_id: str
     model: str
     parameters: bytes
@@ -235,14 +211,11 @@ class QueueReply(Command, frozen=True, kw_only=True):
 
 
 class ReadQueueState(Command, frozen=True, kw_only=True):
-    """Changes nothing.
-
-    The result has the conversation's current state in the log: which replies run, and which ones wait.
-    """
+    """Changes nothing. The result has the conversation's current state."""
 
 
 class ShowReply(Command, frozen=True, kw_only=True):
-    """Records that the request of a running reply is sent again with another context. `shown`, `reason`: as in ReplyShown."""
+    """Sends the request of a running reply again, with another context."""
 
     response_id: str
     model: str
@@ -251,10 +224,7 @@ class ShowReply(Command, frozen=True, kw_only=True):
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
-    """`input` and `output` are appended at the head that the conversation has when the command is decided.
-
-    If the reply has a leaf at that time (`RunningReply`), they open a branch after it.
-    """
+    """Appends `input` and `output` at the head, or on a branch if the reply has a leaf."""
 
     response_id: str
     model: str
@@ -281,11 +251,7 @@ class FailReply(Command, frozen=True, kw_only=True):
 
 
 class StopReply(Command, frozen=True, kw_only=True):
-    """The fields of CancelReply and InterruptReply.
-
-    If the conversation's policy keeps stopped replies, `input` is appended as by CompleteReply, with the items of `output`
-    that may join (`reply_ends.joinable`). Nothing is appended if the reply was still waiting for its turn.
-    """
+    """Items join only if the conversation's policy keeps stopped replies."""
 
     response_id: str
     author: str = ""
@@ -313,10 +279,9 @@ class DescribeReply(Command, frozen=True, kw_only=True):
 
 
 class DeleteReply(Command, frozen=True, kw_only=True):
-    """`item_ids`: the items that the reply added to its conversation, in order.
+    """`item_ids`: the items that the reply added, in order.
 
-    In an unlisted conversation, the command is refused if the reply has added other items. This happens if the reply
-    ended after its items were read.
+    Refused in an unlisted conversation if the reply has added others since.
     """
 
     response_id: str
@@ -328,13 +293,11 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """`replaces`: the version of the active summary, which the new summary includes; 0 for none.
+    """Refused if the active summary is neither `replaces` nor in `withdrawn`, or if `last` is not on the active path.
 
-    Refused if another summary is active, or if item `last` is not on the active path.
-
-    `withdrawn`: the versions of summaries that cover an item which was deleted elsewhere, for example in the origin of
-    a fork. The new summary replaces these and does not include them. `read_version`: the conversation's version when
-    the items were read. Refused if an item was retracted or restored after this version.
+    replaces      the version of the active summary, which the new one includes; 0 for none
+    withdrawn     summaries (versions) that are replaced but not included. One of their items was deleted elsewhere
+    read_version  when the items were read. Refused if an item was retracted or restored later
     """
 
     compaction_id: str
@@ -365,33 +328,26 @@ class RedoCompaction(Command, frozen=True, kw_only=True):
 
 
 class ShareConversation(Command, frozen=True, kw_only=True):
-    """Adds the share, or changes the role of the share with the same subject."""
-
     share: Share
 
 
 class UnshareConversation(Command, frozen=True, kw_only=True):
-    """`subject` None: withdraws the share with everyone of the tenant."""
+    """`subject` None: everyone of the tenant."""
 
     subject: str | None
 
 
 class ArchiveConversation(Command, frozen=True, kw_only=True):
-    """`archived`: whether the conversation is archived from now on."""
-
     archived: bool
 
 
 class WithdrawFeedback(Command, frozen=True, kw_only=True):
-    """Withdraws the feedback that `by` gave to an item or a response."""
-
     by: str
     item_id: str | None = None
     response_id: str | None = None
 
     @property
     def target(self) -> str:
-        """The id of the item or the response."""
         return self.item_id or self.response_id or ""
 
     @property
@@ -400,9 +356,9 @@ class WithdrawFeedback(Command, frozen=True, kw_only=True):
 
 
 class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
-    """The fields are as in FeedbackGiven. `feedback_id`: the new id, used if the target has no feedback from `by`. `inherited`: as in RetractItem.
+    """`feedback_id`: a new id, for the first feedback of `by` to the target.
 
-    `known_id`: the id of the feedback that `by` had given when the command was made; None if there was none.
+    `known_id`: the feedback of `by` when the command was made; None if there was none.
     """
 
     feedback_id: str

@@ -1,7 +1,6 @@
-"""Says which fields of events hold content, and which deletions remove it. Pure.
+"""Which fields of events hold content (what people or models wrote), and which deletions remove it. Pure.
 
-Content is what people or models wrote. A test fails if a field of an event is in neither of the two tables below. So
-nobody can add a field with content that a deletion misses.
+A test fails if a field of an event is in neither of the two tables.
 """
 
 from collections.abc import Mapping
@@ -39,18 +38,12 @@ from domain.events import (
 )
 
 Part = Literal["conversation", "title", "item", "items", "response", "summary", "transcript", "target"]
-"""What the content of a field belongs to. If that is deleted, or the whole conversation, the content is deleted too.
+"""What a field's content belongs to. The content is deleted with it, or with the conversation.
 
-conversation   only the whole conversation
-title          the items that a model made the title from, `title_items` of the event. A person's title belongs to the conversation
-item           the item `item_id` of the event
-items          the field holds InputItems. Each one belongs to the item with its id. All of them belong to the response
-               `response_id` of the event
-response       the response `response_id` of the event
-summary        the summary that the event records
-target         the item `item_id` of the event or, if `item_id` is None, the response `response_id`
-transcript     the field holds a Transcript. It belongs to the response. The `changes` of each TranscriptPart also belong to
-               the items in its `items`
+title          the items in `title_items`. A person's title belongs to the conversation
+items          each InputItem belongs to the item with its id; all belong to the response `response_id`
+target         the item `item_id`, or the response `response_id` if there is no `item_id`
+transcript     the response. The `changes` of each TranscriptPart also belong to its `items`
 """
 
 CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
@@ -67,7 +60,6 @@ CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
     ContextCompacted: {"summary": "summary"},
     FeedbackGiven: {"comment": "target"},
 }
-"""The fields of each event that hold content."""
 
 NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationStarted: frozenset(
@@ -122,7 +114,4 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationReopened: frozenset(),
     ConversationDeleted: frozenset(),
 }
-"""The other fields: ids, numbers, and names that the store, a client's program or a provider chose.
-
-`ReplyFailed.message` is among them because the store writes this text. It contains no content.
-"""
+"""The store writes `ReplyFailed.message` itself, without content."""

@@ -1,7 +1,7 @@
 """The state that commands are decided on, and how each event changes it.
 
-The state holds no item bodies and no map of all items, so the state of 100,000 items is as small as the state of ten. `evolve` checks no
-rules, so a rule that becomes stricter later does not make an old conversation unreadable.
+Its size does not grow with the number of items. `evolve` checks no rules: a stricter rule must not make an old
+conversation unreadable.
 """
 
 from collections.abc import Iterable
@@ -47,11 +47,10 @@ from domain.events import (
 from domain.paths import FIRST_BRANCH, is_open, takes
 
 MAX_UNDO_STEPS = 16
-"""How many compactions can be undone."""
 
 
 class KnownSummary(Struct, frozen=True, gc=False):
-    """A summary: the version of its ContextCompacted, and the depth and the branch of the last item that it covers."""
+    """A summary. `depth` and `branch`: the place of the last item that it covers."""
 
     version: int
     depth: int
@@ -59,10 +58,10 @@ class KnownSummary(Struct, frozen=True, gc=False):
 
 
 class RunningReply(Struct, frozen=True, gc=False):
-    """A response in progress, and where its items will join the conversation.
+    """A reply that was requested and has not ended.
 
-    leaf        the item after which its items open a branch; None: its items are appended at the head
-    names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved while the reply ran
+    leaf        the item after which the reply's items open a branch; None: they are appended at the head
+    names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved meanwhile
     head        the head when the reply was requested, if the request named the leaf
     """
 
@@ -73,22 +72,18 @@ class RunningReply(Struct, frozen=True, gc=False):
 
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
-    """The state of a conversation.
+    """The state of one conversation. A version of 0 means none.
 
-    head, depth   id and depth of the active path's last item; None and 0 if it has none
-    path          the branches that the active path takes. If it is open, its last branch is `branch`, and the next item is appended there
+    head, depth   the active path's last item
     branches      how many branches were opened besides the first one
-    moved_at      the version of the last HeadMoved, 0 for none
-    running       the responses in progress
-    queued        ids of responses that wait for their turn, the next one first
-    interrupting  the waiting response that stops the running one; None if there is none
-    summaries     the summaries that can be undone, oldest first. The last one on the active path is active, and each one includes the one before it on its path
-    undone        the summaries that can be redone, the next one first. The first one on the active path includes the active summary
-    items         how many of the conversation's own items are not retracted
+    queued        responses that wait for their turn, the next one first
+    interrupting  the waiting response that stops the running one
+    summaries     those that can be undone, oldest first. The last one on the active path is active
+    undone        those that can be redone, the next one first
+    items         how many of its own items are not retracted
     replies       how many responses are not deleted
-    retracted_at  the version at which an item was last retracted or restored, 0 for none
-    forked_from   where the conversation was forked; None if it is no fork
-    title_items   the items that a model's title was made from. Empty if a person gave the title, or if there is none
+    retracted_at  the version at which an item was last retracted or restored
+    title_items   the items that a model's title was made from; empty if it is a person's
     """
 
     id: str
@@ -124,50 +119,45 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def title_by(self) -> Literal["person", "model"] | None:
-        """Who gave the title. None if there is no title."""
         if self.title is None:
             return None
         return "model" if self.title_items else "person"
 
     @property
     def summary(self) -> int:
-        """The version of the active ContextCompacted; 0 for none."""
+        """The version of the active summary; 0 for none."""
         on_path = self.summaries_on_path
         return on_path[-1].version if on_path else 0
 
     @property
     def summaries_on_path(self) -> tuple[KnownSummary, ...]:
-        """Those of `summaries` whose last item is on the active path."""
         return tuple(summary for summary in self.summaries if takes(self.path, summary.branch, summary.depth))
 
     @property
     def redoable(self) -> KnownSummary | None:
-        """The summary that is redone next; None if none can be redone."""
+        """The summary that is redone next."""
         return next((summary for summary in self.undone if takes(self.path, summary.branch, summary.depth)), None)
 
     def reply(self, response_id: str) -> RunningReply | None:
-        """The reply, if it is in progress."""
         return next((reply for reply in self.running if reply.response_id == response_id), None)
 
     @property
     def at_head(self) -> tuple[str, ...]:
-        """The ids of the responses in progress whose items will be appended at the head: at most one."""
+        """Responses in progress that will be appended at the head: at most one."""
         return tuple(reply.response_id for reply in self.running if reply.leaf is None)
 
     @property
     def awaited_after(self) -> frozenset[str | None]:
-        """The ids of the items after which replies that run or wait will be appended. None among the ids: before the first item."""
+        """Replies that run or wait will be appended after these items. None: at the beginning."""
         leaves = (reply.leaf for reply in self.running)
         running = (self.head if leaf is None else leaf.item_id for leaf in leaves)
         return frozenset((*running, self.head) if self.queued else running)
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """The state of one item, response or feedback that a command names.
+    """The state of an item, response or feedback.
 
-    For a response, `branch` and `depth` are unused, `retracted` means deleted, and `item_ids` are the items that joined
-    the conversation with it. `inherited`: the conversation is a fork, and inherits the item. Then `branch` is 0.
-    `feedback`: for the row key of a feedback, the feedback that was given last.
+    For a response, `retracted` means deleted, and `item_ids` are the items that joined with it. For an inherited item, `branch` is 0.
     """
 
     branch: int = 0
@@ -182,7 +172,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
 def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
     state: Conversation | None, event: Event
 ) -> Conversation:
-    """The state after `event`. Raises ValueError if `state` is None and the event is not a ConversationStarted."""
+    """Raises ValueError if the first event is not a ConversationStarted."""
     if isinstance(event, ConversationStarted):
         return Conversation(
             id=event.conversation_id,
@@ -280,7 +270,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return replace(state, version=version, status="ended")
         case ConversationReopened():
             return replace(state, version=version, status="active")
-        case ConversationDeleted():  # caches and snapshots of the state must not keep what was deleted
+        case ConversationDeleted():  # caches and snapshots must not keep what was deleted
             return replace(
                 state, version=version, status="deleted", title=None, title_items=(), instructions=None, metadata={}
             )
@@ -289,10 +279,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
 
 
 def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
-    """The state of an item, a response or a feedback after an event with its row key. None: there is no state.
-
-    The state ends when feedback is withdrawn, and when an inherited item is restored.
-    """
+    """The state of an item, response or feedback after an event with its row key. None: it has no state any more."""
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
@@ -317,7 +304,6 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
 
 
 def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conversation:
-    """The state with one more item. An item that is appended at the head becomes the head."""
     opens = event.branch == version
     counts = {"items": state.items + 1, "branches": state.branches + opens}
     if event.aside or (opens and (event.parent_id != state.head or _has_leaf(state, event))):
@@ -328,17 +314,13 @@ def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conver
 
 
 def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
-    """Whether the item belongs to a reply that has a leaf. Then the HeadMoved that follows moves the head."""
+    """Whether the item's reply has a leaf. If so, only a HeadMoved moves the head."""
     reply = state.reply(event.response_id) if event.response_id else None
     return reply is not None and reply.leaf is not None
 
 
 def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
-    """The state with another head. A reply that would have been appended at the old head gets the old head as its leaf.
-
-    If the head comes back to that leaf, the reply will be appended at the head again. If the event names the
-    head that the conversation has already, only `path` and `moved_at` change.
-    """
+    """A reply that would have been appended at the old head gets this head as its leaf, until the head comes back."""
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)
 
@@ -353,7 +335,6 @@ def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversat
 
 
 def leaf_at_head(state: Conversation) -> Leaf:
-    """The head as a leaf, for a branch that is opened after it."""
     path = state.path
     if is_open(path):
         path = (*path[:-1], PathBranch(path[-1].branch, state.depth, state.version))
@@ -361,7 +342,6 @@ def leaf_at_head(state: Conversation) -> Leaf:
 
 
 def _without_reply(state: Conversation, response_id: str) -> Conversation:
-    """The state without this reply: it neither runs nor waits any more."""
     return replace(
         state,
         running=tuple(reply for reply in state.running if reply.response_id != response_id),
@@ -375,7 +355,6 @@ def _without(ids: tuple[str, ...], removed: str) -> tuple[str, ...]:
 
 
 def fold(events: Iterable[Event]) -> Conversation | None:
-    """The state after `events`, in order. None if there are none."""
     state: Conversation | None = None
     for event in events:
         state = evolve(state, event)

@@ -95,9 +95,9 @@ MAX_SHARES = 100
 def decide(
     conversation_id: str, state: Conversation | None, command: Command, known_items: Mapping[str, KnownItem]
 ) -> tuple[Event, ...]:
-    """The events that follow from `command`. Empty if it changes nothing. Raises `Refused` if the rules do not allow it.
+    """An empty result means that the command changes nothing. Raises Refused.
 
-    `known_items`: the state of each item, response and feedback in `command.row_keys` that exists.
+    `known_items`: what exists of `command.row_keys`.
     """
     events = _events_of(conversation_id, state, command, known_items)
     return events if state is None else (*events, *withdrawn_title(state, events))
@@ -179,11 +179,7 @@ def _check_active(state: Conversation) -> None:
 
 
 def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
-    """Raises Refused if the reply may not start now.
-
-    At most one reply in progress will be appended at the head. While replies wait for that, only the first of them may
-    start. A reply that opens a branch need not wait.
-    """
+    """At most one running reply appends at the head. Replies that open a branch need not wait."""
     _check_active(state)
     if command.after is not None:
         if command.alone and command.after.item_id in state.awaited_after:
@@ -334,7 +330,7 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
         if (value := getattr(command, name)) is not UNSET and value != getattr(state, name)
     }
     if state.title_by == "model" and command.title is not UNSET:
-        changes["title"] = command.title  # even if the title is the same: from now on it counts as a person's
+        changes["title"] = command.title  # even if it is the same: now it is a person's title
     return (ConversationDescribed(**changes),) if changes else ()
 
 
@@ -371,7 +367,8 @@ def _change_summary(
                 raise SummaryHasChanged(state.id)
             if command.depth > state.depth:
                 raise HistoryLost(state.id)
-            # The state keeps only the last few summaries. When none of them is left, `state.summary` is 0, but an older one may be active.
+            # Old summaries are dropped from the state. When none is left, `state.summary` is 0, but an older one may be
+            # active.
             replaceable = (0, *command.withdrawn) if command.withdrawn else ()
             if command.replaces != state.summary and state.summary not in replaceable:
                 raise SummaryHasChanged(state.id)

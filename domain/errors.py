@@ -1,45 +1,44 @@
 """Errors: why a command was refused, and why a model did not answer. They carry ids, never what people wrote.
 
-    Refused
-    ├── NotFound
-    │   ├── ConversationNotFound   (never started, deleted, or not visible to the caller)
-    │   ├── ItemNotFound           (never appended, or retracted)
-    │   ├── ResponseNotFound       (never requested, or deleted)
-    │   ├── CompletionNotFound     (a chat completion that does not exist, was not stored, or is deleted)
-    │   ├── FeedbackNotFound       (the caller gave none)
-    │   └── ShareNotFound
-    ├── Conflict
-    │   ├── ConversationIsEnded
-    │   ├── ConversationExists
-    │   ├── ConversationLocked     (another reply runs, or must run first)
-    │   ├── HeadHasMoved           (the head is not the item that the command expects)
-    │   ├── PathHasChanged         (the head was moved after the context of the request was read)
-    │   ├── HistoryLost            (the event store was restored meanwhile)
-    │   ├── ItemsDeleted           (items were deleted or restored after the request or the title was made from them)
-    │   ├── ReplyIsOver
-    │   ├── SummaryHasChanged      (the summary, an item or the active path was changed while a new summary was made)
-    │   ├── TitleExists
-    │   ├── NothingToUndo
-    │   ├── NothingToCompact
-    │   ├── TooManyBranches
-    │   ├── TooManyPins
-    │   ├── TooManyQueued
-    │   └── TooManyShares
-    ├── NotAllowed                 (the caller's role in the conversation does not allow it)
-    ├── SharedWithOwner
-    └── ContextTooLong
+Refused
+├── NotFound
+│   ├── ConversationNotFound   (or not visible to the caller)
+│   ├── ItemNotFound           (or retracted)
+│   ├── ResponseNotFound       (or deleted)
+│   ├── CompletionNotFound     (or not stored, or deleted)
+│   ├── FeedbackNotFound
+│   └── ShareNotFound
+├── Conflict
+│   ├── ConversationIsEnded
+│   ├── ConversationExists
+│   ├── ConversationLocked     (another reply runs, or must run first)
+│   ├── HeadHasMoved           (the head is not the item that the command expects)
+│   ├── PathHasChanged         (the head was moved while the request was prepared)
+│   ├── InputHasJoined         (items of the input joined meanwhile)
+│   ├── HistoryLost            (the event store was restored meanwhile)
+│   ├── ItemsDeleted           (items were deleted or restored meanwhile)
+│   ├── ReplyIsOver
+│   ├── SummaryHasChanged
+│   ├── TitleExists
+│   ├── NothingToUndo
+│   ├── NothingToCompact
+│   ├── TooManyBranches
+│   ├── TooManyPins
+│   ├── TooManyQueued
+│   └── TooManyShares
+├── NotAllowed                 (by the caller's role in the conversation)
+├── SharedWithOwner
+└── ContextTooLong
 
-    ReplyLost                      (the event store was restored while the reply ran)
-    ModelFailed                    (the provider did not answer as it should)
-
-`infrastructure/http/errors.py` has the table of their HTTP statuses.
+ReplyLost                      (the event store was restored while the reply ran)
+ModelFailed                    (the provider did not answer as it should)
 """
 
 from msgspec import Struct
 
 
 class Refused(Exception):
-    """The rules do not allow the command. `code` is stable, for programs; the message is for people."""
+    """`code` is stable, for programs; the message is for people."""
 
     code = "refused"
 
@@ -110,8 +109,6 @@ class ReplyIsOver(Conflict):
 
 
 class ConversationLocked(Conflict):
-    """A retry can succeed: the reply that runs, or must run first, will end."""
-
     code = "conversation_locked"
 
     def __init__(self, conversation_id: str) -> None:
@@ -128,7 +125,7 @@ class HeadHasMoved(Conflict):
 
 
 class HistoryLost(Conflict):
-    """The command was made from events that the log has lost since then. A retry uses the events that the log has now."""
+    """The command was made from events that the log has lost."""
 
     code = "history_lost"
 
@@ -137,8 +134,6 @@ class HistoryLost(Conflict):
 
 
 class ItemsDeleted(Conflict):
-    """On a retry, the model is shown the items that are not deleted then."""
-
     code = "conversation_changed"
 
     def __init__(self, conversation_id: str) -> None:
@@ -148,7 +143,7 @@ class ItemsDeleted(Conflict):
 
 
 class InputHasJoined(Conflict):
-    """On a retry, the items of the input that joined the conversation are copied."""
+    """A retry copies the items that joined."""
 
     code = "conversation_changed"
 
@@ -159,8 +154,6 @@ class InputHasJoined(Conflict):
 
 
 class PathHasChanged(Conflict):
-    """On a retry, the model is shown the path that is active then."""
-
     code = "conversation_changed"
 
     def __init__(self, conversation_id: str) -> None:
@@ -193,8 +186,6 @@ class NothingToUndo(Conflict):
 
 
 class NothingToCompact(Conflict):
-    """Everything fits, there is no room for a summary, a turn is too long to be summarized, or the model wrote no summary."""
-
     code = "nothing_to_compact"
 
     def __init__(self, conversation_id: str) -> None:
@@ -218,8 +209,6 @@ class TooManyPins(Conflict):
 
 
 class TooManyQueued(Conflict):
-    """A retry can succeed: the replies that wait get their turn."""
-
     code = "too_many_queued"
 
     def __init__(self, conversation_id: str, max_queued: int) -> None:
@@ -254,11 +243,7 @@ class SharedWithOwner(Refused):
 
 
 class ContextTooLong(Refused):
-    """The request needs at least `tokens`, but only `budget` are allowed.
-
-    `tokens` counts what is always sent (instructions, tools, summary, pinned items) and the newest turn. If the request disables
-    truncation, it counts the whole conversation.
-    """
+    """`tokens` counts what is always sent and the newest turn. Without truncation, it counts the whole conversation."""
 
     code = "context_length_exceeded"
 
@@ -272,7 +257,7 @@ class ContextTooLong(Refused):
 
 
 class ReplyLost(Exception):
-    """The log has lost the request of a running reply. Nothing of the reply is stored."""
+    """Nothing of the reply is stored."""
 
     code = "response_lost"
 
@@ -283,10 +268,11 @@ class ReplyLost(Exception):
 
 
 class RefusedRequest(Struct, frozen=True):
-    """What a provider's refusal of a request says, without its text.
+    """What a provider's refusal says, without its text.
 
-    `mentions`: the abilities of a model that the refusal mentions, such as "image". `lacks`: those of `mentions` that the
-    model does not have, according to the refusal. `lacks_words`: the few words that say so, such as "not support".
+    mentions     abilities of a model, such as "image"
+    lacks        those that the model does not have
+    lacks_words  the words that say so, such as "not support"
     """
 
     mentions: frozenset[str]
@@ -295,20 +281,15 @@ class RefusedRequest(Struct, frozen=True):
 
 
 class ModelFailed(Exception):
-    """The model provider did not answer as it should. `message` has no text of the provider or the user.
-
-    The values of `code`:
+    """The model gave no usable answer. `message` has no text of the provider or the user. `code`, for example:
 
     model_error              the provider refused, could not be reached, stopped early, or sent something we do not understand
-    model_timeout            the provider was too slow (`timed_out`)
-    model_rate_limited       the provider answered 429; `retry_after`: seconds, if the provider names them
-    model_unavailable        the circuit breaker of the model is open: no request was sent; `retry_after`: seconds
-    model_not_found          the provider does not have the model
-    context_length_exceeded  the provider refused the request because it is longer than the model's context window
+    model_unavailable        the circuit breaker of the model is open: no request was sent
+    context_length_exceeded  the request is longer than the model's context window
 
-    `window`: the model's context window in tokens, if the provider named it when it refused the request.
-    `unreachable`: the provider was not reached, did not answer in time, or answered 502, 503 or 504. The circuit breaker counts these failures.
-    `refused`: what the refusal says about the model's abilities. None if the failure is not such a refusal.
+    retry_after  seconds, if known
+    window       the model's context window in tokens, if the provider named it
+    unreachable  no connection, no answer in time, or 502, 503 or 504. The circuit breaker counts these failures
     """
 
     def __init__(

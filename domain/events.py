@@ -1,7 +1,6 @@
-"""Every event of a conversation, in one file. Topics and field names are frozen: a test compares stored bytes.
+"""Every event of a conversation. Topics and field names are frozen: a test compares stored bytes.
 
-An event's version, its time and who caused it are columns of the stored row, not fields. A field `item` holds an item as it was
-sent, as JSON text in UTF-8. The `id` inside this text is the client's; `item_id` is ours. Older events do not hold the client's id.
+A field `item` holds an item as JSON text in UTF-8. The `id` inside this text is the client's; `item_id` is ours.
 """
 
 from typing import ClassVar, Literal
@@ -10,14 +9,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a conversation a model is shown, and what happens to a reply that is stopped or loses its client.
+    """What a model is shown of a conversation, and what becomes of a reply that is stopped.
 
-    `strategy`: whether turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
-    `budget`: tokens that may be sent; None: as many as the model's window allows. `reserve`: tokens kept free for the answer, if the
-    request has no `max_output_tokens`; None: 1,024, or half of a smaller window. `window`: where the shown turns begin. `newest`: as early as
-    the budget allows. `stable`: at the same turn as in the last request, as long as all turns from there on fit. Otherwise at the first later
-    turn with which the request fills at most `refill` (0.1 to 0.9) of the budget, or at the last turn. `stopped`: whether the question and the partial
-    answer of a stopped reply join the conversation. `on_disconnect`: whether a reply ends when its client disconnects.
+    budget   tokens that may be sent; None: what the model's window allows
+    reserve  tokens kept free for the answer if the request has no `max_output_tokens`; None: 1,024, or half of the window if that is less
+    window   where the shown turns begin. `newest`: as early as the budget allows. `stable`: where the last request's did,
+             while that fits
+    refill   how much of the budget a request fills after the stable window has moved; 0.1 to 0.9
+    stopped  whether the question and partial answer of a stopped reply join
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
@@ -32,9 +31,9 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class PathBranch(Struct, frozen=True, array_like=True):
     """A branch that a path takes, and where the path leaves it (`domain/paths.py`).
 
-    `branch`: the version of the ItemAppended that opened the branch; 0 for the first one. `last_depth`: the depth of
-    the last item that the path has on the branch. `last_version`: that item has this version or a lower one.
-    `last_depth` and `last_version` are None if the path follows the branch to its end.
+    branch        the version of the ItemAppended that opened the branch; 0 for the first one
+    last_depth    of the path's last item on the branch; None: the path follows the branch to its end
+    last_version  the version of this last item, or a higher one
     """
 
     branch: int
@@ -43,10 +42,9 @@ class PathBranch(Struct, frozen=True, array_like=True):
 
 
 class Leaf(Struct, frozen=True, array_like=True):
-    """The item after which others are appended: its id, its depth, and the path that ends with it.
+    """The item after which others are appended. `path` ends with it. `item_id` None and depth 0: before the first item.
 
-    `item_id` None and depth 0: before the first item. `path`: the branches of that path in
-    the conversation that gets the new items. If this conversation is a fork, the items that it inherits count as items of branch 0.
+    In a fork, inherited items count as items of branch 0.
     """
 
     item_id: str | None
@@ -55,10 +53,10 @@ class Leaf(Struct, frozen=True, array_like=True):
 
 
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
+    """A fork begins after item `item_id` of its origin, as the origin was at `version`. `item_id` None: before the
+    first item.
 
-    `version`: the fork inherits the origin as it was at this version. `depth`: the item's depth. `branches`: the origin's
-    path up to the item; it may be empty if it is the first branch alone. `item_id` None and `depth` 0: before the first item.
+    `branches`: the origin's path up to the item; may be empty if it is the first branch alone.
     """
 
     conversation_id: str
@@ -69,17 +67,14 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class InheritedSummary(Struct, frozen=True, kw_only=True):
-    """The summary that a fork inherits: the ContextCompacted of `conversation_id` at `version`."""
+    """The ContextCompacted of another conversation whose summary a fork takes over."""
 
     conversation_id: str
     version: int
 
 
 class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An item that is stored in an event of a reply. If it joins the conversation, an ItemAppended adds it.
-
-    `copy_of`: as in ItemAppended.
-    """
+    """An item in an event of a reply. It has not joined the conversation. `copy_of`: as in ItemAppended."""
 
     item_id: str
     item: bytes
@@ -87,7 +82,7 @@ class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ShownRange(Struct, frozen=True, kw_only=True):
-    """Consecutive items of the path that a model was shown, from `first` to `last`, without retracted ones."""
+    """Consecutive items of the path that a model was shown, without retracted ones."""
 
     first: str
     last: str
@@ -96,11 +91,10 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Items that a model was not shown, or not in full, and why.
+    """Items that a model was not shown, or not in full.
 
-    `reason` "budget": the items did not fit. If the path was not read to its start, this range has no `first`, and its
-    `count` includes deleted items; in older events it has no `count`. If none of its items was read, it has no `last`
-    either. `reason` "deleted": a fork inherited the items from a conversation that is deleted. This range has no `first`.
+    `reason` "budget": the items did not fit. If the path was not read to its start, there is no `first`, and `count`
+    includes deleted items. "deleted": a fork inherited them from a deleted conversation.
     """
 
     reason: str
@@ -110,9 +104,10 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SequencePoint(Struct, frozen=True, array_like=True):
-    """The beginning of a request: its tools and its first `length` parts. `tokens`: the tokens of all these together.
+    """The beginning of a request: its tools and its first `length` parts. The first part is the body's `instructions`
+    (null if there are none). The others are the body's messages or input items.
 
-    `sha256`: the first 8 bytes of the SHA-256 of the parts. The parts of a request are its instructions, and then each message of its body.
+    `tokens`: of the tools, the answer format and these parts. `sha256`: the first 8 bytes of the hash of these parts.
     """
 
     length: int
@@ -121,14 +116,13 @@ class SequencePoint(Struct, frozen=True, array_like=True):
 
 
 class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What the next request of the same model is compared with (`context/sent_sequence.py`).
+    """What the next request to the same model is compared with (`context/sent_sequence.py`).
 
-    depth        the depth of the path's last item when the request was made
-    first_depth  the depth at which the window began. If the window had the whole path: the first depth after the summary. If the window was
-                 empty for lack of room: one more than `depth`
+    depth        of the path's last item
+    first_depth  where the window began. If it has the whole path: the first depth after the summary, or 1. If it is empty: `depth` + 1
     settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
-    summary      the first 8 bytes of the SHA-256 of the id of the compaction whose summary was sent
-    points       in the order of their length; the last one is the whole request
+    summary      the first 8 bytes of the SHA-256 of the summary's compaction id
+    points       by length; the last one is the whole request
     """
 
     depth: int
@@ -139,11 +133,11 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The beginning that a request has in common with the last request to the same model on the path.
+    """The beginning that a request shares with the last request to the same model on the path.
 
-    `tokens`, `messages`: how long it is. `messages` counts messages of the request's body. `reason`: why the prefix is shorter
-    than that last request, or why there was no such request, in the words of `prompt_cache_diagnostics` in the official API.
-    None: the prefix is the whole last request.
+    `messages`: how many messages or input items of the body it has.
+    `reason`: why it is not all of that request, or why there was no such request, in the words of `prompt_cache_diagnostics` in
+    the official API.
     """
 
     tokens: int
@@ -154,9 +148,10 @@ class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the body of the request again from the log.
 
-    `version`: the conversation's version when the ranges were read. `request_sha256`: the SHA-256 of the body that was sent. `summary`: the id of the
-    compaction whose summary was sent before the items. `sequence` and `shared_prefix`: None in older events, and for Chat Completions requests.
-    `notes`: abilities that some of the items need and that the model was assumed to lack. Notes replaced the content that needs these abilities.
+    version         the conversation's version when the ranges were read
+    request_sha256  of the body that was sent
+    summary         the compaction whose summary was sent before the items
+    notes           abilities that the model was assumed to lack. Notes replaced the content that needs them
     """
 
     version: int
@@ -174,7 +169,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class TranscriptBase(Struct, frozen=True, kw_only=True):
-    """The first `count` messages of the transcript of an earlier request, `response_id` in `conversation_id`."""
+    """The first `count` messages of an earlier request's transcript."""
 
     conversation_id: str
     response_id: str
@@ -182,12 +177,9 @@ class TranscriptBase(Struct, frozen=True, kw_only=True):
 
 
 class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One or more messages of a transcript. Either `items` or `message` is set.
+    """Messages of a transcript: either those that `items` make, or `message`, a JSON text.
 
-    items    the ids of consecutive items that the messages are made of: items of the path, or of the request's own input
-    changes  None: the messages that the store makes from the items are those that were sent. Otherwise: how the message
-             that was sent differs from the one message that the items make (`context/transcripts/message_changes.py`)
-    message  one message as JSON text, as it was sent. It is stored here because it matches no items
+    changes  how the message that was sent differs from what the items make (`context/transcripts/message_changes.py`)
     """
 
     items: tuple[str, ...] = ()
@@ -196,11 +188,10 @@ class TranscriptPart(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Transcript(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The messages of a Chat Completions request, in order: enough to render them again exactly.
+    """The messages of a Chat Completions request: enough to render them again exactly.
 
     instructions  the leading system and developer messages, as JSON texts. They are not items
-    base          the messages of an earlier request that come next; None: there are none
-    parts         the messages after `base`
+    base          the messages of an earlier request that come next
     """
 
     instructions: tuple[bytes, ...] = ()
@@ -209,7 +200,7 @@ class Transcript(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input tokens, `reasoning_tokens` is a part of the output tokens."""
+    """Tokens, as counted by the provider. Cached and cache-write tokens are input tokens; reasoning tokens are output tokens."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -219,61 +210,57 @@ class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """Milliseconds after the request was sent to the provider: when the first part of the answer came, and when the last one came."""
+    """Milliseconds from the request to the first and to the last part of the answer."""
 
     first_ms: int
     total_ms: int
 
 
 class Share(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Who else may use a conversation: one subject, or everyone of the tenant (`subject` None). A writer may also read."""
+    """`subject` None: everyone of the tenant. A writer may also read."""
 
     role: Literal["reader", "writer"]
     subject: str | None = None
 
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What every event has: a topic, which never changes, and a row key, which may be None."""
+    """A topic never changes."""
 
     topic: ClassVar[str]
 
     @property
     def row_key(self) -> str | None:
-        """What the stored row is indexed by (column `item_id`): the id of an item or a response, a `feedback_key`, or one of the words below. None: not indexed."""
+        """The row's index key (column `item_id`): the id of an item or response, a `feedback_key`, or a word below."""
         return None
 
 
-# Row keys of the events that change a conversation's settings, pins, summaries, shares or head. These few rows are found without reading the stream.
+# Row keys of changes. These few rows are found without reading the stream.
 
 DESCRIPTION = "description"
-"""The key of the stream's first row, and of ConversationDescribed rows that were written before the next three keys existed."""
+"""The stream's first row, and ConversationDescribed rows of older code."""
 
 INSTRUCTIONS = "instructions"
 POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
-"""These three are keys of changes: of the instructions, of the policy, and of both. The last row that changes a value holds the current value.
-
-A ConversationDescribed that changes neither the instructions nor the policy has no key.
-"""
+"""The last row that changes the instructions or the policy holds the current ones."""
 
 PINS = "pins"
-"""Changes of the pinned items. The last row holds all of them; some of these may have been retracted later."""
+"""The last row holds all pinned items; some may have been retracted later."""
 
 SUMMARY = "summary"
-"""Changes of summaries. Without branches, the last row says which summary is active, unless that one was withdrawn. With branches, earlier rows may count."""
+"""Without branches, the last row says which summary is active, unless it was withdrawn. With branches, earlier rows may count."""
 
 SHARES = "shares"
-"""Changes of the shares. The last row holds all of them."""
+"""The last row holds all shares."""
 
 HEAD = "head"
-"""Moves of the head. The last row holds the active path. Without such a row, the active path is the first branch."""
+"""The last row holds the active path. Without one, it is the first branch."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
-    """A conversation was created. `listed`: whether lists of conversations include it.
+    """`listed`: whether lists of conversations include it. `pinned`, `summary`: what a fork inherits.
 
-    `family`: the id of the first conversation in its chain of forks. If it is not a fork, this is its own id.
-    `pinned`: the pinned items that a fork inherits. `summary`: the summary that it inherits.
+    `family`: the first conversation in its chain of forks.
     """
 
     topic = "conversation.started"
@@ -297,10 +284,9 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """Title, instructions, metadata, policy or listing changed, or the conversation was archived or unarchived. A field that is UNSET did not change.
+    """A setting changed, or the conversation was archived or unarchived. UNSET: no change.
 
-    `title_by`: who gave the title. The fields after it are set only if a model did. `title_items`: the items that the
-    title was made from. `model`, `usage`, `cost`: those of the call to the model, as in ContextCompacted.
+    The fields after `title_by` are set only if a model wrote the title.
     """
 
     topic = "conversation.described"
@@ -325,13 +311,14 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 
 
 class ItemAppended(Event, frozen=True, kw_only=True):
-    """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
+    """An item joined the conversation. `depth`: 1 for the first item of the path.
 
-    `branch`: the branch that the item is on. An item that opens a branch has its own version here, and its
-    `leaves` is the path up to its parent. `revises`: the id of the item that this one is another version of. `aside`: the item is not on the active path, and the head stays where it is.
-
-    `copy_of`: the id of the original, if this item is a copy. A copy of a copy names the first original. A copy is deleted when its original is deleted. If the original is in
-    the input or the partial answer of a reply and did not join a conversation, `copy_of` is `<response id>/<item id>`, and the copy is also deleted with that response.
+    branch   an item that opens a branch has its own version here
+    leaves   for an item that opens a branch: the path up to its parent
+    revises  the item that this one is another version of
+    aside    the item is not on the active path, and the head stays
+    copy_of  the first original, if this is a copy. A copy is deleted with its original. `<response id>/<item id>` if the original
+             did not join a conversation; then the copy is also deleted with that response
     """
 
     topic = "item.appended"
@@ -354,12 +341,10 @@ class ItemAppended(Event, frozen=True, kw_only=True):
 
 
 class HeadMoved(Event, frozen=True, kw_only=True):
-    """The head is item `item_id` now, and the active path is `path`.
+    """The head is item `item_id`, and the active path is `path`.
 
-    It follows each item that opens a branch and is not `aside`: then the path goes on along that branch. If a client
-    moved the head, the path ends with the item, and the next item that is appended there opens a branch. If an item
-    opens a branch `aside` and the head was never moved before, this event follows too. Then it names the head that the conversation has:
-    the head does not move.
+    Follows each item that opens a branch and is not `aside`. If a client moved the head, the path ends with the item.
+    A HeadMoved that is appended together with an `aside` item names the head that the conversation has already.
     """
 
     topic = "head.moved"
@@ -374,10 +359,9 @@ class HeadMoved(Event, frozen=True, kw_only=True):
 
 
 class ItemRetracted(Event, frozen=True, kw_only=True):
-    """The item is deleted. Every summary that covers it is withdrawn for good.
+    """Every summary that covers the item is withdrawn for good.
 
-    `inherited`: the item belongs to a conversation that this one comes from. It is deleted in this fork and in the forks of this fork.
-    Its own conversation keeps it.
+    `inherited`: the item belongs to a conversation that this one comes from, and stays there.
     """
 
     topic = "item.retracted"
@@ -393,10 +377,7 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
 
 
 class ItemRestored(Event, frozen=True, kw_only=True):
-    """The item is not deleted any more. It is at its place again. Summaries that were made without it are withdrawn.
-
-    Pins and summaries that its deletion ended do not come back. `inherited`: as in ItemRetracted.
-    """
+    """Pins and summaries that the deletion ended do not come back. Summaries made without the item are withdrawn."""
 
     topic = "item.restored"
 
@@ -411,7 +392,7 @@ class ItemRestored(Event, frozen=True, kw_only=True):
 
 
 class ItemPinned(Event, frozen=True, kw_only=True):
-    """The item is shown to a model even if its turn no longer fits. `pinned`: all pinned items, this one last."""
+    """The item is shown even if its turn no longer fits. `pinned`: all pinned items, this one last."""
 
     topic = "item.pinned"
 
@@ -426,7 +407,7 @@ class ItemPinned(Event, frozen=True, kw_only=True):
 
 
 class ItemUnpinned(Event, frozen=True, kw_only=True):
-    """The item is not pinned any more. `pinned`: the items that are still pinned."""
+    """`pinned`: the items that remain pinned."""
 
     topic = "item.unpinned"
 
@@ -439,11 +420,10 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyQueued(Event, frozen=True, kw_only=True):
-    """A reply waits for its turn, usually because another one runs or others wait before it. The row's subject requested the reply.
+    """A reply waits for its turn. The row's subject requested it.
 
-    When its turn comes, a ReplyRequested with the same `response_id` follows. `parameters` and `input`: as in
-    ReplyRequested. `renderer`: the renderer that was set in the process that queued it. `interrupts`: this reply
-    stops the running one, and goes before the others that wait.
+    `renderer`: the renderer of the process that queued the reply. `interrupts`: the reply stops the running one, and
+    goes before the others.
     """
 
     topic = "reply.queued"
@@ -461,12 +441,14 @@ class ReplyQueued(Event, frozen=True, kw_only=True):
 
 
 class ReplyRequested(Event, frozen=True, kw_only=True):
-    """A model is asked for a reply. `parameters`: what the client set, as JSON text.
+    """A reply starts.
 
-    The items of `input` are not in the conversation yet. `transcript`: the messages of a Chat Completions request; None
-    for other requests. `queued`: whether the reply waited for its turn before (ReplyQueued). `after`: the item after
-    which the reply's items open a branch; None: they are appended at the head. `regenerates`: the item or response that
-    the reply is another version of.
+    parameters   what the client set, as JSON text
+    input        items that have not joined the conversation
+    transcript   for Chat Completions requests
+    queued       the reply waited for its turn
+    after        the item after which the reply opens a branch; None: it is appended at the head
+    regenerates  the item or response that the reply is another version of
     """
 
     topic = "reply.requested"
@@ -491,10 +473,10 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
 
 
 class ReplyShown(Event, frozen=True, kw_only=True):
-    """The provider refused the reply's request, and the model is asked again with another context.
+    """The provider refused the request, and the model is asked again with another context.
 
-    `shown` replaces the earlier one of this reply. `reason`: why the provider refused, for example `window`: the
-    request was too long. `aside`: the reply's items will open a branch. False in older events.
+    `reason`: `window` if the request was too long. `aside`: the reply's items will open a branch; False in older
+    events.
     """
 
     topic = "reply.shown"
@@ -511,11 +493,12 @@ class ReplyShown(Event, frozen=True, kw_only=True):
 
 
 class ReplyCompleted(Event, frozen=True, kw_only=True):
-    """A reply has its answer. This event is appended together with an ItemAppended for each item of the reply.
+    """The model's answer has arrived. Input and output join the conversation in the same append.
 
-    `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
-    not known. `service_tier`: as the provider reported it. `prefix_tokens`: the tokens of the request's SharedPrefix.
-    `key_id`: the API key that the request came with; None if it came without one, and in older events.
+    delta_lengths  characters in each streamed delta, item after item
+    cost           billionths of a US dollar; None: the price is not known
+    prefix_tokens  the `tokens` of the request's SharedPrefix
+    key_id         the request's API key; None without one, and in older events
     """
 
     topic = "reply.completed"
@@ -539,10 +522,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
 
 
 class ReplyFailed(Event, frozen=True, kw_only=True):
-    """A reply failed. No item of it joins the conversation. `output`: what had arrived; its last item may be incomplete.
-
-    `code` and `message` are the store's own and contain no content. `partial_output`: the text, in events written before `output` existed.
-    """
+    """`output`: what had arrived; its last item may be incomplete. Old events have `partial_output`, the text."""
 
     topic = "reply.failed"
     input_ids: ClassVar[tuple[str, ...]] = ()
@@ -561,10 +541,10 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 
 
 class ReplyCancelled(Event, frozen=True, kw_only=True):
-    """A client cancelled or deleted the reply, or asked for another reply that interrupts it.
+    """A client cancelled or deleted the reply, or asked for one that interrupts it.
 
-    If the conversation's policy keeps stopped replies, and the reply ran and was not deleted, the question and the partial answer join it in the same append: `input_ids` and
-    `output_ids` name these items. `output`: what had arrived and did not join.
+    `input_ids`, `output_ids`: items that join in the same append, if the policy keeps stopped replies. `output`: the
+    others.
     """
 
     topic = "reply.cancelled"
@@ -581,10 +561,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """The process that ran the reply ended, or the reply's client disconnected or may no longer read the conversation.
-
-    `code`: the reason. The other fields are as in ReplyCancelled.
-    """
+    """The reply's process ended, or its client disconnected or may no longer read the conversation."""
 
     topic = "reply.interrupted"
 
@@ -601,8 +578,6 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
 
 
 class ReplyDescribed(Event, frozen=True, kw_only=True):
-    """The Response has other metadata from now on."""
-
     topic = "reply.described"
 
     response_id: str
@@ -614,9 +589,7 @@ class ReplyDescribed(Event, frozen=True, kw_only=True):
 
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
-    """The response can no longer be read. In a listed conversation the items that joined it stay. In an unlisted one they are
-    retracted in the same append. An unlisted conversation that holds nothing else is deleted instead.
-    """
+    """In a listed conversation, the items of the response stay."""
 
     topic = "reply.deleted"
 
@@ -628,12 +601,13 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
 
 
 class ContextCompacted(Event, frozen=True, kw_only=True):
-    """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
+    """A model is shown `summary` in place of the `count` items from `first` to `last`.
 
-    `first`: the path's first unretracted item. `branch`, `depth`: the place of `last`; an inherited item counts as an item of branch 0. A model is shown the summary on each path through `last`. `replaces`: the version of the summary that this one includes, 0
-    for none. `tokens_before`: tokens of those items. `tokens_after`: tokens of the summary. `usage` and `cost`: those of all calls to the model.
-    The cost is in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest log position of the conversations
-    that it inherits from, at the time when their items were read; 0 elsewhere. `originals`: the `copy_of` of each of those items that is a copy.
+    branch, depth  the place of `last`. The summary is shown on each path through `last`
+    replaces       the version of the summary that this one includes; 0 for none
+    usage, cost    of all calls to the model; the cost in billionths of a US dollar
+    read_position  in a fork, the newest log position of its origins when their items were read; 0 elsewhere
+    originals      the `copy_of` values of the items that are copies
     """
 
     topic = "context.compacted"
@@ -660,10 +634,9 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
 
 class CompactionUndone(Event, frozen=True, kw_only=True):
-    """The last compaction of the active path was undone.
+    """`active`: the version of the active ContextCompacted, 0 for none. `undone`: the version of the undone one.
 
-    `active`: the version of the ContextCompacted whose summary is active now, 0 for none. `undone`: the version of the
-    ContextCompacted that was undone. In older events it is 0: then all summaries after the active one are undone.
+    In older events `undone` is 0: all summaries after the active one are undone.
     """
 
     topic = "context.compaction_undone"
@@ -677,7 +650,7 @@ class CompactionUndone(Event, frozen=True, kw_only=True):
 
 
 class CompactionRedone(Event, frozen=True, kw_only=True):
-    """A compaction was redone. `active`: the version of the ContextCompacted whose summary is active again."""
+    """`active`: the version of the ContextCompacted that is active again."""
 
     topic = "context.compaction_redone"
 
@@ -689,15 +662,13 @@ class CompactionRedone(Event, frozen=True, kw_only=True):
 
 
 def feedback_key(target: str, by: str) -> str:
-    """The row key of the feedback that a subject gave to an item or a response."""
     return f"feedback/{target}/{by}"
 
 
 class FeedbackGiven(Event, frozen=True, kw_only=True):
-    """The subject `by` rated an item or a response: either `item_id` or `response_id` is set. Giving again replaces what was given before.
+    """The subject `by` rated an item or a response. A later one replaces it.
 
-    `rating`: 1 or -1. `previous`: the rating that this one replaces. `copy_of`: that of the item. `inherited`: the item belongs to a
-    conversation that this one comes from.
+    `rating`: 1 or -1. `previous`: the rating that it replaces. `inherited`: as in ItemRetracted.
     """
 
     topic = "feedback.given"
@@ -715,7 +686,6 @@ class FeedbackGiven(Event, frozen=True, kw_only=True):
 
     @property
     def target(self) -> str:
-        """The id of the item or the response."""
         return self.item_id or self.response_id or ""
 
     @property
@@ -724,7 +694,7 @@ class FeedbackGiven(Event, frozen=True, kw_only=True):
 
 
 class FeedbackWithdrawn(Event, frozen=True, kw_only=True):
-    """The subject who gave the feedback withdrew it. The fields are those of the last FeedbackGiven."""
+    """The fields are those of the last FeedbackGiven."""
 
     topic = "feedback.withdrawn"
 
@@ -741,8 +711,6 @@ class FeedbackWithdrawn(Event, frozen=True, kw_only=True):
 
 
 class ConversationShared(Event, frozen=True, kw_only=True):
-    """The conversation was shared, or a share got another role. `shares`: all shares from now on."""
-
     topic = "conversation.shared"
 
     shares: tuple[Share, ...]
@@ -753,8 +721,6 @@ class ConversationShared(Event, frozen=True, kw_only=True):
 
 
 class ConversationUnshared(Event, frozen=True, kw_only=True):
-    """A share was withdrawn. `shares`: those that remain."""
-
     topic = "conversation.unshared"
 
     shares: tuple[Share, ...]
@@ -809,14 +775,11 @@ EVENTS: tuple[type[Event], ...] = (
 )
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
-"""The events that end a reply.
-
-Each reply that was queued or requested gets one of them, unless its conversation is deleted first.
-"""
+"""Each queued or requested reply ends with one of these, unless its conversation is deleted first."""
 
 
 def joined_ids(end: ReplyEnd) -> tuple[str, ...]:
-    """The ids of the items that joined the conversation when the reply ended: its input, then its output."""
+    """The items that joined: input, then output."""
     return (*end.input_ids, *end.output_ids)
 
 

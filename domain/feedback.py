@@ -1,4 +1,4 @@
-"""The rules for feedback: a subject rates an item or a response, changes the rating, or withdraws it. Pure."""
+"""The rules for feedback on an item or a response. Pure."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,7 @@ from domain.events import Event, FeedbackGiven, FeedbackWithdrawn, feedback_key
 
 
 def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Records feedback, which replaces what the subject gave before. No event if the feedback with the id `known_id` already has these values.
-
-    Raises ItemNotFound or ResponseNotFound.
-    """
+    """No event if the feedback `known_id` already has these values. Raises ItemNotFound or ResponseNotFound."""
     target = _target(command, known_items.get(command.target, command.inherited))
     known_feedback = known_items.get(feedback_key(command.target, command.by))
     given = known_feedback.feedback if known_feedback else None
@@ -36,7 +33,7 @@ def give_feedback(command: GiveFeedback, known_items: Mapping[str, KnownItem]) -
 
 
 def withdraw_feedback(command: WithdrawFeedback, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """The withdrawal. Raises FeedbackNotFound if the subject gave none."""
+    """Raises FeedbackNotFound."""
     known_feedback = known_items.get(feedback_key(command.target, command.by))
     given = known_feedback.feedback if known_feedback else None
     if given is None:

@@ -1,7 +1,7 @@
-"""The items of a conversation in the shapes of the Responses API: which are accepted, and what clients get back.
+"""The items of a conversation in the shapes of the Responses API.
 
-OpenAI keeps adding types, so an item of an unknown type is stored as it is, and returned with only its `id` changed.
-Shapes: `openai/types/conversations` and `openai/types/responses` of the official SDK.
+Items of unknown types are accepted. Shapes: `openai/types/conversations` and `openai/types/responses` of the official
+SDK.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,6 @@ ID_PREFIXES = {
 OTHER_ID_PREFIX = "item"
 
 MAX_GIVEN_ID_LENGTH = 256
-"""An id from a client that is longer than this is not kept."""
 
 _TEXT_PARTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
 _REQUIRED_STRINGS = {
@@ -55,21 +54,21 @@ _NOT_IN_MESSAGES = {
     "function_call": "function_call",
     "tool_call_id": "function_call_output",
 }
-"""Fields of messages in the Chat Completions API. Here an item of the named type replaces each of them."""
+"""Fields of chat messages, each with the type of the item to send instead."""
 
 CUT_OFF = "incomplete"
-"""The status of an output item that ended early."""
+"""The status of an item that ended early."""
 
 _NOT_STORABLE = ("item_reference", "compaction_trigger")
 
 LISTED_FIELDS = ("created_at", "author", "model", "siblings")
-"""The fields that lists add to an item. No item of a type in ID_PREFIXES has such a field of its own."""
+"""The fields that lists add. No item of a type in ID_PREFIXES has such a field itself."""
 
 MAX_PREVIEW_LENGTH = 80
 
 
 class InvalidItem(ValueError):
-    """An item that cannot be stored. `param`: the path of the wrong field inside the item."""
+    """`param`: the path of the wrong field inside the item."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -77,17 +76,15 @@ class InvalidItem(ValueError):
 
 
 def type_of(item: Mapping[str, Any]) -> str:
-    """The item's type, which a message may omit."""
     return str(item.get("type") or "message")
 
 
 def id_prefix(item: Mapping[str, Any]) -> str:
-    """The prefix of the new id that this item gets."""
     return ID_PREFIXES.get(type_of(item), OTHER_ID_PREFIX)
 
 
 def checked_item(item: object) -> Item:
-    """The item, if it can be stored. Raises InvalidItem."""
+    """Returns the item if it can be stored. Raises InvalidItem."""
     if not isinstance(item, dict):
         raise InvalidItem("", "An item must be an object.")
     item_type = item.get("type", "message" if "role" in item else None)
@@ -132,10 +129,9 @@ def _check_message(item: Item) -> None:
 
 
 def without_listed_fields(item: Item) -> Item:
-    """An item that a client sends, without the fields that a list has added to it.
+    """Removes the fields that a list has added. Lists always add the first two together.
 
-    Lists add no such field to an item that has one of them itself. They always add the first two fields together. So an
-    item of an unknown type came from a list only if it has both.
+    So an item of an unknown type came from a list only if it has both.
     """
     if not item.keys() & set(LISTED_FIELDS):
         return item
@@ -145,34 +141,30 @@ def without_listed_fields(item: Item) -> Item:
 
 
 def as_stored(item: Item) -> bytes:
-    """The JSON text that an event holds: the item as sent. The client's `id` stays in it if `given_id` accepts the id."""
+    """The item as JSON text. The client's `id` stays in it if `given_id` accepts it."""
     if "id" in item and given_id(item) is None:
         item = {name: value for name, value in item.items() if name != "id"}
     return msgspec.json.encode(item)
 
 
 def given_id(item: Mapping[str, Any]) -> str | None:
-    """The id that the client gave to the item, or that the item had in another conversation. None if there is no id that can be kept, as in items of old events."""
+    """The item's own id. None if it cannot be kept."""
     item_id = item.get("id")
     return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_GIVEN_ID_LENGTH else None
 
 
 def from_stored(stored: bytes) -> Item:
-    """The item that an event holds."""
     item: Item = msgspec.json.decode(stored)
     return item
 
 
 def as_output(item_id: str, stored: bytes) -> bytes:
-    """A stored item as JSON text for clients."""
+    """`output_item` of a stored item, as JSON text."""
     return msgspec.json.encode(output_item(item_id, from_stored(stored)))
 
 
 def output_item(item_id: str, item: Item) -> Item:
-    """An item for clients: with our id and its type. A message also gets a status, and its content as parts.
-
-    A call or output of a function or custom tool gets a status.
-    """
+    """An item for clients, with our id. A message's content becomes parts."""
     item_type = type_of(item)
     output: Item = {"id": "", "type": item_type, **item}
     output["id"] = item_id
@@ -184,14 +176,13 @@ def output_item(item_id: str, item: Item) -> Item:
 
 
 def is_usable(item: Item) -> bool:
-    """Whether an output item can be sent to a model again. A message needs text or a refusal. Any other item must not be cut off."""
+    """Whether the item can be sent to a model again: a message with text or a refusal, or another item that was not cut off."""
     if type_of(item) == "message":
         return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)
 
 
 def _plain_forms() -> list[Item]:
-    """The plain messages with an empty text."""
     typed: Item = {"type": "message"}
     strings: list[Item] = [{**kind, "role": role, "content": ""} for role in ROLES for kind in ({}, typed)]
     user = {"role": "user", "content": [{"type": "input_text", "text": ""}]}
@@ -200,16 +191,14 @@ def _plain_forms() -> list[Item]:
 
 
 PLAIN_FORMS: tuple[Item, ...] = ({}, *_plain_forms())
-"""The forms of plain messages. Each form is such a message with an empty text. The first form, {}, stands for all other items.
+"""The forms of plain messages, with an empty text. {} stands for all other items.
 
-A plain message has one text, and no other fields than its form, in the same order. Clients send such messages, and
-models write them. A context has thousands of them, so they are kept as their text and the number of their form: this is
-faster than a dict.
+A context has thousands of plain messages. A text and the number of its form are faster than a dict.
 """
 
 
 def around_text(message: Item) -> tuple[str, str]:
-    """The JSON of a message with an empty text: (what is before the text, what is after it)."""
+    """The JSON before and after the empty text."""
     before, after = msgspec.json.encode(message).decode().split('""')
     return before + '"', '"' + after
 
@@ -219,7 +208,7 @@ _FORM_NUMBERS = {msgspec.json.encode(form): number for number, form in enumerate
 
 
 def in_short(item: Item) -> tuple[str | Item, int]:
-    """(the text of a plain message as a JSON string without its quotes, the number of its form), or (the item, 0)."""
+    """A plain message's text as JSON without quotes, and the number of its form. Any other item: itself and 0."""
     text: Any = item.get("content")
     without_text: Any = ""
     if isinstance(text, list) and len(text) == 1 and isinstance(text[0], dict):
@@ -232,14 +221,14 @@ def in_short(item: Item) -> tuple[str | Item, int]:
 
 
 def in_full(text: str, form: int) -> Item:
-    """The plain message for which `in_short` returned these values."""
+    """Reverses `in_short`."""
     before, after = _AROUND_TEXT[form]
     message: Item = msgspec.json.decode(before + text + after)
     return message
 
 
 def is_answer(item: Item) -> bool:
-    """Whether a model writes items of this kind: messages of the assistant, and all other items except outputs and responses to requests for approval."""
+    """Whether a model writes such items: an assistant's message, or any other type but outputs and approval responses."""
     kind = type_of(item)
     if kind == "message":
         return bool(item["role"] == "assistant")
@@ -247,10 +236,7 @@ def is_answer(item: Item) -> bool:
 
 
 def without_content(item: Item) -> Item:
-    """A deleted item, for an answer that must name it: only its id and type.
-
-    A message also has its role, and empty content.
-    """
+    """A deleted item, for an answer that must name it."""
     blank: Item = {"id": item["id"], "type": type_of(item)}
     if blank["type"] != "message":
         return blank
@@ -261,27 +247,21 @@ _EMPTIED = ("content", "name", "arguments", "input", "output")
 
 
 def emptied(item: Item) -> Item:
-    """A deleted item without its content, in a form that can be rendered: a call and its output still belong together."""
+    """A deleted item that can be rendered: a call and its output still belong together."""
     kept = {name: item[name] for name in ("role", "call_id") if isinstance(item.get(name), str)}
     return {"type": type_of(item), **kept, **{name: "" for name in _EMPTIED if name in item}}
 
 
 class InputText(Struct, frozen=True, gc=False, tag_field="type", tag="input_text"):
-    """A text part of a message that the model reads."""
-
     text: str
 
 
 class OutputText(Struct, frozen=True, gc=False, tag_field="type", tag="output_text"):
-    """A text part of a message that the model wrote."""
-
     text: str
     annotations: tuple[()] = ()
 
 
 class OutputMessage(Struct, frozen=True, gc=False):
-    """A message for clients, with one text part."""
-
     id: str
     type: str
     role: str
@@ -290,12 +270,8 @@ class OutputMessage(Struct, frozen=True, gc=False):
 
 
 def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
-    """What `output_item` returns, for encoding with msgspec.
-
-    Faster than `output_item` for messages whose content is a string: a context has thousands of them.
-    """
+    """`output_item` for msgspec, faster for messages whose content is a string. A context has thousands of these."""
     content, role = item.get("content"), item.get("role")
-    # The item has only a role and content, or only these and a type.
     is_plain = len(item) == 2 or (len(item) == 3 and item.get("type") == "message")
     if not is_plain or role is None or not isinstance(content, str):
         return output_item(item_id, item)
@@ -304,7 +280,7 @@ def encodable_output_item(item_id: str, item: Item) -> OutputMessage | Item:
 
 
 def content_parts(message: Item) -> list[Item]:
-    """A message's content as parts. A string becomes one part, of the type that fits the role. Each output_text has `annotations`."""
+    """A string becomes one part. Each output_text has `annotations`."""
     content = message["content"]
     if not isinstance(content, str):
         return [
@@ -317,7 +293,7 @@ def content_parts(message: Item) -> list[Item]:
 
 
 def text_of(item: Item) -> str:
-    """The texts and refusals of a message's parts, joined by newlines. Empty for other items."""
+    """Texts and refusals of a message, joined by newlines."""
     if type_of(item) != "message":
         return ""
     return "\n".join(
@@ -326,7 +302,7 @@ def text_of(item: Item) -> str:
 
 
 def preview_of(item: Item) -> str:
-    """The beginning of a message's text, of a call to a function or custom tool, or of a text output. On one line. Empty for other items."""
+    """The beginning of a message's text, of a function or custom tool call, or of a text output, on one line."""
     match type_of(item):
         case "message":
             text = text_of(item)

@@ -1,14 +1,10 @@
-"""Says which items a conversation has, or had at a version: through its branches, and through the conversations that a fork comes from. Pure.
+"""Which items a conversation has, through its branches and the conversations that a fork comes from. Pure.
 
-The place of an item is its conversation, its branch and its depth. A path leads from a first item to a last one. It goes through branches of
-a conversation. In a fork, it first goes through the conversations that the fork comes from. Each item of a path is one deeper than the one
-before, so a path has one item at each depth. Other branches have other items at the same depths, so a depth alone does not name an item.
+The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, it
+first goes through the conversations that the fork comes from. A path has one item at each depth.
 
-Every path of a conversation begins on branch 0. In a fork, the inherited items count as the beginning of branch 0. A path that leaves
-these items has branch 0 with the depth of the last inherited item that it keeps. The number of any other branch is the version of the event that opened it. So the numbers of a path's branches rise,
-and so do the depths and versions at which it leaves them.
-
-Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: item_ranges`).
+Every path begins on branch 0. A fork's inherited items count as the beginning of branch 0. Any other branch has as its
+number the version of the event that opened it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,16 +15,15 @@ from msgspec.structs import replace
 from domain.events import Fork, ItemAppended, Leaf, PathBranch
 
 FIRST_BRANCH = (PathBranch(0),)
-"""The path along the first branch to its end."""
 
 
 def is_open(branches: tuple[PathBranch, ...]) -> bool:
-    """Whether the path follows its last branch to the end. If not, it ends with an item, and what is appended there opens a branch."""
+    """Whether the path follows its last branch to the end. Appending to any other path opens a branch."""
     return branches[-1].last_depth is None
 
 
 def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
-    """Whether the path through these branches has the item at this place."""
+    """Whether the path has an item at this depth of the branch, or may get one."""
     index = bisect_left(branches, branch, key=_number)
     if index == len(branches) or branches[index].branch != branch:
         return False
@@ -37,7 +32,7 @@ def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
 
 
 def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) -> int:
-    """The depth of the last item that two paths of a conversation have in common. `second` ends with an item."""
+    """The depth of the last item that both paths have. `second` is not open."""
     depth = 0
     for of_first, of_second in zip(first, second, strict=False):
         if of_first.branch != of_second.branch:
@@ -49,12 +44,15 @@ def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) 
 
 
 def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
-    """The path that ends with an item. `version`: the version at which the item was appended. `opening`: the event that opened its branch; None for branch 0."""
+    """The path that ends with the item.
+
+    `version`: that of the item. `opening`: the event that opened its branch; None for branch 0.
+    """
     return (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth, version))
 
 
 def up_to_parent(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
-    """The path that ends with the parent of an item. The arguments are those of `up_to_item`."""
+    """The path that ends with the item's parent. The arguments are those of `up_to_item`."""
     if event.branch == version:
         return event.leaves
     before = (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth - 1, version - 1))
@@ -62,15 +60,14 @@ def up_to_parent(event: ItemAppended, version: int, opening: ItemAppended | None
 
 
 def leaf_before(event: ItemAppended, version: int, opening: ItemAppended | None) -> Leaf:
-    """The place of an item's parent. The arguments are those of `up_to_item`."""
+    """The leaf after which the item was appended. The arguments are those of `up_to_item`."""
     return Leaf(event.parent_id, event.depth - 1, up_to_parent(event, version, opening))
 
 
 class PathSegment(Struct, frozen=True):
-    """The part of a path that lies in one conversation, as it was at `version`. `branches`: those that the path takes, first to last.
+    """The part of a path that lies in one conversation, as it was at `version`.
 
-    `active_since`: the version at which a client moved the head to the end of the path. Requests since then were
-    made on this path. None: it is not the active path, or no client moved the head there.
+    `active_since`: the version of the last HeadMoved, if this is the active path and it is not open.
     """
 
     conversation_id: str
@@ -80,18 +77,15 @@ class PathSegment(Struct, frozen=True):
 
     @property
     def last_depth(self) -> int | None:
-        """The depth at which the segment ends. None: at the end of its last branch."""
+        """None: the segment follows its last branch to the end."""
         return self.branches[-1].last_depth
 
     def contains(self, branch: int, depth: int, version: int) -> bool:
-        """Whether an item of the conversation is in this segment. `version`: the version at which the item was appended."""
+        """`version`: that of the item."""
         return version <= self.version and takes(self.branches, branch, depth)
 
     def newest_version(self, until: int) -> int:
-        """The newest version <= `until` that the path may have an event at. 0 if there is none.
-
-        The versions of a branch's items are almost without gaps, so this skips what other branches have.
-        """
+        """The newest version <= `until` that may be on the path; 0 if there is none."""
         until = min(until, self.version)
         if self.active_since is not None and until > self.active_since:
             return until
@@ -102,7 +96,7 @@ class PathSegment(Struct, frozen=True):
         return 0
 
     def oldest_version(self, after: int) -> int | None:
-        """The oldest version > `after` that an item of the path may have. None if there is none."""
+        """The oldest version > `after` that an item of the path may have."""
         index = bisect_right(self.branches, after + 1, key=_number)
         for taken in self.branches[max(index - 1, 0) :]:
             first = max(taken.branch, after + 1)
@@ -112,7 +106,6 @@ class PathSegment(Struct, frozen=True):
         return None
 
     def up_to(self, depth: int) -> "PathSegment":
-        """The segment without the items that are deeper than `depth`."""
         for index, taken in enumerate(self.branches):
             if taken.last_depth is None or taken.last_depth >= depth:
                 cut = PathBranch(taken.branch, depth, taken.last_version)
@@ -120,40 +113,38 @@ class PathSegment(Struct, frozen=True):
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":
-        """The segment before this one. `fork`: where this segment's conversation was forked."""
+        """The part of the path in the conversation that this one was forked from. `fork`: where it was forked."""
         before, kept = origin_of(fork), self.branches[0].last_depth
         return before if kept is None or kept >= fork.depth else before.up_to(kept)
 
 
 def origin_of(fork: Fork) -> PathSegment:
-    """The last segment that a fork inherits."""
+    """The path that a fork inherits."""
     return PathSegment(fork.conversation_id, fork.version, fork.branches or FIRST_BRANCH).up_to(fork.depth)
 
 
 class Path(Struct, frozen=True):
-    """The segments of a path, oldest first. The path of a conversation that is no fork has one segment."""
+    """The segments are in order, oldest first. Only a fork's path has more than one."""
 
     segments: tuple[PathSegment, ...]
 
     @property
     def end(self) -> PathSegment:
-        """The newest segment."""
         return self.segments[-1]
 
     @property
     def conversations(self) -> list[str]:
-        """The conversations of the segments, oldest first."""
         return [segment.conversation_id for segment in self.segments]
 
     def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
-        """Whether an item is on the path. `version`: the version at which the item was appended to its conversation."""
+        """`version`: that of the item in its conversation."""
         return any(
             segment.conversation_id == conversation_id and segment.contains(branch, depth, version)
             for segment in self.segments
         )
 
     def after_origin(self, fork: Fork) -> "Path":
-        """The path with one more segment at its start. `fork`: where the conversation of the first segment so far was forked."""
+        """Adds a segment at the start. `fork`: where the first conversation was forked."""
         return Path((self.segments[0].origin(fork), *self.segments))
 
 

@@ -1,7 +1,7 @@
-"""The rules for the end of a reply: it completes, fails, is stopped, or is deleted. Pure.
+"""The rules for the end of a reply. Pure.
 
-The items of a completed reply join the conversation. Those of a failed reply never do. For a stopped reply,
-`context_policy.stopped` decides.
+The items of a completed reply join the conversation, those of a failed one never. For a stopped reply the policy
+decides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from domain.items import from_stored, is_usable
 def end_reply(
     state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
 ) -> tuple[Event, ...]:
-    """The items that join the conversation, and the end of the reply. Raises ReplyIsOver."""
+    """Raises ReplyIsOver."""
     is_waiting = command.response_id in state.queued and not isinstance(command, CompleteReply)
     if state.reply(command.response_id) is None and not is_waiting:
         raise ReplyIsOver(command.response_id)
@@ -50,10 +50,7 @@ def end_reply(
 
 
 def joinable(output: Sequence[InputItem]) -> Sequence[InputItem]:
-    """The items of a partial answer that may join a conversation.
-
-    The last item is left out if it cannot be sent to a model again. An example is half a call.
-    """
+    """Leaves out the last item if it cannot be sent to a model again, such as half a call."""
     return output if not output or is_usable(from_stored(output[-1].item)) else output[:-1]
 
 
@@ -79,10 +76,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
 def _join(
     state: Conversation, items: Sequence[NewItem | InputItem], command: CompleteReply | CancelReply | InterruptReply
 ) -> Iterator[Event]:
-    """The events with which these items of the reply join the conversation.
-
-    If the reply opens a branch, the head moves there, unless it was moved since the reply was requested.
-    """
+    """If the reply opens a branch, the head moves there, unless it was moved elsewhere meanwhile."""
     reply = state.reply(command.response_id)
     if reply is None or reply.leaf is None:
         return append_at_head(state, items, command.author, command.response_id)
@@ -91,10 +85,7 @@ def _join(
 
 
 def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[Event, ...]:
-    """The items that join the conversation, and the end of the reply.
-
-    Nothing joins if the reply was still waiting for its turn.
-    """
+    """Nothing joins if the reply was still waiting for its turn."""
     keeps = state.context_policy.stopped == "keep" and state.reply(command.response_id) is not None
     joining_input = command.input if keeps else ()
     joining_output = joinable(command.output) if keeps else ()
@@ -112,12 +103,11 @@ def _stop(state: Conversation, command: CancelReply | InterruptReply) -> tuple[E
 
 
 def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Deletes a reply. If it runs or waits, it is cancelled first, and none of its items joins the conversation.
+    """If the reply has not ended, it is cancelled, and none of its items joins.
 
-    In an unlisted conversation the reply's items are retracted too. If the conversation then has no other items and no
-    other replies, the conversation is deleted instead.
-
-    Raises ResponseNotFound, and ReplyIsOver if the reply has added other items than `item_ids` to an unlisted conversation.
+    In an unlisted conversation its items are retracted too, or the conversation is deleted if nothing else is left.
+    Raises ResponseNotFound. Raises ReplyIsOver if the reply has added other items than `item_ids` to an unlisted
+    conversation.
     """
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
@@ -136,7 +126,7 @@ def delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping
 
 
 def retract_all(item_ids: Sequence[str], known_items: Mapping[str, KnownItem]) -> tuple[ItemRetracted, ...]:
-    """A retraction for each of these items that is not retracted yet."""
+    """Skips items that are retracted already."""
     return tuple(
         ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth, inherited=item.inherited)
         for item_id in item_ids

@@ -1,4 +1,4 @@
-"""The rules for replies that wait for their turn: who may wait, in which order, and whose turn it is. Pure."""
+"""The rules for replies that wait for their turn. Pure."""
 
 from domain.commands import QueueReply, RequestReply
 from domain.conversation import Conversation
@@ -6,14 +6,11 @@ from domain.errors import ConversationLocked, ReplyIsOver, TooManyQueued
 from domain.events import Event, ReplyCancelled, ReplyQueued
 
 MAX_QUEUED = 16
-"""How many replies may wait in a conversation. A waiting reply that interrupts is not counted."""
+"""A waiting reply that interrupts is not counted."""
 
 
 def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
-    """The reply waits behind the others. A reply that interrupts goes before them, and cancels an earlier one that interrupts and still waits.
-
-    Raises TooManyQueued.
-    """
+    """A reply that interrupts goes first, and cancels an earlier one that interrupts and still waits. Raises TooManyQueued."""
     superseded: tuple[Event, ...] = ()
     if not command.interrupts:
         if len(state.queued) - (state.interrupting is not None) >= MAX_QUEUED:
@@ -25,10 +22,7 @@ def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
 
 
 def check_turn(state: Conversation, command: RequestReply) -> None:
-    """Raises ReplyIsOver if the reply was queued and no longer waits.
-
-    Raises ConversationLocked if it is not the reply's turn.
-    """
+    """Raises ReplyIsOver if a queued reply no longer waits, and ConversationLocked if it is not the reply's turn."""
     if command.queued and command.response_id not in state.queued:
         raise ReplyIsOver(command.response_id)
     if state.at_head or (state.queued and state.queued[0] != command.response_id):

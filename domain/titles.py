@@ -1,4 +1,4 @@
-"""The rules for a conversation's title. A person gives one, or a model writes one from a question and its answer. Pure."""
+"""The rules for a conversation's title, which a person gives or a model writes. Pure."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,7 @@ from domain.events import ConversationDescribed, Event, ItemRetracted
 
 
 def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
-    """Records a model's title. Raises TitleExists if the conversation has a title by now.
-
-    Raises ItemsDeleted if an item was retracted or restored after the title's items were read, and HistoryLost if the log has lost
-    the version at which they were read.
-    """
+    """Raises TitleExists; ItemsDeleted if an item was retracted or restored since `read_version`; HistoryLost if the log has lost that version."""
     if command.read_version > state.version:
         raise HistoryLost(state.id)
     if state.title is not None:
@@ -33,7 +29,7 @@ def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
 
 
 def withdrawn_title(state: Conversation, events: Iterable[Event]) -> tuple[Event, ...]:
-    """Takes a model's title away if these events retract one of the items that it was made from."""
+    """Removes a model's title if these events retract an item that it was made from."""
     if state.title_by != "model":
         return ()
     retracted = {event.item_id for event in events if isinstance(event, ItemRetracted)}

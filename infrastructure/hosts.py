@@ -1,4 +1,4 @@
-"""Reads and compares the hosts and origins that settings and requests name. Pure."""
+"""The hosts and origins that settings and requests name. Pure."""
 
 import ipaddress
 import re
@@ -13,35 +13,29 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class Host(Struct, frozen=True):
-    """A host, as in a `Host` header.
-
-    `name`: in lower case, without a dot at its end. An IPv6 address has no brackets. `port`: empty if it is not given.
-    """
+    """A host name or address, and its port if one was named. `name`: in lower case, without brackets or a dot at its end."""
 
     name: str
     port: str = ""
 
 
 class Origin(Struct, frozen=True):
-    """Where a web page comes from, as in an `Origin` header. `host.port` is empty for the default port of the scheme."""
+    """The origin of a web page. `host.port` is empty for the scheme's default port."""
 
     scheme: str
     host: Host
 
     def is_of(self, host: Host) -> bool:
-        """Whether a page at this host has this origin.
+        """Whether host and port are the same.
 
-        The scheme is not compared: a proxy may have received `https` and sent the request on as `http`.
+        A proxy may have received `https` and sent the request on as `http`, so schemes are not compared.
         """
         return _without_default_port(self.scheme, host) == self.host
 
 
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> Host | None:
-    """The host in a `Host` header; None if the text is not a host.
-
-    An internationalized name must be in ASCII (`xn--…`).
-    """
+    """An internationalized name must be in ASCII (`xn--…`)."""
     match = _HOST.fullmatch(text)
     if match is None:
         return None
@@ -55,7 +49,7 @@ def parse_host(text: str) -> Host | None:
 
 
 def parse_host_name(text: str) -> str | None:
-    """The host name, if the text is a host without a port; otherwise None. An IPv6 address may have brackets."""
+    """None if the text has a port. An IPv6 address may have brackets."""
     is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
     host = parse_host(f"[{text}]" if is_bare_ipv6 else text)
     return None if host is None or host.port or (text.endswith(":") and not is_bare_ipv6) else host.name
@@ -63,7 +57,7 @@ def parse_host_name(text: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def parse_origin(text: str) -> Origin | None:
-    """The origin in an `Origin` header; None if the text is not an origin. For example, `null` is not an origin."""
+    """Returns None for `null`."""
     match = _ORIGIN.fullmatch(text)
     host = parse_host(match[2]) if match else None
     if match is None or host is None:
@@ -74,7 +68,7 @@ def parse_origin(text: str) -> Origin | None:
 
 @lru_cache(maxsize=1024)
 def is_loopback(name: str) -> bool:
-    """Whether the name always means this machine, whatever DNS answers: `localhost`, 127.0.0.0/8 and ::1."""
+    """Whether the name always means this machine, whatever DNS answers."""
     if name == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Makes and reads ids. An id is a prefix that names the kind, and a UUIDv7 in hex. So ids of one kind sort by time."""
+"""Ids: a prefix that names the kind, and a UUIDv7 in hex. Ids of one kind sort by time."""
 
 import re
 from functools import lru_cache
@@ -16,59 +16,50 @@ _REPLY_FORM = re.compile(rf"(?:{RESPONSE}_|{COMPLETION}-)([0-9a-f]{{32}})")
 
 
 def mint(prefix: str) -> str:
-    """A new, unique id, such as `conv_0192…`."""
+    """A new id, such as `conv_0192…`."""
     return f"{prefix}_{uuid_utils.uuid7().hex}"
 
 
 def mint_in_partition_of(existing_id: str) -> str:
-    """A new id of the same kind, in the same partition of the views.
-
-    The last byte of an id decides the partition (`projections/views/partitions.py`).
-    """
+    """A new id in the same partition of the views: the last byte decides it."""
     prefix, _, digits = existing_id.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
 
 
 def mint_uuid() -> UUID:
-    """A new UUIDv7 without a prefix, for ids that clients never see."""
+    """For ids that clients never see."""
     return compat.uuid7()
 
 
 def is_id(text: str, prefix: str | None = None) -> bool:
-    """Whether `text` has the form of an id of this store, with that prefix if one is given."""
     return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(f"{prefix}_"))
 
 
 def completion_id(response_id: str) -> str:
-    """The id that a chat completion has in the Chat Completions API. The Responses API names the same record `response_id`."""
     return f"{COMPLETION}-{response_id.rpartition('_')[2]}"
 
 
 def response_id_of(text: str) -> str | None:
-    """The id of the response that `text` names, as a response or as a chat completion. None if `text` is neither."""
+    """Reads ids of responses and of chat completions."""
     match = _REPLY_FORM.fullmatch(text)
     return None if match is None else f"{RESPONSE}_{match[1]}"
 
 
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
-    """The UUID inside an id. Cached, because one request asks for the same id several times."""
+    """Cached: one request asks for the same id several times."""
     return UUID(hex=text.rpartition("_")[2])
 
 
 def conversation_id(uuid: UUID) -> str:
-    """The id of the conversation whose stream has this UUID."""
     return f"{CONVERSATION}_{uuid.hex}"
 
 
 def minted_seconds(text: str) -> int:
-    """When an id was minted, in whole seconds since 1970 (UTC).
-
-    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7).
-    """
+    """Whole seconds since 1970 (UTC). A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7)."""
     return (uuid_of(text).int >> 80) // 1000
 
 
 def first_uuid_at(seconds: float) -> UUID:
-    """A UUID that is smaller than every UUIDv7 of this time. `seconds`: since 1970 (UTC)."""
+    """The lower bound of the UUIDs that are minted from then on. `seconds`: since 1970 (UTC)."""
     return UUID(int=int(seconds * 1000) << 80)

@@ -1,4 +1,4 @@
-"""The setting `RATE_LIMITS`: how much a tenant, a subject and an API key may do. `infrastructure/limits/` enforces it.
+"""The setting `RATE_LIMITS`: how much a tenant, a subject and an API key may do.
 
     {"tenant": {"requests": 6000, "replies": 20}, "subject": {"requests": 600}, "overrides": {"acme": {"requests": 60000}}}
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Holder = Literal["tenant", "subject", "key"]
-"""Whose use a limit counts. Subjects with the same name in different tenants have separate counts."""
+"""Subjects of different tenants are counted apart."""
 
 HOLDERS: Final[tuple[Holder, ...]] = ("tenant", "subject", "key")
 
@@ -42,7 +42,7 @@ class Limits(BaseModel):
     tokens_a_month: Limit | None = None
 
     def with_changes(self, changes: "Limits") -> "Limits":
-        """These limits, with each limit that `changes` names replaced. A null in `changes` removes the limit."""
+        """A null in `changes` removes the limit."""
         return self.model_copy(update={name: getattr(changes, name) for name in changes.model_fields_set})
 
 
@@ -57,7 +57,7 @@ class HolderLimits(BaseModel):
 
 
 def _of_the_tenant(value: Any) -> Any:
-    """An override may leave `tenant` out: `{"requests": 10}` means `{"tenant": {"requests": 10}}`."""
+    """An override may leave `tenant` out."""
     if isinstance(value, dict) and value and all(name in Limits.model_fields for name in value):
         return {"tenant": value}
     return value
@@ -76,7 +76,6 @@ class RateLimits(HolderLimits):
         return overrides
 
     def of(self, tenant: str) -> Mapping[Holder, Limits]:
-        """The limits of each holder in this tenant."""
         changes = self.overrides.get(tenant, HolderLimits())
         return {holder: getattr(self, holder).with_changes(getattr(changes, holder)) for holder in HOLDERS}
 
@@ -86,4 +85,4 @@ RECOMMENDED: Final = RateLimits(
     subject=Limits(requests=600, requests_a_second=25, tokens=400_000, replies=10, background=5, followers=50),
     key=Limits(requests=3_000, requests_a_second=50, tokens=2_000_000, replies=40, background=20, followers=500),
 )
-"""The limits of `RATE_LIMITS=recommended`. `docs/operations.md` gives the reasons."""
+"""`docs/operations.md` gives the reasons."""

@@ -1,7 +1,4 @@
-"""Every environment variable that the store reads, in one class.
-
-Any module may import the class Settings. Apart from tests, only the `main.py` files and `scripts/` construct it.
-"""
+"""Every environment variable that the store reads."""
 
 import json
 import re
@@ -18,10 +15,9 @@ from infrastructure.rate_limits import RECOMMENDED, RateLimits
 from infrastructure.tenant_defaults import TenantDefaults
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
-"""A host in a URL, with or without a port."""
 
 MIN_SECRET_BYTES = 32
-"""The minimum length of a secret for HS256 (RFC 7518, 3.2)."""
+"""For HS256 (RFC 7518, 3.2)."""
 
 
 ChatCompletionsStore = Literal["always", "requested", "never"]
@@ -191,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("tenant_defaults", "models", "rate_limits", mode="before")
     @classmethod
     def _parse_json(cls, value: Any, info: ValidationInfo) -> Any:
-        """Parses the JSON text of a variable. An empty text counts as absent."""
+        """An empty text counts as absent."""
         if not isinstance(value, str):
             return value
         if info.field_name == "rate_limits" and value.strip() == "recommended":
@@ -217,10 +213,7 @@ class Settings(BaseSettings):
     @field_validator("postgres_url", "mongodb_url", "redis_url")
     @classmethod
     def _refuse_ambiguous_url(cls, value: str) -> str:
-        """Refuses a password with an unescaped `/`, `?` or `#`, which ends the host part of a URL.
-
-        The text before that character would be read as host and port, and errors would show it.
-        """
+        """A password with an unescaped `/`, `?` or `#` would be read as host and port, and errors would show it."""
         _, is_url, rest = value.partition("://")
         hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
         if is_url and not all(_HOST.fullmatch(host) for host in hosts):
@@ -232,7 +225,7 @@ class Settings(BaseSettings):
     @field_validator("auth_mode", mode="before")
     @classmethod
     def _order_modes(cls, value: Any) -> Any:
-        """Sorts the modes: `keys, jwt` becomes `jwt,keys`. Refuses `none` beside another mode."""
+        """Sorts the modes. `none` must stand alone."""
         if not isinstance(value, str):
             return value
         modes = {mode.strip() for mode in value.split(",")}
@@ -287,7 +280,6 @@ class Settings(BaseSettings):
 
     @cached_property
     def secrets(self) -> frozenset[str]:
-        """Every password and key in these settings. No log may contain them."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url, self.auth_jwks_url):
             values += _passwords(url)
@@ -295,12 +287,11 @@ class Settings(BaseSettings):
 
     @cached_property
     def mongodb_database(self) -> str:
-        """The database named by the path of `MONGODB_URL`; `conversations` when it has no path."""
         return urlsplit(self.mongodb_url).path.lstrip("/") or "conversations"
 
 
 def _passwords(url: str) -> Iterator[str]:
-    """The passwords in a URL, or in a libpq connection string such as `host=db password=…`."""
+    """Reads URLs, and libpq connection strings such as `host=db password=…`."""
     credentials, found, _ = url.partition("//")[2].rpartition("@")
     if found and ":" in credentials:
         yield unquote(credentials.partition(":")[2])
@@ -317,5 +308,4 @@ def _is_http(url: str) -> bool:
 
 
 def _listed(text: str) -> list[str]:
-    """The parts of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""The setting `TENANT_DEFAULTS`: for each tenant, the model of requests that name none, and the context policy of new conversations.
+"""The setting `TENANT_DEFAULTS`: each tenant's default model, and the context policy of its new conversations.
 
 {"acme": {"model": "gpt-5-mini", "context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}
 """
@@ -27,7 +27,7 @@ class PolicyFields(BaseModel):
     on_disconnect: Literal["stop", "finish"] = "stop"
 
     def applied_to(self, defaults: ContextPolicy) -> ContextPolicy:
-        """The policy with the fields that were given. The other fields are taken from `defaults`."""
+        """Fields that were not given are taken from `defaults`."""
         return replace(defaults, **self.model_dump(exclude_unset=True))
 
 

@@ -1,1 +1,1 @@
-"""Finds out who sends a request: the credential (an API key or a token), and the principal that it stands for."""
+"""Who sends a request: the credential, and the principal that it stands for."""

@@ -1,7 +1,4 @@
-"""`X-Subject` names the end user that a request is for.
-
-The request needs a credential with the scope `act_as`, such as the one of a chat product's backend.
-"""
+"""`X-Subject` names the end user that a request is for. It needs the scope `act_as`."""
 
 from typing import Final
 
@@ -17,12 +14,9 @@ _OF_A_USER: Final[tuple[Scope, ...]] = ("read", "write", "reply")
 
 
 def acting_as(principal: Principal, headers: Headers) -> Principal:
-    """The principal of the user that `X-Subject` names, in the tenant of the credential. Without that header, `principal` itself.
+    """The principal of the request: the user in `X-Subject`, or else `principal`.
 
-    The user gets those of the scopes `read`, `write` and `reply` that the credential has, and no other scope. `admin` would show the user the
-    conversations of the whole tenant, and `audit` would show deleted content.
-
-    Raises NotPermitted and InvalidSubject.
+    The user never gets `admin` or `audit`. Raises NotPermitted and InvalidSubject.
     """
     sent = headers.getlist(HEADER)
     if not sent:

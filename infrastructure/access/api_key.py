@@ -1,7 +1,6 @@
-"""An API key: its text `cs_<id>_<secret>`, what the store keeps of it, and how it is shown.
+"""An API key: its text `cs_<id>_<secret>`, and what the store keeps of it.
 
-The secret is 256 random bits. The store keeps its SHA-256. Passwords need a slow hash because people can guess them. Nobody can guess 256
-random bits, however fast the hash is, and a slow hash would delay every request.
+The store keeps the SHA-256 of the secret. A slow hash is not needed, because nobody can guess 256 random bits.
 """
 
 import hashlib
@@ -20,7 +19,6 @@ from infrastructure.ids import KEY, mint
 TEXT_PREFIX: Final = "cs_"
 MAX_NAME_LENGTH: Final = 512
 MAX_EXPIRES_AT: Final = 253_402_300_799
-"""The last second of the year 9999."""
 
 _SECRET_BYTES = 32
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -28,7 +26,7 @@ _TEXT = re.compile(r"cs_([0-9a-f]{32})_([0-9a-f]{64})")
 
 
 class InvalidField(ValueError):
-    """A field of a new key is wrong. `param` names it. The message does not contain its value."""
+    """The message does not contain the field's value."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -57,7 +55,7 @@ class CreatedApiKey(ApiKey, frozen=True, kw_only=True, tag_field="object", tag="
 def new_key(
     *, tenant: str, subject: str, scopes: Sequence[str], name: str | None, expires_at: int | None, now: datetime
 ) -> CreatedApiKey:
-    """A key with a new id and a new secret. Raises InvalidField."""
+    """Raises InvalidField."""
     if not is_tenant(tenant):
         raise InvalidField("tenant", "A tenant is 1 to 64 letters, digits, `.`, `_` and `-`.")
     if not is_subject(subject):
@@ -83,13 +81,12 @@ def new_key(
 
 
 def split_text(text: str) -> tuple[str, str] | None:
-    """The id and the secret in a key's text. None if the text does not have the form of a key."""
+    """The id and the secret in a key's text."""
     match = _TEXT.fullmatch(text)
     return None if match is None else (f"{KEY}_{match[1]}", match[2])
 
 
 def secret_hash(secret: str) -> bytes:
-    """The hash that the store keeps instead of a secret."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -1,10 +1,8 @@
-"""The API keys in memory, so that a request is checked without a round trip.
+"""The API keys in memory: a request is checked without a round trip.
 
-One task reads the changes from Postgres: every POLL_SECONDS, and when a request has a key that is not in memory. So every process refuses a
-revoked key within about a second, and accepts a new key at once. However many unknown keys arrive, a process makes at most one small query
-per MIN_PAUSE_SECONDS for all of them, and remembers none of them. NOTIFY is not used: a notification can be lost, so the query is needed anyway.
-
-While Postgres is unavailable, the keys in memory still work, even those that are revoked or removed meanwhile.
+One task reads the changes every POLL_SECONDS, and when a request has an unknown key. After each read it pauses for
+MIN_PAUSE_SECONDS, however many unknown keys arrive. NOTIFY is not used, because a notification can be lost. While
+Postgres is unavailable, the keys in memory still work.
 """
 
 import asyncio
@@ -31,7 +29,7 @@ from infrastructure.stores.postgres import make_pool
 POLL_SECONDS: Final = 1.0
 MIN_PAUSE_SECONDS: Final = 0.05
 RELOAD_SECONDS: Final = 60.0
-"""How often all keys are read again. Only such a read shows that an operator has removed rows."""
+"""After this time all keys are read again, because a removed row is not among the changes."""
 
 RECORD_USE_SECONDS: Final = 30.0
 READ_TIMEOUT_SECONDS: Final = 2.0
@@ -62,10 +60,7 @@ class _Row(Struct, frozen=True, array_like=True):
 
 
 class _Page(Struct, frozen=True, array_like=True):
-    """`last`: the number of the last change in the table.
-
-    `rows`: the keys that changed after a given change, in the order of their changes, at most PAGE_KEYS.
-    """
+    """`last`: the number of the table's last change. `rows`: changed keys, in the order of their changes."""
 
     last: int
     rows: list[_Row]
@@ -79,7 +74,7 @@ class _KnownKey(Struct, frozen=True):
 
 
 class ApiKeys:
-    """The API keys in memory. They are kept up to date while this object is `opened`. Use one per process."""
+    """Checks API keys. Use one per process."""
 
     def __init__(
         self,
@@ -96,18 +91,18 @@ class ApiKeys:
         self._keys: dict[str, _KnownKey] = {}
         self._last_change = 0
         self._loaded_at: float | None = None
-        """When all keys were last read, by the monotonic clock. None: not yet."""
+        """By the monotonic clock."""
         self._waiting: list[asyncio.Future[None]] = []
-        """The futures of requests that wait. Each is done when the next read of the changes has ended."""
+        """Each future is done when the next read has ended."""
         self._read_requested = asyncio.Event()
         self._used: dict[str, float] = {}
-        """When each key was last used, by id. A time is removed once it is stored."""
+        """A time is removed once it is stored."""
         self._users = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Keeps the keys up to date until the end of the `with` block. Several apps of a process may use it at once. Postgres need not be up."""
+        """Several apps of a process may use one ApiKeys. Postgres need not be up."""
         self._users += 1
         if self._users == 1:
             await self._pool.open(wait=False)
@@ -129,7 +124,7 @@ class ApiKeys:
         await self._pool.close(CLOSE_TIMEOUT_SECONDS)
 
     async def principal_of(self, credential: str) -> Principal:
-        """The principal of this key. Raises InvalidCredential, or CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
+        """Raises InvalidCredential, or CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
         parts = split_text(credential)
         if parts is None:
             raise _refused("The API key does not have the form of a key of this store.")
@@ -138,7 +133,7 @@ class ApiKeys:
         if key is None:
             await self._next_read()
             key = self._keys.get(key_id)
-        # Without the right secret, the answer must not tell whether the key exists, was revoked or has expired.
+        # Without the right secret, the answer must not tell whether the key exists.
         if key is None or not hmac.compare_digest(secret_hash(secret), key.secret_sha256):
             raise _refused("The API key is not valid in this store.")
         if key.is_revoked:
@@ -151,7 +146,7 @@ class ApiKeys:
         return key.principal
 
     async def _next_read(self) -> None:
-        """Waits until all changes that were committed before this call have been read. Raises CannotCheckCredential."""
+        """Waits until all changes committed before this call were read. Raises CannotCheckCredential."""
         read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(read)
         self._read_requested.set()
@@ -189,14 +184,14 @@ class ApiKeys:
             if page.last >= self._last_change:
                 self._last_change = await self._add_pages(page, self._keys, self._last_change)
                 return
-            # The table has lost changes that this process has seen: a backup was restored.
+            # The table has lost changes that this process has seen: perhaps a backup was restored.
         keys: dict[str, _KnownKey] = {}
         self._last_change = await self._add_pages(await self._page(0), keys, 0)
         self._keys = keys
         self._loaded_at = now
 
     async def _add_pages(self, page: _Page, keys: dict[str, _KnownKey], last_change: int) -> int:
-        """Puts the keys of the page, and of the pages after it, into `keys`. Returns the number of the last change in them."""
+        """Adds the keys of this page and the next ones. Returns the number of the last change."""
         while page.rows:
             for row in page.rows:
                 key_id = f"key_{row.id}"
@@ -222,7 +217,7 @@ class ApiKeys:
                 log.warning("api_key_use_not_recorded", exc_info=error)
 
     async def _record_use(self) -> None:
-        """Stores when keys were used since the last call. Times that could not be stored are kept for the next call."""
+        """Times that could not be stored are kept for the next call."""
         used = [*self._used.items()]
         for start in range(0, len(used), PAGE_KEYS):
             batch = used[start : start + PAGE_KEYS]
@@ -247,6 +242,6 @@ def _resolve(waiting: list[asyncio.Future[None]], error: psycopg.Error | None) -
 
 
 async def _decode_json(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Makes the connection decode the statement's JSON as a _Page, and plan the statement once."""
+    """Plans the statement once."""
     set_json_loads(msgspec.json.Decoder(_Page).decode, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -1,4 +1,4 @@
-"""The credential of a request (`Authorization: Bearer …`). If it begins with `cs_`, it is checked as an API key; otherwise as a token."""
+"""The credential of a request (`Authorization: Bearer …`): an API key or a token."""
 
 import re
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -16,14 +16,12 @@ _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 
 
 class CredentialCheck(Protocol):
-    """Finds the principal of a credential."""
-
     async def principal_of(self, credential: str) -> Principal:
-        """The principal of this credential. Raises InvalidCredential and CannotCheckCredential."""
+        """Raises InvalidCredential and CannotCheckCredential."""
 
 
 class BearerAuthenticator:
-    """Finds the principal of a request by its credential. `tokens` or `keys` is None if AUTH_MODE does not name it."""
+    """Finds the principal of a request. `tokens` or `keys` is None if AUTH_MODE does not name it."""
 
     def __init__(self, *, tokens: CredentialCheck | None = None, keys: ApiKeys | None = None) -> None:
         self._tokens = tokens
@@ -33,7 +31,7 @@ class BearerAuthenticator:
         return nullcontext() if self._keys is None else self._keys.opened()
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """The principal of this request. Raises InvalidCredential and CannotCheckCredential."""
+        """Raises InvalidCredential and CannotCheckCredential."""
         credential = _credential(connection.headers)
         check = self._keys if credential.startswith(KEY_PREFIX) else self._tokens
         if check is not None:

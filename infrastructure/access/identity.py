@@ -1,4 +1,4 @@
-"""Which texts may be the name of a tenant, or of a subject. The same rules hold for keys, tokens, headers and shares."""
+"""Which texts may name a tenant or a subject."""
 
 import re
 from typing import Final
@@ -9,12 +9,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def is_tenant(name: object) -> bool:
-    """Whether this is the name of a tenant: 1 to 64 letters, digits, `.`, `_` and `-`. The name is part of the keys of rows and documents in every database."""
+    """The name is part of keys in every database."""
     return isinstance(name, str) and _TENANT.fullmatch(name) is not None
 
 
 def is_subject(name: object) -> bool:
-    """Whether this is the name of a subject: 1 to 255 bytes of UTF-8 without control characters."""
     if not isinstance(name, str) or _CONTROL.search(name):
         return False
     try:

@@ -1,11 +1,7 @@
-"""The keys that the user service publishes for its tokens (a JWK Set, RFC 7517). They are read from AUTH_JWKS_URL and kept in memory.
+"""The user service's public keys for its tokens (a JWK Set, RFC 7517), kept in memory.
 
-They are read again in two cases:
-
-- A token comes, and the keys are older than `JwksTimes.refresh`. The request does not wait. In this way, a key that was withdrawn is forgotten.
-- A token names an unknown key, and the last read ended at least `JwksTimes.retry` ago. The request waits. In this way, a new key is found.
-
-Only one read runs at a time. While the user service does not answer, or its answer cannot be used, the known keys still work.
+The keys are read again when a token names an unknown key. They are also read again when they are old, because a
+withdrawn key must be forgotten. If a read fails, the known keys still work.
 """
 
 import asyncio
@@ -30,57 +26,47 @@ ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
 MAX_BYTES: Final = 1024 * 1024
 
 Keys = Mapping[tuple[str | None, str], PyJWK]
-"""Each key by its id (or None) and its algorithm."""
+"""Keys by id (or None) and algorithm."""
 
 
 class JwksTimes(Struct, frozen=True, kw_only=True):
-    """Times in seconds. `refresh`: how old the keys may become before they are read again. `retry`: the pause between attempts to read them."""
+    """Seconds. `refresh`: the age at which the keys are read again. `retry`: the pause between attempts. `first_retry`: this pause until an attempt has succeeded. `answer`: the limit for one attempt."""
 
     answer: float = 3.0
-    """How long the user service may take to send its keys."""
     refresh: float = 300.0
     retry: float = 10.0
     first_retry: float = 1.0
-    """Used in place of `retry` until keys were read for the first time."""
 
 
 class JwksKeys:
-    """The keys at this URL. They are first read when the first token comes."""
-
     def __init__(self, url: str, times: JwksTimes | None = None) -> None:
         self._url = url
         self._times = times or JwksTimes()
         self._published: Keys = MappingProxyType({})
         self._text = b""
         self._read_at = self._ended_at = -math.inf
-        """When keys were read last, and when the last attempt to read them ended."""
 
         self._reading: asyncio.Task[None] | None = None
-        # Redirects are not followed: another address must not decide which tokens are valid.
-        # No connection is kept open, so the client need not be closed.
+        # Redirects are not followed: another address must not decide which tokens are valid. No connection stays open,
+        # so the client need not be closed.
         self._client = httpx2.AsyncClient(
             follow_redirects=False, timeout=self._times.answer, limits=httpx2.Limits(max_keepalive_connections=0)
         )
 
     @property
     def current(self) -> Keys:
-        """The keys that were read last. The same object is returned until they change. If they are too old, starts to read them again."""
+        """The same object until the keys change. Starts to read them again if they are too old."""
         if self._published and time.monotonic() - self._read_at >= self._times.refresh:
             self._start_reading()
         return self._published
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | None:
-        """The key with this id; without an id, the only key of this algorithm. None if there is none, or if there are several without an id.
-
-        Raises CannotCheckCredential if keys were never read.
-        """
+        """Without an id, the only key of the algorithm. Raises CannotCheckCredential if keys were never read."""
         key = _find(self.current, key_id, algorithm)
         if key is None and self._reading is not None:
             await asyncio.shield(self._reading)  # if this request is cancelled, others may still wait for the read
             key = _find(self._published, key_id, algorithm)
-        if (
-            key is None and (reading := self._start_reading()) is not None
-        ):  # the read that ran may have begun before the key was published
+        if key is None and (reading := self._start_reading()) is not None:
             await asyncio.shield(reading)
             key = _find(self._published, key_id, algorithm)
         if key is None and not self._published:
@@ -88,14 +74,14 @@ class JwksKeys:
         return key
 
     def _start_reading(self) -> asyncio.Task[None] | None:
-        """The read that runs, or a new one. None if the last one ended less than `retry` seconds ago."""
+        """None if the last read ended too recently."""
         pause = self._times.retry if self._published else self._times.first_retry
         if self._reading is None and time.monotonic() - self._ended_at >= pause:
             self._reading = asyncio.create_task(self._read())
         return self._reading
 
     async def _read(self) -> None:
-        """Reads the published keys. If that fails, the known keys stay in use. Never raises."""
+        """Logs errors. The known keys then stay in use."""
         try:
             async with asyncio.timeout(self._times.answer):
                 text = await self._fetch()
@@ -104,7 +90,7 @@ class JwksKeys:
                 log.info("jwks_read", keys=len(self._published))
             self._read_at = time.monotonic()
         except Exception as error:  # noqa: BLE001 - whatever the error is, the keys were not read
-            # The error's text is not logged: it may contain the URL, and the URL may contain a password.
+            # The error's text is not logged: it may contain the URL, and the URL a password.
             log.warning("jwks_not_read", error_type=type(error).__name__, keys=len(self._published))
         finally:
             self._ended_at = time.monotonic()
@@ -112,7 +98,7 @@ class JwksKeys:
 
     async def _fetch(self) -> bytes:
         text = bytearray()
-        # No compression: a small compressed answer could become a very large one.
+        # No compression: a small answer could become a very large one.
         async with self._client.stream("GET", self._url, headers={"accept-encoding": "identity"}) as answer:
             if answer.status_code != 200:
                 raise _Unusable
@@ -124,7 +110,7 @@ class JwksKeys:
 
 
 class _Unusable(Exception):
-    """The answer has another status than 200, is too large, or is not a JWK Set with a key that can be used."""
+    """The status is not 200, or the answer is too large, is not JSON, or has no usable key."""
 
 
 def _find(keys: Keys, key_id: str | None, algorithm: str) -> PyJWK | None:
@@ -135,7 +121,7 @@ def _find(keys: Keys, key_id: str | None, algorithm: str) -> PyJWK | None:
 
 
 def _parse(text: bytes) -> Keys:
-    """The keys that can check a signature. Other keys, such as those for encryption, are skipped. Raises _Unusable if none is left."""
+    """Raises _Unusable if no key can check a signature."""
     try:
         jwks = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

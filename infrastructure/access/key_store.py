@@ -1,4 +1,4 @@
-"""Adds, lists and revokes API keys in their table. The keys of requests are checked in memory (`api_keys.py`)."""
+"""The table of API keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ _DESCENDING = sql.SQL(_PAGE.format(order="DESC")).format(_FIELDS)
 _ALL = sql.SQL("""
     SELECT {} FROM api_keys AS keys WHERE tenant_id = coalesce(%(tenant)s::text, tenant_id) ORDER BY keys.id
 """).format(_FIELDS)
-# Rows are locked in the order of their ids. So two processes that record the use of the same keys do not deadlock.
+# Rows are locked in the order of their ids, so that two processes do not deadlock.
 _RECORD_USE = sql.SQL("""
     WITH used AS (SELECT * FROM unnest(%(ids)s::uuid[], %(times)s::float8[]) AS used (id, seconds)), turn AS (
         SELECT id FROM api_keys WHERE id IN (SELECT id FROM used) ORDER BY id FOR NO KEY UPDATE
@@ -50,13 +50,13 @@ _RECORD_USE = sql.SQL("""
 
 
 class KeyStore:
-    """The table of API keys. Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
+    """Every method may raise psycopg.Error. `tenant=None`: any tenant, for the operator's tools."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def add(self, key: CreatedApiKey) -> None:
-        """Stores the key. Instead of its secret, the hash of the secret is stored."""
+        """Stores a hash of the secret."""
         parts = split_text(key.secret)
         assert parts is not None
         values = {
@@ -72,7 +72,7 @@ class KeyStore:
             await connection.execute(_INSERT, values)
 
     async def revoke(self, key_id: str, tenant: str | None) -> ApiKey | None:
-        """Revokes the tenant's key. Returns the key, even if it was already revoked; None if there is no such key."""
+        """Returns the key, even if it was revoked before."""
         values = {"id": uuid_of(key_id), "tenant": tenant}
         async with self._pool.connection() as connection:
             await connection.execute(_REVOKE, values)
@@ -85,7 +85,7 @@ class KeyStore:
     async def page(
         self, tenant: str, *, lower: str | None, upper: str | None, limit: int, ascending: bool
     ) -> list[ApiKey]:
-        """The tenant's keys with `lower` < id < `upper`, ordered by id, at most `limit` keys. None: no bound."""
+        """`lower` < id < `upper`, ordered by id. None: no bound."""
         values = {
             "tenant": tenant,
             "lower": None if lower is None else uuid_of(lower),
@@ -98,7 +98,7 @@ class KeyStore:
         return await self._read(_ALL, {"tenant": tenant})
 
     async def record_use(self, used: Sequence[tuple[UUID, float]]) -> None:
-        """Stores when each key was last used, in seconds since 1970. An older time than the stored one changes nothing."""
+        """`used`: ids of keys, each with a time in seconds since 1970. An older time than the stored one changes nothing."""
         values = {"ids": [key_id for key_id, _ in used], "times": [seconds for _, seconds in used]}
         async with self._pool.connection() as connection:
             await connection.execute(_RECORD_USE, values)

@@ -1,4 +1,4 @@
-"""The principal: who sends a request (a subject of a tenant), and what it may do. Every command and every query receives one."""
+"""The principal: who sends a request, and what it may do."""
 
 from typing import Final, Literal
 
@@ -22,10 +22,7 @@ _OF_ADMIN: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
 
 
 class Principal(Struct, frozen=True):
-    """Who sends a request. `tenant` owns the data: every read for a request names it. `subject` is recorded with every event that it causes.
-
-    `key_id`: the id of the API key that the request came with; None if it came with a token, or without a credential.
-    """
+    """`tenant` owns the data. `subject` is recorded with every event. `key_id`: the request's API key; None without one."""
 
     tenant: str
     subject: str
@@ -33,22 +30,18 @@ class Principal(Struct, frozen=True):
     key_id: str | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether the principal has this scope, directly or because `admin` includes it."""
+        """`admin` includes some scopes."""
         return scope in self.scopes or ("admin" in self.scopes and scope in _OF_ADMIN)
 
     @property
     def finds_deleted(self) -> bool:
-        """Whether the principal gets the audit trail of deleted conversations and responses.
-
-        While AUTH_MODE is `none` nobody gets it, because there is no login.
-        """
+        """Whether the principal may see what was deleted. Without a login, nobody may."""
         return self.may("audit") and self != ANONYMOUS
 
     @property
     def actor(self) -> Actor:
-        """The principal, as the rules of a conversation see it."""
         return Actor(self.subject, is_admin="admin" in self.scopes)
 
 
 ANONYMOUS: Final = Principal("default", "anonymous", SCOPES)
-"""The sender of every request while AUTH_MODE is `none`, unless the request names a user in `X-Subject`."""
+"""The sender of every request while AUTH_MODE is `none`, unless `X-Subject` names a user."""

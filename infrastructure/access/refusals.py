@@ -1,12 +1,8 @@
-"""The errors of a request whose credential is refused, does not allow the request, or cannot be checked.
-
-`infrastructure/http/errors.py` says which answer the client gets.
-No message contains the credential or a part of it.
-"""
+"""The errors of a credential. No message contains the credential."""
 
 
 class InvalidCredential(Exception):
-    """There is no credential, or it is not valid: 401. `code` is for programs, the message for people."""
+    """401. `code` is for programs, the message for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -14,7 +10,7 @@ class InvalidCredential(Exception):
 
 
 class NotPermitted(Exception):
-    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for it; None if no header does."""
+    """403. `param`: the header that asks for too much, if any."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -27,4 +23,4 @@ class InvalidSubject(Exception):
 
 
 class CannotCheckCredential(Exception):
-    """The credential cannot be checked now, because a server does not answer, or its answer cannot be used: 503."""
+    """503: a server does not answer, or its answer cannot be used."""

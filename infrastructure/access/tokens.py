@@ -1,9 +1,7 @@
 """Tokens of the user service: JSON Web Tokens (RFC 7519, 8725).
 
-PyJWT checks the signature, times, audience and issuer. This module checks the names of the tenant and the subject.
-
-The configuration decides which algorithms are accepted, never the token. A verified token is remembered by its hash until it expires or the
-keys change. So most requests cost a look-up instead of a signature check.
+The keys decide which algorithms are accepted, never the token. A verified token is remembered by its hash, so most
+requests need no signature check.
 """
 
 import hashlib
@@ -33,10 +31,9 @@ MAX_TOKEN_BYTES: Final = 16 * 1024
 MAX_REMEMBERED: Final = 10_000
 
 _MAX_TIME: Final = 253_402_300_799
-"""The end of the year 9999."""
 
 _SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The shortest secret that each algorithm may have (RFC 7518, 3.2)."""
+"""Minimum lengths (RFC 7518, 3.2)."""
 
 _MESSAGES: Final[tuple[tuple[type[PyJWTError], str], ...]] = (
     (ExpiredSignatureError, "The token has expired."),
@@ -47,18 +44,16 @@ _MESSAGES: Final[tuple[tuple[type[PyJWTError], str], ...]] = (
 
 
 class KeySource(Protocol):
-    """Finds the key that a token is signed with."""
-
     @property
     def current(self) -> object:
-        """A new object whenever the keys have changed. A token that was verified before is then verified again."""
+        """A new object whenever the keys have changed. Remembered tokens are then verified again."""
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | bytes | None:
-        """The key; None if there is none with this id and algorithm. Raises CannotCheckCredential."""
+        """Raises CannotCheckCredential."""
 
 
 class SecretKey:
-    """One shared secret. It is accepted for the algorithms that it is long enough for."""
+    """The secret, as the key for each algorithm that it is long enough for."""
 
     current = None
 
@@ -73,14 +68,12 @@ class SecretKey:
 class _Verified(Struct, frozen=True):
     principal: Principal
     ends_at: float
-    """In seconds since 1970: the token's `exp` plus the clock skew that the settings allow."""
+    """Seconds since 1970, with the allowed clock skew."""
     keys: object
-    """`KeySource.current` when the token was verified."""
+    """`KeySource.current` at the time of verification."""
 
 
 class TokenVerifier:
-    """Finds the principal of a token."""
-
     def __init__(
         self, settings: Settings, keys: KeySource | None = None, *, max_remembered: int = MAX_REMEMBERED
     ) -> None:
@@ -91,7 +84,7 @@ class TokenVerifier:
         self._verified: dict[bytes, _Verified] = {}
 
     async def principal_of(self, token: str) -> Principal:
-        """The principal of this token. Raises InvalidCredential and CannotCheckCredential."""
+        """Raises InvalidCredential and CannotCheckCredential."""
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
         digest = hashlib.sha256(token.encode()).digest()
@@ -108,7 +101,7 @@ class TokenVerifier:
         return principal
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
-        """The claims of a token whose signature, times, audience and issuer are right."""
+        """Raises InvalidCredential and CannotCheckCredential."""
         settings = self._settings
         try:
             header = jwt.get_unverified_header(token)
@@ -149,7 +142,7 @@ class TokenVerifier:
 
 
 def _scopes(claim: object) -> frozenset[Scope]:
-    """The scopes that the store knows. Other words, such as `openid`, are for other services."""
+    """Other words, such as `openid`, are for other services."""
     words = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else ()
     return frozenset(scope for scope in SCOPES if scope in words)
 

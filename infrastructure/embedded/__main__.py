@@ -26,10 +26,7 @@ from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
 async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
-    """Runs the servers of these environment variables (`SERVERS`).
-
-    Stops them at a signal, or when the process `until_pid` ends.
-    """
+    """Runs until a signal, the end of the process `until_pid`, or the failure of a server."""
     stop = stop_signalled()
     if until_pid is not None:
         threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The user that Postgres runs as when the supervisor runs as root: Postgres refuses to run as root."""
+"""The user that Postgres runs as when the supervisor is root, because Postgres refuses to run as root."""
 
 import os
 import pwd
@@ -9,23 +9,22 @@ from pathlib import Path
 from infrastructure.embedded.service import Account
 
 USER = "nobody"
-# From capabilities(7). With either of these two, a process can pass through directories that are closed to its user.
+# From capabilities(7). Either lets a process pass through directories that are closed to its user.
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
-# With this one, a process can set which of its capabilities its children inherit.
+# Lets a process set which of its capabilities its children inherit.
 CAP_SETPCAP = 8
 
 
 class UnreachableError(RuntimeError):
-    """The user that Postgres must run as cannot pass through a directory."""
+    pass
 
 
 def account_for(*paths: Path) -> Account | None:
-    """The user `nobody`, with access to all of `paths`.
+    """The user `nobody`, who can reach all of `paths`. None if this process is not root.
 
-    None if this process is not root: then the child keeps its user. If a parent directory is closed to `nobody` (as
-    below /root), the account keeps the capability to pass through it. Raises UnreachableError if this process does not
-    have that capability itself, or cannot pass it on.
+    If a parent directory is closed (as below /root), the account keeps a capability. Raises UnreachableError
+    if this process cannot pass one on.
     """
     if os.geteuid() != 0:
         return None
@@ -54,10 +53,7 @@ def _open_to(directory: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _capability() -> int | None:
-    """The capability that lets a child pass through closed directories.
-
-    None if this process does not have it, or cannot pass it on.
-    """
+    """None if this process cannot pass one on."""
     if sys.platform != "linux":
         return None
     status = Path("/proc/self/status").read_text()

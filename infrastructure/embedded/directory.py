@@ -1,10 +1,10 @@
-"""The data directory of one supervisor (`scripts/up`): its lock, its secret, its ports and the files of `run/`.
+"""The data directory of one supervisor.
 
 DIR/postgres DIR/mongo DIR/valkey   the stores' data
 DIR/secret                          the password of all three stores, created once
 DIR/run/lock                        locked while a supervisor runs; contains its pid
-DIR/run/<name>.pid, <name>.log      the pid and the log of each child process
-DIR/run/ports.json                  the port of each child, so that the next start uses it again
+DIR/run/<name>.pid, <name>.log      of each child process
+DIR/run/ports.json                  the ports, for the next start
 DIR/run/env                         dotenv: the URLs of everything that runs
 """
 
@@ -21,11 +21,11 @@ EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class InUseError(RuntimeError):
-    """Another supervisor has locked this directory."""
+    pass
 
 
 class DataDirectory:
-    """One data directory. Call `lock` before anything else: the other methods rely on it."""
+    """Call `lock` before anything else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -37,12 +37,9 @@ class DataDirectory:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Locks the directory for this process, and removes the pid files and `env` that a killed supervisor left in `run/`.
-
-        Raises InUseError while another process has the lock. The kernel releases it when that process ends.
-        """
+        """Removes the run files of a killed supervisor. The kernel releases the lock when this process ends. Raises InUseError."""
         self.run.mkdir(parents=True, exist_ok=True)
-        # Postgres may run as another user. Other users may pass through this directory, but not list it.
+        # Postgres may run as another user, who may pass through this directory but not list it.
         self.path.chmod(0o711)
         self.run.chmod(0o700)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,7 +57,7 @@ class DataDirectory:
         self.remove_run_files()
 
     def remove_run_files(self) -> None:
-        """Removes the pid files and `env`. Call it when no child runs."""
+        """Call it when no child runs."""
         for file in (self.env_file, *self.run.glob("*.pid")):
             file.unlink(missing_ok=True)
 
@@ -76,7 +73,7 @@ class DataDirectory:
         return self.run / f"{name}.log"
 
     def secret(self) -> str:
-        """64 hex digits, created once for the directory. Raises RuntimeError if the file is missing although Postgres has data."""
+        """Raises RuntimeError if the file is missing although Postgres has data."""
         if not self._secret_file.exists():
             if (self.path / "postgres").exists():
                 raise RuntimeError(
@@ -91,7 +88,7 @@ class DataDirectory:
         return self._secret_file
 
     def port(self, name: str) -> int:
-        """The loopback port of the child `name`: the same as last time if that port is free, otherwise a new one."""
+        """The same port as last time, if it is free."""
         ports = self._saved_ports()
         ports_of_others = {port for child, port in ports.items() if child != name}
         if name not in ports or ports[name] in ports_of_others or not _is_free(ports[name]):
@@ -100,7 +97,7 @@ class DataDirectory:
         return ports[name]
 
     def _saved_ports(self) -> dict[str, int]:
-        """The ports in `ports.json`. Empty if the file is missing or damaged. Then new ports are chosen."""
+        """Returns no ports if the file is missing or damaged."""
         try:
             saved = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -109,12 +106,11 @@ class DataDirectory:
         return {str(name): port for name, port in ports.items() if isinstance(port, int) and 0 < port < 65536}
 
     def write_env(self, values: Mapping[str, str]) -> None:
-        """Writes `run/env` atomically, readable by its owner only."""
         write_private(self.env_file, "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces a file atomically. Its mode is 0600 from the start."""
+    """Replaces the file atomically. Its mode is 0600 from the start."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -125,10 +121,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the range from which the kernel takes ports for outgoing connections.
+    """A loopback port below the kernel's range for outgoing connections. Raises RuntimeError.
 
-    Inside that range, the kernel could give a server's port to a client that reconnects while the server is down. If
-    the range starts below 20,000, the port is one of 22,768 to 32,767, and may be inside the range. Raises RuntimeError if no free port is found.
+    Inside that range, a client that reconnects while the server is down could take the port. A range that starts below
+    20,000 is ignored.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:

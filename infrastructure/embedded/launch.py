@@ -1,12 +1,8 @@
 """Changes the user, asks Linux for a signal when the parent dies, and executes another program.
 
-Run it as a script, by path:
+  python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
 
-    python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
-
-On Linux, the kernel sends DEATH_SIGNAL to the program when the parent dies. An empty third argument keeps the user. CAPABILITY
-is a number from capabilities(7), or empty. The process keeps this capability after the change of user. Only the
-standard library is imported, so that a launch takes a few milliseconds.
+An empty third argument keeps the user. Only the standard library is imported, so that a launch takes milliseconds.
 """
 
 import ctypes
@@ -35,7 +31,7 @@ def main(arguments: list[str]) -> None:
         uid, gid, capability = user.split(":")
         _become(int(uid), int(gid), int(capability) if capability else None)
     if sys.platform == "linux":
-        # This comes after the change of user, because that change clears the setting.
+        # After the change of user, which clears this setting.
         _prctl(PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != int(parent):
             sys.exit("the supervisor ended before this child started")
@@ -44,9 +40,8 @@ def main(arguments: list[str]) -> None:
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
-        # Without this bit, the change of user clears the capabilities, and access(2) ignores the capabilities of a user
-        # other than root.
-        # Postgres looks for its programs with access(2).
+        # Without this bit, the change of user clears the capabilities. Postgres looks for its programs with access(2),
+        # which would ignore them too.
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)

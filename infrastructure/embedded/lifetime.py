@@ -7,7 +7,7 @@ from typing import Any
 
 
 def stop_signalled() -> asyncio.Event:
-    """An event that is set by SIGTERM, Ctrl-C and the loss of the terminal (except under nohup)."""
+    """Set by SIGTERM, Ctrl-C and the loss of the terminal (except under nohup)."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:

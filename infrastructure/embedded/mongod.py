@@ -16,13 +16,13 @@ DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
 TRANSACTION_TIMEOUT_SECONDS = 5
-# From MongoDB's error_codes.yml. Both also occur while the server is still reading its configuration.
+# From MongoDB's error_codes.yml. Both also occur while the server reads its configuration.
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
 
 
 def mongod(directory: DataDirectory) -> tuple[Service, str]:
-    """The service and its URL. The replica set and the user are created at the first start."""
+    """The service and its URL. The first start creates the replica set and the user."""
     program, data, port, secret = _program(), directory.path / "mongo", directory.port("mongod"), directory.secret()
     service = Service(
         name="mongod",
@@ -31,13 +31,13 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # At shutdown, a member waits for another one to take over. Here there is no other.
+            # At shutdown, a member waits for another one to take over. There is no other one.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             # Diagnostics would take gigabytes of disk.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # The log line of a slow operation would contain what people wrote.
             *("--slowms", "2147483647", "--slowOpSampleRate", "0"),
-            # If a process is killed inside a transaction, its locks stay for this long. The default is 60 s.
+            # The locks of a killed process stay for this long. The default is 60 s.
             *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_TIMEOUT_SECONDS}"),
         ),
         directory=data,
@@ -68,7 +68,7 @@ def _serves(port: int, secret: str) -> bool:
     if not is_listening(port):  # the driver would wait half a second before its retry
         return False
     host = f"127.0.0.1:{port}"
-    # `__system` with the key file is the one account that exists before any user is created.
+    # The one account that exists before any user is created.
     client: MongoClient[dict[str, Any]] = MongoClient(
         host,
         username="__system",
@@ -91,10 +91,7 @@ def _serves(port: int, secret: str) -> bool:
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set has its member at this address.
-
-    If not, creates or reconfigures the replica set, and returns False.
-    """
+    """Whether the replica set is configured for `host`. If not, creates or reconfigures it."""
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:
@@ -104,7 +101,7 @@ def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
         return False
     if config["members"][0]["host"] == host:
         return True
-    # This start uses another port: the old one was taken.
+    # This start uses another port, because the old one was taken.
     config["members"][0]["host"] = host
     config["version"] += 1
     client.admin.command("replSetReconfig", config, force=True)

@@ -21,29 +21,28 @@ SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    # Loopback only. No Unix socket: the path of its file may be too long for the kernel.
+    # No Unix socket, because the path of its file may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Values that suit a laptop.
+    # For a laptop.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # The defaults of the next two settings depend on the WAL segment size. With segments of 1 MB they would be
-    # 1 and 5 MB, and large commits would wait for buffers.
+    # With WAL segments of 1 MB, the defaults would be 1 and 5 MB, and large commits would wait for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # An error is logged without its details, which may contain the values of a row.
+    # Details of an error may contain the values of a row.
     "log_error_verbosity": "terse",
     "log_line_prefix": "%m [%p] ",
 }
 
 
 def postgres(directory: DataDirectory) -> tuple[Service, str]:
-    """The service and its URL. The database is created at the first start."""
+    """The service and its URL. The first start creates the database."""
     program, data, port, password = (
         _program("postgres"),
         directory.path / "postgres",
@@ -60,7 +59,7 @@ def postgres(directory: DataDirectory) -> tuple[Service, str]:
         prepare=partial(_prepare, program, data, password, account),
         serves=partial(_serves, url.format("postgres")),
         account=account,
-        # Fast shutdown: Postgres disconnects clients and keeps committed data. The next start needs no recovery.
+        # Fast shutdown: Postgres disconnects clients, and the next start needs no recovery.
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
         stop_seconds=60,
@@ -79,10 +78,7 @@ def _program(name: str) -> Path:
 
 
 def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
-    """Creates the cluster. If it exists, ends the processes that a killed postmaster left, and removes its pid file.
-
-    The owner of an existing cluster becomes `account`.
-    """
+    """Makes the cluster. If it exists, cleans up after a killed postmaster instead."""
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
@@ -99,7 +95,8 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
             os.chown(path, account.uid, account.gid)
     initdb = (
         str(program.with_name("initdb")),
-        # Commits wait while Postgres zeroes and syncs a new WAL segment: under load 60 ms for the default 16 MB, 3 ms for 1 MB.
+        # Commits wait while Postgres zeroes and syncs a new WAL segment: 60 ms under load for the default 16 MB, 3 ms
+        # for 1 MB.
         "--wal-segsize=1",
         *("-D", str(draft / "data"), "--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -119,10 +116,7 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 
 
 def _give_to(account: Account, data: Path) -> None:
-    """Makes the account the owner of the cluster: Postgres accepts no other owner.
-
-    A cluster that root has restored, for example with pg_basebackup, belongs to root.
-    """
+    """Postgres accepts no other owner. A cluster that root has restored belongs to root."""
     if data.stat().st_uid != account.uid:
         for path in (data, *data.rglob("*")):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)

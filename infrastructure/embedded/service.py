@@ -1,4 +1,4 @@
-"""One child process of the supervisor: its command, and how to check that it serves requests."""
+"""A child process of the supervisor: its command and its checks."""
 
 import http.client
 import signal
@@ -15,16 +15,16 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class NotInstalledError(RuntimeError):
-    """The wheel of a server is not installed, or there is none for this platform. The message says what to do."""
+    """The server's Python package is not installed, or there is none for this platform."""
 
 
 class WillNotRunError(RuntimeError):
-    """A child cannot run, and a restart would not help. The message says why."""
+    """A child cannot run, and a restart would not help."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a child runs as instead of root. `capability`: the capability that the child keeps, if any."""
+    """The user of a child. `capability`: one that the child keeps."""
 
     uid: int
     gid: int
@@ -35,18 +35,17 @@ class Account:
 
 
 def _nothing() -> None:
-    """Does nothing. This is the default of `Service.prepare`."""
+    pass
 
 
 @dataclass(frozen=True)
 class Service:
-    """One child: how it starts, how to check that it serves requests, and how it stops.
+    """A child process that the supervisor starts, and restarts when it ends.
 
-    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves`
-    returns within about two seconds and is called again until it returns True. Both run in threads. The kernel sends
-    `orphan_signal` to the child when the supervisor is killed. Only a service with `reads_settings` gets the
-    supervisor's settings in its environment. The settings contain secrets, and Postgres may run as a user whose other
-    processes could read the environment of Postgres.
+    prepare         runs before every start, in a thread. After WillNotRunError the supervisor gives up
+    serves          called in a thread, again and again, until it returns True
+    orphan_signal   what the kernel sends to the child when the supervisor is killed
+    reads_settings  whether the child gets the supervisor's settings, which contain secrets
     """
 
     name: str
@@ -69,16 +68,15 @@ class Service:
 def launch_command(
     command: tuple[str, ...], parent: int, orphan_signal: signal.Signals, account: Account | None
 ) -> list[str]:
-    """The command line that runs `command` as `account`, and ends it when `parent` ends."""
+    """The command that starts the program through `launch.py`. Linux sends it `orphan_signal` when `parent` ends."""
     user = str(account) if account else ""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(parent), str(int(orphan_signal)), user, *command]
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Waits for the end of processes that a killed parent left behind.
+    """Waits for processes that a killed parent left behind, and kills them after `timeout` seconds.
 
-    They run `executable` in the working directory `directory`. Kills the processes that still run after `timeout`
-    seconds. Raises RuntimeError if one still runs `timeout` seconds after that.
+    Raises RuntimeError if one still runs then.
     """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)
@@ -101,14 +99,13 @@ def _strays(executable: Path, directory: Path) -> list[psutil.Process]:
 
 
 def is_listening(port: int) -> bool:
-    """Whether something listens on this loopback port."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers_http(url: str, expected: frozenset[int] | None = None) -> bool:
-    """Whether GET `url` is answered within two seconds with one of the `expected` statuses. None: any status."""
+    """Whether a GET is answered with one of the `expected` statuses. None: any status."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
     try:

@@ -1,7 +1,4 @@
-"""Chooses which servers to start.
-
-If the environment sets a server's URL, that server runs already and is not started.
-"""
+"""Chooses which servers to start. A server whose URL the environment sets is not started."""
 
 from collections.abc import Collection, Mapping
 
@@ -20,10 +17,7 @@ MODEL = frozenset({"OPENAI_BASE_URL"})
 def choose(
     directory: DataDirectory, environment: Mapping[str, str], variables: Collection[str]
 ) -> tuple[list[Service], dict[str, str]]:
-    """The services to start for these variables, and the URLs by variable.
-
-    The URLs are those of the services to start, and those that `environment` sets.
-    """
+    """The services to start, and all URLs by variable."""
     services: list[Service] = []
     urls: dict[str, str] = {}
     for variable, server in SERVERS.items():

@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Seconds before the first, second, … restart of a child that does not stay up. The last value repeats.
+# Seconds before each restart of a child that does not stay up. The last value repeats.
 BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAYED_UP_SECONDS = 10.0
 ATTEMPTS_AT_FIRST_START = 4
@@ -23,18 +23,12 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child cannot start. Before it served for the first time, `prepare` failed, or its process ended several times.
-
-    WillNotRunError from `prepare` causes this error at any time.
-    """
+    """A child that has never served cannot be prepared, or ended several times. Or `prepare` raised WillNotRunError."""
 
 
 @dataclass
 class _Child:
-    """A service and its current process. `keeper` is the task that restarts it.
-
-    `failures`: how often the process has ended since it last stayed up.
-    """
+    """`keeper` restarts the process. `failures`: how often it has ended since it last stayed up."""
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -45,7 +39,7 @@ class _Child:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def signal(self, signum: signal.Signals) -> bool:
-        """Sends the signal. Returns False when there is no process."""
+        """Returns False when there is no process."""
         if self.process is None or self.process.returncode is not None:
             return False
         self.process.send_signal(signum)
@@ -53,11 +47,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps services running until `stop`. Use it in the event loop of the main thread.
-
-    The kernel sends a child its death signal when the thread that started the child ends. So the main thread must
-    start the children.
-    """
+    """Use it in the main thread. The kernel sends a child its death signal when the thread that started it ends."""
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
         self._directory = directory
@@ -67,14 +57,14 @@ class Supervisor:
         self._log_rotation = asyncio.create_task(rotate_until_cancelled(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts all these services at once, and does not wait for them: call `wait_until_serving`."""
+        """Does not wait for the services."""
         for service in services:
             child = self._children[service.name] = _Child(service)
             child.keeper = asyncio.create_task(self._keep(child), name=service.name)
             child.keeper.add_done_callback(self._keeper_ended)
 
     async def wait_until_serving(self, services: Sequence[Service]) -> None:
-        """Returns when all these services serve requests. Raises DoesNotStartError when any child cannot start."""
+        """Raises DoesNotStartError when any child cannot start."""
 
         async def all_serve() -> None:
             for service in services:
@@ -89,14 +79,11 @@ class Supervisor:
             self._failure.result()
 
     async def wait_for_failure(self) -> None:
-        """Never returns. Raises DoesNotStartError when a child cannot start."""
+        """Never returns. Raises DoesNotStartError."""
         await asyncio.shield(self._failure)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
-        """Stops the children, one stage after the other. The services of a stage stop together.
-
-        Leaves no process behind.
-        """
+        """Stops one stage after the other."""
         for child in self._children.values():
             child.stopping.set()
         for stage in stages:
@@ -116,7 +103,7 @@ class Supervisor:
         if unfinished and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
             await asyncio.wait({keeper})
-            # The children of the killed process still run (Postgres has some). `prepare` ends them.
+            # The killed process's children still run (Postgres has some). `prepare` ends them.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:
@@ -137,7 +124,7 @@ class Supervisor:
             await asyncio.sleep(delay)
 
     async def _run_once(self, child: _Child) -> str:
-        """Prepares and runs one process of a child, until it ends. Returns how it ended, as text."""
+        """Returns how the process ended."""
         try:
             await asyncio.to_thread(child.service.prepare)
         except Exception as error:
@@ -166,7 +153,7 @@ class Supervisor:
                 cwd=service.directory,
                 env={**self._inherited(service), **service.environment},
                 pass_fds=service.sockets,
-                # A Ctrl-C in the terminal must reach only the supervisor, which stops the children in order.
+                # A Ctrl-C must reach only the supervisor, which stops the children in order.
                 start_new_session=True,
             )
         write_private(self._directory.pid_file(service.name), f"{process.pid}\n")

@@ -1,4 +1,4 @@
-"""The request that a handler gives to the log, the result that it gets back, and the errors of an append."""
+"""What a handler gives to the log, what it gets back, and the errors of an append."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,23 +12,24 @@ from domain.events import Event
 from infrastructure.access.principal import Principal
 
 StreamName = tuple[str, str]
-"""The tenant and the conversation id. A conversation of another tenant is never found, even if a request names it."""
+"""(tenant, conversation id). So a conversation of another tenant is never found."""
 
 
 class IdempotencyKey(Struct, frozen=True):
-    """A client's `Idempotency-Key` and the SHA-256 of the request that came with it."""
+    """`fingerprint`: the SHA-256 of the request that came with the key."""
 
     key: str
     fingerprint: bytes
 
 
 class Appended(Struct, frozen=True, kw_only=True):
-    """The result of a command whose events are durable. `events` is empty if the command changed nothing, or if the result is `replayed`.
+    """The result of an append.
 
-    `position`: the position of the conversation's last event. `answer`: the body that is stored with the idempotency key, if there is a key.
-
-    `replayed`: an earlier request used the same key, and all values are those of its result. Then `conversation` may lack everything except
-    its id, tenant and version.
+    position  of the conversation's last event
+    events    empty if the command changed nothing, or if `replayed`
+    answer    the body stored with the idempotency key
+    replayed  all values are those of an earlier request with the same key. `conversation` may lack everything but its id,
+              tenant and version
     """
 
     conversation: Conversation
@@ -41,9 +42,9 @@ class Appended(Struct, frozen=True, kw_only=True):
 
 
 class AppendRequest(Struct, frozen=True, kw_only=True):
-    """One command on one conversation. `if_match`: the conversation's versions on which it may be decided; None allows any.
+    """A command to append. `answer` renders the body to store with `idempotency`.
 
-    `answer` renders the body to store with `idempotency`. `size`: about how many bytes of events will result.
+    `if_match`: the versions on which the command may be decided; None allows any. `size`: estimated bytes of events.
     """
 
     principal: Principal
@@ -69,7 +70,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def shared_with(self) -> set[tuple[str, ...]]:
-        """The conversation and the idempotency key. Two requests that have one of these in common depend on each other."""
+        """Two requests that share one of these names depend on each other."""
         shared: set[tuple[str, ...]] = {self.stream_name}
         if self.idempotency is not None:
             shared.add((self.principal.tenant, self.principal.subject, self.idempotency.key))
@@ -77,7 +78,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
 
 def independent_of(requests: Sequence[AppendRequest], batch: Sequence[AppendRequest]) -> list[AppendRequest]:
-    """The requests of the batch that depend on none of `requests`, neither directly nor through other requests of the batch."""
+    """The requests of the batch that depend on none of `requests`, directly or through others."""
     shared = {name for request in requests for name in request.shared_with}
     independent = list(batch)
     while True:
@@ -89,7 +90,7 @@ def independent_of(requests: Sequence[AppendRequest], batch: Sequence[AppendRequ
 
 
 class VersionMismatch(Exception):
-    """`If-Match` does not name `current`, the conversation's version. Nothing was appended."""
+    """`if_match` does not have the conversation's version, `current`."""
 
     def __init__(self, current: int) -> None:
         super().__init__(f"The conversation is at version {current}.")
@@ -97,17 +98,16 @@ class VersionMismatch(Exception):
 
 
 class KeyReused(Exception):
-    """The idempotency key was used before with another request. Nothing was appended."""
+    """The key was used with another request."""
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used for another request.")
 
 
 class LogUnavailable(Exception):
-    """Postgres is down or too slow.
+    """The event store did not confirm the append.
 
-    If `outcome_unknown` is set, events may have been appended: repeat the request with the same idempotency key, or read the conversation
-    before you repeat it. Otherwise nothing was appended.
+    `outcome_unknown`: events may have been appended. Repeat with the same idempotency key, or read the conversation first.
     """
 
     def __init__(self, *, outcome_unknown: bool) -> None:
@@ -116,7 +116,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(Exception):
-    """Too many commands or reads are waiting, or the process is stopping. Nothing was appended."""
+    """Too much is waiting, or the process is stopping. Nothing was appended."""
 
     def __init__(self, message: str = "Too many commands are waiting to be appended.") -> None:
         super().__init__(message)

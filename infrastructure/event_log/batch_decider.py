@@ -1,7 +1,4 @@
-"""Decides a batch of commands: optimistically on cached streams, or on what the log says.
-
-On the log, a batch needs only a few round trips to Postgres, however many commands it has.
-"""
+"""Decides a batch of commands: on cached streams, or on what the log says."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -33,9 +30,9 @@ _WITH_PREFIXES = (AppendItems, CompleteReply, StopReply)
 
 
 class BatchDecider:
-    """Use one per batch. It decides the commands in order, each on the state after the ones before it.
+    """Decides each command on the state after the ones before it. Use one per batch.
 
-    A key stored before `keys_valid_since` has expired: it counts as new. `owner`: the process that runs the replies of this batch.
+    A key stored before `keys_valid_since` has expired. `owner`: the process that runs the batch's replies.
     """
 
     def __init__(
@@ -53,15 +50,13 @@ class BatchDecider:
         self._keys_valid_since = keys_valid_since
         self._owner = owner
         self._before: dict[StreamName, Stream] = {}
-        """The streams before the batch."""
         self._after: dict[StreamName, Stream] = {}
-        """The streams that the batch changes, as they are after it."""
+        """The streams that the batch changes."""
         self._rows: list[Row] = []
         self._prefixes: list[PrefixRow] = []
         self._last_rows: dict[StreamName, int] = {}
-        """The index in `_rows` of each stream's last row."""
         self._touched: set[tuple[StreamName, str]] = set()
-        """(stream, row key) of each item, response or feedback whose state a command's rules need. `_items` has the state of those that exist."""
+        """(stream, row key) of each item, response or feedback that the rules need. `_items` has the state of those that exist."""
         self._items: dict[tuple[StreamName, str], KnownItem] = {}
         self._keys = BatchKeys(recorder, keys_valid_since)
         self._unreadable: Mapping[StreamName, UnreadableEvent] = {}
@@ -69,12 +64,10 @@ class BatchDecider:
     def decide_optimistically(
         self, batch: Sequence[AppendRequest], streams: Mapping[StreamName, Stream]
     ) -> BatchPlan | None:
-        """Decides on the known `streams` alone. The plan leaves out the requests that need the log. None if all of them need it.
+        """Decides on the known `streams` alone. None if all requests need the log.
 
-        A request needs the log if its command's rules need the state of an item. It also needs the log if its command is refused or changes
-        nothing, because the known stream may be old. Requests that depend on such a request are left out with it.
-
-        `append_at_once` checks that the streams still end as cached, and that no idempotency key is in use.
+        A request needs the log if its rules need an item's state. It also does if it is refused or changes nothing: the
+        known stream may be old. Requests that depend on such a request are left out too.
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
@@ -89,11 +82,10 @@ class BatchDecider:
         return self._plan(outcomes) if outcomes else None
 
     def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], streams: BatchStreams) -> BatchPlan:
-        """Decides on what the log says. If `curs` holds the append lock, the plan can be appended.
+        """Raises StreamsLost if the log has lost the last rows of known streams.
 
-        Without the lock, an outcome is final if it appends nothing and depends on no append of the plan.
-
-        For each of `streams`, only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
+        Under the append lock, the plan can be appended. Without the lock, an outcome is final if it appends nothing and
+        depends on no append.
         """
         unreadable = streams.unreadable
         self._take(batch, streams.streams)
@@ -154,7 +146,6 @@ class BatchDecider:
         return outcome
 
     def _add_rows(self, request: AppendRequest, stream: Stream | None, events: Sequence[Event]) -> None:
-        """Adds the rows of a command's events, and updates its stream."""
         name = request.stream_name
         state = stream.state if stream else None
         chain_hash = stream.chain_hash if stream else GENESIS
@@ -217,21 +208,18 @@ class BatchDecider:
         return BatchPlan(outcomes, write, self._after, self._last_rows, races)
 
     def _rows_of(self, topics: frozenset[str]) -> list[tuple[int, str]]:
-        """(row number from 1, response id) of the rows with one of these topics."""
+        """Pairs of row number (from 1) and response id."""
         return [(number, row.item_id or "") for number, row in enumerate(self._rows, 1) if row.topic in topics]
 
     def _expected_ends(self) -> dict[UUID, StreamEnd]:
-        """For each stream that the batch appends to: its end before the batch."""
+        """The ends of the streams before the batch."""
         return {uuid_of(name[1]): stream.end if (stream := self._before.get(name)) else NO_ROWS for name in self._after}
 
 
 def _prefix_rows(
     command: AppendItems | CompleteReply | StopReply, events: Sequence[Event], first_row: int, state: Conversation
 ) -> list[PrefixRow]:
-    """The command's prefixes that end with an item which the events append, without those that may contain a retracted item.
-
-    `first_row`: the number of the first event's row. `state`: the conversation after these events.
-    """
+    """Leaves out prefixes that may contain a retracted item. `state`: after the events."""
     leaves = state.path[:-1]  # unless the items open a branch, they are on the last branch of the active path
     appended: dict[str, tuple[int, int, int, tuple[PathBranch, ...]]] = {}
     for row, event in enumerate(events, first_row):
@@ -246,5 +234,5 @@ def _prefix_rows(
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:
-    """Whether `If-Match` allows the command. It always does on a deleted conversation: the domain's rules handle that case."""
+    """A deleted conversation always matches: the domain's rules handle that case."""
     return request.if_match is None or state.status == "deleted" or state.version in request.if_match

@@ -1,4 +1,4 @@
-"""Finds which idempotency keys of a batch were used before, in the log or by an earlier request of the batch."""
+"""Finds which idempotency keys of a batch were used before, in the log or in the batch."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,22 +17,20 @@ from infrastructure.event_log.streams import Stream
 from infrastructure.ids import conversation_id as conversation_id_of
 
 StoredKey = tuple[str, str, str]
-"""Tenant, subject and key: two subjects may use the same key."""
+"""(tenant, subject, key). Two subjects may use the same key."""
 
 
 class BatchKeys:
-    """The idempotency keys of one batch. A key that was stored before `valid_since` has expired, and counts as new."""
+    """The keys of one batch. A key stored before `valid_since` counts as new."""
 
     def __init__(self, recorder: ConversationRecorder, valid_since: datetime) -> None:
         self._recorder = recorder
         self._valid_since = valid_since
         self._stored: dict[StoredKey, tuple[bytes, Appended]] = {}
         self._deleted: set[str] = set()
-        """The deleted conversations among those that the stored answers belong to."""
         self._in_batch: dict[StoredKey, AppendOutcome] = {}
 
     def read_stored(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> None:
-        """Reads the answers stored with the keys of the batch."""
         keys = [_key_of(request) for request in batch if request.idempotency is not None]
         if not keys:
             return
@@ -54,13 +52,10 @@ class BatchKeys:
             self._stored[tenant, subject, key] = (fingerprint, appended)
 
     def first_use(self, request: AppendRequest, streams: Mapping[StreamName, Stream]) -> AppendOutcome | None:
-        """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
+        """The outcome if the request's key was used before. Raises KeyReused if it was used for another request.
 
-        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. The receipt of a
-        deletion is returned although the conversation was deleted.
-
-        `streams`: the streams of the conversations that the batch names. If the stored answer is about another conversation, only
-        its deletion is noticed. Usually the first request started that conversation, so the caller owns it.
+        Raises ConversationNotFound if the conversation of the stored answer was deleted, or is no longer shared with
+        the caller. The receipt of a deletion is still returned.
         """
         if request.idempotency is None:
             return None
@@ -88,7 +83,6 @@ class BatchKeys:
         return None
 
     def add(self, outcome: AppendOutcome) -> None:
-        """Remembers that the request of this outcome has used its key."""
         self._in_batch[_key_of(outcome.request)] = outcome
 
 

@@ -1,4 +1,4 @@
-"""A decided batch: what to write for its commands, and the outcome of each request."""
+"""A decided batch: what to write, and the outcome of each request."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,12 @@ from infrastructure.event_log.write import IdempotencyRecord, Write
 
 
 class AppendOutcome(Struct):
-    """The outcome of one request: events (none if it changes nothing), the result of an earlier request with the same key, or an error.
+    """What became of one request of a batch.
 
-    `stream`: the request's stream after this request. `last_row`: the index, in the plan's rows, of the last row of that stream; None if the plan
-    has no row of that stream so far. `answer`: the body to store with the request's idempotency key. `replayed`: the stored result of an earlier
-    request with the same key. `duplicate_of`: the outcome of an earlier request of this batch with the same key.
+    stream        the request's stream after this request
+    last_row      the index in the plan's rows of that stream's last row; None if the plan has none so far
+    replayed      the stored result of an earlier request with the same key
+    duplicate_of  an earlier request of this batch with the same key
     """
 
     request: AppendRequest
@@ -30,14 +31,11 @@ class AppendOutcome(Struct):
 
     @property
     def stores_key(self) -> bool:
-        """Whether the request's idempotency key is stored. It is not stored if the command appends nothing."""
+        """A key is stored only if the command appends something."""
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:
-        """Sets `answer` to the body of the answer, and returns the record that stores the body.
-
-        The headers of the answer are not stored: a repeat makes them from the stored version and position.
-        """
+        """Headers are not stored: a repeat makes them from the stored version and position."""
         assert self.last_row is not None
         assert self.request.idempotency is not None
         assert self.request.answer is not None
@@ -46,7 +44,7 @@ class AppendOutcome(Struct):
         return IdempotencyRecord(self.last_row + 1, idempotency.key, idempotency.fingerprint, self.answer)
 
     def result(self, positions: Sequence[int]) -> Appended | BaseException:
-        """The result for the caller, when the plan's rows are durable at `positions`."""
+        """`positions`: those of the plan's rows."""
         if self.error is not None:
             return self.error
         if self.replayed is not None:
@@ -59,7 +57,6 @@ class AppendOutcome(Struct):
         return self.appended(self.stream.position if self.last_row is None else positions[self.last_row])
 
     def appended(self, position: int) -> Appended:
-        """The result of a request that was decided and not refused."""
         assert self.stream is not None
         return Appended(
             conversation=self.stream.state,
@@ -72,10 +69,9 @@ class AppendOutcome(Struct):
 
 
 class BatchPlan(Struct, eq=False):
-    """The outcome of each request of a batch, what to write for all of them, and the changed streams after the batch.
+    """`last_rows`: the index in `write.rows` of each stream's last row.
 
-    `last_rows`: the index in `write.rows` of each stream's last row. `races`: how many requests found that another process had appended to
-    their stream.
+    `races`: how many requests are for a stream to which another process had appended.
     """
 
     outcomes: list[AppendOutcome]
@@ -85,7 +81,7 @@ class BatchPlan(Struct, eq=False):
     races: int = 0
 
     def apply(self, positions: Sequence[int], cache: StreamCache) -> list[Appended | BaseException]:
-        """Call it when the rows are durable at `positions`: caches the streams and returns each caller's result."""
+        """Call it when the rows are durable."""
         for name, stream in self.streams.items():
             cache.put(name, replace(stream, position=positions[self.last_rows[name]]))
         return [outcome.result(positions) for outcome in self.outcomes]

@@ -1,4 +1,4 @@
-"""The hash chain of each stream. If you keep a copy of its last hash elsewhere, you can prove that no earlier event was changed.
+"""The hash chain of each stream. A copy of its last hash proves that no earlier event was changed.
 
 The hashes are stored, so the bytes that are hashed must never change.
 """
@@ -10,16 +10,15 @@ from struct import Struct
 from uuid import UUID
 
 GENESIS = b""
-"""The previous hash of a stream's first event."""
 
 PrefixedColumns = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""The columns of a row in the order of `length_prefixed`. Before each column is its length (4 bytes, big endian)."""
+"""In the order of `length_prefixed`. Each begins with its length (4 bytes, big endian)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def chain_hash(previous: bytes, columns: PrefixedColumns) -> bytes:
-    """SHA-256 over the previous row's hash (GENESIS for the first row) and the columns. Before each of these is its length."""
+    """SHA-256 over the previous row's hash and the columns, each after its length."""
     return sha256(b"".join((_length(len(previous)), previous, *columns))).digest()
 
 
@@ -38,8 +37,7 @@ def length_prefixed(
 ) -> PrefixedColumns:
     """The columns of a row as they are hashed.
 
-    A UUID is hashed as its 16 bytes, and a text as UTF-8. The version and the time (microseconds since 1970, UTC) are 8 bytes each, big
-    endian. NULL is the length 0xFFFFFFFF without any bytes after it.
+    UUID: 16 bytes. Text: UTF-8. Version and time (microseconds since 1970, UTC): 8 bytes, big endian. NULL: only the length 0xFFFFFFFF.
     """
     return (
         _SIXTEEN_BYTES + originator_id.bytes,
@@ -61,12 +59,11 @@ def _text(value: str) -> bytes:
 
 
 _cached_text = lru_cache(1024)(_text)
-"""`_text` for values that many rows share."""
 
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """`value` must be in UTC. In a time zone whose clocks go back, two different times can compare equal, and the cache would confuse them."""
+    """`value` must be in UTC: in another zone two different times can compare equal, and the cache would confuse them."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -1,7 +1,7 @@
-"""Events as bytes. The first byte of a stored state names the format of the rest, so that the format can change.
+"""Events as bytes. The first byte of a stored state names the format of the rest.
 
-Format byte: bits 0-3 the codec (1: MessagePack map by field name), bits 4-5 the compression (0: none, 1: zstd),
-bits 6-7 the encryption (0: none). Fields with their default value are left out. Unknown fields are ignored when decoding.
+Format byte: bits 0-3 the codec (1: MessagePack map by field name), bits 4-5 the compression (0: none, 1: zstd), bits
+6-7 the encryption (0: none). Fields with their default value are left out. Unknown fields are ignored.
 """
 
 import msgspec
@@ -19,11 +19,11 @@ _decoders = {topic: msgspec.msgpack.Decoder(event) for topic, event in BY_TOPIC.
 
 
 class UnreadableEvent(Exception):
-    """An event that this code cannot read: its topic or format is unknown, or its bytes cannot be decoded."""
+    """The topic or format is unknown, or the bytes cannot be decoded."""
 
 
 def encode(event: Event) -> bytes:
-    """The stored state of an event. Raises UnreadableEvent if that state could not be decoded again."""
+    """Raises UnreadableEvent if the state could not be decoded again."""
     body = _encoder.encode(event)
     try:
         _decoders[event.topic].decode(body)
@@ -38,7 +38,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(topic: str, state: bytes) -> Event:
-    """The event of a stored topic and state. Raises UnreadableEvent."""
+    """Raises UnreadableEvent."""
     decoder = _decoders.get(topic)
     if decoder is None:
         raise UnreadableEvent(f"No event has the topic {topic!r}")
@@ -57,7 +57,7 @@ def decode(topic: str, state: bytes) -> Event:
 
 
 def decoded_size(state: bytes) -> int:
-    """About how many bytes a stored state takes when decompressed."""
+    """About how many bytes a state takes when decompressed."""
     if state[:1] != b"\x11":
         return len(state)
     try:

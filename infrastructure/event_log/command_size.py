@@ -1,4 +1,4 @@
-"""Estimates how many bytes of events a command leads to. The queue and a batch have maximum sizes in these bytes."""
+"""Estimates the bytes of the events that a command leads to."""
 
 from collections.abc import Sequence
 
@@ -21,20 +21,16 @@ from domain.commands import (
 from domain.events import InputItem, Transcript
 
 _ROW_BYTES = 400
-"""About how many bytes an event's row takes, without the item in it."""
 
 _PREFIX_BYTES = 250
-"""About how many bytes a row of `transcript_prefixes` takes."""
 
 _ID_BYTES = 40
-"""About how many bytes the id of an item takes."""
 
 _SHARES_BYTES = 10_000
-"""An event that shares a conversation holds all shares of the conversation. This is enough for a hundred shares of usual length."""
+"""Enough for a hundred shares of usual length. The event holds all shares of the conversation."""
 
 
 def command_bytes(command: Command) -> int:
-    """The estimate for one command."""
     match command:
         case AppendItems():
             return _items_bytes(command.items) + _PREFIX_BYTES * len(command.prefixes)

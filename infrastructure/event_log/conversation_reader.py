@@ -12,7 +12,7 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""The largest page of one conversation, in bytes of decompressed event states. A page of one event may be larger."""
+"""Bytes of decompressed event states. A page of one event may be larger."""
 
 FORWARDS = sql.SQL(
     PAGE.format(
@@ -30,10 +30,9 @@ BACKWARDS = sql.SQL(
         order="originator_version DESC",
     )
 )
-"""Versions have no gaps, so the versions at both ends of a page are known. The statements name them.
+"""Versions have no gaps, so the statements can name the versions at both ends of a page.
 
-Without them, Postgres may expect a short conversation, and read and sort all of it. A page of a conversation of 10,000
-events took 75 ms then, instead of 0.3 ms.
+Without them, Postgres may read and sort the whole conversation: 75 ms instead of 0.3 ms for 10,000 events.
 """
 
 _WITH_ROW_KEY = (
@@ -67,7 +66,7 @@ _DELETED_RESPONSES = sql.SQL(
     "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
     " AND tenant_id = coalesce(%s, tenant_id)"
 )
-# This is fast: an item has few rows (one, and one more for each time it was retracted or restored), and each conversation's last row takes one look-up.
+# Fast, because an item has few rows, and each conversation's last row takes one look-up.
 _DELETED_ITEMS = sql.SQL(
     "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'reply.deleted') OR"
     " coalesce(max(originator_version) FILTER (WHERE topic = 'item.retracted'), 0)"
@@ -84,10 +83,9 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class ConversationReader(LogRows):
-    """Reads the conversations of `tenant`. If `tenant` is None, reads those of all tenants: for the process itself and for tools.
+    """`tenant` None: all tenants, for the process itself and for tools. Methods raise psycopg.Error.
 
-    For this reader, a conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent
-    for an event that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
+    They raise UnreadableEvent for an event that this code cannot read, except for `conversation_logged`.
     """
 
     def __init__(self, pool: Pool, version_lookup: VersionLookup, tenant: str | None) -> None:
@@ -96,19 +94,18 @@ class ConversationReader(LogRows):
         self.tenant = tenant
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event, even if it is the deletion. None if the conversation was never started. Takes one look-up by primary key."""
+        """The last event, even if it is the deletion. None if the conversation was never started."""
         return await self._version_lookup.head(conversation_id, self.tenant)
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The last event of each of these conversations, in one round trip. There may be at most MAX_BATCH_LOOKUPS of them."""
+        """At most MAX_BATCH_LOOKUPS conversations."""
         return await self._version_lookup.head_of_each(conversation_ids, self.tenant)
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """As `head`, but also None if the conversation was deleted."""
         return self.readable(await self.head(conversation_id))
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head, if the conversation may be read. None if the conversation was never started or was deleted."""
+        """None if the conversation was never started or was deleted."""
         return None if head is None or head.deleted else head
 
     async def conversation(
@@ -120,13 +117,13 @@ class ConversationReader(LogRows):
         until: int | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """One conversation's events with `after` < version <= `until`, ascending. The page is limited as in `OrderedReader.batch`."""
+        """Events with `after` < version <= `until`, ascending. The page is limited as in `OrderedReader.batch`."""
         return readable(await self._page_after(conversation_id, after, until, limit, max_bytes))
 
     async def conversation_logged(
         self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Logged]:
-        """As `conversation`, with an UnreadableRecord for each unreadable event, and with the conversation's owner."""
+        """As `conversation`, with an UnreadableRecord for each unreadable event, and with the owner."""
         return await self._page_after(conversation_id, after, None, limit, max_bytes, columns=COLUMNS_WITH_OWNER_SQL)
 
     async def _page_after(
@@ -146,51 +143,49 @@ class ConversationReader(LogRows):
     async def conversation_backwards(
         self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Recorded]:
-        """One conversation's events with version <= `until`, newest first. The page is limited as in `OrderedReader.batch`."""
+        """Events with version <= `until`, newest first. The page is limited as in `OrderedReader.batch`."""
         up_to = uuid_of(conversation_id), until
         return readable(await self._page(BACKWARDS, (*up_to, *up_to, limit, self.tenant, limit), max_bytes))
 
     async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
-        """The first event of each of these conversations that exists."""
+        """The first event of each conversation that exists."""
         return await self._recorded(_STARTS, (list(map(uuid_of, conversation_ids)), self.tenant))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
+        """Events with one of these ids as row key, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
-        """The last HeadMoved with version <= `until`; None if there is none."""
+        """The last HeadMoved with version <= `until`."""
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return next(iter(await self._recorded(_HEAD_MOVED, parameters)), None)
 
     async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
+        """The newest changes, newest first."""
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant, "limit": limit}
         return await self._recorded(_SUMMARY_CHANGES, parameters)
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Which of these ids belong now to a retracted item, a deleted response, or a deleted conversation.
+        """Those ids that belong to a retracted item, a deleted response, or a deleted conversation.
 
-        `inherited_by`: forks. An item that one of them inherits, and has retracted for itself, counts as deleted.
+        `inherited_by`: forks. An inherited item that one of them has retracted counts too.
         """
         parameters = (self.tenant, list(item_ids), list(map(uuid_of, inherited_by)))
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, parameters)}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation, in order of position."""
+        """Events after position `after` that delete or restore something, in order of position."""
         return await self._recorded(_DELETIONS, (list(map(uuid_of, conversation_ids)), after, self.tenant))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
-        """Which of these responses of the conversation a client has deleted."""
         rows = await self._rows(_DELETED_RESPONSES, (uuid_of(conversation_id), list(response_ids), self.tenant))
         return frozenset(response_id for (response_id,) in rows)
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events with version <= `until` that hold a conversation's settings, ascending.
+        """The few events that hold a conversation's settings, ascending.
 
-        These are the first event, and the last event for each of: instructions, context policy, pins, summary and head. There are few of them,
-        however long the conversation is. Older code recorded every change of settings with the row key DESCRIPTION, so all events with that
-        key are returned too.
+        They are the first event, and the last change of instructions, policy, pins, summary and head. Older code
+        recorded every change with the key DESCRIPTION, so all rows with this key are returned.
         """
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return await self._recorded(SETTINGS_EVENTS, parameters)

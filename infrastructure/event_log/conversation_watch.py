@@ -1,7 +1,4 @@
-"""Tells many waiters when their conversations change. One task looks up all these conversations again and again.
-
-Followers of events and of replies wait here. A waiter has no task and no query of its own.
-"""
+"""Tells waiters when their conversations change. One task looks up all these conversations again and again."""
 
 import asyncio
 import threading
@@ -18,20 +15,17 @@ from infrastructure.event_log.version_lookup import Head
 
 POLL_SECONDS: Final = 0.25
 BATCH_CONVERSATIONS: Final = 128
-"""The maximum number of conversations in one look-up. Between two batches, other reads can send their look-ups."""
+"""Between two batches, other reads can send their look-ups."""
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
-"""Resolved with the conversation's head (its last event) when the head has changed. None: the log no longer has the conversation.
-
-It is cancelled when the process shuts down.
-"""
+"""The conversation's new head; None: the log no longer has it. Cancelled when the process shuts down."""
 
 log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """Use one per API process. `look_up` returns the head (the last event) of each conversation, or raises psycopg.Error or LogBusy."""
+    """Use one per API process. `look_up` raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up
@@ -41,10 +35,7 @@ class ConversationWatch:
 
     @contextmanager
     def change(self, conversation_id: str, seen: Head | None) -> Iterator[Change]:
-        """A future that is resolved once the conversation's head differs from `seen`. If `seen` is None, it is resolved at the next look-up.
-
-        The conversation is looked up only while the `with` block runs.
-        """
+        """Resolved once the head differs from `seen`; if `seen` is None, at the next look-up."""
         change: Change = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(conversation_id, {})[change] = seen
         if self._task is None:
@@ -58,7 +49,7 @@ class ConversationWatch:
                 del self._waiting[conversation_id]
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's head now: its last event. Raises psycopg.Error or LogBusy."""
+        """Raises psycopg.Error or LogBusy."""
         [head] = await self._look_up([conversation_id])
         return head
 
@@ -68,7 +59,6 @@ class ConversationWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _poll(self) -> None:
-        """Looks up the conversations that have waiters, again and again, until there are no waiters."""
         pause = POLL_SECONDS
         try:
             while self._waiting:
@@ -89,7 +79,7 @@ class ConversationWatch:
             batch = [id_ for id_ in conversation_ids[start : start + BATCH_CONVERSATIONS] if id_ in self._waiting]
             if not batch:
                 continue
-            # A waiter that is added during the look-up may already have seen a newer head than the look-up returns.
+            # A waiter that is added during the look-up may have seen a newer head already.
             waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
             try:
                 newest = await self._look_up(batch)

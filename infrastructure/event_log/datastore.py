@@ -9,11 +9,11 @@ LOCK_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 30
 IDLE_TIMEOUT_SECONDS = 10
 POOL_TIMEOUT_SECONDS = 0.5
-"""How long to wait for a connection. After that the append is retried, which makes the pool connect again."""
+"""After this time the append is retried, which makes the pool connect again."""
 
 
 class Datastore(PostgresDatastore):
-    """This process's connections for appends. Their time limits keep any process from holding the append lock for long."""
+    """The connections for appends. Their time limits keep any process from holding the append lock for long."""
 
     def __init__(self, postgres_url: str) -> None:
         arguments = conninfo_to_dict(postgres_url)
@@ -27,7 +27,7 @@ class Datastore(PostgresDatastore):
             pool_size=1,
             max_overflow=3,
             originator_id_type="uuid",
-            # If a process hangs, Postgres ends its transaction, so that it does not keep the append lock.
+            # If a process hangs, Postgres ends its transaction and releases the append lock.
             idle_in_transaction_session_timeout=IDLE_TIMEOUT_SECONDS,
         )
         self.pool.reconnect_timeout = RECONNECT_TIMEOUT_SECONDS

@@ -1,6 +1,6 @@
-"""Reads the log in commit order, in batches, and notifies of appends. Used by projectors, and by tools that read the whole log.
+"""Reads the log in commit order, in batches, and notifies of appends.
 
-All views that are up to date need the same newest events. Feed keeps the newest batches, so that each is read and decoded only once.
+Feed keeps the newest batches, because all views that are up to date need them.
 """
 
 import asyncio
@@ -41,30 +41,30 @@ _CHECK = sql.SQL(
 
 
 class OrderedReader(LogRows):
-    """Reads the events of all conversations in commit order, each with the conversation's owner. Raises psycopg.Error when Postgres is down.
+    """Reads the events of all conversations in commit order, each with its conversation's owner. Raises psycopg.Error.
 
-    Raises UnreadableEvent for an event that this code cannot read. `batch_logged` returns it as an UnreadableRecord instead.
+    `after` and `batch` also raise UnreadableEvent.
     """
 
     async def last_position(self) -> int:
-        """The position of the newest event; 0 if there is none."""
+        """0 if the log is empty."""
         return (await self.end()).position
 
     async def end(self) -> LogPosition:
-        """The newest event as a LogPosition; its `position` is 0 if there is none."""
+        """Position 0 if the log is empty."""
         [(position, chain_hash, incarnation)] = await self._rows(_END, ())
         return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
-        """The log's incarnation, and the chain hashes of its events at these positions."""
+        """What the log now has at these positions."""
         rows = await self._rows(_CHECK, (sorted(set(positions)),))
         chain_hashes = {position: chain_hash.hex() for position, chain_hash, _ in rows if position is not None}
         return LogCheck(rows[0][2], chain_hashes)
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
-        """At most `limit` events of all conversations after `position` and up to position `until`, in commit order.
+        """Events after `position`, up to position `until`, in commit order.
 
-        No event appears later at a position that was already passed: positions are assigned under the append lock.
+        No event appears later at a passed position, because positions are assigned under the append lock.
         """
         return await self._recorded(
             sql.SQL(
@@ -76,9 +76,9 @@ class OrderedReader(LogRows):
         )
 
     async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
-        """As `after`, but limited to about `max_bytes` of decompressed states. Returns at least one event if there is one.
+        """As `after`, limited to about `max_bytes` of decompressed states, but at least one event.
 
-        Returns only the events before the first unreadable one. Raises UnreadableEvent if the batch begins with an unreadable event.
+        Ends before the first unreadable event. Raises UnreadableEvent if the batch begins with one.
         """
         return readable(await self.batch_logged(position, limit=limit, max_bytes=max_bytes, until=until))
 
@@ -90,37 +90,30 @@ class OrderedReader(LogRows):
 
 
 class Batch(Struct, frozen=True):
-    """All events of the log after the position `after`, up to the last one in `events`, in order."""
+    """All events of the log after position `after`, up to the last of `events`."""
 
     after: int
     events: list[Logged]
 
     @property
     def end(self) -> int:
-        """The position of the batch's last event; `after` if there are no events."""
         return self.events[-1].position if self.events else self.after
 
     @property
     def incarnation(self) -> str:
-        """The incarnation of the log that the events were read from; empty if there are no events."""
+        """Empty if the batch has no events."""
         return self.events[-1].incarnation if self.events else ""
 
 
 class Feed:
-    """Reads the log in batches, and keeps the newest of them."""
-
     def __init__(self, reader: OrderedReader) -> None:
         self._reader = reader
         self._kept: deque[Batch] = deque(maxlen=_KEPT_BATCHES)
         self._reading = asyncio.Lock()
         self.head = 0
-        """The position of the newest event, as far as this process knows."""
 
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
-        """At most `limit` events after `position`, up to position `until`. The batch is empty at the end of the log.
-
-        An event that cannot be decoded is an UnreadableRecord. Raises psycopg.Error.
-        """
+        """Events after `position`, up to position `until`. Raises psycopg.Error."""
         async with self._reading:
             batch = self._kept_after(position)
             if batch is None:
@@ -132,7 +125,7 @@ class Feed:
         return _cut(batch, until, limit)
 
     async def end(self) -> LogPosition:
-        """The newest event as a LogPosition. Raises psycopg.Error."""
+        """Raises psycopg.Error."""
         end = await self._reader.end()
         if self._kept and self._kept[-1].incarnation != end.incarnation:
             self._kept.clear()  # the log may have lost these events
@@ -140,13 +133,13 @@ class Feed:
         return end
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
-        """The log's incarnation, and the chain hashes of its events at these positions. Raises psycopg.Error."""
+        """Raises psycopg.Error."""
         return await self._reader.check(positions)
 
     def _keep(self, batch: Batch) -> None:
-        """Keeps the batch if it continues the kept batches, or is newer than them."""
+        """Keeps the batch only if it continues the kept batches, or is newer."""
         if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
-            return  # not kept: the next read of these events may succeed
+            return  # the next read of these events may succeed
         if self._kept and batch.incarnation != self._kept[-1].incarnation:
             self._kept.clear()
         if self._kept and batch.after < self._kept[-1].end:
@@ -173,20 +166,19 @@ def _cut(batch: Batch, until: int | None, limit: int) -> Batch:
 
 
 class Signal:
-    """Notifies any number of waiters, again and again. `count`: how many notifications there were."""
+    """Notifies any number of waiters, again and again. `count`: the notifications so far."""
 
     def __init__(self) -> None:
         self._notified = asyncio.Event()
         self.count = 0
 
     def notify(self) -> None:
-        """Wakes all waiters."""
         self.count += 1
         self._notified.set()
         self._notified = asyncio.Event()
 
     async def wait(self, seen: int, seconds: float) -> bool:
-        """Returns True as soon as `count` differs from `seen`, False after `seconds`."""
+        """True as soon as `count` differs from `seen`, False after `seconds`."""
         if self.count != seen:
             return True
         try:
@@ -198,7 +190,7 @@ class Signal:
 
 
 class AppendNotifications(Signal):
-    """Notifies its waiters of appends to the log while `listen` runs. Postgres reports each append to it (LISTEN)."""
+    """Notifies of appends to the log while `listen` runs (LISTEN)."""
 
     def __init__(self, postgres_url: str) -> None:
         super().__init__()
@@ -206,7 +198,7 @@ class AppendNotifications(Signal):
         self.listening = False
 
     async def listen(self) -> None:
-        """Listens until cancelled, on its own connection. Reconnects whenever the connection is lost."""
+        """Listens until cancelled. Reconnects whenever the connection is lost."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:

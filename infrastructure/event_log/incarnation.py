@@ -1,13 +1,13 @@
-"""How readers notice that the log moved back: it was restored from a backup, a lagging replica took over, or rows were removed.
+"""How readers notice that the log has lost events: after a restore, a switch to a lagging replica, or the removal of
+rows.
 
-After that, new events get the positions that lost events had. So a position alone does not tell which events were read. Two values are kept
-with each position:
+New events then get the positions of lost ones. So two values are kept with each position:
 
-incarnation   "epoch/table/start". As long as it stays the same, rows were only added. `epoch` changes when rows of `events` are removed
-              (migrations/0011). `table` is the OID of `events`: a restore makes a new table. `start` is the time when the server started.
-              A statement that reads rows usually returns the incarnation too, so both belong to the same moment.
-chain_hash    The chain hash of the event at the position. If the log still has this hash at this position, and the epoch is the same, then
-              all events up to this position are the same.
+incarnation   "epoch/table/start". While it stays the same, rows were only added. `epoch` changes when rows of `events` are
+              removed (migrations/0011). `table` is the OID of `events`: a restore makes a new table.
+              `start` is the time when the server started
+chain_hash    of the event at the position. If the log still has it, and the epoch is the same, then all events up to
+              this position are the same
 """
 
 from collections.abc import Mapping
@@ -20,18 +20,14 @@ INCARNATION: Final[LiteralString] = (
     "coalesce((SELECT epoch FROM log_epoch LIMIT 1), '') || '/' || 'events'::regclass::oid"
     " || '/' || extract(epoch FROM pg_postmaster_start_time())"
 )
-"""The SQL expression for the incarnation."""
 
 
 class LogMoved(psycopg.OperationalError):
-    """Events that were in the log a moment ago are no longer in it. The reader must start again."""
+    """Events that were in the log a moment ago are gone. The reader must start again."""
 
 
 class LogPosition(Struct, frozen=True):
-    """A position of the log, the chain hash of the event there, and the log's incarnation at that time. Position 0 is before the first event.
-
-    Older code stored only the position. Then the other two fields are empty.
-    """
+    """A position, and the two values that are kept with it. Position 0 is before the first event. Older code stored only `position`."""
 
     position: int = 0
     chain_hash: str = ""
@@ -39,7 +35,7 @@ class LogPosition(Struct, frozen=True):
 
 
 class LogCheck(Struct, frozen=True):
-    """The log's incarnation, and the chain hashes of its events at some positions. A position without an event is left out."""
+    """What the log has now: the chain hash at each position. Positions without an event are left out."""
 
     incarnation: str
     chain_hashes: Mapping[int, str]
@@ -55,7 +51,7 @@ class LogCheck(Struct, frozen=True):
 
 
 class StreamVersion(Struct, frozen=True):
-    """A version of a conversation, the chain hash of its event (empty if it is not known), and the log's incarnation when it was read."""
+    """`chain_hash`: empty if unknown."""
 
     version: int
     chain_hash: str

@@ -15,10 +15,9 @@ log = structlog.get_logger(__name__)
 
 
 class KeySweeper:
-    """Deletes expired keys at its start and every SWEEP_INTERVAL_SECONDS. `keep_keys`: how long a key is valid.
+    """A key is deleted when it is older than `keep_keys` by two clocks, ours and Postgres's, because one may be ahead.
 
-    A key is deleted when it is older than `keep_keys` by two clocks: that of this process and that of Postgres. So if only one of them is ahead,
-    no key is deleted too early. A key whose time is far in the future gets the present time, so it is not kept for ever.
+    A key whose time is far in the future gets the present time. Otherwise it would be kept too long.
     """
 
     def __init__(self, recorder: ConversationRecorder, keep_keys: timedelta) -> None:

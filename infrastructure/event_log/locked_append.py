@@ -1,10 +1,6 @@
-"""Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent without success or without an answer.
+"""Appends under the append lock: requests that need the log, and requests that were sent without success or answer.
 
-Some requests append nothing, because the log's present state refuses them or because they change nothing. They are answered without the
-lock, so that they delay no other append.
-
-While Postgres is unavailable, LockedAppend reconnects and retries until the time is up. If the log has lost the last rows of cached
-streams, it reads those streams again.
+Requests that append nothing are answered without the lock, so they delay no append.
 """
 
 import asyncio
@@ -25,7 +21,6 @@ from infrastructure.event_log.streams import StreamCache
 from infrastructure.event_log.write import Write
 
 Results = Sequence[Appended | BaseException]
-"""The result for the caller of each request, in the order of the requests."""
 
 _CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
@@ -36,11 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class LockedAppend:
-    """Appends requests under the append lock of the log.
-
-    `new_decider` makes the decider of one batch. `results_of` returns the results of a plan whose rows are durable at the given positions.
-    `on_interruption` is called when Postgres refuses or does not answer.
-    """
+    """`results_of` makes the results of a durable plan. `on_interruption` is called when Postgres refused or did not answer."""
 
     def __init__(
         self,
@@ -62,10 +53,9 @@ class LockedAppend:
     async def append(
         self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: Sequence[BatchPlan] = ()
     ) -> Results:
-        """Appends the requests. While Postgres is unavailable, retries for `timeout_seconds`. Never raises.
+        """While Postgres is unavailable, retries for `timeout_seconds`. Never raises.
 
-        `in_doubt`: plans for exactly these requests that were sent and not answered. One of them may be in the log, or Postgres may still
-        commit it.
+        `in_doubt`: plans for these requests that were sent and not answered. Postgres may still commit one of them.
         """
         plans = list(in_doubt)
         try:
@@ -78,7 +68,7 @@ class LockedAppend:
             if plans:  # the requests may be in the log, so they must not be decided again
                 log.exception("append_in_doubt", commands=len(requests))
                 return [LogUnavailable(outcome_unknown=True) for _ in requests]
-            # One command may have made the whole batch fail. If the requests are appended one by one, only that command fails.
+            # One command may have made the whole batch fail. One by one, only that command fails.
             if len(requests) > 1:
                 return [result for request in requests for result in await self.append([request], timeout_seconds)]
             log.exception("append_failed", conversation_id=requests[0].conversation_id)
@@ -87,7 +77,7 @@ class LockedAppend:
     async def _append_with_retries(
         self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: list[BatchPlan]
     ) -> Results:
-        """Appends the requests. Retries until their outcome is known or the time is up. Adds each plan that it sends to `in_doubt`."""
+        """Adds each plan that it sends to `in_doubt`."""
         give_up_at = time.monotonic() + timeout_seconds
         pause = 0.0
         while True:
@@ -104,7 +94,7 @@ class LockedAppend:
             pause = min(0.25, pause * 2 or 0.05)
 
     def _answer_without_lock(self, requests: Sequence[AppendRequest]) -> dict[int, Appended | BaseException]:
-        """Decides on the log's present state. Returns the results, by id(), of requests that append nothing and depend on no request that appends."""
+        """By id(): the results of requests that append nothing and depend on no request that appends."""
         try:
             streams = self._streams_of(requests)
             with self._recorder.datastore.get_connection() as connection:
@@ -124,7 +114,7 @@ class LockedAppend:
         return BatchStreams({**cached, **loaded.streams}, loaded.unreadable)
 
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
-        # The streams are loaded before the append lock is taken: loading a long stream must not delay other appends.
+        # Loaded before the append lock is taken, because a long stream must not delay other appends.
         streams = self._streams_of(requests)
         with self._recorder.locked_transaction() as curs:
             for sent_plan in in_doubt:

@@ -1,14 +1,10 @@
-"""The event log as handlers use it: `append` makes a command's events durable, or raises.
+"""The event log as handlers use it.
 
-It uses group commit: the queued commands of this process are committed in batches, with one lock and one fsync for each batch.
+Commands are committed in batches. Each batch takes one lock and one fsync. Two tasks take turns: while Postgres commits
+the batch of one, the other decides the next.
 
-Two tasks take turns. While Postgres commits the batch of one task, the other task decides the next batch and sends it over the same
-connection.
-
-If the cached streams are enough to decide a request, it is decided on these streams and sent in one round trip. Other requests are decided
-on what the log says, and appended under the append lock (`locked_append.py`). If a stream has moved since it was cached, Postgres writes
-nothing, and all requests that were sent together are decided again in this way. If the answer to a COMMIT is lost, the log looks for the
-rows, under the lock. It decides the requests again only if the rows are missing.
+Requests are decided on cached streams where these are enough, the others under the append lock. If the answer to a
+COMMIT is lost, the log looks for the rows before it appends again.
 """
 
 import asyncio
@@ -37,27 +33,26 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown
 
 APPEND_TIMEOUT_SECONDS = 10.0
-"""How long the first request of a batch may wait in the queue. Also, how long a batch is then retried while Postgres is down."""
+"""The limit for a batch's first request in the queue, and for retries while Postgres is down."""
 
 CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
-"""A caller that has waited this long, including the time in the queue, gets an error. This is checked once a second."""
+"""The caller then gets an error. Checked once a second."""
 
 LARGE_BATCH_BYTES = 256 * 1024
-"""A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""
+"""Such a batch is decided in a thread, because encoding and compressing it would block the event loop."""
 
 CLOSING_TIMEOUT_SECONDS = 1.0
-"""How long a batch is retried while the process stops."""
+"""For the retries of a batch while the process stops."""
 
 log = structlog.get_logger(__name__)
 
 
 def utc_now() -> datetime:
-    """The current time, with its time zone."""
     return datetime.now(UTC)
 
 
 class EventLog:
-    """Appends the commands of one process, on its event loop. Call `open` once at the start, and `close` when no request is left.
+    """Appends the commands of one process. Call `close` when no request is left.
 
     `keep_keys`: how long an idempotency key is valid. `owner`: the id under which this process runs replies.
     """
@@ -102,11 +97,11 @@ class EventLog:
 
     @property
     def is_failing(self) -> bool:
-        """Whether appends fail now: the last one failed less than APPEND_TIMEOUT_SECONDS ago, because Postgres refused it or did not answer."""
+        """Whether an append was interrupted less than APPEND_TIMEOUT_SECONDS ago, and none was answered since."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < APPEND_TIMEOUT_SECONDS
 
     def open(self) -> None:
-        """Starts the tasks on the running event loop. Postgres may still be down."""
+        """Postgres may still be down."""
         self._datastore.pool.open(wait=False)
         self._snapshotter.start()
         self._key_sweeper.start()
@@ -114,7 +109,7 @@ class EventLog:
         self._fail_late_callers()
 
     async def close(self) -> None:
-        """Commits what is queued, then disconnects."""
+        """Commits what is queued."""
         self._closing = True
         self._queue.close()
         for task in self._tasks:
@@ -127,19 +122,14 @@ class EventLog:
         await asyncio.to_thread(self._datastore.close)
 
     async def append(self, request: AppendRequest) -> Appended:
-        """Decides the command on its conversation's current state, and makes its events durable.
+        """Makes the command's events durable. Cancelling does not undo the append.
 
-        Cancelling the call does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, UnreadableEvent (the
-        conversation has an event that this code cannot read), LogBusy (nothing was appended) or LogUnavailable (if its `outcome_unknown` is set,
-        events may have been appended).
+        Raises Refused, VersionMismatch, KeyReused, UnreadableEvent, LogBusy (nothing was appended) or LogUnavailable.
         """
         return await self._queue.put(request)
 
     def _fail_late_callers(self) -> None:
-        """Fails the callers that have waited for CALLER_TIMEOUT_SECONDS. Runs once a second.
-
-        So no caller waits for ever, even if Postgres neither answers nor disconnects.
-        """
+        """Without this check, a caller would wait for ever if Postgres neither answered nor disconnected."""
         self._queue.fail_older_than(time.monotonic() - CALLER_TIMEOUT_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(1.0, self._fail_late_callers)
 
@@ -156,7 +146,7 @@ class EventLog:
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
     async def _append(self, batch: Sequence[QueuedAppend]) -> None:
-        """Appends the batch and gives each caller its result. If the batch was queued for too long, appends nothing: the result is LogUnavailable."""
+        """Appends nothing if the batch was queued for too long."""
         if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
             _resolve(batch, [LogUnavailable(outcome_unknown=False) for _ in batch])
             return
@@ -169,7 +159,7 @@ class EventLog:
             _resolve(undecided, await self._append_under_lock([queued.request for queued in undecided]))
 
     async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
-        """A plan for the requests that can be decided on cached streams. None if there are none, or if deciding failed."""
+        """None if no request can be decided so, or if deciding failed."""
         try:
             streams, missing = self._cache.find(requests)
             if missing:
@@ -183,7 +173,7 @@ class EventLog:
             return None
 
     async def _send(self, plan: BatchPlan) -> Results:
-        """Appends the plan's rows in one round trip. If Postgres refuses, writes nothing or does not answer, appends the requests under the lock."""
+        """If Postgres refuses, writes nothing or does not answer, appends under the lock."""
         requests = [outcome.request for outcome in plan.outcomes]
         try:
             positions = await self._pipeline.call(parameters(plan.write), self._append_timeout_seconds)
@@ -212,7 +202,7 @@ class EventLog:
         )
 
     def _results(self, plan: BatchPlan, positions: Sequence[int]) -> Results:
-        """The results of a plan that is durable, or that appends nothing. Never raises, because the batch must not be decided again."""
+        """Never raises, because the batch must not be decided again."""
         self._failed_at = None
         try:
             results = plan.apply(positions, self._cache)
@@ -241,7 +231,7 @@ class EventLog:
 
 
 def _divide(batch: Sequence[QueuedAppend], plan: BatchPlan) -> tuple[Sequence[QueuedAppend], Sequence[QueuedAppend]]:
-    """The requests that the plan decides, in the plan's order, and the other requests of the batch."""
+    """Those in the plan, in its order, and the others."""
     if len(plan.outcomes) == len(batch):
         return batch, ()
     in_plan = {id(outcome.request) for outcome in plan.outcomes}

@@ -1,4 +1,4 @@
-"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by the number of its rows and by their bytes."""
+"""Reads and decodes rows of `events`. A page is limited by rows and by bytes."""
 
 from typing import Any
 
@@ -20,10 +20,7 @@ PAGE = (
     "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
     " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
 )
-"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both lists of columns.
-
-`before`: the bytes of the states of the rows before this row.
-"""
+"""Format it with `order` and `where`, then with both lists of columns."""
 
 COLUMNS_SQL = sql.SQL(COLUMNS)
 COLUMNS_WITH_OWNER_SQL = sql.SQL(COLUMNS_WITH_OWNER)
@@ -33,10 +30,7 @@ Parameters = tuple[object, ...] | dict[str, object]
 
 
 class LogRows:
-    """The base of every reader of the log.
-
-    Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read.
-    """
+    """The base of every reader of the log. Raises psycopg.Error and UnreadableEvent."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -1,6 +1,6 @@
 """Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order.
 
-Older code must not touch data that newer code wrote, because it does not know everything in that data. It stops with DataIsNewer.
+Older code must not touch data that newer code wrote, because it does not know everything in this data.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 _LOCK = 7_203_914_410
-"""The number of the advisory lock that lets only one process migrate at a time. It is arbitrary, but must never change."""
+"""An arbitrary number that must never change. The lock lets one process migrate at a time."""
 
 RETRY_SECONDS = 0.5
 
@@ -23,10 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class DataIsNewer(Exception):
-    """Newer code has used this store.
-
-    `newest_known`: the newest that this code knows. `newest_found`: the newest in the data. Both name a migration, or a view with its version.
-    """
+    """Newer code has used this store. Both values name a migration, or a view with its version."""
 
     def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
         super().__init__(
@@ -38,9 +35,9 @@ class DataIsNewer(Exception):
 
 
 def migrate(postgres_url: str) -> list[str]:
-    """Applies the files that the database does not have yet, in one transaction, and returns their names.
+    """Applies the missing files in one transaction, and returns their names. Several processes may call it at once.
 
-    Several processes may call it at once. If a file fails, applies nothing and raises psycopg.Error. Raises DataIsNewer.
+    Raises psycopg.Error and DataIsNewer.
     """
     applied: list[str] = []
     with psycopg.connect(postgres_url, connect_timeout=10) as connection, connection.transaction():
@@ -58,7 +55,7 @@ def migrate(postgres_url: str) -> list[str]:
 
 
 def check_migrations(postgres_url: str) -> None:
-    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, and psycopg.Error if the query fails."""
+    """Changes nothing. Raises DataIsNewer and psycopg.Error."""
     with psycopg.connect(postgres_url, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchone()
         if row is not None and row[0]:
@@ -66,7 +63,7 @@ def check_migrations(postgres_url: str) -> None:
 
 
 async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
-    """Calls `work`, which is `migrate` or `check_migrations`, until it raises no psycopg.Error. Returns its result. Raises DataIsNewer."""
+    """Repeats `work` until it raises no psycopg.Error. Raises DataIsNewer."""
     while True:
         try:
             return await asyncio.to_thread(work, postgres_url)
@@ -76,7 +73,7 @@ async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
 
 
 def _applied(connection: psycopg.Connection) -> set[str]:
-    """The migrations that the database has. Raises DataIsNewer if this code does not know one of them."""
+    """Raises DataIsNewer."""
     found = {name for (name,) in connection.execute("SELECT name FROM migrations")}
     names = [name for name, _ in _migrations()]
     if unknown := found.difference(names):
@@ -85,7 +82,7 @@ def _applied(connection: psycopg.Connection) -> set[str]:
 
 
 def _migrations() -> list[tuple[str, str]]:
-    """(name, SQL) of every numbered file in `migrations/`, in order."""
+    """Pairs of name and SQL, in order."""
     folder = resources.files(__package__).joinpath("migrations")
     files = [file for file in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)]
     return sorted((file.name, file.read_text()) for file in files)

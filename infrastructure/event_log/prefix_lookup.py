@@ -1,7 +1,6 @@
-"""Looks up the beginnings of transcripts by their hashes, together with the last events of their conversations.
+"""Looks up the beginnings of transcripts by their hashes, with the last events of their conversations.
 
-Every Chat Completions request starts with such a look-up. So these look-ups have their own `PostgresPipeline`, like the
-look-ups of versions.
+Chat Completions requests start with such a look-up. So the look-ups have a `PostgresPipeline` of their own.
 """
 
 from collections.abc import Sequence
@@ -17,15 +16,12 @@ from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head
 from infrastructure.stores.postgres import Pool
 
 MAX_PREFIXES = 32
-"""At most this many prefixes with the same hash are read.
-
-There may be more if one subject begins many conversations with the same words.
-"""
+"""Per hash. There may be more if one subject begins many conversations with the same words."""
 
 MAX_HASHES = 64
-"""How many hashes are looked up in one round trip. With more, the look-ups of other requests would have to wait."""
+"""Per round trip. With more, the look-ups of other requests would have to wait."""
 
-# LATERAL with its own ORDER BY makes each of these a look-up in an index, whatever the planner's statistics say.
+# LATERAL with its own ORDER BY makes each a look-up in an index, whatever the planner's statistics say.
 _FOUND = """
     SELECT h.number, p.*, response.deleted AS response_deleted, dense_rank() OVER (ORDER BY p.conversation_id) AS conversation_number
     FROM unnest($1) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (
@@ -57,10 +53,12 @@ _STATEMENT = _TEMPLATE.format(
 
 
 class PrefixRow(Struct, frozen=True, array_like=True):
-    """A row of `transcript_prefixes`. `number`: the index of its hash among the hashes that were looked up.
+    """A prefix that was found. Fields that are not below are as in `domain.commands.Prefix` and ItemAppended.
 
-    `conversation_number`: the index of its conversation in `_Answer.last_events`. `response_id`: None if there is no
-    response, or if it was deleted. `branch`: that of the item; None in rows that were written before it was recorded. The other fields: as in `domain.commands.Prefix` and ItemAppended.
+    number               the index of its hash among those that were looked up
+    conversation_number  the index of its conversation in `_Answer.last_events`
+    response_id          None if there is none, or if it was deleted
+    branch               None in old rows
     """
 
     number: int
@@ -86,7 +84,7 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class PrefixLookup:
-    """Looks up prefixes on one event loop. It connects at the first look-up. Closing the pool closes the connection."""
+    """Use it on one event loop. Closing the pool closes the connection."""
 
     def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
@@ -94,10 +92,10 @@ class PrefixLookup:
         self._pipeline = pool.pipeline("prefix_lookup", ["bytea[]", "text"], _STATEMENT, _set_up)
 
     async def find(self, hashes: Sequence[bytes], tenant: str) -> list[tuple[PrefixRow, Head | None]]:
-        """The rows with these hashes, each with the last event of its conversation.
+        """The prefixes with these hashes, each with the last event of its conversation. Raises psycopg.Error.
 
-        Rows whose item is missing, or was ever retracted, are left out. The rows are in the order of the hashes. For each hash there are at most
-        MAX_PREFIXES rows, those in the newest conversations first. Raises psycopg.Error.
+        In the order of the hashes, then newest conversations first. Rows whose item is missing or was ever retracted
+        are left out.
         """
         found: list[tuple[PrefixRow, Head | None]] = []
         for start in range(0, len(hashes), MAX_HASHES):
@@ -112,9 +110,6 @@ class PrefixLookup:
 
 
 async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Makes the connection decode the statement's JSON, and plan the statement only once.
-
-    Planning takes longer than running.
-    """
+    """Plans the statement only once: planning takes longer than running."""
     set_json_loads(_decode, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

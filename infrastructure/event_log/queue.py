@@ -1,7 +1,4 @@
-"""A bounded queue of append requests. It decides which of them form the next batch, and when that batch starts.
-
-No tenant can fill the queue. A batch takes requests of each tenant in turn.
-"""
+"""A bounded queue of append requests. It decides what is in the next batch, and when that batch starts."""
 
 import asyncio
 import time
@@ -14,29 +11,29 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Log
 
 MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 1024 * 1024
-"""A request that is larger than this is a batch of its own. A batch of this size takes about 20 ms, and the requests behind it wait that long."""
+"""A larger request is a batch of its own. A batch of this size takes about 20 ms."""
 
 MAX_QUEUED_COMMANDS = 8192
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
 MAX_SHARE = 0.5
-"""How much of the queue one tenant may fill."""
+"""One tenant may fill this part of the queue."""
 
 SECOND_BATCH_COMMANDS = 6
 """While one batch is in flight, a second one starts when this many requests are queued.
 
-When at least twice as many are queued, a batch takes half of them, and no more than MAX_BATCH_COMMANDS.
+If twice as many are queued, a batch takes at most half of them.
 """
 
 
 class QueuedAppend(Struct, eq=False):
-    """A request, the future that its caller awaits, and when it was queued (monotonic seconds)."""
+    """`queued_at`: monotonic seconds."""
 
     request: AppendRequest
     future: "asyncio.Future[Appended]"
     queued_at: float
 
     def resolve(self, result: Appended | BaseException) -> None:
-        """Gives the caller its result. Does nothing if the caller has one already, or has cancelled. A cancelled append may still be stored."""
+        """Does nothing if the caller has a result, or has cancelled. A cancelled append may still be stored."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
@@ -46,8 +43,6 @@ class QueuedAppend(Struct, eq=False):
 
 
 class _TenantQueue:
-    """The queued requests of one tenant, first in, first out."""
-
     def __init__(self) -> None:
         self.queued: deque[QueuedAppend] = deque()
         self.bytes = 0
@@ -63,29 +58,25 @@ class _TenantQueue:
 
 
 class AppendQueue:
-    """The requests of one tenant leave the queue in the order in which they came. Tenants take turns.
+    """One tenant's requests leave in order. Tenants take turns.
 
-    Two tasks of one event loop take batches from the queue. Two batches in flight never have a conversation in common: a request for a
-    conversation in flight waits until that batch has finished, and so do the requests of the same tenant behind it.
+    Two batches in flight never share a conversation. A request for a conversation in flight waits, and so do its
+    tenant's requests behind it.
     """
 
     def __init__(self) -> None:
         self._tenants: OrderedDict[str, _TenantQueue] = OrderedDict()
-        """The tenants that have queued requests. The first one has the next turn."""
+        """The first tenant has the next turn."""
         self._count = 0
         self._bytes = 0
         self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
         self._streams_in_flight: set[StreamName] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._task_is_woken = False
-        """Whether a task was woken and has not run yet."""
         self._closing = False
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
-        """Queues a request. The future is done when the command is durable or refused.
-
-        Raises LogBusy if the queue is closed, or if the queue or the tenant's share of it is full.
-        """
+        """The future is done when the command is durable or refused. Raises LogBusy if the queue is closed or full, or the tenant's share is full."""
         if self._closing:
             raise LogBusy("This process is stopping.")
         if self._is_full(1.0, self._count, self._bytes):
@@ -103,7 +94,7 @@ class AppendQueue:
         return future
 
     async def next_batch(self) -> Sequence[QueuedAppend]:
-        """Waits until a batch can start, and takes it. Call `finish` with it later. Returns an empty batch when the queue is closed and nothing is queued."""
+        """Call `finish` with the batch later. Empty when the queue is closed and nothing is queued."""
         while not self._can_start_batch():
             if self._closing and not self._tenants:
                 return ()
@@ -118,17 +109,17 @@ class AppendQueue:
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend]) -> None:
-        """Marks the batch as no longer in flight. Wakes no task, so the task that took the batch must call `next_batch` afterwards."""
+        """Wakes no task: the task that took the batch must call `next_batch` afterwards."""
         del self._in_flight[id(batch)]
         self._streams_in_flight.difference_update(queued.request.stream_name for queued in batch)
 
     def close(self) -> None:
-        """Refuses new requests. `next_batch` still returns the queued ones."""
+        """`next_batch` still returns the queued requests."""
         self._closing = True
         self._wake_idle_task()
 
     def fail_older_than(self, queued_at: float) -> None:
-        """Fails the requests that were queued before `queued_at`. Those still in the queue were not appended; those in flight may have been."""
+        """Fails old requests. Queued ones were not appended; those in flight may have been."""
         for batch in self._in_flight.values():
             for queued in batch:
                 if queued.queued_at < queued_at:
@@ -143,10 +134,10 @@ class AppendQueue:
         return commands >= share * MAX_QUEUED_COMMANDS or size > share * MAX_QUEUED_BYTES
 
     def _can_start_batch(self) -> bool:
-        """Whether a task may take a batch now.
+        """With no batch in flight, one queued request is enough: waiting for more would only delay it.
 
-        While no batch is in flight, one queued request is enough: waiting for more would only delay it. While one is in flight,
-        SECOND_BATCH_COMMANDS requests must be queued, and the first request of some tenant must be for a conversation that is not in flight.
+        With one in flight, SECOND_BATCH_COMMANDS must be queued, and some tenant's first request must be for a
+        conversation that is not in flight.
         """
         if not self._in_flight:
             return bool(self._tenants)
@@ -156,14 +147,13 @@ class AppendQueue:
         return tenant.queued[0].request.stream_name not in self._streams_in_flight
 
     def _take_batch(self) -> Sequence[QueuedAppend]:
-        """Takes the requests of a batch, of each tenant in turn: all requests, or half if there are many, within the limits of a batch."""
         max_commands = self._count
         if max_commands >= 2 * SECOND_BATCH_COMMANDS:
             max_commands = min(max_commands // 2, MAX_BATCH_COMMANDS)
         batch: list[QueuedAppend] = []
         size = 0
         waiting: set[str] = set()
-        """The tenants whose first request cannot be in this batch."""
+        """Tenants whose first request cannot be in this batch."""
         while len(batch) < max_commands and len(waiting) < len(self._tenants):
             name, tenant = next(iter(self._tenants.items()))
             self._tenants.move_to_end(name)
@@ -178,7 +168,6 @@ class AppendQueue:
         return batch
 
     def _take(self, name: str) -> QueuedAppend:
-        """Takes the tenant's first request from the queue."""
         tenant = self._tenants[name]
         queued = tenant.take()
         if not tenant.queued:
@@ -188,7 +177,7 @@ class AppendQueue:
         return queued
 
     def _wake_idle_task(self) -> None:
-        """Wakes one task if it can start a batch, or all of them when the queue closes."""
+        """Wakes one task if it can start a batch, or all when the queue closes."""
         while self._idle and (self._closing or (not self._task_is_woken and self._can_start_batch())):
             self._task_is_woken = True
             self._idle.pop().set_result(None)

@@ -1,4 +1,4 @@
-"""The readers of the log: `EventReader` for the process itself, projectors and tools, and `PrincipalReader` for a request."""
+"""The readers of the log: `EventReader` for the process itself, and `PrincipalReader` for a request."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -45,7 +45,7 @@ _PARTITION_HOLDERS = sql.SQL("SELECT bucket, id, beat FROM projection_leases JOI
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
-    """The body stored with an idempotency key. `conversation_id`, `version` and `position` are those of its command's last event."""
+    """The answer stored with an idempotency key. The other fields are those of the command's last event."""
 
     conversation_id: str
     answer: bytes
@@ -54,12 +54,12 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 
 
 class FoundPrefix(Struct, frozen=True, kw_only=True):
-    """A prefix of a transcript that was found in the log. It ends with the item `item_id`.
+    """A prefix that was found. Fields that are not below are as in `domain.commands.Prefix` and ItemAppended.
 
-    `version`: that of the event that appended the item. `number`: the index of the prefix's hash among those that were
-    looked up. `read_version`: the conversation's version at the look-up. `is_private`: the conversation is the
-    principal's own, and is shared with nobody. `response_id`: None if the response was deleted, or if there is none.
-    `branch`: that of the item; None if the prefix was recorded before its branch was recorded too. The other fields: as in `domain.commands.Prefix` and ItemAppended.
+    number        the index of its hash among those that were looked up
+    read_version  the conversation's version at the look-up
+    is_private    the conversation is the principal's own, and is shared with nobody
+    version       that of the event that appended the item
     """
 
     number: int
@@ -78,7 +78,7 @@ class FoundPrefix(Struct, frozen=True, kw_only=True):
 
 
 class PartitionHolder(Struct, frozen=True):
-    """The projector that holds a partition of the views, and the last beat of this projector (`projections/leases.py`)."""
+    """The projector that updates a partition of the views. `beat`: its last heartbeat (`projections/leases.py`)."""
 
     partition: int
     projector: UUID
@@ -86,7 +86,7 @@ class PartitionHolder(Struct, frozen=True):
 
 
 class EventReader(OrderedReader, ConversationReader):
-    """Reads the log of all tenants. A request gets `of(principal)` instead, so that no query can forget the tenant."""
+    """Reads all tenants. A request gets `of(principal)`, so no query can forget the tenant."""
 
     def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         ConversationReader.__init__(self, pool, VersionLookup(pool, lookup_timeout_seconds), None)
@@ -94,28 +94,26 @@ class EventReader(OrderedReader, ConversationReader):
         self._tenant_end = TenantEndLookup(pool, lookup_timeout_seconds)
 
     def of(self, principal: Principal) -> "PrincipalReader":
-        """The reader for the requests of this principal."""
         return PrincipalReader(self._pool, self._version_lookup, self._prefix_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
-        """A reader of all conversations of one tenant, for reads that do not depend on what one principal may see."""
+        """For reads that do not depend on what one principal may see."""
         return ConversationReader(self._pool, self._version_lookup, tenant)
 
     async def end_of_tenant(self, tenant: str) -> LogPosition:
-        """As `end`, but for the tenant's newest event, and without a chain hash. If rows were removed by hand, the position may be too high."""
+        """The end of the tenant's part of the log, without a chain hash. If rows were removed by hand, the position may be too high."""
         return await self._tenant_end.end_of(tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The holder of each partition. A partition without a registered projector is left out. A holder may have died meanwhile."""
+        """Partitions without a registered projector are left out. A holder may have died meanwhile."""
         return [PartitionHolder(*row) for row in await self._rows(_PARTITION_HOLDERS, ())]
 
 
 class PrincipalReader(ConversationReader):
     """Reads the conversations of the principal's tenant.
 
-    `readable_head` and `readable` decide whether the principal may see a conversation. `prefixes_with` and `conversation_named` find only
-    conversations in which the principal may write. The other methods do not check this, because the path of a conversation may go through
-    conversations that others own: what a fork inherited stays readable in the fork.
+    Only `readable_head`, `readable`, `prefixes_with` and `conversation_named` check the principal's role. A fork may
+    inherit items of others' conversations, which stay readable in the fork.
     """
 
     tenant: str
@@ -128,11 +126,10 @@ class PrincipalReader(ConversationReader):
         self.principal = principal
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head, if the principal may read the conversation. None if it was never started, was deleted, or is not visible to the principal."""
+        """None if the conversation does not exist or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def conversation_of(self, response_id: str) -> str | None:
-        """The conversation that a response belongs to; None if the tenant has no such response."""
         rows = await self._rows(_CONVERSATION_OF, (self.tenant, response_id))
         return conversation_id_of(rows[0][0]) if rows else None
 
@@ -141,9 +138,10 @@ class PrincipalReader(ConversationReader):
         return bool(await self._rows(_IS_LOCKED, (self.tenant, uuid_of(conversation_id))))
 
     async def first_answer(self, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer that was stored with this key of the principal at `since` or later. None if there is none, or if the log has lost the last event of its command.
+        """The answer stored at `since` or later. None if there is none, or if the log has lost its command's last
+        event.
 
-        Raises KeyReused if the key was used for another request. Does not check whether the caller may still read the answer's conversation.
+        Raises KeyReused. Does not check whether the caller may still read the conversation.
         """
         rows = await self._rows(_FIRST_ANSWER, (self.tenant, self.principal.subject, key.key, since))
         if not rows:
@@ -155,10 +153,10 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """The prefixes with these hashes. Prefixes in conversations where the principal may not write are left out.
+        """Prefixes with these hashes, of conversations where the principal may write. Those of one hash are sorted by conversation, newest
+        first.
 
-        So are prefixes whose item was ever retracted, or whose conversation is deleted. The prefixes of one hash are sorted by conversation,
-        newest first. `PrefixLookup` reads at most MAX_PREFIXES of each hash.
+        Prefixes whose item was ever retracted, or whose conversation is deleted, are left out.
         """
         found = await self._prefix_lookup.find(hashes, self.tenant)
         return [
@@ -182,29 +180,23 @@ class PrincipalReader(ConversationReader):
         ]
 
     async def hashes_of(self, prefix: FoundPrefix) -> list[bytes]:
-        """The hashes of all prefixes that end with the same item as this one."""
+        """The hashes of all prefixes that end with the same item."""
         rows = await self._rows(_HASHES, (uuid_of(prefix.conversation_id), prefix.version, self.tenant))
         return [hashed for (hashed,) in rows]
 
     async def conversation_named(self, hashed_name: bytes) -> str | None:
-        """The conversation that got this name last, of those in which the principal may write.
-
-        `hashed_name`: what `name_hash` returns.
-        """
+        """The last conversation that got this name, of those where the principal may write. `hashed_name`: from `name_hash`."""
         named = await self.prefixes_with([hashed_name])
         return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None
 
     async def are_followed(self, prefixes: Sequence[FoundPrefix]) -> list[bool]:
-        """For each prefix: whether its conversation got another item after the item that the prefix ends with, on any branch."""
+        """Whether the conversation got another item after the prefix, on any branch."""
         streams = [uuid_of(prefix.conversation_id) for prefix in prefixes]
         rows = await self._rows(_FOLLOWED, (streams, [prefix.version for prefix in prefixes], self.tenant))
         return [followed for (followed,) in rows]
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
-        """Every event of the tenant whose row key is one of these ids, ascending within a conversation.
-
-        None if the events have more than `max_bytes` together.
-        """
+        """Events with one of these row keys, ascending within a conversation. None if they exceed `max_bytes`."""
         statement = ITEMS_OF_TENANT.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(statement, (self.tenant, list(item_ids), max_bytes))
         if rows:

@@ -14,10 +14,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`).
-
-    `owner`: the conversation's owner; empty if the reader did not look it up. `chain_hash`: in hex. `incarnation`: the incarnation of the log that the event was read from (`incarnation.py`).
-    """
+    """`subject`: who caused the event. `chain_hash`: in hex. `owner`: empty if the reader did not look it up."""
 
     position: int
     conversation_id: str
@@ -45,7 +42,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
 
 class UnreadableRecord(Struct, frozen=True, kw_only=True):
-    """An event that this code cannot read. Its `event` raises UnreadableEvent."""
+    """Its `event` raises UnreadableEvent."""
 
     position: int
     conversation_id: str
@@ -70,29 +67,25 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
 
 
 Logged = Recorded | UnreadableRecord
-"""The event at one position, readable or not."""
 
 _COLUMNS: Final[LiteralString] = (
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state, chain_hash"
 )
 COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, '' AS owner"
-"""The columns to select from `events`, to get a `LoggedRow`."""
 
 _OWNER: Final[LiteralString] = (
     "(SELECT started.subject FROM events AS started"
     " WHERE started.originator_id = events.originator_id AND started.originator_version = 1 AND started.tenant_id = events.tenant_id)"
 )
 COLUMNS_WITH_OWNER: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation, coalesce({_OWNER}, '') AS owner"
-"""As COLUMNS, with the conversation's owner: the views need it."""
 
 COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation, owner"
-"""The columns to select from a subquery that selects COLUMNS, to get a `LoggedRow`."""
 
 LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str, str]
 
 
 def as_logged(row: LoggedRow) -> Logged:
-    """The event of a row. It is an UnreadableRecord if this code cannot read it."""
+    """Returns an UnreadableRecord if this code cannot read the event."""
     (
         position,
         stream_id,
@@ -140,7 +133,7 @@ def as_logged(row: LoggedRow) -> Logged:
 
 
 def recorded_of(row: LoggedRow) -> Recorded:
-    """The event of a row. Raises UnreadableEvent."""
+    """Raises UnreadableEvent."""
     logged = as_logged(row)
     if isinstance(logged, UnreadableRecord):
         raise UnreadableEvent(logged.problem)
@@ -148,7 +141,7 @@ def recorded_of(row: LoggedRow) -> Recorded:
 
 
 def readable(page: Sequence[Logged]) -> list[Recorded]:
-    """The events before the first unreadable one. Raises UnreadableEvent if the page begins with an unreadable event."""
+    """The events before the first unreadable one. Raises UnreadableEvent if the page begins with one."""
     events: list[Recorded] = []
     for logged in page:
         if isinstance(logged, UnreadableRecord):

@@ -1,7 +1,6 @@
-"""The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
+"""The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns.
 
-The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not repeat it:
-`locked_append.py` looks up the rows first (`positions_of`).
+The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 TABLE = "events"
 CHANNEL = TABLE
-"""The channel that each commit notifies. A notification may be lost: it is only a hint to read the log."""
+"""Postgres notifies of appends on this channel. A notification may be lost."""
 
 _APPEND = f"SELECT append_at_once({', '.join(f'%b::{type_name}' for type_name in PARAMETER_TYPES)})"
 _PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
@@ -45,14 +44,14 @@ _SELECT_ITEMS = f"""
 
 
 class RowsRemoved(Exception):
-    """The log has some rows of a transaction, and not the others: somebody removed rows by hand."""
+    """Somebody removed rows by hand."""
 
     def __init__(self) -> None:
         super().__init__("The log has only some of the rows of one transaction.")
 
 
 class LogRow(Struct, frozen=True, array_like=True):
-    """A row from which a stream's state is computed. `stream`: its name. `state`: None if the reader already knows the row."""
+    """`state`: None if the reader already knows the row."""
 
     stream: StreamName
     version: int
@@ -64,7 +63,7 @@ class LogRow(Struct, frozen=True, array_like=True):
 
 
 class ConversationRecorder(PostgresApplicationRecorder):
-    """Appends and reads rows of `events`, and of the tables of snapshots and idempotency keys. Passes the library's own contract tests for recorders."""
+    """Passes the library's contract tests for recorders."""
 
     pipeline_type = PostgresPipeline
     transaction_timeout_seconds = LOCK_TIMEOUT_SECONDS + STATEMENT_TIMEOUT_SECONDS
@@ -79,7 +78,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """Creates nothing: see `migrate`."""
 
     def pipeline(self) -> PostgresPipeline:
-        """A connection that appends in one round trip: `call(parameters(write))` returns the positions, or None, as `insert` does."""
+        """Its `call(parameters(write))` returns what `insert` returns."""
         assert isinstance(self.datastore.pool.kwargs, dict)
         arguments = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
         return self.pipeline_type(
@@ -93,9 +92,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
 
     @contextmanager
     def locked_transaction(self) -> Iterator[Cursor[tuple[Any, ...]]]:
-        """A transaction that holds the append lock. The caller executes COMMIT; otherwise it is rolled back.
+        """Holds the append lock. Without a COMMIT of the caller, the transaction is rolled back.
 
-        It is READ COMMITTED: each SELECT sees all that was committed before the lock was acquired.
+        It is READ COMMITTED, so each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
             try:
@@ -103,11 +102,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
                     self._row_type = self._row_type or CompositeInfo.fetch(connection, ROW_TYPE)
                     register_row(self._row_type, connection)
                 curs = connection.cursor(row_factory=tuple_row)
-                # Statements without parameters can share a round trip. The time limit: see migrations/0010.
+                # Without parameters, statements can share a round trip. The time limit: see migrations/0010.
                 curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE; SET LOCAL lock_timeout = '500ms'")
                 yield curs
             except (ProgrammingError, NotSupportedError, InternalError) as error:
-                # A restore drops the tables and types that this connection knows, and makes them again. A new connection works then.
+                # A restore makes tables and types anew. A new connection works then.
                 self._row_type = None
                 connection.close()
                 raise OperationalError(f"Postgres refused; perhaps the schema was replaced: {error}") from error
@@ -116,12 +115,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
                     connection.execute("ROLLBACK")
 
     async def _fetch_row_type(self, connection: AsyncConnection[Any]) -> None:
-        """Called for each new connection of the pipeline."""
         self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
         register_row(self._row_type, connection)
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
-        """Inserts the rows in order and returns their positions. `curs` holds the append lock.
+        """Returns the rows' positions. `curs` holds the append lock.
 
         Returns None, and does nothing, if a stream does not end as expected or an idempotency key is in use.
         """
@@ -132,17 +130,17 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return positions
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
-        """The library's method: one transaction with these events. Raises IntegrityError if a version is taken."""
+        """The library's method. Raises IntegrityError if a version is taken."""
         with self.locked_transaction() as curs:
             positions = self.insert(curs, Write([_as_row(event) for event in stored_events])) if stored_events else []
             curs.execute("COMMIT")
         return positions
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
-        """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved if only some of them are.
+        """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved.
 
-        Call it inside `locked_transaction`: a commit still in progress holds the lock. If the rows are not in the log, their statement may
-        still arrive. After another append to one of their streams, it inserts nothing. Rows are compared by their hashes, which cover every column.
+        Call it inside `locked_transaction`, because a commit in progress holds the lock. A late statement
+        inserts nothing once another append to one of its streams was made.
         """
         curs.execute(
             "SELECT e.notification_id FROM unnest(%b::text[], %b::uuid[], %b::bigint[], %b::bytea[])"
@@ -164,11 +162,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_from(
         self, curs: Cursor[Any], versions: Mapping[StreamName, int], max_rows: int, max_bytes: int
     ) -> list[LogRow]:
-        """A page of the rows of these streams: for each, the rows from its version on. Ordered as in the mapping, then by version.
+        """For each stream, the rows from its version on. Ordered as in the mapping, then by version.
 
-        The row at that version has no state: it only shows whether the log still has it. The page ends after `max_rows`, or with the row
-        that brings the states to `max_bytes`. LATERAL with its own ORDER BY makes each stream a look-up by primary key, whatever the
-        planner's statistics say.
+        The row at that version has no state: it only shows whether the log still has it. LATERAL with its own ORDER BY
+        makes each stream a look-up by primary key, whatever the planner's statistics say.
         """
         curs.execute(
             "SELECT number, version, topic, state, recorded_at, chain_hash, position FROM ("
@@ -187,7 +184,6 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return [LogRow(names[number - 1], *row) for number, *row in curs.fetchall()]
 
     def select_last_versions(self, curs: Cursor[Any], streams: Collection[StreamName]) -> dict[StreamName, int]:
-        """The last version of each of these streams that exists."""
         curs.execute(
             "SELECT s.number, max(e.originator_version) FROM unnest(%b::text[], %b::uuid[]) WITH ORDINALITY AS s (tenant, id, number)"
             " JOIN events AS e ON e.originator_id = s.id AND e.tenant_id = s.tenant GROUP BY s.number",
@@ -200,7 +196,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_items(
         self, curs: Cursor[Any], items: Sequence[tuple[StreamName, str]]
     ) -> list[tuple[StreamName, str, str, bytes]]:
-        """For each (stream, item), the first and the last 50 rows with this row key, in order: as (stream, item, topic, state)."""
+        """The first and last 50 rows of each: (stream, item, topic, state)."""
         curs.execute(
             _SELECT_ITEMS,
             (*_columns([stream for stream, _ in items]), [item for _, item in items]),
@@ -211,9 +207,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_first_answers(
         self, curs: Cursor[Any], keys: Sequence[tuple[str, str, str]], since: datetime
     ) -> list[tuple[str, str, str, bytes, UUID, int, int, bytes, datetime, bool]]:
-        """The answer stored with each (tenant, subject, key) at `since` or later, if there is one and the log still has the events of its command.
+        """(tenant, subject, key, fingerprint, stream, version, position, answer, recorded_at, whether the conversation
+        is deleted).
 
-        Each is (tenant, subject, key, fingerprint, stream, version, position, answer, recorded_at, whether its conversation is deleted).
+        Only if the log still has the events of the command.
         """
         curs.execute(
             "SELECT k.tenant_id, k.subject, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at, deleted"
@@ -231,7 +228,6 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return curs.fetchall()
 
     def select_snapshots(self, curs: Cursor[Any], streams: Collection[StreamName]) -> list[tuple[StreamName, bytes]]:
-        """The snapshots of these streams, as (stream, state)."""
         curs.execute(
             "SELECT s.number, stored.state FROM unnest(%b::text[], %b::uuid[]) WITH ORDINALITY AS s (tenant, id, number)"
             " JOIN snapshots AS stored ON stored.originator_id = s.id AND stored.tenant_id = s.tenant",
@@ -242,7 +238,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return [(names[number - 1], state) for number, state in curs.fetchall()]
 
     def upsert_snapshots(self, snapshots: Sequence[tuple[StreamName, int, bytes]]) -> None:
-        """Stores each (stream, version, state), unless the stream has a newer one."""
+        """Does not replace a newer snapshot."""
         streams, versions, states = zip(*snapshots, strict=True)
         with self.datastore.get_connection() as connection:
             connection.execute(
@@ -254,7 +250,6 @@ class ConversationRecorder(PostgresApplicationRecorder):
             )
 
     def delete_snapshots(self, curs: Cursor[Any], streams: Collection[StreamName]) -> None:
-        """Deletes the snapshots of these streams."""
         curs.execute(
             "DELETE FROM snapshots AS stored USING unnest(%b::text[], %b::uuid[]) AS s (tenant, id)"
             " WHERE stored.originator_id = s.id AND stored.tenant_id = s.tenant",
@@ -262,9 +257,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
         )
 
     def delete_keys(self, now: datetime, keep: timedelta, limit: int) -> int:
-        """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many.
+        """Deletes keys that are older than `keep` by `now` and by Postgres's clock. Returns how many.
 
-        In a sub-select the clock is read once, so the index on `recorded_at` can be used; also in `date_future_keys`.
+        In a sub-select the clock is read once, so the index on `recorded_at` can be used.
         """
         with self.datastore.get_connection() as connection:
             deleted = connection.execute(
@@ -275,10 +270,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
             return deleted.rowcount
 
     def date_future_keys(self, now: datetime, keep: timedelta) -> None:
-        """Sets the time of idempotency keys to now if it is more than `keep` in the future: a wrong clock made it.
-
-        Otherwise they would be kept until that time comes.
-        """
+        """Gives the present time to keys that are more than `keep` in the future, which a wrong clock made."""
         with self.datastore.get_connection() as connection:
             connection.execute(
                 "UPDATE idempotency_keys SET recorded_at = clock_timestamp()"
@@ -288,12 +280,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
 
 
 def _columns(streams: Collection[StreamName]) -> tuple[list[str], list[UUID]]:
-    """The tenants and the ids of these streams, as two parameters of a statement."""
     return [tenant for tenant, _ in streams], [uuid_of(conversation_id) for _, conversation_id in streams]
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """The row of an event of the library. It names no tenant, item, subject or request, and no earlier row is hashed."""
+    """An event of the library has none of our columns."""
     assert isinstance(event.originator_id, UUID)
     return chained_row(
         GENESIS,

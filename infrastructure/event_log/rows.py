@@ -1,7 +1,4 @@
-"""The rows that an append inserts into `events`. The hash of each row covers the hash of the row before it in its stream.
-
-All rows of an append are sent as one array of the type `append_row` (migrations/0008).
-"""
+"""The rows that an append inserts into `events`, sent as one array of the type `append_row` (migrations/0008)."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +16,6 @@ StreamEnd = tuple[int, bytes]
 """(version, chain hash) of a stream's last row."""
 
 NO_ROWS: StreamEnd = (0, GENESIS)
-"""The end of a stream that has no rows."""
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -52,7 +48,7 @@ def chained_row(
     command_id: UUID | None,
     correlation_id: str,
 ) -> Row:
-    """The row that follows the row with the hash `previous` in its stream."""
+    """The row after the one with the hash `previous`."""
     recorded_at = recorded_at.astimezone(UTC)
     hashed = length_prefixed(
         originator_id=originator_id,
@@ -85,7 +81,7 @@ ROW_TYPE = "append_row"
 
 
 def register_row(row_type: CompositeInfo | None, connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """Lets the connection send Rows. `row_type`: what CompositeInfo.fetch returns for ROW_TYPE. Raises psycopg.Error if that is None."""
+    """Lets the connection send Rows. Raises psycopg.Error if `row_type` is None."""
     if row_type is None:
         raise UndefinedObject(f"the type {ROW_TYPE} does not exist: migrations/0008 creates it")
     register_composite(row_type, connection, Row, make_sequence=lambda row, _: astuple(row))

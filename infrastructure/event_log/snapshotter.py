@@ -1,6 +1,6 @@
-"""Writes snapshots of streams in a thread of its own, so that no append waits for one.
+"""Writes snapshots of streams in a thread, so that no append waits for one.
 
-A snapshot that cannot be written is dropped. A process that loads the stream then reads more events. Nothing else depends on snapshots.
+A snapshot that cannot be written is dropped. Loading the stream then reads more events.
 """
 
 import threading
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class Snapshotter:
-    """Writes the snapshots that it is offered. `offer` may be called from any thread, and never waits for Postgres."""
+    """`offer` may be called from any thread, and never waits for Postgres."""
 
     def __init__(self, recorder: ConversationRecorder) -> None:
         self._recorder = recorder
@@ -32,14 +32,13 @@ class Snapshotter:
         self._thread.start()
 
     def close(self) -> None:
-        """Writes what is queued, then stops the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
     def offer(self, name: StreamName, stream: Stream) -> bool:
-        """Queues a snapshot. It replaces a queued one of the same conversation. Returns False if the queue is full."""
+        """Replaces a queued snapshot of the same conversation. False if the queue is full."""
         with self._changed:
             if len(self._queued) >= MAX_QUEUED_SNAPSHOTS:
                 return False
@@ -57,7 +56,7 @@ class Snapshotter:
                 log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
     def _next_batch(self) -> list[tuple[StreamName, Stream]]:
-        """Waits for snapshots and takes some from the queue. Returns an empty list after `close`, when nothing is queued."""
+        """Returns nothing after `close`, when the queue is empty."""
         with self._changed:
             while not self._queued and not self._closing:
                 self._changed.wait()

@@ -1,7 +1,6 @@
-"""Reads streams from the log: the rows after the last known row, or all rows. Finds the streams whose last known row is not in the log.
+"""Reads streams from the log, and finds those whose last known row the log has lost.
 
-The log may move back: a backup is restored, a replica that lagged takes over, or somebody removes rows. Then the cache of
-a process, or a snapshot, may include events that the log has lost.
+The log moves back if a backup is restored, a lagging replica takes over, or somebody removes rows.
 """
 
 from collections import defaultdict
@@ -28,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class StreamsLost(Exception):
-    """The log does not have the last known rows of these streams. Nothing was appended."""
+    """The log does not have the last known rows of these streams."""
 
     def __init__(self, streams: Mapping[StreamName, Stream]) -> None:
         super().__init__("The log has lost the last rows of streams.")
@@ -36,17 +35,14 @@ class StreamsLost(Exception):
 
 
 class BatchStreams(Struct, frozen=True):
-    """The streams of one batch, and those that cannot be read. They are kept here because the cache may evict a stream before the batch is decided."""
+    """The streams for one batch. The cache may evict a stream before the batch is decided."""
 
     streams: Mapping[StreamName, Stream] = {}
     unreadable: Mapping[StreamName, UnreadableEvent] = {}
 
 
 class StreamsRead(Struct):
-    """What `read_on` could not read. `lost`: the log does not have the row that the known stream ends with.
-
-    `unreadable`: the stream has an event that this code cannot read, or its first event is missing.
-    """
+    """What `read_on` could not read. `lost`: the log does not have the row that the known stream ends with. `unreadable`: also if the first event is missing."""
 
     lost: set[StreamName] = set()
     unreadable: dict[StreamName, UnreadableEvent] = {}
@@ -58,9 +54,9 @@ class StreamsRead(Struct):
 def read_on(
     recorder: ConversationRecorder, curs: Cursor[Any], names: Sequence[StreamName], streams: dict[StreamName, Stream]
 ) -> StreamsRead:
-    """Applies to each of `streams` all rows that the log has after it. A stream that is not in `streams` is read from its first row.
+    """Applies later rows of the log to `streams`. A name that `streams` lacks is read from its first row.
 
-    Reads the rows of all streams together, in pages. A stream that could not be read is removed from `streams`.
+    Removes from `streams` what it could not read.
     """
     read = StreamsRead()
     remaining = list(names)
@@ -96,7 +92,7 @@ def _apply(name: StreamName, rows: Sequence[LogRow], streams: dict[StreamName, S
 
 
 def _after(stream: Stream | None, row: LogRow) -> Stream:
-    """The stream after this row. Raises UnreadableEvent."""
+    """Raises UnreadableEvent."""
     assert row.state is not None
     event = decode(row.topic, row.state)
     try:
@@ -104,13 +100,13 @@ def _after(stream: Stream | None, row: LogRow) -> Stream:
     except ValueError as error:
         raise UnreadableEvent(str(error)) from error
     if state.version != row.version:
-        # Rows before this one were removed from the log, which `scripts/verify.py` reports. The stream continues with this row's version.
+        # Earlier rows were removed from the log. The stream continues with this row's version.
         state = replace(state, version=row.version)
     return Stream(state, row.position, row.recorded_at, row.chain_hash, stream.snapshotted if stream else 0)
 
 
 class StreamLoader:
-    """Loads streams into the cache, and drops what is known of streams that the log has lost. Its methods block."""
+    """Its methods block."""
 
     def __init__(self, recorder: ConversationRecorder, cache: StreamCache, metrics: Metrics) -> None:
         self._recorder = recorder
@@ -118,7 +114,7 @@ class StreamLoader:
         self._metrics = metrics
 
     def load(self, names: Sequence[StreamName]) -> BatchStreams:
-        """Makes these streams from their snapshots and the rows after these, and caches them. Streams that do not exist are left out."""
+        """Reads streams from snapshots and later rows. Leaves out streams that do not exist."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
             stored = self._recorder.select_snapshots(curs, names)
@@ -130,14 +126,14 @@ class StreamLoader:
                 self._recorder.delete_snapshots(curs, read.lost)
                 lost = {name: snapshots[name] for name in read.lost & snapshots.keys()}
                 self._report("snapshot_differs_from_log", "snapshot", curs, lost)
-                # If a stream is lost again, the log has changed meanwhile. The stream stays uncached, and is read under the append lock.
+                # A stream that is lost again stays uncached, and is read under the append lock.
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
         for name, stream in streams.items():
             self._cache.put(name, stream)
         return BatchStreams(streams, unreadable)
 
     def drop(self, curs: Cursor[Any], lost: Mapping[StreamName, Stream]) -> None:
-        """Removes these streams from the cache: the log does not have their last rows."""
+        """Removes the streams from the cache, and reports them."""
         for name in lost:
             self._cache.remove(name)
         self._report("log_moved_back", "memory", curs, lost)

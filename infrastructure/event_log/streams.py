@@ -1,7 +1,6 @@
 """The current end of each stream: what the next command is decided on, and what its events are chained to.
 
-The most recently used streams are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it
-(`stream_loader.py`). The known end of a stream may be out of date: each append checks that the log's last event of the stream is the one known here. A missing snapshot only costs time.
+A known end may be out of date: each append checks it.
 """
 
 import threading
@@ -18,20 +17,20 @@ from infrastructure.event_log.rows import StreamEnd
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 MAX_TENANT_SHARE = 0.75
-"""How much of the cache one tenant may fill."""
+"""One tenant may fill this part of the cache."""
 
 SNAPSHOT_EVERY = 250
-"""The number of versions between two snapshots of a stream. So loading a stream reads at most about this many events."""
+"""A new snapshot of a stream is at least this many versions after the last one."""
 
 _STREAM_BYTES = 1_500
-"""About how much memory a cached stream takes, without the texts in its state."""
+"""The texts in the state are not included."""
 
 SNAPSHOT_FORMAT_BYTE = b"\x03"
-"""A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
+"""A MessagePack map of `Stream` by field name. Other formats are ignored."""
 
 
 class Stream(Struct, frozen=True, gc=False):
-    """The end of one stream: its state, and the position, time and hash of its last event. `snapshotted`: the version of its last snapshot, or 0."""
+    """`snapshotted`: the version of the last snapshot, or 0."""
 
     state: Conversation
     position: int
@@ -53,12 +52,11 @@ _decoder = msgspec.msgpack.Decoder(Stream)
 
 
 def to_snapshot(stream: Stream) -> bytes:
-    """The stored state of a snapshot."""
     return SNAPSHOT_FORMAT_BYTE + _encoder.encode(msgspec.structs.replace(stream, snapshotted=stream.state.version))
 
 
 def from_snapshot(state: bytes) -> Stream | None:
-    """The stream of a stored snapshot; None if this code does not know its format."""
+    """None if this code does not know its format."""
     if not state.startswith(SNAPSHOT_FORMAT_BYTE):
         return None
     try:
@@ -68,7 +66,7 @@ def from_snapshot(state: bytes) -> Stream | None:
 
 
 class _TenantStreams:
-    """The cached streams of one tenant, least recently used first, each with its size."""
+    """Least recently used first, each with its size."""
 
     def __init__(self) -> None:
         self.streams: OrderedDict[StreamName, tuple[Stream, int]] = OrderedDict()
@@ -76,14 +74,11 @@ class _TenantStreams:
 
 
 class StreamCache:
-    """The most recently used streams by name. Thread-safe.
-
-    A tenant that has more than MAX_TENANT_SHARE of the cache evicts its own streams. So it cannot evict all streams of the others.
-    """
+    """Thread-safe. A tenant with more than MAX_TENANT_SHARE of the cache evicts its own streams."""
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
         self._names: OrderedDict[StreamName, None] = OrderedDict()
-        """The names of the cached streams, least recently used first."""
+        """Least recently used first."""
         self._tenants: dict[str, _TenantStreams] = {}
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -93,7 +88,7 @@ class StreamCache:
         return len(self._names)
 
     def get(self, name: StreamName) -> Stream | None:
-        """The cached stream. Marks it as used."""
+        """Marks the stream as used."""
         with self._lock:
             if name not in self._names:
                 return None
@@ -103,7 +98,7 @@ class StreamCache:
             return streams[name][0]
 
     def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[StreamName, Stream], list[StreamName]]:
-        """The cached streams of these requests, and their streams that are not cached, without the streams that a request starts."""
+        """The cached streams, and the names of the others, without those that a request starts."""
         cached: dict[StreamName, Stream] = {}
         missing: dict[StreamName, None] = {}
         for request in requests:
@@ -116,13 +111,12 @@ class StreamCache:
         return cached, list(missing)
 
     def remove(self, name: StreamName) -> None:
-        """Removes the stream, if it is cached."""
         with self._lock:
             if name in self._names:
                 self._remove(name)
 
     def put(self, name: StreamName, stream: Stream) -> None:
-        """Caches the stream and evicts others, least recently used first, while the cache, or the tenant's share of it, is too large."""
+        """Evicts others, least recently used first, while the cache or the tenant's share is too large."""
         size = _size(stream)
         with self._lock:
             if name in self._names:
@@ -148,12 +142,11 @@ class StreamCache:
 
 
 def _path_branches(state: Conversation) -> int:
-    """How many branches the paths in the state take together."""
     return len(state.path) + sum(len(reply.leaf.path) for reply in state.running if reply.leaf)
 
 
 def _size(stream: Stream) -> int:
-    """About how many bytes of memory a cached stream takes. A character may take 4 bytes."""
+    """Estimates bytes of memory. A character may take 4."""
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0

@@ -1,4 +1,4 @@
-"""Looks up the end of a tenant's part of the log. Every list and every search starts with this look-up, so it has its own `PostgresPipeline`, like the look-up of versions."""
+"""Looks up the end of a tenant's part of the log. Reads of a tenant's views start with it, so it has its own `PostgresPipeline`."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _STATEMENT = _TEMPLATE.format(incarnation=INCARNATION)
 
 
 class TenantEndLookup:
-    """Looks up ends on one event loop. It connects at the first look-up. Closing the pool closes the connection."""
+    """Use it on one event loop. Closing the pool closes the connection."""
 
     def __init__(self, pool: Pool, timeout_seconds: float) -> None:
         self._pool = pool
@@ -25,7 +25,7 @@ class TenantEndLookup:
         self._pipeline = pool.pipeline("tenant_end", ["text"], _STATEMENT, _set_up)
 
     async def end_of(self, tenant: str) -> LogPosition:
-        """The position of the tenant's newest event, 0 if there is none, and the log's incarnation; no chain hash. Raises psycopg.Error."""
+        """The position of the tenant's newest event, 0 if it has none. The chain hash is empty. Raises psycopg.Error."""
         position, incarnation = await self._pool.read(self._pipeline, [tenant], self._timeout_seconds)
         return LogPosition(position, "", incarnation)
 

@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (its newest version is in migrations/0025, and calls the version of 0022)."""
+"""What one append transaction writes, as parameters of the SQL function `append_at_once` (migrations/0025, which calls the version of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from infrastructure.event_log.rows import Row, StreamEnd
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
-    """The answer to store with an idempotency key. `row`: the number of its command's last row, counted from 1."""
+    """`row`: the number of the command's last row, from 1."""
 
     row: int
     key: str
@@ -22,10 +22,7 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 
 
 class PrefixRow(Struct, frozen=True, gc=False):
-    """A prefix of a transcript. `row`: the number of the row that appends its last item, counted from 1.
-
-    `depth`, `branch`: where that item is. `leaves`: the path up to the start of this branch; empty for the first branch.
-    """
+    """A prefix to store. `row`: the number of the row that appends its last item, from 1. `leaves`: the path up to the start of the item's branch."""
 
     row: int
     depth: int
@@ -35,11 +32,13 @@ class PrefixRow(Struct, frozen=True, gc=False):
 
 
 class Write(Struct, frozen=True):
-    """The rows of one transaction, and what it changes in the tables of replies, idempotency keys and prefixes of transcripts.
+    """The rows of one transaction, and what it changes in other tables. Row numbers count from 1.
 
-    `expected_ends`: for each stream, the end that its rows were decided on. `started_replies` and `ended_replies`: the replies that these
-    rows start, queue or end, as (row number counted from 1, response id). `owner`: the process that runs the started and queued replies. `deleted_streams`: the
-    conversations that these rows delete; their replies end too. A key that was stored before `keys_valid_since` has expired and is replaced.
+    expected_ends     of the streams that the rows were decided on
+    started_replies   (row number, response id) of replies that are started or queued; `ended_replies` likewise
+    owner             the process that runs the started replies
+    deleted_streams   conversations that these rows delete; their replies end too
+    keys_valid_since  a key stored earlier has expired and is replaced
     """
 
     rows: Sequence[Row]
@@ -64,7 +63,7 @@ PARAMETER_TYPES = (
 
 
 def parameters(write: Write) -> list[Any]:
-    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. Empty arrays for replies, keys and prefixes are sent as NULL."""
+    """Empty arrays for replies, keys and prefixes are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),
@@ -106,5 +105,5 @@ def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
 
 
 def _array(numbers: Sequence[int | None]) -> str | None:
-    """An array of whole numbers as Postgres reads it from a text; None if it is empty."""
+    """The literal of a Postgres array. None if there are no numbers."""
     return f"{{{','.join(map(str, numbers))}}}" if numbers else None

@@ -1,9 +1,6 @@
-"""Makes each API's app. Both get the same middleware, the same answers to errors, and the paths `/openapi.json` and `/docs`.
+"""Makes each API's app.
 
-`health_router` makes `/health/live` and `/health/ready` from the checks of one API.
-
-A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves
-it: the route's endpoint takes the request and returns a response. When FastAPI served the routes, an append took 1.5
+FastAPI's `APIRouter` only describes the routes. Starlette's `Route` serves them: with FastAPI, an append took 1.5
 times the CPU time.
 """
 
@@ -54,16 +51,11 @@ def make_app(
     web_pages: WebPages,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes, and with the WebSocket routes `sockets`.
-
-    `lifespan` puts what the routes need on `app.state`. `authenticator` finds out who sends a request. `limiter`
-    limits how much each sender may send. `connections`: the connections of the server, if there is a server.
-    `app.state.openapi()` makes the OpenAPI document.
-    """
+    """`lifespan` puts what the routes need on `app.state`. `app.state.openapi()` makes the OpenAPI document."""
 
     @asynccontextmanager
     async def whole_lifespan(app: Starlette) -> AsyncIterator[None]:
-        # The limiter is closed after the app: the replies that the app stops still have tokens to count.
+        # Replies that the app stops still have tokens to count.
         async with opened(authenticator), limiter.opened(), lifespan(app):
             yield
 
@@ -84,7 +76,7 @@ def make_app(
             *middleware(metrics, connections, authenticator, web_pages),
             Middleware(LimitsMiddleware, limiter=limiter),
         ],
-        # Without this handler, Starlette would answer each HTTPException itself. All other errors reach RequestMiddleware.
+        # Without this handler, Starlette would answer each HTTPException itself.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=whole_lifespan,
     )
@@ -96,7 +88,7 @@ def make_app(
 def middleware(
     metrics: Metrics, connections: Connections | None, authenticator: Authenticator, web_pages: WebPages
 ) -> list[Middleware]:
-    """The middleware around every request. The outermost comes first."""
+    """The outermost comes first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics, web_pages=web_pages),
         Middleware(AccessMiddleware, authenticator=authenticator),
@@ -105,15 +97,12 @@ def middleware(
 
 
 async def _refuse_socket(_: WebSocket) -> None:
-    """Answers a WebSocket at an unknown path with 404. Starlette would answer with 403."""
+    """Without this route, Starlette would answer with 403."""
     raise HTTPException(404)
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an HTTPException.
-
-    If no route serves the request, the answer is a 404, a 405, or the answer to OPTIONS.
-    """
+    """The answer to an HTTPException."""
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)
@@ -137,10 +126,7 @@ def _answer_unserved(request: HTTPConnection) -> Response:
 
 
 def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Route]:
-    """`/openapi.json`, and the page that shows it.
-
-    `document` is called at each request, so it should cache its result.
-    """
+    """`document` is called at each request, so it should cache its result."""
 
     async def openapi(_: Request) -> Response:
         return json_response(document())
@@ -149,7 +135,7 @@ def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Rout
 
 
 def health_router(checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
-    """`/health/live` and `/health/ready`. `/health/ready` answers 200 while every check named in `needed` passes."""
+    """`/health/ready` answers 200 while every check named in `needed` passes."""
     router = APIRouter()
 
     async def live(_: Request) -> Response:

@@ -1,8 +1,6 @@
-"""Reads and checks request bodies.
+"""Reads and checks request bodies: strict JSON (RFC 8259) of limited size, without NUL.
 
-A body must be strict JSON of limited size, so that every accepted body can be stored and returned. The JSON must be as
-in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON. With some
-other types, or without a type, a web page could send a body to the store without a preflight.
+Content types other than JSON are refused, because with some a web page could send a body without a preflight.
 """
 
 import json
@@ -17,16 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from infrastructure.http.errors import ApiError, invalid
 
 MAX_BODY_BYTES = 1_500_000
-"""The most bytes of an ordinary body. A larger body is answered with 413."""
+"""For an ordinary body."""
 
 MAX_ITEMS_BODY_BYTES = 8 * 1024 * 1024
-"""The most bytes of a body with items, and of one line of an import."""
+"""For a body with items, and for one line of an import."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""If a body is too large, at most this much of it is read before the connection is closed."""
+"""At most this much of a body that is too large is read."""
 
 MAX_DEPTH = 64
-"""How many levels of values a body may have. The body is the first level. A value inside an object or a list is one level deeper."""
+"""Levels of values, counted from 1 for the body."""
 
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
@@ -41,10 +39,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_content_type(headers: Headers, *, lines: bool = False) -> None:
-    """Raises ApiError (415) if the `Content-Type` is not that of JSON.
-
-    `lines`: the types of JSON lines are accepted too. Parameters of the type are ignored.
-    """
+    """Raises ApiError (415). `lines`: JSON lines are accepted too."""
     sent = headers.getlist("content-type")
     media_type = ", ".join(sent).partition(";")[0].strip(" \t").lower()
     if (_JSON_LINES if lines else _JSON).fullmatch(media_type):
@@ -56,13 +51,13 @@ def check_content_type(headers: Headers, *, lines: bool = False) -> None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises ApiError: 413 if it is larger than `max_bytes`, 400 if the client disconnects."""
+    """Raises ApiError: 413 if the body is too large, 400 if the client disconnects."""
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            # Many clients read the answer only after they have sent the whole body. So the rest is read, and dropped.
+            # Many clients read the answer only after they have sent the whole body.
             if size > MAX_READ_BYTES:
                 break
             if size <= max_bytes:
@@ -76,12 +71,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def validate_body(model: type[Model], body: bytes) -> Model:
-    """Parses the body as this model. Raises ApiError (400) if it is not JSON or does not fit the model."""
+    """Raises ApiError (400)."""
     return validate(model, parse_json(body))
 
 
 def validate(model: type[Model], value: Any) -> Model:
-    """The JSON value as this model. Raises ApiError (400) if the value does not fit the model."""
+    """Raises ApiError (400)."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -89,7 +84,7 @@ def validate(model: type[Model], value: Any) -> Model:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ApiError (400) that says what is wrong."""
+    """Raises ApiError (400) that says what is wrong."""
     if not body.strip():
         raise ApiError(400, "The body is empty. Send a JSON object.", code="invalid_json")
     try:
@@ -111,7 +106,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _has_half_pairs(body: bytes) -> bool:
-    """Whether this JSON text was refused because it contains half of a surrogate pair."""
+    """Whether half of a surrogate pair is why this JSON text was refused."""
     if _HALF_PAIR.search(body) is None:
         return False
     try:
@@ -130,10 +125,7 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """The levels of nesting. Counting stops at MAX_DEPTH + 1.
-
-    This is a loop, because recursion could exhaust the stack.
-    """
+    """At most MAX_DEPTH + 1. Recursion could exhaust the stack."""
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:
@@ -148,10 +140,7 @@ def _depth(value: Any) -> int:
 
 
 def _find_nul(value: Any, path: str = "") -> str | None:
-    """The path of the first string that contains a NUL. If the string is a key, the path of the key's object.
-
-    None if no string contains a NUL.
-    """
+    """The path of the first string with a NUL. For a key, the path of its object."""
     if isinstance(value, str):
         return path or "body" if "\0" in value else None
     if isinstance(value, dict):

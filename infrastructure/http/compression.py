@@ -1,11 +1,9 @@
-"""Compresses large answers with gzip, for clients that accept it. Streams are never compressed.
+"""Compresses large answers with gzip. Streams are never compressed.
 
-The level and the sizes were chosen by measuring pages of real conversations. Level 1 makes a page 0.2 to 0.4 times as
-large, at 40 MB a second. Level 6, the default of zlib, makes it a tenth smaller than level 1, and takes nine times as
-long. An answer below MIN_BYTES is not compressed: compressing it would take as long as sending it.
+Level 6 makes a page a tenth smaller than level 1, and takes nine times as long. Compressing an answer below MIN_BYTES
+would take as long as sending it.
 
-The `ETag` is the same with and without compression: it is the conversation's version, which `If-Match` compares.
-`Vary` tells caches that an answer has two forms.
+The `ETag` is the same in both forms, because `If-Match` compares it.
 """
 
 import asyncio
@@ -21,7 +19,7 @@ from infrastructure.http.connections import Connections
 MIN_BYTES: Final = 8 * 1024
 LEVEL: Final = 1
 MIN_THREAD_BYTES: Final = 32 * 1024
-"""An answer of this size or more is compressed in a thread, because that takes more than half a millisecond. zlib lets the event loop run meanwhile."""
+"""From this size on, a thread compresses the answer. zlib lets the event loop run meanwhile."""
 
 _GZIP_WINDOW = 31
 """zlib's number for a window of 32 KB and gzip's header."""
@@ -31,10 +29,7 @@ _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 class CompressionMiddleware:
-    """ASGI middleware.
-
-    The answers that a thread compresses take turns (`Connections.compression`), so that only one of them is in memory twice.
-    """
+    """ASGI middleware. Answers take turns in the thread, so that only one of them is in memory twice."""
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app
@@ -55,7 +50,7 @@ class CompressionMiddleware:
                 started, head = head, None
                 body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                # A file of 64 KB or more comes in several messages, and is not compressed. The answer to HEAD for a file has no body.
+                # A large file comes in several messages. The answer to HEAD for a file has no body.
                 is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
                 if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)
@@ -74,7 +69,7 @@ class CompressionMiddleware:
 
 
 def accepts_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether `Accept-Encoding` allows gzip, and does not prefer an uncompressed answer (RFC 9110, 12.5.3)."""
+    """RFC 9110, 12.5.3. False if the client prefers an uncompressed answer."""
     sent = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
     qualities: dict[str, float] = {}
     for element in sent.split(","):
@@ -86,7 +81,7 @@ def accepts_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _is_worth_compressing(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the answer is worth compressing. A stream is not: its size is unknown."""
+    """False for a stream, because its size is unknown."""
     by_name = dict(headers)
     size = by_name.get(b"content-length", b"0")
     return (

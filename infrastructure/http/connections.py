@@ -3,14 +3,13 @@
 A connection is closed when its client
 
 - sends no new request for `idle_seconds` (not on a WebSocket)
-- has not sent all of a request's head `head_seconds` after the first byte of the head
-- sends nothing for `body_seconds` in the middle of a body or of a WebSocket message, while the server wants to read it
-- reads nothing of an answer for `write_seconds`. While all clients together have more than `max_unread_bytes` to read,
-  this limit is `crowded_write_seconds`
+- has not sent all of a request's head `head_seconds` after its first byte
+- sends nothing for `body_seconds` in the middle of a body or message that the server wants to read
+- reads nothing of an answer for `write_seconds`, or `crowded_write_seconds` while clients have more than
+  `max_unread_bytes` to read
 
-What an application has sent stays in memory until the client has read it. So a large answer is read from the stores
-only when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
-Answers count as unread while they wait to be compressed, and until they are compressed (`compression`).
+An answer stays in memory until the client has read it. So a large answer needs a turn, and no turn begins while
+clients have more than `max_unread_bytes` to read.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from infrastructure.http.tenant_turns import TenantTurns
 
 
 class Connection(Protocol):
-    """What `Connections` uses of a connection. `protocol.py` and `websocket_protocol.py` implement it."""
+    """What `Connections` uses of a connection."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -36,24 +35,17 @@ class Connection(Protocol):
 
 
 class ReadWatch:
-    """Measures for how long a client has read nothing of what was sent to it.
-
-    Times are those of the event loop, in seconds.
-    """
+    """Measures for how long a client has read nothing, in seconds of the event loop's clock."""
 
     def __init__(self, now: float) -> None:
         self._read_at = now
         self._unread_before = 0
 
     def client_has_read(self, now: float) -> None:
-        """Call when the client has read something."""
         self._read_at = now
 
     def seconds_without_reading(self, unread_bytes: int, now: float) -> float:
-        """How long the client has read nothing.
-
-        0 if it has read everything, or if fewer bytes are unread than at the last call.
-        """
+        """0 if the client has read everything, or if fewer bytes are unread than at the last call."""
         if unread_bytes == 0 or unread_bytes < self._unread_before:
             self._read_at = now
         self._unread_before = unread_bytes
@@ -64,7 +56,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in bytes."""
 
     idle_seconds: float = 75.0
-    """Longer than the idle time of proxies (nginx: 60 s), so that no proxy uses a connection that is being closed."""
+    """Longer than the idle time of proxies (nginx: 60 s), so that they use no connection that is being closed."""
 
     head_seconds: float = 15.0
     body_seconds: float = 30.0
@@ -72,18 +64,18 @@ class Limits(Struct, frozen=True, kw_only=True):
     crowded_write_seconds: float = 2.0
     max_unread_bytes: int = 48 * 1024 * 1024
     large_answers: int = 3
-    """How many large answers are made at a time."""
+    """At a time."""
 
     large_answers_of_tenant: int = 2
-    """How many large answers of one tenant are made at a time."""
+    """At a time."""
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0
-    """How often the connections are checked. A connection may be kept this much longer than its limit."""
+    """A connection may be kept this much longer than its limit."""
 
 
 class Connections:
-    """The connections of one server. The entry point of the program makes this object; each connection adds and removes itself."""
+    """The connections of one server."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -107,19 +99,16 @@ class Connections:
             self._timer = None
 
     def unread_bytes(self) -> int:
-        """The bytes of answers that are still in this process's memory.
-
-        Clients have not read them yet, or they are not compressed yet.
-        """
+        """Bytes of answers in this process's memory: not yet read by clients, or not yet compressed."""
         return self._uncompressed_bytes + sum(connection.unread_bytes for connection in self._open)
 
     def client_has_read(self) -> None:
-        """Call when a client has read most of what was sent to it. Large answers that wait for room then check again."""
+        """Call when a client has read most of what was sent to it."""
         self._unread_changed.set()
 
     @asynccontextmanager
     async def large_answer(self, tenant: str) -> AsyncIterator[None]:
-        """A turn to read and make a large answer for the tenant. Raises ApiError (503) if no turn begins in time."""
+        """A turn to make a large answer. Raises ApiError (503) if none begins in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):
@@ -134,10 +123,7 @@ class Connections:
 
     @asynccontextmanager
     async def compression(self, size: int) -> AsyncIterator[None]:
-        """A turn to compress an answer of this size. One answer has the turn at a time.
-
-        An answer counts as unread until its turn ends.
-        """
+        """A turn to compress an answer. The answer counts as unread until its turn ends."""
         self._uncompressed_bytes += size
         try:
             async with self._compression_turn:
@@ -152,7 +138,6 @@ class Connections:
             await self._unread_changed.wait()
 
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Closes the connections whose clients keep them waiting too long."""
         is_crowded = self.unread_bytes() > self.limits.max_unread_bytes
         write_seconds = self.limits.crowded_write_seconds if is_crowded else self.limits.write_seconds
         now = loop.time()

@@ -1,7 +1,4 @@
-"""The page that shows the OpenAPI document (`/docs`), with its script and its style.
-
-The store serves all of it, so the page works offline.
-"""
+"""The page `/docs`. It works offline."""
 
 import hashlib
 import re
@@ -19,13 +16,12 @@ _ASSETS: Final = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
-"""The files that the page loads. The package `fastapi-offline` contains them."""
+"""From the package `fastapi-offline`."""
 
 _CACHE: Final = {"cache-control": "public, max-age=86400"}
 
 
 def docs_routes(title: str) -> list[Route]:
-    """`/docs`, and a route for each file that the page loads."""
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=title,
@@ -43,7 +39,7 @@ def docs_routes(title: str) -> list[Route]:
 
 
 def _policy(page: bytes) -> str:
-    """The Content-Security-Policy of the page: it loads from this store only, and runs only its own scripts."""
+    """The page loads from this store only, and runs only its own scripts."""
     hashes = [
         b64encode(hashlib.sha256(script).digest()).decode()
         for script in re.findall(b"<script>(.*?)</script>", page, re.DOTALL)

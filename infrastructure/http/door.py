@@ -1,8 +1,4 @@
-"""Checks the credential of every request and every WebSocket before its route runs.
-
-A request with a valid credential gets a Principal. Any other request is refused. OPTIONS and the open paths need no
-credential.
-"""
+"""Checks the credential of requests and WebSockets before their route runs, except for OPEN_PATHS and OPTIONS."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -31,31 +27,26 @@ OPEN_PATHS: Final = frozenset(
         "/docs/favicon.png",
     }
 )
-"""The paths that need no credential. A path is open only if it equals one of these, byte for byte."""
+"""Paths that need no credential. They are compared byte for byte."""
 
 
 CHECK_SECONDS: Final = 2.0
 
 
 class Authenticator(Protocol):
-    """Finds the principal of a request."""
-
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Raises the errors of `infrastructure/access/refusals.py`."""
 
 
 class NoLogin:
-    """For AUTH_MODE=none: every request comes from ANONYMOUS."""
+    """For AUTH_MODE=none."""
 
     async def authenticate(self, _: HTTPConnection) -> Principal:
         return ANONYMOUS
 
 
 def authenticator_of(settings: Settings) -> Authenticator:
-    """The authenticator that AUTH_MODE names.
-
-    The apps of a process share one authenticator, because it remembers what it has checked.
-    """
+    """The apps of a process share one authenticator, because it remembers what it has checked."""
     if settings.auth_mode == "none":
         return NoLogin()
     return BearerAuthenticator(
@@ -65,12 +56,12 @@ def authenticator_of(settings: Settings) -> Authenticator:
 
 
 def opened(authenticator: Authenticator) -> AbstractAsyncContextManager[None]:
-    """Keeps the authenticator's API keys up to date until the end of the `with` block. Each app that uses the authenticator opens it."""
+    """Keeps the API keys up to date until the end of the `with` block."""
     return authenticator.opened() if isinstance(authenticator, BearerAuthenticator) else nullcontext()
 
 
 class AccessMiddleware:
-    """ASGI middleware. It puts the principal into `request.state.principal`. The middleware around it answers its errors."""
+    """ASGI middleware."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
@@ -84,43 +75,38 @@ class AccessMiddleware:
 
 
 async def authenticate(connection: HTTPConnection) -> None:
-    """Finds the principal of the request, and puts it into `connection.state.principal`.
+    """Sets `connection.state.principal`. Called again for each message of a WebSocket, and by `check_admitted`.
 
-    This is done again for each message of a WebSocket: its token may have expired, or its key may have been revoked.
-    Raises what the authenticator raises, and what `acting_as` raises.
+    Raises what the authenticator and `acting_as` raise.
     """
     authenticator: Authenticator = connection.state.authenticator
     connection.state.principal = acting_as(await authenticator.authenticate(connection), connection.headers)
 
 
 def may_be_refused(connection: HTTPConnection) -> bool:
-    """Whether an answer that has begun must end when the credential of its request is no longer valid.
+    """Whether an answer that has begun must end when its credential becomes invalid.
 
-    A key that was revoked or has expired ends every answer. An expired token ends only the answers to GET: a reply
-    that was requested in time is sent to its end.
+    An expired token ends only answers to GET, so a reply that was requested in time is sent to its end.
     """
     sender: Principal = connection.state.principal
     return sender.key_id is not None or (sender != ANONYMOUS and connection.scope.get("method") == "GET")
 
 
 async def until_refused(connection: HTTPConnection) -> None:
-    """Checks the connection's credential every CHECK_SECONDS. Raises what `check_admitted` raises."""
+    """Checks the credential every CHECK_SECONDS. Raises what `check_admitted` raises."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         await check_admitted(connection)
 
 
 async def check_admitted(connection: HTTPConnection) -> None:
-    """Raises InvalidCredential or NotPermitted if the connection's credential is no longer valid.
-
-    Does nothing if the credential cannot be checked at the moment. This is mostly a look-up in memory.
-    """
+    """Raises InvalidCredential or NotPermitted. Does nothing if the credential cannot be checked now."""
     with suppress(CannotCheckCredential):
         await authenticate(connection)
 
 
 def principal_with(connection: HTTPConnection, scope: principal.Scope) -> Principal:
-    """The request's principal. Raises NotPermitted if its scopes do not allow `scope`."""
+    """Raises NotPermitted if the principal's scopes do not allow `scope`."""
     sender: Principal = connection.state.principal
     if not sender.may(scope):
         raise NotPermitted("missing_scope", f"This needs the scope `{scope}`, which the credential does not have.")

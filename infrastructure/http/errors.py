@@ -1,11 +1,6 @@
-"""Makes the errors of the apps (`refusals.py` makes those for requests that no app sees). One table assigns the status codes.
+"""Makes the errors of the apps. One table gives each exception its status code.
 
-Errors have the shape of the OpenAI API. No error contains a traceback or content.
-
-{"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
-
-On a WebSocket an error is a message: {"type": "error", "status", "error": {…}}.
-If the response of a failed reply is, or may be, on record, the error also has `response_id`.
+No error contains a traceback or content.
 """
 
 from collections.abc import Mapping
@@ -86,9 +81,9 @@ class ErrorResponse(Struct, frozen=True):
 
 
 class ApiError(HTTPException):
-    """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help.
+    """An error as the client gets it. `param`: the wrong field, such as `items[3].role`.
 
-    `error_type`: the type that OpenAI's API gives to this error, if it differs from the type of the status.
+    `error_type`: OpenAI's type for this error, if it differs from the type of the status.
     """
 
     headers: dict[str, str]
@@ -114,10 +109,7 @@ class ApiError(HTTPException):
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
-        """Adds the response to this error and returns the error.
-
-        `is_certain`: False if it is unknown whether the response is on record.
-        """
+        """Adds the response and returns the error. `is_certain`: whether the response surely is on record."""
         self.response_id = response_id
         is_or_may_be = "is" if is_certain else "may be"
         self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
@@ -127,10 +119,7 @@ class ApiError(HTTPException):
         return ErrorResponse(ErrorDetail(self.message, self.error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
-        """The error as a message of a WebSocket, with its status.
-
-        The specification Open Responses requires a `code`. The SDKs read `headers`.
-        """
+        """As a message of a WebSocket. Open Responses requires a `code`. The SDKs read `headers`."""
         error = to_builtins(self.body().error)
         headers = {"headers": self.headers} if self.headers else {}
         return json.encode(
@@ -138,17 +127,16 @@ class ApiError(HTTPException):
         )
 
     def response(self, body: Struct | None = None) -> Response:
-        """The HTTP answer. If `body` is given, it is sent instead of `self.body()`. It must have the field `error`."""
+        """As an answer. `body` replaces `self.body()`, and must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        # Without `retry`, no Retry-After is sent. The request may be stored already, and a client that reads only this
-        # header would send it again.
+        # Only if a retry can help, because clients repeat a request whose answer has Retry-After.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(body or self.body()), self.status, headers, "application/json")
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table
-    """The error that the client receives for an error of this project or of a library."""
+    """The error that the client receives for this exception."""
     match error:
         case ApiError():
             return error
@@ -225,7 +213,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
 
 
 def _over_limit(refusal: OverLimit) -> ApiError:
-    """The 429 of OpenAI's API. Its types are `requests`, `tokens` and `insufficient_quota`."""
+    """OpenAI's types are `requests`, `tokens` and `insufficient_quota`."""
     headers = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
     if refusal.is_quota:
         code = "insufficient_quota"
@@ -240,15 +228,15 @@ def _challenge(error: InvalidCredential) -> str:
 
 
 def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
-    """A 400 that names one of the errors that pydantic found, and its field. It never contains the value that was sent.
+    """A 400 for one of pydantic's errors. It never contains the value that was sent.
 
-    `sent`: the value that was sent. `other_names` maps a parameter's name in another API to what to send here instead.
+    `other_names`: parameters of other APIs, and what to send here.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
     path = _path_of(first_error, sent)
-    # A value that fits no type of a union has an error for each type. The error deepest inside the value belongs to the
-    # type that was meant.
+    # A value that fits no type of a union has an error for each type. The deepest one belongs to the type that
+    # was meant.
     for other_error in errors:
         if len(other_path := _path_of(other_error, sent)) > len(path) and other_path[: len(path)] == path:
             first_error, path = other_error, other_path
@@ -264,7 +252,7 @@ def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = 
 
 
 def _path_of(error: ErrorDetails, sent: Any) -> list[int | str]:
-    """The path of the wrong field. Pydantic's own path also names the types of a union that it tried: these are left out."""
+    """Pydantic's path also names the types of a union that it tried."""
     path: list[int | str] = []
     for step in error["loc"]:
         in_list = isinstance(sent, list) and isinstance(step, int) and step < len(sent)
@@ -277,10 +265,7 @@ def _path_of(error: ErrorDetails, sent: Any) -> list[int | str]:
 
 
 def reported(error: Exception) -> ApiError:
-    """The error that the client receives. Logs each 5xx that was not raised as an ApiError.
-
-    The log line of a 500 also has the stack frames.
-    """
+    """The error that the client receives. Logs each 5xx that was not raised as an ApiError."""
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)
@@ -288,5 +273,4 @@ def reported(error: Exception) -> ApiError:
 
 
 async def answer_error(_: HTTPConnection, error: Exception) -> Response:
-    """The answer to any exception."""
     return reported(error).response()

@@ -1,8 +1,6 @@
-"""Answers a request with a stream of server-sent events. While there are no events, the stream sends comments.
+"""Answers a request with server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-Without the comments, proxies and clients would drop the silent connection.
-
-Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+While there are no events, comments are sent, because proxies and clients would drop a silent connection.
 """
 
 import asyncio
@@ -28,7 +26,7 @@ _HEADERS: Final = {"x-accel-buffering": "no"}
 
 
 def on_one_line(json_text: bytes) -> bytes:
-    """JSON text for a `data:` line. Escapes the characters at which some clients wrongly end a line: U+2028, U+2029 and U+0085."""
+    """Escapes the characters at which some clients wrongly end a line."""
     if json_text.isascii():
         return json_text
     return (
@@ -39,10 +37,7 @@ def on_one_line(json_text: bytes) -> bytes:
 
 
 def error_event(error: Exception) -> bytes:
-    """The event that says why a stream ends. Its data is an ErrorResponse.
-
-    It has no id, so a client that reconnects still asks for the events after the last one with an id.
-    """
+    """Says why a stream ends. This event has no id, so a client that reconnects asks for the events after the last one."""
     return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + END_OF_EVENT
 
 
@@ -52,11 +47,9 @@ def head_of_stream(headers: Mapping[str, str]) -> Response:
 
 
 class EventStream(StreamingResponse):
-    """A stream of events. `events` yields them encoded, in slices of any length.
+    """An answer with server-sent events. `events` yields encoded events in slices of any length.
 
-    After each `comment_seconds` without a slice, a comment is sent. If the request's credential becomes invalid and the
-    stream must then end (`may_be_refused`), an event `error` is sent first. Neither is sent if the last slice ended inside
-    an event.
+    Comments and the last `error` are not sent inside an event.
     """
 
     body_iterator: AsyncIterator[bytes]
@@ -68,7 +61,7 @@ class EventStream(StreamingResponse):
         self._in_event = False
         self._sending = asyncio.Lock()
         self._connection: HTTPConnection | None = None
-        """The connection of the request, if its credential may be refused while the stream runs."""
+        """Set if the credential may be refused while the stream runs."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if may_be_refused(connection := HTTPConnection(scope)):
@@ -88,10 +81,6 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_while_admitted(self, send: Send, connection: HTTPConnection) -> None:
-        """Sends the events.
-
-        If the connection's credential is refused meanwhile, sends an event that says so, and ends.
-        """
         sending = asyncio.create_task(self._send_events(send))
         refused = asyncio.create_task(until_refused(connection))
         try:

@@ -1,4 +1,4 @@
-"""The JSON of feedback, which both APIs answer with."""
+"""The JSON of feedback."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated

@@ -1,7 +1,4 @@
-"""Schemas of items, for the OpenAPI document: which items are accepted, and how clients get them back.
-
-`domain/items.py` checks and shapes items. New types and fields appear all the time, so every item may have further fields.
-"""
+"""Schemas of items, for the OpenAPI document only. Every item may have further fields."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -99,10 +96,10 @@ class ItemList(BaseModel):
 
 
 ItemJson = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Item"})]
-"""An item as JSON text, for a field of a msgspec struct."""
+"""As JSON text, for a field of a msgspec struct."""
 
 EncodableItem = Annotated[Any, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Item"})]
-"""An item as JSON text, or as a value that msgspec encodes, for a field of a msgspec struct."""
+"""As JSON text, or as a value that msgspec encodes."""
 
 
 class InputMessage(OpenModel):
@@ -159,7 +156,7 @@ class InputItem(RootModel[InputMessage | InputFunctionCall | InputCustomToolCall
 
 
 class DescribedAs:
-    """`Annotated[Any, DescribedAs(Model)]`: pydantic accepts any value, and the document names Model. Other code checks the value."""
+    """Annotates a field: pydantic accepts any value, and the OpenAPI document names the model."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""Applies the limits to requests. Each request with a principal gets an Allowance, and the answer says what is left of the limits."""
+"""Applies the limits to requests."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,7 @@ from infrastructure.limits.limiter import Limiter
 
 
 class LimitsMiddleware:
-    """ASGI middleware, inside AccessMiddleware. It puts an Allowance into `request.state.allowance`, and ends it with the request.
-
-    RequestMiddleware adds the Allowance's headers to the answer. A request that needs no credential has no Allowance.
-    """
+    """ASGI middleware. A request with a principal gets an Allowance, which ends with the request."""
 
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
         self._app = app
@@ -57,7 +54,7 @@ def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
 
 
 def body_size(scope: Scope) -> int | None:
-    """The size of the request's body, from `Content-Length`. None if that header is absent or is not a number."""
+    """From `Content-Length`."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
@@ -72,13 +69,12 @@ async def count_request(connection: HTTPConnection) -> Allowance:
 
 
 def allowance_of(connection: HTTPConnection) -> Allowance:
-    """The Allowance of a request."""
     allowance: Allowance = connection.state.allowance
     return allowance
 
 
 def limits_check(limiter: Limiter) -> Mapping[str, Check]:
-    """The readiness check `limits`: whether the process counts together with the other processes. Empty if nothing is limited."""
+    """The check whether this process counts together with the others. Empty if nothing is limited."""
 
     async def limits() -> bool:
         return limiter.is_shared

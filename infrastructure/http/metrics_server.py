@@ -1,7 +1,4 @@
-"""Serves `/metrics` on a port of its own, on the process's event loop. A request needs no credential.
-
-For a process without an API, it also serves `/health`.
-"""
+"""Serves `/metrics` on a port of its own, without a credential."""
 
 import asyncio
 import socket
@@ -29,10 +26,9 @@ SHUTDOWN_TIMEOUT_SECONDS = 1
 async def serve_metrics(
     metrics: Metrics, port: int, checks: Callable[[], Mapping[str, bool]] | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[int]:
-    """Serves `/metrics` until the block ends; with `checks`, also `/health/ready` and `/health/live`. Yields the port.
+    """Serves `/metrics`, and with `checks` also `/health/live` and `/health/ready`. Yields the port.
 
-    `port` 0 takes a free port. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port
-    is taken.
+    `port` 0 takes a free port. Raises OSError if the port is taken.
     """
     config = uvicorn.Config(
         metrics_app(metrics, checks),
@@ -56,7 +52,6 @@ async def serve_metrics(
 
 
 def metrics_app(metrics: Metrics, checks: Callable[[], Mapping[str, bool]] | None) -> Starlette:
-    """The app, without a server."""
 
     async def metrics_page(_: Request) -> Response:
         body, content_type = metrics.render()
@@ -80,7 +75,7 @@ def _health_routes(checks: Callable[[], Mapping[str, bool]]) -> list[Route]:
 
 
 class _Server(uvicorn.Server):
-    """Handles no signals: the process handles them, and stops this server."""
+    """The process handles the signals, and stops this server."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,7 +1,4 @@
-"""Makes the OpenAPI document of one API's routes, and combines the documents of both APIs into one.
-
-`scripts/gateway.py` serves the combined document. `scripts/openapi.py` writes it to the file that nginx serves.
-"""
+"""Makes the OpenAPI document of each API, and combines both."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -26,10 +23,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescribedRoute(APIRoute):
-    """A route with its Operation, and the scope that it needs. `scope` is None if the route needs no credential.
-
-    FastAPI describes the route, but never serves it: see `app.py`.
-    """
+    """A route that FastAPI describes but never serves. `scope` None: no credential needed."""
 
     def __init__(
         self,
@@ -59,14 +53,13 @@ class DescribedRoute(APIRoute):
 
 
 def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
-    """The document of these routes."""
     document = get_openapi(title=title, version=VERSION, description=DESCRIPTION, servers=SERVERS, routes=routes)
     operations = [route.operation for route in routes if isinstance(route, DescribedRoute)]
     return {**document, "components": components(operations), "security": [{"bearer": []}, {}]}
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Combines documents into one. A path that is in several documents gets the methods of all of them."""
+    """A path that is in several documents gets the methods of all of them."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:

@@ -1,9 +1,4 @@
-"""What the OpenAPI document says about one route: parameters, body, answers, errors, and headers.
-
-Nothing here validates a request or makes an answer: the routes do that. The schemas come from the types in the code:
-pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other answers). An
-operation refers to a schema by name; `components` makes all schemas of a document, each once.
-"""
+"""What the OpenAPI document says about one route. Nothing here validates a request or makes an answer."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -47,7 +42,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     503: ("Unavailable", "A database is unavailable, the views are behind, or the store is too busy."),
     504: ("ModelTimedOut", "The provider of the model did not answer in time."),
 }
-"""By status: the name of the answer in the document, and its description."""
+"""By status: the name of the answer, and its description."""
 
 HEADERS: Final[Mapping[str, str]] = {
     "X-Request-ID": "The request's id, which is also in the logs. A client may send its own.",
@@ -73,10 +68,9 @@ HEADERS: Final[Mapping[str, str]] = {
         )
     },
 }
-"""The headers of answers. A header means the same on every route."""
+"""A header of an answer means the same on every route."""
 
 LIMIT_HEADERS: Final = tuple(name for name in HEADERS if "RateLimit" in name)
-"""The headers of every answer to a request that counts against a limit."""
 
 CREDENTIAL: Final = (
     "A token of the user service, or an API key. A store with AUTH_MODE=none needs neither. With the scope `act_as`, the header `X-Subject` names "
@@ -107,7 +101,7 @@ _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One operation. `answer` and `events`: the types of a JSON answer and of a stream's events. `errors`: the statuses of its errors."""
+    """One route in the document. `answer`, `events`: the types of a JSON answer and of a stream's events."""
 
     answer: type | None = None
     events: type | None = None
@@ -117,21 +111,19 @@ class Operation(Struct, frozen=True, kw_only=True):
     body: type[BaseModel] | None = None
     body_required: bool = True
     body_media: str = JSON
-    """The media type of the body. For JSON lines, `body` is the type of a line."""
+    """For JSON lines, `body` is the type of a line."""
     error_bodies: Mapping[int, type] = MappingProxyType({})
-    """By status: the type of a body that may be sent instead of an ErrorResponse."""
+    """By status: the type of a body that may replace an ErrorResponse."""
     may_be_unmodified: bool = False
-    """Whether the answer to `If-None-Match` can be a 304."""
+    """Whether `If-None-Match` can lead to a 304."""
 
     @property
     def models(self) -> set[type]:
-        """The types whose schemas the operation refers to."""
         return {
             model for model in (self.answer, self.events, self.body, *self.error_bodies.values()) if model is not None
         }
 
     def described(self) -> Schema:
-        """The operation in the form of the OpenAPI document."""
         operation: Schema = {"parameters": list(self.parameters), "responses": self._responses()}
         if self.body is not None:
             content = {"schema": reference(self.body)}
@@ -159,7 +151,6 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 
 def reference(model: type) -> Schema:
-    """A reference to the schema of a type."""
     return {"$ref": _SCHEMA + model.__name__}
 
 
@@ -168,7 +159,7 @@ def _header_reference(name: str) -> Schema:
 
 
 def _server_sent_event(data: type) -> Schema:
-    """A server-sent event whose data is JSON, as OpenAPI 3.2 (4.14.3) describes one."""
+    """As OpenAPI 3.2 (4.14.3) describes one."""
     return {
         "type": "object",
         "required": ["data"],
@@ -181,7 +172,6 @@ def _server_sent_event(data: type) -> Schema:
 
 
 def path_parameters(names: Iterable[str]) -> Iterable[Schema]:
-    """The ids in a path."""
     return ({"name": name, "in": "path", "required": True, "schema": _path_schema(id_pattern(name))} for name in names)
 
 
@@ -190,10 +180,7 @@ def _path_schema(pattern: str | None) -> Schema:
 
 
 def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
-    """A parameter for each field of a query model.
-
-    A field whose default is null may be absent, but it cannot be sent as null.
-    """
+    """A parameter may be absent, but not null."""
     schema = query.model_json_schema()
     for name, field in schema.get("properties", {}).items():
         described = _without_null(field)
@@ -203,7 +190,6 @@ def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
 
 
 def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
-    """Headers of the request, with their descriptions."""
     return (
         {"name": name, "in": "header", "schema": {**_REQUEST_HEADERS[name]}, "description": description}
         for name, description in headers.items()
@@ -211,14 +197,14 @@ def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
 
 
 def _without_null(field: Schema) -> Schema:
-    """The schema of the values that a parameter may have, without null: a client leaves the parameter out instead."""
+    """A client leaves a parameter out instead of sending null."""
     described = {name: value for name, value in field.items() if value is not None and name != "title"}
     options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
     return described | options[0] if options else described
 
 
 def components(operations: Iterable[Operation]) -> Schema:
-    """The components that operations refer to: schemas, errors and headers."""
+    """The components that operations refer to."""
     operations = list(operations)
     statuses = {status for operation in operations for status in operation.errors}
     bodies = {operation.body for operation in operations if operation.body is not None}
@@ -245,11 +231,9 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 
 
 def _plain(schema: Any) -> Any:
-    """The schema without the titles that pydantic makes from names, and without defaults.
+    """Without titles and defaults. Code generators make a field with a default a required field.
 
-    Defaults are removed because code generators make a field that has a default a required field. An enum of one
-    string, such as the `object` of msgspec's structs, becomes a constant. A property that is named `title` or
-    `default` stays: its value is a schema.
+    A property that is named `title` or `default` stays.
     """
     match schema:
         case {"enum": [str(constant)]} if len(schema) == 1:
@@ -267,7 +251,7 @@ def _plain(schema: Any) -> Any:
 
 
 def _error(status: int, body: type | None = None) -> Schema:
-    """The answer with an error. `body`: the type that its body may have instead of ErrorResponse."""
+    """The description of an error. `body`: the type that it may have instead of ErrorResponse."""
     names = ("X-Request-ID", "X-Should-Retry", *LIMIT_HEADERS, *_ERROR_HEADERS.get(status, ()))
     error = reference(ErrorResponse)
     schema = error if body is None else {"anyOf": [reference(body), error]}

@@ -1,7 +1,4 @@
-"""Checks ids in a path, in a body or in a parameter.
-
-A malformed id is answered with 400, before anything is looked up.
-"""
+"""Checks the form of ids before anything is looked up."""
 
 import re
 from collections.abc import Sequence
@@ -14,40 +11,37 @@ from infrastructure.http.served_paths import template_of
 from infrastructure.ids import CONVERSATION, KEY, is_id, response_id_of
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY}
-"""Path parameters that are ids, with the prefix of such an id. None: an item's prefix depends on its type."""
+"""None: an item's prefix depends on its type."""
 
 _REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
-"""Path parameters that name a reply, and how such an id begins. Each of them accepts both forms, because ids of both forms name the same record."""
+"""Each parameter accepts both forms, because both name the same record."""
 
 _NAMES = frozenset({"model_id"})
-"""Path parameters that may have any text: they are not ids of this store."""
+"""These are no ids of this store."""
 
 
 def id_names(path: str) -> list[str]:
-    """The names of the ids in a route's path, in order: `["conversation_id"]` for `/v1/conversations/{conversation_id}`."""
+    """`["conversation_id"]` for `/v1/conversations/{conversation_id}`."""
     return re.findall(r"{(\w+)(?::path)?}", path)
 
 
 def id_pattern(name: str) -> str | None:
-    """The form of this path parameter, as a regular expression; None if it may have any text."""
+    """A regular expression; None if any text is allowed."""
     if name in _REPLIES:
         return f"^({'|'.join(_REPLIES.values())})[0-9a-f]{{32}}$"
     return None if name in _NAMES else f"^{_PREFIXES[name] or '[a-z]{1,12}'}_[0-9a-f]{{32}}$"
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
-    """The ids of these names in the request's path. A chat completion's id becomes that of the response.
+    """The ids in the request's path. A chat completion's id becomes that of the response. Raises ApiError (400).
 
-    Raises ApiError (400) for the first id that is malformed.
-
-    Raises HTTPException (405) if the path is a served path without ids, such as `/v1/responses/compact`, which serves
-    other methods.
+    Raises HTTPException (405) if the path is a served path without ids.
     """
     try:
         return [_path_id(request.path_params[name], name) for name in names]
     except ApiError:
         if "{" not in (template_of(request.scope["path"]) or "{"):
-            # This text is not an id but the end of another path, which serves other methods: `/v1/responses/compact`.
+            # This text is the end of another path, such as `/v1/responses/compact`.
             raise HTTPException(405) from None
         raise
 
@@ -59,7 +53,7 @@ def _path_id(text: str, name: str) -> str:
 
 
 def check_reply_id(text: str, param: str) -> str:
-    """The id of the response that `text` names, as a response or as a chat completion. If it is malformed, raises ApiError (400) that names `param`."""
+    """The response's id, from an id of either form. Raises ApiError (400)."""
     response_id = response_id_of(text)
     if response_id is None:
         raise _malformed(param, _REPLIES.get(param, _REPLIES["completion_id"]))
@@ -67,7 +61,7 @@ def check_reply_id(text: str, param: str) -> str:
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:
-    """Returns the id unchanged. If it is malformed, raises ApiError (400) that names `param`."""
+    """Raises ApiError (400) if the id is malformed."""
     if not is_id(text, prefix):
         raise _malformed(param, f"{prefix or 'msg'}_")
     return text

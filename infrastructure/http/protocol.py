@@ -1,8 +1,6 @@
-"""HTTP/1.1 with limits: uvicorn's protocol, extended. A connection whose client keeps it waiting is closed.
+"""HTTP/1.1 with limits: uvicorn's protocol, extended.
 
-`connections.py` has the limits. A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A
-request that asks for another upgrade, such as `Upgrade: h2c`, is served as if it did not ask. RFC 9110, 7.8 allows
-that.
+A request for an upgrade other than WebSocket is served as if it did not ask (RFC 9110, 7.8).
 """
 
 import asyncio
@@ -33,16 +31,16 @@ _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31} ")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection. A head has at most MAX_HEAD_BYTES. A refused request gets a JSON error. Made by `bounded_protocol`."""
+    """A connection. A refused request gets a JSON error."""
 
     server_connections: Connections
 
     _waits_for: Literal["request", "head", "body"] = "request"
     _deadline = math.inf
-    """The latest time, on the event loop's clock, at which the client may send what the connection waits for."""
+    """When the client must have sent what the connection waits for, on the event loop's clock."""
 
     _head_bytes = 0
-    """The bytes of the current head, not counting the chunk in which the head began."""
+    """Without the chunk in which the head began."""
 
     _head_began_in_chunk = False
     _read_watch: ReadWatch
@@ -118,13 +116,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait_for("request")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers a request that is refused, or bytes that are not an HTTP request. Then closes the connection."""
+        """Answers a refused request, or bytes that are no HTTP. Closes the connection."""
         self._refuse(self._refused or Refused(400, msg, "malformed_request"))
 
     # Called by `_Parser`
 
     def asks_for_websocket(self) -> bool:
-        """Whether the head that was just parsed opens a WebSocket. While an earlier request is being answered, no head does."""
+        """Whether the parsed head opens a WebSocket. While an earlier request is being answered, none does."""
         return (
             self.ws_protocol_class is not None
             and self.parser.get_method() == b"GET"
@@ -134,7 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def become_websocket(self, rest: bytes) -> None:
-        """Passes the connection on, with the head that was just parsed and the bytes that came after it."""
+        """Passes the connection on to a WebSocket. `rest`: the bytes that came after the parsed head."""
         self._waits_for, self._deadline = "request", math.inf
         self.server_connections.remove(self)
         self.connections.discard(self)
@@ -147,14 +145,10 @@ class BoundedProtocol(HttpToolsProtocol):
         protocol.data_received(self._head(self.headers) + rest)
 
     def head_without_upgrade(self) -> bytes:
-        """The head that was just parsed, without the header `Upgrade`."""
         return self._head([header for header in self.headers if header[0] != b"upgrade"])
 
     def note_invalid_method(self, start: bytes) -> None:
-        """`start`: the bytes that the parser does not accept as a method.
-
-        If they have the form of a method, the answer will be 501.
-        """
+        """The parser refused the method at `start`. If it has the form of a method, the answer is 501."""
         if _METHOD.match(start):
             self._refusal(Refused(501, "This server does not know the method.", "method_not_implemented"))
 
@@ -165,7 +159,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.transport.get_write_buffer_size()
 
     def check(self, now: float, write_seconds: float) -> None:
-        """Closes the connection if its client has kept it waiting too long."""
         if self._read_watch.seconds_without_reading(self.unread_bytes, now) >= write_seconds:
             log.info("connection_aborted", reason="answer_not_read", unread_bytes=self.unread_bytes)
             self.transport.abort()
@@ -196,16 +189,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + seconds
 
     def _refusal(self, refused: Refused) -> Refused:
-        """Stores the error for `send_400_response`, and returns it.
-
-        The parser replaces an error that a callback raises with its own error. So `send_400_response` does not receive
-        ours.
-        """
+        """Stores the error, because the parser raises an error of its own in place of a callback's."""
         self._refused = refused
         return refused
 
     def _refuse(self, refused: Refused) -> None:
-        """Sends the error, unless an answer has already begun, and closes the connection."""
+        """Sends the error, unless an answer has begun, and closes the connection."""
         self._deadline = math.inf
         if self.transport.is_closing():
             return
@@ -219,15 +208,12 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _origin_form(self) -> bytes:
-        """The path and query of a request target that is an absolute URL. The URL's host becomes the header `Host`.
-
-        The target `*` of OPTIONS stays. Raises Refused for `*` of another method.
-        """
+        """The path and query of an absolute URL. The target `*` of OPTIONS stays. Raises Refused."""
         if self.url == b"*":
             if self.parser.get_method() == b"OPTIONS":
                 return self.url
             raise self._refusal(Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
-        # The host in an absolute URL replaces the one in the header `Host` (RFC 9112, 3.2.2).
+        # This host replaces the header `Host` (RFC 9112, 3.2.2).
         authority = _AUTHORITY_END.split(self.url.partition(b"://")[2], maxsplit=1)[0]
         self.headers[:] = [*(header for header in self.headers if header[0] != b"host"), (b"host", authority)]
         parts = httptools.parse_url(self.url)
@@ -235,10 +221,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Parser:
-    """httptools' parser, extended for requests that ask for an upgrade to something other than WebSocket.
+    """httptools' parser, extended for requests that ask for another upgrade than WebSocket.
 
-    httptools itself stops after the head of such a request. So a new parser gets the same head without `Upgrade`, and
-    then reads the body as usual.
+    httptools stops after such a head. A new parser gets the head without `Upgrade`, and reads the body.
     """
 
     def __init__(self, protocol: BoundedProtocol) -> None:
@@ -246,13 +231,13 @@ class _Parser:
         self._parser = _new_parser(protocol)
 
     def feed_data(self, data: bytes) -> None:
-        """Parses the next bytes of the connection. Raises HttpParserError."""
+        """Raises HttpParserError."""
         rest = memoryview(data)
         while True:
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
-                rest = rest[upgrade.args[0] :]  # as documented, the offset of the data that is not HTTP
+                rest = rest[upgrade.args[0] :]  # the documented offset of the data that is not HTTP
                 if self._protocol.asks_for_websocket():
                     self._protocol.become_websocket(bytes(rest))
                     return
@@ -279,10 +264,7 @@ class _Parser:
 
 
 def _limit_unsent(transport: asyncio.Transport) -> None:
-    """Limits how much data the kernel holds unsent.
-
-    If it held megabytes, this process would notice too late that a slow client has read something.
-    """
+    """Limits what the kernel holds. Without this, the process notices too late that a slow client has read something."""
     connected = transport.get_extra_info("socket")
     if sys.platform == "linux" and connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
         connected.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
@@ -290,13 +272,13 @@ def _limit_unsent(transport: asyncio.Transport) -> None:
 
 def _new_parser(protocol: BoundedProtocol) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
-    # As uvicorn does: bytes that follow a request with `Connection: close` are not an error.
+    # As in uvicorn: bytes after a request with `Connection: close` are no error.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 
 
 def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
-    """The protocol of a server with these connections, as `uvicorn.Config(http=…)` takes it."""
+    """The class for `uvicorn.Config(http=…)`."""
     return type("BoundedProtocol", (BoundedProtocol,), {"server_connections": connections})
 
 

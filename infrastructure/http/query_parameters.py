@@ -1,4 +1,4 @@
-"""Reads the query of a URL. An unknown name is answered with 400: a mistyped `as_of` must not get the newest items."""
+"""Reads the query of a URL. A mistyped `as_of` must not get the newest items, so unknown names are refused."""
 
 from collections.abc import Callable
 from typing import Self
@@ -9,11 +9,11 @@ from starlette.requests import HTTPConnection, Request
 from infrastructure.http.errors import ApiError, invalid
 
 ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
-"""Parameters that official clients may send with any request. An answer is complete without `include`. Azure's client sends `api-version`."""
+"""Official clients send these with any request. An answer is complete without `include`."""
 
 
 def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> None:
-    """Raises ApiError (400) for the first parameter that is neither served nor in ACCEPTED_EVERYWHERE."""
+    """Raises ApiError (400) for the first unknown parameter."""
     for name in request.query_params:
         if name not in ACCEPTED_EVERYWHERE and not is_served(name):
             raise ApiError(400, f"Unknown query parameter: `{name[:64]}`.", code="unknown_parameter", param=name[:64])
@@ -26,14 +26,13 @@ class QueryParameters(BaseModel):
 
     @classmethod
     def serves(cls, name: str) -> bool:
-        """Whether there is a parameter of this name."""
         return any(name in (field.alias, field_name) for field_name, field in cls.model_fields.items())
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """The parameters of this request. Raises ApiError (400) for an unknown name and for an invalid value.
+        """If a parameter is repeated, its last value counts. With `[]`, all values become a list.
 
-        If a parameter is repeated, its last value counts. If its name ends in `[]`, all its values become a list.
+        Raises ApiError (400).
         """
         params = request.query_params
         check_names(request, cls.serves)

@@ -1,4 +1,4 @@
-"""The answers of `/health/live` and `/health/ready`, and how the checks are run."""
+"""The answers of `/health/live` and `/health/ready`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +28,7 @@ class Readiness(Struct, frozen=True):
 
 
 async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
-    """Runs all checks at once. A check that raises or takes longer than CHECK_TIMEOUT_SECONDS has failed."""
+    """A check that raises or takes too long has failed."""
 
     async def passes(check: Check) -> bool:
         try:
@@ -42,7 +42,7 @@ async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
 
 
 def readiness(passed: Mapping[str, bool], needed: frozenset[str]) -> Response:
-    """A Readiness: 200 while every needed check passes, else 503."""
+    """200 while every needed check passes, otherwise 503."""
     serving = all(passed.get(name, False) for name in needed)
     status: Literal["ready", "degraded", "unavailable"] = "ready" if all(passed.values()) else "degraded"
     body = Readiness(

@@ -1,4 +1,4 @@
-"""The error for a request that is refused before the application sees it, and the bytes of the answer."""
+"""The error for a request that the application does not see."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from infrastructure.ids import mint
 
 
 class Refused(Exception):
-    """A request that is refused. The connection is closed after the answer."""
+    """Why a request is refused. The connection is closed after the answer."""
 
     def __init__(self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -20,7 +20,6 @@ class Refused(Exception):
 
 
 def refusal_headers(refused: Refused, body: bytes) -> dict[str, str]:
-    """The headers of the answer with this body."""
     return {
         "content-type": "application/json",
         "content-length": str(len(body)),
@@ -33,7 +32,7 @@ def refusal_headers(refused: Refused, body: bytes) -> dict[str, str]:
 
 
 def refusal_body(refused: Refused) -> bytes:
-    """The error in the same shape as all other errors (`errors.py`)."""
+    """In the shape of all other errors."""
     error = {"message": refused.message, "type": "invalid_request_error", "param": None, "code": refused.code}
     return msgspec.json.encode({"error": error})
 

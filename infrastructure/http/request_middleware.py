@@ -1,7 +1,4 @@
-"""The middleware around every request and every WebSocket.
-
-It checks what web pages may do, gives the request its id, answers errors, counts the request and writes its log line.
-"""
+"""The middleware around every request and every WebSocket."""
 
 import re
 import time
@@ -21,14 +18,15 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NOT_LOGGED = "/health"
 _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-"""The messages that begin an answer. The last one begins an HTTP answer that refuses a WebSocket."""
+"""The last one refuses a WebSocket."""
 
 
 class RequestMiddleware:
-    """ASGI middleware. The client's `X-Request-ID` is used if it matches `_REQUEST_ID`; otherwise a new one is minted.
+    """ASGI middleware. Gives each request an id, records it, and answers its errors.
 
-    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner
-    middleware may put further headers of the answer into `request.state.answer_headers`.
+    The client's `X-Request-ID` is used if it matches `_REQUEST_ID`.
+
+    Inner middleware may put headers of the answer into `request.state.answer_headers`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, web_pages: WebPages) -> None:
@@ -59,21 +57,21 @@ class RequestMiddleware:
             self._web_pages.check(scope)
             await (self._web_pages.preflight(scope) or self._app)(scope, receive, send_with_headers)
         except Exception as error:
-            if status:  # The status line is already sent, so only a broken connection tells the client of the error.
+            if status:  # only a broken connection tells the client of the error now
                 log.exception("request_failed", path=loggable_path(scope["path"]))
                 raise
             response = await answer_error(HTTPConnection(scope), error)
             await response(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", None)
-            # A WebSocket is opened with a GET. It is recorded when it ends.
+            # A WebSocket is opened with a GET, and recorded when it ends.
             method = scope.get("method", "GET")
             seconds = time.perf_counter() - started
             record_request(self._metrics, method, scope["path"], route, status=status, seconds=seconds)
 
 
 def record_request(metrics: Metrics, method: str, path: str, route: str | None, *, status: int, seconds: float) -> None:
-    """Counts an answered request, and logs it unless its path is below `/health`. `route` is the path's template; None when no route matched."""
+    """Counts a request, and logs it unless it is a health check. `route`: the path's template, if one matched."""
     metrics.observe_request(method, route, status, seconds)
     if not path.startswith(_NOT_LOGGED):
         log.info(

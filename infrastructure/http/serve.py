@@ -1,7 +1,4 @@
-"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT.
-
-The API's metrics are served on METRICS_PORT.
-"""
+"""Serves an API with uvicorn, and its metrics on METRICS_PORT."""
 
 import gc
 import math
@@ -31,11 +28,9 @@ SHUTDOWN_TIMEOUT_SECONDS = 10
 OPEN_FILES = 65_536
 
 RECENT_COLLECTIONS = 1_000
-"""A full garbage collection follows this many collections of the middle generation, which happen every 7,000 new objects.
+"""How many collections of recent objects come before a full one. Python's default is 10.
 
-Python's default is 10. A full collection stops all requests for 30 to 170 ms of processor time. The longer the process
-has run, the longer this takes. In the benchmarks, full collections found no garbage. A collection of the two young generations takes at
-most a few milliseconds.
+A full collection stops all requests for 30 to 170 ms, and found no garbage in the benchmarks.
 """
 
 
@@ -48,12 +43,8 @@ def serve(
     *,
     sockets: Sequence[socket.socket] = (),
 ) -> None:
-    """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
-
-    Also stops when the app sets `shutdown`. If no signal has arrived, the process exits with status 1.
-    """
-    # Imported modules live as long as the process. After `gc.freeze`, the garbage collector does not scan their
-    # half a million objects.
+    """Serves until a signal, or until the app sets `shutdown`. Without a signal, the process exits with status 1."""
+    # After `gc.freeze`, the garbage collector does not scan the half a million objects of imported modules.
     gc.collect()
     gc.freeze()
     gc.set_threshold(700, 10, RECENT_COLLECTIONS)
@@ -84,10 +75,7 @@ def serve(
 
 
 def allow_open_files() -> None:
-    """Raises the process's soft limit of open files to OPEN_FILES, or to the hard limit if that is lower.
-
-    Each client of a stream needs an open file.
-    """
+    """Raises the limit of open files, because each client of a stream needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -95,10 +83,7 @@ def allow_open_files() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Sets `shutdown` when a signal arrives, before uvicorn waits for running requests.
-
-    Streams would not end by themselves.
-    """
+    """Sets `shutdown` before uvicorn waits for running requests, because streams would not end by themselves."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings, metrics: Metrics, shutdown: threading.Event) -> None:
         super().__init__(config)

@@ -1,7 +1,6 @@
-"""Every path that the two APIs serve, with its methods, and the message of the 404 for any other path.
+"""Every path that the two APIs serve, and the message of a 404.
 
-Clients reach both APIs at one address. So each app answers for both: `Allow` names the methods of both, and a 404 names paths of both.
-A test compares this table with the routes of the apps. `loggable_path` says how a path is logged.
+Each app knows the paths of both, because clients reach both at one address.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,14 +95,14 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         _PROVIDER,
     ),
 }
-"""What to use instead of a path that is not served here, by the first step of the path, `/v1` not counted. Most of these are parts of the OpenAI API."""
+"""By a path's first step after `/v1`: what to use instead."""
 
 _START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
 _NOT_SERVED = "Nothing is served at this path."
 _MAX_STEPS = 16
 
 _PATTERNS = [(template, compile_path(template)[0]) for template in sorted(SERVED, key=lambda path: "{" in path)]
-"""Paths without ids come first: `/v1/responses/compact` is not a response."""
+"""Paths without ids come first, so `compact` in `/v1/responses/compact` is not taken for an id."""
 
 
 _WORDS = frozenset({step for template in SERVED for step in template.split("/") if "{" not in step} | {*_ELSEWHERE})
@@ -111,21 +110,18 @@ _MAX_LOGGED_STEPS = 12
 
 
 def loggable_path(path: str) -> str:
-    """The path with `*` for each step that is neither a word of the API nor an id.
-
-    Such a step may be a text or a key.
-    """
+    """Writes `*` for each step that is neither a word of the API nor an id. Such a step may be a text or a key."""
     steps = path.split("/", _MAX_LOGGED_STEPS)
     return "/".join([step if step in _WORDS or is_id(step) or response_id_of(step) else "*" for step in steps])
 
 
 def template_of(path: str) -> str | None:
-    """The template of a served path, such as `/v1/responses/{response_id}`. None if the path is not served."""
+    """Such as `/v1/responses/{response_id}`. None if the path is not served."""
     return next((template for template, pattern in _PATTERNS if pattern.match(path)), None)
 
 
 def allowed_methods(path: str) -> str:
-    """The value of `Allow` for a path; empty if the path is not served. The path `*` means the whole server."""
+    """The value of `Allow`; empty if the path is not served. `*` means the whole server."""
     template = template_of(path)
     served = " ".join(SERVED.values()) if path == "*" else SERVED.get(template or "", "")
     methods = {*served.split()}
@@ -135,10 +131,7 @@ def allowed_methods(path: str) -> str:
 
 
 def not_served(path: str) -> str:
-    """The message of a 404: what to use instead, or which similar paths are served.
-
-    It never contains the path that was sent.
-    """
+    """The message of a 404. It never contains the path that was sent."""
     steps = [step for step in path.split("/", _MAX_STEPS) if step][:_MAX_STEPS]
     return f"{_NOT_SERVED} {_use_instead(steps) or _meant(steps) or _subpaths(steps) or _similar(steps) or _START}"
 
@@ -149,7 +142,7 @@ def _use_instead(steps: Sequence[str]) -> str | None:
 
 
 def _meant(steps: Sequence[str]) -> str | None:
-    """The message that names the served path that the client probably meant: it sent `/v1` twice, another prefix, no `/v1`, or a slash at the end."""
+    """For a wrong prefix, or a slash at the end."""
     for rest in (steps[start:] for start in range(len(steps))):
         for path in ("/".join(["", *rest]), "/".join(["", "v1", *rest])):
             if (template := template_of(path)) is not None:
@@ -158,7 +151,7 @@ def _meant(steps: Sequence[str]) -> str | None:
 
 
 def _subpaths(steps: Sequence[str]) -> str | None:
-    """The message for a path that begins with a served path: it lists what is served below the longest such path."""
+    """Lists the paths below a served beginning of this path."""
     for end in range(len(steps) - 1, 1, -1):
         template = template_of("/".join(["", *steps[:end]]))
         subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []
@@ -168,7 +161,6 @@ def _subpaths(steps: Sequence[str]) -> str | None:
 
 
 def _paths_under(template: str) -> Iterator[str]:
-    """The served paths with one more step, which is not an id."""
     return (path for path in SERVED if path.rpartition("/")[0] == template and "{" not in path[len(template) :])
 
 

@@ -1,4 +1,4 @@
-"""JSON in the answers of both APIs: conversations, and lists that are joined from JSON texts."""
+"""JSON in the answers of both APIs."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ JSON = "application/json"
 def json_response(
     body: bytes | Mapping[str, object] | Struct, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A response with a JSON body. Bytes are sent unchanged: they must be JSON text."""
+    """Bytes are sent unchanged, so they must be JSON text."""
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(content, status, headers, JSON)
 
@@ -91,7 +91,7 @@ def conversation(
     version: int,
     forked_from: ForkedFrom | None,
 ) -> Conversation:
-    """The Conversation. `created_at` comes from the id."""
+    """`created_at` comes from the id."""
     return Conversation(
         id=conversation_id,
         created_at=minted_seconds(conversation_id),
@@ -107,7 +107,7 @@ def conversation(
 
 
 def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool, **fields: object) -> bytes:
-    """An ItemList: `items` are the JSON texts of one page, `ids` their ids. `fields`: what else the list has."""
+    """A page of items, as JSON text. `fields`: what else the list has."""
     page_fields = msgspec.json.encode(
         {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more, **fields}
     )
@@ -115,15 +115,12 @@ def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool, **f
 
 
 def json_array(items: Iterable[bytes]) -> bytes:
-    """A JSON array of JSON texts."""
     return b"[" + b",".join(items) + b"]"
 
 
 def encode(value: object) -> bytes:
-    """A value as JSON text."""
     return msgspec.json.encode(value)
 
 
 def sha256(body: bytes) -> bytes:
-    """The SHA-256 of a body."""
     return hashlib.sha256(body).digest()

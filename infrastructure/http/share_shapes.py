@@ -1,4 +1,4 @@
-"""The JSON of a share in the answers of both APIs: `{object:"share", with:{subject}|{tenant:true}, role}`."""
+"""The JSON of a share: `{object:"share", with:{subject}|{tenant:true}, role}`."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -37,15 +37,13 @@ class ShareWithdrawn(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 
 
 def shared_with(subject: str | None) -> SharedWith:
-    """Whom a share is for, as clients get it. `subject` None: everyone in the tenant."""
+    """`subject` None: everyone in the tenant."""
     return SharedWith(tenant=True) if subject is None else SharedWith(subject=subject)
 
 
 def share_shape(share: Share) -> ConversationShare:
-    """The share for clients."""
     return ConversationShare(shared_with=shared_with(share.subject), role=share.role)
 
 
 def share_list(shares: Iterable[Share]) -> ConversationShareList:
-    """The shares for clients."""
     return ConversationShareList(data=[share_shape(share) for share in shares])

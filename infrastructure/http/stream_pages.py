@@ -1,8 +1,6 @@
-"""Keeps the pages that streams are sending, and limits the memory used for clients that read slowly or not at all.
+"""Keeps the pages that streams are sending, with a limit for the memory.
 
-A stream sends a page in slices. It does not hold the page while its client reads a slice: a page larger than a slice is kept here.
-All pages kept here have at most MAX_KEPT_BYTES together; a single page may be larger. The least recently used page is dropped first.
-If the page of a stream was dropped, the stream reads it again.
+A stream sends a page in slices, and does not hold the page meanwhile. A page that was dropped is read again.
 """
 
 import asyncio
@@ -13,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from msgspec import Struct
 
 SLICE_BYTES: Final = 32 * 1024
-"""The most that a stream sends at a time. The server holds about three slices for a client that does not read."""
+"""For a client that does not read, the server holds about three slices."""
 
 PAGE_BYTES: Final = 256 * 1024
 """A page ends after the event that reaches this size."""
@@ -22,7 +20,7 @@ MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
 
 
 class Page(Struct, frozen=True):
-    """`body`: encoded events, up to the one with the number `last`. `ends`: the stream ends after this page."""
+    """A part of a stream. `body`: encoded events, up to the number `last`. `ends`: the stream ends after this page."""
 
     last: int
     body: bytes
@@ -30,25 +28,21 @@ class Page(Struct, frozen=True):
 
     @property
     def kept_bytes(self) -> int:
-        """The size of the page. 0 if the page fits in one slice: such a page is not kept."""
+        """A page that fits in one slice is not kept."""
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
     def slice_end(self, start: int) -> int:
-        """The end of the slice that begins at `start`."""
         return start + SLICE_BYTES
 
 
 class StreamPosition(Struct):
-    """How much of a stream was sent to a client.
-
-    The client got every event up to the number `after`, and `offset` bytes of the events after that one.
-    """
+    """The client was sent every event up to the number `after`, and `offset` bytes of the events after it."""
 
     after: int
     offset: int = 0
 
     def next_slice(self, page: Page) -> bytes:
-        """The next slice of the page after `after`. It may be empty: a page that was read again may be shorter than `offset`."""
+        """May be empty: a page that was read again may be shorter."""
         taken = page.body[self.offset : page.slice_end(self.offset)]
         self.offset += len(taken)
         if self.offset >= len(page.body):
@@ -57,7 +51,7 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """A value that StreamPages can keep. `kept_bytes` is the memory that it takes. A value that takes 0 is not kept."""
+    """A value that StreamPages may keep. `kept_bytes`: the memory that it takes. With 0, it is not kept."""
 
     @property
     def kept_bytes(self) -> int: ...
@@ -67,7 +61,7 @@ K = TypeVar("K", bound=Kept)
 
 
 class StreamPages:
-    """One per API. Streams that need the same page at the same time share one read."""
+    """Streams that need the same page at the same time share one read."""
 
     def __init__(self, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
         self._max_kept_bytes = max_kept_bytes
@@ -76,7 +70,7 @@ class StreamPages:
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:
-        """The value that is kept under this key, or else the value that `read` returns. Raises what `read` raises."""
+        """The kept value, or the value that `read` returns. Raises what `read` raises."""
         if key in self._kept:
             self._kept.move_to_end(key)
             kept: K = self._kept[key]
@@ -85,15 +79,12 @@ class StreamPages:
         if reading is None:
             reading = self._reading[key] = asyncio.create_task(self._read(key, read))
             reading.add_done_callback(_retrieve)
-        # Shielded: the stream that started the read may end before others have its result.
+        # The stream that started the read may end before others have its result.
         page: K = await asyncio.shield(reading)
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps the page under `key`, and drops the least recently used pages to make room.
-
-        The new page itself is not dropped, because a stream is about to use it.
-        """
+        """Drops the least recently used pages to make room, but not the new page."""
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page
@@ -111,6 +102,6 @@ class StreamPages:
 
 
 def _retrieve(reading: "asyncio.Task[Any]") -> None:
-    """Marks an exception as retrieved. Otherwise asyncio would log it when no stream is left to receive it."""
+    """Takes the exception. Without this, asyncio would log it if no stream is left to receive it."""
     if not reading.cancelled():
         reading.exception()

@@ -1,23 +1,14 @@
-"""What web pages may do with the store: the `Host` and `Origin` that are served, CORS, and headers for browsers.
+"""What web pages may do with the store: `Host`, `Origin`, CORS, and headers for browsers.
 
-Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Without the following checks, any
-web page in a user's browser could do so too. So without a login
+Without a login (AUTH_MODE=none), any web page in a user's browser could use the store. So then
 
-- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding, in which the name of a web page
-  points to the store's address: the page sends its own name as the `Host`
+- the `Host` must be a loopback name or in ALLOWED_HOSTS, except for health checks. This stops DNS rebinding: a page
+  whose name points to the store's address sends its own name as the `Host`
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). There are two
-  exceptions: the `Origin` is in CORS_ORIGINS, or the user follows a link to one of the store's pages
+- `Sec-Fetch-Site`, if it is sent, must be `same-origin` or `none`, unless the `Origin` is in CORS_ORIGINS or the user
+  follows a link to one of the store's pages
 
-With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by
-themselves. Then only the `Origin` and the `Sec-Fetch-Site` of a WebSocket are checked, because browsers let any
-page open a WebSocket to any site.
-
-`/health/live` and `/health/ready` are answered for any `Host`: load balancers send an address or a name of their own,
-and the answers hold no content.
-
-CORS: a page of an origin in CORS_ORIGINS may send any method and header, and may read every answer and header, errors
-included. Pages of other origins may not.
+With a login, a page of another site has no credential: the store uses no cookies. Then only WebSockets are checked.
 """
 
 import re
@@ -38,12 +29,12 @@ RawHeaders = list[tuple[bytes, bytes]]
 _HEALTH: Final = ("/health/live", "/health/ready")
 _DOCS: Final = "/docs"
 _PAGES: Final = (_DOCS, "/console")
-"""The pages that a user may open with a link on another site. They are pages for people. No other site can read them or put them in a frame."""
+"""A link on another site may open these. No other site can read them or put them in a frame."""
 
 _OWN_SITES: Final = (b"same-origin", b"none")
 _HEADER_NAMES: Final = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?: *, *[\w!#$%&'*+.^`|~-]+)*")
 _PREFLIGHT_SECONDS: Final = "600"
-"""How long a browser may remember the answer to a preflight."""
+"""How long a browser may keep the answer to a preflight."""
 
 _DOCS_HEADERS: Final[Mapping[str, str]] = {
     "x-content-type-options": "nosniff",
@@ -51,24 +42,22 @@ _DOCS_HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-"""`/docs` has a content security policy of its own: `docs_page.py`."""
+"""`docs_page.py` adds a content security policy."""
 
 _API_HEADERS: Final[Mapping[str, str]] = {
     **_DOCS_HEADERS,
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    # Deleted content must not stay in a browser's cache. `If-None-Match` still works.
+    # Deleted content must not stay in a browser's cache.
     "cache-control": "no-store",
 }
 _EXPOSED: Final = ", ".join((*HEADERS, "WWW-Authenticate"))
-"""The headers of answers that a page of another origin may read."""
+"""A page of another origin may read these headers of answers."""
 
 HEADER_NAMES: Final = frozenset({*_API_HEADERS, "access-control-allow-origin", "access-control-expose-headers"})
-"""The headers, besides `Vary`, that any answer may have because of web pages."""
+"""Headers for browsers that any answer may have, besides `Vary`."""
 
 
 class WebPages:
-    """The rules of one process. `allowed_hosts` and `cors_origins` are the settings with these names."""
-
     def __init__(self, *, has_login: bool, allowed_hosts: Iterable[str] = (), cors_origins: Iterable[str] = ()) -> None:
         self._has_login = has_login
         self._allowed_hosts = frozenset(parse_host_name(name) for name in allowed_hosts)
@@ -83,7 +72,7 @@ class WebPages:
         return cls(has_login=has_login, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
 
     def check(self, scope: Scope) -> None:
-        """Raises ApiError (400 or 403) for a wrong `Host`, or if a page that may not use the store sends the request."""
+        """Raises ApiError (400, 403)."""
         if self._has_login and scope["type"] == "http":
             return
         headers: RawHeaders = scope["headers"]
@@ -101,24 +90,21 @@ class WebPages:
                 raise ApiError(403, message, code="origin_not_allowed", param="Sec-Fetch-Site")
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a preflight, in which a browser asks what a page of another origin may send.
-
-        None if the request is not a preflight. Call `check` first.
-        """
+        """The answer to a preflight from an origin in CORS_ORIGINS; otherwise None. Call `check` first."""
         if scope["type"] != "http" or scope["method"] != "OPTIONS" or self._cors_origin(scope["headers"]) is None:
             return None
         requested = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
         if b"access-control-request-method" not in requested:
             return None
         answer = {"access-control-allow-methods": allowed_methods("*"), "access-control-max-age": _PREFLIGHT_SECONDS}
-        # Any header may be sent: a client may have headers that this store does not know.
+        # A client may have headers that this store does not know.
         names = requested.get(b"access-control-request-headers", b"")
         if _HEADER_NAMES.fullmatch(names):
             answer["access-control-allow-headers"] = names.decode()
         return Response(status_code=204, headers=answer)
 
     def answer_headers(self, scope: Scope) -> RawHeaders:
-        """The headers that are added to every answer, errors included."""
+        """The headers for browsers, also of errors."""
         headers = self._docs_headers if scope["path"].startswith(_DOCS) else self._api_headers
         origin = self._cors_origin(scope["headers"])
         if origin is None:
@@ -135,7 +121,7 @@ class WebPages:
             raise ApiError(403, message, code="host_not_allowed", param="Host")
 
     def _cors_origin(self, headers: RawHeaders) -> bytes | None:
-        """The request's `Origin` if it is in CORS_ORIGINS, otherwise None."""
+        """The request's `Origin` if it is in CORS_ORIGINS."""
         if not self._cors_origins:
             return None
         origins = [value for name, value in headers if name == b"origin"]
@@ -147,14 +133,13 @@ class WebPages:
 
 
 def _is_own_origin(sent: bytes, hosts: list[str]) -> bool:
-    """Whether the page that sent the request is one of the store's own, such as `/docs`."""
     origin = parse_origin(sent.decode("latin-1"))
     host = parse_host(hosts[0]) if len(hosts) == 1 else None
     return origin is not None and host is not None and origin.is_of(host)
 
 
 def _opens_page(scope: Scope) -> bool:
-    """Whether the user opens one of the store's pages in a tab or window, for example with a link."""
+    """Whether the user opens one of the store's pages, for example with a link."""
     if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"] not in _PAGES:
         return False
     headers = dict(scope["headers"])

@@ -1,13 +1,11 @@
-"""WebSockets with limits: uvicorn's protocol, extended. Its errors are JSON.
+"""WebSockets with limits: uvicorn's protocol, extended. Its errors are JSON. Messages are not compressed.
 
 A socket is closed when its client
 
-- reads nothing of what was sent for `write_seconds` (`connections.py`), or answers no ping for PING_SECONDS
+- reads nothing of what was sent for `write_seconds`, or answers no ping for PING_SECONDS
 - sends a message of more than `ws_max_size` bytes: an error, then close code 1009
 - sends only a part of a message and then nothing for `body_seconds`: close code 1002
 - breaks the protocol: close code 1002, or 1007 for a text that is not UTF-8
-
-Messages are not compressed: a client that offers compression is answered without it.
 """
 
 import asyncio
@@ -34,10 +32,10 @@ from infrastructure.http.refusals import Refused, refusal_answer, refusal_body, 
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 20.0
-"""A ping is sent this long after the last pong. The socket is closed if no pong comes within the same time."""
+"""From one ping to the next, and at most from a ping to its pong."""
 
 QUIET_SECONDS = 0.5
-"""A socket that has failed is closed after its client has sent nothing for this long: the client has then received the reason."""
+"""A failed socket is closed when its client has sent nothing for this long."""
 
 VERSION = "13"
 
@@ -46,8 +44,6 @@ _HANDSHAKE_ANSWERS = ("websocket.accept", "websocket.http.response.start", "webs
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """A socket. Made by `bounded_websocket`."""
-
     server_connections: Connections
 
     def __init__(
@@ -61,7 +57,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.conn: _Frames = _Frames(max_size=config.ws_max_size)
         self._read_watch = ReadWatch(self.loop.time())
         self._received_at = self._part_at = self.loop.time()
-        """When the last bytes came, and when the last part of a message came."""
+        """When the last bytes came, and the last part of a message."""
 
         self._has_failed = False
 
@@ -80,7 +76,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().data_received(data)
         if not self.conn.only_control_frames:
             self._part_at = self._received_at
-        if not self.handshake_initiated:  # the head is not valid HTTP, or larger than the library reads
+        if not self.handshake_initiated:  # the head is not valid HTTP, or too large for the library
             self._refuse(Refused(400, "The head of this WebSocket handshake cannot be read.", "malformed_request"))
 
     def resume_writing(self) -> None:
@@ -92,7 +88,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         if not all(key.isascii() for key in event.headers.get_all("Sec-WebSocket-Key")):
-            self.handshake_initiated = True  # without this check, the library would answer with a server error
+            self.handshake_initiated = True  # otherwise the library would answer with a server error
             self._refuse(Refused(400, "Invalid `Sec-WebSocket-Key`.", "invalid_handshake"))
             return
         if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
@@ -111,12 +107,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         """Tells the client the reason, and closes the socket.
 
-        What the client still sends is read and dropped. Otherwise the client might not receive the reason.
+        Goes on reading: a client whose bytes are not read might not receive the reason.
         """
         sent = self.conn.close_sent
         if self.close_sent:
             return
-        if sent is None:  # frames came before the handshake was answered, and broke the protocol
+        if sent is None:  # frames before the answer to the handshake broke the protocol
             self._has_failed = True
             self.transport.abort()
             return
@@ -135,10 +131,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by the application
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Also raises ClientDisconnected while the socket is closing.
-
-        Otherwise an application that sends without end would never stop.
-        """
+        """Also raises ClientDisconnected while the socket is closing, to stop an application that sends without end."""
         await self.writable.wait()
         if self._has_failed or self.transport.is_closing():
             if message["type"] in _HANDSHAKE_ANSWERS:
@@ -147,15 +140,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # the handshake was refused. Without this, uvicorn would log an error
+            self.handshake_complete = True  # without this, uvicorn would log an error
 
     # Called by uvicorn's server
 
     def shutdown(self) -> None:
-        """Ends a socket whose handshake is not complete.
-
-        The application itself closes an accepted socket, after its last answer.
-        """
+        """The application itself closes an accepted socket."""
         if not self.handshake_complete:
             super().shutdown()
 
@@ -166,7 +156,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return self.transport.get_write_buffer_size()
 
     def check(self, now: float, write_seconds: float) -> None:
-        """Closes the socket if its client has kept it waiting too long."""
         if self._read_watch.seconds_without_reading(self.unread_bytes, now) >= write_seconds:
             log.info("connection_aborted", reason="messages_not_read", unread_bytes=self.unread_bytes)
             self.transport.abort()
@@ -190,10 +179,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class _Frames(ServerProtocol):
-    """The library's parser, extended. It refuses a handshake with our JSON error.
+    """The library's parser, with our JSON error for a refused handshake.
 
-    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: the frames that they ended were all pings or
-    pongs.
+    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: they ended only pings and pongs.
     """
 
     ended_a_frame = True
@@ -217,7 +205,7 @@ class _Frames(ServerProtocol):
 
 
 def bounded_websocket(connections: Connections) -> type[BoundedWebSocket]:
-    """The protocol of a server with these connections, as `uvicorn.Config(ws=…)` takes it."""
+    """The class for `uvicorn.Config(ws=…)`."""
     return type("BoundedWebSocket", (BoundedWebSocket,), {"server_connections": connections})
 
 

@@ -1,14 +1,12 @@
-"""How much a tenant, a subject and an API key may do: requests in a second, requests and tokens in a minute, replies and followers at once, tokens in a month.
+"""How much a tenant, a subject and an API key may do.
 
-    limiter     one per process: the counts of each tenant, subject and key that sent something
-    allowance   what one request may use
-    answer_headers, refusals    what the client is told about its limits
-    bursts      requests in a second, in one process alone
-    window      how much was used in the last minute, as one process counts it
-    requests, tokens, concurrent    what this process knows of one count, and what it asks Redis for
-    shared_counts   the one task that asks Redis, for all counts at once (window.lua, concurrent.lua)
-    month       tokens in a calendar month, in Postgres
+  limiter     one per process: the counts of each tenant, subject and key
+  allowance   what one request may use
+  bursts      requests in a second, in one process alone
+  window      what was used in the last minute, as one process counts it
+  requests, tokens, concurrent    what this process knows of one count
+  shared_counts   the one task that asks Redis
+  month       tokens in a calendar month, in Postgres
 
-The counts of all processes together are in Redis. A process takes a portion of requests from Redis, and then allows these requests without
-asking again. So most requests need no round trip. While Redis is unavailable, each process counts by itself.
+Redis has the counts of all processes. While it is unavailable, each process counts by itself.
 """

@@ -1,4 +1,4 @@
-"""What one request may use. A message on a WebSocket counts as a request of its own."""
+"""What one request may use. A message on a WebSocket counts as a request."""
 
 import time
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Allowance:
-    """Counts what one request uses, and refuses it if a limit is reached. Call `end` when the request has ended.
+    """Counts what one request uses, and refuses what is over a limit. Call `end` when the request has ended.
 
-    `headers`: the headers that tell the client its limits. `request` and every refusal bring them up to date.
+    `headers` tell the client its limits, as of the last call of `request` or the last refusal.
     """
 
     def __init__(self, limiter: Limiter, principal: Principal) -> None:
@@ -28,11 +28,11 @@ class Allowance:
 
     @property
     def counts_bytes(self) -> bool:
-        """Whether bytes count: then `request` needs the size of the body, and `bytes_passed` must be called."""
+        """If so, `request` needs the size of the body, and `bytes_passed` must be called."""
         return bool(self._account.bursts)
 
     async def request(self, size: int = 0) -> None:
-        """Counts the request, whose body has `size` bytes. Raises OverLimit."""
+        """Counts the request. `size`: bytes of the body. Raises OverLimit."""
         if not self._limiter.is_on:
             return
         try:
@@ -56,7 +56,7 @@ class Allowance:
             burst.take_more(now, size)
 
     async def reply(self, *, background: bool = False) -> None:
-        """Call it before the request asks a model. Counts a reply until the request ends, or the task of `end_with`. Raises OverLimit."""
+        """Call it before asking a model. Counts until `end`, or until the task of `end_with` ends. Raises OverLimit."""
         account = self._account
         try:
             await self._limiter.require_quota(account)
@@ -69,7 +69,7 @@ class Allowance:
             raise
 
     async def follow(self) -> None:
-        """Call it before you answer with a stream of events, or accept a WebSocket. Counts a follower until the request ends. Raises OverLimit."""
+        """Call it before answering with a stream or accepting a WebSocket. Raises OverLimit."""
         try:
             await self._take("followers", self._account.followers)
         except OverLimit as refusal:
@@ -77,7 +77,7 @@ class Allowance:
             raise
 
     def spend(self, tokens: int) -> None:
-        """Counts the tokens of a reply, a summary or a title, input and output. May be called after the request has ended."""
+        """Counts a reply's tokens, input and output. May be called after the request has ended."""
         now = time.monotonic()
         for _, count in self._account.tokens:
             count.spend(now, tokens)
@@ -85,12 +85,11 @@ class Allowance:
         self._limiter.months.add(self._account.months, tokens)
 
     def end_with(self, task: "asyncio.Task[None]") -> None:
-        """Gives back what the request has taken when the task ends, not when the request ends."""
+        """What was taken is given back when the task ends, not when the request ends."""
         taken, self._taken = self._taken, []
         task.add_done_callback(lambda _: self._give_back(taken))
 
     def end(self) -> None:
-        """Gives back what the request has taken."""
         taken, self._taken = self._taken, []
         self._give_back(taken)
 

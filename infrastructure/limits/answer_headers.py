@@ -1,8 +1,8 @@
-"""The headers that tell the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
+"""The headers that tell the limits: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11), and
+OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens. So its headers name the limits of requests in a minute. If the request was refused because of a limit of
-requests in a second, or of concurrent requests, the headers name that limit too. OpenAI's headers are about the holder (tenant, subject or
-key) that has the least left.
+The draft has no unit for tokens, so its headers name no limits of tokens. OpenAI's headers are about the limit with the
+least left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,10 @@ _FURTHER: Final = {
     "background": _AT_ONCE,
     "followers": _AT_ONCE,
 }
-"""The limits that `RateLimit` names only if they are the reason why the request was refused."""
+"""`RateLimit` names these only if they are why the request was refused."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:
-    """The headers of an answer, as far as this process knows. `refusal`: why the request was refused."""
     policies, limits = [], []
     seconds = WINDOW_SECONDS if refusal is None else min(WINDOW_SECONDS, ceil(refusal.retry_after))
     for holder, count in account.requests:
@@ -61,7 +60,7 @@ def _openai(
 
 
 def duration(seconds: float) -> str:
-    """A duration as OpenAI writes it: `12ms`, `1.5s`, `6m0s`, `1h0m0s`."""
+    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`, `1h0m0s`."""
     if seconds < 1:
         return f"{ceil(seconds * 1000)}ms"
     if seconds < 60:

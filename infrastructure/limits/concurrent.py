@@ -1,8 +1,7 @@
-"""Limits how many replies, background replies and followers there are at once. Each of them takes a place, and gives it back when it ends.
+"""Limits how many replies, background replies and followers there are at once. Each takes a place.
 
-A process asks Redis for a place only when it needs one, because other processes cannot use a place that it holds. Every second it
-tells Redis how many places it uses. Redis forgets a number that was not repeated for a few seconds. So the places of a process that
-died become free.
+A process asks Redis for a place only when it needs one. Redis forgets the places of a process that stops reporting
+them, so a dead process's places become free.
 """
 
 from collections.abc import Sequence
@@ -12,14 +11,14 @@ from infrastructure.limits.shared_counts import Script
 
 REPORT_INTERVAL_SECONDS: Final = 1.0
 ASK_AGAIN_SECONDS: Final = 0.2
-"""How long a process waits before it asks Redis again, if no place was free."""
+"""The pause before Redis is asked again, if too few places were free."""
 
 RETRY_SECONDS: Final = 1.0
-"""How long a client should wait before it tries again. Nobody knows when a place will be free."""
+"""How long a refused client is asked to wait. Nobody knows when a place will be free."""
 
 
 class ConcurrentCount:
-    """The places of one tenant, subject or key. See `Count` in `shared_counts.py`."""
+    """A `Count` (`shared_counts.py`)."""
 
     script: Script = "concurrent.lua"
 
@@ -29,13 +28,13 @@ class ConcurrentCount:
         self.waiting = 0
         self._used = 0
         self._allowed = 0
-        """How many places Redis lets this process use. For a short time this can be more than the process uses."""
+        """How many places Redis lets this process use."""
         self._requested = 0
         self._ask_again_at = 0.0
         self._reported_at = 0.0
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
-        """Whether a place is free. None: Redis must be asked."""
+        """None: Redis must be asked."""
         if self._used < self._allowed:
             return True
         if now < self._ask_again_at:
@@ -49,7 +48,6 @@ class ConcurrentCount:
         self._used -= 1
 
     def free_in(self, _: float, *, is_shared: bool) -> float:  # noqa: ARG002 - the other counts need it
-        """Seconds after which a client should try again."""
         return RETRY_SECONDS
 
     def question(self, now: float) -> Sequence[int]:
@@ -72,5 +70,4 @@ class ConcurrentCount:
         return self._used > 0 or self._allowed > 0
 
     def is_idle(self, _: float) -> bool:
-        """Whether the process may forget this count."""
         return not (self._used or self._allowed or self.waiting)

@@ -25,7 +25,6 @@ from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 
 FORGET_SECONDS: Final = 60.0
-"""How often the process forgets counts that are no longer used."""
 
 AnyCount = RequestCount | TokenCount | ConcurrentCount
 C = TypeVar("C", bound=AnyCount)
@@ -33,10 +32,10 @@ Counts = Sequence[tuple[Holder, C]]
 
 
 class Account(Struct, frozen=True):
-    """The counts that the requests of one principal change. `quotas`: (the holder, the count, the quota)."""
+    """The counts that one principal's requests change."""
 
     months: Sequence[MonthKey]
-    """The monthly counts that the principal's tokens are added to, with or without a quota."""
+    """Tokens are counted with or without a quota."""
     requests: Counts[RequestCount] = ()
     bursts: Sequence[tuple[Holder, BurstCount]] = ()
     tokens: Counts[TokenCount] = ()
@@ -51,14 +50,13 @@ class Account(Struct, frozen=True):
         return [count for group in groups for _, count in group]
 
     def is_idle(self, now: float) -> bool:
-        """Whether the process may forget this account."""
         return all(count.is_idle(now) for count in (*self.counts, *(burst for _, burst in self.bursts)))
 
 
 class Limiter:
-    """All counts of a process. Until it is `opened`, the process counts by itself.
+    """Until it is `opened`, the process counts by itself.
 
-    `counts_tokens`: whether the process counts the tokens of a month. It must be set in a process that asks models.
+    `counts_tokens`: whether to count the tokens of a month. Must be set in a process that asks models.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, counts_tokens: bool = False) -> None:
@@ -73,21 +71,19 @@ class Limiter:
         self._bursts: dict[str, BurstCount] = {}
         self._ticking: asyncio.Task[None] | None = None
         self.is_on = self._rules != RateLimits()
-        """Whether anything is limited."""
 
     @property
     def remembered(self) -> int:
-        """The number of principals whose accounts are remembered."""
+        """How many accounts are in memory."""
         return len(self._accounts)
 
     @property
     def is_shared(self) -> bool:
-        """Whether this process counts together with the others."""
         return self._shared.is_available
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Counts together with the other processes until the end of the `with` block. Postgres and Redis need not be up."""
+        """Postgres and Redis need not be up."""
         async with AsyncExitStack() as stack:
             if self._counts_tokens:
                 pool = make_pool(self._settings.postgres_url, max_size=1, read_only=False)
@@ -113,10 +109,7 @@ class Limiter:
         return account
 
     async def require(self, name: LimitName, counts: Counts[C]) -> None:
-        """Waits until it is known whether each of the counts has something left. Raises OverLimit if one has nothing left.
-
-        The caller must take what it needs before it awaits anything else.
-        """
+        """Raises OverLimit if one of `counts` is used up. Take what you need before you await anything."""
         used_up = await self._shared.used_up([count for _, count in counts])
         if used_up:
             now, is_shared = time.monotonic(), self.is_shared
@@ -125,14 +118,14 @@ class Limiter:
             raise self._refusal(name, holder, last.limit, last.free_in(now, is_shared=is_shared))
 
     def require_burst(self, account: Account) -> None:
-        """Raises OverLimit if the requests of this second are used up."""
+        """Raises OverLimit."""
         now = time.monotonic()
         for holder, burst in account.bursts:
             if not burst.has(now):
                 raise self._refusal("requests_a_second", holder, burst.limit, burst.free_in(now))
 
     async def require_quota(self, account: Account) -> None:
-        """Raises OverLimit if a quota of this month is used up."""
+        """Raises OverLimit."""
         for holder, month, quota in account.quotas:
             if await self.months.used(month) >= quota:
                 raise self._refusal("tokens_a_month", holder, quota, seconds_left_of_month())
@@ -194,7 +187,7 @@ class Limiter:
                 self.forget_idle(now)
 
     def forget_idle(self, now: float) -> None:
-        """Forgets the accounts and counts that were not used lately. `now`: the time by `time.monotonic`."""
+        """`now`: by `time.monotonic`."""
         self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
         bursts = {id(burst) for account in self._accounts.values() for _, burst in account.bursts}
         self._bursts = {key: burst for key, burst in self._bursts.items() if id(burst) in bursts}
@@ -203,7 +196,6 @@ class Limiter:
 
 
 def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
-    """The holders that a principal's requests count for (tenant, subject, and key if there is one), each with its monthly count."""
     names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
     return [
         (holder, MonthKey(principal.tenant, holder, name)) for holder in HOLDERS if (name := names[holder]) is not None
@@ -211,6 +203,6 @@ def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
 
 
 def _key(month: MonthKey, limit_name: LimitName) -> str:
-    """The key of a count, also in Redis. It contains a hash of the name, because a subject may have any characters."""
+    """The key of a count, here and in Redis. The name is hashed, because a subject may have any characters."""
     named = f":{hashlib.sha256(month.name.encode()).hexdigest()[:32]}" if month.name else ""
     return f"limits:{month.tenant}:{limit_name}:{month.holder}{named}"

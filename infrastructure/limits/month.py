@@ -1,7 +1,7 @@
-"""Tokens in a calendar month (UTC), in the table `token_usage`. They are counted even without a quota, so that a new quota includes earlier use.
+"""Tokens in a calendar month (UTC), in the table `token_usage`. Tokens are counted even without a quota, for later
+quotas.
 
-Tokens are written as soon as they are counted. If a process dies, the counts that wait to be written are lost: usually none, or those of the
-last milliseconds. If Postgres does not confirm that it has written a count, the count is written again. It may then be counted twice.
+Tokens are written at once. A count whose write was not confirmed is written again, and may count twice.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from infrastructure.stores.postgres import Pool
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS: Final = 2.0
-"""How often the counts that requests ask for are read again. So a process learns about this much later what other processes have counted."""
+"""Counts of other processes may be this old."""
 
 WANTED_SECONDS: Final = 30.0
-"""How long a count is still read after a request has asked for it."""
+"""A count is read for this long after a request has asked for it."""
 
 CLOSE_SECONDS: Final = 5.0
 
 WAIT_SECONDS: Final = 0.25
-"""How long a request waits for a count that this process has not read yet."""
+"""A request waits at most this long for a count that this process has not read yet."""
 
 _THIS_MONTH = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
 
@@ -48,7 +48,7 @@ _READ: LiteralString = f"""
 
 
 class MonthKey(Struct, frozen=True, order=True):
-    """Names one count. `name`: the subject, or the id of the key; empty for the tenant."""
+    """Whose tokens are counted. `name`: the subject, or the id of the key; empty for the tenant."""
 
     tenant: str
     holder: Holder
@@ -56,18 +56,18 @@ class MonthKey(Struct, frozen=True, order=True):
 
 
 class MonthlyTokens:
-    """The counts of this month, as this process knows them. Without `open` nothing is counted."""
+    """The counts as this process knows them. Without `open` nothing is counted."""
 
     def __init__(self) -> None:
         self._pool: Pool | None = None
         self._pending = Counter[MonthKey]()
-        """Tokens that are not written yet."""
+        """Not written yet."""
         self._sent = Counter[MonthKey]()
-        """Tokens that are being written."""
+        """Being written."""
         self._written: dict[MonthKey, int] = {}
-        """The counts in the table, as they were last read or written."""
+        """As last read or written."""
         self._wanted: dict[MonthKey, float] = {}
-        """When a request last asked for each count."""
+        """When a request last asked for it."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -82,14 +82,13 @@ class MonthlyTokens:
             return
         self._is_closing = True
         self._wake.set()
-        # The task is not cancelled at once: nobody would know whether the tokens of an interrupted write were counted.
+        # Not cancelled at once, because nobody would know whether an interrupted write was counted.
         await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
         self._task.cancel()
         if self._pending:
             log.warning("tokens_not_counted", counts=len(self._pending))
 
     def add(self, keys: Collection[MonthKey], tokens: int) -> None:
-        """Counts the tokens of a reply, a summary or a title."""
         if self._pool is None or tokens <= 0:
             return
         for key in keys:
@@ -97,7 +96,7 @@ class MonthlyTokens:
         self._wake.set()
 
     async def used(self, key: MonthKey) -> int:
-        """The tokens of this month. What other processes counted may be REFRESH_SECONDS old, or missing if Postgres has not answered yet."""
+        """Counts of other processes may be old, or missing if Postgres has not answered yet."""
         self._wanted[key] = time.monotonic()
         if key not in self._written and self._pool is not None:
             try:
@@ -128,7 +127,7 @@ class MonthlyTokens:
             return
         self._sent, self._pending = self._pending, Counter()
         try:
-            # Sorted, so that two processes lock the same rows in the same order and do not deadlock.
+            # Sorted, so that two processes do not deadlock.
             keys = sorted(self._sent)
             self._written |= await self._execute(_ADD, keys, [self._sent[key] for key in keys])
         except BaseException:
@@ -148,7 +147,6 @@ class MonthlyTokens:
         self._written |= await self._execute(_READ, keys)
 
     async def _execute(self, statement: LiteralString, keys: Sequence[MonthKey], *more: Any) -> dict[MonthKey, int]:
-        """Runs a statement on these counts. Returns the counts in its answer."""
         assert self._pool is not None
         names = ([key.tenant for key in keys], [key.holder for key in keys], [key.name for key in keys])
         async with self._pool.connection() as connection:
@@ -157,7 +155,7 @@ class MonthlyTokens:
 
 
 def seconds_left_of_month() -> float:
-    """Seconds until the next calendar month (UTC), by this process's clock."""
+    """By this process's clock."""
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return ((first + timedelta(days=32)).replace(day=1) - now).total_seconds()

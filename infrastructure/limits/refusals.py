@@ -1,4 +1,4 @@
-"""The error for a request that is over a limit. `infrastructure/http/errors.py` says which answer the client gets."""
+"""The error for a request that is over a limit."""
 
 from math import ceil
 from typing import Final, Literal
@@ -20,7 +20,7 @@ _HOLDER_TEXTS: Final[dict[Holder, str]] = {"tenant": "this tenant", "subject": "
 
 
 class OverLimit(Exception):
-    """A limit is reached. `retry_after`: seconds after which a repeat may succeed."""
+    """`retry_after`: seconds after which a repeat may succeed."""
 
     def __init__(self, name: LimitName, holder: Holder, limit: int, retry_after: float) -> None:
         self.name = name
@@ -39,5 +39,5 @@ class OverLimit(Exception):
 
     @property
     def is_quota(self) -> bool:
-        """Whether the limit is a quota of a month, so that a short wait does not help."""
+        """A short wait does not help."""
         return self.name == "tokens_a_month"

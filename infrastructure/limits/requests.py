@@ -1,7 +1,4 @@
-"""Limits the requests in any minute.
-
-A process takes a portion of them from Redis before it needs them, and then allows the requests of that portion without asking again.
-"""
+"""Limits the requests in any minute. A process takes a portion of them from Redis before it needs them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,23 +7,20 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 PORTIONS: Final = 100
-"""A portion is at most the limit divided by this number. If the limit is below this number, Redis is asked for each request."""
+"""A portion is at most the limit divided by this, but at least one request. For a smaller limit, Redis is asked for each request."""
 
 UNUSED_SECONDS: Final = 5.0
-"""A process that has taken no portion for this long gives back the unused part of its last portion."""
+"""A process that took no portion for this long gives back the rest of its last one."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
-"""If a portion is used up in less than the first time, the next portion is twice as large.
-
-If a portion lasts longer than the second time, the next portion is half as large.
-"""
+"""The next portion doubles if one lasts less than the first time, and halves if longer than the second."""
 
 ASK_AGAIN_SECONDS: Final = 0.5
-"""How long a process waits before it asks Redis again, if nothing was left. Meanwhile it refuses requests without asking."""
+"""The pause after Redis had too little left. Meanwhile Redis is not asked, and requests without a portion are refused."""
 
 
 class RequestCount:
-    """The requests of one tenant, subject or key. See `Count` in `shared_counts.py`."""
+    """See `Count` in `shared_counts.py`."""
 
     script: Script = "window.lua"
 
@@ -34,15 +28,14 @@ class RequestCount:
         self.key = key
         self.limit = limit
         self.waiting = 0
-        """How many requests wait for Redis."""
         self._local_window = Window(limit)
         self._portion = 0
         self._portion_size = 1
         self._taken_at = 0
-        """When the portion was taken: a second of Redis's clock."""
+        """A second of Redis's clock."""
         self._portion_since = 0.0
         self._uncounted = 0
-        """Requests that were allowed without a portion, and are not counted in Redis yet."""
+        """Allowed without a portion, and not counted in Redis yet."""
         self._left: int | None = None
         self._ask_again_at = 0.0
         self._free_at = 0.0
@@ -50,7 +43,7 @@ class RequestCount:
         self._is_closing = False
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
-        """Whether another request is allowed. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
+        """None: Redis must be asked."""
         if self._portion > 0:
             return True
         if now < self._ask_again_at:
@@ -58,7 +51,7 @@ class RequestCount:
         return None if is_shared else self._local_window.left(now) > 0
 
     def take(self, now: float) -> bool:
-        """Counts a request. Returns whether Redis should be asked for the next portion."""
+        """Counts one request. Returns whether Redis should be asked for the next portion."""
         self._local_window.add(now, 1)
         if self._portion == 0:
             self._uncounted += 1
@@ -67,13 +60,12 @@ class RequestCount:
         return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._ask_again_at
 
     def left(self, now: float, *, is_shared: bool) -> int:
-        """How many more requests are allowed, as far as this process knows."""
         if is_shared and self._left is not None:
             return max(0, self._left + self._portion)
         return max(0, self._local_window.left(now))
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
-        """Seconds until another request is allowed, as far as this process knows."""
+        """Seconds until more is allowed."""
         return max(0.0, self._free_at - now) if is_shared and self._free_at else self._local_window.free_in(now)
 
     def question(self, now: float) -> Sequence[int]:
@@ -90,7 +82,7 @@ class RequestCount:
     def answered(self, now: float, answer: Sequence[int]) -> None:
         taken, self._left, second, free_in = answer
         paid = min(taken, self._uncounted)  # `_uncounted` includes requests that were allowed since Redis was asked
-        # Redis had no room for the rest of the uncounted requests. They were allowed already, and are never counted.
+        # Uncounted requests for which Redis has too little left are never counted.
         self._uncounted -= max(paid, self._requested_for_uncounted)
         if taken > paid:
             self._portion += taken - paid
@@ -100,7 +92,7 @@ class RequestCount:
             self._ask_again_at = now + ASK_AGAIN_SECONDS
 
     def failed(self) -> None:
-        """The next question asks again. Requests that the failed question gave back are lost: Redis counts them as used for a minute."""
+        """Requests that the failed question gave back may be lost: then Redis counts them as used for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._uncounted > 0 or self._is_unused(now)
@@ -110,7 +102,6 @@ class RequestCount:
         return self._portion > 0 or self._uncounted > 0
 
     def is_idle(self, now: float) -> bool:
-        """Whether the process may forget this count."""
         return not (self._portion or self.waiting) and self._local_window.left(now) == self.limit
 
     def _is_unused(self, now: float) -> bool:

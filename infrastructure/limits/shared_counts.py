@@ -1,7 +1,7 @@
-"""Asks Redis for the counts of all processes together. One task asks for all counts at once. Requests wait for its next answer.
+"""Asks Redis for the counts of all processes together, in one task.
 
-If Redis fails or is slow, no request fails because of that. The first requests wait for WAIT_SECONDS. Later ones do not wait, until Redis
-answers quickly again.
+No request fails because Redis is slow or down. The first requests wait for WAIT_SECONDS, or twice as long
+if this process is busy. Later ones do not wait, until Redis answers quickly again.
 """
 
 import asyncio
@@ -19,61 +19,59 @@ from redis.asyncio import Redis
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS: Final = 0.1
-"""How long a request waits for Redis."""
 
 LATE_SECONDS: Final = 0.01
-"""If a wait ends this much too late, the process itself was busy: perhaps Redis is not slow. Then the request waits once more."""
+"""If a wait ends this much too late, this process was busy. So the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
-"""After this long without an answer, Redis counts as unavailable."""
+"""After this time without an answer, Redis counts as unavailable."""
 
 TICK_SECONDS: Final = 0.5
-"""How often `tick` of each count is called, and how long the task waits after Redis failed."""
+"""Between calls of each count's `tick`, and after Redis failed."""
 
 LEASE_SECONDS: Final = 5.0
-"""How long the places of a process stay taken after it died."""
+"""A dead process's places stay taken for this long."""
 
 MAX_QUESTIONS: Final = 3
-"""How many times a request may ask Redis. It may have to ask again, because other requests can take what the first answer allowed."""
+"""A request may ask again, because others can take what the first answer allowed."""
 
 MAX_BATCH: Final = 200
-"""How many counts one call of a script may have. Redis serves nobody else during a call."""
+"""Counts in one call of a script. Redis serves nobody else meanwhile."""
 
 Script = Literal["window.lua", "concurrent.lua"]
 
 
 class Count(Protocol):
-    """What one process knows of one count: of requests, of tokens, or of places (replies and followers at once)."""
+    """One count, as one process knows it."""
 
     key: str
     script: Script
     waiting: int
-    """How many requests wait for Redis to answer for this count."""
+    """Requests that wait for Redis."""
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
-        """Whether something is left. None: Redis must be asked. With `is_shared=False` the process decides by itself."""
+        """None: Redis must be asked. With `is_shared=False` the process decides by itself."""
 
     def question(self, now: float) -> Sequence[int]:
-        """The arguments of the script for this count. After that, either `answered` or `failed` is called."""
+        """The arguments of the script. Then `answered` or `failed` is called."""
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
-        """Redis answered. `answer`: the numbers that the script returned for this count."""
+        """`answer`: the script's numbers for this count."""
 
     def failed(self) -> None:
-        """Redis did not answer."""
+        pass
 
     def tick(self, now: float) -> bool:
-        """Whether Redis should be asked for this count now, although no request waits for it."""
+        """Whether to ask Redis although no request waits."""
 
     def close(self) -> bool:
-        """Called when the process ends. From now on, the count only gives back. Returns whether Redis must be asked for it once more."""
+        """From now on, the count only gives back. Returns whether Redis must be asked once more."""
 
 
 C = TypeVar("C", bound=Count)
 
 
 async def _wait_for(answer: "asyncio.Future[None]", seconds: float) -> bool:
-    """Whether the answer came in time."""
     for _ in range(2):
         started = time.monotonic()
         await asyncio.wait({answer}, timeout=seconds)
@@ -88,7 +86,7 @@ def _lua(name: Script) -> str:
 
 
 class SharedCounts:
-    """The counts that this process shares with others. Until `open` is called, it shares none."""
+    """Until `open` is called, nothing is shared."""
 
     def __init__(
         self, process_id: UUID, *, wait_seconds: float = WAIT_SECONDS, answer_seconds: float = ANSWER_SECONDS
@@ -100,14 +98,14 @@ class SharedCounts:
         self._wanted: dict[str, Count] = {}
         self._wake = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
-        """Done when Redis has answered for the counts in `_wanted`, or has failed."""
+        """Done when Redis has answered for `_wanted`, or has failed."""
         self._task: asyncio.Task[None] | None = None
         self._answers_quickly = False
         self.is_available = False
-        """Whether Redis answered the last time it was asked."""
+        """Redis answered the last time it was asked."""
 
     async def open(self, redis: Redis) -> None:
-        """Connects. This takes at most about twice ANSWER_SECONDS. If it fails, the task tries again until Redis answers."""
+        """If Redis does not answer, the task asks again until it does."""
         self._redis = redis
         await self._ask()
         if self.is_available:
@@ -115,7 +113,7 @@ class SharedCounts:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Ends the task. If Redis is available, gives back what `counts` hold unused, and sends what Redis has not counted yet."""
+        """Gives back what `counts` hold unused, and sends what Redis has not counted."""
         if self._task is None:
             return
         self._task.cancel()
@@ -125,12 +123,12 @@ class SharedCounts:
             await self._ask()
 
     def want(self, count: Count) -> None:
-        """The next question includes this count. Does not wait."""
+        """The next question to Redis includes this count. Does not wait."""
         self._wanted[count.key] = count
         self._wake.set()
 
     async def used_up(self, counts: Sequence[C]) -> list[C]:
-        """Returns the counts that have nothing left. If there are none, the caller must take what it needs before it awaits anything else."""
+        """Those of `counts` of which nothing is left. If there are none, take what you need before you await anything."""
         for _ in range(MAX_QUESTIONS):
             now = time.monotonic()
             unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]
@@ -144,7 +142,7 @@ class SharedCounts:
         return bool(count.has(now, is_shared=False) if has is None else has)
 
     async def _answer_for(self, counts: Sequence[Count]) -> bool:
-        """Asks for these counts, and waits for the answer. False if Redis is unavailable or slow, or does not answer in time: then this process decides by itself."""
+        """False if there was no answer in time."""
         if not (self.is_available and self._answers_quickly):
             return False
         if self._next is None:
@@ -174,7 +172,7 @@ class SharedCounts:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def _ask(self) -> None:
-        """Asks for all counts in `_wanted`. If there are none, finds out whether Redis answers. Never raises."""
+        """Asks Redis for `_wanted`. Never raises."""
         self._wake.clear()
         wanted, self._wanted = list(self._wanted.values()), {}
         waiting, self._next = self._next, None

@@ -1,6 +1,6 @@
-"""Limits the tokens in any minute. They are counted when a reply has ended, because their number is known only then.
+"""Limits the tokens in any minute. A reply's tokens are counted at its end, because their number is known only then.
 
-So a request for a reply is allowed while anything is left. If the reply has more tokens than are left, they count for longer than a minute.
+A reply is allowed while anything is left. If it uses more, its tokens count for longer than a minute.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import MAX_AHEAD_SECONDS, Window
 
 KNOWN_SECONDS: Final = 1.0
-"""How long a process relies on the last answer of Redis."""
+"""A process relies on an answer of Redis for this long."""
 
 
 class TokenCount:
-    """The tokens of one tenant, subject or key. See `Count` in `shared_counts.py`."""
+    """See `Count` in `shared_counts.py`."""
 
     script: Script = "window.lua"
 
@@ -27,10 +27,10 @@ class TokenCount:
         self._free_at = 0.0
         self._known_at = 0.0
         self._pending = self._sent = 0
-        """Tokens that Redis has not counted yet, and how many of them the current question sends."""
+        """Tokens that are not counted in Redis yet, and those of them that the current question sends."""
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
-        """Whether anything is left. None: Redis must be asked."""
+        """None: Redis must be asked."""
         if not is_shared:
             return self._local_window.left(now) > 0
         if self._left is None or now - self._known_at > KNOWN_SECONDS:
@@ -38,18 +38,16 @@ class TokenCount:
         return self._left > self._pending
 
     def spend(self, now: float, tokens: int) -> None:
-        """Counts the tokens of a reply."""
         self._local_window.add(now, tokens)
         self._pending += tokens
 
     def left(self, now: float, *, is_shared: bool) -> int:
-        """How many tokens are left, as far as this process knows."""
         return max(
             0, self._left - self._pending if is_shared and self._left is not None else self._local_window.left(now)
         )
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
-        """Seconds until something is left, as far as this process knows."""
+        """Seconds until more is allowed."""
         return (
             max(0.0, self._free_at - now) if is_shared and self._left is not None else self._local_window.free_in(now)
         )
@@ -73,5 +71,4 @@ class TokenCount:
         return self._pending > 0
 
     def is_idle(self, now: float) -> bool:
-        """Whether the process may forget this count."""
         return not (self._pending or self.waiting) and self._local_window.left(now) == self.limit

@@ -1,14 +1,10 @@
-"""Writes logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
+"""Logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
 
     log = structlog.get_logger(__name__)
     log.info("item_appended", conversation_id=conversation_id, version=version)
 
-becomes a line with `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and the fields
-bound with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any
-other name becomes `labels.<name>`. Each process calls `configure_logging` once, and gives uvicorn `log_config=None`.
-
-Content and secrets are not logged: see `redaction.py`. A library's record is logged only from WARNING up, with the
-first line of its message and without its extra fields.
+`FIELDS` maps our short names to ECS fields. Other names become `labels.<name>`. Each process calls `configure_logging`
+once, and gives uvicorn `log_config=None`. Content and secrets are not logged: see `redaction.py`.
 """
 
 import contextlib
@@ -49,13 +45,12 @@ FIELDS: Final[Mapping[str, str]] = {
     "projection": "conversation.projection",
     "model": "conversation.model",
 }
-"""Our keyword names -> their fields in ECS, or in our own `conversation.*`."""
 
 NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "version"})
-"""Names whose field is a number. A value of another type goes under `labels`, since Elasticsearch would refuse the line."""
+"""A value of another type goes under `labels`, because Elasticsearch would refuse the line."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Characters that could forge a log line, move the cursor or reverse the direction of text."""
+"""These could forge a log line, move the cursor or reverse the direction of text."""
 
 Processor = Callable[[Any, str, Any], Any]
 
@@ -66,13 +61,7 @@ def configure_logging(
     format: Literal["ecs", "console"],  # noqa: A002 - the setting's name
     secrets: Iterable[str] = (),
 ) -> None:
-    """Sends all logs of this process to stdout, one line each.
-
-    Our logs are written from `level` up; libraries' logs from WARNING up, or from `level` up if that is higher.
-    `service` becomes the field `service.name`. `secrets` are masked in every value. Crashes of the process and of
-    threads are logged too. Call this function before anything logs, because a logger keeps the configuration of its
-    first use.
-    """
+    """Call it before anything logs. Libraries' logs below WARNING are not written. `secrets` are masked in every value."""
     lock = threading.RLock()  # reentrant: a signal handler may log while its thread writes a line
     processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact, SecretMask(secrets)]
     if format == "ecs":
@@ -111,7 +100,7 @@ def _process_failed(
 
 
 class _Stdout:
-    """Writes lines to the current `sys.stdout`, one at a time. A line that cannot be written is dropped."""
+    """A line that cannot be written is dropped."""
 
     def __init__(self, lock: threading.RLock, name: str = "") -> None:
         self.name = name
@@ -126,7 +115,7 @@ class _Stdout:
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes records of the standard library's logging to our processors, without their extra fields."""
+    """Passes records of the standard library's logging to our processors."""
 
     def __init__(self, processors: Sequence[Processor], lock: threading.RLock) -> None:
         super().__init__()
@@ -146,17 +135,12 @@ class _LibraryHandler(logging.Handler):
 
 
 class _EcsRenderer(StructlogFormatter):
-    """Renders a redacted event as one line of JSON."""
-
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def __call__(self, logger: Any, name: str, event_dict: dict[str, Any]) -> bytes:  # type: ignore[override]
-        """Returns bytes and does not nest dotted names, unlike the parent's method.
-
-        Nesting took three quarters of the time.
-        """
+        """Does not nest dotted names, because nesting took three quarters of the time."""
         fields: dict[str, Any] = {"log.level": name, "message": event_dict.pop("event")}
         for key, value in event_dict.items():
             wrong_type = key in NUMBERS and not isinstance(value, int)
@@ -177,17 +161,14 @@ def _field(key: str) -> str:
 
 
 def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
-    """Moves the stack trace to the field that structlog's own renderer prints below the line."""
+    """structlog's renderer prints `exception` below the line."""
     if "error.stack_trace" in event:
         event["exception"] = event.pop("error.stack_trace")
     return event
 
 
 def _escape_controls(_logger: Any, _method: str, event: Event) -> Event:
-    """Escapes control characters in every value.
-
-    The lines of a stack trace are indented, so that none looks like a log line.
-    """
+    """A stack trace is indented, so that none of its lines looks like a log line."""
     for key, value in event.items():
         if key == "exception":
             event[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))

@@ -1,7 +1,4 @@
-"""The metrics of a process, for Prometheus. Each process makes one `Metrics` and passes it on.
-
-Every name begins with `conversation_store_`; times are in seconds. The dashboard is in `infrastructure/deploy/`.
-"""
+"""The metrics of a process, for Prometheus. Names of our own begin with `conversation_store_`. Times are in seconds."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,10 +29,9 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class Metrics:
-    """All metrics of one process, in a registry of their own. They include memory, CPU and garbage collection."""
+    """Each process makes one and passes it on."""
 
     def __init__(self) -> None:
-        # Nobody reads the `_created` series of counters and histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -154,10 +150,7 @@ class Metrics:
             self.reply_tokens.labels(direction)
 
     def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Counts and times one request. `route` is the path's template; None when no route matched.
-
-        Each label has few values: a raw path or an unknown method never becomes a label's value.
-        """
+        """`route`: the path's template; None when no route matched. A raw path never becomes a label's value."""
         key = (method if method in _METHODS else "other", route or "unmatched", status)
         children = self._request_children.get(key)
         if children is None:
@@ -167,7 +160,7 @@ class Metrics:
         children[1].observe(seconds)
 
     def observe_append(self, topics: Sequence[str]) -> None:
-        """Counts one committed transaction, by the topics of its events."""
+        """Counts one transaction."""
         self.append_batch_events.observe(len(topics))
         for topic in set(topics):
             child = self._event_children.get(topic)
@@ -176,5 +169,4 @@ class Metrics:
             child.inc(topics.count(topic))
 
     def render(self) -> tuple[bytes, str]:
-        """The body and the content type of `/metrics`."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,10 +1,7 @@
-"""Keeps content and secrets out of the logs.
+"""Keeps content and secrets out of the logs. The field `refused` lists the keys of dropped values.
 
-A value is dropped if its key is in `REFUSED` or ends in one of `_REFUSED_SUFFIXES`. It is also dropped if it is
-neither a scalar nor a list of scalars. The field `refused` lists the keys of the dropped values.
-
-The log line of an exception has the exception's type and its frames, without local variables. It has the message only
-if the exception is ours or a connection error: a library's message may quote the library's input.
+An exception's message is kept only if the exception is ours or in `_CONNECTION_ERRORS`. The message of another exception
+may quote content.
 """
 
 import math
@@ -24,7 +21,7 @@ _CONTENT = {"text", "content", "contents", "body", "prompt", "instructions", "ti
 _PAYLOADS = {"input", "output", "arguments", "item", "items", "messages", "delta", "headers"}
 _SECRETS = {"authorization", "cookie", "api_key", "apikey", "key", "password", "secret", "token", "credentials", "dsn"}
 REFUSED: Final = frozenset(_CONTENT | _PAYLOADS | _SECRETS)
-"""Keys whose values are never logged. Values of keys that end in one of `_REFUSED_SUFFIXES` are not logged either."""
+"""Values with these keys are never logged."""
 
 _REFUSED_SUFFIXES: Final = ("_key", "_token", "_secret", "_password", "_text", "_content", "_body", "_url")
 _OUR_PACKAGES: Final = frozenset(
@@ -43,10 +40,10 @@ _CONNECTION_ERRORS: Final = frozenset(
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _SHAPES: Final = (r"cs_[0-9a-f]{32}_[0-9a-f]{16,}", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", r"\bsk-[\w-]{16,}")
-"""The forms of this store's API keys, of a user service's tokens, and of providers' keys."""
+"""What this store's API keys, tokens, and providers' keys look like."""
 
 _MIN_SECRET_LENGTH = 6
-"""A shorter secret is not masked: it may be an ordinary word of a log line."""
+"""A shorter secret is not masked, because it may be an ordinary word."""
 
 _MAX_VALUE_LENGTH = 1_024  # characters: with the mappings of ECS, Elasticsearch does not index a longer keyword
 _MAX_TRACE_LENGTH = 32_768
@@ -57,10 +54,7 @@ _DROPPED: Final = object()
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """A structlog processor.
-
-    It removes what must not be logged from the event, and turns the event's exception into text.
-    """
+    """A structlog processor: removes what must not be logged, and turns the exception into text."""
     kept: dict[str, Any] = {"event": _clean(str(event.pop("event")))}
     error = event.pop("exc_info", None)
     refused = []
@@ -80,10 +74,7 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
 
 
 class SecretMask:
-    """A structlog processor that runs after `redact`.
-
-    In every value it replaces the given secrets, and any text that looks like a key or a token.
-    """
+    """A structlog processor for after `redact`: masks secrets, and what looks like a key or a token."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         written = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
@@ -105,7 +96,7 @@ def _is_refused(key: str) -> bool:
 
 
 def _value(value: Any) -> Any:
-    """The value to log, if it is a scalar or a list of scalars; else `_DROPPED`."""
+    """`_DROPPED` if it is neither a scalar nor a list of scalars."""
     if type(value) is str:
         return _clean(value)
     if isinstance(value, list | tuple | set | frozenset):
@@ -115,7 +106,6 @@ def _value(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """The value as a JSON scalar, or `_DROPPED`."""
     if isinstance(value, Enum):
         return _scalar(value.value)
     if value is None or isinstance(value, bool):
@@ -140,10 +130,7 @@ def _clean(text: str) -> str:
 
 
 def _exception(error: Any) -> BaseException | None:
-    """The exception that `exc_info` names.
-
-    `exc_info` is the exception itself, the usual tuple of three, or True for the exception that is being handled.
-    """
+    """`exc_info`: the exception, a tuple of three, or True for the one that is being handled."""
     if isinstance(error, BaseException):
         return error
     exception = error[1] if isinstance(error, tuple) else sys.exc_info()[1]
@@ -159,7 +146,7 @@ def _type_name(error_type: type) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """The exception's message if it cannot contain content, else an empty string."""
+    """Returns an empty text if the message may contain content."""
     is_ours = type(error).__module__.partition(".")[0] in _OUR_PACKAGES
     if not is_ours and not any(
         f"{error_type.__module__}.{error_type.__qualname__}" in _CONNECTION_ERRORS for error_type in type(error).__mro__
@@ -169,7 +156,7 @@ def _message(error: BaseException) -> str:
 
 
 def _stack_trace(error: BaseException) -> str:
-    """The frames of an exception and of its causes, without local variables. The oldest exception comes first."""
+    """Oldest exception first, without local variables."""
     lines: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,8 +1,7 @@
 """Tells which processes are dead, without a wall clock.
 
-Each process has a row in Postgres with a number, its beat. The process raises its beat again and again. A process that reads
-the rows about every `interval_seconds` remembers the beats, and measures with its own monotonic clock how long each beat has stayed the same. So no process compares its
-clock with that of another process or of Postgres.
+Each process raises a number in Postgres, its beat. A reader measures with its own monotonic clock how long each beat
+stays the same.
 """
 
 import time
@@ -13,10 +12,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class HeartbeatWatch(Generic[Key]):
-    """The beats that this process has seen, and for how long each has stayed the same.
+    """How long each beat has stayed the same.
 
-    After this process or Postgres was frozen, the first beats that this process reads may be old.
-    Each call of `unchanged` therefore adds at most two intervals to the time of a beat. So it takes several calls before a process counts as dead.
+    After a freeze, the first beats may be old. So each call of `unchanged` adds at most two intervals.
     """
 
     def __init__(
@@ -30,9 +28,10 @@ class HeartbeatWatch(Generic[Key]):
         self._unchanged_seconds: dict[Key, float] = {}
 
     def unchanged(self, beats: Mapping[Key, int | None]) -> set[Key]:
-        """Takes the beats that were just read. Returns the keys whose beat has not changed for `dead_after_seconds`.
+        """The keys whose beat has not changed for `dead_after_seconds`. A beat None means no row, and counts as
+        unchanged.
 
-        None as a beat means that the key has no row, and counts as an unchanged beat. Keys that are not in `beats` are forgotten.
+        Keys that are not in `beats` are forgotten.
         """
         now = self._clock()
         step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_step_seconds)
@@ -46,6 +45,6 @@ class HeartbeatWatch(Generic[Key]):
         return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
 
     def start_over(self) -> None:
-        """Forgets everything. Call it when the rows could not be read: the other processes perhaps could not raise their beats either."""
+        """Call it when the rows could not be read: perhaps the others could not raise their beats either."""
         self._looked_at = None
         self._beats, self._unchanged_seconds = {}, {}

@@ -1,8 +1,8 @@
-"""MongoDB transactions whose commands are sent together: all of them at once (in portions if they are large), and then the commit.
+"""MongoDB transactions whose commands are sent together, and then the commit.
 
-pymongo waits for each command's answer. Here a transaction of four commands takes only two round trips: half of the time, and half of the
-client's CPU time. pymongo has no public call for this, so this file uses pymongo's private connections and encoder; no other file does.
-pymongo still handles servers, authentication and TLS. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
+pymongo waits for each command's answer, so four commands take twice the time and CPU. It has no public call that sends
+commands together. So this file uses pymongo's private connections and encoder.
+`tests/projections/test_pipelined_transactions.py` fails when pymongo changes these.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Answer(Struct, frozen=True):
-    """The answer to a command. If one command fails, all later ones fail too: read the answers in order, to get the first error."""
+    """If a command fails, all later ones of the transaction fail too. To get the first error, read the answers in order."""
 
     document: Document
     wire_version: int | None = None
 
     def read(self) -> Document:
-        """The answer. Raises what pymongo would raise: a PyMongoError, such as BulkWriteError if a document failed."""
+        """Raises a PyMongoError, as pymongo would."""
         _check_command_response(self.document, self.wire_version, parse_write_concern_error=True)
         if self.document.get("writeErrors"):
             raise BulkWriteError(self.document)
@@ -38,10 +38,9 @@ class Answer(Struct, frozen=True):
 
 
 Send = Callable[[Sequence[Document]], Awaitable[list[Answer]]]
-"""Sends MongoDB commands, such as `{"insert": collection, "documents": [...]}`. Raises DocumentTooLarge and ConnectionFailure."""
+"""Raises DocumentTooLarge and ConnectionFailure."""
 
 Exchange = Callable[["AsyncConnection", str, Sequence[Document]], Awaitable[list[Answer]]]
-"""Sends commands to a database over a connection, and returns their answers."""
 
 _SNAPSHOT = {"readConcern": {"level": "snapshot"}}
 _DURABLE = {"writeConcern": {"w": "majority", "j": True}}
@@ -49,10 +48,7 @@ _MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
 
 
 async def exchange(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """Sends the commands, and returns their answers. Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT.
-
-    Raises DocumentTooLarge and ConnectionFailure.
-    """
+    """Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
     answers: list[Answer] = []
     in_flight: dict[int, bytes] = {}
     largest = 0
@@ -73,10 +69,10 @@ async def exchange(connection: "AsyncConnection", database: str, commands: Seque
 async def pipelined_transaction(
     database: Database, session: AsyncClientSession, exchange: Exchange = exchange
 ) -> AsyncIterator[Send]:
-    """Runs a transaction on a session that has none. At the end of the block, commits it durably on a majority of the servers.
+    """Commits durably on a majority of the servers. `session` must have no transaction.
 
-    If the block raises, nothing was written. If the commit raises a ConnectionFailure, or an error with the label
-    UnknownTransactionCommitResult, the outcome is unknown.
+    If the block raises, nothing was written. After a ConnectionFailure or UnknownTransactionCommitResult of the commit,
+    the outcome is unknown.
     """
     session_id = session.session_id  # makes pymongo give the session its server session
     session._server_session.inc_transaction_id()  # noqa: SLF001
@@ -106,7 +102,7 @@ async def pipelined_transaction(
                 _check_commit(answer)
     except BaseException:
         if started and connection.closed:
-            # The server would keep the transaction and its locks until the session's next transaction, or until its time limit (60 s by default).
+            # Without an abort, the server would keep the transaction and its locks for up to 60 s (the default).
             with suppress(PyMongoError):
                 async with await database.client._conn_for_writes(None, "abortTransaction") as another:  # noqa: SLF001
                     await exchange(another, "admin", [{"abortTransaction": 1, **in_transaction}])
@@ -114,7 +110,7 @@ async def pipelined_transaction(
 
 
 def _check_commit(answer: Answer) -> None:
-    """Raises if the commit failed. If the outcome is unknown, adds a label to the error, as pymongo does: the server does not add it."""
+    """If the outcome is unknown, labels the error as pymongo does, because the server does not."""
     try:
         answer.read()
     except OperationFailure as error:
@@ -124,10 +120,7 @@ def _check_commit(answer: Answer) -> None:
 
 
 async def _send_and_receive(connection: "AsyncConnection", messages: Mapping[int, bytes], largest: int) -> list[Answer]:
-    """Sends the messages at once, and receives all answers, so that a later command does not get one of them.
-
-    `largest`: the bytes of the largest document in the messages.
-    """
+    """Receives all answers, so that no later command gets one of them. `largest`: bytes of the largest document."""
     await connection.send_message(b"".join(messages.values()), largest)
     received = [await connection.receive_message(request_id) for request_id in messages]
     return [Answer(message.unpack_response()[0], connection.max_wire_version) for message in received]

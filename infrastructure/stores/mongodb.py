@@ -1,4 +1,4 @@
-"""The MongoDB client: one per process, with durable writes and short timeouts."""
+"""The MongoDB client, with durable writes."""
 
 from typing import Any
 
@@ -13,11 +13,7 @@ Database = AsyncDatabase[Document]
 
 
 def connect(settings: Settings, *, answer_seconds: float = 10.0) -> Client:
-    """A client that connects at its first use. Close it with `await client.close()`.
-
-    Writes are acknowledged when a majority of the servers have them in their journals. If no server can be reached, an operation fails after
-    2 s with pymongo.errors.ServerSelectionTimeoutError. If the server does not answer, the operation fails after `answer_seconds`.
-    """
+    """Connects at its first use. Without a server, operations fail after 2 s with pymongo.errors.ServerSelectionTimeoutError."""
     return AsyncMongoClient(
         settings.mongodb_url,
         appname="conversation-store",
@@ -31,5 +27,4 @@ def connect(settings: Settings, *, answer_seconds: float = 10.0) -> Client:
 
 
 def database(client: Client, settings: Settings) -> Database:
-    """The database that the settings name."""
     return client[settings.mongodb_database]

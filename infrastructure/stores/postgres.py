@@ -1,7 +1,4 @@
-"""A pool of async connections to Postgres. It fails within seconds when Postgres is down.
-
-Transactions are read-only unless the pool is for writers.
-"""
+"""A pool of async connections to Postgres. Transactions are read-only by default."""
 
 import asyncio
 import select
@@ -21,27 +18,24 @@ DEAD_SERVER_DETECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq parameters. With them, a connection to a server that no longer answers fails within about 15 s."""
+"""libpq parameters. A connection to a dead server fails within about 15 s."""
 
 RECONNECT_TIMEOUT_SECONDS = 0.0
-"""A pool that cannot connect gives up at once, and connects again when somebody asks for a connection.
+"""The pool gives up at once, and connects again at the next request for a connection.
 
-With a longer timeout it would retry after 1, 3 and 7 s. In between, callers would get no connection, even if Postgres is back.
+With retries after 1, 3 and 7 s, callers would get no connection in between, even if Postgres is back.
 """
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """A pool that hands out no connection that the server has closed.
-
-    If a caller is cancelled while it returns a connection, the pool does not lose this connection.
-    """
+    """Hands out no connection that the server has closed. Loses none if a caller is cancelled while returning one."""
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
     def pipeline(
         self, name: str, types: Sequence[str], statement: str, register_types: RegisterTypes | None = None
     ) -> PostgresPipeline:
-        """A pipeline for one statement, with the pool's connection parameters. It is closed with the pool."""
+        """It is closed with the pool."""
         assert isinstance(self.kwargs, dict)
         pipeline = PostgresPipeline(
             {"conninfo": self.conninfo, **self.kwargs},
@@ -55,11 +49,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         return pipeline
 
     async def read(self, pipeline: PostgresPipeline, values: Sequence[Any], timeout_seconds: float) -> Any:
-        """Calls a pipeline of this pool whose statement only reads. Raises what the call raises.
-
-        If the connection was lost, calls the pipeline once more (unless the pool is closed), because the connection may
-        have been lost while it was idle.
-        """
+        """For statements that only read: calls once more if the connection was lost, perhaps while idle."""
         try:
             return await pipeline.call(values, timeout_seconds)
         except OutcomeUnknown as error:
@@ -73,8 +63,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.end()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # A restart of the server closes every idle connection. Without this check, each closed connection would make one
-        # caller fail.
+        # A restart of the server closes every idle connection. Each would make one caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it
@@ -92,7 +81,7 @@ def _has_data(connection: AsyncConnection[tuple[object, ...]]) -> bool:
 
 
 def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -> Pool:
-    """A pool that is not open yet: call `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
+    """Call `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
     return Pool(
         postgres_url,
@@ -112,7 +101,7 @@ def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -
 
 
 async def is_writable(write_pool: Pool) -> bool:
-    """Whether the transactions of this pool for writers can write: Postgres is neither a replica nor set to read-only. Raises psycopg.Error."""
+    """Not if Postgres is a replica or read-only. Raises psycopg.Error."""
     async with write_pool.connection() as connection:
         row = await (await connection.execute("SHOW transaction_read_only")).fetchone()
         return row == ("off",)

@@ -1,9 +1,7 @@
-"""One connection that runs one prepared statement again and again, each call in one round trip, on the event loop.
+"""One connection that runs one prepared statement, each call in one round trip, on the event loop.
 
-Calls do not wait for each other: the next call is sent while the server still works on the one before.
-
-The pipeline calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's binary dumpers and loaders. A round trip takes
-half a millisecond. psycopg's cursors would need as much time again, in Python, for each statement.
+The next call is sent while the server still works on the one before. A round trip takes half a millisecond. psycopg's
+cursors would need as much again in Python, so this calls libpq through `psycopg.pq`.
 """
 
 import asyncio
@@ -26,22 +24,19 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
-"""The first server version that has `transaction_timeout`: Postgres 17."""
+"""Postgres 17."""
 
 _NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
-"""Errors after which the next call connects again. They can mean that the tables, types or functions of the prepared statement were dropped and
-made again, or that the server became read-only.
-"""
+"""After these errors the next call connects again: tables, types or functions may have been replaced, or the server became read-only."""
 
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
 class PostgresPipeline:
-    """Runs one statement. Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
+    """Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
 
-    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. The server commits it only when
-    it has received the call's last message. From version 17 on, the server aborts a transaction that takes longer than
-    `transaction_timeout_seconds`. `register_types` is called with each new connection, to register types that psycopg does not know by itself.
+    Each call is a transaction. The server commits it only when it has received the call's last message.
+    `register_types` is called with each new connection.
     """
 
     def __init__(
@@ -68,22 +63,20 @@ class PostgresPipeline:
         self._pending: deque[asyncio.Future[PGresult]] = deque()
         """The calls in flight, oldest first."""
         self._result: PGresult | None = None
-        """The part of the oldest call's result that was received so far."""
+        """Of the oldest call, as far as it was received."""
         self._socket = -1
         self._poll = select.poll()
-        """Tells whether the socket has more to read."""
 
     async def open(self) -> None:
-        """Connects before the first call. Does nothing if Postgres is down."""
+        """Does nothing if Postgres is down."""
         with suppress(NotSent):
             await self._connected()
 
     async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
-        """Runs the statement with these parameters and returns the one column of its one row.
+        """Returns the one column of the statement's one row.
 
-        Raises NotSent if there is no connection. Raises OutcomeUnknown if the connection was lost, and ServerTimedOut if there was no answer
-        within `timeout_seconds`: then this statement and all others in flight may or may not have run. Raises psycopg.DataError if a
-        value does not fit its type; nothing was sent then. Raises any other psycopg.Error if Postgres refused the statement and did nothing.
+        Raises NotSent if there is no connection. Raises OutcomeUnknown or ServerTimedOut if this statement and all
+        others in flight may have run. Raises any other psycopg.Error if nothing was done, such as psycopg.DataError.
         """
         connection = await self._connected()
         try:
@@ -118,16 +111,16 @@ class PostgresPipeline:
             if isinstance(failure, _NEEDS_NEW_CONNECTION):
                 self._drop(connection)
             raise failure
-        # The server or libpq ended the connection. The statement may have run.
+        # The statement may have run.
         self._drop(connection)
         raise OutcomeUnknown(str(failure)) from failure
 
     def close(self) -> None:
-        """Closes the connection and fails the calls in flight. The next call connects again."""
+        """Fails the calls in flight. The next call connects again."""
         self._disconnect(psycopg.OperationalError("The connection was closed."))
 
     def end(self) -> None:
-        """Closes the pipeline for good. A call that is still connecting fails, and leaves no connection open."""
+        """Closes for good. A call that is still connecting fails."""
         self._ended = True
         self.close()
 
@@ -137,13 +130,12 @@ class PostgresPipeline:
             self.close()
 
     def _time_out(self, pending: "asyncio.Future[PGresult]", error: psycopg.Error) -> None:
-        """Fails the calls in flight. Does nothing if the answer to this call has arrived, and the event loop was only too busy to read it."""
+        """Does nothing if the answer has arrived and the event loop was too busy to read it."""
         self._readable()
         if not pending.done():
             self._disconnect(error)
 
     def _disconnect(self, error: psycopg.Error) -> None:
-        """Closes the connection and fails the calls in flight with `error`."""
         failed, self._pending, self._result = self._pending, deque(), None
         for pending in failed:
             if not pending.done():
@@ -200,7 +192,7 @@ class PostgresPipeline:
         return None if value is None else self._transformer.get_loader(result.ftype(0), Format.BINARY).load(value)
 
     def _flush(self) -> None:
-        """Called when the socket accepts data: sends what libpq still holds."""
+        """Sends what libpq still holds."""
         if self._connection is None:
             return
         pgconn = self._connection.pgconn
@@ -212,10 +204,8 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _readable(self) -> None:
-        """Called when the socket has data, or was closed by the server: reads until there is no more.
-
-        uvloop calls this only once for a socket with an error. A single read may get the server's last message but not the end of
-        the connection after it. Nothing would report that end later: the calls in flight would wait until they time out.
+        """uvloop calls this only once for a socket with an error. A single read could miss the end of the connection,
+        and the calls in flight would wait until they time out.
         """
         if self._connection is None:
             return
@@ -230,15 +220,12 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _read_results(self, pgconn: "PGconn") -> None:
-        """Takes the results that libpq has received.
-
-        Call it after each flush too: a flush may also read, and then nothing reports the socket as readable.
-        """
+        """Call it after each flush too: a flush may also read, and then nothing reports the socket as readable."""
         statement_ended = False
         while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()
-            if result is None:  # the statement's results end; next comes PIPELINE_SYNC, or the error of its commit
-                # In libpq up to 14.10, 15.5 and 16.1 a failed commit makes get_result return None for ever.
+            if result is None:  # next comes PIPELINE_SYNC, or the error of the commit
+                # In libpq up to 14.10, 15.5 and 16.1, a failed commit makes get_result return None for ever.
                 if statement_ended or pgconn.status != ConnStatus.OK:
                     raise psycopg.OperationalError("The connection was lost.")
             elif result.status == ExecStatus.PIPELINE_SYNC:
@@ -257,12 +244,12 @@ class PostgresPipeline:
 
 
 class NotSent(psycopg.OperationalError):
-    """There was no connection: the statement was not sent."""
+    pass
 
 
 class OutcomeUnknown(psycopg.OperationalError):
-    """The connection was lost, or there was no answer in time: the statement may or may not have run."""
+    """The statement may or may not have run."""
 
 
 class ServerTimedOut(OutcomeUnknown):
-    """The server did not answer in time."""
+    pass

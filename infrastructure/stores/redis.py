@@ -1,4 +1,4 @@
-"""Makes clients of Redis (or Valkey) with short timeouts. Redis never has the only copy of anything."""
+"""Clients of Redis (or Valkey) with short timeouts. No conversation is lost if Redis loses its data."""
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -7,17 +7,15 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 64
-"""The maximum number of commands at once; further commands wait for a connection. An API client that reads a stream holds no connection."""
+"""Further commands wait. An API client that reads a stream holds no connection."""
 
 CONNECTION_TIMEOUT_SECONDS = 0.5
 
 
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
-    """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
+    """Connects at its first use. Without a server, commands fail within about 2 s with ConnectionError or TimeoutError.
 
-    If no server can be reached, a command fails within about 2 s with ConnectionError or TimeoutError of redis.exceptions. If the server
-    does not answer within `answer_seconds`, the command is sent once more, and then fails with TimeoutError. So every command must be
-    idempotent. With `answer_seconds` None, commands wait without a limit, so the caller sets a timeout.
+    A command without an answer is sent once more, so every command must be idempotent. `answer_seconds` None: no limit.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,
