@@ -1,14 +1,14 @@
-"""Decides how far apart two batches start. Under load, they are further apart, and larger.
+"""Decides how far apart two batches start.
 
-A batch costs the projector and MongoDB about 5 ms of processor time, and each of its events about 0.1 ms more. With few events a second,
-small batches are best, because they show events soonest. With many events, small batches would take half of the machine's processor time.
+A batch costs about 5 ms of processor time, and each event about 0.1 ms more. Under load, small batches would take half
+of the machine's processor time.
 """
 
 import time
 from collections.abc import Callable
 
 BUSY_EVENTS_PER_SECOND = 700
-"""From this many events a second on, batches are BUSY_BATCH_SECONDS apart, so each has 70 events or more."""
+"""From this many events a second on, batches start at least BUSY_BATCH_SECONDS apart."""
 
 BUSY_BATCH_SECONDS = 0.1
 
@@ -16,8 +16,6 @@ _WINDOW_SECONDS = 0.5
 
 
 class BatchPace:
-    """Measures how fast the log grows."""
-
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began_at = clock()
@@ -25,10 +23,7 @@ class BatchPace:
         self._is_busy = False
 
     def seconds_between(self, log_end: int, min_batch_seconds: float) -> float:
-        """The least time from the start of one batch to the start of the next.
-
-        `log_end`: the newest position that is known. `min_batch_seconds`: the result when there are few events.
-        """
+        """The least time from the start of one batch to the next. `log_end`: the newest known position."""
         seconds = self._clock() - self._began_at
         if seconds >= _WINDOW_SECONDS:
             self._is_busy = log_end - self._began_with >= BUSY_EVENTS_PER_SECOND * seconds

@@ -1,7 +1,6 @@
 """Merges the many writes of a batch into few, for each view. Pure.
 
-Apply a `ViewBatch` in this order: updates, removals, then inserts or increments (no view has both). An update of a document that the same batch inserts is applied
-to the inserted document. A document that the batch inserts and then removes is not inserted.
+Apply a `ViewBatch` in this order: updates, removals, then inserts or increments.
 """
 
 from collections import defaultdict
@@ -20,7 +19,7 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Change(Struct):
-    """The change of one document that existed before the batch: assign `set`, increment by `add`, remove `unset`."""
+    """The merged updates of one document."""
 
     set: Document = field(default_factory=dict)
     add: dict[str, int] = field(default_factory=dict)
@@ -28,7 +27,7 @@ class Change(Struct):
 
 
 class Increment(Struct):
-    """Numbers to add to one document, from events up to `position`. A document that does not exist is first created as `document`."""
+    """The merged increments of one document. A missing document is first created as `document`."""
 
     document: Document
     add: dict[str, int]
@@ -36,7 +35,7 @@ class Increment(Struct):
 
 
 class ViewBatch(Struct):
-    """The merged writes of a batch to one view, by the documents' `_id`. `removed`: (tenant, conversation id)."""
+    """The merged writes into one view, by the documents' `_id`. `removed`: (tenant, conversation id)."""
 
     updates: dict[str, Change] = field(default_factory=dict)
     removed: dict[tuple[str, str], None] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class ViewBatch(Struct):
     _inserted_keys: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, write: Write) -> None:
-        """Adds the next write. Raises ValueError if a document is inserted twice."""
+        """Raises ValueError if a document is inserted twice."""
         match write:
             case Insert():
                 if write.key in self.inserts:
@@ -72,7 +71,6 @@ class ViewBatch(Struct):
 
 
 def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
-    """The merged writes of each view."""
     batches: dict[MongoView, ViewBatch] = {}
     for write in writes:
         if (batch := batches.get(write.view)) is None:
@@ -82,9 +80,9 @@ def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
 
 
 def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged]) -> list[tuple[str, str, ViewBatch]]:
-    """(view, collection, merged writes) for each collection of these positions.
+    """(view, collection, merged writes) for each collection. Of parked conversations, only deletions are merged.
 
-    Of parked conversations, only deletions are merged. Raises UnreadableEvent.
+    Raises UnreadableEvent.
     """
     by_collection: defaultdict[tuple[str, str], dict[int, ViewPosition]] = defaultdict(dict)
     by_partition: defaultdict[int, list[ViewPosition]] = defaultdict(list)
@@ -106,12 +104,12 @@ def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged
 
 
 def conversation_of(document: Document) -> tuple[str, str]:
-    """(tenant, conversation id) of a document of any view. For documents of `usage` the id is empty."""
+    """(tenant, conversation id) of a document of any view. In `usage` the id is empty."""
     return document["tenant"], document.get("conversation_id") or document.get("id", "")
 
 
 def apply_to(document: Document, update: Update) -> None:
-    """Changes a document as MongoDB's `$set`, `$inc` and `$unset` do: a name with dots is a field of a nested object."""
+    """Changes the document like MongoDB (`$set`, `$inc`, `$unset`). A dotted name is a field of a nested object."""
     for name, value in update.set.items():
         parent, last = _parent(document, name)
         parent[last] = value
@@ -134,7 +132,7 @@ def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
 
 
 def _merge(change: Change, update: Update) -> None:
-    """Adds an update to a change. MongoDB accepts a name only once per update, so a value to set includes its later increments."""
+    """MongoDB accepts a name only once per update, so a value to set includes its later increments."""
     for name, value in update.set.items():
         change.set[name] = value
         change.add.pop(name, None)

@@ -1,11 +1,7 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis.
 
-Its positions are in MongoDB, like those of other views. Redis is written before the position, so a batch may be applied
-twice. The second time it changes nothing. New items are added to a snapshot. When the head is moved, the items that
-are on both paths are kept if possible (`move_snapshot`). After any other change of what a model is shown, the snapshot is made again from the log.
-It is also made again if it is missing, if the batch does not follow its version, or if its keys hold something else. A
-snapshot that already has the batch stays. If Redis refuses to write (out of memory, read-only …), the error is raised.
-Then the batch is applied again, until Redis accepts it.
+Its positions are in MongoDB. Redis is written first, so a batch may be applied twice. The second time it changes
+nothing. A snapshot that cannot be changed is made again from the log.
 """
 
 import asyncio
@@ -40,10 +36,7 @@ from projections.views.partitions import partition_of
 from projections.views.view_position import ViewPosition
 
 MAX_POSITION_DELAY_SECONDS = 0.1
-"""How long a batch may wait until its position is written to MongoDB.
-
-After a kill, the events since the written position are applied again.
-"""
+"""How long a batch may wait until its position is written to MongoDB."""
 
 _CANNOT_APPLY = -1
 _KEYS_PER_CALL = 1_000
@@ -53,8 +46,6 @@ log = structlog.get_logger(__name__)
 
 
 class ContextView:
-    """Keeps the context snapshots up to date."""
-
     views: tuple[str, ...] = (CONTEXT,)
     min_batch_seconds = 0.02
 
@@ -67,27 +58,20 @@ class ContextView:
         self._unwritten: dict[str, tuple[ViewPosition, ViewPosition]] = {}
         """By position key: (the position in MongoDB, the position now)."""
         self._written_keys: set[str] = set()
-        """The keys of the snapshots that were written since the positions were last written to MongoDB."""
         self._written_at = 0.0
 
     async def prepare(self) -> None:
-        """Creates the collection of positions.
-
-        Loads the vocabulary for counting tokens, so that the first event need not wait for it.
-        """
+        """Loads the vocabulary for counting tokens, so that the first event need not wait for it."""
         await self._positions.prepare()
         await count_off_loop([""])
 
     async def end_sessions(self, holders: Sequence[UUID]) -> None:
-        """Does nothing: Redis has no transactions that stay open."""
+        """Does nothing, because Redis has no transactions that stay open."""
 
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved.
-
-        `only_incomplete`, `only_from`: as in ViewPositions.start_over.
-        """
+        """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved."""
         async with self._mongo.transaction((view,), 0) as session:
             if not await self._positions.start_over(
                 view, view, target, session, only_incomplete=only_incomplete, only_from=only_from
@@ -96,10 +80,10 @@ class ContextView:
         await self._remove_all()
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Applies a batch to the snapshots of these partitions and moves their positions to its end. Returns the new positions.
+        """Returns the new positions. After an error the batch must be applied again.
 
-        If the batch has events of a parked conversation, the conversation's snapshot is removed: it would be outdated. Raises
-        UnreadableEvent, PositionMoved, RedisError, PyMongoError and psycopg.Error. After an error the batch must be applied again.
+        Snapshots of parked conversations in the batch are removed, because these would be outdated. Raises
+        UnreadableEvent, PositionMoved, RedisError, PyMongoError and psycopg.Error.
         """
         partitions = {view_position.partition for view_position in view_positions}
         parked = {conversation_id for view_position in view_positions for conversation_id in view_position.parked}
@@ -122,7 +106,7 @@ class ContextView:
         return advanced
 
     async def flush(self) -> None:
-        """Writes the positions to MongoDB. Not needed after each batch, since events may be applied twice."""
+        """Writes the new positions to MongoDB. Not needed after each batch, since events may be applied twice."""
         unwritten, self._unwritten = list(self._unwritten.values()), {}
         self._written_at = time.monotonic()
         by_move: defaultdict[tuple[int, LogPosition], list[ViewPosition]] = defaultdict(list)
@@ -138,8 +122,8 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead of this one. If Redis has lost the newer snapshots of that projector, the
-            # older snapshots of this one would stay. So they are removed.
+            # Another projector may be ahead. If Redis lost the snapshots of that projector, the older ones written here
+            # would stay. So these are removed.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])
@@ -147,7 +131,6 @@ class ContextView:
             raise
 
     async def apply_changes(self, changes: Sequence[SnapshotChange]) -> None:
-        """Applies the changes. If a change needs a refill or cannot be applied, the snapshot is made from the log."""
         for change in changes:
             if change.deleted:
                 tombstone = Snapshot(version=change.version, deleted=True, incarnation=change.incarnation)
@@ -180,10 +163,6 @@ class ContextView:
         log.debug("snapshot_refilled", conversation_id=change.conversation_id, version=change.version)
 
     async def _remove_all(self) -> None:
-        """Removes all snapshots.
-
-        A snapshot that another projector writes meanwhile may stay, because it is up to date.
-        """
         keys: list[bytes] = []
         for prefix in (KEY_PREFIX, ITEMS_KEY_PREFIX):
             async for key in self._redis.scan_iter(match=f"{prefix}*", count=_KEYS_PER_CALL):
@@ -195,10 +174,7 @@ class ContextView:
             await self._redis.unlink(*keys)
 
     async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int]:
-        """Runs `write_snapshot.lua` for each change, all in one round trip. Returns the result of each run.
-
-        Raises RedisError.
-        """
+        """All in one round trip."""
         if not changes:
             return []
         items = iter(await snapshot_items([event for change in changes for event in change.appended], self._counts))
@@ -212,5 +188,4 @@ class ContextView:
 
 
 def _keys(events: Iterable[Logged]) -> set[str]:
-    """The keys of the snapshots of these events' conversations."""
     return {key for logged in events for key in snapshot_keys(logged.tenant, logged.conversation_id)}

@@ -1,4 +1,4 @@
-"""Computes the MongoDB views in memory, from the events of the log. `verify` and the tests compare the stored views with the result. Pure."""
+"""Computes the MongoDB views in memory from the events of the log, to compare stored views with them. Pure."""
 
 from collections.abc import Iterable
 
@@ -10,21 +10,16 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Fold:
-    """The documents after all events so far, by view and `_id`.
-
-    Raises ValueError if a document to insert exists already, or if a document to update does not exist.
-    """
+    """The documents after all events so far, by view and `_id`. Raises ValueError if a write does not fit."""
 
     def __init__(self) -> None:
         self.documents: dict[MongoView, dict[str, Document]] = {view: {} for view in MONGO_VIEWS}
 
     def apply(self, recorded: Recorded) -> None:
-        """Applies the next event."""
         for write in event_writes(recorded):
             self.write(write)
 
     def write(self, write: Write) -> None:
-        """Applies the next write."""
         documents = self.documents[write.view]
         match write:
             case Insert():
@@ -47,7 +42,6 @@ class Fold:
 
 
 def fold(events: Iterable[Recorded]) -> dict[MongoView, dict[str, Document]]:
-    """The documents of all MongoDB views after these events."""
     folded = Fold()
     for recorded in events:
         folded.apply(recorded)

@@ -1,10 +1,8 @@
 """Divides the partitions among the running projectors, with leases in Postgres.
 
-Every projector raises its `beat` twice a second. The others count it as dead when they have seen the same beat for 2.5 s
-(`heartbeats.py`). Each projector holds its share, and the shares differ by at most one partition. It takes partitions that are free or
-whose holder is dead, and releases what exceeds its share when another projector starts. A lease is a number: a new lease of a partition is
-higher than the one before. MongoDB stores the newest lease of each partition (`view_positions.py`), so a projector that froze and was
-replaced cannot write when it wakes up.
+A projector takes free partitions up to its share, and releases what exceeds the share. Partitions of a dead projector
+are free. A new lease of a partition has a higher number than the one before. MongoDB stores the newest lease. So a
+projector that froze and was replaced cannot write when it wakes up.
 """
 
 import time
@@ -20,20 +18,20 @@ from infrastructure.stores.postgres import Pool
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 
 ALIVE_SECONDS = 2.5
-"""A projector counts as dead when another one has seen its beat unchanged for this long."""
+"""A projector is dead when its beat was seen unchanged for this long."""
 
 RENEW_SECONDS = 0.5
 
 _LOCK = 7_203_914_412
-"""A projector holds this advisory lock while it counts the others, takes partitions, and releases what exceeds its share."""
+"""Held while a projector renews its leases."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
-"""If a projector freezes inside the transaction, Postgres ends the transaction, so that it does not block the others."""
+"""Postgres ends the transaction of a projector that froze, because it blocks the others."""
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
-# A new lease is at least the current time in milliseconds, so leases usually still grow after Postgres was restored from an older backup.
-# If the clock is wrong and they do not grow, the holder finds the newer lease in MongoDB and takes a higher one (`newer_leases`).
+# A new lease is at least the current time in milliseconds. So leases usually still grow after Postgres was restored
+# from an older backup.
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
     SELECT unnest(%s::smallint[]), %s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -44,9 +42,9 @@ _RAISE = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE buc
 
 
 class HeldPartitions(Struct, frozen=True):
-    """The partitions that a projector holds, each with its lease.
+    """The partitions that a projector holds, with their leases.
 
-    `dead_holders`: the dead projectors that it took partitions from. `share`: how many partitions it should hold.
+    `dead_holders`: the projectors that partitions were taken from. `share`: how many partitions to hold.
     """
 
     leases: Mapping[int, int]
@@ -55,7 +53,7 @@ class HeldPartitions(Struct, frozen=True):
 
 
 class Leases:
-    """The leases of the projector `holder`. Its methods raise psycopg.Error."""
+    """The leases of one projector, `holder`. The methods raise psycopg.Error."""
 
     def __init__(self, pool: Pool, holder: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -66,8 +64,8 @@ class Leases:
     async def renew(self, newer_leases: Mapping[int, int] | None = None) -> HeldPartitions:
         """Raises this projector's beat. Takes free partitions up to its share, or releases what exceeds the share.
 
-        `newer_leases`: by partition, the leases in MongoDB that are newer than those held here. If Postgres still says that this projector
-        holds such a partition, Postgres was restored from an older backup. Then the projector takes a lease above the newer one.
+        `newer_leases`: by partition, leases in MongoDB that are newer than those held here. Postgres may have been
+          restored from an older backup. Then the projector takes a higher lease.
         """
         try:
             return await self._renew(newer_leases or {})
@@ -102,7 +100,7 @@ class Leases:
             return HeldPartitions(dict(leases), dead_holders, share)
 
     async def _alive(self, connection: AsyncConnection[Any]) -> list[UUID]:
-        """Raises this projector's beat, and deletes the rows of dead projectors. Returns the ids of those that are alive, sorted."""
+        """Raises the beat. Returns the ids of living projectors, sorted."""
         self._beat += 1
         await connection.execute(_RENEW, (self._holder, self._beat))
         beats: dict[UUID, int] = dict(await _rows(connection, "SELECT id, beat FROM projectors"))
@@ -112,7 +110,6 @@ class Leases:
         return sorted(beats.keys() - dead)
 
     async def release(self) -> None:
-        """Releases all partitions and unregisters this projector."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(_BEGIN)
             await connection.execute("UPDATE projection_leases SET holder = NULL WHERE holder = %s", (self._holder,))
@@ -124,5 +121,5 @@ async def _rows(connection: AsyncConnection[Any], query: LiteralString, *paramet
 
 
 def _share_size(rank: int, count: int) -> int:
-    """How many partitions a projector should hold. `rank`: its index among the `count` projectors that are alive."""
+    """`rank`: the projector's index among the `count` living ones."""
     return PARTITIONS // count + (rank < PARTITIONS % count)

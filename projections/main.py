@@ -1,4 +1,6 @@
-"""The projector's process: `python -m projections.main`. On SIGTERM or Ctrl-C it finishes the batches it has begun, and exits."""
+"""The projector's process: `python -m projections.main`. On SIGTERM or Ctrl-C it finishes the batches it has begun, and
+exits.
+"""
 
 import asyncio
 import gc
@@ -22,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 async def project(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs a projector until `stop`. It starts even while the stores are unavailable.
+    """Runs a projector until `stop`. Starts even while the stores are unavailable.
 
     Raises DataIsNewer, alone or in an ExceptionGroup.
     """
@@ -52,7 +54,7 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
-    """Applies missing migrations, as soon as Postgres is reachable. At `stop` it gives up. Raises DataIsNewer."""
+    """Gives up at `stop`. Raises DataIsNewer."""
     migrating = asyncio.create_task(when_reachable(migrate, postgres_url))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({migrating, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,7 +81,7 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # A batch creates tens of thousands of objects that all live until the batch ends. With Python's default threshold of 700, garbage
+    # A batch creates tens of thousands of objects that live until it ends. With Python's default threshold, garbage
     # collection took a fifth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -1,4 +1,4 @@
-"""The MongoDB commands of one batch: those that write into a view's collection, and those that advance positions."""
+"""The MongoDB commands of one batch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,16 +17,16 @@ _DUPLICATE_KEY = 11000
 
 
 class Statement(Struct, frozen=True):
-    """A MongoDB command on a view's collection. `changes`: how many existing documents it must change."""
+    """A MongoDB command. `changes`: how many existing documents it must change."""
 
     view: str
     command: Document
     changes: int | None = None
 
     def check(self, read: Callable[[], Document]) -> None:
-        """Checks the answer, which `read` returns.
+        """Checks the answer that `read` returns.
 
-        Raises ViewDiverged if a document to change is missing, or if one to insert exists already. Raises the other errors of `read`.
+        Raises ViewDiverged if a document to change is missing, or if one to insert exists already.
         """
         try:
             answer = read()
@@ -40,7 +40,6 @@ class Statement(Struct, frozen=True):
 
 
 def batch_statements(view: str, collection: str, batch: ViewBatch) -> Iterator[Statement]:
-    """The commands that write a batch, in order."""
     if batch.updates:
         updates = [{"q": {"_id": key}, "u": update_operators(change)} for key, change in batch.updates.items()]
         yield Statement(view, {"update": collection, "updates": updates, "ordered": False}, changes=len(updates))
@@ -71,7 +70,6 @@ def batch_statements(view: str, collection: str, batch: ViewBatch) -> Iterator[S
 
 
 def advance_command(advance: Advance) -> Document:
-    """The command that advances positions."""
     return {
         "update": POSITIONS_COLLECTION,
         "updates": [{"q": advance.where, "u": advance.change, "multi": True}],
@@ -79,7 +77,6 @@ def advance_command(advance: Advance) -> Document:
 
 
 def update_operators(change: Change) -> dict[str, Any]:
-    """The change as MongoDB's update operators."""
     operators: dict[str, Any] = {}
     if change.set:
         operators["$set"] = change.set

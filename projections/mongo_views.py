@@ -1,4 +1,4 @@
-"""The views in MongoDB. The writes of a batch and the new positions of the views are one transaction, unless the batch has a large deletion."""
+"""The views in MongoDB. A batch and the new positions are one transaction, unless the batch has a large deletion."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -29,7 +29,9 @@ from projections.views.view_position import BUILD_SUFFIX, ViewPosition
 from projections.views.writes import Document
 
 MAX_REMOVED = 500
-"""A transaction removes at most this many documents from `_LARGE_VIEWS`. It has a time limit, and must fit into MongoDB's cache."""
+"""A transaction removes at most this many documents from `_LARGE_VIEWS`. It has a time limit, and must fit into
+MongoDB's cache.
+"""
 
 _LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses", "search", "feedback"})
 """The views in which a conversation can have any number of documents."""
@@ -38,8 +40,6 @@ _CONFLICT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult
 
 
 class MongoViews:
-    """Writes the views that are MongoDB collections."""
-
     views: tuple[str, ...] = MONGO_VIEWS
     min_batch_seconds = 0.0
 
@@ -50,7 +50,7 @@ class MongoViews:
 
     @property
     def session_id(self) -> UUID:
-        """The id of the session that all transactions of this projector use. Another projector can end that session with `end_sessions`."""
+        """Another projector can end this session with `end_sessions`."""
         session_id: UUID = self._session().session_id["id"].as_uuid()
         return session_id
 
@@ -60,24 +60,21 @@ class MongoViews:
         return self._opened
 
     async def close(self) -> None:
-        """Ends the session."""
         if self._opened is not None:
             await self._opened.end_session()
             self._opened = None
 
     async def end_sessions(self, holders: Sequence[UUID]) -> None:
-        """Ends these sessions, which aborts their transactions and frees their locks."""
         sessions = [{"id": Binary.from_uuid(holder)} for holder in holders]
         await self._database.client.admin.command("killSessions", sessions)
 
     async def prepare(self) -> None:
-        """Creates the collection of positions."""
         await self._positions.prepare()
 
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved.
+        """Gives the view a new, empty collection. Drops its former one and its second build. Raises PositionMoved.
 
         `only_incomplete`, `only_from`: as in ViewPositions.start_over.
         """
@@ -91,7 +88,8 @@ class MongoViews:
                 view, collection, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
-        # Meanwhile another projector may have started the view over: drop only collections that existed before, and that are not used now.
+        # Another projector may have started the view over meanwhile. So only collections that existed before and are
+        # unused now are dropped.
         for name in set(occupied) - await self._used_collections(view):
             await self._database.drop_collection(name)
 
@@ -99,14 +97,14 @@ class MongoViews:
         return {position.collection for position in await self._positions.load((view, f"{view}{BUILD_SUFFIX}"))}
 
     async def flush(self) -> None:
-        """Does nothing: each transaction writes the positions too."""
+        """Does nothing, because each transaction writes the positions too."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, and advances the positions to its end. Returns the new positions.
+        """Returns the new positions. All positions must be at the same event.
 
-        All positions must be at the same event. Everything is one transaction, unless the batch has a large deletion. Then the events
-        before the deletion are committed first, and the deleted documents are removed in steps. Raises UnreadableEvent, ViewDiverged and
-        PyMongoError. Raises PositionMoved if a position has moved, or may have moved because the answer to the commit was lost.
+        Events before a large deletion are committed first. Then the deleted documents are removed in steps. Raises
+        UnreadableEvent, ViewDiverged and PyMongoError. Raises PositionMoved also if MongoDB does not know the outcome
+        of the commit.
         """
         partitions = {view_position.partition for view_position in view_positions}
         events = [logged for logged in batch.events if partition_of(logged.conversation_id) in partitions]
@@ -118,7 +116,7 @@ class MongoViews:
         return await self._commit(view_positions, batch.events[-1].log_position, events)
 
     async def _large_deletion(self, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
-        """The index of the first deletion with which the batch would remove more than MAX_REMOVED documents. None if there is none."""
+        """The index of the first deletion with which the batch would remove more than MAX_REMOVED documents."""
         count = 0
         for index, logged in enumerate(batch):
             if is_deletion(logged):
@@ -130,10 +128,7 @@ class MongoViews:
         return None
 
     async def _remove_in_steps(self, view_positions: Sequence[ViewPosition], deletion: Logged) -> None:
-        """Removes a conversation's documents, MAX_REMOVED per transaction.
-
-        All events before the deletion are already written. So no event still needs the removed documents, even if this is interrupted.
-        """
+        """All events before the deletion are already written. So no event still needs the removed documents."""
         for view_position in _large_views_of(deletion, view_positions):
             while keys := await self.some_keys(view_position.collection, _documents_of(deletion), MAX_REMOVED):
                 async with self.transaction((view_position.view,), view_position.position) as session:
@@ -168,13 +163,12 @@ class MongoViews:
         return after
 
     async def some_keys(self, collection: str, where: Document, limit: int) -> list[str]:
-        """The `_id`s of at most `limit` documents that match."""
         documents = self._database[collection].find(where, {"_id": 1}).limit(limit)
         return [document["_id"] async for document in documents]
 
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
-        """A transaction. Raises PositionMoved, with these views and `position`, if it conflicts with another one or its outcome is unknown."""
+        """Raises PositionMoved if it conflicts with another transaction, or if MongoDB does not know its outcome."""
         with _conflicts(views, position):
             async with await self._session().start_transaction(
                 read_concern=ReadConcern("snapshot"),
@@ -184,7 +178,7 @@ class MongoViews:
                 yield self._session()
 
     async def write(self, view: str, collection: str, batch: ViewBatch, session: AsyncClientSession) -> None:
-        """Writes a batch to a view's collection, in the session's transaction. Raises ViewDiverged and PyMongoError."""
+        """Raises ViewDiverged and PyMongoError."""
         for statement in batch_statements(view, collection, batch):
             document = await self._database.command(statement.command, session=session)
             statement.check(Answer(document).read)
@@ -192,7 +186,6 @@ class MongoViews:
 
 @contextmanager
 def _conflicts(views: Collection[str], position: int) -> Iterator[None]:
-    """Raises PositionMoved when a transaction conflicts with another one, or when the outcome of its commit is unknown."""
     try:
         yield
     except OperationFailure as error:
@@ -202,7 +195,7 @@ def _conflicts(views: Collection[str], position: int) -> Iterator[None]:
 
 
 def unused_name(view: str, collections: Iterable[str]) -> str:
-    """The view's first collection name after all of these: `items`, `items_2`, …"""
+    """`items`, `items_2`, …: with the number after the highest one in `collections`."""
     numbers = [int(name.rpartition("_")[2]) if "_" in name else 1 for name in collections]
     return f"{view}_{1 + max(numbers)}" if numbers else view
 
@@ -210,9 +203,9 @@ def unused_name(view: str, collections: Iterable[str]) -> str:
 def _by_release(
     view_positions: Sequence[ViewPosition], deleted: Collection[str]
 ) -> list[tuple[list[ViewPosition], Collection[str]]]:
-    """The positions in groups, each group with the deleted conversations that it no longer parks.
+    """Returns (positions, the deleted conversations that are no longer parked in these positions).
 
-    Positions of `usage` release none: what a conversation used before its deletion still has to be counted.
+    In `usage`, deleted conversations stay parked, because usage before the deletion still has to be counted.
     """
     if not deleted:
         return [([*view_positions], ())]
@@ -223,7 +216,6 @@ def _by_release(
 
 
 def _large_views_of(deletion: Logged, view_positions: Sequence[ViewPosition]) -> list[ViewPosition]:
-    """The positions of the deleted conversation's partition in views where it can have many documents."""
     partition = partition_of(deletion.conversation_id)
     return [
         position

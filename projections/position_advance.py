@@ -13,8 +13,7 @@ from projections.views.view_position import ViewPosition
 class PositionMoved(Exception):
     """A view position is not as it was read, or two positions that must be equal differ. Load the positions again.
 
-    A position changes when it is advanced, or when its `epoch` is raised (`view_positions.py`). Also raised when a transaction conflicts
-    with another one. In these cases nothing was written. Also raised when the answer to a commit was lost: the batch may have been written.
+    If the outcome of a commit is unknown, the batch may have been written.
     """
 
     def __init__(self, views: Iterable[str], position: int) -> None:
@@ -22,7 +21,7 @@ class PositionMoved(Exception):
 
 
 class Advance(Struct, frozen=True):
-    """One update of view positions: its filter, its change, and the positions `before` and `after` it."""
+    """An update, and the positions before and after it."""
 
     before: Sequence[ViewPosition]
     after: list[ViewPosition]
@@ -30,14 +29,14 @@ class Advance(Struct, frozen=True):
     change: Document
 
     def result(self, matched: int) -> list[ViewPosition]:
-        """The new positions, if the filter matched all of the old ones. Raises PositionMoved otherwise."""
+        """Raises PositionMoved unless the filter matched all of the old positions."""
         if matched != len(self.before):
             raise PositionMoved((position.view for position in self.before), self.before[0].position)
         return self.after
 
 
 def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released: Collection[str] = ()) -> list[Advance]:
-    """The updates that advance these positions to `new`, and that end the parking of the `released` conversations.
+    """The updates that advance the positions to `new`, and end the parking of the `released` conversations.
 
     All positions must be at the same event.
     """
@@ -56,7 +55,6 @@ def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released:
 
 
 def fields_of(log_position: LogPosition) -> Document:
-    """The fields of a position's document that store a log position."""
     return {
         "position": log_position.position,
         "chain_hash": log_position.chain_hash,
@@ -65,7 +63,7 @@ def fields_of(log_position: LogPosition) -> Document:
 
 
 def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
-    """The filter that matches these positions, except any that changed since they were read."""
+    """Matches positions only as long as they have not changed since they were read."""
     keys_at: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for view_position in view_positions:
         keys_at[view_position.position, view_position.epoch].append(view_position.key)
@@ -77,5 +75,4 @@ def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
 
 
 def parked_field(conversation_id: str) -> str:
-    """The field of a position's document that says why this conversation is parked."""
     return f"parked.{conversation_id}"

@@ -1,6 +1,6 @@
-"""Loads the view positions that this process may advance: those in the partitions whose lease it holds.
+"""Loads the view positions in the partitions whose lease this process holds.
 
-The log may have moved back, after a restore. So a load also finds views that show lost events, and starts these views over.
+The log may have moved back, after a restore. Views that show lost events are started over.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,10 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts a view that has no positions.
-
-    Starts a view over if some of its positions are missing, or if it shows another log.
-    """
+    """Starts a view over if positions of it are missing, or if it shows another log."""
 
     def __init__(
         self, store: ViewStore, views: Collection[str], *, positions: ViewPositions, feed: Feed, metrics: Metrics
@@ -34,16 +31,15 @@ class PositionLoader:
         self._metrics = metrics
         self._held_partitions = HeldPartitions({})
         self.newer_leases: dict[int, int] = {}
-        """The leases in MongoDB that are newer than those held here, by partition."""
+        """By partition: leases in MongoDB that are newer than those held here."""
 
     def hold(self, partitions: HeldPartitions) -> None:
-        """From the next load on, these partitions are held."""
         self._held_partitions = HeldPartitions(
             partitions.leases, partitions.dead_holders | self._held_partitions.dead_holders
         )
 
     async def load(self) -> dict[str, ViewPosition]:
-        """The positions to advance, by `key`. Raises PositionMoved, DataIsNewer, psycopg.Error, PyMongoError and RedisError."""
+        """The positions by `key`. Raises PositionMoved, DataIsNewer, psycopg.Error, PyMongoError and RedisError."""
         held_partitions = self._held_partitions
         if held_partitions.dead_holders:
             await self._end_sessions_of_dead(held_partitions)
@@ -62,9 +58,9 @@ class PositionLoader:
         return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
     async def _load_and_start(self) -> Sequence[ViewPosition]:
-        """The positions of all views. Starts a view that has no positions, and starts a view over if some are missing.
+        """Starts views over that lack positions.
 
-        A second build with missing positions is left as it is: it can never be swapped in, and the next rebuild makes another one.
+        A second build that lacks positions is left as it is, because the next rebuild makes another one.
         """
         loaded = await self._positions.load_to_advance(self._views)
         lost = [(view, partition) for view, partition in missing_positions(loaded) if view in self._views]
@@ -89,10 +85,9 @@ class PositionLoader:
         )
 
     async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
-        """Checks each position that is from another incarnation of the log, or whose target is after the log's end.
+        """Checks positions that are from another incarnation of the log, or whose target is after the log's end.
 
-        Returns whether there were such positions. If the log is still the same up to the position, the position is
-        kept. If not, the view of the position starts over, or the second build loses its positions.
+        Returns whether there were any. Views whose event is lost start over.
         """
         end = await self._feed.end()
         unchecked = [
@@ -114,7 +109,7 @@ class PositionLoader:
         return True
 
     async def _start_over(self, position: ViewPosition, last: int) -> None:
-        """Starts over a view whose events are missing from the log. If the view is a second build, removes its positions instead."""
+        """Starts the view over. If it is a second build, removes its positions instead."""
         log.error("projection_started_over", projection=position.view, position=position.position, log_ends_at=last)
         self._metrics.projection_restarts.labels(position.base_view).inc()
         if position.view == position.base_view:

@@ -1,4 +1,4 @@
-"""The projector: runs the view updaters of all stores for the partitions whose leases it holds. They share one feed of the log."""
+"""The projector: runs the view updaters for the partitions whose leases it holds."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """Updates views while it runs. Any number of projectors may run, and up to PARTITIONS of them share the work. All must update the same views."""
+    """Up to PARTITIONS projectors share the work. All must update the same views."""
 
     def __init__(
         self,
@@ -58,16 +58,11 @@ class Projector:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all `checks` pass."""
         return all(self.checks.values())
 
     @property
     def checks(self) -> dict[str, bool]:
-        """The checks of `/health/ready`.
-
-        views            the projector reaches all its stores, Redis accepts its writes, and no view is stuck
-        partitions_held  the projector holds partitions, or needs none because the other projectors hold all
-        """
+        """The checks of `/health/ready`. A projector whose share is 0 passes `partitions_held`."""
         partitions = self._held_partitions
         return {
             "views": all(updater.is_ready for updater in self._updaters),
@@ -76,11 +71,11 @@ class Projector:
 
     @property
     def view_positions(self) -> dict[str, ViewPosition]:
-        """The positions that this projector advances, by `key`."""
+        """The positions by `key`."""
         return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, and continues through any outage. At `stop`, finishes the batches it has begun, and releases its partitions.
+        """Runs until `stop`, through any outage. Then finishes the batches it has begun, and releases its partitions.
 
         Raises an ExceptionGroup with DataIsNewer if newer code built one of the views.
         """
@@ -107,7 +102,7 @@ class Projector:
             await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows the log up to `until`. Default: the log's current end. Raises psycopg.Error, and what `run` raises."""
+        """Runs until every view is live and shows the log up to `until`. Default: the log's current end."""
         end = await self._feed.end()
         target = end.position if until is None else until
         stop = asyncio.Event()
@@ -121,7 +116,7 @@ class Projector:
             await running
 
     async def _caught_up(self, target: int, incarnation: str) -> None:
-        """Returns when every view is live and shows this log up to `target`. Other projectors may have advanced some views."""
+        """Reads the positions in MongoDB, because other projectors may have advanced some views."""
         while True:
             with suppress(PyMongoError):
                 positions = await self._positions.load(self._views)
@@ -133,10 +128,7 @@ class Projector:
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
     async def _renew_leases(self, leases: Leases) -> None:
-        """Keeps this projector's share of the partitions. If a renewal fails, it keeps the partitions that it has.
-
-        This does no harm: without Postgres it cannot read events either.
-        """
+        """If a renewal fails, the projector keeps its partitions, because without Postgres it cannot read events either."""
         while True:
             newer_leases = {
                 partition: lease for updater in self._updaters for partition, lease in updater.newer_leases.items()
@@ -160,7 +152,6 @@ class Projector:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:
-        """Keeps two metrics up to date: the position of the log's end, and the number of parked conversations."""
         while True:
             parked = set().union(*(position.parked for position in self.view_positions.values()))
             self._metrics.projection_parked.set(len(parked))
@@ -180,10 +171,7 @@ def build_projector(
     metrics: Metrics,
     views: Collection[str] = ALL_VIEWS,
 ) -> Projector:
-    """A projector that uses these connections. The caller closes them. For `main.py`, the rebuild script and tests.
-
-    It listens for appends on a connection of its own to `postgres_url`.
-    """
+    """The caller closes the connections."""
     reader = EventReader(pool)
     feed, positions, notifications = Feed(reader), ViewPositions(database), AppendNotifications(postgres_url)
     mongo_views = MongoViews(database)

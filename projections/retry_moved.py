@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def raise_if_cancelled() -> None:
-    """Raises CancelledError if this task was cancelled. Up to Python 3.11 `asyncio.wait_for`, which pymongo uses, can swallow the error."""
+    """Up to Python 3.11 `asyncio.wait_for`, which pymongo uses, can swallow a CancelledError."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
@@ -24,9 +24,9 @@ async def retry_while_moved(
     max_pause: float = 0.05,
     leaves_time: bool = False,
 ) -> T:
-    """The result of `step`, which is repeated as long as it raises PositionMoved.
+    """Repeats `step` as long as it raises PositionMoved.
 
-    `leaves_time`: after a success, sleeps as long as the step took, so that projectors get half of the time.
+    `leaves_time`: sleeps as long as the step took, so that projectors get half of the time.
     """
     pause = first_pause
     while True:

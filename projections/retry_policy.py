@@ -1,8 +1,7 @@
 """Decides what happens when a batch fails although the stores answer.
 
-The batch is halved until it has only the failing event. If that event fails three times, which takes about two seconds, its
-conversation is parked, and batches grow again. If parking would not help (the store refuses every write, the events cannot be read, or too many
-conversations are parked), the view stays at the event, and the event is retried with growing pauses. This is logged, and the projector is not ready.
+The batch is halved until it has only the failing event. If that event fails three times, its conversation is parked. If
+parking would not help, the event is retried with growing pauses.
 """
 
 import time
@@ -21,13 +20,13 @@ TRIES = 3
 _FIRST_RETRY, _GROWTH, _MAX_RETRY = 0.5, 3.0, 30.0
 
 Verdict = Literal["retry_smaller", "wait", "park"]
-"""What to do: retry now with a smaller batch, retry later, or park the event's conversation."""
+"""Retry now with a smaller batch, retry later, or park the event's conversation."""
 
 log = structlog.get_logger(__name__)
 
 
 class RetryState(Struct):
-    """The state of one view position: the largest batch, the position of the failing event, how often it failed, and when to retry."""
+    """The state of one view position. `limit`: the largest batch. `event`: the position of the failing event."""
 
     limit: int
     event: int | None = None
@@ -36,7 +35,7 @@ class RetryState(Struct):
 
 
 class RetryPolicy:
-    """The retry states of the positions of one view updater, by the positions' `key`."""
+    """The retry states, by the positions' `key`."""
 
     def __init__(self) -> None:
         self._states: dict[str, RetryState] = {}
@@ -45,26 +44,22 @@ class RetryPolicy:
         return key in self._states
 
     def keep_only(self, keys: Container[str]) -> None:
-        """Forgets all other positions: this process no longer advances them."""
         self._states = {key: state for key, state in self._states.items() if key in keys}
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a view stays at an event that fails."""
         return any(state.failures for state in self._states.values())
 
     def limit(self, key: str) -> int:
-        """How many events the next batch may have."""
         state = self._states.get(key)
         return state.limit if state else BATCH_EVENTS
 
     def must_wait(self, key: str) -> bool:
-        """Whether it is too early to retry."""
         state = self._states.get(key)
         return state is not None and state.retry_at > time.monotonic()
 
     def record_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> Verdict:
-        """Records that a batch for this single position failed, and decides what to do. The batch is empty if it could not be read."""
+        """Decides what happens after `error`. The batch is empty if it could not be read."""
         state = self._states.setdefault(view_position.key, RetryState(BATCH_EVENTS))
         if len(batch.events) > 1:
             state.limit = len(batch.events) // 2
@@ -100,14 +95,10 @@ class RetryPolicy:
         return "wait"
 
     def record_parked(self, key: str) -> None:
-        """Records that the failing event's conversation was parked."""
         self._states[key] = RetryState(limit=1)
 
     def record_success(self, key: str, batch: Batch) -> None:
-        """Records that a batch was written. The next one may be twice as large.
-
-        Forgets the state when batches have their usual size again, or when this batch reached the end of the events.
-        """
+        """The next batch may be twice as large."""
         state = self._states.get(key)
         if state is None:
             return

@@ -36,11 +36,9 @@ from projections.views.event_writes import is_deletion
 
 
 class SnapshotChange(Struct):
-    """The changes that a batch makes to one conversation's snapshot.
+    """What a batch changes in the snapshot of one conversation.
 
-    `before`: the version that the batch follows. `started`: set if the conversation starts in the batch. `appended`:
-    the batch's new items. `last_requests`: the last request to each model. `moved`: whether the head was moved.
-    `needs_refill`: whether the batch has one of the rare changes after which the snapshot is made again from the log.
+    `before`: the version that the batch follows. `needs_refill`: the snapshot must be made again from the log.
     """
 
     tenant: str
@@ -62,11 +60,10 @@ class SnapshotChange(Struct):
 
     @property
     def stream_version(self) -> StreamVersion:
-        """The version after the batch."""
         return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
     def add(self, logged: Logged) -> None:
-        """Adds the next event of the conversation. Raises UnreadableEvent."""
+        """Raises UnreadableEvent."""
         self.version, self.chain_hash, self.incarnation = logged.version, logged.chain_hash, logged.incarnation
         if is_deletion(logged):
             self.deleted = True
@@ -101,7 +98,7 @@ class SnapshotChange(Struct):
                 pass
 
     def script_arguments(self, items: Iterable[SnapshotItem]) -> list[str | int | bytes]:
-        """The arguments of `write_snapshot.lua`. `items`: the items of `appended`, with their token counts."""
+        """The arguments of the script. `items`: those of `appended`, with their token counts."""
         fields: dict[str, str | int] = {
             "version": self.version,
             "chain_hash": self.chain_hash,
@@ -126,7 +123,7 @@ class SnapshotChange(Struct):
 
 
 def snapshot_changes(batch: Sequence[Logged]) -> list[SnapshotChange]:
-    """The changes of a batch, one for each conversation. Raises UnreadableEvent."""
+    """One for each conversation. Raises UnreadableEvent."""
     changes: dict[tuple[str, str], SnapshotChange] = {}
     for logged in batch:
         conversation = (logged.tenant, logged.conversation_id)

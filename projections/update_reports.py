@@ -1,4 +1,4 @@
-"""The metrics and log events about what a view updater loaded, applied and parked."""
+"""The metrics and log events of a view updater."""
 
 import logging
 import time
@@ -16,11 +16,10 @@ from projections.views.view_position import Parked, ViewPosition
 log = structlog.get_logger(__name__)
 
 Positions = Mapping[str, ViewPosition]
-"""Positions by their `key`."""
+"""By `key`."""
 
 
 def report_loaded(before: Positions, after: Positions) -> None:
-    """Logs what changed between two loads: states of views, and conversations that are no longer parked."""
     for key, view_position in after.items():
         if key in before:
             _report_unparked(before[key], view_position)
@@ -33,7 +32,6 @@ def report_loaded(before: Positions, after: Positions) -> None:
 def report_applied(
     metrics: Metrics, before: Positions, after: Positions, moved: Collection[ViewPosition], batch: Batch
 ) -> None:
-    """Reports a batch that moved these positions: how far the views are, and how late each event became visible."""
     shown: defaultdict[str, list[Logged]] = defaultdict(list)
     by_partition: defaultdict[int, list[Logged]] = defaultdict(list)
     caught_up: set[str] = set()
@@ -63,7 +61,6 @@ def report_applied(
 
 
 def report_parked(view: str, logged: Logged, parked: Parked) -> None:
-    """Logs that a conversation was parked."""
     log.error(
         "projection_parked",
         projection=view,
@@ -98,11 +95,11 @@ def _report_unparked(before: ViewPosition, after: ViewPosition) -> None:
 
 
 def _position(view_positions: Iterable[ViewPosition], view: str) -> int:
-    """The position of the view's partition that is furthest behind, among those of this process."""
+    """The lowest position of the view in the partitions of this process."""
     return min(view_position.position for view_position in view_positions if view_position.view == view)
 
 
 def _state(view_positions: Iterable[ViewPosition], view: str) -> str | None:
-    """The view's state, in the partitions of this process. None if the process has no position of it."""
+    """None if this process has no partition of the view."""
     states = {view_position.state for view_position in view_positions if view_position.view == view}
     return None if not states else "live" if states == {"live"} else "rebuilding"

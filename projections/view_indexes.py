@@ -1,7 +1,6 @@
 """The indexes of the views in MongoDB: made with a new collection, and checked when a projector starts.
 
-The check runs in the background, because building an index on a large collection takes long. Meanwhile MongoDB still lets the views be
-read and written.
+The check runs in the background, because building an index on a large collection takes long.
 """
 
 import asyncio
@@ -18,24 +17,21 @@ from projections.view_positions import ViewPositions
 from projections.views.catalog import INDEXES, MONGO_VIEWS, PARTIAL_INDEXES
 
 BUILD_TIMEOUT_SECONDS = 24 * 3600.0
-"""How long it may take to build the missing indexes of a collection. With the client's usual timeout, each attempt to build a large index would be aborted."""
+"""With the client's usual timeout, each attempt to build a large index would be aborted."""
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 60.0
 _PLAIN = frozenset({"key", "v"})
-"""The fields that MongoDB returns for an index without options."""
-
 log = structlog.get_logger(__name__)
 
 
 async def create_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that the collection does not have, and the collection if it does not exist."""
     await database[collection].create_indexes(
         [IndexModel(list(keys), name=_name(keys), **_options(keys)) for keys in INDEXES[view]]
     )
 
 
 async def check_indexes(database: Database) -> None:
-    """Corrects the indexes of the collections that the views use now. Continues through any outage."""
+    """Corrects the indexes of all views. After an error of MongoDB, tries again until it succeeds."""
     positions = ViewPositions(database)
     pause = _FIRST_PAUSE_SECONDS
     while True:
@@ -51,9 +47,7 @@ async def check_indexes(database: Database) -> None:
 
 
 async def correct_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that are missing. If an index with the name of a missing one has other keys or
-    options, it is dropped first. Raises PyMongoError.
-    """
+    """Creates missing indexes. First drops one of the same name with other keys or options. Raises PyMongoError."""
     found = await database[collection].index_information()
     missing = [keys for keys in INDEXES[view] if not any(_is_index(index, keys) for index in found.values())]
     for keys in missing:
@@ -67,21 +61,17 @@ async def correct_indexes(database: Database, view: str, collection: str) -> Non
 
 
 async def _collections(positions: ViewPositions) -> set[tuple[str, str]]:
-    """(view, collection) of the views that were started."""
     return {(position.view, position.collection) for position in await positions.load(MONGO_VIEWS)}
 
 
 def _name(keys: tuple[tuple[str, int], ...]) -> str:
-    """The name that MongoDB gives an index by default."""
     return "_".join(f"{field}_{direction}" for field, direction in keys)
 
 
 def _options(keys: tuple[tuple[str, int], ...]) -> dict[str, Any]:
-    """The options of the view's index with these keys."""
     return {"partialFilterExpression": PARTIAL_INDEXES[keys]} if keys in PARTIAL_INDEXES else {}
 
 
 def _is_index(index: Mapping[str, Any], keys: tuple[tuple[str, int], ...]) -> bool:
-    """Whether the index has these keys in this order, and no other options than the view's: it is not unique, sparse, hidden …"""
     options = {name: value for name, value in index.items() if name not in _PLAIN}
     return options == _options(keys) and list(index["key"]) == list(keys)

@@ -1,9 +1,9 @@
-"""Reads and changes the view positions in MongoDB (`views/view_position.py` describes the document).
+"""Reads and changes the view positions in MongoDB.
 
-The transaction that writes a batch into a view also advances the view's position, and fails unless `epoch` and `position` are still as
-the writer read them. So if two projectors write the same batch, one fails and writes nothing. Changes that a writer must know of (start
-over, swap, park, unpark) raise `epoch`, so that the writer loads the position again. `lease` is the newest lease of the partition
-(`leases.py`); storing a newer one raises the epoch as well, so the former holder can no longer write.
+A write into a view in MongoDB fails unless `epoch` and `position` are still as they were read. So if two projectors
+write the same batch, one of them writes nothing. When a view starts over, is swapped, or parks or unparks
+a conversation, its `epoch` is raised, and writers must load the position again. A newer `lease` also raises `epoch`, so
+the former holder can no longer write.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,26 +36,26 @@ log = structlog.get_logger(__name__)
 
 
 def refuse_newer(versions: Iterable[tuple[str, int]]) -> None:
-    """Raises DataIsNewer if newer code built one of these (view, version): this code would write documents of the old form into it."""
+    """Raises DataIsNewer if newer code built one of these (view, version)."""
     for view, version in versions:
         if version > (own_version := VERSIONS.get(view, 1)):
             raise DataIsNewer("the view", f"{view} in version {own_version}", f"{view} in version {version}")
 
 
 class ViewPositions:
-    """The view positions. Its methods raise PyMongoError."""
+    """The methods raise PyMongoError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._collection = database[POSITIONS_COLLECTION]
-        # Used for views whose batches can be written twice: their positions need not wait for the journal.
+        # Positions of views whose batches can be written twice need not wait for the journal.
         self._unjournaled = self._collection.with_options(write_concern=WriteConcern(w=1))
 
     async def prepare(self) -> None:
-        """Creates the collection with small pages, if it does not exist.
+        """Creates the collection with small pages.
 
-        Its few documents change hundreds of times a second, and MongoDB keeps five minutes of their history. When a page has grown too large,
-        MongoDB moves the history out of it. With the usual limit of 10 MB that takes 200 ms, and blocks every write to the page.
+        Its few documents change hundreds of times a second, and MongoDB keeps five minutes of their history. With pages
+        of 10 MB, moving the history out of a page blocks every write to it for 200 ms.
         """
         if POSITIONS_COLLECTION in await self._database.list_collection_names(filter={"name": POSITIONS_COLLECTION}):
             return
@@ -63,21 +63,20 @@ class ViewPositions:
         try:
             await self._database.create_collection(POSITIONS_COLLECTION, storageEngine=small_pages, check_exists=False)
         except OperationFailure as error:
-            # Either another projector created it first, or this server has no such option and the first write creates it.
+            # Another projector created it first, or this server has no such option and the first write creates it.
             log.debug("positions_collection_not_created", code=error.code)
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of these views. A view that was not started has none."""
         return [position_from(document) async for document in self._collection.find({"view": {"$in": list(views)}})]
 
     async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
-        """The status of each of these views that has positions. It is `absent` if one of the view's positions is missing."""
+        """A view is `absent` if one of its positions is missing. A view without positions is left out."""
         loaded = await self.load(views)
         missing = [no_position(view, partition) for view, partition in missing_positions(loaded)]
         return view_statuses([*loaded, *missing])
 
     async def load_to_advance(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of the views, and of their second builds if projectors advance these. Raises DataIsNewer."""
+        """Includes second builds that projectors advance. Raises DataIsNewer."""
         builds = [f"{view}{BUILD_SUFFIX}" for view in views]
         advancing = {"view": {"$in": builds}, "state": {"$in": ["rebuilding", "live"]}}
         where = {"$or": [{"view": {"$in": list(views)}}, advancing]}
@@ -86,7 +85,7 @@ class ViewPositions:
         return positions
 
     async def register_leases(self, views: Collection[str], leases: Mapping[int, int]) -> None:
-        """Stores each lease that is newer than the stored one. From then on the former holder cannot write."""
+        """Stores newer leases. From then on the former holder cannot write."""
         views_and_builds = [*views, *(f"{view}{BUILD_SUFFIX}" for view in views)]
         updates = [
             UpdateMany(
@@ -98,16 +97,14 @@ class ViewPositions:
         await self._collection.bulk_write(updates, ordered=False)
 
     async def remove(self, view_position: ViewPosition) -> None:
-        """Removes positions of a second build, because the log that they show is gone: all positions with the same incarnation as this one."""
+        """Removes all positions of the same view and incarnation."""
         incarnations = (
             [view_position.incarnation] if view_position.incarnation else ["", None]
         )  # None: older code did not write the field
         await self._collection.delete_many({"view": view_position.view, "incarnation": {"$in": incarnations}})
 
     async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:
-        """Records that the view shows the log that `check` read, up to the view's position.
-
-        Does nothing if the position has changed since it was read.
+        """Records that the view shows the log that `check` read. Does nothing if the position has changed.
 
         `last`: the log's last position. A target after it becomes `last`.
         """
@@ -128,12 +125,10 @@ class ViewPositions:
         only_incomplete: bool = False,
         only_from: ViewPosition | None = None,
     ) -> bool:
-        """Moves the view to before the first event, with this collection and nothing parked, in the session's transaction.
+        """Moves the view to before the first event, with this collection and nothing parked.
 
-        Creates the view's missing positions, and removes the positions of its second build. Returns True.
-
-        `only_incomplete`: if no position is missing, changes nothing and returns False. `only_from`: if this position has changed since
-        it was read, changes nothing and returns False.
+        Removes the positions of its second build. Returns False if nothing was changed. `only_incomplete`: changes
+        nothing if no position is missing. `only_from`: changes nothing if this position has changed since it was read.
         """
         existing = [position_from(each) async for each in self._collection.find({"view": view}, session=session)]
         if only_incomplete and len(existing) == PARTITIONS:
@@ -168,10 +163,9 @@ class ViewPositions:
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[ViewPosition]:
-        """Advances these positions to `new`. Returns the new positions. All positions must be at the same event.
+        """Advances these positions, all at the same event. The `released` conversations are no longer parked.
 
-        The `released` conversations were deleted, so they are no longer parked. Raises PositionMoved. With a session, the advance is part
-        of its transaction. Without one, the advance can be lost when MongoDB fails over.
+        Raises PositionMoved. Without a session, the advance can be lost when MongoDB fails over.
         """
         collection = self._collection if session else self._unjournaled
         after: list[ViewPosition] = []
@@ -187,7 +181,7 @@ class ViewPositions:
             raise PositionMoved((view_position.view,), view_position.position)
 
     async def park(self, view_position: ViewPosition, conversation_id: str, parked: Parked) -> ViewPosition:
-        """Parks a conversation, and returns the new position. Raises PositionMoved."""
+        """Raises PositionMoved."""
         change = {"$set": {parked_field(conversation_id): msgspec.to_builtins(parked)}, "$inc": {"epoch": 1}}
         result = await self._collection.update_one(unmoved([view_position]), change)
         if not result.matched_count:

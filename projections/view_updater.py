@@ -1,10 +1,7 @@
 """Updates the views of one store until it is stopped. Waits while a store is unavailable, and retries events that fail.
 
-A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
-batch. A position may be behind the others, after a rebuild or when its partition was just taken over. Then it takes turns with the
-others. It advances at most to the next position ahead of it, and from there on both advance together. If a batch fails although the
-stores answer, each of its positions is advanced alone, and `retry_policy.py` decides what happens to the position that fails. A view
-leaves out an event only if the event's conversation is parked.
+Positions at the same event are advanced together. A position that is behind advances at most to the next one ahead of
+it. If a batch fails although the stores answer, each of its positions is advanced alone.
 """
 
 import asyncio
@@ -37,7 +34,7 @@ IDLE_SECONDS = 0.02
 """When no event came for this long, positions that are not in MongoDB yet are written."""
 
 BEHIND_EVENTS = 400
-"""The largest batch of a view that is behind, so that the views that keep up do not wait long for it."""
+"""The largest batch of a view that is behind. It is small, because the views that keep up wait for it."""
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
 _FIRST_MOVED_PAUSE_SECONDS, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
@@ -48,21 +45,19 @@ _UNAVAILABLE = (
     RedisError,
     OSError,
 )
-"""Errors that mean that a store is unavailable, or that Redis refuses to write. A Redis error about one key does not arrive here: `context_view.py` handles it."""
+"""A store is unavailable, or Redis refuses to write."""
 
 log = structlog.get_logger(__name__)
 
 
 class PositionGroup(Struct, frozen=True):
-    """Positions to advance in one batch, at most to `until`."""
+    """Positions that advance together, at most to `until`."""
 
     view_positions: Sequence[ViewPosition]
     until: int | None = None
 
 
 class ViewUpdater:
-    """Updates the views of one store, in one process."""
-
     def __init__(
         self,
         store: ViewStore,
@@ -88,32 +83,29 @@ class ViewUpdater:
         self._load_at = 0.0
         self._interrupted_by: str | None = "start"
         self.view_positions: dict[str, ViewPosition] = {}
-        """The positions that this process advances, by `key`."""
+        """The positions by `key`."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether the last round reached its stores, and no view is stuck."""
         return self._interrupted_by is None and not self._retries.is_stuck
 
     @property
     def newer_leases(self) -> dict[int, int]:
-        """The leases in MongoDB that are newer than those held here, by partition."""
         return self._loader.newer_leases
 
     def hold(self, partitions: HeldPartitions) -> None:
-        """From now on this process holds these partitions."""
         self._loader.hold(partitions)
         self._must_load = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Updates the views until `stop`. Finishes a batch that it has begun. Raises DataIsNewer."""
+        """Runs until `stop`. Finishes a batch that it has begun. Raises DataIsNewer."""
         pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
         while not stop.is_set():
             notified, started = self._notifications.count, time.monotonic()
             try:
                 advanced = await self._advance_all()
             except PositionMoved as error:
-                # For example, another projector advances these views now, or they started over: load the positions again.
+                # For example, another projector advances these views now, or one of these views started over.
                 log.debug("projection_position_moved", reason=str(error))
                 self._must_load = True
                 await _pause(stop, moved_pause)
@@ -147,7 +139,7 @@ class ViewUpdater:
             self._must_load = True
 
     async def _advance_all(self) -> bool:
-        """Advances each group of positions by one batch. Returns whether more events may be waiting."""
+        """Returns whether more events may be waiting."""
         if not self._prepared:
             await self._store.prepare()
             self._prepared = True
@@ -167,9 +159,9 @@ class ViewUpdater:
         report_loaded(before, self.view_positions)
 
     def _groups(self) -> list[PositionGroup]:
-        """The groups of positions to advance together. The group that is furthest behind comes first.
+        """The group that is furthest behind comes first. At the end, each position that failed has a group of its own.
 
-        A position that failed has a group of its own. While it waits for its retry, it has no group.
+        A failed position has no group while it waits.
         """
         by_position: defaultdict[int, list[ViewPosition]] = defaultdict(list)
         alone: list[ViewPosition] = []
@@ -184,7 +176,7 @@ class ViewUpdater:
         return together + [PositionGroup([view_position]) for view_position in alone]
 
     async def _advance(self, group: PositionGroup) -> bool:
-        """Advances a group by one batch. Returns whether more events may be waiting."""
+        """Returns whether more events may be waiting."""
         view_positions, start = group.view_positions, group.view_positions[0].position
         limit = BATCH_EVENTS if group.until is None else BEHIND_EVENTS
         limit = min([limit, *(self._retries.limit(view_position.key) for view_position in view_positions)])
@@ -212,7 +204,7 @@ class ViewUpdater:
         return True
 
     async def _handle_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> bool:
-        """Handles the failure of a batch of one position. Returns whether to continue with this position without a pause."""
+        """Returns whether to continue without a pause."""
         verdict = self._retries.record_failure(view_position, batch, error)
         if verdict != "park":
             return verdict == "retry_smaller"
@@ -242,7 +234,6 @@ class ViewUpdater:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleeps, or returns at `stop`."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -1,1 +1,1 @@
-"""The read side: serves GET and HEAD. It reads the views, and the log for data that no view has. Never imports `commands`."""
+"""The read side: serves GET and HEAD from the views, and from the log. Never imports `commands`."""

@@ -1,6 +1,6 @@
-"""Blanks deleted content in the audit trail. Only callers with the scope `audit` see deleted content. Others see the same events with this content blanked.
+"""Blanks deleted content in the audit trail, except for callers with the scope `audit`.
 
-A blanked field is null, and the list `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` lists the fields that hold content.
+A blanked field is null, and the list `blanked` names it. Versions, types, ids and hashes stay.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,9 @@ from queries.principal_log import PrincipalLog
 
 
 class Deleted(Struct, frozen=True):
-    """Which content of some events of one conversation is deleted now.
+    """What is deleted of the content of some events.
 
-    conversation  whether the whole conversation is deleted
-    ids           the ids of deleted items and responses
-    summaries     withdrawn summaries: the versions of their ContextCompacted events
+    `summaries`: the versions of ContextCompacted events whose summary was withdrawn.
     """
 
     conversation: bool = False
@@ -33,7 +31,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items` and `transcript`: whether the whole part is deleted, because the response or the conversation is."""
+        """Whether this part is deleted. For `items` and `transcript`: whether all of it is."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -56,10 +54,9 @@ NOTHING = Deleted()
 
 
 async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
-    """The head (last event) of a conversation whose events the caller may read. Raises ConversationNotFound.
+    """The head of a conversation whose events the caller may read. Raises ConversationNotFound.
 
-    A caller who may read the conversation may read its events. The events of a deleted conversation can be read only by its owner and an
-    admin, and they need a login and the scope `audit`.
+    The events of a deleted conversation are only for its owner and an admin, with a login and the scope `audit`.
     """
     head = await log.head(conversation_id)
     role = None if head is None else head.role(log.principal)
@@ -69,7 +66,10 @@ async def audit_trail_head(log: PrincipalLog, conversation_id: str) -> Head:
 
 
 async def requested_even_if_deleted(log: PrincipalLog, response_id: str) -> Recorded | None:
-    """The ReplyRequested of a response, or its ReplyQueued, deleted or not. None if there is no such response, or if the caller may not read the events of its conversation."""
+    """As `PrincipalLog.requested_even_if_deleted`.
+
+    None also if the caller may not read the events of the response's conversation.
+    """
     requested = await log.requested_even_if_deleted(response_id)
     if requested is None:
         return None
@@ -81,7 +81,7 @@ async def requested_even_if_deleted(log: PrincipalLog, response_id: str) -> Reco
 
 
 async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
-    """Which content of these events is deleted now. There must be at least one event, and all must be of one conversation."""
+    """What is deleted of these events. `events`: at least one, all of one conversation."""
     conversation_id = events[0].conversation_id
     head = await log.head(conversation_id)
     if head is None or head.deleted:
@@ -103,12 +103,11 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
 
 
 def blanked_item_json(item: Item) -> bytes:
-    """The JSON of a deleted item, without its content and with `blanked: true`. Used in lists of items with `as_of`, and in the context of a response."""
     return msgspec.json.encode({**without_content(item), "blanked": True})
 
 
 def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[str]:
-    """Sets the deleted content in the fields of an event to null. Returns the names of the fields that it has set to null."""
+    """Blanks deleted fields of an event in `data`. Returns their names."""
     blanked: list[str] = []
     for name, part in CONTENT.get(type(recorded.event), {}).items():
         if data.get(name) in (None, "", [], {}):
@@ -131,9 +130,9 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _EventContent(Struct):
-    """The content that some events hold. `items`: for each item id, the id of the item's original; None if the item is no copy. `responses`: the ids of responses.
+    """The content of some events that may be deleted.
 
-    `on_path`: the ids of items that may be copies or inherited, because the events name them alone. `summaries`: the ContextCompacted events.
+    `items`: by item id, the original's id if the item is a copy. `on_path`: items that may be copies or inherited.
     """
 
     items: dict[str, str | None] = field(default_factory=dict)
@@ -142,7 +141,6 @@ class _EventContent(Struct):
     summaries: list[Recorded] = field(default_factory=list)
 
     def add(self, recorded: Recorded) -> None:
-        """Adds the content that the event holds."""
         event: Any = recorded.event
         for name, part in CONTENT.get(type(event), {}).items():
             match part:

@@ -1,7 +1,4 @@
-"""GET /v1/chat/completions and …/{id}: stored chat completions, from the views `responses` and `items`. The list also reads `conversations`.
-
-A chat completion is a reply that was requested with `POST /v1/chat/completions`. Its Response is shown as a chat completion.
-"""
+"""GET /v1/chat/completions and …/{id}: stored chat completions, made from Responses."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -32,7 +29,6 @@ from replies.chat_shape import ChatCompletion
 router = APIRouter(tags=["chat"])
 
 ANSWERED = ("completed", "incomplete")
-"""The statuses of the chat completions in the list: those that have ended with an answer."""
 
 
 class ChatCompletionList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
@@ -98,7 +94,7 @@ async def get_completion(context: QueryContext, response_id: str) -> Response:
 
 
 def _selected(context: QueryContext, read: Read, query: CompletionsQuery, where: Document) -> Selected:
-    """The chat completions of the page, ordered by id, which is the order in which they were requested."""
+    """The order of ids is the order of the requests."""
     after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
     bounds: Document = {}
     if query.after is not None:
@@ -124,9 +120,8 @@ def _selected(context: QueryContext, read: Read, query: CompletionsQuery, where:
 
 
 def _still_visible(context: QueryContext, read: Read) -> list[Document]:
-    """Stages that keep the replies whose conversation the caller may still read: the share of a conversation may have been withdrawn.
-
-    While Postgres is unavailable, they keep only those whose conversation the caller owns.
+    """Keeps replies in conversations that the caller may still read. While Postgres is unavailable: only own
+    conversations.
     """
     key = {"$concat": [{"$literal": f"{context.principal.tenant}:"}, "$conversation_id"]}
     may_read = visible_to(context.principal.subject, with_shares=read.verified)
@@ -147,8 +142,7 @@ def _still_visible(context: QueryContext, read: Read) -> list[Document]:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is the id of a response or chat completion in a conversation that the caller may see. The
-    reply and the conversation may be deleted, because the list is ordered by id.
+    """Raises ApiError (400) unless the caller may see the reply's conversation. Both may be deleted.
 
     While Postgres is unavailable, any id is accepted.
     """

@@ -1,4 +1,4 @@
-"""GET /v1/chat/completions/{id}/messages: the messages of the request for a chat completion. They are rendered again from the log."""
+"""GET /v1/chat/completions/{id}/messages: the messages of a chat completion's request, rendered again from the log."""
 
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ async def list_completion_messages(context: QueryContext, response_id: str, quer
 
 
 async def _messages(log: PrincipalLog, requested: Recorded, event: ReplyRequested) -> list[RenderedMessage]:
-    """All messages of the request. Deleted ones keep their places, so that the ids of the others do not change."""
+    """Deleted messages keep their places, because ids contain the place."""
     if renders_transcripts(event.shown.renderer):
         return await rendered_transcript(log, requested, with_deleted=False)
     items = [stored_item(new) for new in event.input]
@@ -103,7 +103,6 @@ async def _messages(log: PrincipalLog, requested: Recorded, event: ReplyRequeste
 
 
 def _is_deleted(message: RenderedMessage) -> bool:
-    """Whether one of the message's items is deleted. For a message without items: whether the message itself is deleted."""
     return any(item.is_deleted for item in message.items) or (message.is_blanked and not message.items)
 
 

@@ -1,8 +1,7 @@
-"""Checks which view positions belong to the current log. `infrastructure/event_log/incarnation.py` explains why a position alone is not enough.
+"""Checks which view positions belong to the current log.
 
-A projector records the log's incarnation with each position, so usually a comparison of two strings is enough. A restart or a
-fail-over of Postgres changes the incarnation. Then positions are compared with the log, until a projector has compared them itself
-and recorded the new incarnation.
+A restart or fail-over of Postgres changes the log's incarnation. Then positions are compared with the log. Equal
+incarnations need no look-up.
 """
 
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ MAX_REMEMBERED: Final = 10_000
 
 
 class CheckedPositions:
-    """The results of comparisons with the log, for its newest incarnation. A process has one CheckedPositions."""
+    """Remembers the results for the log's newest incarnation."""
 
     def __init__(self, log: LogAccess) -> None:
         self._log = log
@@ -24,7 +23,7 @@ class CheckedPositions:
         self._results: dict[LogPosition, bool] = {}
 
     async def are_of(self, incarnation: str, view_positions: Iterable[ViewPosition]) -> bool:
-        """Whether the log of this incarnation has all events that these views show. False if Postgres must be asked and is unavailable.
+        """Whether the log has all events that these views show. False if Postgres is needed and unavailable.
 
         Raises LogMoved if the log has another incarnation now.
         """

@@ -1,21 +1,17 @@
-"""Read-your-writes: an answer shows everything that was committed when its request arrived, or says that something may be missing.
+"""Read-your-writes: an answer shows what was committed when its request arrived, or says that something may be missing.
 
 Views lag behind the log. So a read has four steps:
 
-1. Look up in Postgres the last position of the conversation (for a list: of the tenant) and the log's incarnation.
-2. Wait until the views that the read needs have reached that position in this log (`checked_positions.py`).
+1. Look up in Postgres the last position of the conversation or tenant, and the log's incarnation.
+2. Wait until the views have reached that position in this log.
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
 
-What can go wrong:
+Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A conversation that the views
+lack is a 503. A conversation is also a 503 if the caller is neither its owner nor an admin, because a share may have been
+withdrawn.
 
-- Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
-  The answer is 503 for a conversation that the views do not have, because it may have been committed. It is also 503 if the caller is neither
-  the owner nor an admin, because a share may have been withdrawn. (The owner never changes.)
-- A view does not catch up in time: 503 `read_models_behind`.
-- The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
-- The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
-- A repair of a parked conversation ended during the read: 503 `read_models_behind`. A list has `X-Consistency: parked`.
+A parked conversation is a 503. A list that may lack one has `X-Consistency: parked`.
 """
 
 import asyncio
@@ -50,16 +46,16 @@ MAX_PAUSE_SECONDS: Final = 0.05
 
 
 class Read(Struct, kw_only=True):
-    """A read of the tenant's conversations. Its `views` have reached `position` in the partitions of `position_keys`.
+    """A read of `views` that have reached `position` in the partitions of `position_keys`.
 
-    incarnation  of the log when the request arrived; empty if Postgres was unavailable
-    collections  each view's collection when the read started
-    versions     the version of the view in each of these collections. After an upgrade, it is older than the code's version until the view is built again
-    complete_to  only in a read that does not wait: up to this position, the views showed all events when the read started, except those of parked conversations
-    waits        whether the views must show what was committed when the request arrived. If not, they must be live
-    parked       the tenant's conversations that one of the views had parked at some time during the read
-    repairs      how many repairs the views had counted when the read started
-    repaired     whether a repair ended during the read. Then a document may have been missing for a while
+    `incarnation`: of the log when the request arrived; empty if Postgres was unavailable
+    `collections`, `versions`: of each view when the read started
+    `complete_to`: only in a read that does not wait: the views showed all events up to here, except of parked
+      conversations
+    `waits`: whether the views must show what was committed when the request arrived
+    `parked`: the conversations that a view had parked at some time during the read
+    `repairs`: how many repairs the views had counted when the read started
+    `repaired`: whether a repair ended during the read. A document may have been missing for a while
     """
 
     tenant: str
@@ -77,25 +73,26 @@ class Read(Struct, kw_only=True):
 
     @property
     def verified(self) -> bool:
-        """Whether Postgres answered when the request arrived. If not, it is not known what was committed, so the views must be live."""
         return bool(self.incarnation)
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers. They are final only after the documents were read and checked."""
+        """Final only after the documents were read and checked."""
         notes = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
         value = ", ".join(note for note, applies in notes.items() if applies)
         return {"x-consistency": value} if value else {}
 
     def is_satisfied_by(self, positions: Positions) -> bool:
-        """Whether the views have reached `position`. If it is not known that `position` covers all that was committed, they must also be live."""
+        """Whether the views have reached `position`.
+
+        If `position` may not cover all that was committed, the views must also be live.
+        """
         return all(
             view_position.position >= self.position and ((self.verified and self.waits) or view_position.is_live)
             for view_position in self.needed(positions)
         )
 
     def start(self, positions: Positions) -> None:
-        """Notes the views' collections and versions, their repairs, and what is parked."""
         needed = self.needed(positions)
         self.collections = {view_position.view: view_position.collection for view_position in needed}
         self.versions = {view_position.view: view_position.version for view_position in needed}
@@ -103,7 +100,6 @@ class Read(Struct, kw_only=True):
         self.note_parked(positions)
 
     def note_parked(self, positions: Positions) -> None:
-        """Notes what is parked, and whether a repair ended since the read started."""
         needed = self.needed(positions)
         self.parked |= {
             conversation_id for view_position in needed for conversation_id in view_position.parked_of(self.tenant)
@@ -111,17 +107,15 @@ class Read(Struct, kw_only=True):
         self.repaired = self.repaired or sum(view_position.repairs for view_position in needed) != self.repairs
 
     def needed(self, positions: Positions) -> list[ViewPosition]:
-        """The positions of the read's views and partitions."""
         return [position_at(positions, key) for key in self.position_keys]
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. Of the parked conversations, only this one and those that it inherits from matter. `log`: the log as the caller may read it.
+    """A read of one conversation.
 
-    active_path  the branches that the active path takes at `version`
-    moved_at     the version at which the head was last moved; 0 if it never was, so the conversation has one branch
-    is_fork      whether the conversation is a fork. Known only for an unverified read
-    forks        where the conversation was forked, where its origin was forked, and so on. Only `read_with_origins` sets this
+    `moved_at`: the version at which the head was last moved; 0 if never, then there is one branch
+    `is_fork`: known only for an unverified read
+    `forks`: where the conversation was forked, where its origin was forked, and so on; set by `read_with_origins` alone
     """
 
     log: PrincipalLog
@@ -134,7 +128,6 @@ class ConversationRead(Read, kw_only=True):
 
     @property
     def origins(self) -> list[str]:
-        """The conversations that this one inherits from."""
         return [fork.conversation_id for fork in self.forks]
 
     @property
@@ -142,7 +135,7 @@ class ConversationRead(Read, kw_only=True):
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
     def note_parked(self, positions: Positions) -> None:
-        """Raises ApiError 503 if the conversation, or one that it inherits from, is parked, or may have been during the read."""
+        """Raises ApiError 503 if the conversation or an origin is parked, or may have been during the read."""
         super().note_parked(positions)
         if not self.parked.isdisjoint((self.conversation_id, *self.origins)):
             raise conversation_parked()
@@ -151,15 +144,12 @@ class ConversationRead(Read, kw_only=True):
 
 
 def may_see_unverified(principal: Principal, owner: str) -> bool:
-    """Whether the principal may see a conversation of this owner while its shares cannot be looked up."""
+    """For use while the shares cannot be looked up."""
     return principal.subject == owner or principal.may("admin")
 
 
 class Consistency:
-    """Starts and checks reads. `min_position`: a position that the views must have reached in any case (`X-Min-Position`).
-
-    While Postgres is unavailable, what is committed is not known. Then a read waits until its views are live.
-    """
+    """Starts and checks reads. `min_position`: a position that the views must have reached in any case."""
 
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
@@ -172,7 +162,7 @@ class Consistency:
     ) -> ConversationRead:
         """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound if the conversation was never started, is deleted, or may not be seen by the caller. Raises PostgresUnavailable and ApiError 503.
+        Raises ConversationNotFound also if the caller may not see it. Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         head, positions = await asyncio.gather(_head(log, conversation_id), self.positions.read())
@@ -195,7 +185,9 @@ class Consistency:
         return read
 
     async def wait_for_origins(self, read: ConversationRead) -> None:
-        """Returns once the read's views also show what is committed now in the conversations that it inherits from. Raises PostgresUnavailable and ApiError 503."""
+        """Also waits for what is committed now in the conversation's origins. Raises PostgresUnavailable and ApiError
+        503.
+        """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         for start in range(0, len(read.origins), MAX_BATCH_LOOKUPS):
             ends = await read.log.head_of_each(read.origins[start : start + MAX_BATCH_LOOKUPS])
@@ -205,7 +197,9 @@ class Consistency:
         await self._wait_for_views(read, await self.positions.read(), deadline)
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
-        """Returns once these views show all that the tenant has committed now, except for parked conversations. Raises ApiError 503."""
+        """Returns once these views show all that the tenant has committed now, except parked conversations. Raises
+        ApiError 503.
+        """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
         read = Read(
@@ -228,8 +222,7 @@ class Consistency:
     ) -> tuple[Read, list[Document]]:
         """A read of these views as they are now, and the documents that the stages add. Raises ApiError 503.
 
-        Waits only for `min_position`, and for views that are not live. `also_used`: views that the caller reads without a check of their
-        positions, in their `last_collection`. `stages`: as in `ViewPositionReader.read_with`.
+        Waits only for `min_position`, and for views that are not live. `also_used`: views that are not checked.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         used = (*views, *also_used)
@@ -249,9 +242,9 @@ class Consistency:
         return read, documents
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 if a view was reset, its collection was dropped, or the log may have moved back since the read started. In a read of one conversation: also if this one, or one that it inherits from, was parked.
+        """Raises ApiError 503 if the documents of the read may be incomplete.
 
-        `positions` must have been read after the documents. Without `positions` they are read now.
+        `positions` must have been read after the documents.
         """
         positions = await self.positions.read_now() if positions is None else positions
         read.note_parked(positions)
@@ -259,7 +252,7 @@ class Consistency:
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound if the conversation was deleted since the read started, because items may be missing then.
+        """Raises ConversationNotFound if the conversation was deleted since the read started: items may be missing then.
 
         Does nothing while Postgres is unavailable.
         """
@@ -273,17 +266,14 @@ class Consistency:
             raise ConversationNotFound(read.conversation_id)
 
     async def _end(self, tenant: str) -> LogPosition:
-        """The end of the tenant's part of the log. While Postgres is unavailable, position 0 without an incarnation."""
+        """While Postgres is unavailable, position 0 without an incarnation."""
         try:
             return await self._log.end_of_tenant(tenant)
         except PostgresUnavailable:
             return LogPosition()
 
     async def _shows(self, positions: Positions, read: Read) -> bool:
-        """Whether the views have reached what the read needs, and show no event that the log does not have.
-
-        Raises ApiError 503 if the log may have moved back since the read started.
-        """
+        """Raises ApiError 503 if the log may have moved back since the read started."""
         if not read.is_satisfied_by(positions):
             return False
         if not read.verified:
@@ -294,7 +284,7 @@ class Consistency:
             raise _views_behind() from error  # `position` is of another log
 
     async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> Positions:
-        """Waits until the views show what the read needs, and starts the read. Returns the views' positions. Raises ApiError 503 at the deadline."""
+        """Also starts the read. Raises ApiError 503 at the deadline."""
         pause = FIRST_PAUSE_SECONDS
         while not await self._shows(positions, read):
             remaining = deadline - time.monotonic()
@@ -307,16 +297,14 @@ class Consistency:
         return positions
 
     async def _was_dropped(self, read: Read, positions: Positions) -> bool:
-        """Whether a rebuilt view has replaced a collection that this read used, and the collection is gone."""
         current = {positions[key].collection for key in read.position_keys}
         replaced = {collection for collection in read.collections.values() if collection not in current}
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _take_version_of_view(self, read: ConversationRead) -> None:
-        """Sets the version, the active path and `is_fork` to those in the view `conversations`.
+        """Raises PostgresUnavailable for a conversation that the view lacks: the view may be behind.
 
-        Raises PostgresUnavailable if the view does not have the conversation, or if the caller is neither its owner nor an admin. Only Postgres
-        knows whether the conversation exists and with whom it is shared, because the view may be behind.
+        Also for a caller who is neither owner nor admin, because the view may have old shares.
         """
         views = TenantViews(self._database, read.tenant)
         fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1, "forked_from": 1}}]
@@ -333,7 +321,7 @@ class Consistency:
 
 
 async def _head(log: PrincipalLog, conversation_id: str) -> Head | None:
-    """The conversation's head; None while Postgres is unavailable. Raises ConversationNotFound."""
+    """None while Postgres is unavailable. Raises ConversationNotFound."""
     try:
         return await log.existing_head(conversation_id)
     except PostgresUnavailable:

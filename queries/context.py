@@ -114,7 +114,7 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
 
 
 def _around_text(form: Item) -> tuple[str, str]:
-    """The JSON of a plain message of this form: what is between its id and its text, and what is after its text."""
+    """The JSON before the text of a plain message, and after it."""
     before, after = around_text(output_item("id", form))
     return before.removeprefix('{"id":"id'), after + ',"pinned":false},'
 
@@ -123,7 +123,7 @@ _BEFORE, _AFTER = zip(("", ""), *map(_around_text, PLAIN_FORMS[1:]), strict=True
 
 
 class _BetweenIds(dict[int, str]):
-    """The JSON between the two ids of a sent item, by the item's tokens. It is remembered, because many items have the same number of tokens."""
+    """The JSON between an item's two ids, by the item's tokens. Many items have the same number."""
 
     def __missing__(self, tokens: int) -> str:
         between = self[tokens] = f'","tokens":{tokens},"item":{{"id":"'
@@ -131,11 +131,7 @@ class _BetweenIds(dict[int, str]):
 
 
 def _sent_items(sent: Sequence[ContextItem]) -> list[SentItem]:
-    """The sent items: a JSON array that is already encoded, in place of the list.
-
-    There may be thousands of plain messages. To make an object of each would take three times as long. To make a
-    string of each would copy each once more.
-    """
+    """An encoded JSON array in place of the list. To make an object of each item would take three times as long."""
     between = _BetweenIds()
     parts: list[Any] = ["["]
     for item in sent:
@@ -155,12 +151,10 @@ def _encoded(item: ContextItem) -> str:
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[LeftOutItems]:
-    """Ranges of items that were left out."""
     return [LeftOutItems(part.first, part.last, part.count, part.reason) for part in left_out]
 
 
 def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
-    """The summary that is sent before the items; it takes `tokens` of the budget."""
     if summary is None:
         return None
     return SentSummary(
@@ -174,9 +168,10 @@ def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
 
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
-    """The version at which the context is assembled, and the answer's headers. While Postgres is unavailable, it is the snapshot's version.
+    """The conversation's version, and the headers of the answer. Without Postgres, the snapshot's version.
 
-    Raises ConversationNotFound. Without Postgres, raises PostgresUnavailable if there is no snapshot, and ApiError (503) if the conversation is parked.
+    Raises ConversationNotFound. Without Postgres, raises PostgresUnavailable if there is no snapshot, and ApiError
+    (503) if the conversation is parked.
     """
     try:
         head = await context.dependencies.log.existing_head(conversation_id)
@@ -187,14 +182,16 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
         if not context.principal.may("admin"):
             await context.read_conversation(
                 conversation_id
-            )  # while the shares cannot be read, only its owner may see it
+            )  # while the shares cannot be read, only the owner may see the conversation
         await _check_not_parked(context, conversation_id)
         return recent.stream_version, {"etag": etag(recent.version), "x-consistency": "unverified"}
     return head.stream_version, {"etag": etag(head.version)}
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """Raises ApiError 503 if the conversation is parked, because its snapshot may be old. Without MongoDB, this cannot be checked."""
+    """Raises ApiError 503 if the conversation is parked: its snapshot may be old. Without MongoDB, this cannot be
+    checked.
+    """
     try:
         positions = await context.dependencies.consistency.positions.read()
     except PyMongoError:

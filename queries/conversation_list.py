@@ -1,4 +1,4 @@
-"""GET /v1/conversations: pages of conversations by creation or by activity, from the views `conversations` and `items`."""
+"""GET /v1/conversations: pages of conversations by creation or by activity."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,7 +31,7 @@ router = APIRouter(tags=["conversations"])
 
 MAX_TITLE_LENGTH = 512
 FIRST_VERSION = 4
-"""The first version of the view `conversations` that has all fields of the filters and orders."""
+"""The first version of the view that has all fields of the filters and orders."""
 
 
 class ConversationsQuery(PageQuery):
@@ -74,11 +74,9 @@ class ConversationsQuery(PageQuery):
 
     @property
     def field(self) -> Literal["id", "activity"]:
-        """The field of the documents that the list is ordered by."""
         return "id" if self.order_by == "created" else "activity"
 
     def fingerprint(self, metadata: Mapping[str, str]) -> bytes:
-        """Differs for lists with another order or other filters."""
         return fingerprint([self.model_dump(exclude={"after", "before", "limit"}), metadata])
 
 
@@ -134,7 +132,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
 def _cursors(
     page: Page, query: ConversationsQuery, sort_keys: Sequence[str], query_fingerprint: bytes
 ) -> dict[str, str | None]:
-    """The cursors of the next and of the previous page; None where there is no such page. `sort_keys`: the sort keys of the entries, in the order in which they were read."""
+    """`sort_keys`: in the order in which they were read."""
     if not sort_keys:
         return {"next_cursor": None, "previous_cursor": None}
     ends = [encode_cursor(query_fingerprint, sort_keys[0]), encode_cursor(query_fingerprint, sort_keys[-1])]
@@ -147,12 +145,10 @@ def _cursors(
 
 
 def _filters(query: ConversationsQuery, read: Read) -> Document:
-    """Matches the documents that the query's `status`, `archived`, `since` and `until` select.
+    """`status` and `archived` come before the sort field in the indexes, so the filter names both once the view has
+    them.
 
-    In the indexes of all conversations, of owners and of shares, `status` and `archived` come before the field of the order. So the filter names
-    both, as soon as the view has `archived`.
-
-    Raises ApiError (503) for an order or a filter that the view does not have while it is built again after an upgrade.
+    Raises ApiError (503) if the view lacks a field until its rebuild after an upgrade.
     """
     where: Document = {"status": query.status or {"$in": ["active", "ended"]}}
     if read.versions["conversations"] >= FIRST_VERSION:
@@ -172,7 +168,7 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
 
 
 def _with_title(title: str | None) -> Document:
-    """Matches titles that have all these words. In scripts without spaces, pairs of adjacent characters take the place of words. Raises ApiError (400) if there is no word."""
+    """In scripts without spaces, pairs of adjacent characters are the words. Raises ApiError (400) if there is no word."""
     if title is None:
         return {}
     terms: list[str] = []
@@ -183,7 +179,7 @@ def _with_title(title: str | None) -> Document:
         elif len(token.terms) == 1:
             first_characters += token.terms
         else:
-            # Without the last term, which is one character alone: in the title, another character may follow it.
+            # The last term is one character alone. In a title, another character may follow it.
             terms += token.terms[:-1]
     if not terms and not first_characters:
         raise ApiError(400, "`title` has no word.", code="invalid_value", param="title")
@@ -197,23 +193,19 @@ def _with_metadata(pairs: Mapping[str, str]) -> Document:
 
 
 def _all_of(*filters: Document) -> Document:
-    """Matches what all these filters match."""
     found = [each for each in filters if each]
     return {"$and": found} if found else {}
 
 
 def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
-    """A value that is below the field of every conversation of this second, and above the field of every earlier one."""
+    """A value below the `field` of every conversation of this second, and above that of every earlier one."""
     if field == "activity":
         return activity_key(seconds * 1_000_000)
     return conversation_id(first_uuid_at(seconds))
 
 
 def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[Document]:
-    """Filters that together match the conversations that the caller may see and that the query's `owner` and `shared` select.
-
-    No document matches two of them.
-    """
+    """No document matches two of these filters."""
     subject, owner = principal.subject, query.owner
     if principal.may("admin") and query.shared is None:
         return [{} if owner is None else {"owner": owner}]
@@ -222,7 +214,7 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
     if query.shared is not True and owner in (None, subject):
         found.append(own)
     if query.shared is not False and owner != subject:
-        # As an expression, because for an inequality MongoDB may prefer the index of owners, which is slow here.
+        # As an expression: for an inequality MongoDB may prefer the index of owners, which is slow here.
         others = {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if owner is None else {"owner": owner}
         found += [
             {**each, **others, "$nor": shared[:index]} if index else {**each, **others}
@@ -234,10 +226,10 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
 async def _sort_key(
     context: QueryContext, query: ConversationsQuery, param: CursorParam, cursor: str | None, query_fingerprint: bytes
 ) -> Any:
-    """The sort key of a cursor; None without a cursor. Raises ApiError (400).
+    """None without a cursor. Raises ApiError (400).
 
-    An id is a cursor if the list is ordered by creation and the caller may see the conversation. The id of a
-    deleted conversation is accepted too, because the list is ordered by id. While Postgres is unavailable, any conversation id is accepted.
+    In a list by creation, an id is a cursor too, also of a deleted conversation. While Postgres is unavailable, any
+    conversation id is accepted.
     """
     if cursor is None:
         return None

@@ -1,8 +1,6 @@
 """GET /v1/conversations/{id}/responses: every reply of a conversation, also one that waits or runs, with its input.
 
-An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. Entries are
-sorted by when the replies were requested or queued, the newest first by default. Deleted responses and deleted items are left out.
-The responses of a fork are only in the fork's list, and those of its origin only in the origin's list.
+A fork's list does not show its origin's responses.
 """
 
 from collections.abc import Collection, Sequence
@@ -67,7 +65,6 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
 
 
 async def _selected(context: QueryContext, read: ConversationRead, query: PageQuery) -> Selected:
-    """The responses of the page, ordered by the version at which each reply was requested or queued."""
     after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
     bounds: Document = {}
     if query.after is not None:
@@ -90,7 +87,7 @@ async def _selected(context: QueryContext, read: ConversationRead, query: PageQu
 
 
 async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
-    """The version at which the response `cursor` was requested or queued. The response may be deleted. Raises ApiError (400) if it is not in this conversation."""
+    """The response may be deleted. Raises ApiError (400) if it is not in this conversation."""
     document = await context.find_document(read, "responses", cursor, "conversation_id", "version")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "a response of this conversation")
@@ -99,7 +96,6 @@ async def _version_of(context: QueryContext, read: ConversationRead, param: Curs
 
 
 def _entry(document: Document, output: Sequence[bytes], deleted: Collection[str]) -> Entry:
-    """The Response with its input items, without the `deleted` ones."""
     items = zip(input_ids(document), document["input"], strict=True)
     input_json = shapes.json_array([item.encode() for item_id, item in items if item_id not in deleted])
     return Entry(document["id"], response_json(document, output)[:-1] + b',"input":' + input_json + b"}")

@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}, and what a reader sees of a conversation: from the views `conversations` and `items`."""
+"""GET /v1/conversations/{id}, and what a reader sees of a conversation."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -21,7 +21,6 @@ FIELDS = (
     *("id", "metadata", "status", "title", "title_by", "instructions", "archived", "version", "forked_from"),
     *("owner", "updated_at", "running", *WORDS_FIELDS),
 )
-"""The fields of the view `conversations` that an answer is made from."""
 
 
 @query_route(
@@ -43,7 +42,7 @@ async def get_conversation(context: QueryContext, conversation_id: str) -> Respo
 
 
 def conversation_shape(document: Document, words: Words) -> shapes.ListedConversation:
-    """The Conversation, with the fields that lists show. Documents of older versions of the view lack some fields."""
+    """Documents of older view versions lack some fields."""
     running, fork = document.get("running", {}), document.get("forked_from")
     return shapes.ListedConversation(
         id=document["id"],
@@ -66,11 +65,10 @@ def conversation_shape(document: Document, words: Words) -> shapes.ListedConvers
 
 
 def visible_to(subject: str, *, with_shares: bool) -> Document:
-    """Matches the subject's own conversations and, if `with_shares`, those shared with them. For each alternative, MongoDB has an index in the list's order."""
     return {"$or": alternatives(subject, with_shares=with_shares)}
 
 
 def alternatives(subject: str, *, with_shares: bool) -> list[Document]:
-    """The alternatives of `visible_to`: the subject's own conversations come first."""
+    """The filters of `visible_to`. Own conversations come first. MongoDB has an index for each filter."""
     shared = shared_with_subject(subject) if with_shares else []
     return [{"owner": subject}, *({"shared_with": share} for share in shared)]

@@ -1,7 +1,7 @@
-"""Finds which items of an answer are copies of deleted items of other conversations. The view `items` does not know this.
+"""Finds copies whose originals in other conversations are deleted. Only the log knows this.
 
-Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. Such an answer may also
-change while the conversation's version stays the same, so it is sent with `NO_STORE`. A list of conversations is sent without it, because it has no ETag.
+An answer with copies may change while the conversation's version stays the same. If the answer has an ETag, it is sent
+with `NO_STORE`.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,7 +27,10 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 async def deleted_copies(
     context: QueryContext, read: Read, copies: Mapping[str, str | None], inherited_by: Collection[str] = ()
 ) -> frozenset[str]:
-    """The copies whose originals are deleted, and the inherited items that are deleted. `inherited_by`: as in `deleted_items`. If Postgres is unavailable and the read is unverified, none are returned, so all copies are shown. If the read is verified, raises PostgresUnavailable."""
+    """Which of these copies and inherited items are deleted. `copies`: each copy with its original.
+
+    Without Postgres: empty for an unverified read. Raises PostgresUnavailable for a verified one.
+    """
     try:
         return await deleted_items(context.dependencies.log, copies, inherited_by)
     except PostgresUnavailable:
@@ -37,12 +40,11 @@ async def deleted_copies(
 
 
 def input_ids(document: Document) -> list[str]:
-    """The ids of a response's input items."""
     return [_id_decoder.decode(item.encode()).id for item in document["input"]]
 
 
 async def deleted_input(context: QueryContext, read: Read, documents: Collection[Document]) -> frozenset[str]:
-    """The ids of the responses' input items that are deleted now. `read` must cover the view `items` too."""
+    """The ids of the deleted input items. `read` must cover the view `items` too."""
     item_ids = [item_id for document in documents for item_id in input_ids(document)]
     retracted: list[Document] = []
     if item_ids:

@@ -1,13 +1,10 @@
-"""A conversation's events as a stream of server-sent events. `events.py` serves it.
+"""A conversation's events as a stream of server-sent events.
 
-Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one, and holds no database
-connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
-has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and when
-the log may have lost events that were sent. It also ends when content of the page that is being sent is deleted, if an event has been sent only in part.
-When its client may no longer read the conversation, it ends with an `error` event. In the middle of another event, it ends without an `error` event.
+Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one,
+and holds no database connection while it waits.
 
-Deletions and withdrawn shares take effect soon, even for a client that reads slowly. Before a part of a page is sent, the conversation's head
-and its shares are looked up again if the last look-up is more than LOOK_UP_SECONDS old. A page is made again after MAX_PAGE_SECONDS, without content that was deleted meanwhile.
+Deletions and withdrawn shares take effect soon, even for a client that reads slowly. So the head is looked up again
+after LOOK_UP_SECONDS, and a page is made again after MAX_PAGE_SECONDS.
 """
 
 import asyncio
@@ -48,13 +45,16 @@ Render = Callable[[PrincipalLog, Sequence[Recorded], bool], Awaitable[list[bytes
 
 
 class _EventPage(Page, frozen=True):
-    """A page of events. `event_ends`: where each event ends in `body`. `end`: where the page's last event is in the log."""
+    """A page of encoded events.
+
+    `event_ends`: where each event ends in `body`. `end`: the page's last event in the log.
+    """
 
     event_ends: tuple[int, ...] = ()
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """Where the slice that begins at `start` ends: at the last end of an event within SLICE_BYTES; if there is none, after SLICE_BYTES."""
+        """Ends with an event if one ends within SLICE_BYTES."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0
@@ -62,7 +62,7 @@ class _EventPage(Page, frozen=True):
 
 
 class _PageKey(Struct, frozen=True):
-    """What identifies a page. Streams that need the same page share it. `period`: a new period begins every MAX_PAGE_SECONDS."""
+    """Streams that need the same page share it. `period`: a new period begins every MAX_PAGE_SECONDS."""
 
     conversation_id: str
     after: int
@@ -73,23 +73,18 @@ class _PageKey(Struct, frozen=True):
 
 
 class _PartlySentPage(Struct, frozen=True):
-    """A page of which a part was sent."""
-
     key: _PageKey
     body_hash: int
 
 
 class _Client(Struct):
-    """A client of a stream, and what it was sent.
+    """The state of one client's stream.
 
-    log                    the log, as the client may read it
-    head                   the conversation's head (its last event) at the last look-up, which was at `looked_up_at`
-    position               how much was sent. Its `after` is the last version before the page that is being sent
-    sent_position          where the last event before that page is in the log
-    page                   the page that is being sent; None if the next page has not been begun
-    last_complete_version  the version of the last event that was sent in full
-    in_event               whether a part of the next event was sent too
-    finished               whether the stream ends now
+    `head`: the conversation's last event at the last look-up, which was at `looked_up_at`
+    `position`: how much was sent. Its `after` is the last version before the page that is being sent
+    `sent_position`: where the last event before that page is in the log
+    `page`: the page that is being sent; None between pages
+    `in_event`: whether a part of the next event was sent too
     """
 
     log: PrincipalLog
@@ -104,10 +99,7 @@ class _Client(Struct):
     finished: bool = False
 
     def update_head(self, head: Head | None) -> None:
-        """Notes the conversation's head. If it is None, the log has lost the conversation, and the stream ends.
-
-        Raises ConversationNotFound if the client may no longer read it.
-        """
+        """None: the log has lost the conversation. Raises ConversationNotFound if the client may no longer read it."""
         if head is None:
             self.finished = True
         elif head.role(self.log.principal) is None:
@@ -117,7 +109,6 @@ class _Client(Struct):
             self.looked_up_at = time.monotonic()
 
     def is_due(self, seconds: float) -> bool:
-        """Whether the conversation's head was looked up more than `seconds` ago."""
         return time.monotonic() - self.looked_up_at > seconds
 
     def restart(self) -> None:
@@ -138,7 +129,6 @@ class _Client(Struct):
         )
 
     def next_slice(self, key: _PageKey, page: _EventPage) -> bytes:
-        """The next slice of the page. Notes that it was sent."""
         start = self.position.after
         chunk = self.position.next_slice(page)
         is_sent = self.position.after == page.last
@@ -153,7 +143,7 @@ class _Client(Struct):
 
 
 class EventStreams:
-    """The streams of events of this process. `log`: the log with connections for streams alone."""
+    """The streams of this process. `log`: the log with connections that only streams use."""
 
     def __init__(
         self,
@@ -179,7 +169,7 @@ class EventStreams:
     ) -> AsyncGenerator[bytes, None]:
         """Yields the events with a version above `after`, in slices, until the stream ends.
 
-        `log`: the log as the client may read it. `head`: from an earlier look-up, which showed that the client may read the conversation.
+        `head`: of an earlier look-up that checked access.
         """
         client = _Client(
             log, conversation_id, head, time.monotonic(), StreamPosition(after), _log_position(head, after), after
@@ -200,9 +190,9 @@ class EventStreams:
                 yield chunk
 
     async def _next(self, client: _Client) -> bytes | None:
-        """What is sent to the client next: empty if there is nothing to send yet, None if the stream ends.
+        """The next slice: empty if there is nothing to send yet, None if the stream ends.
 
-        Raises ConversationNotFound if the client may no longer read the conversation. Also raises PostgresUnavailable and LogBusy.
+        Raises ConversationNotFound, PostgresUnavailable and LogBusy.
         """
         if client.head.incarnation != client.sent_position.incarnation:  # the log may have moved back
             check = await self._log.check([client.sent_position.position])
@@ -221,20 +211,19 @@ class EventStreams:
         return b""
 
     async def _wait_for_change(self, client: _Client) -> None:
-        """Waits until the conversation's head has changed, or for the shutdown."""
         with self._watch.change(client.conversation_id, client.head) as change:
             await asyncio.wait({change})
             if not change.cancelled():
                 client.update_head(change.result())
 
     async def _next_slice(self, client: _Client) -> bytes | None:
-        """The next slice of the page that is being sent, or the first one of the next page. Like `_next`, it may return an empty slice or None."""
+        """Like `_next`, it may return an empty slice or None."""
         period = int(time.monotonic() // self._max_page_seconds)
         begun = client.page
         key = client.next_page_key(period) if begun is None else replace(begun.key, period=period)
         page = await self._page(key, client.log)
         if not page.body:
-            return None  # the log has lost events: `head` is newer than what it has
+            return None  # the log has lost events: `head` is newer
         if page.end.incarnation != key.incarnation:
             client.head = replace(client.head, incarnation=page.end.incarnation)
             return b""
@@ -246,8 +235,6 @@ class EventStreams:
         return client.next_slice(key, page)
 
     async def _page(self, key: _PageKey, log: PrincipalLog) -> _EventPage:
-        """The events after version `key.after`. Its body is empty if there are none."""
-
         async def read() -> _EventPage:
             events = await log.conversation(
                 key.conversation_id, after=key.after, until=key.until, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES
@@ -265,14 +252,14 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where a version of the conversation is in the log. Version 0 is at position 0. For other versions before `head`, the position is not known (-1). For all versions before `head`, the hash is not known (empty)."""
+    """Where the version is in the log. Between 0 and `head` this is not known, and the position is -1."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)
 
 
 def _has(check: LogCheck, sent: LogPosition) -> bool:
-    """Whether the log still has the event at this position. False if the position is not known. The event's chain hash covers all earlier events of its conversation too."""
+    """False if the position is not known. The hash covers all earlier events of the conversation."""
     return sent.position == 0 or check.chain_hashes.get(sent.position, "unknown") == sent.chain_hash
 
 

@@ -1,9 +1,6 @@
-"""GET /v1/conversations/{id}/events: the audit trail, read from the log, not from a view. It is always current.
+"""GET /v1/conversations/{id}/events: the audit trail, from the log. It is always current.
 
-`{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
-ascending. `after`, `first_id` and `last_id` are versions; on an empty page `first_id` and `last_id` are null. `type` is the event's topic,
-`actor` the subject who caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a
-live stream: `id:` is the version, `event:` the topic. Without the scope `audit`, fields whose content is deleted are null, and `blanked` names them.
+`after`, `first_id` and `last_id` are versions. In a stream, `id:` is the version and `event:` the topic.
 """
 
 import re
@@ -40,7 +37,7 @@ router = APIRouter(tags=["events"])
 MAX_LIMIT = 1000
 _CHUNK_EVENTS = 100
 _CHUNK_BYTES = 1024 * 1024
-"""How much is read from the log at a time, in bytes of decompressed events."""
+"""In bytes of decompressed events."""
 
 _HASHES = frozenset({"request_sha256", "sha256", "settings", "summary"})
 """Fields that hold a hash if they hold bytes."""
@@ -132,10 +129,10 @@ async def read_page(
     sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
-    """The body of a page, and whether the page is large. The page has at most `limit` events with `after` < version <= `until`.
+    """The body of a page, and whether the page is large. Its events have `after` < version <= `until`.
 
-    It has at least one event, however large, if there is one. It is large if `max_bytes` cut it short, or if its only event has more
-    than `max_bytes`. Raises LogMoved if the log may have moved back since `until` was read.
+    It has at least one event if there is one. It is large if it exceeds `max_bytes` or was cut there. Raises LogMoved
+    if the log may have moved back since `until` was read.
     """
     bodies: list[bytes] = []
     last, size, is_cut = after, 0, False
@@ -156,7 +153,7 @@ async def read_page(
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """The body of a page that ends at version `last`. Versions have no gaps, so the page's first version can be computed."""
+    """Versions have no gaps, so the first one can be computed."""
     ends = {
         "first_id": last - len(bodies) + 1 if bodies else None,
         "last_id": last if bodies else None,
@@ -166,7 +163,7 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
 
 
 def _start_of_stream(after: int, last_event_id: int | None, head: Head) -> int:
-    """The version that a stream begins after. Raises ApiError (400) if the conversation has no such version yet."""
+    """Raises ApiError (400) if there is no such version yet."""
     param = "after" if last_event_id is None else "Last-Event-ID"
     start = after if last_event_id is None else last_event_id
     if start > head.version:
@@ -176,7 +173,7 @@ def _start_of_stream(after: int, last_event_id: int | None, head: Head) -> int:
 
 
 def _last_event_id(request: Request) -> int | None:
-    """The version in the header `Last-Event-ID`; None without it. Raises ApiError (400) if it is malformed, even if the answer is not a stream."""
+    """None without the header. Raises ApiError (400) if malformed, even without a stream."""
     text = single_header(request.headers, "Last-Event-ID")
     if text is None:
         return None
@@ -188,16 +185,15 @@ def _last_event_id(request: Request) -> int | None:
 
 
 async def events_json(log: PrincipalLog, events: Sequence[Recorded], sees_deleted: bool) -> list[bytes]:
-    """Each of these events as JSON. There must be at least one, and all must be of one conversation.
+    """Each event as JSON. Deleted content is blanked, unless `sees_deleted`.
 
-    Content that is deleted now is blanked, unless `sees_deleted`.
+    There must be at least one event, all of one conversation.
     """
     deleted = NOTHING if sees_deleted else await deleted_in(log, events)
     return [event_json(recorded, deleted) for recorded in events]
 
 
 def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
-    """One event of the audit trail as JSON, with deleted content blanked."""
     data = _fields(recorded.event)
     if isinstance(recorded.event, ConversationDescribed):
         for name in _meaningless(recorded.event):
@@ -217,7 +213,6 @@ def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
 
 
 def _meaningless(event: ConversationDescribed) -> tuple[str, ...]:
-    """The fields of the event that mean nothing: `title_by` if there is no title, and the fields of a model's call if no model wrote the title."""
     if event.title_by == "model":
         return ()
     of_model = ("title_items", "model", "usage", "cost")
@@ -225,7 +220,7 @@ def _meaningless(event: ConversationDescribed) -> tuple[str, ...]:
 
 
 def _fields(struct: Struct | Event) -> dict[str, Any]:
-    """The fields that are set. A field of bytes holds JSON text, or a hash."""
+    """A field of bytes holds JSON text, or a hash."""
     return {
         name: value.hex() if isinstance(value, bytes) and name in _HASHES else _plain(value)
         for name in struct.__struct_fields__

@@ -1,7 +1,6 @@
-"""GET /v1/conversations/{id}/feedback and GET /v1/feedback, from the view `feedback`, with counts.
+"""GET /v1/conversations/{id}/feedback and GET /v1/feedback, with counts.
 
-A comment on a deleted item or response is null. The rating and the labels stay, and are counted. While Postgres is unavailable, all comments
-are null, because it is not known what is deleted.
+A comment on a deleted item or response is null. While Postgres is unavailable, all comments are null.
 """
 
 from collections.abc import Mapping
@@ -73,7 +72,6 @@ async def list_feedback(context: QueryContext, query: FeedbackQuery) -> Response
 
 
 async def _page(context: QueryContext, read: Read, where: Document, query: FeedbackQuery) -> Response:
-    """The page of the feedback that matches `where` and the query."""
     for param in ("after", "before"):
         if (cursor := getattr(query, param)) is not None:
             check_id(cursor, "feedback", param)
@@ -139,7 +137,6 @@ def _shape(document: Document, *, comment: str | None) -> Feedback:
 
 
 async def _of_deleted(context: QueryContext, documents: Mapping[str, Document]) -> frozenset[str]:
-    """The ids of the feedback whose item or response is deleted."""
     log = context.dependencies.log
     targets = {document["item_id"] or document["response_id"]: document["copy_of"] for document in documents.values()}
     deleted = {(target, None) for target in await deleted_items(log, targets)}
@@ -161,7 +158,7 @@ async def _of_deleted(context: QueryContext, documents: Mapping[str, Document]) 
 
 
 async def _counts(context: QueryContext, read: Read, where: Document) -> FeedbackCounts:
-    """How many documents match, by rating and by label. Only the MAX_COUNTED_LABELS most frequent labels are counted."""
+    """Only the MAX_COUNTED_LABELS most frequent labels are counted."""
     by_rating: list[Document] = [
         {"$group": {"_id": "$rating", "count": {"$sum": 1}}},
         {"$project": {"_id": 0, "rating": "$_id", "count": 1}},

@@ -1,4 +1,4 @@
-"""What forks inherit. The first event of a conversation never changes, so a process remembers what it says."""
+"""What forks inherit. A conversation's first event never changes, so it is remembered."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -11,31 +11,33 @@ from infrastructure.event_log.incarnation import LogMoved
 from queries.principal_log import PrincipalLog
 
 MAX_REMEMBERED = 50_000
-"""For how many conversations a process remembers the owner and the origin: about 15 MB."""
+"""15 to 30 MB, depending on how many are forks."""
 
 
 class Start(Struct, frozen=True, gc=False):
-    """Who owns a conversation, and what it was forked from (`fork`; None if it is no fork)."""
-
     owner: str
     fork: Fork | None
 
 
 class Inherited(Struct, frozen=True):
-    """`paths`: for each fork, the path along its branch 0, which begins with what the fork inherits. `owners`: the owner of each conversation that a fork inherits from."""
+    """What some forks inherit.
+
+    `paths`: each fork's path along its branch 0, with what it inherits. `owners`: the owner of each origin.
+    """
 
     paths: Sequence[Path] = ()
     owners: dict[str, str] = {}
 
 
 class ForkOrigins:
-    """Finds what forks inherit."""
-
     def __init__(self) -> None:
         self._starts: dict[tuple[str, str], Start] = {}
 
     async def forks(self, log: PrincipalLog, conversation_id: str) -> tuple[Fork, ...]:
-        """Where the conversation was forked, where its origin was forked, and so on. Raises LogMoved if the log lacks the first event of one of these conversations."""
+        """Where the conversation was forked, where its origin was forked, and so on.
+
+        Raises LogMoved and PostgresUnavailable.
+        """
         forks: list[Fork] = []
         while (start := (await self._read(log, [conversation_id])).get(conversation_id)) is not None:
             if start.fork is None:
@@ -45,7 +47,10 @@ class ForkOrigins:
         raise LogMoved(f"the log no longer has the start of {conversation_id}")
 
     async def of(self, log: PrincipalLog, fork_ids: Sequence[str]) -> Inherited:
-        """What these forks inherit. Conversations that are no forks may be among them; they have no path. Takes a look-up for each generation of forks."""
+        """What these forks inherit. Takes at most a look-up for each generation.
+
+        Conversations that are no forks have no path.
+        """
         starts: dict[str, Start] = {}
         missing: Collection[str] = fork_ids
         while missing:
@@ -58,7 +63,6 @@ class ForkOrigins:
         return Inherited(inherited, {origin: starts[origin].owner for origin in origins if origin in starts})
 
     async def _read(self, log: PrincipalLog, conversation_ids: Collection[str]) -> dict[str, Start]:
-        """The start of each of these conversations that exists."""
         found = {}
         unknown = []
         for conversation_id in conversation_ids:

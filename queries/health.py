@@ -1,4 +1,4 @@
-"""The readiness checks of the query API. It is ready while MongoDB answers; most reads work without the other stores."""
+"""The readiness checks of the query API. MongoDB must answer. Most reads work without the other stores."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,14 +11,6 @@ REQUIRED: Final = frozenset({"mongodb"})
 
 
 def checks(dependencies: ProcessDependencies) -> Mapping[str, Check]:
-    """One check for each store, and these:
-
-    log_writable     Postgres accepts writes: it is neither a replica nor set to read-only
-    partitions_held  each partition is held by a living projector
-    projector        each view is live and not far behind
-    model            the provider answers. There is no such check if no provider is configured
-    """
-
     async def postgres() -> bool:
         await dependencies.log.end()
         return True

@@ -1,7 +1,7 @@
-"""What a conversation inherits, for the queries that read the view `items`. The view has an inherited item once, in its own conversation.
+"""What a conversation inherits, for queries of the view `items`.
 
-In a fork, the inherited items count as the beginning of branch 0. Only the log knows whether they are deleted: in their conversation, or by a fork
-for itself. So an answer of a fork needs one look-up, and is sent with `NO_STORE`.
+In a fork, the inherited items are the beginning of branch 0. Only the log knows whether they are deleted. So a fork's
+answer needs a look-up, and is sent with `NO_STORE`.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from queries.query_context import MAX_POSITION, QueryContext
 
 
 async def read_with_origins(context: QueryContext, conversation_id: str, *views: MongoView) -> ConversationRead:
-    """As `QueryContext.read_conversation`. If the conversation is a fork, the views also show what is committed in the conversations that it inherits from.
+    """As `QueryContext.read_conversation`. For a fork, also waits for its origins.
 
-    Raises PostgresUnavailable if the conversation is a fork and the read is unverified: it is not known what the fork inherits.
+    Raises PostgresUnavailable for an unverified read of a fork, because its origins are not known then.
     """
     read = await context.read_conversation(conversation_id, *views)
     if read.is_fork and not read.verified:
@@ -32,7 +32,7 @@ async def read_with_origins(context: QueryContext, conversation_id: str, *views:
 
 
 def path_along(read: ConversationRead, version: int, branches: tuple[PathBranch, ...] = FIRST_BRANCH) -> Path:
-    """The path through these branches of the conversation, with what it inherits."""
+    """The path along these branches, which begins with the inherited items."""
     path = Path((PathSegment(read.conversation_id, version, branches),))
     for fork in read.forks:
         path = path.after_origin(fork)
@@ -40,15 +40,14 @@ def path_along(read: ConversationRead, version: int, branches: tuple[PathBranch,
 
 
 def is_inherited(read: ConversationRead, document: Document) -> bool:
-    """Whether the conversation inherits the item of a document of the view `items`, deleted or not."""
     item = [document[name] for name in ("conversation_id", "branch", "depth", "version")]
     return document["conversation_id"] != read.conversation_id and path_along(read, read.version).contains(*item)
 
 
 async def retracted_in_forks(read: ConversationRead, path: Path, item_ids: Sequence[str]) -> set[str]:
-    """Which of these inherited items a fork on the path had retracted for itself at the path's version.
+    """Which of these items were retracted in a fork of the path: this conversation, or an origin that is a fork.
 
-    An origin that is itself a fork is read as it was when the next fork was made from it. What it has restored since then does not count as retracted.
+    Each fork is looked at as of its version on the path. An item that an origin has restored since then does not count.
     """
     retracted: set[str] = set()
     for fork in path.segments[1:]:

@@ -1,7 +1,6 @@
-"""What answers add to an item: when and by whom it was added, the model that made it, and its place among its siblings.
+"""What answers add to an item: when and by whom it was added, its model, and its place among its siblings.
 
-Siblings are the items with the same parent: one continues the parent's branch, and each of the others opens a branch. Deleted items do not count.
-In a fork, one of the siblings may be inherited. Branches of an origin that the fork does not inherit do not count.
+Siblings have the same parent. Deleted items do not count. In a fork, one of the siblings may be inherited.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,18 +29,17 @@ ADDED_FROM = (
     "model",
     "own_fields",
 )
-"""The fields of an item's document that `additions` needs."""
 
 
 class Siblings(Struct, frozen=True):
-    """`count`: how many siblings there are, including this item. `index`: this item's place among them, from 0, in the order in which they were added."""
+    """`count` includes this item. `index`: in the order in which the siblings were added, from 0."""
 
     index: int
     count: int
 
 
 class Added(Struct, frozen=True):
-    """The fields that are added to an item. `created_at`: in seconds since 1970."""
+    """`created_at`: in seconds since 1970."""
 
     created_at: int
     author: str
@@ -50,26 +48,28 @@ class Added(Struct, frozen=True):
 
 
 def unretracted_at(version: int) -> Document:
-    """The filter for items that were not retracted at this version. It also matches all items that were restored later: `retracted_then` finds out which of these were retracted at this version."""
+    """A filter of items that were not retracted at this version.
+
+    It also matches all items that were restored later. `retracted_then` sorts these out.
+    """
     return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
 
 
 async def retracted_then(read: ConversationRead, restored: Sequence[str], version: int) -> set[str]:
-    """Which of the items `restored`, which were restored after `version`, were retracted at `version`. Only the log knows."""
+    """Which of the items `restored` after `version` were retracted at `version`. Only the log knows."""
     if not restored:
         return set()
     return set(restored) - (await unretracted(read.log, read.conversation_id, version, restored)).keys()
 
 
 def with_added(item: bytes, added: Added | None) -> bytes:
-    """The item's JSON with these fields."""
     return item if added is None else item[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
 async def additions(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> list[Added | None]:
-    """The fields that are added to these items at this version of the conversation. None if the item has such a field of its own."""
+    """What the answer adds to each item; None for an item that has such a field of its own."""
     siblings = await _siblings(context, read, documents, version) if read.moved_at and documents else {}
     return [
         None
@@ -87,7 +87,7 @@ async def additions(
 async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> Mapping[str, Siblings]:
-    """By item id, the siblings of each of these items. An item without siblings is left out."""
+    """By item id. An item without siblings is left out."""
     found = [
         group
         for group in await context.aggregate(read, "items", *_possible_siblings(context, read, documents, version))
@@ -129,7 +129,6 @@ def _own_version(read: ConversationRead, document: Document) -> int:
 
 
 def _was_retracted(group: Document, version: int) -> bool:
-    """The opposite of `unretracted_at`."""
     retracted, restored = group.get("retracted_version"), group.get("restored_version")
     return retracted is not None and retracted <= version and (restored is None or restored <= version)
 
@@ -137,16 +136,16 @@ def _was_retracted(group: Document, version: int) -> bool:
 _ALIKE = {
     field: f"${field}" for field in ("parent", "conversation_id", "copy_of", "retracted_version", "restored_version")
 }
-"""Of siblings with the same values in these fields, either all are deleted or none is."""
+"""Siblings with the same values in these fields are either all deleted or all not deleted."""
 
 
 def _possible_siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> tuple[Document, list[Document]]:
-    """The filter and the stages that find siblings of these items, deleted ones too. Siblings with the same _ALIKE fields are one group, which has their `versions` and the `id` of one of them.
+    """Siblings with the same _ALIKE fields are one group.
 
-    There may be thousands of siblings, so MongoDB neither sends a document for each nor reads it: those that open a branch
-    are found in the index OPENED_BRANCHES alone. An index cannot tell null from a missing field, so the documents of items without a parent are read.
+    There may be thousands of siblings. Those that open a branch are found in the index OPENED_BRANCHES alone. An index
+    cannot tell null from a missing field, so items without a parent are read.
     """
     own = {"tenant": read.tenant, "conversation_id": read.conversation_id, "version": {"$lte": version}}
     parents = [document["parent"] for document in documents]
@@ -158,14 +157,14 @@ def _possible_siblings(
         if document["conversation_id"] == read.conversation_id and "parent_branch" in document
     ]
     if continued:
-        # One filter for all of them: MongoDB plans each filter of an `$or` on its own.
+        # One filter for all of these items, because MongoDB plans each filter of an `$or` on its own.
         on_branches = {
             "branch": {"$in": [branch for branch, _ in continued]},
             "depth": {"$in": [depth for _, depth in continued]},
         }
         others.append({**own, **on_branches, "parent": {"$in": parents}})
         others += [part for branch, depth in continued if branch == 0 for part in _inherited(read, version, depth)]
-    # Only the fields of the index: without this stage, MongoDB would read the documents for the union.
+    # Only the fields of the index. Without this stage, MongoDB would read the documents for the union.
     fields: Document = {"$project": {"_id": 0, "id": 1, "version": 1, **dict.fromkeys(_ALIKE, 1)}}
     stages: list[Document] = [
         fields,
@@ -177,6 +176,6 @@ def _possible_siblings(
 
 
 def _inherited(read: ConversationRead, version: int, depth: int) -> list[Document]:
-    """Filters for the item at this depth that a fork inherits, if it inherits one. Branch 0 begins with the inherited items."""
+    """Branch 0 of a fork begins with the inherited items."""
     ranges = item_ranges(path_along(read, version))[:-1]
     return [part.filter(read.tenant) for items in ranges if (part := items.within(depth, depth)) is not None]

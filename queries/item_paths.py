@@ -1,7 +1,4 @@
-"""Finds the path of a conversation that a query shows: the active path, or the path to the end of a branch or to an item.
-
-Also finds where a cursor lies on the path, and which parts of the path a page needs.
-"""
+"""Finds the path that a query shows, and where cursors lie on it."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -31,7 +28,7 @@ class AsOfQuery(QueryParameters):
     )
 
     def version(self, read: ConversationRead) -> int:
-        """The version to read at. Raises ApiError (400) if the conversation has no such version yet."""
+        """Raises ApiError (400) if the conversation has no such version yet."""
         if self.as_of is not None and self.as_of > read.version:
             message = f"`as_of` is after the conversation's version {read.version}."
             raise ApiError(400, message, code="invalid_value", param="as_of")
@@ -58,12 +55,11 @@ class PathQuery(AsOfQuery):
 
     @property
     def is_active_path(self) -> bool:
-        """Whether the list has the items on the active path."""
         return self.branch is None and self.leaf is None
 
 
 class ItemPlace(Struct, frozen=True):
-    """Where an item lies. In a fork, an inherited item lies on branch 0 of the fork, at version 0."""
+    """Where an item is in a conversation. In a fork, an inherited item lies on branch 0, at version 0."""
 
     conversation_id: str
     branch: int
@@ -75,12 +71,11 @@ PLACE_FIELDS = ItemPlace.__struct_fields__
 
 
 def place_of(document: Document) -> ItemPlace:
-    """The place of the item in a document of the view `items`."""
     return ItemPlace(*(document[name] for name in PLACE_FIELDS))
 
 
 async def find_place(context: QueryContext, read: ConversationRead, item_id: str) -> ItemPlace | None:
-    """The place of an item that the conversation has or inherits, deleted or not. None if it has no such item."""
+    """The item may be inherited or deleted."""
     document = await context.find_document(read, "items", item_id, *PLACE_FIELDS)
     if document is None:
         return None
@@ -90,7 +85,7 @@ async def find_place(context: QueryContext, read: ConversationRead, item_id: str
 
 
 async def path_to_read(context: QueryContext, read: ConversationRead, query: PathQuery) -> Path:
-    """The path that the query names. Raises ApiError: 404 if there is no such branch or item, 400 for a wrong query."""
+    """Raises ApiError: 404 if there is no such branch or item, 400 for a wrong query."""
     version = query.version(read)
     if query.branch is not None and query.leaf is not None:
         message = "`branch` and `leaf` name different paths: send one of them."
@@ -112,7 +107,6 @@ async def path_to_read(context: QueryContext, read: ConversationRead, query: Pat
 
 
 async def active_path(read: ConversationRead, version: int) -> Path:
-    """The path that was active at this version."""
     branches = read.active_path
     if version < read.moved_at:
         branches = await active_branches(read.log, read.conversation_id, version)
@@ -120,7 +114,7 @@ async def active_path(read: ConversationRead, version: int) -> Path:
 
 
 class Bounds(Struct, frozen=True):
-    """The lowest and the highest depth of a page, both included. `max_depth` None: no bound."""
+    """Both depths are included."""
 
     min_depth: int = 1
     max_depth: int | None = None
@@ -129,12 +123,10 @@ class Bounds(Struct, frozen=True):
 async def bounds_of(
     context: QueryContext, read: ConversationRead, path: Path, page: PageQuery, known_places: Mapping[str, ItemPlace]
 ) -> Bounds:
-    """The depths between the cursors of the page. `known_places`: the places that were read already, by item id.
+    """The depths between the page's cursors. `known_places`: places that were read already, by item id.
 
-    A cursor may lie beside the path, for example because the head was moved after the client read the page before. Then the items
-    deeper than the cursor are those after the last item that this path and the path to the cursor have in common.
-
-    Raises ApiError (400) for a cursor that is not an item of this conversation.
+    A cursor may lie beside the path, for example because the head was moved. Then the items after the cursor are those
+    after the last item that the path shares with the path to the cursor. Raises ApiError (400) for an unknown cursor.
     """
     params: tuple[CursorParam, CursorParam] = ("after", "before") if page.ascending else ("before", "after")
     first, last = [await _cursor_place(context, read, param, getattr(page, param), known_places) for param in params]
@@ -144,7 +136,7 @@ async def bounds_of(
 
 
 async def places_in_view(context: QueryContext, conversation_id: str, page: PageQuery) -> dict[str, ItemPlace]:
-    """The places of those cursors that the view already shows, by item id. A place never changes."""
+    """The places of cursors that the view already shows. A place never changes."""
     cursors = [cursor for cursor in (page.after, page.before) if cursor is not None]
     if not cursors:
         return {}
@@ -172,7 +164,7 @@ async def _cursor_place(
 
 
 async def _depth_on(read: ConversationRead, path: Path, item: ItemPlace) -> int:
-    """The depth of the last item that the path has in common with the path to an item."""
+    """The depth of the last item that `path` shares with the path to `item`."""
     if path.contains(item.conversation_id, item.branch, item.depth, item.version):
         return item.depth
     end = PathBranch(item.branch, item.depth, item.version)
@@ -189,10 +181,10 @@ def filters(
     count: int,
     condition: Callable[[ItemRange], Document] = lambda _: {},
 ) -> Iterator[Document]:
-    """Filters for the items of the path between the bounds, in the order in which they are read.
+    """Filters of the path's items, in the order in which they are read.
 
-    `condition`: a filter that the items of a range must match too. Without it, retracted items are among them.
-    A range has an item at each of its depths. So without a `condition`, each filter but the last matches at least `count` items.
+    Without a `condition`, each filter but the last matches at least `count` items, because a range has an item at each
+    depth.
     """
     ranges = item_ranges(path)
     together: list[Document] = []

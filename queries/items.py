@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}/items and …/items/{item}: items as they were at one version, from the view `items`."""
+"""GET /v1/conversations/{id}/items and …/items/{item}: items as they were at one version."""
 
 import asyncio
 from collections.abc import Collection
@@ -29,7 +29,7 @@ from queries.query_route import CONVERSATION_HEADERS, query_route
 router = APIRouter(tags=["items"])
 
 _NOTHING: Final[Document] = {"_id": None}
-"""A filter that matches no item."""
+"""Matches no item."""
 
 
 class ItemsQuery(IncludeQuery, PageQuery, PathQuery):
@@ -63,11 +63,10 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
 
 
 class _PageItems(Struct):
-    """What is found out about the items of a page on a path. `retracted`: the items that are retracted now. `documents`: the documents of the items, by id.
+    """Collects what must be checked of a page's items.
 
-    `deletable_elsewhere`: the items that can be deleted in another conversation: copies, each with its original, and inherited items.
-
-    `restored`: the items that were restored after the version of the page. Only the log knows whether they were retracted at that version.
+    `deletable_elsewhere`: copies, each with its original, and inherited items.
+    `restored`: the items that were restored after the version of the page.
     """
 
     path: Path
@@ -77,7 +76,6 @@ class _PageItems(Struct):
     documents: dict[str, Document] = field(default_factory=dict)
 
     def entry(self, document: Document) -> bytes:
-        """Notes the item. Returns its JSON."""
         self.documents[document["id"]] = document
         inherited = self._is_inherited(document)
         if "copy_of" in document or inherited:
@@ -89,14 +87,13 @@ class _PageItems(Struct):
         return bytes(document.pop("item"), "utf-8")
 
     async def deleted_elsewhere(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
-        """Those copies and inherited items of the page that are deleted."""
         on_page = {
             item_id: self.deletable_elsewhere[item_id] for item_id in page.ids if item_id in self.deletable_elsewhere
         }
         return await deleted_copies(context, read, on_page, self.path.conversations)
 
     async def retracted_then(self, read: ConversationRead, page: Page, as_of: int | None) -> set[str]:
-        """Those items of the page that were retracted at its version, and restored later. With `as_of`, also those that a fork had retracted then."""
+        """The items that were retracted at the version of the page, and restored later. With `as_of`, also those that a fork had retracted."""
         restored = [item_id for item_id in page.ids if item_id in self.restored]
         retracted = await retracted_then(read, restored, self.path.end.version)
         if as_of is not None:
@@ -109,9 +106,9 @@ class _PageItems(Struct):
 
 
 async def _page(context: QueryContext, read: ConversationRead, path: Path, query: ItemsQuery, bounds: Bounds) -> Page:
-    """The page. Without `as_of` it has no deleted items: if the log says that some of its items are deleted, the page is read again without these.
+    """Without `as_of`, the page has no deleted items. It is read again if the log says that some are deleted.
 
-    With `as_of` it also has items that are deleted now. They are blanked, unless the caller has the scope `audit`.
+    With `as_of`, deleted items are blanked, unless the caller has the scope `audit`.
     """
     ascending = query.ascending != query.is_backwards
 
@@ -158,7 +155,6 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
 
 
 def _blank(page: Page, deleted: Collection[str]) -> None:
-    """Takes the content out of these items of the page."""
     page.entries = [
         blanked_item_json(msgspec.json.decode(entry)) if item_id in deleted else entry
         for item_id, entry in zip(page.ids, page.entries, strict=True)

@@ -1,4 +1,4 @@
-"""GET /v1/keys: the API keys of the tenant, for an admin. They are read from Postgres, where they are stored."""
+"""GET /v1/keys: the tenant's API keys, for an admin, from Postgres."""
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -41,7 +41,6 @@ async def list_keys(context: QueryContext, query: PageQuery) -> Response:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is a key of the tenant."""
     if cursor is None:
         return
     check_id(cursor, KEY, param)

@@ -1,9 +1,8 @@
 """The first and the last words of conversations, for lists of them.
 
-They are the beginning of the first and of the last message of the active path that has text and is not deleted. Only the conversation's own
-messages count, so a fork shows what was said in it. The words are read from the items, so they disappear when an item is deleted, and come back when it is restored.
-
-The view `conversations` has the ids of the two items that usually have these words. The path is searched only if one of the two has no words.
+They come from the first and the last own message of the active path that has text and is not deleted. The view
+`conversations` has the ids of the items that usually have the words. The path is searched only if such an item is
+missing or has no words. The words of a copy are not shown if its original is deleted.
 """
 
 import asyncio
@@ -19,13 +18,11 @@ from queries.query_context import QueryContext
 from queries.tenant_views import Ids
 
 FIELDS = ("items", "head", "first", "path")
-"""The fields of the view `conversations` that are needed."""
-
 MAX_SEARCHED = 200
-"""How many items are searched for words, from each end of the path."""
+"""Counted from each end of the path."""
 
 MAX_BRANCHES = 20
-"""In how many branches of the path the words are searched, from each end."""
+"""Counted from each end of the path."""
 
 End = Literal["first", "last"]
 ENDS: tuple[End, End] = ("first", "last")
@@ -36,7 +33,7 @@ _WITH_WORDS: Document = {"retracted_version": None, "role": {"$ne": None}, "prev
 
 
 class Words(Struct, frozen=True):
-    """The words of one conversation. `has_copies`: `first` or `last` is from a copy of another conversation's item, or would be if the item were not deleted."""
+    """The words of one conversation. `has_copies`: one of the two items is a copy, deleted or not."""
 
     first: str | None = None
     last: str | None = None
@@ -44,7 +41,10 @@ class Words(Struct, frozen=True):
 
 
 async def words_of(context: QueryContext, read: Read, documents: Sequence[Document]) -> dict[str, Words]:
-    """The words of these conversations, by id. `read` must cover the view `items` too. Raises as `Consistency.check` and `deleted_copies` do."""
+    """The words by conversation id. `read` must cover the view `items` too.
+
+    Raises as `Consistency.check` and `deleted_copies` do.
+    """
     wanted = {(document["id"], end): item_id for document in documents for end, item_id in _usual_items(document)}
     found: dict[tuple[str, End], Document] = {}
     if wanted:
@@ -76,11 +76,10 @@ async def words_of(context: QueryContext, read: Read, documents: Sequence[Docume
 
 
 def _usual_items(document: Document) -> Iterator[tuple[End, str]]:
-    """The items that usually have the words."""
     branch, last_depth, *_ = _path(document)[0]
     if (
         document.get("first") is not None and branch == 0 and last_depth != 0
-    ):  # last depth 0: the first item was revised, so it is not on the path
+    ):  # last depth 0: the path leaves branch 0 before its first item
         yield "first", document["first"]
     if document["head"] is not None:
         yield "last", document["head"]
@@ -91,7 +90,6 @@ def _has_words(item: Mapping[str, Any]) -> bool:
 
 
 async def _search(context: QueryContext, read: Read, document: Document, end: End) -> Document | None:
-    """The path's first or last item with words among MAX_SEARCHED items; None if none of these has words."""
     path = _path(document)
     branches = path[:MAX_BRANCHES] if end == "first" else path[-MAX_BRANCHES:]
     bounds = [
@@ -111,5 +109,5 @@ async def _search(context: QueryContext, read: Read, document: Document, end: En
 
 
 def _path(document: Document) -> Sequence[Sequence[Any]]:
-    """The active path: (branch, last depth, …) of each branch. The last depth is None if the path follows the branch to its end."""
+    """(branch, last depth, …) of each branch. The last depth is None if the path follows the branch to its end."""
     return document.get("path") or [(0, None)]

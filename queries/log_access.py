@@ -1,13 +1,7 @@
-"""Reads the event log for queries: everything that they do not read from a view.
+"""Reads the event log for queries. Requests read through `principal_log.py`.
 
-To answer a request, no other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
-
-Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
-audit trail; shares; what forks inherit; what is deleted; the paths of earlier versions; the items and settings of a context; the requests for replies, and the
-streams of replies. A request reads the log through `principal_log.py`.
-
-Reads of views continue without Postgres, so a lookup must not wait for it. It fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres
-is known to be unavailable. A background task notices when Postgres answers again.
+Reads of views continue without Postgres, so a lookup must not wait long for Postgres. It fails about
+LOOKUP_TIMEOUT_SECONDS after its turn began, and at once while Postgres is known to be unavailable.
 """
 
 import asyncio
@@ -38,7 +32,7 @@ QUEUE_TIMEOUT_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 0.5
 LATE_TURNS = 20
 LATE_TURN_SECONDS = 0.002
-"""After its timeout, a lookup gets LATE_TURNS more turns of the event loop. If the loop is behind, the answer may have arrived but not been read yet."""
+"""A late lookup gets more turns of the event loop. If the loop is behind, the answer may have arrived unread."""
 
 PROBE_INTERVAL_SECONDS = 0.25
 CLOSE_TIMEOUT_SECONDS = 0.5
@@ -50,11 +44,11 @@ Lookup = Callable[[EventReader], Awaitable[T]]
 
 
 class PostgresUnavailable(psycopg.OperationalError):
-    """Postgres cannot be reached, did not answer in time, or is known to be unavailable."""
+    """Postgres cannot be reached, or did not answer in time."""
 
 
 def conversation_parked() -> ApiError:
-    """The answer to a read of a conversation that is parked, or that has an event which cannot be decoded."""
+    """Also for a conversation with an event that cannot be decoded."""
     return ApiError(
         503,
         "An event of this conversation could not be read or applied. The conversation cannot be read until it is repaired.",
@@ -64,12 +58,11 @@ def conversation_parked() -> ApiError:
 
 
 def _reads_waiting() -> LogBusy:
-    """A lookup did not get its turn in time, or Postgres is available but did not answer the lookup in time."""
     return LogBusy("Too many reads of the event store are waiting, or this one took too long.")
 
 
 class LogAccess:
-    """The log of all tenants, for the process itself. A request reads it through a PrincipalLog. `close` it before its pool.
+    """The log of all tenants. `close` it before its pool.
 
     Any lookup may raise PostgresUnavailable, LogBusy, or ApiError 503 if an event cannot be decoded.
     """
@@ -82,40 +75,37 @@ class LogAccess:
         self._lookups: set[asyncio.Task[Any]] = set()
 
     async def end(self) -> LogPosition:
-        """The position of the log's newest event."""
         return await self.look_up(EventReader.end)
 
     async def end_of_tenant(self, tenant: str) -> LogPosition:
-        """The position of the tenant's newest event."""
         return await self.look_up_version(lambda reader: reader.end_of_tenant(tenant))
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
-        """What the log has at these positions."""
         return await self.look_up(lambda reader: reader.check(positions))
 
     async def recorded_after(self, position: int) -> datetime | None:
-        """When the first event after `position` was recorded; None if there is none."""
+        """When the first event after this position was recorded."""
         events = await self.look_up(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
         return events[0].recorded_at if events else None
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The heads of these conversations of any tenant, MAX_BATCH_LOOKUPS at most, in one round trip. None: never started."""
+        """At most MAX_BATCH_LOOKUPS conversations. None: never started."""
         return await self.look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The holder of each partition that a registered projector holds. The projector may be dead."""
+        """The projector of each partition, alive or dead."""
         return await self.look_up(EventReader.partition_holders)
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether Postgres is known to be unavailable: a probe has started, and Postgres has not answered it yet."""
+        """Whether Postgres is known to be unavailable: it has not answered the probe yet."""
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
-        """The result of a lookup, which may consist of several statements. Raises LogBusy if the lookup does not get its turn in time, or if Postgres is available but does not answer it in time.
+        """Raises LogBusy if the lookup gets no turn in time, or if Postgres is available but too slow.
 
-        `tenant`: the tenant whose turn it takes; empty for the process's own lookups. At most as many lookups run at once as the pool has
-        connections. So no lookup waits for a connection while its timeout runs.
+        `tenant`: whose turn it takes. At most as many lookups have a turn as the pool has connections, so a lookup rarely
+          waits for a connection while its timeout runs.
         """
         if self.is_unavailable:
             raise PostgresUnavailable
@@ -128,7 +118,7 @@ class LogAccess:
             return await self.look_up_version(lookup)
 
     async def look_up_version(self, lookup: Lookup[T]) -> T:
-        """As `look_up`, but does not wait for a turn. For a lookup of versions or of a tenant's end alone, which needs no connection of the pool."""
+        """As `look_up`, without waiting for a turn. For lookups that need no connection of the pool."""
         if self.is_unavailable:
             raise PostgresUnavailable
         try:
@@ -136,7 +126,7 @@ class LogAccess:
         except UnreadableEvent as error:
             raise conversation_parked() from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # Postgres is available if it answers a ping. Then only this lookup is slow, or lookups that were cancelled hold the connections.
+            # If Postgres answers a ping, only this lookup is slow, or cancelled lookups hold the connections.
             if isinstance(error, PostgresUnavailable | PoolTimeout) and await self._answers_ping():
                 raise _reads_waiting() from error
             if not self.is_unavailable:
@@ -145,7 +135,6 @@ class LogAccess:
             raise PostgresUnavailable from error
 
     async def close(self) -> None:
-        """Cancels the lookups that still run. Does not wait longer than CLOSE_TIMEOUT_SECONDS for them to end."""
         running = self._lookups | ({self._probe} if self._probe else set())
         for task in running:
             task.cancel()
@@ -153,7 +142,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task. At the timeout, cancels the task and raises PostgresUnavailable. Does not wait for the task's end, because a frozen server would delay it."""
+        """Raises PostgresUnavailable at the timeout. Does not wait for the lookup's end, which a frozen server would delay."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)
@@ -172,7 +161,7 @@ class LogAccess:
         return task.result()
 
     async def _with_retry(self, lookup: Lookup[T]) -> T:
-        """Retries once, because a connection may have broken while it was idle. The pool replaces broken connections before the retry."""
+        """Retries once, because a connection may have broken while it was idle."""
         try:
             return await lookup(self._reader)
         except (PoolTimeout, PoolClosed):
@@ -190,7 +179,6 @@ class LogAccess:
         log.info("postgres_available")
 
     async def _answers_ping(self) -> bool:
-        """Whether Postgres answers a look-up of a version. That does not need a connection of the pool."""
         try:
             await self._with_timeout(lambda reader: reader.head(_NO_CONVERSATION), PING_TIMEOUT_SECONDS)
         except psycopg.Error:

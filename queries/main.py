@@ -94,7 +94,7 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 async def open_dependencies(
     settings: Settings, shutdown: threading.Event, connections: Connections | None = None
 ) -> AsyncIterator[ProcessDependencies]:
-    """Opens what the queries share, and closes it at the end. Waits for no connection, so no store has to be up yet."""
+    """No store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
@@ -104,7 +104,7 @@ async def open_dependencies(
         stack.push_async_callback(write_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
-        # Streams have a few connections of their own, so other reads still get connections however many streams there are.
+        # Streams have connections of their own, so that they cannot take the connections of other reads.
         stream_pool = make_pool(settings.postgres_url, max_size=STREAM_CONNECTIONS)
         await stream_pool.open(wait=False)
         stack.push_async_callback(stream_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
@@ -161,12 +161,7 @@ def create_app(
     *,
     authenticator: Authenticator | None = None,
 ) -> Starlette:
-    """The app. Its lifespan opens and closes what the queries share. No store has to be up.
-
-    When `shutdown` is set, the streams end. The app sets it if the data is newer than this code. `connections`: the
-    server's connections, if there is a server. `authenticator`: shared with another app of the process. If it is None,
-    the app makes its own.
-    """
+    """When `shutdown` is set, the streams end. The app sets it if the data is newer than this code."""
     checks = dict[str, Check]()
     limiter = Limiter(settings, metrics)
 
@@ -202,7 +197,6 @@ async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> No
 
 
 def main() -> None:
-    """Serves the query API on HOST and PORT."""
     settings = Settings()
     configure_logging("query-api", settings.log_level, settings.log_format, settings.secrets)
     shutdown, metrics, connections = threading.Event(), Metrics(), Connections()

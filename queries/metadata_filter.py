@@ -1,4 +1,4 @@
-"""The filter `metadata[key]=value` of a list. The view's documents have their metadata as [name, value] pairs, with an index."""
+"""The filter `metadata[key]=value` of a list. Documents have their metadata as [name, value] pairs, with an index."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ _PARAMETER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
 def metadata_parameter(things: str) -> dict[str, Any]:
-    """The parameter's description for the OpenAPI document. `things`: what the list has."""
     return {
         "name": "metadata",
         "in": "query",
@@ -26,12 +25,11 @@ def metadata_parameter(things: str) -> dict[str, Any]:
 
 
 def is_metadata_parameter(name: str) -> bool:
-    """Whether a query parameter of this name is part of the filter."""
     return _PARAMETER.fullmatch(name) is not None
 
 
 def metadata_filter(query: QueryParams) -> Mapping[str, str]:
-    """The pairs of all `metadata[key]=value`. Raises ApiError (400) for a NUL in a key, or too many keys."""
+    """Raises ApiError (400) for a NUL in a key, or too many keys."""
     pairs: dict[str, str] = {}
     for name, value in query.multi_items():
         if (match := _PARAMETER.fullmatch(name)) is not None:
@@ -45,7 +43,6 @@ def metadata_filter(query: QueryParams) -> Mapping[str, str]:
 
 
 def with_metadata(pairs: Mapping[str, str]) -> Document:
-    """The filter for the documents whose metadata has all these pairs."""
     if not pairs:
         return {}
     return {"$and": [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in pairs.items()]}

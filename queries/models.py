@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the models that the provider lists, with what this store knows about each."""
+"""GET /v1/models and /v1/models/{id}: the provider's models, with what this store knows about each."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from queries.query_route import query_route
 router = APIRouter(tags=["models"])
 
 MAX_NAME_LENGTH = 256
-"""The error repeats at most this many characters of an unknown model's name."""
+"""The error repeats at most this many characters of an unknown name."""
 
 
 class ModelPrice(Struct, frozen=True, kw_only=True):

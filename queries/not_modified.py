@@ -1,8 +1,7 @@
 """`If-None-Match`: a read is answered with 304 if the client already has the answer.
 
-The tag is the conversation's version. `unless_unmodified` never makes a 304 of three kinds of answers: those in which something may be missing (`X-Consistency`),
-streams, and answers with NO_STORE. Answers with NO_STORE show items of other conversations, inherited ones or copies. Such an item may be deleted while this
-version stays the same, so a client must not keep the answer. `QueryContext.check_modified` compares only versions, so a client that has kept such an answer may get a 304.
+The tag is the conversation's version. Answers that show items of other conversations have NO_STORE: such an item may be
+deleted while this version stays the same.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ NO_STORE: Final[Mapping[str, str]] = {"cache-control": "no-store"}
 
 
 class NotModified(Exception):
-    """The client has this version. Raised by a handler, and answered by its route."""
+    """Raised by a handler; its route answers 304."""
 
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
@@ -26,7 +25,6 @@ class NotModified(Exception):
 
 
 def not_modified(tag: str) -> Response:
-    """A 304. It has those headers of the 200 that a cache needs to find the answer that it stored."""
     return Response(status_code=304, headers={"etag": tag, "vary": "Accept-Encoding"})
 
 
@@ -37,7 +35,7 @@ def check_header(request: Request) -> None:
 
 
 def unless_unmodified(request: Request, response: Response) -> Response:
-    """The response, or a 304 if the client already has this response."""
+    """The response, or a 304. Streams, and answers with `X-Consistency` or NO_STORE, are never a 304."""
     headers = response.headers
     if (
         HEADER not in request.headers

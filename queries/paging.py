@@ -1,8 +1,7 @@
 """Pages of lists, with `after`, `before`, `limit` and `order` as in the OpenAI API.
 
-A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
-just before that cursor, still in the requested order. A page may end early, so that it is not too large. `has_more` says whether the
-list continues after the page. With `before` alone, it says whether the list has entries before the page.
+With `before` alone, a page is the one just before that cursor, in the requested order. `has_more` then says whether the
+list has entries before the page.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -25,10 +24,10 @@ from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_PAGE_BYTES = 8_000_000
-"""A page is at most this large, unless its only entry is larger."""
+"""Unless the page's only entry is larger."""
 
 MAX_SMALL_PAGE_BYTES = 256 * 1024
-"""A larger page waits for its turn before it is read: see `Connections.large_answer`."""
+"""A larger page waits for its turn."""
 
 CursorParam = Literal["after", "before"]
 
@@ -64,25 +63,19 @@ class PageQuery(QueryParameters):
 
     @property
     def is_first_page(self) -> bool:
-        """Whether the page has no cursor."""
         return self.after is None and self.before is None
 
     @property
     def is_backwards(self) -> bool:
-        """Whether the page is the one just before `before`."""
         return self.before is not None and self.after is None
 
 
 def unknown_cursor(param: CursorParam, what: str) -> ApiError:
-    """The answer to a cursor that is not in the list."""
     return ApiError(400, f"`{param}` is not {what}.", code="invalid_cursor", param=param)
 
 
 class Page(Struct, kw_only=True):
-    """A page that is being made: its entries as JSON texts, their ids, and whether there is more.
-
-    `has_copies`: the page has copies of items of other conversations, or would have them if they were not deleted.
-    """
+    """A page of encoded entries. `has_copies`: it has copies of other conversations' items, deleted or not."""
 
     limit: int
     max_bytes: int
@@ -97,7 +90,7 @@ class Page(Struct, kw_only=True):
         return len(self.entries) == self.limit
 
     def add(self, entry_id: str, entry: bytes) -> bool:
-        """Adds an entry. Returns False if the page has no room for it. The first entry always fits."""
+        """False if the page has no room for the entry. The first entry always fits."""
         if self.is_full or (self.entries and self.size + len(entry) > self.max_bytes):
             self.has_more = True
             return False
@@ -107,11 +100,10 @@ class Page(Struct, kw_only=True):
         return True
 
     def headers(self, read: Read) -> dict[str, str]:
-        """The answer's headers."""
         return {**read.headers, **(NO_STORE if self.has_copies else {})}
 
     def body(self, *, is_backwards: bool, **fields: object) -> bytes:
-        """The page as the JSON of a list. `is_backwards`: its entries were added in the opposite order. `fields`: further fields of the list."""
+        """`is_backwards`: the entries were added in the opposite order."""
         step = -1 if is_backwards else 1
         return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more, **fields)
 
@@ -131,18 +123,15 @@ async def fetch_page(
     then: Iterable[Document] = (),
     merged: Sequence[Document] = (),
 ) -> Page:
-    """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
+    """A page of a view's documents. `where` selects them, `field` gives their order.
 
-    `then`: further filters. Documents that match one of them come after all documents that match an earlier filter.
+    `then`: further filters. Their documents come after those of earlier filters.
+    `merged`: further filters. Their documents are merged in the order of `field`. No document may match two filters.
+      For an `$or`, MongoDB would try many plans. Not together with `then`.
+    `after`, `before`: the values of `field` at the cursors.
 
-    `merged`: further filters. The documents that match them are merged with the others in the order of `field`. No document may match two filters.
-    MongoDB reads each filter with an index of its own; for an `$or` it would try many plans for each page. Cannot be used together with `then`.
-
-    A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
-    known whether the page is small, MongoDB does not send large documents.
-
-    `where` may have bounds of `field` with `$gte` and `$lte`. `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
-    ApiError (503) when a large page gets no turn.
+    A page that is not small waits for its turn. Raises as `Consistency.check` does, and ApiError (503) when a large
+    page gets no turn.
     """
     after_operator, before_operator = ("$gt", "$lt") if page.ascending else ("$lt", "$gt")
     bounds = {
@@ -192,11 +181,9 @@ async def fetch_page(
 def page_of(
     entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str, *, left_out: Collection[str] = ()
 ) -> Page:
-    """One page of a list in memory, which is in ascending order. It has at most MAX_PAGE_BYTES, unless its only entry is larger.
+    """A page of a list in ascending order. Entries in `left_out` are not shown, but may be cursors.
 
-    Entries in `left_out` are not shown, but may be used as cursors.
-
-    Raises ApiError (400) for a cursor that is not in the list.
+    Raises ApiError (400) for an unknown cursor.
     """
     if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]

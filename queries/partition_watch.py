@@ -16,11 +16,11 @@ from queries.log_access import LogAccess
 
 INTERVAL_SECONDS: Final = 1.0
 DEAD_AFTER_SECONDS: Final = 3.0
-"""After this long without a new heartbeat, a projector counts as dead. Usually another one has taken over its partitions by then: after 2.5 s (`projections/leases.py`)."""
+"""Longer than the 2.5 s after which another projector usually takes over (`projections/leases.py`)."""
 
 
 class PartitionWatch:
-    """Reads the projectors' heartbeats once a second, because it takes several reads to notice that a projector is dead."""
+    """Reads the heartbeats every second, because it takes several reads to notice a death."""
 
     def __init__(self, log: LogAccess, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -35,7 +35,7 @@ class PartitionWatch:
             self._watching.cancel()
 
     async def are_all_held(self) -> bool:
-        """Reads the heartbeats once. Returns whether a living projector holds each partition. Raises PostgresUnavailable and LogBusy."""
+        """Raises PostgresUnavailable and LogBusy."""
         try:
             holders = await self._log.partition_holders()
         except (psycopg.Error, LogBusy):

@@ -1,7 +1,7 @@
 """The log as one request reads it: only the conversations of the caller's tenant.
 
-Only `readable_head`, `existing_head` and `reply_requested` check whether the caller may see a conversation. The other methods do not, because
-a path may go through conversations that the caller may not see.
+Only `readable_head`, `existing_head` and `reply_requested` check whether the caller may see a conversation. A path may
+go through conversations that the caller may not see.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -21,9 +21,8 @@ T = TypeVar("T")
 
 
 class PrincipalLog:
-    """The log for one principal. Implements the `Reader` protocols of `context/` and `replies/`.
-
-    Every method raises what `LogAccess.look_up` raises.
+    """Implements the `Reader` protocols of `context/` and `replies/`. Every method raises what `LogAccess.look_up`
+    raises.
     """
 
     def __init__(self, access: LogAccess, principal: Principal) -> None:
@@ -32,29 +31,23 @@ class PrincipalLog:
         self.tenant = principal.tenant
 
     def shared(self) -> "PrincipalLog":
-        """The log as an admin of the tenant reads it, for a result that several callers share.
-
-        The code that shares the result must check for each caller whether they may see it.
-        """
+        """The log as an admin of the tenant reads it. The caller must check who may see the result."""
         return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The head (last event) of a conversation of the tenant, deleted or not; None if it was never started."""
+        """The head (last event), also of a deleted conversation; None if it was never started."""
         return await self._look_up_version(lambda reader: reader.head(conversation_id))
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """As `head`, for each of these conversations, in one round trip.
-
-        There may be at most MAX_BATCH_LOOKUPS of them.
-        """
+        """At most MAX_BATCH_LOOKUPS conversations, in one round trip."""
         return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """The head of a conversation that the caller may read. None if the conversation was never started, was deleted, or may not be seen by the caller."""
+        """None also for a deleted conversation, and for one that the caller may not see."""
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
-        """As `readable_head`, but raises ConversationNotFound instead of returning None."""
+        """Raises ConversationNotFound instead of returning None."""
         head = await self.readable_head(conversation_id)
         if head is None:
             raise ConversationNotFound(conversation_id)
@@ -69,9 +62,9 @@ class PrincipalLog:
         until: int | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending.
+        """The events with `after` < version <= `until`, ascending.
 
-        A page ends after about `max_bytes` of event data, but it has at least one event if there is one.
+        A page ends after about `max_bytes` of event data, but has at least one event if there is one.
         """
         return await self._look_up(
             lambda reader: reader.conversation(
@@ -80,52 +73,49 @@ class PrincipalLog:
         )
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first."""
+        """The events with version <= `until`, newest first."""
         return await self._look_up(
             lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
         )
 
     async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
-        """The first event of each of these conversations, deleted ones too. Conversations that were never started are left out."""
+        """The first events, also of deleted conversations."""
         return await self._look_up(lambda reader: reader.starts(conversation_ids))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` whose row key is one of these ids, ascending."""
+        """The events of these items or responses with version <= `until`, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
-        """The last HeadMoved with version <= `until`; None if there is none."""
         return await self._look_up(lambda reader: reader.head_moved(conversation_id, until=until))
 
     async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """The last `limit` changes of the conversation's summaries with version <= `until`, newest first."""
+        """The events with version <= `until`, newest first."""
         return await self._look_up(lambda reader: reader.summary_changes(conversation_id, until=until, limit=limit))
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Which of these ids belong now to a retracted item, a deleted response, or a deleted conversation. `inherited_by`: as in ConversationReader."""
+        """Which of these ids belong to retracted items, deleted responses, or deleted conversations. `inherited_by`: as in
+        ConversationReader.
+        """
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event of these conversations after position `after` that deletes or restores an item, or deletes a response or the conversation."""
+        """The events after position `after` that delete or restore content."""
         return await self._look_up(lambda reader: reader.deletions(conversation_ids, after=after))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
-        """Which of these responses of the conversation a client has deleted."""
         return await self._look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that hold the conversation's settings at version `until`: instructions, context policy, pins, summary and head."""
         return await self._look_up(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation_of(self, response_id: str) -> str | None:
-        """The conversation that a response of the tenant belongs to; None if there is no such response."""
         return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response, with the context that was last shown to the model.
+        """The response's ReplyRequested with the context that was last shown to the model, or its ReplyQueued.
 
-        If the reply waited for its turn and was not requested from the model, its ReplyQueued.
-        None if there is no such response, if it or its conversation was deleted, or if the caller may not see it.
+        None also if the response or its conversation was deleted, or if the caller may not see the conversation.
         """
 
         async def lookup(reader: PrincipalReader) -> Recorded | None:
@@ -140,9 +130,9 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
-        """As `reply_requested`, for any response of the tenant, even if it was deleted.
+        """As `reply_requested`, deleted or not. Does not check who may see it.
 
-        None if there is no such response, or if its events have more than MAX_PAGE_BYTES together. Does not check whether the caller may see it.
+        Also None if its events have more than MAX_PAGE_BYTES.
         """
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return with_last_shown(events) if events else None

@@ -1,20 +1,13 @@
 """GET /v1/projections: the position of each view, and how far it is behind the log. For dashboards.
 
-`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
-version, position, type, error, message, at}]}]}`:
+`state`: `live`, `rebuilding`, `absent` (never started, or a position was lost), or `stale` (the log moved back)
+`position`: that of the partition that is furthest behind
+`lag_seconds`: the age of the first event after `position`; 0 if there is none
+`bucket`: the number of a partition
+`parked`: the parked conversations that the caller may see
 
-state        `live`, `rebuilding`, `absent` (no projector has started the view yet, or the position of a partition was lost), or `stale`
-             (the log moved back, so the view shows events that the log no longer has; it will be rebuilt)
-position     the view shows all events up to this position of the log: that of the partition that is furthest behind
-head         the log's last position
-lag_seconds  the age of the first event after `position`; 0 if there is none. Another partition may show this event already
-bucket       the number of a partition
-parked       the conversations whose events the view no longer applies, each with the event that could not be applied. Only those
-             that the caller may see are listed. `scripts/run rebuild --conversation ID` repairs one
-
-While Postgres is unavailable, or if the log moves back during the read, `head` and `lag_seconds` are null, and the answer has
-`X-Consistency: unverified`. While Postgres is unavailable, only an admin is shown parked conversations, because Postgres knows who
-else may see them.
+While Postgres is unavailable, or if the log moves back during the read, `head` and `lag_seconds` are null. While
+Postgres is unavailable, only an admin is shown parked conversations.
 """
 
 from collections.abc import Sequence
@@ -49,7 +42,7 @@ async def list_projections(context: QueryContext) -> Response:
 
 
 async def _visible(context: QueryContext, parked: Sequence[str]) -> frozenset[str]:
-    """Those parked conversations that the caller may see. An admin sees all of them, deleted ones included."""
+    """The parked conversations that the caller may see. An admin sees deleted ones too."""
     if context.principal.may("admin"):
         return frozenset(parked)
     log = context.dependencies.log

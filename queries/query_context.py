@@ -1,4 +1,4 @@
-"""What every query receives: the caller, the minimum position that its answer must show, and the stores to read from."""
+"""What every query receives: the caller, the minimum position of its answer, and the stores to read from."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ MAX_POSITION = 2**63 - 1
 """The largest position and version: a bigint of Postgres, a 64-bit integer of MongoDB."""
 
 BATCH_DOCUMENTS = 32
-"""How many documents of a page MongoDB sends at a time. A page of the default length with the positions of a view is one batch."""
+"""A page of the default length with the positions of a view is one batch."""
 
 MAX_SMALL_DOCUMENT_BYTES = 32 * 1024
 
@@ -51,18 +51,18 @@ WITHOUT_LARGE: Document = {
         ]
     }
 }
-"""A stage of a pipeline that replaces each document of more than MAX_SMALL_DOCUMENT_BYTES with `{is_large: true}`."""
+"""Replaces documents of more than MAX_SMALL_DOCUMENT_BYTES with `{is_large: true}`."""
 
 
 def is_large(document: Document) -> bool:
-    """Whether WITHOUT_LARGE replaced the document."""
     return "is_large" in document
 
 
 class SharedDependencies(Struct, frozen=True, kw_only=True):
-    """What the queries of a process share.
+    """What all requests share.
 
-    `connections`: where large answers wait for their turn. `comment_seconds`: after this long without an event, a stream sends a comment.
+    `connections`: where large answers wait for their turn. `comment_seconds`: after this long without events, a stream
+      sends a comment.
     """
 
     provider: "ModelProvider"
@@ -79,10 +79,9 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What one request uses. `log`, `stream_log` and `views` read only the data of the caller's tenant.
+    """What one request uses: only data of the caller's tenant. `stream_log` has connections of its own.
 
-    They do not check whether the caller may see a conversation, except where `principal_log.py` says so. `stream_log`: the log for
-    streams, with connections of its own.
+    Does not check whether the caller may see a conversation, except where `principal_log.py` says so.
     """
 
     log: PrincipalLog
@@ -91,15 +90,11 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
     @property
     def contexts(self) -> Contexts:
-        """Makes the contexts of conversations that `log` reads."""
         return self.shared_contexts.of(self.log)
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes for the process. `log`, `stream_log` and `views` read the data of all tenants, so a query gets Dependencies instead (`of`).
-
-    `write_pool` is for the readiness check alone.
-    """
+    """What `main.py` makes for the process: data of all tenants. `write_pool` is for the readiness check alone."""
 
     log: LogAccess
     stream_log: LogAccess
@@ -109,7 +104,6 @@ class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
     write_pool: Pool
 
     def of(self, principal: Principal) -> Dependencies:
-        """What a request of this principal uses."""
         shared = {name: getattr(self, name) for name in SharedDependencies.__struct_fields__}
         return Dependencies(
             **shared,
@@ -120,7 +114,7 @@ class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class QueryContext(Struct, frozen=True):
-    """One request: who sent it, and the minimum position that its answer must show (0: any)."""
+    """What a query receives. `min_position`: 0 if the request has none."""
 
     dependencies: Dependencies
     principal: Principal
@@ -128,26 +122,27 @@ class QueryContext(Struct, frozen=True):
     request: Request
 
     async def read_conversation(self, conversation_id: str, *views: MongoView) -> ConversationRead:
-        """Returns once these views are current for the conversation. Raises as `Consistency.read_conversation` does."""
+        """Raises as `Consistency.read_conversation` does."""
         return await self.dependencies.consistency.read_conversation(
             self.dependencies.log, conversation_id, *views, min_position=self.min_position
         )
 
     async def forks(self, conversation_id: str) -> tuple[Fork, ...]:
-        """Where the conversation was forked, where its origin was forked, and so on; empty if it is no fork. Raises PostgresUnavailable and LogMoved."""
+        """Raises PostgresUnavailable and LogMoved."""
         return await self.dependencies.fork_origins.forks(self.dependencies.log, conversation_id)
 
     async def read_tenant(self, *views: MongoView) -> Read:
-        """Returns once these views are current for all conversations of the caller's tenant. Raises as `Consistency.read_tenant` does."""
+        """Raises as `Consistency.read_tenant` does."""
         return await self.dependencies.consistency.read_tenant(
             self.principal.tenant, *views, min_position=self.min_position
         )
 
     async def check_modified(self, conversation_id: str, *, inherits: bool = False) -> None:
-        """Raises NotModified if the client has the conversation's version. Use it only for answers that depend on the version and the URL alone. If a client kept an answer with NO_STORE, it may get a 304 although the answer has changed (`not_modified.py`).
+        """Raises NotModified if the client has the conversation's version. Does nothing without Postgres, or with a
+        minimum position.
 
-        `inherits`: the answer also depends on what a fork inherits. Then nothing is done for a fork. Reads no view. Raises ConversationNotFound and, with `inherits`, LogMoved.
-        Does nothing while Postgres is unavailable, or if the request has a minimum position.
+        Only for answers that depend on the version and the URL alone. `inherits`: the answer also shows inherited
+        items. Then a fork is not checked. Raises ConversationNotFound and, with `inherits`, LogMoved.
         """
         if HEADER not in self.request.headers or self.min_position:
             return
@@ -171,24 +166,21 @@ class QueryContext(Struct, frozen=True):
         *,
         max_seconds: float | None = None,
     ) -> AsyncCommandCursor[Document]:
-        """Runs the stages on the tenant's selected documents, in the collection that the view had when the read started.
+        """Reads the collection that the view had when the read started.
 
-        The collection stays complete for this read, even if a rebuilt one replaces it. If it is dropped, `Consistency.check` raises an error,
-        so call `check` after the last document. Raises pymongo's ExecutionTimeout after `max_seconds`.
+        A rebuild may drop this collection, so call `Consistency.check` after the last document. Raises pymongo's
+        ExecutionTimeout after `max_seconds`.
         """
         return await self.dependencies.views.aggregate(
             read.collections[view], selection, stages, batch_size, max_seconds=max_seconds
         )
 
     def union(self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]) -> Document:
-        """A stage for `documents`, `read_while` and `aggregate` that adds the result of other stages on the tenant's selected documents."""
         return self.dependencies.views.union(read.collections[view], selection, stages)
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
-        """The tenant's document with this id, or only these `fields` of it.
-
-        A large document waits for its turn before it is read (`Connections.large_answer`). Raises as `Consistency.check` does, and
-        ApiError (503) when a large document gets no turn.
+        """A large document waits for its turn. Raises as `Consistency.check` does, and ApiError (503) when it gets no
+        turn.
         """
         selection = Ids([document_id])
         projected: Document = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
@@ -206,10 +198,9 @@ class QueryContext(Struct, frozen=True):
         stages: Sequence[Document],
         take: Callable[[Document], bool],
     ) -> bool:
-        """Runs the stages on the tenant's selected documents. Calls `take` with each resulting document, until `take` returns False.
+        """Calls `take` with each document, until it returns False. Returns True if `take` accepted all.
 
-        Returns True if `take` accepted all of them. At most BATCH_DOCUMENTS more are read after the one that `take` refused. Raises as
-        `Consistency.check` does.
+        Raises as `Consistency.check` does.
         """
         all_stages = [*stages, with_positions(read.position_keys)]
         position_documents: list[Document] = []
@@ -232,7 +223,7 @@ class QueryContext(Struct, frozen=True):
         stages: Sequence[Document],
         max_seconds: float | None = None,
     ) -> list[Document]:
-        """Runs the stages on the tenant's selected documents. Returns the resulting documents, which have no `_id`.
+        """The resulting documents, which have no `_id`.
 
         Raises as `Consistency.check` does, and pymongo's ExecutionTimeout after `max_seconds`.
         """

@@ -1,4 +1,4 @@
-"""Registers a query's route. The route checks the ids and parameters of each request, and passes them to the handler with a QueryContext."""
+"""Registers a query's route, which checks the ids and parameters of each request."""
 
 import inspect
 import re
@@ -29,10 +29,7 @@ IF_NONE_MATCH = {
     "If-None-Match": "Entity tags of answers that the client has, or `*`. If the answer has one of them, it is a 304 without a body.",
 }
 CONVERSATION_HEADERS = ("ETag", "X-Consistency")
-"""The headers of the answer to a read of one conversation."""
-
 ERRORS = (400, 401, 403, 429, 500, 503)
-"""The errors that every query can be answered with."""
 
 
 def query_route(
@@ -48,12 +45,10 @@ def query_route(
     answer_headers: tuple[str, ...] = ("X-Consistency",),
     errors: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a GET, which also serves HEAD. The caller needs the scope `scope`.
+    """Registers the handler of a GET, which also serves HEAD.
 
-    The arguments from `headers` on are for the OpenAPI document, see Operation. `headers`: descriptions of the headers that the handler reads
-    itself. `parameters`: query parameters that are not fields of `query`. `errors`: statuses that are not in ERRORS. A path with an id also has 404.
-
-    The handler is called with the QueryContext, each id in the path and, if there is a `query`, the query parameters.
+    The handler gets the QueryContext, each id in the path and, if there is a `query`, the query parameters. The
+    arguments from `headers` on are for the OpenAPI document.
     """
     names = id_names(path)
 
@@ -106,7 +101,7 @@ def query_route(
 
 
 def min_position(headers: Headers) -> int:
-    """The position in `X-Min-Position`; 0 when it is absent. Raises ApiError (400)."""
+    """0 without the header. Raises ApiError (400)."""
     text = single_header(headers, "X-Min-Position")
     if text is None:
         return 0

@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context: what was sent to the model for a reply. It is rendered again from the log."""
+"""GET /v1/responses/{id}/context: what was sent to the model for a reply, rendered again from the log."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -112,7 +112,6 @@ def _shared_prefix(shared: SharedPrefix | None) -> SharedPromptPrefix | None:
 
 
 def _item(shown: ShownItem) -> Any:
-    """The item in a form that msgspec encodes."""
     if shown.is_blanked:
         return Raw(blanked_item_json(output_item(shown.item_id, shown.item)))
     return encodable_output_item(shown.item_id, shown.item)

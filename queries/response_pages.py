@@ -1,8 +1,4 @@
-"""A page of replies from the view `responses`, each with its output items from the view `items`.
-
-A small page is read in two steps: the responses, then the output items of all of them (and which input items are deleted, if the page
-shows the input). A larger one waits for its turn.
-"""
+"""A page of replies from the view `responses`, each with its output items from the view `items`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -18,21 +14,19 @@ from queries.responses import output_of
 from queries.tenant_views import Ids
 
 BATCH_DOCUMENTS = 8
-"""How many documents of a large page MongoDB sends at a time. A batch has at most 16 MB, or one document."""
+"""MongoDB also ends a batch at 16 MB."""
 
 
 class Entry(Struct, frozen=True):
-    """An entry of a page: its id and its JSON."""
-
     id: str
     body: bytes
 
 
 class Selected(Struct, frozen=True, kw_only=True):
-    """Which replies are on the page: the filter, and the stages that sort them and limit them to one more than `limit`.
+    """Which replies a page shows. `stages` sort the replies and limit them to one more than `limit`.
 
-    `with_input`: whether `entry_of` gets the ids of the deleted input items. If not, it gets none.
-    `entry_of`: makes the entry from a document, its output items, and the ids of the deleted input items.
+    `with_input`: whether `entry_of` gets the ids of the deleted input items
+    `entry_of`: makes the entry from a document, its output items, and the ids of the deleted input items
     """
 
     where: Document
@@ -43,7 +37,7 @@ class Selected(Struct, frozen=True, kw_only=True):
 
 
 async def response_page(context: QueryContext, read: Read, selected: Selected) -> Page:
-    """The page. It ends at MAX_PAGE_BYTES. A reply whose conversation is deleted meanwhile is left out."""
+    """A page of up to MAX_PAGE_BYTES. A reply whose conversation is deleted meanwhile is left out."""
     page = await _small_page(context, read, selected)
     if page is None:
         async with context.dependencies.connections.large_answer(context.principal.tenant):
@@ -52,7 +46,7 @@ async def response_page(context: QueryContext, read: Read, selected: Selected) -
 
 
 async def _small_page(context: QueryContext, read: Read, selected: Selected) -> Page | None:
-    """The page, if it is small; else None."""
+    """None if the page is not small."""
     documents = await context.aggregate(read, "responses", selected.where, [*selected.stages, WITHOUT_LARGE])
     if any(map(is_large, documents)):
         return None
@@ -71,7 +65,7 @@ async def _small_page(context: QueryContext, read: Read, selected: Selected) -> 
 
 
 async def _small_items(context: QueryContext, read: Read, documents: list[Document]) -> Mapping[str, str] | None:
-    """The output items of these responses by id; "" for a retracted item. None if they are too large for a small page."""
+    """The items by id; "" for a retracted item. None if the items are too large for a small page."""
     items: dict[str, str] = {}
     size = 0
 
@@ -90,7 +84,6 @@ async def _small_items(context: QueryContext, read: Read, documents: list[Docume
 
 
 async def _large_page(context: QueryContext, read: Read, selected: Selected) -> Page:
-    """The page. The output items are read for one response at a time."""
     page = Page(limit=selected.limit, max_bytes=MAX_PAGE_BYTES)
     found = await context.documents(read, "responses", selected.where, selected.stages, BATCH_DOCUMENTS)
     async with found as documents:

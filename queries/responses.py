@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id} and …/input_items, from the views `responses` and `items`; with `stream=true`, from the log and Redis."""
+"""GET /v1/responses/{id} and …/input_items, from the views; with `stream=true`, from the log and Redis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +63,6 @@ async def get_response(context: QueryContext, response_id: str, query: ResponseQ
 
 
 async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
-    """Streams the events after number `after`: all that exist and, while the reply runs, those still to come."""
     dependencies = context.dependencies
     log = dependencies.stream_log
     record = await find_record(log, response_id)
@@ -112,10 +111,7 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
 
 
 async def read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Returns the read and the response's document, once the views are current. A caller who may read the conversation may read its responses.
-
-    Raises ResponseNotFound, also if the conversation was deleted.
-    """
+    """Raises ResponseNotFound, also if the conversation was deleted."""
     try:
         conversation_id = await context.dependencies.log.conversation_of(response_id)
     except PostgresUnavailable:
@@ -130,9 +126,10 @@ async def read_response(context: QueryContext, response_id: str) -> tuple[Read, 
 
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Without Postgres the response's conversation is unknown, so this is a read of all conversations of the tenant.
+    """Without Postgres the response's conversation is unknown, so this reads all conversations of the tenant.
 
-    Raises PostgresUnavailable if the views do not show the response to the caller, and ApiError 503 if its conversation may be parked.
+    Raises PostgresUnavailable if the views do not show the response to the caller, and ApiError 503 if its conversation
+    may be parked.
     """
     read = await context.read_tenant("responses", "items", "conversations")
     try:
@@ -148,7 +145,7 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
 
 
 async def _check_owner(context: QueryContext, read: Read, document: Document) -> None:
-    """Raises ResponseNotFound unless the caller may see the response's conversation while its shares cannot be looked up."""
+    """Raises ResponseNotFound unless the caller may see the response while shares cannot be looked up."""
     conversation = await context.find_document(read, "conversations", document["conversation_id"], "owner")
     if conversation is None or not may_see_unverified(context.principal, conversation["owner"]):
         raise ResponseNotFound(document["id"])
@@ -162,9 +159,8 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 
 
 async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
-    """The JSON of a reply's output items, without retracted ones.
+    """The output items, without retracted ones. Items that joined the conversation come first.
 
-    First come the items that joined the conversation, from the view `items`, then those that did not join it.
     Raises ResponseNotFound if the conversation was deleted during the read.
     """
     rest = [item.encode() for item in document["output"]]
@@ -181,7 +177,6 @@ async def output_of(context: QueryContext, read: Read, document: Document) -> li
 
 
 def response_json(document: Document, output: Sequence[bytes]) -> bytes:
-    """The Response of a document, with these items as its output."""
     parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
     if "metadata" in document:  # older versions of the view do not have it
         parameters["metadata"] = dict(document["metadata"])

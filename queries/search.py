@@ -1,8 +1,7 @@
-"""GET /v1/search: the messages that the caller may see and whose text matches, from the view `search`.
+"""GET /v1/search: the messages that the caller may see and whose text matches.
 
-A search reads a block of the newest matches, ranks them, and shows them page by page. Then it continues with the next older block. `search_matches.py` finds
-the matches. What the view says may be old. So each hit is checked before it is shown: the view `items` must show its item, and the log says
-whether the caller may read the conversation and whether the item is deleted.
+A search ranks a block of the newest matches and shows them page by page. Then it continues with the next older block.
+The view `search` may be old. So each hit is checked before it is shown.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ from queries.tenant_views import Ids
 router = APIRouter(tags=["search"])
 
 _SPARE = 1
-"""How many more matches are read than a page needs: one tells whether there are more."""
+"""A page needs one match more than it shows, to know whether there are more."""
 
 _OF_ITEM: list[Document] = [
     {
@@ -55,10 +54,7 @@ _OF_ITEM: list[Document] = [
         }
     }
 ]
-"""What a hit needs of the document of its item."""
-
 _OF_CONVERSATION: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1, "head": 1, "path": 1}}]
-"""What a hit needs of the document of its conversation: the owner, the head and the active path."""
 
 
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
@@ -122,7 +118,6 @@ class _Page(Struct):
 
 
 async def _started(context: QueryContext, query: SearchQuery) -> tuple[Read, Visible]:
-    """The read of the views, and the conversations that the search looks in."""
     while True:
         stages = visibility_stages(context, query.conversation)
         read, found = await context.dependencies.consistency.read_without_waiting(
@@ -133,7 +128,7 @@ async def _started(context: QueryContext, query: SearchQuery) -> tuple[Read, Vis
             min_position=context.min_position,
             stages=stages,
         )
-        if stages == visibility_stages(context, query.conversation):  # else a rebuilt view has replaced a collection
+        if stages == visibility_stages(context, query.conversation):  # if not, a rebuilt view has replaced a collection
             return read, await visible_conversations(context, read, query.conversation, found)
 
 
@@ -166,7 +161,7 @@ async def _page(
 async def _hits(
     context: QueryContext, read: Read, terms: SearchTerms, visible: Visible, matches: Sequence[Match]
 ) -> dict[str, SearchHit]:
-    """The hits of those matches that the caller may see now, by item id. Raises as `Consistency.check` does."""
+    """The hits by item id. Raises as `Consistency.check` does, and PostgresUnavailable."""
     if not matches:
         await context.dependencies.consistency.check(read)
         return {}
@@ -200,7 +195,7 @@ async def _hits(
 async def _items(
     context: QueryContext, read: Read, matches: Sequence[Match]
 ) -> tuple[dict[str, Document], dict[str, Document]]:
-    """The documents of the matches' items that are not retracted, and the documents of the conversations. Both by id, from one request."""
+    """(items, conversations), both by id."""
     conversations = context.dependencies.views.union(
         _conversations_collection(context), Ids([*{match.conversation_id for match in matches}]), _OF_CONVERSATION
     )
@@ -212,7 +207,7 @@ async def _items(
 
 
 async def _conversations(context: QueryContext, conversation_ids: Collection[str]) -> dict[str, Document]:
-    """What a hit needs of these conversations, by id. A conversation that the view does not have yet is missing."""
+    """The view may not have all of these conversations yet."""
     if not conversation_ids:
         return {}
     documents = await context.dependencies.views.aggregate(
@@ -226,10 +221,7 @@ def _conversations_collection(context: QueryContext) -> str:
 
 
 async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[str]) -> dict[str, Head | None] | None:
-    """The heads of these conversations. None if the read is unverified and Postgres is unavailable: then the caller sees only their own conversations, and an admin all.
-
-    Raises PostgresUnavailable if the read is verified.
-    """
+    """None if the read is unverified and Postgres is unavailable. Raises PostgresUnavailable if the read is verified."""
     in_order = [*conversation_ids]
     try:
         return dict(zip(in_order, await context.dependencies.log.head_of_each(in_order), strict=True))
@@ -242,9 +234,10 @@ async def _ends(context: QueryContext, read: Read, conversation_ids: Collection[
 async def _visible(
     context: QueryContext, read: Read, items: Mapping[str, Document], end_of: Mapping[str, Head | None]
 ) -> set[str]:
-    """Those of the items that the caller may see, as the log says. `end_of`: the heads of their conversations.
+    """The ids of the items that the caller may see.
 
-    If the view has all events of an item's conversation, it knows whether the item was retracted. The log is asked about the others, and about copies.
+    If the view has all events of a conversation, it knows which items are retracted. The log is asked about items of
+    other conversations, and about copies.
     """
     readable = {
         conversation_id: head

@@ -1,4 +1,4 @@
-"""Where the next page of a search begins, as an opaque text. It belongs to one query: with another `q` or filter it is refused."""
+"""Where the next page of a search begins, as an opaque text. With another `q` or filter it is refused."""
 
 import base64
 import binascii
@@ -15,10 +15,10 @@ _NOT_IN_DIGEST = {"limit", "after"}
 
 
 class SearchCursor(Struct, frozen=True, array_like=True):
-    """A place in a search. A search goes through blocks of matches, newest first; the matches of a block are ranked.
+    """A place in a search, which goes through blocks of matches, newest first.
 
-    `newest`, `oldest`: the `order` of the block's first and last document; None if not known yet. `score`, `order`: of the last match before
-    the page; None at the start of a block.
+    `newest`, `oldest`: the `order` of the block's first and last document; None if not known yet
+    `score`, `order`: of the last match before the page; None at the start of a block
     """
 
     newest: int | None = None
@@ -33,13 +33,12 @@ class _Encoded(Struct, frozen=True, array_like=True):
 
 
 def encode_cursor(cursor: SearchCursor, query: SearchQuery) -> str:
-    """The text that clients get."""
     encoded = msgspec.json.encode(_Encoded(_digest(query), cursor))
     return base64.urlsafe_b64encode(encoded).decode().rstrip("=")
 
 
 def cursor_of(query: SearchQuery) -> SearchCursor:
-    """The place that the query's `after` names, or the start. Raises ApiError (400) if `after` is not a cursor of this query."""
+    """Raises ApiError (400) if `after` is not a cursor of this query."""
     if query.after is None:
         return SearchCursor()
     try:

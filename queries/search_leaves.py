@@ -15,11 +15,10 @@ from queries.tenant_views import Ids
 async def leaves_of(
     context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
 ) -> dict[str, str]:
-    """For each item, the last item of the active path, if this goes through the item. If not, the last item of the item's branch.
+    """The leaf of each item. If the active path has the item, the leaf is the last item of this path.
 
-    An inherited item beside the active path is left out: the path of its hit ends with the item itself.
-
-    `items`: documents with `conversation_id`, `branch` and `depth`. `conversations`: documents with `head` and `path`.
+    Otherwise the leaf is the last unretracted item of the item's branch. An inherited item beside the active path has
+    no leaf.
     """
     leaves = {}
     beside = []
@@ -37,7 +36,6 @@ def _active_path(conversation: Document) -> tuple[PathBranch, ...]:
 
 
 async def _ends_of_branches(context: QueryContext, read: Read, item_ids: Sequence[str]) -> dict[str, str]:
-    """For each of these items, the last item of its branch that is not retracted. The item is left out if there is none."""
     same_branch: Document = {
         "from": read.collections["items"],
         "let": {"conversation": "$conversation_id", "branch": "$branch"},

@@ -1,10 +1,8 @@
 """Finds and ranks the matches of a search in the view `search`.
 
-The documents of the query's rarest term are read, newest first. A short look at the index estimates which term is rarest. The parts of the query
-are compared with each document's text, until enough documents match.
-
-The index has the documents of a term in order of time, but not those of all terms that begin with a prefix. So for a search that has only prefixes
-the newest messages are read first (the window). If these have too few matches, older ones follow in larger windows.
+The documents of the query's rarest term are read, newest first. The index does not have the documents of a prefix in
+order of time. So a search with only prefixes reads the newest messages first (the window), then older ones in larger
+windows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +21,10 @@ from queries.search_terms import Part, SearchTerms
 from queries.search_visible import Visible, find_documents
 
 MAX_RANKED: Final = 2_000
-"""How many matches are ranked together: the newest ones. So a search for a common word takes no longer than a search with this many matches."""
+"""How many of the newest matches are ranked together. This limits the time of a search for a common word."""
 
 MAX_COMPARED_RANKED: Final = 200
-"""The same limit for a search that must also compare texts or filters. It may read many more documents than match, so it stops earlier."""
+"""The same limit if texts or filters must be compared. Then many more documents may be read than match."""
 
 _ESTIMATED_TERMS: Final = 8
 _ESTIMATED_DOCUMENTS: Final = 100
@@ -34,11 +32,11 @@ _PREFIX_WINDOW: Final = 2_000
 """How many of the newest messages are searched for a prefix first."""
 
 _WINDOW_GROWTH: Final = 8
-"""Each window has this many times the messages of the window before it."""
+"""How many times larger than the last window the next one is."""
 
 
 class Match(Struct, frozen=True):
-    """A document that matches. `conversation_id`: the item's own conversation. `cursor`: the place after this match."""
+    """An item that matches. `conversation_id`: the item's own. `cursor`: the place after this match."""
 
     item_id: str
     conversation_id: str
@@ -47,15 +45,13 @@ class Match(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """Matches, best first. `next`: where to continue if there may be more."""
+    """Some matches, best first. `next`: where to continue if there may be more."""
 
     matches: Sequence[Match] = ()
     next: SearchCursor | None = None
 
 
 class Matches:
-    """The matches of one search."""
-
     def __init__(
         self, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, visible: Visible
     ) -> None:
@@ -66,20 +62,19 @@ class Matches:
         self._visible = visible.documents
         self._conversations = visible.conversations
         self._driver: Document = {}
-        """Selects the documents to read: those that have one term, or a term with one prefix."""
+        """Selects the documents to read: those with one term, or with one prefix."""
         self._window_size = _PREFIX_WINDOW
 
     @classmethod
     async def of(
         cls, context: QueryContext, read: Read, query: SearchQuery, terms: SearchTerms, visible: Visible
     ) -> Self:
-        """Finds out which of the visible documents the search has to read."""
         matches = cls(context, read, query, terms, visible)
         await matches._choose_documents()
         return matches
 
     async def after(self, cursor: SearchCursor, count: int) -> Found:
-        """The next `count` matches, or fewer at the end of a block. A block: the matches that are ranked together. Raises ExecutionTimeout."""
+        """At most `count` matches after the cursor, of those that are ranked together. Raises ExecutionTimeout."""
         window = await self._start_of_window(cursor)
         order = self._order(cursor.newest, cursor.oldest or window)
         conditions = self._conditions()
@@ -104,7 +99,6 @@ class Matches:
         return _found(blocks, cursor, count, window=window, max_ranked=max_ranked)
 
     def _order(self, newest: int | None = None, oldest: int = 0) -> Document:
-        """Selects the documents of the query's time whose `order` is between `oldest` and `newest`, both included."""
         query = self._query
         lowest = [oldest, 0 if query.since is None else first_order_at(query.since)]
         highest = [] if query.until is None else [first_order_at(query.until) - 1]
@@ -112,7 +106,6 @@ class Matches:
         return {"order": {"$gte": max(lowest), **({"$lte": min(highest)} if highest else {})}}
 
     def _conditions(self) -> Document:
-        """What a document must have besides the term of `_driver`: the parts that this term does not imply, and what the filters say."""
         query = self._query
         fields = {
             "role": query.role,
@@ -128,7 +121,7 @@ class Matches:
         return {**named, "$expr": {"$and": conditions}} if conditions else named
 
     def _score(self) -> Document:
-        """The sum of a number between 0 and 1 for each part. It is higher if the text has the part more often, and lower if the text is longer."""
+        """Each part adds a number between 0 and 1: higher for more occurrences, lower for a longer text."""
         scores = []
         for part in self._terms.wanted:
             more = {
@@ -140,7 +133,7 @@ class Matches:
         return {"$add": scores}
 
     async def _choose_documents(self) -> None:
-        """Chooses the documents to read: those of the term that is rarest among the newest documents. Without terms: those of the longest prefix."""
+        """Chooses the one of the longest terms that is rarest among the newest documents. Without terms: the longest prefix."""
         wanted = {term for part in self._terms.wanted for term in part.terms}
         terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
         if not terms:
@@ -150,7 +143,7 @@ class Matches:
         self._driver = {"terms": terms[0] if len(terms) == 1 else await self._rarest(terms)}
 
     async def _start_of_window(self, cursor: SearchCursor) -> int:
-        """The lowest `order` of the window that begins at the cursor; 0 if all older documents are read at once."""
+        """The lowest `order` of the window at the cursor; 0 if no window is needed."""
         has_time_order = isinstance(self._driver["terms"], str)
         if has_time_order or cursor.oldest is not None:
             return 0
@@ -167,14 +160,15 @@ class Matches:
         return int(found[0]["order"]) if found else 0
 
     async def _has_few_documents(self, newest: int) -> bool:
-        """Whether so few documents up to this `order` have the prefix that they can be read at once."""
         stages: list[Document] = [{"$limit": MAX_RANKED}, {"$count": "count"}]
         where = {**self._visible, **self._driver, **self._order(newest)}
         found = await self._documents(where, stages)
         return not found or found[0]["count"] < MAX_RANKED
 
     async def _rarest(self, terms: Sequence[str]) -> str:
-        """A term with fewer than _ESTIMATED_DOCUMENTS documents. If there is none: the term whose newest _ESTIMATED_DOCUMENTS documents go back furthest."""
+        """A term with fewer than _ESTIMATED_DOCUMENTS documents. If there is none: the term whose newest documents go
+        back furthest.
+        """
         selections: list[tuple[Document, list[Document]]] = [
             (
                 {**self._visible, "terms": term, **self._order()},
@@ -195,21 +189,21 @@ class Matches:
         return min(terms, key=lambda term: order_of.get(term, 0))
 
     async def _documents(self, where: Document, stages: Sequence[Document]) -> list[Document]:
-        """The documents that result from these stages. The view's positions are not checked here: the last read of a search checks them."""
+        """Does not check the views' positions: the last read of a search does."""
         has_one_plan = "$or" not in where and "conversation_id" not in where
         collection = self._read.collections["search"]
         return await find_documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)
 
 
 def _place_of(part: Part) -> Document:
-    """Where the document's text has the part; -1 if nowhere."""
+    """-1 if the text does not have the part."""
     return {"$indexOfBytes": ["$text", {"$literal": part.text}]}
 
 
 def _found(
     blocks: Sequence[Mapping[str, Any]], cursor: SearchCursor, count: int, *, window: int, max_ranked: int
 ) -> Found:
-    """The matches in the answer. `cursor`: where they begin. `window`: the lowest `order` that was looked at; 0 if all older documents were looked at."""
+    """`cursor`: where the matches begin. `window`: as `_start_of_window` returns it."""
     if not blocks:
         return Found(next=_next_block(cursor.oldest or window))
     [block] = blocks

@@ -1,7 +1,4 @@
-"""Snippets of hits: the part of an item's text that has the words, and where in this part the words are.
-
-The parts of a query are compared with the folded text, so each character of the folded text is traced to the characters that it was made from.
-"""
+"""Snippets of hits: the part of an item's text that has the words, and where the words are."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -15,7 +12,7 @@ from projections.views.search_text import MAX_CHARACTERS, fold, token_spans
 from queries.search_terms import Part
 
 MAX_SNIPPET: Final = 200
-"""The longest snippet in characters, without the `…` at an end that was cut off."""
+"""Characters, without the `…` at an end that was cut off."""
 
 _BEFORE: Final = 60
 _CUT: Final = "…"
@@ -23,7 +20,7 @@ _WORD_BREAK: Final = 20
 """A snippet begins and ends at a space if there is one within this many characters."""
 
 _CLUSTER: Final = regex.compile(r"[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]+\p{M}*|\P{M}?\p{M}*")
-"""The smallest parts of a text that can be folded one by one: a letter with its marks, or the parts of Korean syllables."""
+"""The smallest parts of a text that can be folded alone: a letter with its marks, or the parts of Korean syllables."""
 
 _CHUNK: Final = regex.compile(r"(?s).{1,64}[\p{M}\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]*")
 """A part of a text that does not end within a cluster."""
@@ -32,14 +29,14 @@ Span = tuple[int, int]
 
 
 class Snippet(Struct, frozen=True):
-    """`highlights`: [start, end) of each match, in characters (code points) of `text`. Ascending, without overlaps."""
+    """`highlights`: [start, end) of each match, in code points of `text`. Ascending, without overlaps."""
 
     text: str
     highlights: list[Span]
 
 
 def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
-    """The part of the text that has the most matches. Without a match, the beginning of the text."""
+    """Without a match, the beginning of the text."""
     text = text[:MAX_CHARACTERS]
     spans = _merged(_matches(text, wanted))
     start, end = _window(text, spans)
@@ -50,7 +47,6 @@ def snippet(text: str, wanted: Iterable[Part]) -> Snippet:
 
 
 def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
-    """The spans of the text that match a part of the query."""
     folded = _FoldedText(text)
     found = token_spans(folded.text)
     searched = f" {' '.join(word for word, _ in found)} "
@@ -71,7 +67,7 @@ def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
 
 
 class _FoldedText:
-    """A text, folded. Finds the characters that a character of the folded text was made from, chunk by chunk, because most chunks have no match."""
+    """Finds where folded characters come from. Most chunks have no match, so a chunk is examined only when needed."""
 
     def __init__(self, text: str) -> None:
         self._chunks = [text] if text.isascii() else _CHUNK.findall(text)
@@ -82,7 +78,6 @@ class _FoldedText:
         self.text = "".join(self._folded)
 
     def origin(self, index: int) -> Span:
-        """The span of the text that this character of the folded text was made from."""
         number = bisect_right(self._folded_starts, index) - 1
         chunk, start = self._chunks[number], self._starts[number]
         index -= self._folded_starts[number]
@@ -95,7 +90,7 @@ class _FoldedText:
 
 
 def _origins(chunk: str) -> Iterator[Span]:
-    """For each character of the folded chunk, the span of the chunk that it was made from."""
+    """For each character of the folded chunk, its span in the chunk."""
     for cluster in _CLUSTER.finditer(chunk):
         folded = fold(cluster[0])
         if len(folded) == len(cluster[0]) and all(len(fold(character)) == 1 for character in cluster[0]):
@@ -115,7 +110,6 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def _window(text: str, spans: list[Span]) -> Span:
-    """Which part of the text is shown: the one with the most matches; of several, the first."""
     if len(text) <= MAX_SNIPPET:
         return 0, len(text)
     firsts = [first for first, _ in spans] or [0]

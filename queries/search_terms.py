@@ -1,7 +1,7 @@
 """What a search asks for: the parts of its `q`, and how each part is found in the view `search`.
 
-A part is a word, a "phrase" or a prefix*; a `-` before a part excludes it. All other parts must match. A part matches if the stored text contains the text
-of the part (`projections/views/search_text.py`), which is never a pattern. Its terms select the documents to compare.
+A part is a word, a "phrase" or a prefix*; a `-` before it excludes it. A part matches if the stored text contains its
+text. Its terms select the documents to compare.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,12 @@ MAX_PARTS: Final = 32
 _PART: Final = regex.compile(r'(?P<without>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
 _QUOTES: Final = str.maketrans("“”„«»", '"""""')
 _LAST: Final = "\U0010ffff"
-"""The highest character. In MongoDB's order, a prefix with this character at its end comes after all terms that begin with the prefix."""
+"""The highest character. In MongoDB's order, a prefix followed by it comes after all terms with the prefix."""
 
 
 class Part(Struct, frozen=True):
-    """`text`: what a matching text contains, spaces included. `terms`: every document with a matching text has these terms.
-
-    `prefix`: every document with a matching text has a term that begins with this. It is only set if there are no `terms`.
+    """`text`: what a matching text contains, spaces included. `terms`: every matching document has them all. `prefix`:
+    every matching document has a term with this prefix. Only set without `terms`.
     """
 
     text: str
@@ -34,30 +33,27 @@ class Part(Struct, frozen=True):
 
     @property
     def is_one_term(self) -> bool:
-        """Whether exactly the documents with the part's only term match the part."""
+        """Whether the part matches exactly the documents that have its term."""
         return len(self.terms) == 1 and self.text.strip(" ") == self.terms[0]
 
     @property
     def prefix_range(self) -> dict[str, str]:
-        """The condition for terms that begin with the part's `prefix`."""
         assert self.prefix is not None
         return terms_from(self.prefix)
 
 
 def terms_from(prefix: str) -> dict[str, str]:
-    """The condition for terms that begin with `prefix`, as MongoDB compares them."""
+    """The range of the terms with this prefix, as MongoDB compares them."""
     return {"$gte": prefix, "$lt": prefix + _LAST}
 
 
 class SearchTerms(Struct, frozen=True):
-    """A parsed `q`: the parts that must match, and those that must not."""
-
     wanted: tuple[Part, ...]
     unwanted: tuple[Part, ...]
 
 
 def parse(q: str) -> SearchTerms:
-    """The parts of `q`. Raises ApiError (400) if `q` is too long, has too many parts, has a quote that is not closed, or names nothing to search for."""
+    """Raises ApiError (400) if `q` is too long, has too many parts or an open quote, or names nothing to find."""
     if len(q) > MAX_LENGTH:
         raise _invalid(f"`q` has more than {MAX_LENGTH} characters.")
     q = q.translate(_QUOTES)
@@ -77,7 +73,7 @@ def parse(q: str) -> SearchTerms:
 
 
 def _part(source: str, *, is_phrase: bool) -> Part | None:
-    """The part that this text of `q` names. None if it has no letters, digits or symbols."""
+    """None if the text has no letters, digits or symbols."""
     found = [*tokens(fold(source))]
     if not found:
         return None
@@ -90,7 +86,9 @@ def _part(source: str, *, is_phrase: bool) -> Part | None:
 
 
 def _terms(found: list[Token], *, is_prefix: bool) -> Iterator[str]:
-    """The terms that a matching document must have. In the document, more characters may follow the last word of a prefix and the last character of a run. So these are left out."""
+    """More characters may follow the last word of a prefix and the last character of a run. So these terms are left
+    out.
+    """
     for token in found:
         is_last = token is found[-1]
         terms = token.terms

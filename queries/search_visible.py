@@ -1,7 +1,8 @@
-"""Which conversations a search goes through: the caller's own conversations, those that are shared with the caller, and, if some of these are forks, the
-conversations that the forks inherit from. An admin's search goes through all conversations of the tenant.
+"""Which conversations a search goes through: the caller's own, those shared with them, and the origins of these. An
+admin's search goes through the whole tenant.
 
-If the caller may read an inherited item's own conversation, the item is found there. If not, it is found through the newest fork that shows it.
+An inherited item is found in its own conversation if the caller may read that. If not, it is found through the newest
+fork that shows it. If the query names a fork, inherited items are found through this fork.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +21,19 @@ from queries.query_context import QueryContext
 from queries.tenant_views import Index
 
 MAX_SECONDS: Final = 2.0
-"""The longest time that MongoDB may spend on a step of a search."""
+"""MongoDB's limit for each step of a search."""
 
 MAX_SHARED: Final = 1_000
-"""A search goes through at most this many conversations that are shared with the caller: the newest ones."""
+"""At most this many shared conversations are searched, the newest ones."""
 
 MAX_FORKS: Final = 1_000
-"""A search goes through what at most this many of the caller's own forks inherit: the newest ones."""
+"""The origins of at most this many own forks are searched, those of the newest forks."""
 
 _MAX_CHECKED_FORKS: Final = 32
-"""At most this many forks are checked for the inherited items of a page. Usually one or two are enough. More are needed if a fork has deleted inherited items for itself."""
+"""For the inherited items of a page. Usually one or two forks are enough."""
 
 _MAX_OWNERS: Final = 200
-"""For up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of a term."""
+"""For up to this many owners, MongoDB reads the documents in order of time. For more, it sorts all documents of a term."""
 
 
 _OWNERS: Final[list[Document]] = [
@@ -41,8 +42,6 @@ _OWNERS: Final[list[Document]] = [
     {"$limit": _MAX_OWNERS + 1},
     {"$project": {"_id": 0, "owner": "$_id"}},
 ]
-"""Stages that find the owners of a tenant's documents in the view `search`: at most one more than _MAX_OWNERS."""
-
 _OWN_FORKS: Final[list[Document]] = [{"$sort": {"id": -1}}, {"$limit": MAX_FORKS}, {"$project": {"_id": 0, "id": 1}}]
 _SHARED: Final[list[Document]] = [
     {"$sort": {"id": -1}},
@@ -54,9 +53,8 @@ _SHARED: Final[list[Document]] = [
 class Visible(Struct, frozen=True):
     """What a search goes through. Some of it may no longer be visible, so each hit is checked.
 
-    documents      selects the documents of the conversations
-    conversations  if the query names a conversation: this one, and those that it inherits from
-    forks          the paths of the forks through which inherited items are found, newest first
+    `conversations`: the conversation that the query names, and its origins
+    `forks`: the paths of the forks through which inherited items are found, newest first
     """
 
     documents: Document
@@ -65,7 +63,9 @@ class Visible(Struct, frozen=True):
 
 
 def visibility_stages(context: QueryContext, conversation_id: str | None) -> list[Document]:
-    """Stages that add the documents which `visible_conversations` needs. Empty if the query names a conversation."""
+    """The stages that find owners (for an admin), or own forks and shared conversations. Empty if the query names a
+    conversation.
+    """
     if conversation_id is not None:
         return []
     views, collection_of = context.dependencies.views, context.dependencies.consistency.positions.last_collection
@@ -81,9 +81,8 @@ def visibility_stages(context: QueryContext, conversation_id: str | None) -> lis
 async def visible_conversations(
     context: QueryContext, read: Read, conversation_id: str | None, found: Sequence[Document]
 ) -> Visible:
-    """What the search goes through. Raises ConversationNotFound if the conversation that the query names is not visible.
-
-    `conversation_id`: the conversation that the query names. `found`: the documents of `visibility_stages`.
+    """What the search goes through. `found`: the documents of `visibility_stages`. Raises ConversationNotFound
+    and PostgresUnavailable.
     """
     principal = context.principal
     named = None if conversation_id is None else [conversation_id]
@@ -119,10 +118,7 @@ async def visible_conversations(
 async def shown_in_forks(
     context: QueryContext, items: Mapping[str, Document], forks: Sequence[Path]
 ) -> dict[str, Document]:
-    """Which of these items a fork shows to the caller, as the log says. Their documents get the fork as their conversation, and branch 0.
-
-    `items`: documents of the view `items`, by id.
-    """
+    """The items that a fork shows to the caller, as the log says. `conversation_id` is then the fork, `branch` is 0."""
     log = context.dependencies.log
     shown: dict[str, Document] = {}
     checked = 0
@@ -158,7 +154,7 @@ async def _inherited_by(context: QueryContext, fork_ids: Sequence[str]) -> Inher
 async def find_documents(
     context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
 ) -> list[Document]:
-    """The documents that result from these stages. They only help to find matches, so the views' positions are not checked after this read."""
+    """Does not check the views' positions: these documents only help to find matches."""
     documents = await context.dependencies.views.aggregate(
         collection, where, stages, max_seconds=MAX_SECONDS, index=index
     )

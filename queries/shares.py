@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}/shares: who the conversation is shared with. Read from the log."""
+"""GET /v1/conversations/{id}/shares: who the conversation is shared with, from the log."""
 
 from fastapi import APIRouter
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""Reads the documents of one tenant in the views. Every read names the tenant, either in the `_id`s or in the filter."""
+"""Reads the views' documents of one tenant. Every read names the tenant, either in the `_id`s or in the filter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +11,16 @@ from projections.views.writes import Document, document_key
 
 
 class Ids(Struct, frozen=True):
-    """Selects documents by the ids of their conversation, item or response."""
-
     ids: Sequence[str]
 
 
 Index = tuple[tuple[str, int], ...]
-"""The key of an index, as in `projections/views/catalog.py`."""
+"""As in `projections/views/catalog.py`."""
 
 Selection = Ids | Document
-"""Which documents are read: those with these ids, or those that match a filter."""
 
 
 class TenantViews:
-    """Reads the collections of the views."""
-
     def __init__(self, database: Database, tenant: str) -> None:
         self._database = database
         self._tenant = tenant
@@ -40,10 +35,9 @@ class TenantViews:
         max_seconds: float | None = None,
         index: Index | None = None,
     ) -> AsyncCommandCursor[Document]:
-        """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time.
+        """Raises pymongo's ExecutionTimeout after `max_seconds`.
 
-        `index`: the index that MongoDB must use (its `hint`). Without it, MongoDB chooses one, and may choose another one later.
-        Raises pymongo's ExecutionTimeout after `max_seconds`.
+        `index`: the index that MongoDB must use (its `hint`). Without it, MongoDB may change its choice later.
         """
         pipeline = [{"$match": self._filter(selection)}, *stages]
         options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}
@@ -54,7 +48,6 @@ class TenantViews:
         return await self._database[collection].aggregate(pipeline, **options)
 
     def union(self, collection: str, selection: Selection, stages: Sequence[Document]) -> Document:
-        """A stage that adds the result of other stages on selected documents."""
         return {"$unionWith": {"coll": collection, "pipeline": [{"$match": self._filter(selection)}, *stages]}}
 
     def _filter(self, selection: Selection) -> Document:

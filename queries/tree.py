@@ -1,8 +1,6 @@
 """GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each.
 
-Reads the view `items`, and for a fork also `feedback`.
-
-Nodes are sorted by depth and then by branch. A page is merged from two lists: the items along branch 0, and those on other branches.
+Nodes are sorted by depth and then by branch. A page is merged from branch 0 and the other branches.
 """
 
 import asyncio
@@ -148,7 +146,7 @@ async def get_tree(context: QueryContext, conversation_id: str, query: TreeQuery
 async def _on_trunk(
     context: QueryContext, read: ConversationRead, path: Path, after: ItemPlace | None, limit: int
 ) -> list[Document]:
-    """The next nodes along branch 0, and one more than `limit` if there are more."""
+    """One more than `limit` if there are more."""
     bounds = Bounds() if after is None else Bounds(min_depth=after.depth + 1)
     found: list[Document] = []
     for selection in filters(read.tenant, path, bounds, ascending=True, count=limit + 1):
@@ -162,7 +160,7 @@ async def _on_trunk(
 async def _elsewhere(
     context: QueryContext, read: ConversationRead, version: int, after: ItemPlace | None, limit: int
 ) -> list[Document]:
-    """The next nodes on other branches, and one more than `limit` if there are more."""
+    """One more than `limit` if there are more."""
     if not read.moved_at:
         return []
     where: Document = {"conversation_id": read.conversation_id, "version": {"$lte": version}}
@@ -185,7 +183,7 @@ async def _nodes(context: QueryContext, read: ConversationRead, selection: Docum
 
 
 async def _last_item(context: QueryContext, read: ConversationRead, path: Path) -> str | None:
-    """The id of the last item of the path, retracted or not."""
+    """The id of the path's last item, retracted or not."""
     stages: list[Document] = [{"$sort": {"depth": -1}}, {"$limit": 1}, {"$project": {"_id": 0, "id": 1}}]
     for selection in filters(read.tenant, path, Bounds(), ascending=False, count=1):
         if found := await context.aggregate(read, "items", selection, stages):
@@ -194,7 +192,7 @@ async def _last_item(context: QueryContext, read: ConversationRead, path: Path) 
 
 
 async def _count_own_feedback(context: QueryContext, read: ConversationRead, documents: Sequence[Document]) -> None:
-    """Replaces the counts of inherited items by those of the feedback that was given in this conversation."""
+    """The counts of inherited items become those of this conversation's feedback."""
     inherited = {
         document["id"]: document for document in documents if document["conversation_id"] != read.conversation_id
     }
@@ -218,7 +216,6 @@ async def _count_own_feedback(context: QueryContext, read: ConversationRead, doc
 async def _deleted(
     context: QueryContext, read: ConversationRead, path: Path, documents: Sequence[Document]
 ) -> AbstractSet[str]:
-    """Those of the items that are deleted now. `path`: the path that the conversation inherits, with its branch 0."""
     elsewhere = {
         document["id"]: document.get("copy_of")
         for document in documents
@@ -229,7 +226,6 @@ async def _deleted(
 
 
 async def _retracted_then(read: ConversationRead, path: Path, documents: Sequence[Document]) -> set[str]:
-    """Those of the items that were retracted at the version of the path."""
     versions = {segment.conversation_id: segment.version for segment in path.segments}
     retracted = {
         document["id"]
@@ -245,7 +241,7 @@ async def _retracted_then(read: ConversationRead, path: Path, documents: Sequenc
 
 
 def _node(document: Document, is_retracted: bool, is_blanked: bool) -> TreeNode:
-    """The node of an item. `is_blanked`: the item was deleted after the version that is read, and the caller lacks the scope `audit`."""
+    """`is_blanked`: the item was deleted after the version that is read, and the caller lacks the scope `audit`."""
     fields: dict[str, Any] = {name: document[name] for name in ("id", "parent", "branch", "depth", "role", "type")}
     return TreeNode(
         **fields,

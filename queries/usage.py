@@ -1,12 +1,9 @@
-"""GET /v1/usage: the tokens and costs of replies, summaries and titles by day (UTC), model, user, API key and conversation, as counted by the providers.
+"""GET /v1/usage: tokens and costs of replies, summaries and titles, by day (UTC), model, user, API key and
+conversation.
 
-The store counts `prefix_tokens`: the tokens at the beginning of a request that the last request of the same model in
-the conversation began with too (`shared_prefix`).
-
-A caller sees only their own use. An admin sees the use of the whole tenant.
-
-With the default groups: `{object:"list", data:[{object:"usage", date, model, replies, summaries, titles, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cache_write_tokens, prefix_tokens, cost_usd}]}`. The rows are ordered by the groups that `group_by` names. `cost_usd` is null if a price is not known. Deleted conversations count. Replies that did not complete do not.
+Providers count the tokens, except `prefix_tokens`: the part of a request's beginning that was also sent with the last
+request of the same model in the conversation. `cost_usd` is null if a price is not known. Deleted conversations count.
+Replies that did not complete do not.
 """
 
 import re
@@ -86,7 +83,7 @@ class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list
 
 
 def _day(text: str) -> date:
-    """The day that is written as YYYY-MM-DD. Raises ValueError for any other text."""
+    """Raises ValueError for any text other than YYYY-MM-DD."""
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:  # fromisoformat also accepts weeks: 2026-W05
         raise ValueError("it must be a day, such as 2026-01-31")
     return date.fromisoformat(text)
@@ -133,7 +130,7 @@ class UsageQuery(QueryParameters):
         return first, last
 
     def groups(self) -> list[str]:
-        """The groups. Raises ApiError (400)."""
+        """Raises ApiError (400)."""
         groups = self.group_by.split(",")
         if len(set(groups)) < len(groups) or not GROUPS.keys() >= set(groups):
             message = f"`group_by` must be different names out of {', '.join(GROUPS)}, separated by commas."

@@ -1,4 +1,4 @@
-"""Reads the view positions from MongoDB (`projections/views/view_position.py`)."""
+"""Reads the view positions from MongoDB."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,22 +14,21 @@ from projections.views.view_position import ViewPosition, no_position, position_
 READ_TIMEOUT_SECONDS: Final = 2.0
 
 Positions = Mapping[str, ViewPosition]
-"""View positions by their `_id`, such as `items/3`."""
+"""By their `_id`, such as `items/3`."""
 
 
 def position_at(positions: Positions, key: str) -> ViewPosition:
-    """The position with this `_id`. Its state is `absent` if it is not among `positions`."""
+    """`absent` if it is not among `positions`."""
     position = positions.get(key)
     return no_position(view_of_key(key), int(key.rpartition("/")[2])) if position is None else position
 
 
 def positions_of(positions: Positions, view: str) -> list[ViewPosition]:
-    """The view's position in each partition."""
     return [position_at(positions, position_key(view, partition)) for partition in ALL_PARTITIONS]
 
 
 class ViewPositionReader:
-    """Reads all positions. Calls of `read` at the same time share one read."""
+    """Calls of `read` at the same time share one read."""
 
     def __init__(self, database: Database) -> None:
         self._collection = database[POSITIONS_COLLECTION]
@@ -37,19 +36,19 @@ class ViewPositionReader:
         self._last: Positions = {}
 
     async def read(self) -> Positions:
-        """The positions of all views, from a read that may have started shortly before this call. Raises PyMongoError."""
+        """The read may have started shortly before this call. Raises PyMongoError."""
         if self._running_read is None:
             self._running_read = asyncio.create_task(self.read_now())
             self._running_read.add_done_callback(self._read_done)
         return await asyncio.shield(self._running_read)
 
     async def read_now(self) -> Positions:
-        """The positions of all views, from a read that starts now. Raises PyMongoError."""
+        """The read starts now. Raises PyMongoError."""
         positions, _ = await self.read_with(ALL_VIEWS, [])
         return positions
 
     async def read_with(self, views: Sequence[str], stages: Sequence[Document]) -> tuple[Positions, list[Document]]:
-        """The positions of these views, and then the documents that the stages add, in the same request. Raises PyMongoError.
+        """The positions, and then the documents that the stages add, in one request. Raises PyMongoError.
 
         `stages`: each is a `$unionWith`. Their documents have no `_id`.
         """
@@ -62,7 +61,7 @@ class ViewPositionReader:
         return positions, [document for document in documents if "_id" not in document]
 
     def last_collection(self, view: str) -> str:
-        """The view's collection when its positions were last read. The name of the view if it had no collection then."""
+        """The view's collection at the last read of its positions. If it had no position, the view's name."""
         return position_at(self._last, position_key(view, 0)).collection or view
 
     async def collections(self) -> set[str]:
@@ -76,12 +75,11 @@ class ViewPositionReader:
 
 
 def positions_from(documents: Iterable[Document]) -> Positions:
-    """The positions in these documents."""
     return {document["_id"]: position_from(document) for document in documents}
 
 
 def with_positions(keys: Sequence[str]) -> Document:
-    """The last stage of a pipeline. It adds the positions with these `_id`s, which are read after the documents, in the same request."""
+    """The last stage of a pipeline: the positions are read after the documents, in the same request."""
     return {"$unionWith": {"coll": POSITIONS_COLLECTION, "pipeline": [{"$match": {"_id": {"$in": keys}}}]}}
 
 

@@ -1,4 +1,4 @@
-"""Reports the position of each view, and how far the view is behind the log. `projections_status.py` serves the reports, and `health.py` checks them."""
+"""Reports the position of each view, and how far the view is behind the log."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,21 +56,19 @@ class ViewReport(Struct, frozen=True, kw_only=True):
 
 
 class ViewReports:
-    """Makes the reports."""
-
     def __init__(self, log: LogAccess, consistency: Consistency) -> None:
         self._log = log
         self._consistency = consistency
 
     async def parked(self, tenant: str) -> list[str]:
-        """The tenant's conversations that a view has parked. Raises PyMongoError."""
+        """Raises PyMongoError."""
         positions = (await self._consistency.positions.read()).values()
         return sorted({conversation for position in positions for conversation in position.parked_of(tenant)})
 
     async def read(self, shown: frozenset[str] = frozenset()) -> Sequence[ViewReport]:
-        """A report of each view, with those of its parked conversations that are in `shown`.
+        """`shown`: the parked conversations to list. Raises PyMongoError.
 
-        While Postgres is unavailable, or if the log moves back meanwhile, `head` and `lag_seconds` are None. Raises PyMongoError.
+        While Postgres is unavailable, or if the log moves back meanwhile, `head` and `lag_seconds` are None.
         """
         positions = {view: positions_of(await self._consistency.positions.read(), view) for view in ALL_VIEWS}
         reports = {view: _report(of_view, shown) for view, of_view in positions.items()}
@@ -86,7 +84,6 @@ class ViewReports:
         return list(reports.values())
 
     async def _lag(self, position: int, head: int) -> float:
-        """Seconds since the first event after `position` was recorded; 0 if there is none."""
         if position >= head:
             return 0.0
         recorded_at = await self._log.recorded_after(position)

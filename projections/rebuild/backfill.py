@@ -1,11 +1,8 @@
-"""One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
+"""One backfill process: fills new collections of views with the conversations of its partitions, page by page.
 
-Nobody reads the collections yet, so no transactions are needed. Writing a page twice has the same result as writing it once. Documents
-that exist already are not inserted again. A change with a position is applied only to a document with an earlier position. Other changes
-only assign values. A conversation with an event that cannot be decoded is parked.
-
-`backfill_workers.py` starts the process as `python -m projections.rebuild.backfill`. The process reads a BackfillTask from stdin and
-prints a BackfillProgress after each page. It ends when the process that reads its output has ended.
+Nobody reads the collections yet, so no transactions are needed. Writing a page twice has the same result as writing it
+once. The process runs as `python -m projections.rebuild.backfill`. It reads a BackfillTask from stdin and prints a
+BackfillProgress after each page.
 """
 
 import gc
@@ -45,30 +42,33 @@ _POSITION_FIELDS = frozenset({"position", "feedback_position"})
 _NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
-"""A page's SELECT goes on while its rows are written to MongoDB. So a timeout set in the URL, the role or the database could end every attempt.
-`transaction_timeout` exists from Postgres 17 on."""
+"""A page's SELECT goes on while its rows are written to MongoDB. So a timeout could end every attempt.
+
+`transaction_timeout` exists from Postgres 17 on.
+"""
 _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
 class PageSizes(Struct, frozen=True):
-    """How the log is divided. A page that is written again after a crash must begin and end at the same positions. Otherwise totals are added twice.
+    """How large a page and its parts are.
 
-    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state (a single event may be
-    larger), because a process holds several copies of a part in memory. If `decoded_size` changes, change these sizes too: then unfinished builds start again.
+    A page that is written again must begin and end at the same positions. Otherwise totals are added twice.
+    `part_bytes` limits the decoded state, because a process holds several copies of a part in memory. If
+    `decoded_size` changes, change these sizes too. Then unfinished builds start again.
     """
 
     positions: int = 8_000
     part_bytes: int = 16 * 1024 * 1024
 
     def __str__(self) -> str:
-        """The sizes, as they are stored with a build. A build with other sizes is started again."""
+        """The sizes are stored with a build. A build with other sizes is started again."""
         return f"{self.positions} positions, {self.part_bytes} bytes"
 
 
 class BackfillTask(Struct, frozen=True, kw_only=True):
-    """The task of one process: to fill each view's collection with the events of `partitions`, from position `after` to `target`.
+    """The input of a backfill process.
 
-    Conversations that are `parked` are left out. `incarnation`: the incarnation of the log that the task reads.
+    `parked` conversations are left out. `incarnation`: of the log that the task reads.
     """
 
     postgres_url: str
@@ -86,9 +86,9 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 
 
 class BackfillProgress(Struct, frozen=True):
-    """The position that task `number` has reached, and the conversations that it parked or released since the last report.
+    """How far a task is.
 
-    A parked conversation is released by its deletion.
+    `parked`, `released`: since the last report. A parked conversation is released by its deletion.
     """
 
     number: int
@@ -98,11 +98,11 @@ class BackfillProgress(Struct, frozen=True):
 
 
 def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
-    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError. After these, resume from the last position.
+    """Yields after each page. After psycopg.Error and PyMongoError, resume from the last position.
 
-    Raises LogMoved if the log has another incarnation after a page was written. After this, start again.
+    Raises LogMoved if the log has another incarnation. Then start again.
     """
-    # The recorded progress must not be ahead of what MongoDB still has after a crash, so each write waits for the journal.
+    # The recorded progress must not be ahead of what MongoDB has after a crash. So each write waits for the journal.
     client: MongoClient[Document] = MongoClient(task.mongodb_url, w="majority", journal=True)
     with client, psycopg.connect(task.postgres_url, autocommit=True) as connection:
         connection.execute(_NO_TIMEOUTS)
@@ -133,7 +133,7 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
 
 
 def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
-    """The conversations to park: those with an event that cannot be decoded. A deletion need not be decoded, so it does not count."""
+    """A deletion need not be decoded."""
     to_park: dict[str, Parked] = {}
     for logged in part:
         if isinstance(logged, UnreadableRecord) and not is_deletion(logged):
@@ -143,10 +143,7 @@ def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 
 
 def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
-    """Whether to apply an event.
-
-    A deletion is always applied. Any other event of a parked conversation is applied only if it comes before the event that parked it.
-    """
+    """A deletion is always applied, and so are events before the one that parks their conversation."""
     conversation_id = logged.conversation_id
     if conversation_id not in parked or is_deletion(logged):
         return True
@@ -154,7 +151,7 @@ def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[s
 
 
 def _parts(connection: psycopg.Connection[Any], task: BackfillTask, after: int, end: int) -> Iterator[list[Logged]]:
-    """The task's events up to `end`, in parts that are the same at every reading."""
+    """The parts are the same at every reading."""
     parameters = (after, end, PARTITIONS, list(task.partitions))
     part: list[Logged] = []
     part_size = 0
@@ -189,7 +186,7 @@ def _write(collection: synchronous.Collection[Document], view: MongoView, batch:
 
 @contextmanager
 def _ignoring_duplicates() -> Iterator[None]:
-    """Ignores errors about documents that exist already: an earlier attempt wrote them."""
+    """An earlier attempt may have written the documents."""
     try:
         yield
     except BulkWriteError as error:
@@ -198,8 +195,8 @@ def _ignoring_duplicates() -> Iterator[None]:
 
 
 def _upsert(key: str, increment: Increment) -> UpdateOne:
-    # If an earlier attempt added these numbers, the document already has this position. Then the filter does not match it, and the upsert
-    # fails with a duplicate key, which is ignored.
+    # If an earlier attempt added these numbers, the filter does not match. Then the upsert fails with a duplicate key,
+    # which is ignored.
     where = {"_id": key, "position": {"$lt": increment.position}}
     first = {name: value for name, value in increment.document.items() if name != "_id"}
     change = {"$setOnInsert": first, "$inc": increment.add, "$max": {"position": increment.position}}
@@ -214,14 +211,13 @@ def _update(key: str, change: Change) -> UpdateOne:
 
 
 def main() -> None:
-    """Runs the task that it reads from stdin."""
     for progress in backfill(msgspec.json.decode(sys.stdin.buffer.read(), type=BackfillTask)):
         sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
         sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    # A page creates no reference cycles, and tens of thousands of objects that all live until it is written: see projections/main.py.
+    # A page creates no reference cycles, and tens of thousands of objects that live until it is written.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     main()

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class BackfillFailed(Exception):
-    """A backfill process failed. It printed the reason to stderr, unless it was killed."""
+    """The process printed the reason to stderr, unless it was killed."""
 
 
 async def run_backfill(tasks: Sequence[BackfillTask]) -> AsyncIterator[BackfillProgress]:
-    """Runs the tasks, and yields their progress. Raises BackfillFailed. Kills the processes when the iterator is closed."""
+    """Yields the tasks' progress. Raises BackfillFailed. Kills the processes when the iterator is closed."""
     command = (sys.executable, "-P", "-m", "projections.rebuild.backfill")
     pipe = asyncio.subprocess.PIPE
     reports: asyncio.Queue[BackfillProgress | None] = asyncio.Queue()

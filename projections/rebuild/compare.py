@@ -1,4 +1,4 @@
-"""Compares a view's live collection with its second build, document by document, in one MongoDB snapshot."""
+"""Compares a view's live collection with its second build, in one MongoDB snapshot."""
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -22,11 +22,14 @@ _encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB's own t
 
 
 class Comparison(Struct, kw_only=True):
-    """The result of a comparison at `position`.
+    """The result of a comparison at `position`, without documents of parked conversations.
 
-    `documents`: how many the build has. `different`: how many differ or are in only one of the two. `listed`: the `_id`s of the first of
-    these. A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. Documents of parked conversations are
-    left out. The view `usage` cannot be compared while a conversation is parked: then its digests are empty.
+    `documents`: how many the build has
+    `different`: how many differ or are in only one of the two
+    `listed`: the `_id`s of the first of these
+
+    A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. It is empty for `usage`
+    while a conversation is parked.
     """
 
     view: MongoView
@@ -39,7 +42,7 @@ class Comparison(Struct, kw_only=True):
 
 
 async def compare(database: Database, view: MongoView) -> Comparison:
-    """Compares a view with its second build. Raises PositionMoved if they are at different positions, BuildGone, and PyMongoError."""
+    """Raises PositionMoved if the positions of the view and its build differ, BuildGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
         by_key = {document["_id"]: document async for document in database[POSITIONS_COLLECTION].find(session=session)}
         live_keys, build_keys = position_keys([view]), position_keys([f"{view}{BUILD_SUFFIX}"])
@@ -62,7 +65,6 @@ async def compare(database: Database, view: MongoView) -> Comparison:
 async def _compare_documents(
     comparison: Comparison, live: AsyncIterator[Document], build: AsyncIterator[Document]
 ) -> None:
-    """Reads both collections in order of `_id`, and counts the documents that differ."""
     live_digest, build_digest = sha256(), sha256()
     next_live, next_build = await anext(live, None), await anext(build, None)
     while next_live is not None or next_build is not None:

@@ -1,6 +1,6 @@
-"""Runs a rebuild: backfill, catch up, compare, swap. The package's docstring explains the steps.
+"""Runs a rebuild: backfill, catch up, compare, swap. One rebuild runs at a time.
 
-Each step is recorded in MongoDB, so the next run resumes after an interruption. One rebuild runs at a time.
+Each step is recorded in MongoDB, so the next run resumes after an interruption.
 """
 
 import asyncio
@@ -33,16 +33,14 @@ _RECORD_SECONDS = 0.5
 _POLL_SECONDS = 0.05
 
 _LOCK = 7_203_914_411
-"""The advisory lock that a rebuild holds while it runs."""
-
 Report = Callable[[str, int, int], None]
 """Receives (phase, done, total)."""
 
 
 class RebuildResult(Struct, frozen=True, kw_only=True):
-    """What was compared, and how long the steps took. `swap_seconds` is None if nothing was swapped, as in a dry run.
+    """What a rebuild or a rollback did.
 
-    `events`: the log position up to which the views were backfilled. 0 if this run backfilled nothing.
+    `events`: the log position up to which the views were backfilled; 0 if none was.
     """
 
     compared: list[Comparison]
@@ -52,14 +50,14 @@ class RebuildResult(Struct, frozen=True, kw_only=True):
 
 
 class AnotherRebuild(Exception):
-    """Another rebuild runs. Nothing was done."""
+    """Another rebuild is running. Nothing was done."""
 
 
 class Rebuild:
-    """The rebuild of some views. If no projector advances the builds, the rebuild runs one from `make_projector`.
+    """If no projector advances the builds, this runs one from `make_projector`.
 
-    Raises AnotherRebuild, and DataIsNewer if newer code built a view. Also raises PyMongoError, psycopg.Error, BackfillFailed and BuildGone:
-    after one of these, run it again.
+    Raises AnotherRebuild, and DataIsNewer if newer code built a view. After PyMongoError, psycopg.Error, BackfillFailed
+    or BuildGone, run it again.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Rebuild:
         self._builds = ViewBuilds(database)
 
     async def run(self, *, swaps: bool = True) -> RebuildResult:
-        """Rebuilds and compares the views, and swaps them. Without `swaps`, drops the builds instead."""
+        """Without `swaps`, drops the builds after the comparison."""
         async with self._locked() as lock:
             started = time.monotonic()
             end = await EventReader(self._pool).end()
@@ -101,7 +99,7 @@ class Rebuild:
             return await self._swapped(result, lock)
 
     async def roll_back(self) -> RebuildResult | None:
-        """Swaps back to the collections that the last swap kept. Returns None if none were kept."""
+        """Swaps back to the collections that the last swap kept. None if none were kept."""
         async with self._locked() as lock:
             self._views = await self._builds.resume_kept(self._views)
             if not self._views:
@@ -110,7 +108,7 @@ class Rebuild:
             return await self._swapped(result, lock)
 
     async def cancel(self) -> list[MongoView]:
-        """Drops unfinished builds and kept collections. Returns the views of those that were dropped."""
+        """Drops unfinished builds and kept collections. Returns their views."""
         async with self._locked():
             return await self._drop()
 
@@ -119,7 +117,7 @@ class Rebuild:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
-        """Holds the lock for the block, and yields the connection that holds it. Raises AnotherRebuild."""
+        """Raises AnotherRebuild."""
         connection = await psycopg.AsyncConnection.connect(self._settings.postgres_url, autocommit=True)
         async with connection:
             [(locked,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
@@ -132,7 +130,7 @@ class Rebuild:
                     await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
     async def backfill(self, builds: Sequence[ViewBuild]) -> None:
-        """Fills builds that have the same progress. The log is read once for all of them."""
+        """The builds must have the same progress, because the log is read once for all of them."""
         views = [build.view for build in builds]
         target, reached = builds[0].target, dict(builds[0].reached)
         tasks = [
@@ -160,7 +158,7 @@ class Rebuild:
         await self._builds.finish_backfill(views)
 
     async def compare(self) -> list[Comparison]:
-        """Waits until each build is at its view's position, and compares it with the live collection."""
+        """Waits until each build is at its view's position, then compares them."""
         running: asyncio.Task[None] | None = None
         stop = asyncio.Event()
         last, moved_at = None, time.monotonic()
@@ -196,7 +194,6 @@ class Rebuild:
 
 
 def _same_progress(builds: Collection[ViewBuild]) -> list[list[ViewBuild]]:
-    """The builds, grouped by their progress. For each group, the log is read only once."""
     groups: list[list[ViewBuild]] = []
     for build in builds:
         for group in groups:

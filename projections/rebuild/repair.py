@@ -1,10 +1,9 @@
 """Repairs one conversation in the views: removes its documents, and writes them again from the log.
 
-Meanwhile the conversation is parked, and the repair has a claim on it (`repair_claims.py`), so projectors ignore it. Every step in
-MongoDB is a transaction that locks the claim. A step that writes events also records its progress, so nothing is counted twice, even if
-an answer was lost. The last step writes what is missing up to the view's position, and ends the parking. An interrupted repair leaves the
-conversation parked, and the next repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage`
-nothing is removed: a repair counts the events that were left out since the parking.
+Meanwhile the conversation is parked, so projectors apply only its deletion. Every step in MongoDB locks the repair's
+claim. A step that writes events records its progress too, so nothing is counted twice. The last step ends the parking.
+An interrupted repair leaves the conversation parked. In `usage` nothing is removed: a repair counts the events since
+the parking.
 """
 
 import time
@@ -44,15 +43,15 @@ T = TypeVar("T")
 Outcome = Literal["repaired", "parked", "deleted", "released", "lost", "skipped"]
 """How the repair of a view ended.
 
-parked: an event still cannot be applied. deleted: the conversation is deleted, so the view shows nothing of it (`usage` still counts it). released: another repair
-finished first, the conversation was deleted meanwhile, or the whole view started over. lost: another repair has claimed the conversation.
-skipped: no projector has started the view yet. The first one will build it from the log.
+parked: an event still cannot be applied.
+deleted: the conversation is deleted, so the view shows nothing of it (`usage` still counts it).
+released: another repair finished first, the conversation was deleted meanwhile, or the view started over.
+lost: another repair has claimed the conversation.
+skipped: no projector has started the view yet.
 """
 
 
 class Repaired(Struct, frozen=True, kw_only=True):
-    """The outcome in one view. `parked` is the reason if the conversation is still parked."""
-
     view: str
     outcome: Outcome
     parked: Parked | None = None
@@ -64,11 +63,14 @@ class Repaired(Struct, frozen=True, kw_only=True):
 
 
 class _ClaimLost(Exception):
-    """This repair no longer has the claim on the conversation."""
+    pass
 
 
 class Repair:
-    """The repair of one conversation. `head`: its last event. `progress` is called with the version that the repair has reached."""
+    """One repair of a conversation.
+
+    `head`: the conversation's last event. `progress` gets the version that the repair has reached.
+    """
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Repair:
         self._claims = RepairClaims(database, conversation_id, self._repair_id)
 
     async def run(self) -> list[Repaired]:
-        """Repairs the views in which the conversation is parked, or all views if it is parked in none.
+        """Repairs the views in which the conversation is parked; all views if it is parked in none.
 
         Raises PyMongoError, RedisError and psycopg.Error.
         """
@@ -116,7 +118,6 @@ class Repair:
         return Repaired(view=view, outcome="deleted" if self._head.deleted else "repaired")
 
     def _claim_entry(self) -> Parked:
-        """The entry of a conversation that is parked only for its repair."""
         return Parked(
             tenant=self._head.tenant,
             position=self._head.position,
@@ -132,7 +133,7 @@ class Repair:
         return "lost" if status is not None and self._conversation_id in status.parked else "released"
 
     async def _rebuild_documents(self, view: MongoView) -> Parked | None:
-        """Removes the documents and writes them again. Returns the reason if the conversation stays parked."""
+        """Returns the reason if the conversation stays parked."""
         while view in CONVERSATION_VIEWS and await self._retry(lambda: self._remove_some(view)):
             pass
         if self._head.deleted and view in CONVERSATION_VIEWS:
@@ -157,7 +158,7 @@ class Repair:
                 return None
 
     async def _remove_some(self, view: MongoView) -> bool:
-        """Removes some of the conversation's documents. Returns whether there were any."""
+        """Returns whether there were any documents."""
         tenant = self._head.tenant
         where: Document = {"tenant": tenant, "conversation_id": self._conversation_id}
         if view == "conversations":
@@ -169,9 +170,9 @@ class Repair:
         return bool(keys)
 
     async def _write_page(self, view: MongoView, page: Sequence[Logged], version: int) -> tuple[bool, int]:
-        """Writes a page of events, those after `version`.
+        """Writes the events after `version`.
 
-        Returns (whether the view now shows all events up to its position, the version that the repair has reached).
+        Returns (whether the view now shows all events up to its position, the version reached).
         """
         async with self._step(view) as (session, view_position):
             parked = view_position.parked[self._conversation_id]
@@ -196,13 +197,13 @@ class Repair:
         return finished, version
 
     async def _finish_deleted(self, view: MongoView) -> None:
-        """Ends the parking of a deleted conversation. If the view has not reached the deletion yet, the deletion will end the parking."""
+        """If the view has not reached the deletion yet, the deletion will end the parking."""
         async with self._step(view) as (session, view_position):
             if view_position.position >= self._head.position:
                 await self._claims.finish(view, session)
 
     async def _rebuild_snapshot(self) -> Parked | None:
-        """Writes the snapshot again. Returns the reason if the conversation stays parked."""
+        """Returns the reason if the conversation stays parked."""
         tenant, version = self._head.tenant, self._head.version
         await self._redis.unlink(*snapshot_keys(tenant, self._conversation_id))
         try:
@@ -224,7 +225,7 @@ class Repair:
             await self._claims.finish(CONTEXT, session)
 
     async def _failing_event(self) -> Logged:
-        """The last event that cannot be decoded. If all events can be decoded, the conversation's last event."""
+        """The last event that cannot be decoded; if there is none, the conversation's last event."""
         unreadable: Logged | None = None
         page = last = await self._reader.conversation_logged(self._conversation_id, limit=PAGE_EVENTS)
         while page:
@@ -245,7 +246,4 @@ class Repair:
             yield session, view_position
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
-        """The result of a step. Retries it while it conflicts with projectors. Then sleeps as long as the step took, to leave
-        the projectors time.
-        """
         return await retry_while_moved(step, first_pause=0.005, max_pause=0.2, leaves_time=True)

@@ -1,4 +1,4 @@
-"""A repair's claim on a parked conversation, kept in the view position: the id of the repair, and how far the repair has come."""
+"""A repair's claim on a parked conversation, kept in the view position."""
 
 from typing import Any
 
@@ -15,8 +15,6 @@ _NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
 
 
 class RepairClaims:
-    """The claims of one repair on one conversation, one for each view. The methods raise PyMongoError."""
-
     def __init__(self, database: Database, conversation_id: str, repair_id: str) -> None:
         self._collection = database[POSITIONS_COLLECTION]
         self._conversation_id = conversation_id
@@ -24,11 +22,9 @@ class RepairClaims:
         self._field = parked_field(conversation_id)
 
     async def claim(self, view: str, parked: Parked) -> bool:
-        """Claims the conversation for this repair, even if another repair has claimed it.
+        """Takes the claim from any other repair. False if no projector has started the view.
 
-        If the conversation is not parked, parks it with the entry `parked`, whose position becomes the view's position + 1.
-
-        False if no projector has started the view.
+        A conversation that is not parked is parked with the entry `parked`, at the view's position + 1.
         """
         entry = {"$mergeObjects": [{"$literal": msgspec.to_builtins(parked)}, {"position": {"$add": ["$position", 1]}}]}
         claimed = {"$mergeObjects": [{"$ifNull": [f"${self._field}", entry]}, {"repair": self._repair_id, "done": 0}]}
@@ -38,24 +34,24 @@ class RepairClaims:
         return bool(result.matched_count)
 
     async def lock(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
-        """The view's position, locked until the session's transaction ends. None if the claim was lost."""
+        """Locks the view's position until the transaction ends. None if the claim was lost."""
         return await self._change(view, {"$inc": {"held": 1}}, session)
 
     async def record_progress(
         self, view: str, session: AsyncClientSession, *, done: int, counted: int | None = None
     ) -> None:
-        """Records that the repair has reached the version `done`, and that `usage` counts the events up to position `counted`."""
+        """`done`: the version reached. `counted`: `usage` counts the events up to this position."""
         change: Document = {"$set": {f"{self._field}.done": done}}
         if counted is not None:
             change["$set"][f"{self._field}.position"] = counted + 1
         await self._change(view, change, session)
 
     async def finish(self, view: str, session: AsyncClientSession) -> None:
-        """Ends the parking, in the session's transaction."""
+        """Ends the parking."""
         await self._change(view, {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {self._field: ""}}, session)
 
     async def give_up(self, view: str, parked: Parked) -> None:
-        """Ends the claim, and leaves the conversation parked for this reason."""
+        """Ends the claim. The conversation stays parked, with this entry."""
         change = {"$set": {self._field: msgspec.to_builtins(parked)}}
         await self._collection.update_one(self._claimed_in(view), change)
 

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 async def upgrade_views(
     settings: Settings, pool: Pool, database: Database, make_projector: Callable[[], Projector]
 ) -> None:
-    """Rebuilds the views that older code built. Tries again if Postgres, MongoDB or a backfill fails. Returns when no view is outdated."""
+    """Returns when no view is outdated. Tries again if Postgres, MongoDB or a backfill fails, or if another rebuild runs."""
     builds = ViewBuilds(database)
     while True:
         try:

@@ -1,15 +1,11 @@
-"""The second builds of views. A second build is a new collection that will replace the view's live collection.
+"""The second builds of views: new collections that will replace the live ones.
 
-The build of `items` has view positions like the live view's, under the name `items+`. Their `state` is
+A build has view positions like the live view's. Their `state` is
 
-    filling     backfill processes fill the collection up to `target`, each its own partitions (`backfill.py`)
-    rebuilding  projectors advance it like any view. With their first advance it becomes `live`
-    live        projectors still advance it like any view
-    kept        until the last swap, readers read this collection. Projectors do not advance it. A rollback makes it `rebuilding` again,
-                marked `back`
-
-A swap exchanges the two collections in one transaction, when both are at the same position in every partition. So a reader uses one
-of the two collections, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
+`filling`: backfill processes fill the collection up to `target`
+`rebuilding`, `live`: projectors advance it like any view
+`kept`: the collection that readers read until the last swap. Projectors do not advance it. A rollback makes it
+  `rebuilding` again, marked `back`
 """
 
 from collections import Counter
@@ -41,10 +37,10 @@ from projections.views.view_position import BUILD_SUFFIX, position_from
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
-    """A build to backfill up to `target`, from the log whose incarnation is `incarnation`.
+    """A second build to backfill.
 
-    `partitions` and `reached` have each task's partitions and position, by the task's number. `parked` are the conversations with an
-    event that could not be decoded.
+    `partitions`, `reached`: each task's partitions and position, by the task's number. `parked`: the conversations with
+      an event that could not be decoded.
     """
 
     view: MongoView
@@ -57,12 +53,10 @@ class ViewBuild(Struct, frozen=True, kw_only=True):
 
 
 class BuildGone(Exception):
-    """The build no longer exists: its view started over, or another process dropped the build. Start the rebuild again."""
+    """A view or its build lacks positions. Start the rebuild again."""
 
 
 class ViewBuilds:
-    """The second builds of views. Raises PyMongoError."""
-
     def __init__(self, database: Database, pages: PageSizes = PageSizes()) -> None:  # noqa: B008  # frozen
         self._database = database
         self._positions = database[POSITIONS_COLLECTION]
@@ -70,13 +64,12 @@ class ViewBuilds:
         self._pages = str(pages)
 
     async def outdated(self) -> list[MongoView]:
-        """The views that older code built, with a lower version."""
         documents = self._positions.find({"view": {"$in": MONGO_VIEWS}})
         versions = {document["view"]: document["version"] async for document in documents}
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def start(self, views: Sequence[MongoView], end: LogPosition, workers: int) -> list[ViewBuild]:
-        """The builds to backfill: new ones up to the log's `end`, and unfinished ones to resume. A build that is backfilled already is left out.
+        """New builds up to the log's `end`, and unfinished ones to resume.
 
         Raises PositionMoved, and DataIsNewer if newer code built a view.
         """
@@ -85,7 +78,7 @@ class ViewBuilds:
     async def _start(self, view: MongoView, end: LogPosition, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
         refuse_newer((view, document["version"]) for document in [*await self._documents(view), *existing])
-        complete = len(existing) == PARTITIONS  # else a position was lost, and the build is started again
+        complete = len(existing) == PARTITIONS  # if not, a position was lost, and the build is started again
         if complete and existing[0]["state"] == "filling":
             if (existing[0]["pages"], existing[0].get("incarnation")) == (self._pages, end.incarnation):
                 return _view_build(view, existing)
@@ -119,14 +112,14 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Drop the collections only after the commit. A read that began before the last swap may still read such a collection. Afterwards the read checks
-        # that a position still names the collection, so it does not accept a result from a collection that was being dropped.
+        # Dropped only after the commit. A read that began before the last swap may still use such a collection. Its
+        # last check finds that no position names the collection.
         for name in unused:
             await self._database.drop_collection(name)
         return _view_build(view, documents)
 
     async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
-        """Deletes the build's positions. Returns its collections: after the commit, no position names them."""
+        """Returns the build's collections, which no position names after the commit."""
         where = {"view": _build_of(view)}
         collections = {document["collection"] async for document in self._positions.find(where, session=session)}
         await self._positions.delete_many(where, session=session)
@@ -138,7 +131,6 @@ class ViewBuilds:
     async def record_progress(
         self, views: Sequence[MongoView], reached: Mapping[int, int], progress: BackfillProgress
     ) -> None:
-        """Records the positions that the tasks have reached, and the conversations that were parked or released."""
         where = {"view": {"$in": list(map(_build_of, views))}, "state": "filling"}
         # In this order: a parked conversation is recorded before the position after it.
         updates = [
@@ -148,7 +140,7 @@ class ViewBuilds:
             )
             for conversation, parked in progress.parked.items()
         ]
-        # In `usage` a deleted conversation stays parked: its usage before the deletion still has to be counted.
+        # In `usage` a deleted conversation stays parked, because its usage before the deletion still has to be counted.
         releasing = {**where, "view": {"$in": [_build_of(view) for view in views if view != USAGE]}}
         updates += [
             UpdateMany(releasing, {"$unset": {parked_field(conversation): ""}}) for conversation in progress.released
@@ -160,7 +152,7 @@ class ViewBuilds:
         await self._positions.bulk_write(updates)
 
     async def finish_backfill(self, views: Sequence[MongoView]) -> None:
-        """Lets projectors advance the builds from now on, starting at the backfill's target."""
+        """Lets projectors advance the builds from now on."""
         change: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
             {"$unset": ["share", "pages"]},
@@ -177,9 +169,9 @@ class ViewBuilds:
         return resumed
 
     async def differing_positions(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
-        """(build's position, live view's position) of each view whose build is not at the live view's position in some partition.
+        """(build's position, live view's position) of each view whose build shows another part of the log.
 
-        If there are several such partitions, the positions are those in the one where the build's position is lowest. Raises BuildGone.
+        If several partitions differ: the pair where the build's position is lowest. Raises BuildGone.
         """
         documents = self._positions.find({})
         positions = {document["_id"]: position_from(document) async for document in documents}
@@ -198,7 +190,7 @@ class ViewBuilds:
         return result
 
     async def swap(self, views: Sequence[MongoView]) -> None:
-        """Exchanges the collections of all of these views at once. Raises PositionMoved if the positions of a build and its view differ."""
+        """Exchanges the collections of all of these views at once. Raises PositionMoved if positions differ."""
         async with self._mongo_views.transaction(views, 0) as session:
             both = {"view": {"$in": [*views, *map(_build_of, views)]}}
             # Changing every document locks it, so projectors wait for the commit.
@@ -212,7 +204,7 @@ class ViewBuilds:
             await self._positions.bulk_write(changes, session=session)
 
     async def drop(self, views: Sequence[MongoView]) -> list[MongoView]:
-        """Drops the builds, whatever their state is. Returns the views that had a build. Raises PositionMoved."""
+        """Returns the views that had a build. Raises PositionMoved."""
         dropped: list[MongoView] = []
         for view in views:
             async with self._mongo_views.transaction((view,), 0) as session:
@@ -243,7 +235,7 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
 
 
 def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
-    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if their positions differ, if one is missing, or if projectors do not advance the build."""
+    """Raises PositionMoved if the positions differ, if one is missing, or if projectors do not advance the build."""
     if live is None or build is None or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
     if not position_from(live).shows_same_log_part(position_from(build)):
@@ -257,7 +249,6 @@ def _exchange(view: MongoView, live: Document | None, build: Document | None) ->
 
 
 def _set(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The change that sets these fields, and removes those that are None."""
     change: dict[str, Any] = {"$set": {name: value for name, value in fields.items() if value is not None}}
     if unset := [name for name, value in fields.items() if value is None]:
         change["$unset"] = dict.fromkeys(unset, "")

@@ -1,13 +1,6 @@
 """The views: their names, their versions, their indexes.
 
-conversations  one document per conversation; removed when the conversation is deleted
-items          one document per item; removed with its conversation
-responses      one document per reply, waiting and running ones included; removed with its conversation
-search         one document per item; that of a message has the terms of its text; removed with its conversation
-feedback       one document per feedback to an item or a response; removed with its conversation
-usage          token and cost totals per tenant, day (UTC), subject, API key, model and partition. Each total is stored once per conversation, and once
-               for all conversations together. A deletion does not remove them
-context        snapshots in Redis (`context/snapshots.py`)
+`context` is snapshots in Redis (`context/snapshots.py`). The others are MongoDB collections.
 """
 
 from typing import Any, Literal
@@ -16,30 +9,26 @@ MongoView = Literal["conversations", "items", "responses", "search", "feedback",
 
 MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "feedback", "usage")
 CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "search", "feedback")
-"""The views whose documents belong to one conversation and are removed with it."""
-
 USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
 VERSIONS: dict[str, int] = {"conversations": 4, "items": 3, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
-"""Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
+"""Raise a view's version when the same events give different documents. A projector that starts then rebuilds the view."""
 
 POSITIONS_COLLECTION = "projections"
-"""The collection of view positions: see `view_position.py`."""
-
 FORKS_OF_OWNER = (("tenant", 1), ("owner", 1), ("id", -1))
-"""The keys of the index that has only forks, by owner."""
+"""The index that has only forks, by owner."""
 
 OPENED_BRANCHES = (
     *(("tenant", 1), ("conversation_id", 1), ("parent", 1), ("version", 1), ("parent_branch", 1)),
     *(("retracted_version", 1), ("restored_version", 1), ("copy_of", 1), ("id", 1)),
 )
-"""The keys of the index that has only the items that open a branch. The index has every field that is needed to count siblings, so MongoDB need not read the documents for this."""
+"""The index that has only the items that open a branch. It has all fields for counting siblings, so MongoDB need not
+read the documents.
+"""
 
 LIST_ORDERS = ("id", "activity")
-"""The fields that lists of conversations are ordered by."""
-
 LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("status", "archived"): {},
     ("owner", "status", "archived"): {},
@@ -47,7 +36,9 @@ LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
     ("metadata",): {"metadata.0": {"$exists": True}},
     ("title_words",): {"title_words.0": {"$exists": True}},
 }
-"""The fields that lists of conversations are filtered by. Each entry gives one index for each field of LIST_ORDERS. Its value is the filter of the documents that these indexes have; `{}`: all documents."""
+"""The fields that lists of conversations are filtered by. Each entry gives one index per field of LIST_ORDERS, for the
+documents that its value matches.
+"""
 
 
 def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
@@ -91,7 +82,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
 }
 
 SEARCH_TERMS = INDEXES["search"][1]
-"""The index of the terms of search. Under each term, the items are ordered by the time they were appended."""
+"""Under each term, the items are ordered by the time they were appended."""
 
 PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     FORKS_OF_OWNER: {"forked_from.conversation": {"$exists": True}},
@@ -99,7 +90,6 @@ PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     OPENED_BRANCHES: {"parent_branch": {"$exists": True}},
     **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY.get(_names(keys)[2:-1]))},
 }
-"""The indexes that have only some documents, each with the filter for these. MongoDB uses such an index only for queries that ask for no other documents.
-
-Most conversations have one branch: their items are in none of these indexes of `items`.
+"""The indexes that have only some documents. MongoDB uses such an index only for queries that ask for no other
+documents.
 """

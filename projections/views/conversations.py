@@ -1,15 +1,12 @@
-"""The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
+"""The view `conversations`: one document per conversation.
 
-shared_with  one text for each share: `tenant`, or `subject:` followed by the subject. No two shares have the same text
-activity     the order of lists by activity: `updated_at` and the id in one text (`activity_key`)
-title_by     `person` or `model`; null without a title
-title_words  the terms of the title (`search_text.py`)
-first        the id of the first item on branch 0; null if there is none, and in a fork that inherits items
-running      the position of the ReplyRequested of each reply in progress, by response id
-path         the active path; absent before the first HeadMoved
-moved_at     the version of the last HeadMoved; absent before the first one
-
-The words of the first and the last item are not here: lists read them from the items, so a deleted item's words are not shown (`queries/list_words.py`).
+`shared_with`: `tenant`, or `subject:` followed by the subject, for each share
+`activity`: the order of lists by activity
+`title_by`: `person` or `model`; null without a title
+`title_words`: the terms of the title (`search_text.py`)
+`first`: the first item on branch 0; null if there is none, and in a fork that inherits items
+`running`: the position of the ReplyRequested of each reply in progress, by response id
+`path`, `moved_at`: the active path, and the version of the last HeadMoved; absent before the first one
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,11 +37,10 @@ from projections.views.search_text import searched
 from projections.views.writes import Document, Insert, Update, Write, document_key, metadata_pairs, microseconds
 
 WITH_TENANT: Final = "tenant"
-"""In `shared_with`: the share with everyone of the tenant."""
+"""The share with everyone of the tenant."""
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event. Every event updates the conversation's `version`, `position`, `updated_at` and `activity`."""
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)
@@ -126,10 +122,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 
 
 def activity_key(updated_at: int, conversation_id: str = "") -> str:
-    """The field `activity`. These texts sort by time, and for the same microsecond by the conversation's id.
-
-    Without an id: the beginning of that microsecond.
-    """
+    """These texts sort by time, then by id. Without an id: the beginning of that microsecond."""
     return f"{updated_at:016x}{uuid_of(conversation_id).hex if conversation_id else ''}"
 
 
@@ -142,7 +135,7 @@ def _title(title: str | None, title_by: str) -> Document:
 
 
 def shared_with_subject(subject: str) -> list[str]:
-    """If a conversation is shared with this subject, its `shared_with` has at least one of these texts."""
+    """The values in `shared_with` that include this subject."""
     return [WITH_TENANT, _with(subject)]
 
 

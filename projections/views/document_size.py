@@ -1,8 +1,7 @@
 """Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
 
-In a shortened object, a long text ends with the number of characters that were left out. Long lists and objects end early.
-`shortened_from` says how many bytes of JSON the whole object has. Contexts and the streams of replies are not made from these
-documents, so they are not shortened.
+`shortened_from` says how many bytes of JSON there were. Contexts and streams are not made from these
+documents.
 """
 
 from collections.abc import Sequence
@@ -17,9 +16,12 @@ MAX_ITEM_BYTES = 15 * _MB
 MAX_PARAMETERS_BYTES = 5 * _MB // 2
 MAX_INPUT_BYTES = 17 * _MB // 2
 MAX_OUTPUT_BYTES = 9 * _MB // 2
-"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event is written
-without reading the document, so each of the three has its own maximum. A request may have 8 MB of input. A million characters of output
-have at most 4 MB in UTF-8, but control characters need more in JSON."""
+"""Half a megabyte is left for a response's other fields. Events are written without reading the document, so each of
+the three has its own maximum.
+
+A request may have 8 MB of input. A million characters of output have at most 4 MB in UTF-8, but control characters need
+more in JSON.
+"""
 
 _ELEMENT_BYTES = 16
 """The most bytes that BSON adds to an element of a list."""
@@ -31,19 +33,18 @@ _MAX_IDENTITY_BYTES = 16 * 1024
 
 
 class _Maximum(Struct, frozen=True):
-    """How much is kept of each text, and of each list or object."""
-
     characters: int
     members: int
 
 
 _MAXIMA = (_Maximum(65_536, 4_096), _Maximum(4_096, 256), _Maximum(256, 32))
-"""They are tried in this order, until the object is small enough."""
+"""Tried in this order, until the object is small enough."""
 
 
 def shortened(text: bytes, max_bytes: int) -> bytes:
-    """The JSON object as it is, or shortened to at most `max_bytes`. If even its
-    shortest form is larger, only the fields that identify it are returned.
+    """The JSON object, shortened if it is larger than `max_bytes`.
+
+    If even the shortest form is larger, only the fields that identify the object are returned.
     """
     if len(text) <= max_bytes:
         return text
@@ -56,9 +57,9 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 
 
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """The JSON objects. If together they are larger than `max_bytes`, those that are larger than an equal share of it are shortened to this share.
+    """If together the objects are too large, those above an equal share of `max_bytes` are shortened to this share.
 
-    If they still do not fit, some at the end are left out, and one short object at the end of the list stands for all of these.
+    If they still do not fit, one short object stands for those at the end.
     """
     if _size(texts) <= max_bytes:
         return [*texts]
@@ -78,7 +79,6 @@ def _size(texts: Sequence[bytes]) -> int:
 
 
 def _identity(full: dict[str, Any], size: int) -> bytes:
-    """Only the fields that say what the object is, and `shortened_from`."""
     fields: dict[str, Any] = {
         name: value
         for name, value in full.items()

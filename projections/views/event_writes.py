@@ -15,12 +15,12 @@ from projections.views.writes import Remove, Write
 
 
 def is_deletion(logged: Logged) -> bool:
-    """Whether the event deletes its conversation. The topic says so, even when the event's state cannot be decoded."""
+    """The topic says so, even when the event's state cannot be decoded."""
     return logged.topic == ConversationDeleted.topic
 
 
 def event_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event, in order. Raises UnreadableEvent."""
+    """Raises UnreadableEvent."""
     if is_deletion(logged):
         for view in CONVERSATION_VIEWS:
             yield Remove(view, logged.tenant, logged.conversation_id)

@@ -1,7 +1,6 @@
-"""The view `feedback`: one document per feedback, removed with its conversation. `owner`: the conversation's owner.
+"""The view `feedback`: one document per feedback. `owner`: the conversation's owner.
 
-A withdrawn feedback keeps its document, without labels and comment. The view does not know which items are deleted: queries ask the log, and
-leave out the comments on deleted items. `copy_of`, `inherited`: as in FeedbackGiven.
+A withdrawn feedback keeps its document. The view does not know which items are deleted, so queries ask the log.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from projections.views.writes import Document, Insert, Update, Write, document_k
 
 
 def feedback_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event."""
     event = logged.event
     match event:
         case FeedbackGiven():

@@ -1,16 +1,14 @@
 """The view `items`: one document per item.
 
-`version` and `retracted_version` say at which versions of the conversation the item was added and retracted, so a reader can show any
-earlier version. `restored_version`: the version at which the item was last restored; absent if it never was. Only the log has the
-retractions before that. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
-
-parent         the id of the item before this one on its path; null for a first item
-parent_branch  the branch of `parent`, 0 for a first item. Only items that open a branch have this field
-author         the subject who appended the item, or asked for the reply that made it
-model          the model of the completed reply that made the item, as the provider named it. Absent for all other items
-feedback_position  the log position of the last feedback or withdrawal; absent if there never was any
-own_fields     true if the item itself has a field that lists add (`domain/items.py`). Absent otherwise
-role, preview  a message's role, and the beginning of what the item says
+`version`, `retracted_version`: of the conversation when the item was added and retracted
+`restored_version`: when it was last restored. Only the log has the retractions before that
+`copy_of`: the original of a copy. Readers ask the log whether it is deleted
+`parent`: the item before this one on its path; null for a first item
+`parent_branch`: the branch of `parent`, 0 for a first item. Only items that open a branch have this field
+`author`: who appended the item, or asked for the reply that made it
+`model`: of the completed reply that made the item, as the provider named it
+`feedback_position`: the log position of the last feedback or withdrawal
+`own_fields`: true if the item itself has a field that lists add (`domain/items.py`)
 """
 
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from projections.views.writes import Document, Insert, Update, Write, document_k
 
 
 class ItemRange(Struct, frozen=True):
-    """Consecutive items of a path that lie on one branch of a conversation, as it was at `version`. `last_depth` None: up to the branch's end."""
+    """Consecutive items of a path on one branch. `last_depth` None: up to the branch's end."""
 
     conversation_id: str
     version: int
@@ -37,7 +35,7 @@ class ItemRange(Struct, frozen=True):
     last_depth: int | None
 
     def filter(self, tenant: str) -> Document:
-        """The filter for these items, retracted or not."""
+        """Matches the items of the range, also retracted ones."""
         last = {} if self.last_depth is None else {"$lte": self.last_depth}
         return {
             "tenant": tenant,
@@ -48,7 +46,6 @@ class ItemRange(Struct, frozen=True):
         }
 
     def within(self, min_depth: int, max_depth: int | None) -> "ItemRange | None":
-        """The part of the range between these depths; None if there is none. `max_depth` None: no bound."""
         first = max(self.first_depth, min_depth)
         last = self.last_depth
         if max_depth is not None and (last is None or last > max_depth):
@@ -57,13 +54,12 @@ class ItemRange(Struct, frozen=True):
 
 
 def item_ranges(path: Path) -> list[ItemRange]:
-    """The ranges of the items of a path, first to last."""
     found: list[ItemRange] = []
     first_depth = 1
     for segment in path.segments:
         for taken in segment.branches:
             if taken.last_depth is not None and taken.last_depth < first_depth:
-                continue  # the path leaves branch 0 of a fork at an inherited item
+                continue  # the path has no items on this branch in this conversation
             found.append(
                 ItemRange(segment.conversation_id, segment.version, taken.branch, first_depth, taken.last_depth)
             )
@@ -73,7 +69,6 @@ def item_ranges(path: Path) -> list[ItemRange]:
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event."""
     event = logged.event
     match event:
         case ItemAppended():
@@ -128,5 +123,4 @@ def item_writes(logged: Logged) -> Iterator[Write]:
 
 
 def _counted(rating: int) -> str:
-    """The field that counts feedback with this rating. It is absent if there never was any."""
     return "positive" if rating > 0 else "negative"

@@ -1,13 +1,11 @@
-"""The view `responses`: one document for each reply, as soon as it is queued or requested.
+"""The view `responses`: one document for each reply, as soon as it is queued or requested. Large values are shortened.
 
-Values that would make a document too large for MongoDB are shortened.
-
-chat      whether it is a chat completion that is not deleted. If so, it is in the list of chat completions as soon as it has an answer
-subject   who requested it
-output_ids  the ids of the output items that joined the conversation
-output      the output items of a failed or stopped reply that did not join. They come after those in `output_ids`
-metadata  [name, value] pairs, as they are now. `parameters` has them as they were when the reply was requested
-copies    [id, id of the original] of each input item that is a copy of another item. Absent if there are none
+`chat`: whether it is a chat completion that is not deleted
+`subject`: who requested it
+`output_ids`: the output items that joined the conversation
+`output`: the output items of a failed or stopped reply that did not join
+`metadata`: [name, value] pairs, as they are now; `parameters` has the requested ones
+`copies`: [id, id of the original] of each input item that is a copy
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +46,6 @@ _parameters_decoder = msgspec.json.Decoder(_Parameters)
 
 
 def response_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event."""
     event = logged.event
     match event:
         case ReplyRequested(queued=True):
@@ -129,6 +126,5 @@ def response_writes(logged: Logged) -> Iterator[Write]:
 
 
 def _items(items: Sequence[InputItem], max_bytes: int) -> list[str]:
-    """The JSON texts of these items."""
     texts = [as_output(item.item_id, item.item) for item in items]
     return [text.decode() for text in shortened_list(texts, max_bytes)]

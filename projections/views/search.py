@@ -1,13 +1,8 @@
-"""The view `search`: one document per item, with the text of a message as search sees it (`search_text.py`). Other items have no text.
+"""The view `search`: one document per item, with the text of a message as search sees it.
 
-`owner`: the conversation's owner, so that a search reads only the documents of certain owners. Shares are not in the documents, because a
-change of a share would rewrite all documents of a conversation. Queries look shares up. `model`: the model of the completed reply that wrote the item.
-A retracted item keeps its document, as in the view `items`.
-
-`order` is when the item was appended, so that matches can be read newest first: milliseconds since 1970 (UTC),
-followed by the last six digits of the log position. So no two items have the same `order`, and a search can continue after any item.
-
-`terms` begins with ALL if the item has words. So the index has all items with words under this term, by time.
+`owner`: of the conversation. Shares are not in the documents, because a new share would rewrite all documents of its
+  conversation. `model`: of the completed reply that wrote the item. `order`: milliseconds since 1970 (UTC), then the last
+  six digits of the log position, which differ for items of the same millisecond.
 """
 
 from collections.abc import Iterator
@@ -20,7 +15,7 @@ from projections.views.search_text import searched
 from projections.views.writes import Insert, Update, Write, document_key
 
 ALL: Final = ""
-"""The empty string is a term of every item that has words. It is the term of no word."""
+"""A term of every item that has words. No word has this term."""
 
 
 _PER_MILLISECOND: Final = 1_000_000
@@ -32,7 +27,6 @@ def first_order_at(seconds: float) -> int:
 
 
 def search_writes(logged: Logged) -> Iterator[Write]:
-    """The writes of one event."""
     event = logged.event
     match event:
         case ItemAppended():

@@ -1,15 +1,14 @@
-"""The text of an item as search sees it: folded, and divided into terms. Pure. The view `search` and its queries both use it.
+"""The text of an item as search sees it: folded, and divided into terms. Pure.
 
-To fold a text, compatibility forms are replaced (NFKD: full-width letters, ligatures), accents and the vowel points of Arabic and Hebrew are
-removed, and case is folded: ß becomes ss, İ becomes i, and a final sigma becomes a sigma. Characters that are not seen, such as joiners, are removed. Vowel signs
-of Indian and South-East Asian scripts and the voicing marks of kana stay, because words differ in them alone.
+Folding replaces compatibility forms (NFKD), removes accents, vowel points and unseen characters, and folds case. Vowel
+signs of Indian and South-East Asian scripts and the voicing marks of kana stay, because two words may differ only there.
 
-A word is a sequence of letters, digits and marks. An emoji or another symbol is a word of its own. Scripts that write no spaces between words
-(Chinese, Japanese, Thai …) give runs, and any part of a run can be found. All other characters only divide words.
+A word is a sequence of letters, digits and marks. A symbol is a word of its own. Scripts that write no spaces between
+words (Chinese, Japanese, Thai …) give runs. Any part of a run can be found.
 
-`text` is what is compared: the words and runs, with one space before and after each. It contains ` green tea ` where this phrase is.
-`terms` are the keys of the index: the words, and each character of a run together with the next one. The last character of a run is
-a term of its own. So all places of one character are found with the terms that begin with it.
+`text`: the words and runs, with one space before and after each. `terms`: the words, and each character of a run
+  together with the next one. The last character of a run is a term of its own. So a single character is found as the
+  beginning of a term.
 """
 
 import unicodedata
@@ -20,10 +19,10 @@ import regex
 from msgspec import Struct
 
 MAX_CHARACTERS: Final = 10_000
-"""Only this many characters of an item are searched: the first ones, before and after folding."""
+"""Only the first characters of an item are searched, before and after folding."""
 
 MAX_TERMS: Final = 2_000
-"""If an item has more different terms, only its beginning with this many different terms is searched."""
+"""If an item has more different terms, only its beginning is searched."""
 
 MAX_WORD_LENGTH: Final = 64
 """Only this many characters of a word are searched."""
@@ -50,28 +49,24 @@ def fold(text: str) -> str:
 
 
 class Token(Struct, frozen=True):
-    """A word or a run, folded. `is_run`: whether it is a run."""
-
     text: str
     is_run: bool = False
 
     @property
     def terms(self) -> list[str]:
-        """The keys of the token in the index, in order."""
         if not self.is_run:
             return [self.text]
         return [self.text[start : start + 2] for start in range(len(self.text))]
 
 
 def tokens(folded: str) -> Iterator[Token]:
-    """The words and runs of a folded text."""
     for match in _TOKEN.finditer(folded):
         is_run = match["run"] is not None
         yield Token(match[0] if is_run else match[0][:MAX_WORD_LENGTH], is_run)
 
 
 def token_spans(folded: str) -> list[tuple[str, int]]:
-    """The texts of `tokens`, each with the index of its first character in the folded text."""
+    """The text of each token, with the index of its first character in the folded text."""
     if folded.isascii():
         return [(match[0][:MAX_WORD_LENGTH], match.start()) for match in _ASCII_TOKEN.finditer(folded)]
     return [
@@ -81,7 +76,10 @@ def token_spans(folded: str) -> list[tuple[str, int]]:
 
 
 class SearchedText(Struct, frozen=True):
-    """`text`, `terms`: see the module's docstring. Both are empty for an item without words. `words`: how many words the text has; two characters of a run count as one."""
+    """What the view `search` has of a text.
+
+    `words`: how many words the text has; two characters of a run count as one.
+    """
 
     text: str
     terms: list[str]
@@ -89,7 +87,6 @@ class SearchedText(Struct, frozen=True):
 
 
 def searched(text: str) -> SearchedText:
-    """What is stored of an item's text."""
     folded = fold(text[:MAX_CHARACTERS])[:MAX_CHARACTERS]
     if folded.isascii():  # most messages are ASCII, and this takes a third of the time
         words = [word[:MAX_WORD_LENGTH] for word in _ASCII_TOKEN.findall(folded)]
@@ -100,7 +97,6 @@ def searched(text: str) -> SearchedText:
 
 
 def _beginning(found: Iterable[Token]) -> SearchedText:
-    """The tokens up to the MAX_TERMS-th different term."""
     kept: list[str] = []
     terms: dict[str, None] = {}
     words = 0

@@ -1,10 +1,8 @@
-"""The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. They stay when a conversation is deleted.
+"""The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. The totals
+stay when a conversation is deleted.
 
-Each total is kept twice: for one conversation, and for all conversations together (`conversation` is ""). So the usage of a day
-is read without reading each conversation. `key`: the id of the API key; "" if there was none, if it is not known, and for summaries and titles.
-
-`cost`: billionths of a US dollar, of the calls whose price was known. `unpriced`: how many calls had no known price.
-The subject is the one that requested the reply or the summary, or whose reply led to the title, even if the conversation belongs to another subject.
+There is a total for each conversation, and one for all together (`conversation` is ""). `key`: the API key's id, or "".
+`cost`: billionths of a US dollar. `unpriced`: how many calls had no known price.
 """
 
 from collections.abc import Iterator
@@ -16,11 +14,9 @@ from projections.views.partitions import partition_of
 from projections.views.writes import Add, Write, document_key
 
 USAGE_EVENTS = (ReplyCompleted, ContextCompacted, ConversationDescribed)
-"""The events whose `usage` is counted, if they have one."""
 
 
 def usage_writes(logged: Logged) -> Iterator[Write]:
-    """The increments that one event makes to the totals."""
     event = logged.event
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return
@@ -36,7 +32,7 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     subject = logged.subject
     key_id = (event.key_id or "") if isinstance(event, ReplyCompleted) else ""
     for conversation in ("", logged.conversation_id):
-        # Without the lengths, two keys could be equal: a subject and a model's name may contain colons.
+        # Without the length, two keys could be equal, because a subject and a model's name may contain colons.
         parts = f"{date}:{partition}:{conversation}:{key_id}:{len(subject)}:{subject}:{event.model}"
         key = document_key(logged.tenant, parts)
         document = {

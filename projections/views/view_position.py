@@ -1,13 +1,14 @@
 """How far a view has come: one document of the collection `projections` per view and partition.
 
-    {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, chain_hash, incarnation, target, lease, epoch,
-     repairs, held, parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
+    {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, chain_hash, incarnation, target,
+     lease, epoch, repairs, held,
+     parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
-`bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` identify the log
-that these events were read from (`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the
-end of the log when the view was started or rebuilt. After that it is `live`. Transactions increment `held` to lock the document.
-`projections/view_positions.py` explains `lease` and `epoch`. `projections/rebuild/view_builds.py` explains the positions of a second
-build. Its view is named `items+`.
+`bucket` is the partition. The view shows the partition's events up to `position`. `chain_hash` and `incarnation`
+identify their log. `state` is `rebuilding` until `position` reaches `target`, the end of the log when the view was
+started or rebuilt. Then it is `live`. Transactions increment `held` to lock the document.
+`projections/view_positions.py` explains `lease` and `epoch`. `projections/rebuild/view_builds.py` explains second
+builds, such as `items+`.
 """
 
 from collections import defaultdict
@@ -22,14 +23,14 @@ from infrastructure.event_log.incarnation import LogPosition
 from projections.views.partitions import ALL_PARTITIONS, position_key
 
 BUILD_SUFFIX = "+"
-"""Follows a view's name in the positions of its second build: `items+`."""
+"""Second builds: `items+`."""
 
 
 class Parked(Struct, frozen=True, kw_only=True):
-    """Why a view leaves a conversation out: the event that could not be applied, and the error. It never holds what people wrote.
+    """A parked conversation. The entry never holds what people wrote.
 
-    The view shows the conversation's events before `position`. `at`: when it was parked, in microseconds since 1970 (UTC). `repair`: the
-    id of the repair that has claimed the conversation, if any. `done`: the version that this repair has reached.
+    `at`: microseconds since 1970 (UTC). `repair`: the repair that has claimed the conversation. `done`: the version
+      that it has reached.
     """
 
     tenant: str
@@ -44,10 +45,9 @@ class Parked(Struct, frozen=True, kw_only=True):
 
 
 class ViewPosition(Struct, frozen=True):
-    """How far one view has come in one partition, and which conversations it leaves out.
+    """How far a view is in one partition.
 
-    `repairs` counts the parked conversations that were repaired. `collection` holds the documents. `version`: the view's version
-    (`catalog.py`) in the code that built the documents.
+    `repairs`: how many parked conversations were repaired. `version`: the view's version when the documents were built.
     """
 
     view: str
@@ -66,7 +66,6 @@ class ViewPosition(Struct, frozen=True):
 
     @property
     def log_position(self) -> LogPosition:
-        """The position in the log up to which the view shows the events, and which log that is."""
         return LogPosition(self.position, self.chain_hash, self.incarnation)
 
     def is_of(self, incarnation: str) -> bool:
@@ -74,30 +73,24 @@ class ViewPosition(Struct, frozen=True):
         return self.position <= 0 or self.incarnation == incarnation
 
     def shows_same_log_part(self, other: "ViewPosition") -> bool:
-        """Whether both show the same part of the same log."""
         return self.position == other.position and (self.position <= 0 or self.log_position == other.log_position)
 
     def is_same(self, other: "ViewPosition") -> bool:
-        """Whether both are of the same view and partition, with the same position and epoch."""
         return (self.key, self.position, self.epoch) == (other.key, other.position, other.epoch)
 
     @property
     def key(self) -> str:
-        """The `_id` of the position's document."""
         return position_key(self.view, self.partition)
 
     @property
     def base_view(self) -> str:
-        """The view's name without BUILD_SUFFIX. For a second build, this is the view that it belongs to."""
         return self.view.removesuffix(BUILD_SUFFIX)
 
     @property
     def is_live(self) -> bool:
-        """Whether the view has reached `target`, the end of the log when it was started or rebuilt."""
         return self.state == "live"
 
     def advanced(self, new: LogPosition, released: Collection[str] = ()) -> "ViewPosition":
-        """The position after an advance to `new` that also released these parked conversations."""
         state = "live" if new.position >= self.target else self.state
         after = replace(
             self, position=new.position, chain_hash=new.chain_hash, incarnation=new.incarnation, state=state
@@ -108,12 +101,11 @@ class ViewPosition(Struct, frozen=True):
         return replace(after, epoch=self.epoch + 1, parked=parked)
 
     def parked_of(self, tenant: str) -> list[str]:
-        """The parked conversations of this tenant."""
         return [conversation for conversation, entry in self.parked.items() if entry.tenant == tenant]
 
 
 class ViewStatus(Struct, frozen=True):
-    """How far a whole view has come: as far as the partition that is furthest behind."""
+    """A view is as far as its partition that is furthest behind."""
 
     view: str
     position: int
@@ -124,7 +116,7 @@ class ViewStatus(Struct, frozen=True):
 
 
 def position_from(document: Mapping[str, Any]) -> ViewPosition:
-    """The position in a document of `projections`. Queries do not read `target`, `epoch` and `lease`."""
+    """`target`, `epoch` and `lease` may be missing in the document: queries do not read them."""
     parked = document.get("parked")
     return ViewPosition(
         view=document["view"],
@@ -144,12 +136,12 @@ def position_from(document: Mapping[str, Any]) -> ViewPosition:
 
 
 def no_position(view: str, partition: int) -> ViewPosition:
-    """Stands for a missing position: no projector has started the view, or the position was lost."""
+    """No projector has started the view, or the position was lost."""
     return ViewPosition(view=view, partition=partition, position=-1, state="absent")
 
 
 def missing_positions(positions: Iterable[ViewPosition]) -> list[tuple[str, int]]:
-    """(view, partition) of each missing position of a view. A view without any position does not count."""
+    """(view, partition) of each missing position. A view without any position is left out."""
     partitions: defaultdict[str, set[int]] = defaultdict(set)
     for position in positions:
         partitions[position.view].add(position.partition)
@@ -162,7 +154,6 @@ def missing_positions(positions: Iterable[ViewPosition]) -> list[tuple[str, int]
 
 
 def status_of(positions: Sequence[ViewPosition]) -> ViewStatus:
-    """The status of one view, from its positions."""
     states = {position.state for position in positions}
     return ViewStatus(
         view=positions[0].view,
@@ -175,7 +166,6 @@ def status_of(positions: Sequence[ViewPosition]) -> ViewStatus:
 
 
 def view_statuses(positions: Iterable[ViewPosition]) -> dict[str, ViewStatus]:
-    """The status of each view that has a position."""
     by_view: defaultdict[str, list[ViewPosition]] = defaultdict(list)
     for position in positions:
         by_view[position.view].append(position)

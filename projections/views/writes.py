@@ -12,15 +12,13 @@ Document = dict[str, Any]
 
 
 class Insert(Struct, frozen=True):
-    """A new document. The view has none with this `_id`."""
-
     view: MongoView
     key: str
     document: Document
 
 
 class Update(Struct, frozen=True):
-    """Changes a document that exists: `set` assigns fields, `add` increments numbers, `unset` removes fields. No field is in two of these."""
+    """No field is in two of `set`, `add` and `unset`."""
 
     view: MongoView
     key: str
@@ -30,7 +28,7 @@ class Update(Struct, frozen=True):
 
 
 class Add(Struct, frozen=True):
-    """Increments numbers of a document, which starts as `document` if it does not exist. `position` is the event's position."""
+    """The document starts as `document` if it does not exist. `position`: of the event."""
 
     view: MongoView
     key: str
@@ -40,8 +38,6 @@ class Add(Struct, frozen=True):
 
 
 class Remove(Struct, frozen=True):
-    """Removes every document of a conversation."""
-
     view: MongoView
     tenant: str
     conversation_id: str
@@ -51,15 +47,15 @@ Write = Insert | Update | Add | Remove
 
 
 def document_key(tenant: str, object_id: str) -> str:
-    """The `_id` of a document. `object_id`: the id of the conversation, item, response or feedback that it shows, or the keys of a usage total without the tenant."""
+    """A document's `_id`. `object_id`: the id of what the document shows, or the keys of a usage total."""
     return f"{tenant}:{object_id}"
 
 
 def microseconds(moment: datetime) -> int:
-    """A time as documents hold it: microseconds since 1970, UTC."""
+    """Microseconds since 1970, UTC."""
     return round(moment.timestamp() * 1_000_000)
 
 
 def metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
-    """Metadata as [name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots have a meaning in field names."""
+    """[name, value] pairs. A client's name cannot be a field name, because `$ref`, `$id` and dots have a meaning there."""
     return [[name, value] for name, value in metadata.items()]
