@@ -1,7 +1,4 @@
-"""Starts and cancels the replies that run or wait in this process. Stops them when the process stops. One task renews the process's lease.
-
-`leases.py` reads and writes the lease in Postgres. `orphaned_replies.py` ends the replies of processes that died.
-"""
+"""Starts, cancels and stops the replies that run or wait in this process, and renews the process's lease."""
 
 import asyncio
 import time
@@ -21,20 +18,13 @@ from replies.running_reply import RunningReply
 log = structlog.get_logger(__name__)
 
 HEAD_CHECK_SECONDS = 1.0
-"""How often the last events of the running replies' conversations are looked up. A reply that begins and ends between two look-ups causes none."""
 
 GRACE_SECONDS = 45.0
-"""How long Postgres may list a reply for this process while the process does not run it. Then the reply counts as lost.
-
-This happens if the process never learnt that the reply's request was committed.
-"""
+"""How long Postgres may list a reply that this process does not run. Then the reply counts as lost."""
 
 
 class ActiveReplies:
-    """All replies that run or wait in this process.
-
-    Open it when the app starts, and close it before the log is closed.
-    """
+    """The replies of this process. Open it when the app starts, and close it before the log is closed."""
 
     def __init__(
         self, leases: ReplyLeases, orphaned: OrphanedReplies, look_up: LookUp, *, grace_seconds: float = GRACE_SECONDS
@@ -44,7 +34,7 @@ class ActiveReplies:
         self._look_up = look_up
         self._replies: dict[str, RunningReply] = {}
         self._replies_to_check: WeakSet[RunningReply] = WeakSet()
-        """The running replies, and the ended replies that are still being sent to clients."""
+        """Includes ended replies that are still being sent."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None
@@ -55,7 +45,6 @@ class ActiveReplies:
 
     @property
     def is_lease_renewed(self) -> bool:
-        """Whether this process wrote its lease into Postgres within the last ALIVE_SECONDS."""
         return self._renewed_at is not None and time.monotonic() - self._renewed_at < ALIVE_SECONDS
 
     def open(self) -> None:
@@ -63,10 +52,7 @@ class ActiveReplies:
         self._checking_heads = asyncio.create_task(self._keep_checking_heads())
 
     async def close(self) -> None:
-        """Stops the replies, waits until their ends are in the log, but at most ALIVE_SECONDS, and ends the lease.
-
-        Replies that are started later are stopped too.
-        """
+        """Waits at most ALIVE_SECONDS for the ends of the replies."""
         self._closing = True
         for reply in list(self._replies.values()):
             reply.stop("server_stopped")
@@ -81,7 +67,6 @@ class ActiveReplies:
             log.warning("lease_not_released", error_type=type(error).__name__)
 
     def start(self, reply: RunningReply) -> "asyncio.Task[None]":
-        """Starts a reply, as `RunningReply.start` does, and keeps it until its task ends."""
         self._replies[reply.response_id] = reply
         self._replies_to_check.add(reply)
         task = reply.start()
@@ -99,22 +84,21 @@ class ActiveReplies:
         return task
 
     async def cancel(self, tenant: str, response_id: str) -> None:
-        """Cancels a reply in any process. In this process it stops at once, in another one within about RENEW_SECONDS. Raises psycopg.Error."""
+        """Cancels a reply. If it runs in another process, that process cancels it at its next renewal.
+
+        Raises psycopg.Error.
+        """
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
         else:
             await self._leases.request_cancel(tenant, response_id)
 
     def stop_deleted(self, response_id: str) -> None:
-        """Stops a reply that was deleted, if it runs here.
-
-        If it runs in another process, that process stops it, at the latest when the log refuses the reply's end.
-        """
+        """Stops a deleted reply if it runs in this process. Other processes find out by themselves."""
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
 
     async def _keep_checking_heads(self) -> None:
-        """Tells each reply the last event of its conversation. The conversation may have been deleted, or its shares may have changed."""
         while True:
             await asyncio.sleep(HEAD_CHECK_SECONDS)
             replies = [reply for reply in self._replies_to_check if reply.conversation_id and not reply.is_cut_off]
@@ -141,10 +125,6 @@ class ActiveReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Renews the lease. If there are orphaned replies, a task ends them or takes them over.
-
-        Stops the replies that other processes asked to cancel, and those that this process no longer owns.
-        """
         requested_at = time.monotonic()
         renewed = await self._leases.renew()
         self._renewed_at = time.monotonic()
@@ -156,5 +136,5 @@ class ActiveReplies:
                 reply.stop_lost()
         lost = self._not_running.unchanged(dict.fromkeys(renewed.own.keys() - self._replies.keys()))
         if (renewed.dead or lost) and (self._ending_orphans is None or self._ending_orphans.done()):
-            # In a task of its own: the lease must be renewed in time, even when Redis or the log is slow.
+            # A task of its own, because the lease must be renewed in time, even when Redis or the log is slow.
             self._ending_orphans = asyncio.create_task(self._orphaned.end_some(renewed.dead, lost))

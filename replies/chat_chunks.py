@@ -1,4 +1,4 @@
-"""Translates the stream of a Response into the chunks of a chat completion, one event at a time. So chunks come as early as events.
+"""Translates the events of a Response's stream into the chunks of a chat completion.
 
 Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK.
 """
@@ -32,14 +32,11 @@ _FAILED: Final = ("response.failed", "error")
 _READ: Final = frozenset(
     {"response.created", "response.output_item.added", *_TEXT, *_REASONING, *_ARGUMENTS, *_TERMINAL, *_FAILED}
 )
-"""The events that chunks are made from. The other events repeat what these say."""
+"""The chunks need no other events."""
 
 
 async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """The chunks as server-sent events, in the order of the Response's events, and then `[DONE]`. If the Response fails, an error comes instead of `[DONE]`.
-
-    `events`: the encoded events of the Response. They are closed when this generator is closed. `include_usage`: a last chunk has the usage.
-    """
+    """The chunks as server-sent events, then `[DONE]`, or an error if the Response fails."""
     chunks = _Chunks(include_usage=include_usage)
     async with aclosing(event_data(events)) as parts:
         async for kind, data in parts:
@@ -50,14 +47,12 @@ async def chat_chunks(events: AsyncGenerator[bytes, None], *, include_usage: boo
 
 
 class _Chunks:
-    """Makes the chunks of one stream. Keeps what the next chunk depends on."""
-
     def __init__(self, *, include_usage: bool) -> None:
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         self._has_role = False
         self._calls: dict[int, int | None] = {}
-        """The index of each call, by the index of its output item. None for a `function_call`, which has no index."""
+        """The index of each call in the chunks, by the index of its output item. None: a legacy `function_call`."""
         self._reasoning_part: tuple[Any, ...] | None = None
 
     def of_event(self, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -100,14 +95,12 @@ class _Chunks:
         yield from self._delta({"tool_calls": [call]})
 
     def _separator(self, kind: str, event: Mapping[str, Any]) -> str:
-        """What stands between this part of the reasoning and the one before it."""
         part = (kind, event["output_index"], event.get("content_index"), event.get("summary_index"))
         is_next = self._reasoning_part not in (None, part)
         self._reasoning_part = part
         return BETWEEN_REASONING if is_next else ""
 
     def _delta(self, delta: dict[str, Any]) -> Iterator[bytes]:
-        """The chunk with this delta. If the chunk with the role was not sent yet, it comes first."""
         if not self._has_role:
             self._has_role = True
             content = None if delta.keys() & {"tool_calls", "function_call", "refusal"} else ""
@@ -137,7 +130,6 @@ def _encoded(value: ChatCompletionChunk | ErrorResponse) -> bytes:
 
 
 def _error(event: Mapping[str, Any]) -> bytes:
-    """The error in a failed Response, or in an event `error`."""
     if "response" not in event:
         code, response_id = event["code"], event.get("response_id", UNSET)
     else:

@@ -1,4 +1,4 @@
-"""Makes the chat completion of a Response: both show the same record of a reply. Pure."""
+"""Makes the chat completion of a Response. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,14 +25,12 @@ from replies.chat_shape import (
 from replies.stream_events import parts_of
 
 BETWEEN_REASONING = "\n\n"
-"""What stands between two parts of the reasoning."""
 
 _NO_ANSWER = ("queued", "in_progress", "failed")
 _REASONS: Mapping[str, FinishReason] = {"content_filter": "content_filter"}
 
 
 def chat_completion(response: Mapping[str, Any]) -> ChatCompletion:
-    """The chat completion of a Response (its JSON, decoded), whatever its status."""
     return ChatCompletion(
         id=completion_id(response["id"]),
         created=response["created_at"],
@@ -45,7 +43,6 @@ def chat_completion(response: Mapping[str, Any]) -> ChatCompletion:
 
 
 def chat_usage(usage: Mapping[str, Any] | None) -> ChatUsage | None:
-    """The usage of a Response, with the names that Chat Completions use."""
     if usage is None:
         return None
     return ChatUsage(
@@ -76,7 +73,7 @@ def _choice(response: Mapping[str, Any]) -> ChatChoice:
 
 
 def _finish_reason(response: Mapping[str, Any], message: Item) -> FinishReason:
-    """`length` is also the reason of a reply that was stopped before its end: the answer is not complete, and Chat Completions have no other word for it."""
+    """`length` also stands for a stopped reply, because Chat Completions have no other word for it."""
     if response["status"] != "completed":
         return _REASONS.get((response.get("incomplete_details") or {}).get("reason", ""), "length")
     if "function_call" in message:
@@ -91,7 +88,7 @@ def _tool_call(call: Item) -> ChatToolCall:
 
 
 def _annotations(output: Sequence[Item]) -> Iterator[ChatAnnotation]:
-    """The citations of all texts. Their indices count from the beginning of the whole text."""
+    """Indices count from the beginning of the whole text."""
     start = 0
     for item in output:
         for part in parts_of(item) if type_of(item) == "message" else ():
@@ -104,7 +101,7 @@ def _annotations(output: Sequence[Item]) -> Iterator[ChatAnnotation]:
 
 
 def _citation(annotation: Any, start: int) -> ChatAnnotation | None:
-    """None for an annotation of another type, which this API does not have, and for an incomplete citation."""
+    """None for another type, or an incomplete citation."""
     fields = annotation if isinstance(annotation, dict) and annotation.get("type") == "url_citation" else {}
     first, last = fields.get("start_index"), fields.get("end_index")
     title, url = fields.get("title"), fields.get("url")

@@ -1,7 +1,6 @@
-"""Stops a reply when its client disconnects or may no longer read the conversation, unless the reply must keep running.
+"""Stops a reply when its client disconnects or may no longer read the conversation.
 
-The reply must keep running if its request says so (`keep_running`), or if the policy of its conversation says so
-(`RunningReply.finishes_alone`).
+The reply goes on if its request (`keep_running`) or its conversation's policy (`finishes_alone`) says so.
 """
 
 import asyncio
@@ -13,10 +12,7 @@ from replies.running_reply import RunningReply
 async def response_for_client(
     reply: RunningReply, disconnected: Callable[[], Awaitable[object]], *, keep_running: bool
 ) -> tuple[bytes, dict[str, str]]:
-    """Returns what `reply.response` returns, or raises its error.
-
-    `disconnected` returns when the client has disconnected.
-    """
+    """Waits for the Response. `disconnected` returns when the client has disconnected."""
     keep_running = keep_running or reply.finishes_alone
     response = asyncio.ensure_future(reply.response())
     gone = asyncio.ensure_future(disconnected())
@@ -33,7 +29,6 @@ async def response_for_client(
 
 
 async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncGenerator[bytes, None]:
-    """Yields the events of `reply.stream`. The server closes this generator when the client has disconnected."""
     complete = False
     try:
         async for events in reply.stream():

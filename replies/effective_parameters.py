@@ -1,4 +1,4 @@
-"""The parameters that a Response repeats from its request. A parameter that the client did not set has the value that was in effect. Pure."""
+"""The parameters of a Response, with the values in effect for those not set. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,7 +28,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "truncation": "auto",
     "user": None,
 }
-"""`truncation` is `auto` because a conversation's context policy may leave turns out, unless the request forbids it."""
+"""`truncation` is `auto`, because a context policy may leave turns out. A request can forbid this."""
 
 _ONLY_IF_SET: Final = ("background_options", "client_metadata", "stream_options")
 _REASONING: Final[Mapping[str, Any]] = {"effort": None, "summary": None}
@@ -38,9 +38,9 @@ _PROMPT_CACHE: Final[Mapping[str, Any]] = {"mode": "implicit", "ttl": "30m"}
 
 
 def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) -> dict[str, Any]:
-    """The parameters of a Response.
+    """The parameters as a Response shows them.
 
-    `parameters`: as they were recorded. `renderer`: the version of the renderer that made the request to the provider; None: unknown.
+    `renderer`: the version that made the request to the provider; None: unknown.
     """
     effective = _with_defaults(_DEFAULTS, parameters)
     effective |= {name: parameters[name] for name in _ONLY_IF_SET if parameters.get(name) is not None}
@@ -55,7 +55,7 @@ def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) ->
 
 
 def effective_tier(parameters: Mapping[str, Any], reported: str | None, *, finished: bool) -> str:
-    """The tier that the provider reported, or else the requested one. `auto` becomes `default` once the provider has finished."""
+    """The service tier as a Response shows it. `auto` becomes `default` once the provider has finished."""
     tier = reported or parameters.get("service_tier") or "auto"
     return "default" if finished and tier == "auto" else str(tier)
 
@@ -72,7 +72,7 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Any, renderer: int | None) -> Any:
-    """A function without `strict` was strict only if the client and the store both used the Responses API: there the default is true, in the Chat Completions API it is false."""
+    """`strict` is true by default in the Responses API, and false in the Chat Completions API."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         return tool
     strict = renderer is not None and uses_responses_api(renderer) and not renders_transcripts(renderer)

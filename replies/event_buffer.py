@@ -1,4 +1,4 @@
-"""The encoded events of a running reply in this process's memory. Each client reads them from the first on, as fast as it can."""
+"""The encoded events of a running reply in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from replies.stream_events import StreamEvent
 
 
 class EventBuffer:
-    """Clients see an event only after `make_readable`. RunningReply calls this when Redis has the event, or at once if Redis does not get it."""
+    """Clients see an appended event only after `make_readable`."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -20,30 +20,26 @@ class EventBuffer:
         self._cut_off = asyncio.Event()
 
     def append(self, event: StreamEvent) -> tuple[int, bytes]:
-        """Adds an event; returns its sequence number and the encoded event."""
         sequence = len(self._events)
         encoded = stream_events.encode(event, sequence)
         self._events.append(encoded)
         return sequence, encoded
 
     def make_readable(self, sequence: int) -> None:
-        """Lets clients read the events up to this one."""
         self._readable = max(self._readable, sequence + 1)
         self._notify()
 
     def end(self) -> None:
-        """Ends the streams after their last event."""
         self.ended = True
         self._notify()
 
     def end_with_error(self, error: StreamEvent) -> None:
-        """Ends the streams with an `error` event, which is not one of the reply's own events."""
-        # It has the same number as the last event. So a client that resumes after this number misses no event.
+        # The error has the number of the last event. So a client that resumes after this number misses no event.
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()
 
     def cut_off(self, error: StreamEvent) -> None:
-        """Ends the streams at once, with an `error` event. A stream that has sent an event only in part ends without the `error` event."""
+        """Ends the streams at once. A stream in the middle of an event ends without the `error` event."""
         self._cut_off.set()
         self.end_with_error(error)
 
@@ -52,7 +48,7 @@ class EventBuffer:
             await self._changed.wait()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The events from the first to the last as they become readable, in slices of at most SLICE_BYTES."""
+        """The events in slices of at most SLICE_BYTES."""
         position = 0
         while True:
             if position < self._readable and not self._cut_off.is_set():
@@ -71,7 +67,7 @@ class EventBuffer:
                 await self._changed.wait()
 
     def _page(self, position: int) -> list[bytes]:
-        """The readable events from `position` on: at most SLICE_BYTES of them, or one larger event."""
+        """At most SLICE_BYTES, or one larger event."""
         end, size = position + 1, len(self._events[position])
         while end < self._readable and size + len(self._events[end]) <= SLICE_BYTES:
             size += len(self._events[end])

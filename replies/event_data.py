@@ -1,4 +1,4 @@
-"""Splits a stream of server-sent events into the type and the data of each event, for WebSockets and chat completions."""
+"""Splits a stream of server-sent events into the type and the data of each event."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,10 +7,7 @@ SEPARATOR = b"\n\n"
 
 
 async def event_data(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[tuple[str, bytes], None]:
-    """The type and the JSON text of each event. Comments are left out, and so is `[DONE]`, which has no type.
-
-    `stream`: the chunks of a stream that `stream_events.py` has encoded. It is closed when this generator ends.
-    """
+    """Leaves out comments and `[DONE]`. Closes `stream` at the end."""
     unread = bytearray()
     async with aclosing(stream):
         async for chunk in stream:

@@ -1,4 +1,4 @@
-"""Follows a reply from any process: its live events while it runs, and its record once it has ended or Redis has lost the events."""
+"""Follows a reply from any process: its live events in Redis, then its record in the log."""
 
 import asyncio
 import threading
@@ -26,20 +26,18 @@ from replies.recorded_stream import RecordedKey, RecordedStream
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-"""How long a client's stream waits after Redis or the log failed. After Redis failed, a change of the conversation ends the wait early."""
+"""The wait after Redis or the log failed."""
 
 log = structlog.get_logger(__name__)
 
 ReadRecord = Callable[[], Awaitable[Record]]
-"""Reads the reply's record as it is now."""
 
 
 class _Client(Struct):
-    """A client of a stream, and what it was sent.
+    """A client that follows a reply.
 
-    head        the newest event of the conversation that this stream knows; None: the record must be read again
-    recorded    the key of the reply's RecordedStream; None while the reply runs
-    finished    whether the client was sent everything
+    `head`: the newest event that this stream knows. If it is None, the record must be read again. `recorded`: the
+    stream that the log has; None until the reply's end was read.
     """
 
     conversation_id: str
@@ -55,20 +53,19 @@ class _Client(Struct):
         return RecordedStream(await self.read())
 
     def update_head(self, head: Head | None) -> None:
-        """Takes note of the conversation's last event. Raises ResponseNotFound if the client may no longer read the conversation."""
+        """Raises ResponseNotFound if the client may no longer read the conversation."""
         if head is None or head.deleted or head.role(self.principal) is None:
             raise ResponseNotFound(self.response_id)
         self.head = head
 
     def next_slice(self, page: Page) -> bytes:
-        """The next slice of a page."""
         chunk = self.position.next_slice(page)
         self.finished = page.ends and self.position.after == page.last and self.position.offset == 0
         return chunk
 
 
 class ReplyStreams:
-    """The streams of replies that clients of this process follow. They share reads, and no stream holds a connection to Postgres or Redis while it waits."""
+    """Streams replies to clients. The streams share reads, and hold no connection while they wait."""
 
     def __init__(
         self, live: LiveReader, watch: ConversationWatch, pages: StreamPages, shutdown: threading.Event
@@ -81,11 +78,11 @@ class ReplyStreams:
     async def follow(
         self, record: Record, read: ReadRecord, after: int, principal: Principal
     ) -> AsyncGenerator[bytes, None]:
-        """The events after number `after`, each once and in order, until the reply ends or the process stops.
+        """The events after number `after`, until the reply ends or the process stops.
 
-        `record`: the last result of `read`. The principal may read it. Clients share reads, so `read` must not depend on the principal.
-        An `error` event ends the stream if the reply or a part of it is deleted meanwhile, or if the principal may no longer read its
-        conversation. If the Response's metadata changes, the last event has the new metadata. If only a part of a large event was sent, and Redis has lost the rest or there is such an error, the stream ends there.
+        `read` reads the record again. Clients share reads, so `read` must not depend on the principal. If the reply or
+        a part of it is deleted, or the principal may no longer read it, an `error` event ends the stream. In the middle
+        of an event, the stream ends without an `error` event.
         """
         client = _Client(
             record.conversation_id, record.response_id, principal, read, record.head, StreamPosition(after)
@@ -108,12 +105,12 @@ class ReplyStreams:
                 yield _error_event(error, client.position.after)
 
     async def _live_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The events that Redis has, until the reply's conversation changes. Then the record may have the reply's end."""
+        """The events that Redis has, until the conversation changes. The record may then have the end."""
         with (
             self._live.follow(client.response_id) as live,
             self._watch.change(client.conversation_id, client.head) as change,
         ):
-            # A large event may be sent in part. Then the record is not needed before the rest is sent.
+            # An event that was sent in part is finished first.
             while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
                 _note_change(client, change)
                 waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
@@ -137,10 +134,9 @@ class ReplyStreams:
             _note_change(client, change)
 
     async def _end_is_lost(self, client: _Client) -> bool:
-        """Whether Redis has the reply's end and the log does not. Then the log has moved back, and the reply will be marked interrupted.
+        """Whether the log has lost the reply's end, which Redis has.
 
-        The end is written into the log first, then into Redis. So if the log still has the end, the conversation has a later version than
-        `client.head`.
+        The log gets the end first. So a log that has the end has a later version than `client.head`.
         """
         if client.head is None:
             return False
@@ -151,7 +147,7 @@ class ReplyStreams:
         return head is None or head.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The rest of a reply that has ended. Raises NotFound if it or a part of it was deleted, or if the client may no longer read it."""
+        """Raises NotFound if a part was deleted, or if the client may no longer read the reply."""
 
         async def read_page() -> Page:
             stream = await self._pages.get(client.recorded, client.read_stream)
@@ -169,9 +165,7 @@ class ReplyStreams:
                         continue
                     chunk = client.next_slice(page)
                     del page
-                    await asyncio.sleep(
-                        0
-                    )  # each page keeps the event loop busy: other clients are served before the next
+                    await asyncio.sleep(0)  # each page keeps the event loop busy, so other clients are served first
                     if chunk:
                         yield chunk
                 if change.done() and not (client.finished or change.cancelled()):
@@ -179,7 +173,9 @@ class ReplyStreams:
                     await self._check_still_there(client)
 
     async def _check_still_there(self, client: _Client) -> None:
-        """Raises NotFound if the reply that is being sent, or a part of it, was deleted. If its metadata changed, uses the changed stream from now on."""
+        """Raises NotFound if the reply or a part of it was deleted. Uses the changed stream if only the metadata
+        changed.
+        """
         key = ("reply", client.response_id, client.head)
         with suppress(psycopg.OperationalError, LogBusy):
             stream = await self._pages.get(key, client.read_stream)
@@ -189,14 +185,11 @@ class ReplyStreams:
                 self._use(client, stream)
 
     async def _has_ended(self, client: _Client) -> bool:
-        """Reads the record again, and returns whether it has the reply's end. Clients of the same reply share the read.
-
-        Raises NotFound if the reply was deleted, or if the client may no longer read it.
-        """
+        """Raises NotFound."""
         try:
             stream = await self._pages.get(("reply", client.response_id, client.head), client.read_stream)
         except (psycopg.OperationalError, LogBusy):
-            client.head = None  # the record is read again soon
+            client.head = None
             return False
         client.update_head(stream.head)
         if stream.has_ended:
@@ -209,13 +202,12 @@ class ReplyStreams:
 
 
 def _note_change(client: _Client, change: Change) -> None:
-    """Takes note of a change of the conversation, if there is one."""
     if change.done() and not change.cancelled():
         client.update_head(change.result())
 
 
 async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
-    """The record once the reply has ended, or as it is after `seconds`. Raises what `reader` raises, and ResponseNotFound."""
+    """The record once the reply has ended, or after `seconds`. Raises ResponseNotFound and the errors of `reader`."""
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE_SECONDS
     while record.end is None and time.monotonic() < deadline:
@@ -226,5 +218,5 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 
 def _error_event(error: NotFound, after: int) -> bytes:
-    """An `error` event, which is not one of the reply's own events. It has the number of the last event that was sent."""
+    """The event has the number of the last event that was sent, or 0."""
     return stream_events.encode(stream_events.failed(as_api_error(error)), max(0, after))

@@ -1,8 +1,7 @@
-"""Keeps a record in Postgres of the process in which each reply runs or waits.
+"""Records in Postgres in which process each reply runs or waits.
 
-So any process can cancel a reply, and can see when the process of a reply has died. A process raises its `beat` every RENEW_SECONDS.
-The others count the process as dead when they have seen the same beat for ALIVE_SECONDS (`heartbeats.py`). Beats are in the table
-`api_processes`. The replies are in the table `responses`. Appends add its rows, and mark in them which replies have ended.
+So any process can cancel a reply, and can see when its process has died. Each process raises its `beat` every
+RENEW_SECONDS. Appends add the rows of `responses`, and mark the replies that have ended.
 """
 
 import time
@@ -17,13 +16,15 @@ from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a beat may stay unchanged. A renewal takes less time, even on a busy machine. A person is willing to wait this long for the end of a reply whose process died."""
+"""A process counts as dead when its beat has not changed for this time.
+
+A renewal takes less time, even on a busy machine.
+"""
 
 RENEW_SECONDS = 0.5
-"""How often a beat is raised, and cancellations are read."""
 
 Owner = UUID | None
-"""The process that runs a reply. None: the code that requested the reply recorded no owner, so no process runs the reply."""
+"""None: no owner was recorded, so no process runs the reply."""
 
 _RENEW = "INSERT INTO api_processes (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
@@ -47,8 +48,8 @@ _ORPHANS = """
 class RenewedLease(Struct, frozen=True):
     """What a process learns when it renews its lease.
 
-    `own`: the ids of the replies that run or wait in this process according to Postgres, each with whether another
-    process asked to cancel it. `dead`: the dead processes, also those that own no replies.
+    `own`: this process's replies; True if a cancellation was requested. `dead`: the dead processes, also those without
+    replies.
     """
 
     own: Mapping[str, bool]
@@ -56,8 +57,6 @@ class RenewedLease(Struct, frozen=True):
 
 
 class Orphan(Struct, frozen=True):
-    """A reply that has not ended, and that no living process runs."""
-
     tenant: str
     response_id: str
     conversation_id: str
@@ -65,7 +64,10 @@ class Orphan(Struct, frozen=True):
 
 
 class ReplyLeases:
-    """Reads and writes the leases of processes and the owners of replies, for the process `owner`. `pool`: for writers. Its methods raise psycopg.Error."""
+    """This process's lease, and the owners of all replies. `pool` must be able to write.
+
+    Methods raise psycopg.Error.
+    """
 
     def __init__(self, pool: Pool, owner: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -74,7 +76,6 @@ class ReplyLeases:
         self._watch = HeartbeatWatch[Owner](ALIVE_SECONDS, RENEW_SECONDS, clock)
 
     async def renew(self) -> RenewedLease:
-        """Renews the lease."""
         try:
             own, beats = await self._renew()
         except Exception:
@@ -83,10 +84,10 @@ class ReplyLeases:
         return RenewedLease(own, self._watch.unchanged(beats))
 
     async def _renew(self) -> tuple[dict[str, bool], dict[Owner, int | None]]:
-        """Raises the beat. Returns this process's replies, and the beat of each process that has a lease or runs a reply."""
+        """This process's replies, and the beat of each process that has a lease or runs a reply."""
         self._beat += 1
         async with self._pool.connection() as connection, connection.transaction():
-            # The commit does not wait for the disk. If Postgres crashes, a beat is lost, and the next one follows.
+            # The commit does not wait for the disk: after a crash, the next beat replaces a lost one.
             await connection.execute("SET LOCAL synchronous_commit = off")
             await connection.execute(_RENEW, (self._owner, self._beat))
             own: list[Any] = await (await connection.execute(_OWN, (self._owner,))).fetchall()
@@ -94,16 +95,14 @@ class ReplyLeases:
         return dict(own), dict(beats)
 
     async def release(self) -> None:
-        """Ends the lease."""
         await self.delete([self._owner])
 
     async def orphans(
         self, dead: Collection[Owner], lost: Collection[str], *, after: Orphan | None, limit: int
     ) -> list[Orphan]:
-        """At most `limit` replies that have not ended and that no living process runs.
+        """A page of the replies that have not ended, and are in `lost`, have no owner, or belong to a `dead` process.
 
-        These are the replies of `dead` processes, those without an owner, and those in `lost`. `after`: the last reply
-        of the page before.
+        `after`: the last one of the page before.
         """
         position = ("", "") if after is None else (after.response_id, after.tenant)
         parameters = {
@@ -121,7 +120,7 @@ class ReplyLeases:
             ]
 
     async def claim(self, orphan: Orphan) -> bool:
-        """Makes this process the owner of the reply. Returns False if the reply has ended, or another process has claimed it."""
+        """Makes this process the owner. Returns False if the reply has ended, or another process has claimed it."""
         async with self._pool.connection() as connection:
             claimed = await connection.execute(
                 "UPDATE responses SET owner = %s"
@@ -131,9 +130,8 @@ class ReplyLeases:
             return claimed.rowcount == 1
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
-        """Asks the reply's process to cancel it."""
-        # A single statement, without BEGIN. A process that froze inside a transaction would hold the row's lock. Then the reply's end, and all
-        # appends after it, would wait.
+        # No BEGIN: a process that froze inside a transaction would keep the row locked. Then all later appends would
+        # wait.
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET cancelling = true WHERE tenant_id = %s AND response_id = %s AND running",
@@ -141,10 +139,7 @@ class ReplyLeases:
             )
 
     async def forget(self, orphan: Orphan) -> None:
-        """Marks the reply as not running.
-
-        This is for a reply whose end the log refuses, for example because somebody removed its events.
-        """
+        """Marks a reply as not running. Call it if the log refuses its end, for example because events were removed."""
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",
@@ -152,6 +147,5 @@ class ReplyLeases:
             )
 
     async def delete(self, owners: Collection[Owner]) -> None:
-        """Deletes the leases of these processes."""
         async with self._pool.connection() as connection:
             await connection.execute("DELETE FROM api_processes WHERE id = ANY (%s)", (list(owners),))

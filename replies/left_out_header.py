@@ -1,7 +1,4 @@
-"""The header `X-Context-Left-Out` of an answer with a reply.
-
-It says how many items of the conversation did not fit in the budget, and so were not shown to the model.
-"""
+"""The header `X-Context-Left-Out`: how many items did not fit in the budget and were not shown to the model."""
 
 from context.selection import BUDGET
 from domain.commands import QueueReply, RequestReply
@@ -11,7 +8,7 @@ NAME = "x-context-left-out"
 
 
 def left_out_header(request: RequestReply | QueueReply | ReplyRequested | ReplyQueued) -> dict[str, str]:
-    """The header. Empty if the budget left out no item, or if the request still waits for its turn."""
+    """Empty if the budget left out no item, or if the request still waits for its turn."""
     if isinstance(request, QueueReply | ReplyQueued):
         return {}
     count = sum(left_out.count or 0 for left_out in request.shown.left_out if left_out.reason == BUDGET)

@@ -1,10 +1,8 @@
-"""The events of running replies in Redis, so that a reply of one process can be followed from any other.
+"""The events of running replies in Redis, so that other processes can follow a reply.
 
-    stream:{response_id}   STREAM, one entry per event of the reply's stream: its id is `1-{sequence_number}`, its field `d` the
-                           encoded event
+    stream:{response_id}   STREAM, one entry per event: id `1-{sequence_number}`, field `d` the encoded event
 
-The process that runs the reply writes the stream. The stream expires some time after the reply's end. Redis may lose entries at any time.
-`live_reader.py` reads the streams that clients follow. A client whose next entry is missing waits for the reply's record instead.
+The stream expires some time after the reply's end. Redis may lose entries at any time.
 """
 
 import asyncio
@@ -24,22 +22,20 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 KEPT_SECONDS = 3600
-"""How long a stream is kept after its newest event: a model may reason for many minutes before the next one."""
+"""How long events are kept after the newest one. A model may reason for many minutes before the next one."""
 
 KEPT_AFTER_SECONDS = 600
-"""How long a stream is kept after its reply's end. Later, the reply's events are made from its record."""
+"""How long events are kept after the reply's end. Later, they are made from its record."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-"""About this many bytes of events may wait to be written. If Redis is slow, further events are not written. The record will have them."""
+"""If more bytes wait, further events are not written. The record will have them."""
 
 PAUSE_SECONDS = 0.002
-"""The shortest time from the start of one round of writes to the start of the next. A round writes all events that wait."""
+"""The shortest time between the starts of two rounds of writes."""
 
 WRITE_TIMEOUT_SECONDS = 0.5
-"""A write that takes longer counts as failed."""
 
 RETRY_SECONDS = 1.0
-"""How long new events are not written after a failed write."""
 
 MAX_BATCH_EVENTS = 512
 
@@ -57,26 +53,25 @@ for n, stream in ipairs(KEYS) do
   redis.call('EXPIRE', stream, ARGV[first + 2])
 end
 """
-# One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
-# refuses the entries that the first try has written, because their ids are not new. A key of another type is replaced. Any other error
-# (out of memory, read-only …) would be the same for all streams, so it ends the call.
+# One call for a batch, because the client needs longer to parse a thousand answers than Redis to run the commands. On a
+# retry, Redis refuses the entries of the first try. The script ends at any other error, because all streams would have
+# it.
 
 OnWritten = Callable[[int], None]
-"""Called with the sequence number of the newest event that clients may see: Redis has it, or is too slow or unavailable."""
+"""Called with the number of the newest event that clients may see."""
 
 log = structlog.get_logger(__name__)
 
 
 def stream_key(response_id: str) -> str:
-    """The key of a reply's stream."""
     return f"stream:{response_id}"
 
 
 class LiveWriter:
-    """Writes the events of this process's replies over one connection. Events that wait share a round trip. `write` never raises or waits.
+    """Writes the events of this process's replies over one connection. `write` never raises or waits.
 
-    When Redis has an event, `on_written` is called, and only then do clients see the event. So if this process dies, no event is lost
-    that a client has seen. This does not hold while Redis is unavailable or too slow: then `on_written` is called without waiting for Redis.
+    Clients see an event only after `on_written`. So if this process dies, no event is lost that a client has seen. This
+    does not hold while Redis is unavailable or too slow.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -95,7 +90,6 @@ class LiveWriter:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes up to MAX_BATCH_EVENTS of the events that wait, if Redis is available."""
         if self._task is None:
             return
         self._task.cancel()
@@ -107,7 +101,7 @@ class LiveWriter:
             await self._pool.release(self._connection)
 
     def write(self, response_id: str, sequence: int, event: bytes, on_written: OnWritten) -> None:
-        """Queues an encoded event. `on_written` is called with its number, or with that of a later event of the reply: see OnWritten."""
+        """`on_written` gets the number of this event, or of a later one."""
         if self._queued_bytes > MAX_QUEUED_BYTES or time.monotonic() < self._unavailable_until:
             on_written(sequence)
             return
@@ -116,9 +110,8 @@ class LiveWriter:
         self._ready.set()
 
     async def remove(self, response_id: str) -> None:
-        """Removes the events of a deleted reply.
-
-        If Redis is unavailable, they stay, but nobody is shown them: a client's stream starts only after the reply's record was read.
+        """If Redis is unavailable, the events stay. No client gets them, because a stream starts only after the record
+        was read.
         """
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
@@ -131,7 +124,7 @@ class LiveWriter:
         wrote_at = 0.0
         while True:
             await self._ready.wait()
-            # The pause lets events gather: a round trip costs as much as a dozen events. After a quiet time there is no pause.
+            # The pause lets events gather: a round trip costs as much as a dozen events.
             await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
             wrote_at = loop.time()
@@ -162,14 +155,14 @@ class LiveWriter:
                 on_written(sequence)
 
     async def _append(self, arguments: list[bytes | str | int]) -> None:
-        """Runs the script; a second time if the connection was broken or Redis no longer has the script."""
+        """Tries again if the connection was broken or Redis no longer has the script."""
         try:
             await self._call("EVALSHA", self._script, *arguments)
         except (BrokenConnection, NoScriptError):
             await self._call("EVAL", _APPEND, *arguments)
 
     async def _call(self, *command: bytes | str | int) -> None:
-        """One round trip on a bare connection: with hundreds of calls a second, the layers of the client library would take longer than Redis."""
+        """Uses a bare connection, because the layers of the client library take longer than Redis."""
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
             if self._connection is None:
                 self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library has no types here
@@ -178,7 +171,7 @@ class LiveWriter:
 
 
 async def events_so_far(redis: Redis, response_id: str) -> list[bytes]:
-    """The events of a stream up to its end, or up to the first missing event. Raises RedisError."""
+    """The events up to the end, or up to the first missing event. Raises RedisError."""
     events: list[bytes] = []
     while True:
         entries: Any = await redis.xrange(stream_key(response_id), min=f"1-{len(events)}", count=MAX_BATCH_EVENTS)

@@ -1,8 +1,6 @@
-"""Reads the live events of all running replies that clients of this process follow. At short intervals, one XREAD
-reads the streams of up to a hundred replies.
+"""Reads the live events of all replies that clients of this process follow. One XREAD reads up to a hundred replies.
 
-The newest events of each reply are kept for its clients. A client that is further behind gets pages that are read from Redis at its own
-position. So no client waits for another one, and each client gets every event once.
+The newest events are kept. A client that is further behind reads pages from Redis.
 """
 
 import asyncio
@@ -23,17 +21,14 @@ from replies.live_events import stream_key
 MIN_PAUSE_SECONDS: Final = 0.01
 MAX_PAUSE_SECONDS: Final = 0.25
 PAUSE_FACTOR: Final = 3
-"""The pause after a round, as a multiple of the round's duration: so reading takes at most a quarter of the time, unless MAX_PAUSE_SECONDS
-makes the pause shorter."""
+"""The pause is so many times the round's duration, within the limits above."""
 
 RETRY_SECONDS: Final = 0.5
 BATCH_REPLIES: Final = 100
 ROUND_EVENTS: Final = 64
-"""At most this many new events of a reply are read in one round."""
 
 PAGE_EVENTS: Final = 128
 MAX_READS: Final = 4
-"""At most this many clients that are behind read at once."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,32 +36,29 @@ Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]
 
 
 class MissingEntries(Exception):
-    """Redis does not have the next event, though it may have later ones."""
+    """Redis does not have the next event."""
 
 
 class FollowedReply:
-    """The newest events of a running reply that clients follow."""
-
     def __init__(self) -> None:
         self.clients = 0
         self.last: int | None = None
-        """The number of the newest event that Redis had. -1: Redis had none. None: not looked up yet."""
+        """The newest event that Redis had. -1: none. None: not looked up yet."""
         self.retry_at = 0.0
-        """When `last` may be looked up again after an error (monotonic)."""
+        """The next look-up comes no sooner (monotonic time)."""
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Resolved when there are new events, and then replaced."""
+        """Resolved when `last` changes, and then replaced."""
         self._recent: deque[tuple[int, bytes]] = deque()
         self._recent_bytes = 0
 
     def start(self, last: int | None) -> None:
-        """Drops the recent events. New events are read after event `last`. None: the newest event is looked up again first."""
+        """Drops the recent events, and continues after `last`. None: look up the newest event again."""
         self._forget_recent()
         if last != self.last:
             self.last = last
             self._notify()
 
     def add(self, entries: Entries) -> None:
-        """Adds new entries of the reply's stream."""
         for sequence, event in _events(entries):
             if sequence - 1 != self.last:
                 self._forget_recent()
@@ -78,7 +70,7 @@ class FollowedReply:
         self._notify()
 
     def recent_page(self, after: int) -> Page | None:
-        """All recent events after number `after`; None if the next one is not among them."""
+        """None if the next event is not among the recent ones."""
         if not self._recent or not self._recent[0][0] - 1 <= after < self._recent[-1][0]:
             return None
         events = [event for sequence, event in self._recent if sequence > after]
@@ -94,7 +86,7 @@ class FollowedReply:
 
 
 class LiveReader:
-    """Reads the live events for one API. While Redis is unavailable, no new events arrive, and only `page` may raise an error."""
+    """Reads from Redis for all clients of this process. Only `page` raises errors of Redis."""
 
     def __init__(self, redis: Redis, pages: StreamPages) -> None:
         self._redis = redis
@@ -105,7 +97,7 @@ class LiveReader:
 
     @contextmanager
     def follow(self, response_id: str) -> Iterator[FollowedReply]:
-        """The followed reply. Its new events are read until the block ends."""
+        """Reads the reply's new events until the block ends."""
         reply = self._followed.setdefault(response_id, FollowedReply())
         reply.clients += 1
         if self._task is None:
@@ -118,9 +110,9 @@ class LiveReader:
                 del self._followed[response_id]
 
     async def page(self, response_id: str, after: int) -> Page | None:
-        """The next events after number `after` of a reply that is followed; None if there are none yet.
+        """The events after number `after` of a followed reply; None if there are none yet.
 
-        Raises MissingEntries when Redis has lost some of them, RedisError or OSError when Redis is unavailable.
+        Raises MissingEntries, or RedisError or OSError when Redis is unavailable.
         """
         reply = self._followed[response_id]
         if reply.last is None or after >= reply.last:
@@ -153,7 +145,6 @@ class LiveReader:
             self._task = None
 
     async def _read_round(self) -> None:
-        """Reads the new events of all followed replies."""
         started = {response_id: reply for response_id, reply in self._followed.items() if reply.last is not None}
         now = time.monotonic()
         await self._look_up_newest(
@@ -166,7 +157,7 @@ class LiveReader:
             try:
                 answer = await self._redis.xread(positions, count=ROUND_EVENTS)
             except ResponseError:
-                # One of the keys is not a stream. Each key is looked up by itself in the next round, so the other replies go on.
+                # Perhaps one of the keys is not a stream. The next round looks up each key by itself.
                 for reply in batch.values():
                     reply.start(None)
                 continue
@@ -174,7 +165,6 @@ class LiveReader:
                 batch[key].add(entries)
 
     async def _look_up_newest(self, response_ids: list[str]) -> None:
-        """Finds the newest event of each reply. Each client reads the events up to this one with `page`."""
         for first in range(0, len(response_ids), BATCH_REPLIES):
             batch = response_ids[first : first + BATCH_REPLIES]
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -208,7 +198,7 @@ class LiveReader:
 
 
 def _streams(answer: Any) -> list[tuple[bytes, Entries]]:
-    """The keys and entries in an answer to XREAD, in version 2 or 3 of the protocol."""
+    """XREAD answers differently in versions 2 and 3 of the protocol."""
     if isinstance(answer, dict):
         return [(key, entries) for key, [entries] in answer.items()]
     return [(key, entries) for key, entries in answer or ()]

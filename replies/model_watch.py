@@ -1,4 +1,4 @@
-"""Keeps the facts about models in a process up to date: the provider's list, and what all processes have learnt."""
+"""Keeps the provider's list and the learnt facts about models up to date."""
 
 import asyncio
 from collections.abc import Iterable
@@ -15,25 +15,18 @@ from replies.provider.provider import ModelProvider
 log = structlog.get_logger(__name__)
 
 LEARNT_SECONDS = 5.0
-"""The seconds between two reads of the learnt facts.
-
-So each process knows what another one has learnt about this long afterwards.
-"""
 
 LIST_EVERY = 12
-"""The provider's list is read with every 12th read of the learnt facts: once a minute.
-
-Until the list has been read for the first time, every read of the learnt facts also tries to read the list.
-"""
+"""The list is read with every 12th read of the learnt facts; until the first success, with every read."""
 
 MAX_LOGGED_MODELS = 20
 MAX_LOGGED_NAME = 256
 
 
 class ModelWatch:
-    """Reads the provider's list and the learnt facts in one task.
+    """Reads the list and the facts again and again.
 
-    When it has read the list for the first time, it logs the models whose window or price is unknown.
+    After the first list, logs the models of unknown window or price.
     """
 
     def __init__(self, provider: ModelProvider, models: Models, learnt: LearntModels) -> None:
@@ -69,7 +62,7 @@ class ModelWatch:
             log.exception("learnt_facts_crashed")
 
     async def _read_list(self, *, report: bool) -> bool:
-        """Reads the provider's list. Returns False if it could not be read, and True also if there is no provider."""
+        """Returns False if the list could not be read."""
         if not self._provider.configured:
             return True
         try:

@@ -1,8 +1,6 @@
-"""Ends or takes over orphaned replies: no process runs them any more, for example because their process died.
+"""Ends or takes over orphaned replies: replies that no process runs any more.
 
-A waiting reply that need not end with its process is taken over: a living process waits for the reply's turn. Every other
-reply is marked as interrupted, with the output that Redis has of it. If the conversation's policy keeps stopped
-replies, the question and this output join the conversation.
+A waiting reply that outlives its process is taken over. Any other is marked as interrupted, with the output in Redis.
 """
 
 import asyncio
@@ -28,19 +26,13 @@ from replies.output import output_of_events
 log = structlog.get_logger(__name__)
 
 MAX_ORPHANS = 100
-"""How many orphaned replies are read at once."""
 
 MAX_CONCURRENT_ENDS = 10
 SUBJECT = "conversation-store"
-"""The subject of the events that record an interruption."""
 
 
 class OrphanedReplies:
-    """Finds orphaned replies, and ends them or takes them over.
-
-    Reads their requests with `reader`, and their output with `redis`. `take_over`: returns True if the reply need
-    not be ended, because this or another process now waits for its turn, or because it has ended meanwhile.
-    """
+    """Finds, takes over and ends orphaned replies. `take_over` returns True if the reply need not be ended."""
 
     def __init__(
         self,
@@ -63,9 +55,7 @@ class OrphanedReplies:
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
         """Ends or takes over at most `max_orphans` replies. Deletes the leases of the `dead` processes.
 
-        The replies are those of `dead` processes, those without an owner, and those in `lost`. Each call continues
-        where the call before it stopped. After the last orphan, the next call starts at the first orphan again. So
-        orphans that cannot be ended do not block others.
+        Each call continues after the last one, so orphans that cannot be ended do not block others.
         """
         try:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)
@@ -90,7 +80,7 @@ class OrphanedReplies:
     async def _interrupt(self, orphan: Orphan) -> None:
         try:
             events = await live_events.events_so_far(self._redis, orphan.response_id)
-            # In a thread: there may be hundreds of thousands of events.
+            # In a thread, because there may be hundreds of thousands of events.
             output, lengths = await asyncio.to_thread(output_of_events, map(stream_events.decode, events))
         except Exception as error:  # noqa: BLE001 - whatever Redis holds, the conversation must not stay locked
             log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
@@ -129,10 +119,7 @@ class OrphanedReplies:
         await self._log.append(request)
 
     async def _reply_request(self, orphan: Orphan) -> tuple[tuple[InputItem, ...], str]:
-        """(the input of the reply's request, the subject who sent it).
-
-        If the reply was never requested, or the log has lost the request: no input, and SUBJECT.
-        """
+        """(input, author). No input, and SUBJECT as the author, if the log has no ReplyRequested."""
         reader = self._reader.of_tenant(orphan.tenant)
         for recorded in await reader.items(orphan.conversation_id, [orphan.response_id]):
             if isinstance(event := recorded.event, ReplyRequested):

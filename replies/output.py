@@ -1,4 +1,4 @@
-"""The output of a running reply: the provider's stream parts become output items and stream events. Pure, except that it mints ids."""
+"""The output of a running reply: stream parts become output items and stream events."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,8 +15,6 @@ MESSAGE: Item = {"type": "message", "role": "assistant"}
 
 
 class _StreamedPart(Struct):
-    """A part of an output item; `texts` are its deltas."""
-
     position: PartPosition
     texts: list[str]
 
@@ -25,10 +23,7 @@ class _StreamedPart(Struct):
 
 
 class _PartialItem(Struct):
-    """An output item that is not complete.
-
-    Each of its `parts` has text, and the last one may get more. `next_kind`: the kind of the part that starts with the next delta.
-    """
+    """An output item that is not complete yet. `next_kind`: the kind of the part that starts with the next delta."""
 
     item_id: str
     item: Item
@@ -44,8 +39,6 @@ class _PartialItem(Struct):
 
 
 class Output:
-    """The output of one reply, item after item."""
-
     def __init__(self) -> None:
         self._done: list[tuple[str, Item]] = []
         self._partial: _PartialItem | None = None
@@ -53,16 +46,14 @@ class Output:
 
     @property
     def delta_lengths(self) -> tuple[int, ...]:
-        """The length of each delta so far, in characters."""
+        """In characters."""
         return tuple(self._delta_lengths)
 
     @property
     def text(self) -> str:
-        """All text so far, for counting."""
         return "".join(stream_events.text_of_output(item) for _, item in self._items(CUT_OFF))
 
     def add(self, part: StreamPart) -> Iterator[StreamEvent]:
-        """Adds a stream part; yields the stream events that it causes."""
         match part:
             case ItemStarted():
                 yield from self._close("completed")
@@ -88,13 +79,13 @@ class Output:
                 pass
 
     def finish(self, status: str) -> Iterator[StreamEvent]:
-        """Ends the last item with this status; yields the events. An answer without items becomes one empty message."""
+        """Completes the last item with this status. An answer without items becomes one empty message."""
         if self._partial is None and not self._done:
             yield from self.add(ItemStarted(MESSAGE))
         yield from self._close(status)
 
     def items(self) -> tuple[InputItem, ...]:
-        """The items to store. A partial item has the status CUT_OFF, or is left out if items of its type are not streamed."""
+        """A partial item has the status CUT_OFF, or is left out if its type is not streamed."""
         return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in self._items(CUT_OFF))
 
     def _items(self, status: str) -> Sequence[tuple[str, Item]]:
@@ -119,7 +110,7 @@ class Output:
         yield stream_events.delta(part.position, text)
 
     def _start_part(self, partial: _PartialItem, kind: str) -> Iterator[StreamEvent]:
-        """Ends the previous part, and starts a new one for its first text. A part without text is only sent when its item is complete."""
+        """A part without text is sent only when its item is complete."""
         if partial.parts:
             before = partial.parts[-1]
             yield from stream_events.part_done(before.position, stream_events.new_part(*before.text()))
@@ -137,7 +128,7 @@ class Output:
                 yield stream_events.added(partial.item_id, index, item)
             for number, part in enumerate(stream_events.parts_of(item), 1):
                 position = PartPosition(partial.item_id, index, part.kind, part.index)
-                if number > len(partial.parts):  # the part has no text
+                if number > len(partial.parts):
                     yield from stream_events.part_added(position)
                 if number >= len(partial.parts):
                     yield from stream_events.part_done(position, part.part)
@@ -145,7 +136,7 @@ class Output:
 
 
 def output_of_events(events: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ...], tuple[int, ...]]:
-    """The output items and delta lengths in the events of a stream that broke off."""
+    """The items and the delta lengths of a stream that broke off."""
     items: list[tuple[str, Item]] = []
     parts: list[list[tuple[str, list[str]]]] = []
     complete: set[int] = set()

@@ -1,8 +1,7 @@
 """A reply that waits for its turn in its conversation, and then runs.
 
-The log says which replies wait, and in which order (`domain/reply_queue.py`). The reply waits in the process that its
-client called, or that took it over. That process reads the queue again when the conversation has changed. When the reply's turn comes, its
-context is assembled, and the reply is requested. So the model sees the replies that ran before it.
+Its process reads the queue again when the conversation changes, or after CHECK_SECONDS. The context is assembled when
+the turn comes, so the model sees the replies that ran before.
 """
 
 import asyncio
@@ -29,31 +28,19 @@ from replies.reply_end import StopReason
 from replies.running_reply import ReplyServices, RunningReply, request_of
 
 CHECK_SECONDS = 10.0
-"""How long a reply waits for a change of its conversation. Then it reads the queue again even without a change."""
 
 RETRY_SECONDS = 1.0
-"""How long a reply waits after a read of the log or an append failed."""
 
 MAX_RETRIES = 60
-"""How many times in a row a reply tries again after such a failure.
-
-Then the reply fails, so that it does not block the replies behind it for ever.
-"""
+"""After more failures in a row the reply fails, so that the replies behind it get their turn."""
 
 INTERRUPT_TIMEOUT_SECONDS = 30.0
-"""How long a reply that interrupts waits until the running reply has ended.
-
-If the process of the running reply dies, the end of that reply is recorded sooner than this.
-"""
 
 log = structlog.get_logger(__name__)
 
 
 class ReplyToRun(Struct, frozen=True):
-    """A reply whose turn has come. `command`: its request, as it was recorded. `body`: the request to the provider.
-
-    `repeat`: as for RunningReply.
-    """
+    """A reply whose turn has come. `command`: as it was recorded. `body`: the request to the provider."""
 
     command: RequestReply
     body: Mapping[str, Any]
@@ -61,19 +48,16 @@ class ReplyToRun(Struct, frozen=True):
 
 
 class ReplyQueue(Struct, frozen=True):
-    """What a waiting reply needs. `watch`: tells when a conversation has changed.
-
-    `cancel`: cancels the reply (tenant, response id) in any process.
-    """
+    """What a queued reply needs while it waits. `cancel` takes (tenant, response id)."""
 
     watch: ConversationWatch
     cancel: Callable[[str, str], Awaitable[None]]
 
 
 class QueuedReply(RunningReply):
-    """A RunningReply that waits for its turn first.
+    """A reply that waits for its turn, and then runs.
 
-    `request`: assembles the context and requests the reply. It raises ConversationLocked if it is not the reply's turn.
+    `request`: assembles the context and requests the reply. Raises ConversationLocked if it is not the reply's turn.
     `outlives_process`: whether another process waits in its place if this process stops or dies.
     """
 
@@ -111,27 +95,17 @@ class QueuedReply(RunningReply):
         self._leaves = False
 
     def stop(self, reason: StopReason) -> None:
-        """Stops the reply. If it waits, it is taken out of the queue.
-
-        If the process stops and the reply outlives its process, the reply stays in the queue for another process.
-        """
+        """A waiting reply leaves the queue. When the process stops, a reply that outlives it stays in the queue."""
         if self._waits and reason == "server_stopped" and self._outlives_process:
             self._leaves = True
         super().stop(reason)
 
     def stop_lost(self) -> None:
-        """Stops a reply that this process no longer owns.
-
-        If it waits, it stays in the queue: another process may have taken it over.
-        """
+        """A waiting reply stays in the queue, because another process may have taken it over."""
         self._leaves = self._leaves or self._waits
         super().stop_lost()
 
     async def _answer(self) -> None:
-        """Waits for the reply's turn, and then runs the reply.
-
-        If the reply cannot be requested, it fails.
-        """
         try:
             self._open()
             if self._stop_reason is not None:
@@ -145,7 +119,7 @@ class QueuedReply(RunningReply):
             await self._end_as_recorded()
         except Exception as error:  # noqa: BLE001 - after any error, the replies behind this one must get their turn
             self._ending = True
-            # The recorded message must not contain content. Only messages of Refused are safe: others may contain a client's call id.
+            # The recorded message must not contain content. Only messages of Refused are safe.
             message = (
                 str(error) if isinstance(error, Refused) else "The response could not be started when its turn came."
             )
@@ -157,10 +131,7 @@ class QueuedReply(RunningReply):
             await super()._answer()
 
     async def _wait_for_turn(self) -> ReplyToRun:
-        """Waits until the reply's turn comes, and requests the reply.
-
-        Raises ReplyIsOver if the reply no longer waits, and other errors if it cannot be requested.
-        """
+        """Raises ReplyIsOver if the reply no longer waits."""
         give_up_at = time.monotonic() + INTERRUPT_TIMEOUT_SECONDS
         retries = 0
         while True:
@@ -184,10 +155,9 @@ class QueuedReply(RunningReply):
                     self.stop("server_stopped")
 
     async def _request_if_first(self, give_up_at: float) -> ReplyToRun | None:
-        """Requests the reply if it is its turn, else returns None. If the reply interrupts, asks the running reply to stop.
+        """Returns None if it is not the reply's turn.
 
-        Raises ReplyIsOver if the reply no longer waits, and ApiError (503) if the running reply still runs after
-        `give_up_at`.
+        Raises ReplyIsOver. An interrupting reply raises ApiError (503) if the running one still runs after `give_up_at`.
         """
         state = (
             await read_queue_state(self._services.log, self._principal, self._in_conversation, self._request_id)
@@ -207,7 +177,6 @@ class QueuedReply(RunningReply):
         return None
 
     async def _stop_waiting(self) -> None:
-        """Takes the reply out of the queue, or leaves it there for another process."""
         if self._leaves:
             message = "This process no longer has the response. Another one may continue it: read it with GET."
             self._end_with_error(ApiError(503, message, code="response_in_progress", retry=False))
@@ -215,11 +184,7 @@ class QueuedReply(RunningReply):
             await self._end_stopped()
 
     async def _end_as_recorded(self) -> None:
-        """Ends the clients' streams of a reply that no longer waits here.
-
-        If the log has its end, the streams show this end. If the reply was deleted, if another
-        process took it over, or if the log lost it, the streams end with an error.
-        """
+        """Shows clients the end that the log has, or an error if the reply was deleted, taken over or lost."""
         try:
             record = await read_record(self._reader, self._in_conversation, self.response_id)
         except ResponseNotFound as error:
@@ -238,9 +203,9 @@ class QueuedReply(RunningReply):
 async def read_queue_state(
     events_log: EventLog, principal: Principal, conversation_id: str, request_id: str
 ) -> Appended:
-    """The conversation's state as the log has it now. Raises Refused, LogBusy or LogUnavailable.
+    """Reads the conversation's state with a command that appends nothing.
 
-    `outcome_unknown` of LogUnavailable is False, because this appends nothing.
+    Raises Refused, LogBusy, or LogUnavailable (`outcome_unknown` is False).
     """
     request = AppendRequest(
         principal=principal,

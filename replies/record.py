@@ -1,4 +1,4 @@
-"""A reply as the log has it: its request and its end. The Response and the stream (`recorded_stream.py`) are made from them."""
+"""A reply as the log has it: its request and its end."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -29,28 +29,23 @@ from replies.response_shape import Status
 
 
 class Reader(Protocol):
-    """What a record is read with: a ConversationReader in commands, and a PrincipalLog in queries.
-
-    Look-ups of PrincipalLog time out sooner.
-    """
+    """Reads what a record is made of. Commands read with a ConversationReader, queries with a PrincipalLog."""
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event; None when it was never started."""
+        """None when the conversation was never started."""
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """As `head`, but None also if the conversation was deleted, or may not be read."""
+        """None also if the conversation was deleted, or may not be read."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
         """Every event that names one of these items or responses, by ascending version."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A reply's request and, once it has ended, its end and output.
+    """What the log has of a reply.
 
-    `request_event` and `end_event` say where and when the request and the end were recorded. `requested`: a
-    ReplyRequested; a ReplyQueued if the reply waits for its turn, or ended before its turn. `described_event`: the newest change of the
-    Response's metadata. `retracted`: the ids of output items that are retracted now. They are in `output`, but not in
-    the Response.
+    `requested`: a ReplyQueued if the reply has not had its turn. `described_event`: the newest change of the metadata.
+    `retracted`: the ids of items in `output` that are not in the Response.
     """
 
     conversation_id: str
@@ -70,13 +65,12 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def last(self) -> Recorded:
-        """The newest of the events in this record."""
         events = (self.request_event, self.end_event, self.described_event)
         return max((event for event in events if event is not None), key=lambda event: event.version)
 
     @property
     def metadata(self) -> dict[str, str] | None:
-        """The Response's metadata, if it was changed after the request; else None."""
+        """None if it was not changed after the request."""
         event = None if self.described_event is None else self.described_event.event
         return event.metadata if isinstance(event, ReplyDescribed) else None
 
@@ -85,7 +79,6 @@ class Record(Struct, frozen=True, kw_only=True):
         return "queued" if self.end is None and isinstance(self.requested, ReplyQueued) else status_of(self.end)
 
     def response(self) -> bytes:
-        """The Response as it is now."""
         end = self.end
         facts: dict[str, Any] = {}
         if isinstance(end, ReplyCompleted):
@@ -113,14 +106,12 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class ResponseReader(Reader, Protocol):
-    """A Reader that also finds responses by their ids."""
-
     async def conversation_of(self, response_id: str) -> str | None:
-        """The conversation that a response belongs to; None if there is no such response."""
+        """None if there is no such response."""
 
 
 async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
-    """Whether the log no longer has the request of a recorded reply: the log moved back to an earlier state."""
+    """Whether the log no longer has the request: the log moved back to an earlier state."""
     head = await reader.head(conversation_id)
     if head is not None and head.deleted:
         return False
@@ -128,7 +119,7 @@ async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> boo
 
 
 async def find_record(reader: ResponseReader, response_id: str) -> Record:
-    """The record of a reply. Raises ResponseNotFound, also if it or its conversation is deleted, or if the caller may not read it."""
+    """Raises ResponseNotFound also if the reply was deleted, or if the caller may not read it."""
     conversation_id = await reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
@@ -136,7 +127,7 @@ async def find_record(reader: ResponseReader, response_id: str) -> Record:
 
 
 async def read_record(reader: Reader, conversation_id: str, response_id: str) -> Record:
-    """The record of a reply in this conversation. The right to read the conversation is enough. Raises ResponseNotFound, or LogMoved if the log has lost items of the reply."""
+    """Raises ResponseNotFound, or LogMoved if the log has lost items of the reply."""
     head = await reader.readable_head(conversation_id)
     if head is None:
         raise ResponseNotFound(response_id)
@@ -162,7 +153,7 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
 
 
 async def refreshed(reader: Reader, record: Record) -> Record:
-    """The record as it is now. If the conversation's last event has not changed, nothing else is read. Raises ResponseNotFound."""
+    """Reads the record again only if the conversation's last event has changed. Raises as `read_record` does."""
     if await reader.head(record.conversation_id) == record.head:
         return record
     return await read_record(reader, record.conversation_id, record.response_id)

@@ -1,4 +1,4 @@
-"""Appends the end of a reply to the log, and retries while the log is unavailable, so that a model's answer is not lost."""
+"""Appends the end of a reply, and retries while the log is unavailable, because a model's answer must not be lost."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 MAX_PAUSE_SECONDS = 5.0
 DELAY_TIMEOUT_SECONDS = 25.0
-"""If the end of a reply cannot be appended for this long, the waiting clients' requests fail with an error. The retries continue."""
+"""After this time clients get an error. The retries continue."""
 
 
 async def record_reply_end(
@@ -26,11 +26,10 @@ async def record_reply_end(
     request: AppendRequest,
     on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
-    """Appends a request whose command is an EndReply. Returns a Record if an earlier try had an unknown outcome, and
-    did append the end.
+    """Retries until the process ends. Returns a Record if an earlier try of unknown outcome did append the end.
 
-    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the
-    log no longer has the reply's request.
+    After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the log no
+    longer has the reply's request.
     """
     command = request.command
     assert isinstance(command, EndReply)
@@ -67,7 +66,7 @@ def _log_delay(command: EndReply, error: Exception) -> None:
 
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:
-    """Whether the end in the record has the output items of this command. Ends without output cannot be told apart."""
+    """Ends without output cannot be told apart."""
     return record.end is not None and [stored.item_id for stored in record.output] == [
         stored.item_id for stored in command.output
     ]

@@ -1,4 +1,4 @@
-"""The reply that a repeated request gets: the reply of the first request, as a Response or as the same stream of events."""
+"""The answer to a repeated request: the reply to the first request."""
 
 from collections.abc import AsyncGenerator
 
@@ -17,19 +17,19 @@ FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 class ReplyReference(Struct, frozen=True):
-    """What is stored with an idempotency key: the reply that the first request with the key started."""
+    """What is stored with an idempotency key."""
 
     conversation_id: str
     response_id: str
 
 
 class RecordedReply:
-    """One reply, as the log has it. Its methods raise psycopg.Error when the log is unavailable, and ResponseNotFound when the reply was deleted."""
+    """The reply to the first request. Methods raise psycopg.Error, and ResponseNotFound when the reply was deleted."""
 
     def __init__(
         self, reader: Reader, shared: Reader, streams: ReplyStreams, reference: ReplyReference, principal: Principal
     ) -> None:
-        """`reader`: reads what the principal may read. `shared`: reads without checking roles, because several followers share a read."""
+        """`shared` is for reads that several followers share, so it checks no roles."""
         self._reader = reader
         self._shared = shared
         self._streams = streams
@@ -45,18 +45,15 @@ class RecordedReply:
         return self._reference.conversation_id
 
     async def record(self) -> Record:
-        """The reply's record as it is now."""
         return await read_record(self._reader, self._reference.conversation_id, self._reference.response_id)
 
     async def current_response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response as it is now, and its headers."""
         record = await self.record()
         return record.response(), _headers(record)
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """Waits until the reply has ended. Returns the Response and its headers.
-
-        If the reply failed, raises the ApiError that the first request got. Raises ApiError (503) if the reply has not ended in time.
+        """Waits for the end. Raises the first request's ApiError, or ApiError (503) if the reply has not ended in
+        time.
         """
         record = await until_ended(self._reader, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:
@@ -69,10 +66,7 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-        """The events of the reply to the first request, split into the same deltas, and the headers of the answer.
-
-        While the reply runs, its new events are sent as they come.
-        """
+        """The events have the same deltas as those of the first request."""
         record = await self.record()
 
         async def read_again() -> Record:

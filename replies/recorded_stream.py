@@ -1,6 +1,6 @@
-"""The stream of a reply, made again from its record: the same events as the live ones, byte for byte, from any event on.
+"""The stream of a reply, made again from its record. Its events equal the live ones as far as the record allows.
 
-A long stream (there may be 200,000 deltas) is made in pages. No page needs the events before it.
+A stream may have 200,000 deltas, so it is made in pages.
 """
 
 from array import array
@@ -21,9 +21,10 @@ from replies.stream_events import PartPosition, StreamEvent, is_streamed, new_pa
 
 
 class _Deltas(Struct, frozen=True):
-    """The deltas of one part of an output item: those with the numbers `first` to `first + count - 1` of all the reply's deltas.
+    """The deltas of one part.
 
-    `start`: where the part's text starts in the text of all parts together.
+    `first`: the number of its first delta, among all deltas of the reply. `start`: where its text begins in the text of
+    all parts.
     """
 
     position: PartPosition
@@ -34,10 +35,10 @@ class _Deltas(Struct, frozen=True):
 
 
 class RecordedKey(Struct, frozen=True):
-    """Identifies the events of a reply as its record has them.
+    """Identifies a recorded stream. The key changes when the events of the stream change.
 
-    `last`: the chain hash of the reply's end, or of its request if it runs. It changes if the log lost this end and has another one now.
-    `retracted`: the retracted items. `described`: the chain hash of the newest change of the Response's metadata.
+    `last`: the chain hash of the end, or of the request. It changes if the log lost this end and has another one now.
+    `described`: the chain hash of the newest change of the metadata.
     """
 
     response_id: str
@@ -46,12 +47,12 @@ class RecordedKey(Struct, frozen=True):
     described: str | None
 
     def differs_at_most_in_metadata(self, other: "RecordedKey") -> bool:
-        """Whether all events are the same, except the last one, which has the metadata."""
+        """A change of the metadata changes only the last event."""
         return replace(self, described=None) == replace(other, described=None)
 
 
 class RecordedStream:
-    """The events of one reply. Of a running reply, only the first events are known."""
+    """The events of a recorded reply. Of a running reply, only the first events are known."""
 
     def __init__(self, record: Record) -> None:
         self.key = RecordedKey(
@@ -66,9 +67,8 @@ class RecordedStream:
         self._starts = array("q")
         self._segments: list[Sequence[StreamEvent] | _Deltas] = []
         self.count = 0
-        """How many events the stream has."""
         self._delta_ends = array("q", accumulate(record.end.delta_lengths if record.end is not None else ()))
-        """Where each delta ends in the text of all parts together."""
+        """Offsets in the text of all parts."""
         self._add(opening_events(record.requested, record.conversation_id))
         if record.end is not None:
             items = [(stored.item_id, from_stored(stored.item)) for stored in record.output]
@@ -76,10 +76,10 @@ class RecordedStream:
             self._ended = stream_events.ended(record.status, record.response())
             self._add([self._ended])
         self.kept_bytes = self._memory_bytes(record) if self.has_ended else 0
-        """An estimate of the memory that this object takes. 0 for a running reply, because its events will change."""
+        """An estimate. 0 for a running reply, whose events will change."""
 
     def events(self, first: int = 0) -> Iterator[tuple[int, StreamEvent]]:
-        """The events from number `first` on, each with its number."""
+        """From number `first` on, each with its number."""
         position = max(0, bisect_right(self._starts, first) - 1)
         for start, segment in zip(self._starts[position:], self._segments[position:], strict=True):
             skipped = max(0, first - start)
@@ -87,10 +87,9 @@ class RecordedStream:
             yield from enumerate(events, start + skipped)
 
     def page(self, after: int) -> Page:
-        """The encoded events after number `after`: at most SLICE_BYTES of them, or one larger event. The last page may be empty."""
+        """At most SLICE_BYTES of events after number `after`, or one larger event. The last page may be empty."""
         if after + 1 >= self.count:
-            # A client may have got more events than are recorded, if another process recorded the end. Then the
-            # client's stream ends with a higher number.
+            # If another process recorded the end, a client may have got more events than are recorded.
             if self._can_be_longer and self.has_ended:
                 return Page(after + 1, stream_events.encode(self._ended, after + 1), ends=True)
             return Page(after, b"", ends=True)
@@ -110,9 +109,7 @@ class RecordedStream:
         self.count += segment.count if isinstance(segment, _Deltas) else len(segment)
 
     def _add_output(self, items: Sequence[tuple[str, Item]], retracted: Collection[str]) -> None:
-        """Adds the events of the items that were not retracted. The recorded deltas include those of
-        retracted items.
-        """
+        """The recorded deltas include those of retracted items."""
         parts = [parts_of(item) for _, item in items]
         without_summaries = sum(len(part.text) for part in chain(*parts) if part.kind != "summary_text")
         # Earlier versions of the store did not stream summaries, so their deltas are not in the record.
@@ -123,7 +120,7 @@ class RecordedStream:
                 start += sum(len(part.text) for part in item_parts if part.kind != "summary_text" or has_summary_deltas)
                 continue
             is_last = item_id == items[-1][0]
-            # For an item that was cut off, the closing events are left out, and so are parts without text.
+            # An item that was cut off has no closing events, and no parts without text.
             is_cut_off = self._can_be_longer and is_last and is_streamed(item) and item.get("status") == CUT_OFF
             streamed = [part for part in item_parts if part.text or not is_cut_off]
             last_with_text = max((number for number, part in enumerate(streamed) if part.text), default=-1)
@@ -143,7 +140,7 @@ class RecordedStream:
             index += 1
 
     def _deltas_of(self, position: PartPosition, text: str, start: int, is_recorded: bool) -> _Deltas:
-        """The deltas of a part's text. If they are not recorded, the text is one delta."""
+        """If the deltas are not recorded, the text is one delta."""
         if not is_recorded or not text:
             return _Deltas(position, text, start, 0, min(1, len(text)))
         first = bisect_right(self._delta_ends, start)
@@ -161,5 +158,5 @@ class RecordedStream:
             start = end
 
     def _memory_bytes(self, record: Record) -> int:
-        # Four times the output: it is in the record, in the items made of it, in their texts and in the Response.
+        # Four times the output, because it is in the record, in the items, in their texts and in the Response.
         return 4096 + 4 * sum(len(stored.item) for stored in record.output) + 16 * len(self._delta_ends)

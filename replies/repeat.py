@@ -1,4 +1,4 @@
-"""A request that is sent to the provider once more, with another context, because the provider refused the first one."""
+"""A request that is sent in place of a refused one, with another context."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from domain.events import Shown
 
 
 class Repeat(Struct, frozen=True, kw_only=True):
-    """`body`: the request to the provider. `shown`: what is recorded of it. `reason`: as in ReplyShown.
+    """The request to send.
 
-    `learn` is called when the answer to this request has begun. Then it is certain that `reason` was the cause of the
-    refusal. None: there is nothing to learn.
+    `reason`: as in ReplyShown. `learn` is called when the answer has begun, because then `reason` was the cause of the
+    refusal.
     """
 
     body: Mapping[str, Any]
@@ -23,9 +23,4 @@ class Repeat(Struct, frozen=True, kw_only=True):
 
 
 RepeatOf = Callable[[ModelFailed, Shown], Awaitable[Repeat | None]]
-"""Makes the request that is sent instead of one that the provider refused.
-
-`Shown`: what is recorded of the refused request.
-
-None: no other request is sent, and the refusal is the answer.
-"""
+"""Makes the repeat of a refused request. `Shown` is what that request showed. None: the refusal is the answer."""

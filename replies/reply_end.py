@@ -1,7 +1,4 @@
-"""Makes the end of a reply: the command that records it, and the values for the Response.
-
-There is one function for each way to end. Pure.
-"""
+"""Makes the end of a reply: the command that records it, and the values for the Response. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -21,16 +18,13 @@ from replies.response_shape import Status
 StopReason = Literal["client_closed", "server_stopped", "cancelled"]
 
 PrefixesOf = Callable[[Sequence[tuple[str, Item]]], tuple[Prefix, ...]]
-"""A function that makes the prefixes to record when a reply's items join the conversation.
-
-Its argument: (id, item) of each output item.
-"""
+"""Makes the prefixes to record, from (id, item) of each output item."""
 
 EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
 
 class ReplyEnd(Struct, frozen=True):
-    """The end of a reply. `facts`: arguments of `response_of`."""
+    """How a reply ends. `facts`: arguments of `response_of`."""
 
     command: EndReply
     status: Status
@@ -38,7 +32,6 @@ class ReplyEnd(Struct, frozen=True):
 
 
 def status_when_finished(finish_reason: str) -> Status:
-    """The status of a reply that the provider finished for this reason."""
     return "incomplete" if finish_reason in INCOMPLETE_REASONS else "completed"
 
 
@@ -56,7 +49,6 @@ def completed(
     timing: Timing,
     prefixes: PrefixesOf | None = None,
 ) -> ReplyEnd:
-    """The end of a reply whose answer the provider finished."""
     items = output.items()
     shared_prefix = request.shown.shared_prefix if isinstance(request, ReplyRequested) else None
     command = CompleteReply(
@@ -86,7 +78,6 @@ def completed(
 
 
 def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
-    """The end of a reply that failed, in the provider or in this process."""
     command = FailReply(
         response_id=response_id,
         code=failure.code,
@@ -100,7 +91,6 @@ def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
 def stopped(
     request: Request, output: Output, reason: StopReason, *, author: str, prefixes: PrefixesOf | None = None
 ) -> ReplyEnd:
-    """The end of a reply that was cancelled, or whose client disconnected, or whose process stops."""
     items = output.items()
     arguments: dict[str, Any] = {
         "response_id": request.response_id,

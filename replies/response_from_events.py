@@ -1,4 +1,4 @@
-"""Makes the Response that a reply's events describe: its status, its error, its partial output. Pure."""
+"""Makes the Response that a reply's events describe. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +24,14 @@ from replies.response_shape import Status
 from replies.stream_events import StreamEvent
 
 Request = ReplyQueued | ReplyRequested
-"""The event that requests a reply. A reply that waits for its turn has only a ReplyQueued."""
+"""A reply that waits for its turn has only a ReplyQueued."""
 
 INTERRUPTIONS: Mapping[str, str] = {
     "client_closed": "The client hung up.",
     "server_stopped": "The server was stopped.",
     "process_died": "The process that ran it went away.",
 }
-"""Why a reply was interrupted -> the message of its Response. The views hold these texts: a change needs a rebuild."""
+"""The views hold these texts, so a change needs a rebuild."""
 
 
 def response_of(
@@ -42,9 +42,9 @@ def response_of(
     metadata: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> bytes:
-    """The Response to a request. `facts`: more arguments of `response_object`.
+    """The JSON text of a Response.
 
-    `metadata` replaces the request's metadata.
+    `facts`: more arguments of `response_object`. `metadata` replaces the request's.
     """
     parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
     if metadata is not None:
@@ -68,10 +68,7 @@ def response_of(
 
 
 def opening_events(requested: Request, conversation_id: str | None) -> list[StreamEvent]:
-    """The events that a reply's stream begins with.
-
-    While the reply waits for its turn, there is no `response.in_progress`.
-    """
+    """The first events of a reply's stream. A waiting reply has no `response.in_progress`."""
     queued = in_progress = None
     if isinstance(requested, ReplyQueued) or requested.queued or is_background(requested):
         queued = response_of(requested, conversation_id, "queued")
@@ -81,12 +78,11 @@ def opening_events(requested: Request, conversation_id: str | None) -> list[Stre
 
 
 def is_background(requested: Request) -> bool:
-    """Whether the request set `background`."""
     return bool(msgspec.json.decode(requested.parameters).get("background"))
 
 
 def status_of(end: ReplyEnd | None) -> Status:
-    """The status of a reply that ended like this. `end` is None if the reply was requested and has not ended."""
+    """None: the reply was requested and has not ended."""
     match end:
         case None:
             return "in_progress"
@@ -101,7 +97,7 @@ def status_of(end: ReplyEnd | None) -> Status:
 
 
 def error_of(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> dict[str, str] | None:
-    """The error {code, message} of a reply that did not complete; None for a cancelled one."""
+    """{code, message}; None for a cancelled reply."""
     match end:
         case ReplyFailed():
             return {"code": end.code, "message": end.message}
@@ -112,9 +108,9 @@ def error_of(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> dict[str, 
 
 
 def partial_output(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> tuple[InputItem, ...]:
-    """The output of a reply that did not complete, without the items that joined its conversation."""
+    """The output of a reply that did not complete, without the items that joined the conversation."""
     if isinstance(end, ReplyFailed) and end.partial_output and not end.output:
-        # Old events hold only the text, without an item id. The item's id is made from the response's id.
+        # Old events hold only the text, without an item id. The id is made from the response's id.
         item = stream_events.with_parts(MESSAGE, [("output_text", end.partial_output)], CUT_OFF)
         item_id = f"msg_{end.response_id.rpartition('_')[2]}"
         return (InputItem(item_id=item_id, item=msgspec.json.encode(item)),)

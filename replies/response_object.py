@@ -1,4 +1,4 @@
-"""Makes the Response object of the OpenAI API. The write API and the read API both return it. Pure."""
+"""Makes the Response object of the OpenAI API. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -20,13 +20,12 @@ from replies.response_shape import (
 )
 
 INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""A provider's finish reason -> the reason in `incomplete_details`. With any other finish reason the answer is complete."""
+"""With any other finish reason, the answer is complete."""
 
 INTERRUPTED: Final = "interrupted"
-"""The reason of an incomplete reply that the provider did not finish."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded"})
-"""Error codes of the official API that are passed on unchanged. Any other code becomes `server_error`."""
+"""Any other code becomes `server_error`."""
 
 
 def response_object(
@@ -49,14 +48,9 @@ def response_object(
 ) -> bytes:
     """The JSON text of a Response. Times are in seconds since 1970.
 
-    output          the JSON texts of the output items; they are inserted unchanged
-    parameters      the parameters of the request
     renderer        the version of the renderer that made the request to the provider; None: unknown
-    finish_reason   as the provider reported it, like `service_tier`
-    error           `{code, message}`. If the code is not in `_ERROR_CODES`, it becomes `server_error`, and `type` has the original code
-    completed_at    when the reply ended
     cost            in billionths of a US dollar
-    shortened_from  the original size of the parameters in bytes, if the view has them only in shortened form
+    shortened_from  the original size of the parameters in bytes, if the view has shortened them
     """
     is_completed = status == "completed"
     response = ResponseObject(
@@ -80,7 +74,6 @@ def response_object(
 
 
 def usage_object(usage: Usage) -> UsageObject:
-    """The `usage` of a Response."""
     return UsageObject(
         input_tokens=usage.input_tokens,
         input_tokens_details=InputTokensDetails(

@@ -1,7 +1,7 @@
-"""The fields of a Response and of the events of its stream, typed. Pure.
+"""The fields of a Response and of the events of its stream. A field that is UNSET is left out.
 
 Shape: `openai/types/responses/response.py` of the official SDK, and `ResponseResource` of the Open Responses
-specification. A field that is UNSET is left out.
+specification.
 """
 
 from typing import Any, Literal

@@ -1,7 +1,7 @@
-"""A reply while it runs. The provider's stream becomes the reply's own stream of events, and the reply's end is appended to the log.
+"""A reply while it runs. The provider's stream becomes the reply's own events, and the end is appended to the log.
 
-Clients read the events at their own pace; the provider never waits for them. The event that ends the stream is sent after the
-end is committed. The output that had arrived is kept, even if the reply fails or is stopped.
+The provider never waits for clients. The end of a stored reply is sent only after it is committed. If the commit takes
+too long, an error is sent instead. The output is kept even if the reply fails or is stopped.
 """
 
 import asyncio
@@ -41,21 +41,17 @@ from replies.reply_end import PrefixesOf, ReplyEnd, StopReason, completed, faile
 from replies.response_from_events import Request, opening_events, response_of
 from replies.title_writer import TitleWriter
 
-if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
+if TYPE_CHECKING:  # only for types: the provider's client is slow to import
     from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""At most this many times, a refused request is sent again in another form.
-
-Two, because notes may take two attempts: first they replace what the refusal names, then all that may be its cause.
+"""Two, because notes may take two attempts: first they replace what the refusal names, then all that may be its cause.
 """
 
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
-    """The services that all running replies of a process use. `main.py` makes them."""
-
     log: EventLog
     reader: EventReader
     provider: "ModelProvider"
@@ -66,13 +62,10 @@ class ReplyServices(Struct, frozen=True, kw_only=True):
 
 
 class RunningReply:
-    """A requested reply. Call `start` once. Any number of clients may call `response` and `stream`, at any time.
+    """Call `start` once. Any number of clients may call `response` and `stream`, at any time.
 
-    `command` is what was requested, `body` the request to the provider. `requested` is the result of appending the
-    command. Without `requested`, nothing of the reply is stored in the log, and it has no conversation. `spend`
-    is called with the tokens that the reply took. `prefixes` makes the prefixes that are recorded when the reply's
-    items join the conversation. `repeat` is called, at most twice, when the request fails before any part of an answer.
-    It makes the request that is sent instead, if there is one.
+    `body`: the request to the provider. Without `requested`, the reply is not stored. `spend` gets the tokens that the
+    reply and its title took. `repeat` is called, at most twice, when the request fails before any part of an answer.
     """
 
     def __init__(
@@ -95,7 +88,6 @@ class RunningReply:
             **({} if requested is None else command_headers(requested)),
             **left_out_header(command),
         }
-        """The headers of an answer with its stream or with its queued Response."""
         self._services = services
         self._principal = principal
         self._request_id = request_id
@@ -103,7 +95,6 @@ class RunningReply:
         self._requested = request_of(command)
         self._body = body
         self._opened = 0
-        """How many of the opening events were sent."""
         self._spend = spend
         self._prefixes = prefixes
         self._repeat_of = repeat
@@ -122,30 +113,28 @@ class RunningReply:
         """Whether the client may no longer read the reply's conversation."""
         policy = None if requested is None else requested.conversation.context_policy
         self.finishes_alone = policy is not None and policy.on_disconnect == "finish"
-        """Whether the reply goes on when its client disconnects, because the conversation's policy says so."""
+        """Whether the reply goes on when its client disconnects."""
 
     @property
     def input(self) -> tuple[InputItem, ...]:
-        """The reply's input, with the items that were carried over from earlier replies."""
+        """With the items that were carried over from earlier replies."""
         return self._requested.input
 
     @property
     def output(self) -> tuple[InputItem, ...]:
-        """The reply's output so far."""
         return self._output.items()
 
     @property
     def seconds(self) -> float:
-        """How long the reply has been running, or waiting for its turn."""
+        """Since the reply began to run, or to wait if it still waits."""
         return time.perf_counter() - self._started_at
 
     def start(self) -> "asyncio.Task[None]":
-        """Runs the reply in a task, also if the client has gone. The task ends after it has recorded the reply's end, if this process records it."""
         self._task = asyncio.create_task(self._run())
         return self._task
 
     def stop(self, reason: StopReason) -> None:
-        """Stops the request to the provider and keeps the output so far. Does nothing once the reply is ending."""
+        """Keeps the output so far. Does nothing once the reply is ending."""
         if self._ending:
             return
         self._stop_reason = reason
@@ -153,22 +142,18 @@ class RunningReply:
             self._task.cancel()
 
     def stop_lost(self) -> None:
-        """Stops a reply that this process does not own any more.
-
-        For example, the reply or its conversation was deleted, or another process has ended the reply.
-        """
+        """Stops a reply that was deleted, or that another process has ended."""
         self.stop("cancelled")
 
     @property
     def conversation_id(self) -> str | None:
-        """The reply's conversation; None if the reply is not stored."""
+        """None if the reply is not stored."""
         return self._conversation_id
 
     def update_head(self, head: Head | None) -> None:
         """Ends the client's stream if the client may no longer read the conversation.
 
-        `head`: the conversation's last event now. If the conversation is deleted, the reply is also stopped, because
-        nothing of it can be stored. Otherwise `client_disconnect.py` decides whether the reply goes on.
+        The reply of a deleted conversation also stops, because nothing of it can be stored.
         """
         if head is None or self._conversation_id is None or self.is_cut_off:
             return
@@ -180,11 +165,12 @@ class RunningReply:
             self.stop("cancelled")
 
     def queued_response(self) -> bytes:
-        """The Response with the status `queued`. It answers a request with `background`."""
         return response_of(self._requested, self._conversation_id, "queued")
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """Waits for the end of the reply. Returns the Response and its headers. Raises ApiError if the reply failed, if its end could not be appended in time, or if the client may no longer read it."""
+        """Waits for the end. Raises ApiError if the reply failed, if its end was not appended in time, or if the
+        client may no longer read it.
+        """
         await self._events.wait_for_end()
         if self._failure is not None:
             raise self._error(self._failure) from self._failure
@@ -193,7 +179,7 @@ class RunningReply:
         return response, {**headers, **left_out_header(self._requested)}
 
     def stream(self) -> AsyncIterator[bytes]:
-        """The reply's server-sent events from the first on. Errors are events too: nothing is raised."""
+        """Errors are events too: nothing is raised."""
         return self._events.stream()
 
     async def _run(self) -> None:
@@ -207,10 +193,7 @@ class RunningReply:
             self._events.end()
 
     async def _answer(self) -> None:
-        """Sends the first events, reads the provider's answer, and appends the end.
-
-        The end is also appended if the reply fails or is stopped.
-        """
+        """The end is also appended if the reply fails or is stopped."""
         try:
             self._open()
             if self._stop_reason is not None:
@@ -231,14 +214,12 @@ class RunningReply:
             await self._fail(ModelFailed("internal_error", "The reply stopped because of an internal error."), error)
 
     def _open(self) -> None:
-        """Sends the opening events that were not sent yet."""
         events = opening_events(self._requested, self._conversation_id)
         for event in events[self._opened :]:
             self._emit(event)
         self._opened = len(events)
 
     async def _ask(self) -> Finished:
-        """Reads the provider's answer. If the provider refused the request, another one may be sent instead."""
         learn: Callable[[], Awaitable[None]] | None = None
         for _ in range(MAX_REPEATS):
             try:
@@ -251,7 +232,7 @@ class RunningReply:
         return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
-        """The request to send instead of the one that failed. If the reply is stored, this request is recorded first. None if there is no such request."""
+        """The repeat of a stored reply is recorded first."""
         requested = self._requested
         if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
             return None
@@ -287,10 +268,8 @@ class RunningReply:
         return finished
 
     def _emit(self, event: stream_events.StreamEvent) -> None:
-        """Adds the event to the stream here. If the reply is stored, also in Redis, where other processes read it."""
         sequence, encoded = self._events.append(event)
         if self.stored:
-            # Clients may read the event once Redis has it, or at once if Redis is unavailable.
             self._services.live.write(self.response_id, sequence, encoded, self._events.make_readable)
         else:
             self._events.make_readable(sequence)
@@ -324,14 +303,13 @@ class RunningReply:
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
 
     async def _fail(self, failure: ModelFailed, error: Exception | None = None) -> None:
-        """Ends the reply as failed. `error`: what `response` raises instead of `failure`."""
+        """`error`: what `response` raises instead of `failure`."""
         log.warning("reply_failed", response_id=self.response_id, code=failure.code)
         self._failure = error or failure
         await self._spend_on_what_arrived()
         await self._end(failed(self.response_id, self._output, failure))
 
     async def _end_stopped(self) -> None:
-        """Ends the reply as cancelled or interrupted."""
         end = stopped(
             self._requested,
             self._output,
@@ -342,7 +320,7 @@ class RunningReply:
         await self._end(end)
 
     async def _end(self, end: ReplyEnd) -> None:
-        """Appends the end of a stored reply, however long that takes. Then sends the event that ends the stream."""
+        """Appends the end of a stored reply, however long that takes. Then sends the last event."""
         services = self._services
         services.metrics.replies.labels(end.status).inc()
         services.metrics.reply_seconds.observe(self.seconds)
@@ -351,12 +329,11 @@ class RunningReply:
             return
         request = self._append_request(self._conversation_id, end.command)
         try:
-            # Not with the principal's rights: the end is recorded even if the principal may no longer read the conversation.
+            # Not with the principal's rights: the principal may no longer read the conversation.
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
-            # There are three possible causes. The reply or its conversation was deleted. Another process ended the reply,
-            # because this process seemed dead: that end stays. The log has lost the reply's request: nothing is stored.
+            # The reply was deleted, the log has lost its request, or another process ended it.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)
@@ -387,7 +364,7 @@ class RunningReply:
         )
 
     def _report_delay(self, error: Exception) -> None:
-        """Ends the clients' streams with an error while the end is still being appended."""
+        """The end is still being appended."""
         if not self._events.ended:
             self._end_with_error(error)
 
@@ -399,10 +376,6 @@ class RunningReply:
         self._emit(stream_events.ended(end.status, response))
 
     def _end_with_error(self, error: Exception) -> None:
-        """Ends the streams of this process's clients with an `error` event.
-
-        Clients that follow the reply's record get the end that is recorded there.
-        """
         self._failure = self._failure or error
         self._events.end_with_error(stream_events.failed(self._error(error)))
 
@@ -411,23 +384,19 @@ class RunningReply:
         return api_error.on_record_as(self.response_id) if self._on_record else api_error
 
     async def _spend_on_what_arrived(self) -> None:
-        """Spends the tokens of a reply that did not complete.
-
-        They are counted here, because a provider reports them only at the end of an answer.
-        """
+        """A provider reports tokens only at the end of an answer."""
         if self._first_part_at is not None:
             usage = await self._count_usage()
             self._spend(usage.input_tokens + usage.output_tokens)
 
     async def _count_usage(self) -> Usage:
-        """The usage by our own count, for an answer without a usage report."""
         [output] = await count_off_loop([self._output.text])
         tokens = self._requested.shown.tokens if isinstance(self._requested, ReplyRequested) else 0
         return Usage(input_tokens=tokens, output_tokens=output)
 
 
 def request_of(command: RequestReply | QueueReply) -> Request:
-    """The event that the command leads to, without the fields that only the log needs."""
+    """The request as its event, without the fields that only the log needs."""
     if isinstance(command, QueueReply):
         return ReplyQueued(**{name: getattr(command, name) for name in ReplyQueued.__struct_fields__})
     return ReplyRequested(

@@ -1,17 +1,16 @@
-"""Makes the events of a reply's stream, with the names and in the order of the Responses API. Pure.
+"""Makes and encodes the events of a reply's stream, in the order of the Responses API. Pure.
 
-Also encodes them as server-sent events. Types: `openai/types/responses/response_*_event.py` of the official SDK.
-`encode` adds the `sequence_number`, which counts from 0. The events of an item depend only on the item and the lengths
-of its deltas, so the same events can be made again from the log.
+Types: `openai/types/responses/response_*_event.py` of the official SDK. The events of an item depend only on the item
+and the lengths of its deltas, so they can be made again from the log.
 
     response.output_item.added
         response.content_part.added              for each part of a message's or reasoning's content
         response.output_text.delta …             or refusal, reasoning_text
         response.output_text.done
         response.content_part.done
-        response.reasoning_summary_part.added    for each part of a reasoning's summary, then reasoning_summary_text.delta …
+        response.reasoning_summary_part.added    for each part of a summary, then reasoning_summary_text.delta …
         …
-        response.function_call_arguments.delta … for a function call; custom_tool_call_input.delta for a call of a custom tool
+        response.function_call_arguments.delta … or custom_tool_call_input.delta
     response.output_item.done
 """
 
@@ -28,7 +27,7 @@ from infrastructure.http.event_streams import on_one_line
 StreamEvent = dict[str, Any]
 
 TERMINAL = ("completed", "incomplete", "failed")
-"""The type of a stream's last event is `response.` and one of these words. A cancelled reply ends as `incomplete`: the API has no event for it."""
+"""A cancelled reply ends as `incomplete`, because the API has no event for it."""
 
 _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINAL)
 
@@ -39,7 +38,7 @@ class _PartKind(Struct, frozen=True):
     events        the beginning of the names of the events with the text
     text          the field of the part that has the text
     field         the field of the item that holds the parts; "" if the item has the text itself
-    part_events   the beginning of the names of the events before and after the text; "" if there are none
+    part_events   the beginning of the names of the events around the text; "" if there are none
     index         the field of an event that has the part's index
     """
 
@@ -66,14 +65,11 @@ _KINDS_OF_TYPES = {
     "function_call": ("arguments",),
     "custom_tool_call": ("input",),
 }
-"""The types of items that are streamed in deltas, and the kinds of their parts.
-
-Items of other types are sent when they are complete.
-"""
+"""Items of other types are sent when they are complete."""
 
 
 class PartPosition(Struct, frozen=True):
-    """The part that an event is about. It is part `index` of the `content` or `summary` of output item `output_index`."""
+    """A part of output item `output_index`. `index`: its place in the item's field; 0 if the item has the text itself."""
 
     item_id: str
     output_index: int
@@ -88,7 +84,10 @@ class PartPosition(Struct, frozen=True):
 
 
 class ItemPart(Struct, frozen=True):
-    """A part of an output item: its kind, its index in the item's field, its text, and the JSON object in the item."""
+    """A part of an item, with its text.
+
+    `index`: its place in the item's field. `part`: its JSON object, or the item if the item has the text itself.
+    """
 
     kind: str
     index: int
@@ -97,33 +96,29 @@ class ItemPart(Struct, frozen=True):
 
 
 def encode(event: StreamEvent, sequence: int) -> bytes:
-    """The event as a server-sent event."""
     kind: str = event["type"]
     data = msgspec.json.encode({**event, "sequence_number": sequence})
     return b"event: " + kind.encode() + b"\ndata: " + on_one_line(data) + b"\n\n"
 
 
 def is_terminal(encoded: bytes) -> bool:
-    """Whether a stream ends with this event."""
     return encoded.startswith(_TERMINAL_HEADS)
 
 
 def data_of(encoded: bytes) -> bytes:
-    """The JSON text of the event, with its `sequence_number`."""
     return encoded[encoded.index(b"\ndata: ") + 7 : -2]
 
 
 def decode(encoded: bytes) -> StreamEvent:
-    """The event that `encode` was given, with its `sequence_number`."""
     event: StreamEvent = msgspec.json.decode(data_of(encoded))
     return event
 
 
 def opened(in_progress: bytes | None, queued: bytes | None) -> list[StreamEvent]:
-    """The events that a stream starts with. At least one of the arguments is given.
+    """The first events. Each argument is the JSON text of a Response. At least one is given.
 
-    `in_progress`: the JSON text of the Response in progress; None while the reply waits for its turn. `queued`: the JSON text of the queued
-    Response, if the reply waited, or if the request had `background`.
+    `in_progress`: None while the reply waits. `queued`: given if the reply waits or has waited, or if the request had
+    `background`.
     """
     first = queued or in_progress
     assert first is not None
@@ -136,7 +131,7 @@ def opened(in_progress: bytes | None, queued: bytes | None) -> list[StreamEvent]
 
 
 def added(item_id: str, index: int, item: Item) -> StreamEvent:
-    """Says that the output item `index` has started. An item of a type that is streamed has no text yet."""
+    """An item of a type that is streamed has no text yet."""
     started: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
     match type_of(item):
         case "message":
@@ -155,13 +150,11 @@ def added(item_id: str, index: int, item: Item) -> StreamEvent:
 
 
 def part_added(position: PartPosition) -> Iterator[StreamEvent]:
-    """Says that a part has started. It has no text yet."""
     if events := _KINDS[position.kind].part_events:
         yield {"type": f"{events}.added", **position.fields(), "part": new_part(position.kind, "")}
 
 
 def delta(position: PartPosition, text: str) -> StreamEvent:
-    """The event with the next text of a part."""
     event = {"type": f"{_KINDS[position.kind].events}.delta", **position.fields(), "delta": text}
     if position.kind == "output_text":
         event["logprobs"] = []
@@ -169,7 +162,6 @@ def delta(position: PartPosition, text: str) -> StreamEvent:
 
 
 def part_done(position: PartPosition, part: Item) -> Iterator[StreamEvent]:
-    """Says that a part is complete. `part`: as in ItemPart."""
     kind = _KINDS[position.kind]
     fields = position.fields()
     event = {"type": f"{kind.events}.done", **fields, kind.text: part[kind.text]}
@@ -185,58 +177,50 @@ def part_done(position: PartPosition, part: Item) -> Iterator[StreamEvent]:
 
 
 def done(item_id: str, index: int, item: Item) -> StreamEvent:
-    """Says that an item is complete."""
     return {"type": "response.output_item.done", "output_index": index, "item": {"id": item_id, **item}}
 
 
 def ended(status: str, response: bytes) -> StreamEvent:
-    """Says that the reply has ended. `status`: the status of the Response."""
+    """`status`: the status of the Response."""
     kind = status if status in TERMINAL else "incomplete"
     return {"type": f"response.{kind}", "response": msgspec.Raw(response)}
 
 
 def failed(error: ApiError) -> StreamEvent:
-    """Says that the stream cannot go on. This event is not one of the reply's own events."""
+    """An `error` event. It is not one of the reply's own events."""
     event: StreamEvent = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
     return event if error.response_id is msgspec.UNSET else {**event, "response_id": error.response_id}
 
 
 def is_streamed(item: Item) -> bool:
-    """Whether the stream has events for the item before it is complete."""
     return type_of(item) in _KINDS_OF_TYPES
 
 
 def usual_kind(item: Item) -> str:
-    """The kind of the item's parts if no other kind is named. The item must be of a type that is streamed."""
+    """The item must be of a type that is streamed."""
     return _KINDS_OF_TYPES[type_of(item)][0]
 
 
 def may_have(item: Item, kind: str) -> bool:
-    """Whether items of this type have parts of this kind that are streamed."""
+    """Whether such items have streamed parts of this kind."""
     return kind in _KINDS_OF_TYPES.get(type_of(item), ())
 
 
 def field_of(kind: str) -> str:
-    """The field of an item that holds the parts of this kind."""
     return _KINDS[kind].field
 
 
 def text_field(kind: str) -> str:
-    """The field of a part of this kind that has its text."""
     return _KINDS[kind].text
 
 
 def new_part(kind: str, text: str) -> Item:
-    """A part with this text."""
     part: Item = {"type": kind, _KINDS[kind].text: text}
     return {**part, "annotations": []} if kind == "output_text" else part
 
 
 def parts_of(item: Item) -> list[ItemPart]:
-    """The parts of an output item that are streamed, in the order in which they are streamed.
-
-    The fields are in the same order as in the item, and the parts in the same order as in their field.
-    """
+    """In the order in which they are streamed."""
     kinds = _KINDS_OF_TYPES.get(type_of(item), ())
     if kinds and not _KINDS[kinds[0]].field:
         return [ItemPart(kinds[0], 0, str(item.get(kinds[0]) or ""), item)]
@@ -251,15 +235,11 @@ def parts_of(item: Item) -> list[ItemPart]:
 
 
 def text_of_output(item: Item) -> str:
-    """The text of all parts of an output item that are streamed."""
     return "".join(part.text for part in parts_of(item))
 
 
 def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Item:
-    """An output item as it is stored, with this status.
-
-    `parts`: (kind, text) of each part. An item of a type without parts keeps its own status, unless `status` is `incomplete`.
-    """
+    """The item as it is stored. `parts`: (kind, text) of each part."""
     match type_of(item):
         case "message":
             return {**item, "status": status, "content": _content(item, parts)}
@@ -278,15 +258,12 @@ def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Ite
 
 
 def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
-    """The content of a message.
-
-    If its own parts have the texts that were streamed, these parts are kept, with their annotations.
-    """
+    """Keeps the item's own parts, with their annotations, if they have the streamed texts."""
     streamed = [part for part in parts_of(message) if part.text]
     if [(part.kind, part.text) for part in streamed] == list(parts):
         content = [part.part for part in streamed]
     else:
         content = [new_part(kind, text) for kind, text in parts]
-    # Parts of other kinds are not streamed. They come last, so that the streamed parts keep the indexes from their events.
+    # Parts of other kinds come last, so that the streamed parts keep the indexes from their events.
     other = [part for part in message.get("content") or () if part.get("type") not in _KINDS_OF_TYPES["message"]]
     return [*(content or [new_part("output_text", "")]), *other]

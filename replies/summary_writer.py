@@ -16,19 +16,19 @@ from domain.errors import ModelFailed
 from domain.events import Usage
 from domain.items import Item
 
-if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
+if TYPE_CHECKING:  # only for types, because the provider's client is slow to import
     from replies.provider.provider import ModelProvider
 
 MAX_MODEL_CALLS = 8
-"""The most calls of the model for one summary. The summary does not cover items that would need more calls."""
+"""The summary does not cover items that would need more calls."""
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
-"""The fewest tokens for a summary, and for a portion of items. If the limits leave fewer, no summary is written."""
+"""If the limits leave fewer tokens, no summary is written."""
 
 
 class SummaryInput:
-    """The items to summarize, oldest first. `texts`: the text of each item, as the model gets it. `sizes`: the tokens of each text."""
+    """The items to summarize. `texts`: as the model gets them. `sizes`: the tokens of each text and its line break."""
 
     def __init__(self, encoding: str, portion_tokens: int) -> None:
         self.items: list[Item] = []
@@ -40,7 +40,6 @@ class SummaryInput:
 
     @property
     def is_full(self) -> bool:
-        """Whether the items have more tokens than MAX_MODEL_CALLS portions."""
         return self._tokens > self._portion_tokens * MAX_MODEL_CALLS
 
     @property
@@ -49,7 +48,7 @@ class SummaryInput:
         return portions(self.items, self.sizes, self._portion_tokens)
 
     async def add(self, item: Item) -> None:
-        """Adds an item. If it is longer than a portion, its middle is left out."""
+        """The middle of an item longer than a portion is left out."""
         text = transcript(item)
         if len(text) > self._portion_tokens:
             shorten = partial(omit_middle, text, self._portion_tokens, partial(count, encoding=self._encoding))
@@ -62,7 +61,7 @@ class SummaryInput:
 
 
 class WrittenSummary(Struct, frozen=True):
-    """A summary of the first `covered` items, and the tokens it cost."""
+    """Covers the first `covered` items. `usage`: of the calls that wrote the summary."""
 
     text: str
     covered: int
@@ -70,7 +69,7 @@ class WrittenSummary(Struct, frozen=True):
 
 
 async def portion_tokens(models: Models, model: str, prompt: str, max_tokens: int) -> int:
-    """How many tokens of items fit in one call, beside the prompt, the summary so far and a new summary of `max_tokens`."""
+    """What fits in one call beside the prompt, the old summary and a new one of `max_tokens`."""
     [prompt_tokens] = await count_off_loop([prompt], models.encoding(model))
     return models.max_request_tokens(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
 
@@ -87,11 +86,10 @@ async def write_summary(
     spend: Callable[[int], None],
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> WrittenSummary | None:
-    """Summarizes `previous` (the summary so far) and `summary_input` in at most `max_tokens` tokens.
+    """Summarizes `previous` and `summary_input` in at most `max_tokens` tokens.
 
-    Covers as many whole turns as fit in MAX_MODEL_CALLS calls. `parameters` are sent with each call. `spend` is called with the tokens of
-    each call. Returns None if the model wrote nothing, or if no turn can be covered. Raises ModelFailed if the model failed before there
-    was a summary.
+    Covers at most the whole turns that fit in MAX_MODEL_CALLS calls. Returns None if the model wrote nothing, or if no
+    turn can be covered. Raises ModelFailed if a call fails before any turn is covered.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None
@@ -117,7 +115,7 @@ async def write_summary(
         of_call = answer.usage or Usage()
         spend(of_call.input_tokens + of_call.output_tokens)
         usage = _sum(usage, of_call)
-        # The answer may be long: counting it would block the event loop.
+        # Counting a long answer would block the event loop.
         summary = await asyncio.to_thread(truncate, answer.text, max_tokens, partial(count, encoding=encoding))
         begin = end
         if not summary:

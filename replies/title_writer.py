@@ -1,7 +1,6 @@
-"""Titles for conversations that have none (`TITLES=auto`). After a reply, its model is asked for a short title of the question and the answer.
+"""Writes titles for conversations that have none (`TITLES=auto`): after a reply, its model is asked for one.
 
-This happens in the background, in the process that ran the reply. If that process ends, or if the model fails, there is no title, and the
-next reply in the conversation tries again. `domain/titles.py` decides whether a title is still wanted when the model has written it.
+If this fails, the next reply in the conversation tries again.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
 
-if TYPE_CHECKING:  # only for types: the provider's client is slow to import
+if TYPE_CHECKING:
     from replies.provider.provider import ModelProvider
 
 PROMPT = (
@@ -33,23 +32,21 @@ PROMPT = (
     "Answer with the title alone."
 )
 MAX_QUESTION_LENGTH, MAX_ANSWER_LENGTH = 2_000, 1_000
-"""The model gets only the beginning of longer texts."""
 
 MAX_TITLE_TOKENS = 64
 MAX_TITLE_LENGTH = 80
 MAX_AT_ONCE = 4
 MAX_WAITING = 100
-"""If this many titles wait or are being written, no other title is started."""
+"""If this many wait or are being written, no other title is started."""
 
 TIMEOUT_SECONDS = 60.0
 MAX_FAILURES = 3
 """After this many failures in a conversation, this process does not try again there."""
 
 MAX_REMEMBERED = 10_000
-"""For how many conversations the failures are remembered."""
 
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, halves of surrogate pairs, and separators of lines and paragraphs."""
+"""Control characters, surrogates, and separators of lines and paragraphs."""
 
 _AROUND = " \t\"'`*_#“”„«»「」"
 
@@ -57,18 +54,15 @@ log = structlog.get_logger(__name__)
 
 
 class TitleSource(Struct, frozen=True):
-    """What a title is made from: a question, its answer, and the ids of their items."""
-
     question: str
     answer: str
     item_ids: tuple[str, ...]
 
 
 class TitleRequest(Struct, frozen=True, kw_only=True):
-    """A title to write for the conversation in which a reply completed.
+    """What a title is written from.
 
-    `principal`, `request_id`: who asked for the reply, and with which request. `version`: the conversation's version
-    with the reply's items. `spend` is called with the tokens of the call to the model.
+    `version`: the conversation's version with the reply's items. `spend` gets the tokens of the call.
     """
 
     principal: Principal
@@ -81,7 +75,7 @@ class TitleRequest(Struct, frozen=True, kw_only=True):
 
 
 class TitleWriter:
-    """Writes the titles of a process, if `enabled`. Close it before the log is closed."""
+    """Writes titles in tasks of its own. Close it before the log is closed."""
 
     def __init__(
         self, events_log: EventLog, provider: "ModelProvider", models: Models, metrics: Metrics, *, enabled: bool
@@ -105,7 +99,7 @@ class TitleWriter:
         model: str,
         spend: Callable[[int], None],
     ) -> None:
-        """Starts to write a title if the conversation needs one. `end`, `appended`: the end of a reply, and the result of its append."""
+        """Starts to write a title, if the conversation needs one."""
         state = appended.conversation
         if not self._enabled or state.title is not None or not state.listed or state.id in self._tasks:
             return
@@ -127,14 +121,12 @@ class TitleWriter:
         task.add_done_callback(lambda _: self._tasks.pop(state.id))
 
     async def close(self) -> None:
-        """Stops the titles that are being written."""
         tasks = [*self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, request: TitleRequest) -> None:
-        """Writes a title. Errors are logged and counted, and not raised."""
         try:
             async with self._slots, asyncio.timeout(TIMEOUT_SECONDS):
                 outcome = "written" if await self._write(request) else "empty"
@@ -153,7 +145,7 @@ class TitleWriter:
             self._note_failure(request.conversation_id)
 
     async def _write(self, request: TitleRequest) -> bool:
-        """Asks the model for a title, and records it. Returns False if the model wrote none."""
+        """Returns False if the model wrote none."""
         answer = await self._provider.complete_text(title_body(self._models.renderer, request.model, request.source))
         usage = answer.usage or Usage()
         request.spend(usage.input_tokens + usage.output_tokens)
@@ -187,9 +179,9 @@ class TitleWriter:
 
 
 def title_source(end: CompleteReply) -> TitleSource | None:
-    """The question and the answer of a reply. None if it has no question, for example because it answers the output of a tool.
+    """The texts for the title. None if the reply has no question, for example because it answers the output of a tool.
 
-    Copies of items of other conversations are left out: they may be deleted there.
+    Copies of other conversations' items are left out: they may be deleted there.
     """
     new_items = [new for new in end.input if new.copy_of is None]
     question = _words([(new.item_id, new.item) for new in new_items], "user", MAX_QUESTION_LENGTH)
@@ -200,7 +192,7 @@ def title_source(end: CompleteReply) -> TitleSource | None:
 
 
 def _words(stored: Sequence[tuple[str, bytes]], role: str, max_length: int) -> dict[str, str]:
-    """The text of each message of this role, by item id, up to `max_length` characters together."""
+    """The texts of the role's items by item id, at most `max_length` characters together."""
     words: dict[str, str] = {}
     for item_id, stored_item in stored:
         item = from_stored(stored_item)
@@ -224,7 +216,7 @@ def title_body(renderer: int, model: str, source: TitleSource) -> Mapping[str, A
 
 
 def clean_title(text: str) -> str:
-    """The title in a model's answer: its first line with words, without marks around it. Empty if there is none."""
+    """The first line with words, without marks around it. Empty if there is none."""
     _, end, answer = text.rpartition("</think>")
     if not end and text.lstrip().startswith("<think>"):
         return ""  # the model ran out of tokens while it thought

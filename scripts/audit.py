@@ -26,8 +26,6 @@ class Vulnerability(Struct):
 
 
 class Result(Struct):
-    """The vulnerabilities of one package."""
-
     vulns: list[Vulnerability] = []
 
 
@@ -38,15 +36,11 @@ class Results(Struct):
 
 
 def packages(lock: str) -> list[tuple[str, str]]:
-    """The name and the version of each package in the text of a lock file."""
     return _PACKAGE.findall(lock)
 
 
 def look_up(names: Sequence[tuple[str, str]], database: str) -> Iterator[tuple[str, str, str]]:
-    """(name, version, id) of each known vulnerability.
-
-    Raises OSError. Raises MsgspecError or ValueError if the answer has another form.
-    """
+    """(name, version, id) of each known vulnerability. Raises OSError, MsgspecError or ValueError."""
     queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in names]
     request = urllib.request.Request(  # noqa: S310 - https, or what the caller names
         f"{database}/v1/querybatch",
@@ -61,7 +55,6 @@ def look_up(names: Sequence[tuple[str, str]], database: str) -> Iterator[tuple[s
 
 
 def audit(lock: str, database: str) -> int:
-    """Prints the vulnerabilities that are found. Returns the exit status."""
     names = packages(lock)
     try:
         found = list(look_up(names, database))

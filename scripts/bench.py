@@ -2,10 +2,8 @@
 
     scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|branches|all] [--against DIR] [--pairs 5] [--seconds 4]
 
-It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its
-floor: usually the least work that any store must do. With `--against`, this checkout and DIR are measured in turn, pair by
-pair. `access` always compares this checkout with itself: with keys and limits, and without them.
-`docs/benchmarks/README.md` explains each figure.
+It starts stores of its own in new directories, and removes them. A floor is usually the least work that any store must
+do. `docs/benchmarks/README.md` explains each figure.
 
 Exit status: 0 done; 2 wrong usage; 3 something could not be measured (the rest is still shown); 130 interrupted.
 """
@@ -56,12 +54,9 @@ _PROBLEMS = (
     *(DidNotStart, RequestFailed, OSError, subprocess.CalledProcessError),
     *(psycopg.Error, PyMongoError, psutil.Error),
 )
-"""Errors that end only one benchmark. The others are still run."""
 
 
 class BenchmarkName(StrEnum):
-    """What to measure."""
-
     APPEND = "append"
     READ = "read"
     CONTEXT = "context"

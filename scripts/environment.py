@@ -1,7 +1,4 @@
-"""Makes `.venv` from `requirements.lock`. `scripts/environment.sh` runs it with the system's Python, so it uses only the standard library.
-
-pip installs uv, whose version and hashes are in the lock. uv installs everything else.
-"""
+"""Makes `.venv` from `requirements.lock`. It runs with the system's Python, so it uses only the standard library."""
 
 import ast
 import fcntl
@@ -22,7 +19,7 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 UV = ENVIRONMENT / "bin" / "uv"
 STAMP = ENVIRONMENT / "requirements.lock"
-"""A copy of the lock that `.venv` was made from. It is written last: if it is missing, `.venv` is incomplete."""
+"""This file is written last. Without it, `.venv` is incomplete."""
 
 
 def main() -> None:
@@ -39,10 +36,7 @@ def main() -> None:
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Waits until no other process is making `.venv`.
-
-    The checkout's directory is locked, because `.venv` may not exist yet.
-    """
+    """Locks the checkout, because `.venv` may not exist yet."""
     directory = os.open(ROOT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -87,13 +81,13 @@ def _install_uv(lock: str) -> None:
 
 def _install_all() -> None:
     quiet = () if sys.stderr.isatty() else ("--quiet",)
-    # Compiles the modules too. Otherwise each start with PYTHONDONTWRITEBYTECODE set would compile all of them again.
+    # Without --compile-bytecode, each start with PYTHONDONTWRITEBYTECODE set would compile all modules again.
     sync = (str(UV), "pip", "sync", *quiet, "--python", str(PYTHON), "--require-hashes", "--compile-bytecode")
     _run(_uv_environment(), *sync, str(LOCK))
 
 
 def _uv_environment() -> dict[str, str]:
-    """The environment variables, with pip's configuration under uv's names. Variables that are already set for uv take precedence."""
+    """pip's configuration under uv's names. Variables already set for uv take precedence."""
     listing = subprocess.run(  # noqa: S603 - as everywhere in this file: our own commands, no shell
         [str(PYTHON), "-m", "pip", "config", "list"],
         capture_output=True,
@@ -111,7 +105,7 @@ def _uv_environment() -> dict[str, str]:
         "UV_INSECURE_HOST": _joined(pip.get("trusted-host"), " "),
         "UV_NO_INDEX": "1" if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"} else None,
         "SSL_CERT_FILE": pip.get("cert"),
-        # uv must look for a package in every index, as pip does. The hashes make sure that it installs the right file.
+        # As in pip. The hashes make sure that uv installs the right file.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
     return {name: value for name, value in uv.items() if value} | _clean_environment()
@@ -122,7 +116,6 @@ def _joined(value: str | None, separator: str) -> str | None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The environment variables, without those that make a tool use another Python's packages."""
     return {
         name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     }

@@ -1,7 +1,6 @@
-"""Both APIs behind one port, in one process.
+"""Both APIs behind one port, in one process. With Docker, nginx does this.
 
-GET and HEAD go to the query side, other methods and WebSockets to the command side. With Docker, nginx does this. The
-gateway itself serves the OpenAPI document of both sides, the page `/docs`, and a readiness check of both sides.
+The gateway itself serves the OpenAPI document, the page `/docs`, and a readiness check of both sides.
 """
 
 import asyncio
@@ -34,8 +33,6 @@ _READS = ("GET", "HEAD")
 
 
 class Gateway:
-    """Sends each request to the side for its method. The gateway answers a few paths itself."""
-
     def __init__(self, command_app: ASGIApp, query_app: ASGIApp, own_app: Starlette) -> None:
         self._command_app = command_app
         self._query_app = query_app
@@ -54,10 +51,7 @@ class Gateway:
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections) -> ASGIApp:
-    """The gateway with both sides behind it. Its lifespan also runs the lifespans of both sides.
-
-    `shutdown` ends the streams of both sides. `connections`: the connections of the server.
-    """
+    """The gateway with both sides. `shutdown` ends the streams of both sides. `connections`: those of the server."""
     authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
@@ -88,7 +82,7 @@ def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[
 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
-    """One readiness answer for both sides. It has the worse status of the two, and the checks of both."""
+    """The worse status of the two, and the checks of both."""
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():
@@ -100,7 +94,7 @@ def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Respons
 
 
 async def _readiness_of(app: ASGIApp) -> tuple[int, dict[str, Any]]:
-    """(status, body) of an app's /health/ready, called without a network."""
+    """(status, body) of an app's /health/ready, without a network."""
     status = 503
     body = b""
 

@@ -1,9 +1,4 @@
-"""A keep-alive HTTP/1.1 connection, for `scripts/run load`, benchmarks and tests.
-
-It uses little CPU, so that the client is not the bottleneck. On one core, 32 such connections send several times as
-many requests a second as httpx does, to a route that does nothing. Redirects, proxies and compression are not
-supported.
-"""
+"""A keep-alive HTTP/1.1 connection. It uses little CPU, so that the client is not the bottleneck."""
 
 import asyncio
 import ssl
@@ -21,7 +16,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Answer(Struct, frozen=True):
-    """A response. The names of `headers` are in lower case."""
+    """The names of `headers` are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -32,11 +27,11 @@ class Answer(Struct, frozen=True):
 
 
 class ConnectionEnded(ConnectionError):
-    """The connection is closed, or the answer is not HTTP. If the request was sent, its outcome is unknown."""
+    """There was no complete answer. If the request was sent, its outcome is unknown."""
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time. After an error or a cancellation it is closed: open a new one.
+    """Sends one request at a time. After an error it is closed. Then open a new one.
 
     A user name in the URL is sent as a bearer token.
     """
@@ -54,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, base_url: str) -> Self:
-        """Connects. Raises OSError. If that takes longer than CONNECT_TIMEOUT_SECONDS, raises TimeoutError, which is an OSError too."""
+        """Raises OSError, also after CONNECT_TIMEOUT_SECONDS."""
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -83,7 +78,7 @@ class Connection(asyncio.Protocol):
         *,
         seconds: float = 30.0,
     ) -> Answer:
-        """Sends a request and returns its answer. Raises ConnectionEnded, or TimeoutError after `seconds`."""
+        """Raises ConnectionEnded, or TimeoutError after `seconds`."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionEnded("the connection is closed")
         head = [f"{method} {self._prefix}{path} HTTP/1.1", f"host: {self._host}", f"content-length: {len(body)}"]
@@ -107,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # no request waits for an answer: the server is saying why it closes the connection
+        if self._waiting is None:  # not an answer: no request waits for one
             self.close()
             return
         try:

@@ -4,12 +4,11 @@
     scripts/run keys list [--tenant T] [--json]
     scripts/run keys revoke ID [--json]
 
-Each command takes `--data DIR`. `create` prints the key on stdout. It is shown only once: the store keeps only a hash. Every
-process that reaches Postgres refuses a revoked key within 5 s. These commands need Postgres, but no key. So you can
-make the first key of a store with them.
+Each command takes `--data DIR`. `create` prints the key on stdout, only once: the store keeps only a hash. These
+commands need Postgres, but no key.
 
-Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, no store is found,
-or its settings are not valid; 3 Postgres failed.
+Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, no store is found, or
+its settings are not valid; 3 Postgres failed.
 """
 
 import asyncio
@@ -112,7 +111,7 @@ def revoke(
 
 
 def expiry(duration: str, now: datetime) -> int:
-    """The second at which a duration such as `30d` ends. Raises InvalidField."""
+    """When a key made at `now` expires, in seconds since 1970. Raises InvalidField."""
     match = DURATION.fullmatch(duration)
     if match is None:
         raise InvalidField("expires_at", "It must be a number and one of m, h, d and w, such as 30d.")
@@ -120,7 +119,6 @@ def expiry(duration: str, now: datetime) -> int:
 
 
 def _line(key: ApiKey) -> str:
-    """One line for people."""
     states = [
         f"{state} {datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
         for state, seconds in (
@@ -135,7 +133,7 @@ def _line(key: ApiKey) -> str:
 
 
 def _run(data: Path, work: Callable[[KeyStore], Awaitable[T]]) -> T:
-    """Calls `work` with the store's keys, and returns its result. If that fails, ends the program with a message."""
+    """Ends the program with a message if no store is found, its data is newer, or Postgres fails."""
 
     async def work_connected(postgres_url: str) -> T:
         pool = make_pool(postgres_url, max_size=1, read_only=False)

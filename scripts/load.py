@@ -3,10 +3,8 @@
     scripts/run load chitchat          7,168 conversations of people, 258,145 messages
     scripts/run load FILE.jsonl        a line is {"metadata": {}, "title": …, "instructions": …, "items": […]}
 
-It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped
-and stores nothing twice. A line is identified by its text, the number of equal lines before it, and the name of its
-file. So the same line in a file with the same name is the same conversation. `--check` compares this source's
-conversations in the source, in the log and in MongoDB: how many conversations and messages there are, and a checksum.
+It can be interrupted at any time: the next run resumes, and stores nothing twice. The same line in a file with the same
+name is the same conversation. `--check` compares this source's conversations in the source, in the log and in MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 
@@ -47,7 +45,7 @@ DIFFERENT = 1
 
 
 class Options(Struct, frozen=True):
-    """The command line. `headers`: the header with the API key. `check_stores`: the stores to compare with the source; None to compare nothing."""
+    """The options of a load. `check_stores`: the stores to compare with the source; None to compare nothing."""
 
     data: Path
     base_url: str
@@ -59,7 +57,7 @@ class Options(Struct, frozen=True):
 
 
 class Result(Struct):
-    """What `--json` prints. `checksums`: by `source`, `log`, `mongodb`; empty when nothing was checked."""
+    """What `--json` prints. `checksums`: by `source`, `log`, `mongodb`."""
 
     source: str
     loaded: LoadCounts
@@ -71,9 +69,9 @@ class Result(Struct):
 
 
 async def load(source: Source, options: Options) -> Result:
-    """Loads, then checks if `check_stores` is set. SIGINT and SIGTERM cancel it.
+    """SIGINT and SIGTERM cancel the load. Raises BadLine, CredentialRefused and RetriesExhausted.
 
-    Raises BadLine, CredentialRefused and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
+    A check that fails raises ViewsBehind, psycopg.Error or PyMongoError.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -117,9 +115,9 @@ async def _checksums(
     key_by_id = {stored.id: stored.key for stored in progress_file.by_key.values()}
 
     def key_of(conversation_id: str, metadata: Any) -> str | None:
-        """The key of a conversation, if it is from this source.
+        """None if the conversation is not from this source.
 
-        A conversation of chitchat has its key in the metadata. So if it was stored twice, it is counted twice.
+        chitchat's key is in the metadata, so a conversation that was stored twice counts twice.
         """
         if isinstance(source, Chitchat):
             return metadata.get("key") if metadata.get("source") == source.name else None

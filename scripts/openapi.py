@@ -1,7 +1,4 @@
-"""Writes one OpenAPI document for both APIs (`commands/` and `queries/`) to the file that nginx serves.
-
-A test fails when `infrastructure/deploy/openapi.json` differs from the code.
-"""
+"""Writes one OpenAPI document for both APIs (`commands/` and `queries/`) to the file that nginx serves."""
 
 import json
 import threading

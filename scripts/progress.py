@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 5.0
 
 Report = Callable[[int, int], None]
-"""A function to call with (done, total)."""
+"""(done, total)"""
 
 
 @contextmanager
 def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
-    """Yields a function that shows the progress given to it. With `quiet` it shows nothing, for `--json`."""
+    """With `quiet` it shows nothing, for `--json`."""
     if quiet:
         yield lambda _done, _total: None
     elif sys.stderr.isatty():

@@ -5,18 +5,16 @@
 
 VIEW is conversations, items, responses, feedback, search, usage, context or all.
 
-Several processes fill a new collection for each view. The new collection catches up with the live one, and both are
-compared at the same position. Differences are printed. Then the new collection replaces the live one in one
-transaction, even if they differ: the new one was made from the log, so it is right. Readers notice nothing. The old
-collection is kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares, and drops the new
-collection. An interrupted rebuild resumes when it is run again; `--cancel` drops its new collections instead.
+New collections are filled, compared with the live ones, and swapped in, even if they differ: they were made from the
+log. The old ones are kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares, and drops
+the new ones. An interrupted rebuild resumes when it is run again.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
 that has lost a position, is started over instead: reads of it answer 503 until it is filled. With `--dry-run`,
 `--rollback` or `--cancel` it is skipped.
 
 `--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
-all views. See `projections/rebuild/repair.py`.
+all views.
 
 Exit status: 0 done; 1 a conversation is still parked, another repair has claimed it, there is nothing to roll back to,
 another rebuild runs, the log does not have the conversation, a view started over or a build was dropped meanwhile, the
@@ -68,8 +66,6 @@ REPAIR_INTERRUPTED = "Interrupted. The conversation may be parked until you run 
 
 
 class View(StrEnum):
-    """What can be rebuilt."""
-
     CONVERSATIONS = "conversations"
     ITEMS = "items"
     RESPONSES = "responses"
@@ -81,7 +77,7 @@ class View(StrEnum):
 
 
 class _Result(Struct):
-    """What was done. `--json` prints it. `views`: without those that were skipped."""
+    """What `--json` prints. `views`: without those that were skipped."""
 
     views: Sequence[str]
     position: int = 0
@@ -93,8 +89,6 @@ class _Result(Struct):
 
 
 class _PhaseReport:
-    """Prints the name of each phase, and passes the progress of the phase to `report`."""
-
     def __init__(self, report: Report, *, quiet: bool) -> None:
         self._report = report
         self._quiet = quiet
@@ -179,7 +173,7 @@ def _rebuild_views(view: View, action: Action, workers: int, data: Path, *, as_j
 async def _run(
     stores: Stores, views: Sequence[str], action: Action, *, workers: int, phases: _PhaseReport, report: Report
 ) -> _Result | None:
-    """Carries out the action on these views. Returns None if there is nothing to roll back to."""
+    """Returns None if there is nothing to roll back to."""
     statuses = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
     started = {name for name, status in statuses.items() if status.state != "absent"}
     online = [name for name in MONGO_VIEWS if name in views and name in started]

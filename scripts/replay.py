@@ -2,8 +2,7 @@
 
     scripts/run replay CONVERSATION_ID [--at VERSION] [--data DIR] [--json]
 
-It reads no view, so it helps when a view seems wrong. It also replays a deleted conversation, because the log keeps
-its events.
+It reads no view, so it helps when a view seems wrong. It also replays a deleted conversation.
 """
 
 from collections.abc import AsyncIterator
@@ -26,7 +25,10 @@ _PAGE = 500
 
 
 class Replayed(Struct):
-    """A conversation at a version. `items`: the items of all branches, in the order of the log, without retracted and inherited ones."""
+    """A conversation as the log has it.
+
+    `items`: of all branches, in the order of the log, without retracted and inherited ones.
+    """
 
     state: Conversation | None
     items: list[dict[str, Any]]
@@ -34,7 +36,7 @@ class Replayed(Struct):
 
 
 async def replay(reader: EventReader, conversation_id: str, at: int | None) -> Replayed:
-    """The conversation's events up to version `at` (None: all), and the state and items after them."""
+    """Reads the events, and folds them. `at`: the last version; None: all."""
     replayed = Replayed(None, [], [])
     folded = Fold()
     async for recorded in _events(reader, conversation_id, at):

@@ -1,4 +1,4 @@
-"""Finds the running store: by environment variables, or else by DIR/run/env, which `scripts/up` writes."""
+"""Finds the running store: by environment variables, or by DIR/run/env."""
 
 import os
 from pathlib import Path
@@ -10,22 +10,22 @@ from infrastructure.settings import Settings
 
 
 class StoreNotFound(Exception):
-    """Neither the environment nor DIR/run/env names a store, or the store's settings are not valid. The message says which."""
+    """No store is named, or its settings are not valid."""
 
 
 def base_url(data: Path) -> str:
-    """The URL that clients use. Raises StoreNotFound."""
+    """Raises StoreNotFound."""
     return _variable(data, "BASE_URL").rstrip("/")
 
 
 def settings(data: Path) -> Settings:
-    """The store's settings, with the URLs of Postgres, MongoDB and Redis. Raises StoreNotFound."""
+    """Raises StoreNotFound."""
     _variable(data, "POSTGRES_URL")
     return _settings(data)
 
 
 def credential(data: Path) -> dict[str, str]:
-    """The header with the key in STORE_API_KEY; empty if STORE_API_KEY is not set. Raises StoreNotFound if the settings are not valid."""
+    """The header with the API key. Empty without STORE_API_KEY. Raises StoreNotFound if the settings are not valid."""
     key = _settings(data).store_api_key.get_secret_value()
     return {"authorization": f"Bearer {key}"} if key else {}
 

@@ -1,4 +1,4 @@
-"""What the scripts that work on the stores share: their options, open connections, and their exits with a message."""
+"""Options, exit statuses and opened stores, shared by the scripts that work on the stores."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,15 +27,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 DEFAULT_DATA = Path(".data")
 USAGE_ERROR, STORE_UNAVAILABLE, INTERRUPTED = 2, 3, 130
-"""Exit statuses. 130 is Ctrl-C."""
+"""130 is Ctrl-C."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stores:
-    """Open connections."""
-
     settings: Settings
     pool: Pool
     reader: EventReader
@@ -45,10 +43,7 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Opens the connections, and closes them at the end. Raises DataIsNewer or psycopg.Error.
-
-    The clients of MongoDB and Redis connect at their first request.
-    """
+    """Raises DataIsNewer or psycopg.Error. MongoDB and Redis connect at their first request."""
     await asyncio.to_thread(check_migrations, settings.postgres_url)
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=120.0)
@@ -63,10 +58,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
-    """The result of `work`.
-
-    Prints a message and exits if no store is found, if its settings are not valid, if the data is newer than this code, if a store fails, and on Ctrl-C.
-    """
+    """Runs `work`. On a failure of the store or its settings, and on Ctrl-C, prints a message and exits."""
 
     async def work_connected(settings: Settings) -> T:
         async with open_stores(settings) as stores:

@@ -39,11 +39,11 @@ log = logging.getLogger("scripts.up")
 
 
 class CannotListenError(RuntimeError):
-    """The port cannot be used: another program listens on it, or the system refuses it."""
+    pass
 
 
 async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str) -> None:
-    """Runs everything until a signal. Raises CannotListenError, DoesNotStartError and the other errors of `infrastructure/embedded`."""
+    """Runs everything until a signal. Raises CannotListenError and the errors of `infrastructure/embedded`."""
     stop = stop_signalled()
     with ExitStack() as sockets:
         variables = STORES if arguments.no_model else STORES | MODEL
@@ -78,7 +78,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it. Raises CannotListenError."""
+    """Retries while the port is taken, because a killed supervisor may be about to release it. Raises CannotListenError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,7 +142,7 @@ def _projectors(
             name=name,
             command=(sys.executable, "-P", "-m", "projections.main"),
             directory=directory.path,
-            # Any status is accepted here: readiness is checked through the gateway.
+            # Any status is accepted. Nothing waits until the projector is ready.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
             reads_settings=True,
@@ -153,16 +153,11 @@ def _projectors(
 
 
 def metrics_on(port: int) -> dict[str, str]:
-    """The environment variables that make a process serve its metrics on this loopback port."""
     return {"METRICS_HOST": LOOPBACK, "METRICS_PORT": str(port)}
 
 
 def refuse_newer_data(postgres_url: str) -> None:
-    """Raises WillNotRunError if the data is newer than this code.
-
-    This runs before each start of a process that uses the stores. With newer data, that process would exit after every
-    restart.
-    """
+    """Raises WillNotRunError if the data is newer than this code, because a process would exit after every restart."""
     try:
         check_migrations(postgres_url)
     except DataIsNewer as error:
@@ -176,7 +171,6 @@ def _name(kind: str, number: int) -> str:
 
 
 async def _wait_until_ready(base_url: str) -> None:
-    """Returns when the gateway is ready. Logs a warning every NOT_READY_WARNING_SECONDS until then."""
     warned_at = time.monotonic()
     while not await asyncio.to_thread(answers_http, f"{base_url}/health/ready", frozenset({200})):
         if time.monotonic() - warned_at > NOT_READY_WARNING_SECONDS:
@@ -201,7 +195,7 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
 
 
 def without_credentials(url: str) -> str:
-    """The URL without its user, password and query, to show it to people. A query may contain a password too."""
+    """Hides the user, the password and the query. A query may contain a password too."""
     parts = urlsplit(url)
     if not parts.scheme:  # such as `host=db password=…`
         return "***"

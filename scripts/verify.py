@@ -2,11 +2,11 @@
 
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
-It prints the differences. First it waits until the views show the log up to its current end, at most `--wait` seconds. It can run while the
-store is in use: each group of conversations is compared as of one moment.
+First it waits until the views show the log up to its current end, at most `--wait` seconds. It can run while the store
+is in use, because each group of conversations is compared as of one moment.
 
-Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
-usage, no store is found, or its settings are not valid; 3 a store is unavailable; 130 interrupted.
+Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong usage, no
+store is found, or its settings are not valid; 3 a store is unavailable; 130 interrupted.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ _MAX_LISTED = 1_000
 
 
 class Verified(Struct, kw_only=True):
-    """How much was compared, and the differences. `differences` lists the first thousand.
+    """The result of a verification.
 
-    `position`: the end of the log when the verification started. `tables`: how many rows of the tables beside the log
-    were compared, without `tenant_positions`. `snapshots_absent`: the number of conversations whose snapshot is missing or cannot be compared.
+    `position`: the end of the log at the start. `tables`: compared rows, without `tenant_positions`.
+    `snapshots_absent`: also snapshots that cannot be compared.
     """
 
     ok: bool = True
@@ -55,7 +55,6 @@ class Verified(Struct, kw_only=True):
     seconds: float = 0.0
 
     def add(self, difference: Difference) -> None:
-        """Counts a difference, and lists it if fewer than a thousand are listed."""
         self.ok = False
         self.different += 1
         if len(self.differences) < _MAX_LISTED:
@@ -67,7 +66,7 @@ class Verified(Struct, kw_only=True):
 
 
 async def verify(stores: Stores, report: Report, *, only: str | None = None, wait: float = 30.0) -> Verified:
-    """Compares everything, or `only` one conversation. `wait`: seconds for the views to catch up."""
+    """Compares everything with the log, or only the conversation `only`. `wait`: seconds for the views to catch up."""
     verified = Verified(position=await stores.reader.last_position())
     for difference in await _behind(stores, verified.position, wait):
         verified.add(difference)

@@ -1,9 +1,6 @@
-"""Circuit breakers: while a model is down, requests to it fail at once instead of after their retries and timeouts.
+"""Circuit breakers: while a model is down, requests to it fail at once.
 
-Each model has its own breaker, because a provider may serve one model and fail with another.
-
-No library is used. The libraries for asyncio wrap one awaited call, but here a stream counts as answered at its first event with
-content. Also, none of them lets only one probe through.
+No library is used: here a stream counts as answered at its first event with content, and probes pass one by one.
 """
 
 import time
@@ -19,18 +16,15 @@ FAILURE_WINDOW_SECONDS = 60.0
 OPEN_SECONDS = 10.0
 
 PROBE_SECONDS = 3.0
-"""How long a probe without a result keeps other requests away."""
 
 MAX_MODELS = 256
-"""How many breakers are kept: clients may send any name as a model."""
+"""Clients may send any name as a model."""
 
 log = structlog.get_logger(__name__)
 
 
 class CircuitBreakers:
-    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of open breakers
-    when it may have changed.
-    """
+    """The breakers of the models that were used last. `on_change` gets the number of open ones."""
 
     def __init__(
         self,
@@ -46,7 +40,7 @@ class CircuitBreakers:
         return len(self._breakers)
 
     def begin_attempt(self, model: str) -> "Attempt":
-        """Call before each request. Raises ModelFailed (`model_unavailable`) while no request may be sent to this model."""
+        """Call before each request. Raises ModelFailed (`model_unavailable`)."""
         breaker = self._breakers.pop(model, None) or CircuitBreaker(partial(self._changed, model), self._clock)
         self._breakers[model] = breaker
         if len(self._breakers) > MAX_MODELS:
@@ -65,10 +59,9 @@ class CircuitBreakers:
 class CircuitBreaker:
     """Opens after MAX_FAILURES failures in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
 
-    OPEN_SECONDS later, the breaker lets one request through as a probe. While the probe has no result, another probe is let through every
-    PROBE_SECONDS. The first request that is answered closes the breaker. If the newest probe fails, the breaker stays open for OPEN_SECONDS
-    more. While it is open, the failures of all other requests change nothing. `on_change` is called with True when the breaker opens, and
-    with False when it closes.
+    OPEN_SECONDS later, one request passes as a probe. While there is no result, another probe passes every
+    PROBE_SECONDS. The first answer closes the breaker. If the newest probe fails, the breaker stays open for
+    OPEN_SECONDS more.
     """
 
     def __init__(
@@ -83,14 +76,13 @@ class CircuitBreaker:
         self._failed_at = float("-inf")
         self._next_probe_at = float("-inf")
         self._probe: Attempt | None = None
-        """The newest probe."""
 
     @property
     def is_open(self) -> bool:
         return self._is_open
 
     def begin_attempt(self) -> "Attempt":
-        """Call before each request. Raises ModelFailed (`model_unavailable`) while no request may be sent."""
+        """Raises ModelFailed (`model_unavailable`)."""
         attempt = Attempt(self)
         if self._is_open:
             wait = self._next_probe_at - self._clock()
@@ -119,7 +111,7 @@ class CircuitBreaker:
             self._set_open(is_open=True)
 
     def abandon(self, attempt: "Attempt") -> None:
-        """Records that the attempt ended without a result. If it was the newest probe, the next request becomes a probe."""
+        """If the attempt was the newest probe, the next request becomes a probe."""
         if attempt is self._probe:
             self._probe, self._next_probe_at = None, self._clock()
 
@@ -130,26 +122,25 @@ class CircuitBreaker:
 
 
 class Attempt:
-    """One request. Only its first result counts. Always call `abandoned` at the end."""
+    """One request to a model. Only the first result counts. Always call `abandoned` at the end."""
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
         self._ended = False
 
     def answered(self) -> None:
-        """Records that the model answered. A refusal counts as an answer: it shows that the provider is up."""
+        """A refusal counts as an answer: the provider is up."""
         if not self._ended:
             self._ended = True
             self._breaker.record_success()
 
     def failed(self) -> None:
-        """Records that the provider was not reached, did not answer in time, or answered 502, 503 or 504."""
+        """Call it if there is no connection or no answer in time, or if the status is 502, 503 or 504."""
         if not self._ended:
             self._ended = True
             self._breaker.record_failure(self)
 
     def abandoned(self) -> None:
-        """Records that the caller stopped before there was a result. Does nothing after a result."""
         if not self._ended:
             self._ended = True
             self._breaker.abandon(self)

@@ -1,7 +1,6 @@
 """`/chat/completions`: turns the chunks of an answer into stream parts.
 
-Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and the variants of other providers: reasoning in
-`reasoning_content` or `reasoning`, calls without an id or an index, the old `function_call`.
+Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and the variants of other providers.
 """
 
 import uuid
@@ -29,12 +28,10 @@ _CACHED = (
     ("cached_tokens",),
 )
 _CACHE_WRITES = (("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",))
-"""The paths to the counts of cached tokens and of cache writes in a usage object: OpenAI's first, then those of DeepSeek, Anthropic through a proxy, and Moonshot."""
+"""Paths in a usage object of OpenAI, DeepSeek, Anthropic through a proxy, and Moonshot."""
 
 
 class _FunctionDelta(Struct):
-    """The next part of a call of a function, or of a custom tool."""
-
     name: str | None = None
     arguments: str | None = None
     input: str | None = None
@@ -74,10 +71,7 @@ _decoder = msgspec.json.Decoder(_Chunk)
 
 
 class _StartedCall(Struct):
-    """A call, as far as it has arrived. `index` and `id` are the provider's. `custom_input` is None for a function.
-
-    `arguments` are a function's; they stay empty for a custom tool.
-    """
+    """A call that has started. `index` and `id` are the provider's. `custom_input` is None for a function."""
 
     index: int | None
     id: str | None
@@ -87,14 +81,13 @@ class _StartedCall(Struct):
     arguments: list[str] = []
 
     def is_followed_by(self, function: _FunctionDelta) -> bool:
-        """Whether the delta starts another call. This is needed if calls have no id and share an index, as Gemini's do."""
+        """Whether the delta starts another call. Gemini's calls have no id and share an index."""
         if function.name != self.name:
             return True
         return bool((function.arguments or "").strip()) and _is_object("".join(self.arguments))
 
 
 def _is_object(text: str) -> bool:
-    """Whether the text is one complete JSON object."""
     try:
         msgspec.json.decode(text, type=dict)
     except (ValueError, RecursionError):
@@ -103,12 +96,11 @@ def _is_object(text: str) -> bool:
 
 
 def _first_count(usage: Any, paths: Sequence[tuple[str, ...]]) -> int:
-    """The first of these counts that is not 0. 0 if there is none."""
     return next((count for path in paths if (count := token_count(usage, *path))), 0)
 
 
 class ChatAnswer:
-    """One answer of `/chat/completions`. Text that arrives while a call is open becomes a message of its own after the call."""
+    """An answer, read chunk by chunk. Text that arrives while a call is open becomes an item after the call."""
 
     def __init__(self) -> None:
         self._items = OrderedItems()
@@ -124,7 +116,7 @@ class ChatAnswer:
         self._service_tier: str | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
-        """The stream parts that can be passed on after this event. Raises ModelFailed, and ValueError for data that is not a chunk."""
+        """Raises ModelFailed, and ValueError for data that is not a chunk."""
         chunk = decode_json(_decoder, data)
         if chunk.error is not None:
             raise reported_failure(chunk.error)
@@ -134,7 +126,7 @@ class ChatAnswer:
         if not chunk.choices:
             return []
         choice = next((choice for choice in chunk.choices if not choice.index), None)
-        if choice is None:  # the chunk belongs to a second answer, which was not requested
+        if choice is None:  # a chunk of a second answer, which was not requested
             return []
         delta = choice.delta or _Delta()
         for reasoning in (delta.reasoning_content, delta.reasoning):
@@ -152,16 +144,15 @@ class ChatAnswer:
 
     @property
     def progress(self) -> object:
-        """A value that changes with each event that has text, a call, the finish reason or the first usage."""
         return self._items.characters, self._finish_reason, self._usage is not None
 
     @property
     def is_complete(self) -> bool:
-        """Always False: usage comes last, so the answer is complete only at `[DONE]`."""
+        """Usage comes last, so the answer is complete only at `[DONE]`."""
         return False
 
     def finish(self) -> list[StreamPart]:
-        """The last parts. Raises ModelFailed if the answer broke off, if it failed, or if a call has no name."""
+        """Raises ModelFailed if the answer broke off or failed, or if a call has no name."""
         reason = self._finish_reason
         if reason is None:
             raise incomplete_answer()
@@ -190,10 +181,7 @@ class ChatAnswer:
         return [*self._items.take_parts(), Finished(reason, usage, model, self._service_tier)]
 
     def _add_text(self, item_type: str, kind: str, text: str | None) -> None:
-        """Adds text of a message or of reasoning.
-
-        Consecutive texts of the same type make one item. In an item, consecutive texts of the same kind make one part.
-        """
+        """Consecutive texts of the same type make one item. In it, texts of the same kind make one part."""
         if not text:
             return
         if self._open_text is None or self._open_text[0] != item_type:
@@ -239,7 +227,7 @@ class ChatAnswer:
             call.custom_input.append(function.input or "")
 
     def _find_call(self, delta: _CallDelta, function: _FunctionDelta) -> _StartedCall | None:
-        """The call that this delta continues; None if it starts one. Some providers give every call the index 0 and its own id."""
+        """None if the delta starts a call. Some providers give every call the index 0."""
         for call in reversed(self._calls):
             if delta.index is not None and call.index != delta.index:
                 continue
@@ -255,7 +243,7 @@ class ChatAnswer:
         return None
 
     def _call_id(self, provider_id: str | None) -> str:
-        """The provider's id of a call. A new id if the provider sent none, or has used it for an earlier call."""
+        """A new id if the provider sent none, or has used it for an earlier call."""
         call_id = clean(provider_id or "")
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid.uuid4().hex}"

@@ -22,7 +22,6 @@ from replies.provider.too_long import is_too_long, window_of
 
 
 def as_failure(error: Exception) -> ModelFailed:
-    """The ModelFailed for any error that occurs while a request is sent or its answer is read."""
     match error:
         case ModelFailed():
             return error
@@ -61,7 +60,7 @@ def _refused(error: openai.APIStatusError) -> ModelFailed:
 
 
 def _has_no_connection(error: BaseException | None) -> bool:
-    """Whether a connection was refused or broken off. The client's transport reports this as a timeout too."""
+    """The client's transport reports a refused or broken connection as a timeout too."""
     while error is not None:
         if isinstance(error, aiohttp.ClientConnectionError):
             return not isinstance(error, TimeoutError)
@@ -70,7 +69,7 @@ def _has_no_connection(error: BaseException | None) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms`, or else from `retry-after` (seconds or a date). None if neither can be read, or if the time is negative or at least a day."""
+    """In seconds. None if the header is unreadable, negative or at least a day."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) / unit

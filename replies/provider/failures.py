@@ -1,4 +1,4 @@
-"""Failures of a provider, with messages of our own: the provider's messages may contain what people wrote, or an API key."""
+"""Failures of a provider, in our own words. A provider's message may contain what people wrote, or an API key."""
 
 from typing import Any
 
@@ -20,7 +20,6 @@ def answer_too_long() -> ModelFailed:
 
 
 def context_too_long(window: int | None) -> ModelFailed:
-    """`window`: the model's window, if the provider named it."""
     tokens = "" if window is None else f" of {window} tokens"
     message = f"The request to the model provider is longer than the model's context window{tokens}."
     return ModelFailed("context_length_exceeded", message, window=window)
@@ -31,7 +30,7 @@ def rate_limited(retry_after: float | None) -> ModelFailed:
 
 
 def reported_failure(error: Any) -> ModelFailed:
-    """The failure for an error that the provider sends in its stream. `error`: `{message, code, type}`, or any other value."""
+    """The failure that a provider's error means. `error`: `{message, code, type}`, or any other value."""
     fields = error_object(error)
     code, error_type, message = error_fields(fields)
     if is_too_long(code, error_type, message):
@@ -43,10 +42,9 @@ def reported_failure(error: Any) -> ModelFailed:
 
 
 def error_object(body: Any) -> dict[str, Any]:
-    """The error object in the body of an answer. Empty if there is none.
+    """The error in a body, or the body itself if it is an object without `error`. Otherwise empty.
 
-    Most providers send `{"error": {…}}`, or the object alone. Gemini puts it into a list. LM Studio sends
-    `{"error": "…"}`: this text becomes the object's `message`.
+    Gemini puts the object into a list. LM Studio sends `{"error": "…"}`.
     """
     if isinstance(body, list) and body:
         body = body[0]
@@ -55,6 +53,6 @@ def error_object(body: Any) -> dict[str, Any]:
 
 
 def error_fields(fields: dict[str, Any]) -> tuple[str, str, str]:
-    """The code, type and message of an error object. A missing one is an empty string."""
+    """(code, type, message). A missing field is an empty string."""
     code, error_type, message = (str(fields.get(name) or "")[:1000] for name in ("code", "type", "message"))
     return code, error_type, message

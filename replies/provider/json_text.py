@@ -1,8 +1,4 @@
-"""Decodes and cleans the JSON and the text of providers.
-
-Some providers cut a character in two. Then a chunk ends with the first half of a surrogate pair, and the next chunk begins with the
-second half.
-"""
+"""Decodes and cleans the JSON and the text of providers. Some providers split a surrogate pair over two chunks."""
 
 import json
 import re
@@ -17,7 +13,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """The decoded JSON text. Halves of surrogate pairs in strings are accepted. Raises ValueError."""
+    """Accepts halves of surrogate pairs in strings. Raises ValueError."""
     try:
         return decoder.decode(data)
     except ValueError:
@@ -29,7 +25,7 @@ def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
 
 
 def clean(text: str) -> str:
-    """The text as it can be stored: without NUL, the halves of surrogate pairs joined, and halves that stand alone replaced by U+FFFD."""
+    """The text without NUL, with surrogate pairs joined, and lone halves replaced by U+FFFD."""
     if "\0" in text:
         text = text.replace("\0", "")
     if text.isascii() or _SURROGATE.search(text) is None:
@@ -38,7 +34,6 @@ def clean(text: str) -> str:
 
 
 def clean_value(value: Any) -> Any:
-    """A JSON value whose strings are all `clean`."""
     match value:
         case str():
             return clean(value)

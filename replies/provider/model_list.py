@@ -15,14 +15,11 @@ from replies.provider.json_text import clean, clean_value
 LIST_TIMEOUT_SECONDS = 5.0
 MAX_AGE_SECONDS = 30.0
 REFRESH_SECONDS = 3.0
-"""If a model is not in the list, or the last fetch failed, the list is fetched again after this time."""
+"""After this time the list is fetched again if a model is not in it, or if the last fetch failed."""
 
 
 class ModelList:
-    """The list of one process. Concurrent callers share one request.
-
-    `on_list` is called with each list that was fetched, with all fields that the provider sent.
-    """
+    """Concurrent callers share one request. `on_list` gets each fetched list with all its fields."""
 
     def __init__(
         self,
@@ -39,7 +36,7 @@ class ModelList:
         self._lock = asyncio.Lock()
 
     async def models(self, max_age: float = MAX_AGE_SECONDS) -> list[dict[str, Any]]:
-        """Each model as {id, object, created, owned_by}, at most `max_age` seconds old. Raises ModelFailed."""
+        """Each model as {id, object, created, owned_by}. Raises ModelFailed."""
         async with self._lock:
             age = self._clock() - self._fetched_at
             if age > (max_age if self._failure is None else REFRESH_SECONDS):
@@ -53,9 +50,9 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """The listed model of this name. None if it is not listed. Raises ModelFailed.
+        """None if the list does not have the model. A list that is neither new nor empty is first fetched again.
 
-        Fetches the list again before it returns None, unless the list is newer than REFRESH_SECONDS or empty.
+        Raises ModelFailed.
         """
         models = await self.models()
         found = _find(name, models)
@@ -64,7 +61,7 @@ class ModelList:
         return found
 
     async def has(self, name: str) -> bool:
-        """Whether the provider lists the model, or listed it at the last fetch. Also true if its list is empty or cannot be fetched."""
+        """True also if the list is empty or cannot be fetched."""
         if _find(name, self._models) is not None:  # without the lock: does not wait while another caller fetches
             return True
         try:
@@ -91,10 +88,7 @@ class ModelList:
 
 
 def _find(name: str, models: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The model of this name.
-
-    Some providers list a model with a path before its name (`models/gemini-2.5-pro`). Requests leave the path out.
-    """
+    """Some providers list a path before the name (`models/gemini-2.5-pro`)."""
     named = (model for model in models if model["id"] == name)
     below_a_path = (model for model in models if model["id"].endswith(f"/{name}"))
     return next(named, None) or next(below_a_path, None)

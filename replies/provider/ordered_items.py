@@ -1,7 +1,4 @@
-"""Puts output items in order. A provider may stream several items at the same time, but here they are passed on one after the other.
-
-The parts of an item are passed on one after the other, too.
-"""
+"""Puts output items and their parts in order. A provider may stream several at the same time."""
 
 from collections.abc import Hashable, Iterator, Sequence
 
@@ -14,17 +11,16 @@ from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Part
 from replies.stream_events import field_of, usual_kind
 
 MAX_ANSWER_CHARACTERS = 1_000_000
-"""The maximum length of an answer: the text of all its items, and the fields with which they start. No useful answer is longer."""
+"""No useful answer is longer."""
 
 PartText = tuple[str, str]
-"""The kind and the text of a part."""
 
 
 class _OpenPart(Struct, eq=False):
-    """A part of an item. `kind`: None for the usual kind of the item.
+    """A part that is not passed on in full yet.
 
-    `waiting`: the text that is not passed on yet. `length`: the length of the whole text so far. `half`: the first half of a surrogate
-    pair at the end of the text.
+    `kind`: None for the usual kind. `waiting`: text that is not passed on yet. `half`: the first half of a surrogate
+    pair.
     """
 
     kind: str | None
@@ -51,9 +47,9 @@ class _OpenPart(Struct, eq=False):
 
 
 class _OpenItem(Struct):
-    """An item that is not passed on completely yet. `item` is None until its type is known.
+    """An item that is not passed on in full yet. `item` is None until its type is known.
 
-    `started`: whether its ItemStarted was made. `parts`: all its parts. `open`: the parts that are not passed on completely.
+    `open`: the parts that are not passed on in full yet.
     """
 
     item: Item | None
@@ -65,7 +61,7 @@ class _OpenItem(Struct):
     ended: bool = False
 
     def part(self, key: Hashable, kind: str | None) -> _OpenPart:
-        """The part with this key. If there is none, or if it has ended, a new one starts."""
+        """A new part starts if there is none, or if it has ended."""
         part = self.by_key.get(key)
         if part is None or part.ended:
             part = self.by_key[key] = _OpenPart(kind, is_first=not self.parts)
@@ -78,10 +74,7 @@ class _OpenItem(Struct):
         return part.kind or usual_kind(self.item)
 
     def take_parts(self) -> Iterator[StreamPart]:
-        """The stream parts that can be passed on now. Parts in the same field as the first part are passed on one after the other.
-
-        Parts in another field wait until the item has ended.
-        """
+        """Parts in another field than the first part wait until the item has ended."""
         assert self.item is not None
         in_turn = self.open
         if len(in_turn) > 1:
@@ -101,10 +94,9 @@ class _OpenItem(Struct):
 
 
 class OrderedItems:
-    """Makes the stream parts of one item at a time, in the order in which the items started. The text of later items waits.
+    """Makes the stream parts of one item at a time, in the order in which the items started.
 
-    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call. A method that
-    makes the answer too long raises ModelFailed.
+    Callers choose the keys. A method that makes the answer too long raises ModelFailed.
     """
 
     def __init__(self) -> None:
@@ -114,11 +106,9 @@ class OrderedItems:
 
     @property
     def characters(self) -> int:
-        """The length of the answer so far: the text of its items, and the fields with which they started."""
         return self._characters
 
     def open_keys(self) -> list[Hashable]:
-        """The keys of the items that have not ended, in the order in which the items started."""
         return [key for key, open_item in self._items.items() if not open_item.ended]
 
     def start(self, key: Hashable, item: Item | None = None) -> None:
@@ -132,14 +122,13 @@ class OrderedItems:
         return self._items[key].item is not None
 
     def add_text(self, key: Hashable, text: str, part: Hashable = 0, kind: str | None = None) -> None:
-        """Adds text to a part of an item. `kind`: the part's kind; None for the usual kind of the item."""
         self.add_length(len(text))
         if text:
             self._items[key].part(part, kind).add(text)
             self._make_parts()
 
     def end_part(self, key: Hashable, part: Hashable, kind: str | None = None, text: str = "") -> None:
-        """Records that a part is complete. `text`: the whole text. What was not added before is added now."""
+        """Ends a part. `text`: its whole text. What was not added before is added now."""
         open_item = self._items[key]
         open_part = open_item.by_key.get(part)
         if open_part is None and text:
@@ -150,13 +139,12 @@ class OrderedItems:
             self._make_parts()
 
     def add_length(self, characters: int) -> None:
-        """Adds to the length of the answer. Raises ModelFailed when it is longer than MAX_ANSWER_CHARACTERS."""
         self._characters += characters
         if self._characters > MAX_ANSWER_CHARACTERS:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """Records that an item is complete. `complete`: all its parts, field after field. What was not added before is added now."""
+        """Ends an item. `complete`: (kind, text) of its parts, field after field. What is missing is added now."""
         open_item = self._items[key]
         for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
             in_field = [part for part in complete if field_of(part[0]) == field]
@@ -178,7 +166,6 @@ class OrderedItems:
         return parts
 
     def _add_rest(self, part: _OpenPart, complete_text: str) -> None:
-        """Adds the rest of the complete text, after the text that the part already has."""
         if rest := complete_text[part.length :]:
             part.half = ""
             self.add_length(len(rest))

@@ -1,7 +1,4 @@
-"""Requests to the provider at OPENAI_BASE_URL through the official client. MODEL_API says in which of the two APIs.
-
-The bodies are made in `context/rendering/`.
-"""
+"""Requests to the provider at OPENAI_BASE_URL, in the API that MODEL_API names."""
 
 import ssl
 import time
@@ -32,13 +29,13 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer of one of the two APIs. `parse` is called for each event, and `finish` once, after the last event."""
+    """A streamed answer. `finish` is called once, after the last event."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
 
     @property
     def progress(self) -> object:
-        """A value that changes with each event that has content. Events that only keep the connection alive do not change it."""
+        """A value that changes with each event that has content."""
 
     @property
     def is_complete(self) -> bool: ...
@@ -48,12 +45,12 @@ class Answer(Protocol):
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The TLS context that all providers of a process share. Reading the certificates of all authorities takes 25 ms."""
+    """Shared, because reading all certificates takes 25 ms."""
     return httpx2.create_ssl_context()
 
 
 class ModelProvider:
-    """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end. `on_list`: as for ModelList."""
+    """One for each app."""
 
     def __init__(
         self,
@@ -69,16 +66,15 @@ class ModelProvider:
         self._list: ModelList | None = None
         if settings.openai_base_url:
             url = httpx2.URL(settings.openai_base_url)
-            # A user name and password in the URL replace the API key. They are taken out of the URL, because aiohttp
-            # refuses them there if the request has an Authorization header.
+            # aiohttp refuses a user name in the URL if the request has an Authorization header.
             basic_auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
             self._client = AsyncOpenAI(
                 base_url=str(url.copy_with(userinfo=b"")),
                 api_key=settings.openai_api_key.get_secret_value(),
                 timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT_SECONDS),
                 max_retries=MAX_RETRIES,
-                # A stream costs half the CPU time that it costs with the default client.
-                # A redirect is not followed: it would send what people wrote, and the API key, to an address that nobody configured.
+                # With aiohttp, a stream costs half the CPU time that it costs with the default client. A redirect would
+                # send content and the API key to an unknown address.
                 http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False, verify=_tls()),
             )
             self._list = ModelList(self._client, clock, on_list)
@@ -98,7 +94,7 @@ class ModelProvider:
         return self._client is not None
 
     async def default_model(self, tenant: str) -> str:
-        """The model for a request that names none. Raises ModelFailed if no setting names one, and the provider lists none or cannot be asked."""
+        """The configured default, or the first model of the provider's list. Raises ModelFailed if there is neither."""
         settings = self._settings
         defaults = settings.tenant_defaults.get(tenant)
         if configured := (defaults.model if defaults else None) or settings.default_model:
@@ -112,37 +108,31 @@ class ModelProvider:
 
     @property
     def configured_models(self) -> frozenset[str]:
-        """The models that a setting names."""
         settings = self._settings
         of_tenants = (defaults.model for defaults in settings.tenant_defaults.values())
         return frozenset(name for name in (*settings.models, settings.default_model, *of_tenants) if name)
 
     async def has_model(self, model: str) -> bool:
-        """Whether the provider lists the model, or a setting names it.
-
-        Also true if there is no provider, or if its list is empty or cannot be fetched.
-        """
+        """True also if there is no list."""
         if model in self.configured_models:
             return True
         return self._list is None or await self._list.has(model)
 
     async def list_models(self) -> list[dict[str, Any]]:
-        """The provider's models: {id, object, created, owned_by}. Raises ModelFailed."""
+        """Each model as {id, object, created, owned_by}. Raises ModelFailed."""
         if self._list is None:
             raise _not_configured()
         return await self._list.models()
 
     async def find_model(self, name: str) -> dict[str, Any] | None:
-        """The provider's model of this name; None without a provider, or if the provider does not list it. Raises ModelFailed."""
+        """Raises ModelFailed."""
         return None if self._list is None else await self._list.find(name)
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to `body`. The body must be for the API that MODEL_API names.
+        """The parts of the answer to `body`. Raises only ModelFailed.
 
-        The request is retried, up to MAX_RETRIES times, if the connection fails, if no response begins in time, or if its status is 408, 409,
-        429 or 5xx. Headers of the response may forbid a retry, or ask for one. After any other failure the request is not retried.
-
-        Raises only ModelFailed. Closing the iterator, or cancelling its reader, closes the connection to the provider.
+        Retries up to MAX_RETRIES times if the connection fails, if no response begins in time, or on status 408, 409,
+        429 or 5xx. Headers of the response may forbid a retry, or ask for one.
         """
         if self._client is None:
             raise _not_configured()
@@ -181,7 +171,7 @@ class ModelProvider:
                 await response.aclose()
 
     async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
-        """The raw response, as soon as its headers have arrived. Reading it through the client would take four times as long."""
+        """Returns the raw response, because reading through the client takes four times as long."""
         path = "/responses" if self._uses_responses_api else "/chat/completions"
         content = msgspec.json.encode(body)  # the client's own encoder takes ten times as long
         response = await client.post(
@@ -190,7 +180,10 @@ class ModelProvider:
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
     async def complete_text(self, body: Mapping[str, Any]) -> AnswerText:
-        """The text of the answer's messages, and the usage. The text is "" if the model refused, or if a content filter cut the answer off. Raises ModelFailed."""
+        """The messages of an answer as one text. Empty if the model refused, or a filter cut the answer off.
+
+        Raises ModelFailed.
+        """
         text: list[str] = []
         in_message = refused = False
         finished = Finished("stop")

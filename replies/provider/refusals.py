@@ -1,7 +1,5 @@
 """Finds out which abilities of the model a provider's refusal names.
 
-The words of the refusal are not kept: they may contain what people wrote.
-
 The patterns come from the messages of OpenAI, Anthropic, Mistral, DeepSeek, OpenRouter, Groq, Ollama, llama.cpp, LM
 Studio and vLLM.
 """
@@ -15,7 +13,7 @@ import msgspec
 from domain.errors import RefusedRequest
 
 MAX_READ_CHARACTERS = 300
-"""How much of a message is read. Providers first say what is wrong. After that, they may repeat the request."""
+"""The rest of a message is not read, because it may repeat the request."""
 
 _NOT_REFUSALS: Final = (401, 403, 408, 429)
 _OUTAGES: Final = (502, 503, 504)
@@ -36,19 +34,15 @@ _LACKS: Final = re.compile(
 _ONE_BAD_PART: Final = re.compile(
     r"format|media type|mime|(?<!\w)urls?(?!\w)|file_(id|url)|download|fetch|decode|corrupt|exceed|too (large|big|many|long)|size|resolution|page"
 )
-"""Words of a message about one image or file that is wrong in itself.
-
-Such a message does not show that the model takes no images or no files.
-"""
+"""Words about one bad image or file: the model may still take others."""
 
 _LEARNABLE: Final = ("image", "file", "audio", "tools", "custom_tools")
 
 
 def refusal(status: int | None, message: str) -> RefusedRequest | None:
-    """The abilities that a refusal with this status and message names. None if the failure is not a refusal.
+    """None if the failure is not a refusal. `status` None: the error came in the stream.
 
-    `status` None: the error came in the stream of an answer. A status 404 or 5xx, and an error in a stream, may have
-    other causes. So they count as refusals only if they name an ability.
+    Errors in the stream, 404 and 5xx may have other causes. They count only if the message names an ability.
     """
     if status in _NOT_REFUSALS or status in _OUTAGES:
         return None
@@ -64,11 +58,7 @@ def refusal(status: int | None, message: str) -> RefusedRequest | None:
 
 
 def without_quoted_abilities(refused: RefusedRequest, body: Mapping[str, Any]) -> RefusedRequest:
-    """The refusal, without its `lacks` if the request contains the `lacks_words` too.
-
-    In that case, the provider perhaps only repeats what somebody wrote. This must not be learnt, because what is learnt
-    applies to everybody.
-    """
+    """Drops `lacks` if the request contains the `lacks_words`, because the provider may only repeat the request."""
     if refused.lacks and refused.lacks_words in msgspec.json.encode(body).decode().lower():
         return RefusedRequest(refused.mentions)
     return refused

@@ -1,4 +1,4 @@
-"""The output items of `/responses`: the fields that an item has when it starts, and those that are added when it is complete."""
+"""The output items of `/responses`."""
 
 import uuid
 from collections.abc import Callable
@@ -14,7 +14,9 @@ from replies.stream_events import may_have, new_part, parts_of, text_field
 
 
 def storable_item(provider_item: Any) -> Item:
-    """The item without its id, with clean texts (`clean`). What a message or a call needs and lacks is added. Raises ModelFailed, or ValueError."""
+    """The item without its id, with clean texts. Adds what a message or a call lacks. Raises ModelFailed, or
+    ValueError.
+    """
     if not isinstance(provider_item, dict):
         raise invalid_answer()
     item: Item = clean_value({name: value for name, value in provider_item.items() if name != "id"})
@@ -38,12 +40,11 @@ def id_of(provider_item: Any) -> str | None:
 
 
 def encoded_size(item: Item) -> int:
-    """Bytes of the item as JSON."""
     return len(msgspec.json.encode(item))
 
 
 def at_start(item: Item) -> Item:
-    """The item for its ItemStarted, without the text that is streamed later. Raises ModelFailed."""
+    """The item without its streamed text. Raises ModelFailed."""
     item_type = type_of(item)
     match item_type:
         case "message":
@@ -63,7 +64,7 @@ def at_start(item: Item) -> Item:
 
 
 def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
-    """A complete item's parts that have text, and the fields of its ItemDone. Raises ModelFailed."""
+    """The parts that have text, and the fields of the ItemDone. Raises ModelFailed."""
     fields = _BY_TYPE.get(type_of(item), _any_item)(item)
     if not may_have(item, "input"):  # the input of a custom tool is a field of its ItemDone
         return [(part.kind, part.text) for part in parts_of(item) if part.text], fields
@@ -71,7 +72,7 @@ def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
 
 
 def _message(item: Item) -> Item:
-    """The field `content` if it is not only plain text: it has several parts, annotations, or a refusal."""
+    """The field `content`, only if it has several parts, annotations, or a part that is not `output_text`."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) for part in parts):
@@ -89,7 +90,6 @@ def _function_call(item: Item) -> Item:
 
 
 def _reasoning(item: Item) -> Item:
-    """The fields besides the text. `encrypted_content` is left out if it is empty."""
     empty = () if item.get("encrypted_content") else ("encrypted_content",)
     return _without(item, "content", "summary", "status", *empty)
 

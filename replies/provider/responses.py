@@ -1,7 +1,6 @@
 """`/responses`: turns the events of an answer into stream parts.
 
-Shapes: `openai/types/responses/response_*_event.py` of the official SDK. The text of messages, of function calls' arguments and
-of reasoning is passed on as it arrives. An item of any other type makes one stream part when it starts, and another when it is complete.
+Shapes: `openai/types/responses/response_*_event.py` of the official SDK.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ from replies.provider.stream_parts import Finished, StreamPart, known_tier, toke
 from replies.stream_events import field_of, may_have
 
 MAX_ITEMS_BYTES = 4 * 1024 * 1024
-"""The most bytes that all items of an answer may have together, as JSON text. An image alone may take a megabyte or two."""
+"""An image alone may take a megabyte or two."""
 
 _DELTAS = {
     "response.output_text.delta": "output_text",
@@ -28,7 +27,6 @@ _DELTAS = {
     "response.reasoning_text.delta": "reasoning_text",
     "response.reasoning_summary_text.delta": "summary_text",
 }
-"""The events with the next text of a part, and the kind of the part."""
 
 _PART_ENDS = {
     "response.output_text.done": "output_text",
@@ -42,7 +40,7 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 class _Event(Struct):
-    """An event. Every field but `type` may have a value of any type, because only the fields that are used need the right type."""
+    """An event of any type. A field is checked where it is used."""
 
     type: str = ""
     item_id: Any = None
@@ -62,11 +60,11 @@ class _Event(Struct):
 _decoder = msgspec.json.Decoder(_Event)
 
 _Key = str | int
-"""An item's id from the provider, or its index if it has no id. A number below 0: an item that only the final response has."""
+"""An item's id, or its index. Below 0: only the final response has the item."""
 
 
 class ResponsesAnswer:
-    """One answer of `/responses`.
+    """An answer, read event by event.
 
     Some providers send no item ids, or a different id with each event. Then the index identifies the item.
     """
@@ -81,7 +79,7 @@ class ResponsesAnswer:
         self._response: Item | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
-        """The stream parts that can be passed on after this event. Raises ModelFailed, and ValueError for data that is not an event."""
+        """Raises ModelFailed, and ValueError for data that is not an event."""
         event = decode_json(_decoder, data)
         if event.delta:
             self._deltas += 1
@@ -107,19 +105,18 @@ class ResponsesAnswer:
 
     @property
     def progress(self) -> object:
-        """A value that changes with each event that starts an item, ends an item or the answer, or has a non-empty delta of any type.
+        """Changes with each start or end of an item, end of the answer, or non-empty delta of any type.
 
-        Some deltas, such as those of a web search's query, make no stream part, because their text comes again with the end of the item.
+        Some deltas, such as those of a web search's query, make no stream part.
         """
         return len(self._started), len(self._ended), self._deltas, self._response is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more can come."""
         return self._response is not None
 
     def finish(self) -> list[StreamPart]:
-        """The last parts. Raises ModelFailed if the answer broke off, if it failed, or if its end is not valid."""
+        """Raises ModelFailed if the answer broke off or failed, or if its end is not valid."""
         if self._response is None:
             raise incomplete_answer()
         status = self._response.get("status")
@@ -135,7 +132,7 @@ class ResponsesAnswer:
         return [*self._items.take_parts(), finished]
 
     def _add_unstreamed(self, output: list[Any]) -> None:
-        """Adds what only the final response has: some providers leave out items or the ends of items in the stream, or stream nothing."""
+        """Some providers do not stream all items or their ends."""
         started = list(self._started)
         for index, provider_item in enumerate(output):
             item_id = id_of(provider_item)
@@ -157,7 +154,7 @@ class ResponsesAnswer:
         return "tool_calls" if any(type_of(item) in _CALLS for item in self._started.values()) else "stop"
 
     def _key(self, item_id: Any, index: Any) -> _Key:
-        """The key of the item that an event is about. Without id and index: the item that started last."""
+        """Without id and index: the item that started last."""
         if not isinstance(item_id, str | None) or not isinstance(index, int | None):
             raise invalid_answer()
         if item_id in self._started:
@@ -188,10 +185,7 @@ class ResponsesAnswer:
             self._items.add_text(key, event.delta, _part_key(kind, event), kind)
 
     def _end_part(self, kind: str, event: _Event) -> None:
-        """Ends a part, so that clients see it complete before its item is complete.
-
-        An event that fits no part is ignored, because the end of the item has all texts.
-        """
+        """An event that fits no part is ignored: the end of the item has all texts."""
         text = event.refusal if kind == "refusal" else event.text
         if not self._started or not isinstance(text, str):
             return

@@ -15,10 +15,10 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Large enough for an image in base64."""
 
 LINE_OVERHEAD_BYTES = 64
-"""Added to the size of each data line, because a line takes memory besides its text. So empty data lines count too."""
+"""A line takes memory besides its text."""
 
 DRAIN_TIMEOUT_SECONDS = 0.5
-"""How long to wait for the end of the response after its last event. The connection of a response that was read to its end can be reused."""
+"""A connection can be reused if its response was read to the end."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -29,10 +29,10 @@ async def read_events(
     is_complete: Callable[[], bool],
     progress: Callable[[], object],
 ) -> AsyncGenerator[bytes, None]:
-    """The data of each event. Ends at `[DONE]`, after the event with which `is_complete` becomes true, or at the end of the response.
+    """The data of each event. Ends at `[DONE]`, once `is_complete` is true, or with the response.
 
-    The value of `progress` changes when an event has content. Raises TimeoutError if it does not change for `timeout` seconds, even if
-    comments and empty events arrive. Also raises httpx2.HTTPError and ModelFailed.
+    Raises TimeoutError if bytes arrive, but `progress` has not changed for `timeout` seconds. Also raises
+    httpx2.HTTPError and ModelFailed.
     """
     data: list[bytes] = []
     lines = _Lines()
@@ -76,14 +76,13 @@ async def read_events(
 
 
 class _Lines:
-    """Splits bytes into lines. A line ends with LF, CR LF or CR, and CR LF may come in two chunks."""
+    """A line ends with LF, CR LF or CR, and CR LF may come in two chunks."""
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._after_cr = False
 
     def add(self, chunk: bytes) -> list[bytes]:
-        """The lines that are complete with this chunk."""
         received, chunk = chunk, chunk[1:] if self._after_cr and chunk.startswith(b"\n") else chunk
         self._after_cr = received.endswith(b"\r")
         if b"\r" in chunk:
@@ -97,7 +96,6 @@ class _Lines:
         return [line.removeprefix(_BYTE_ORDER_MARK) for line in lines]
 
     def rest(self) -> bytes:
-        """The last line, which has no line end."""
         return b"".join(self._rest)
 
 

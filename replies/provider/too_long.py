@@ -1,8 +1,4 @@
-"""Recognises the refusal of a request that is longer than the model's window, in the words of many providers.
-
-OpenAI, llama.cpp and Anthropic have a code or type for this refusal. Other providers say it only in the message. Many messages name the
-size of the window.
-"""
+"""Recognises the refusal of a request that is longer than the model's window."""
 
 import re
 from typing import Any, Final
@@ -10,7 +6,6 @@ from typing import Any, Final
 MAX_WINDOW: Final = 2**31 - 1
 
 _CODES: Final = ("context_length_exceeded", "exceed_context_size_error", "model_context_window_exceeded")
-"""The codes or types of OpenAI, llama.cpp and Anthropic."""
 
 _N: Final = r"\(?(\d[\d,_]*)"
 """A number of tokens, perhaps in brackets, perhaps with separators."""
@@ -48,7 +43,6 @@ _PATTERNS: Final = tuple(
         rf"max_new_tokens` must be <= {_N}",
     )
 )
-"""Each pattern finds the window in the message of a refusal. The comments name the providers that use these words."""
 
 _WITHOUT_NUMBER: Final = re.compile(
     r"exceeds? (?:the |this model's )?(?:available )?context (?:window|size|length)|context window exceeds limit|prompt (?:is )?too long"
@@ -56,14 +50,12 @@ _WITHOUT_NUMBER: Final = re.compile(
     r"|maximum context length|context size has been exceeded|greater than the context length|too large for model with|input length exceeds",
     re.IGNORECASE,
 )
-"""Words that refuse a request because it is too long, perhaps without the window's size."""
 
 _OTHER_LIMITS: Final = re.compile(r"rate limit|per minute|quota", re.IGNORECASE)
-"""Words about other limits. A message with these words does not say that the request is too long, even if it names tokens."""
+"""Such a message does not say that the request is too long."""
 
 
 def is_too_long(code: str, error_type: str, message: str) -> bool:
-    """Whether a provider refused a request because it is too long."""
     if code in _CODES or error_type in _CODES:
         return True
     if _OTHER_LIMITS.search(message):
@@ -72,7 +64,7 @@ def is_too_long(code: str, error_type: str, message: str) -> bool:
 
 
 def window_in(message: str) -> int | None:
-    """The model's window in tokens, if the message of a refusal names it."""
+    """The window that a message names, in tokens."""
     for pattern in _PATTERNS:
         if match := pattern.search(message):
             return _tokens(next(group for group in match.groups() if group))
@@ -80,7 +72,7 @@ def window_in(message: str) -> int | None:
 
 
 def window_of(error: Any) -> int | None:
-    """The window that an error object names: in its field `n_ctx` (llama.cpp), else in its message."""
+    """The window that an error names, in tokens. llama.cpp names the window in the field `n_ctx`."""
     fields = error if isinstance(error, dict) else {}
     n_ctx = fields.get("n_ctx")
     return n_ctx if type(n_ctx) is int and 0 < n_ctx <= MAX_WINDOW else window_in(str(fields.get("message") or ""))

@@ -27,10 +27,7 @@ _INSERT = (
 
 
 class Append(Benchmark):
-    """Half load is half the rate that the first store reached in its first turn.
-
-    Every later turn of both stores uses the same rate.
-    """
+    """Half load is half the rate of the first store's first turn."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -67,10 +64,7 @@ class Append(Benchmark):
         }
 
     def _scores(self, url: str, store: BenchStore) -> tuple[Score, Score, Score]:
-        """The scores with one connection, with many, and with many at half load.
-
-        `url`: the URL of the store or of its floor.
-        """
+        """With one connection, with many, and with many at half load."""
 
         def score(connections: int, rate: float = 0.0) -> Score:
             paths, seconds = self._paths[store], self.sizes.seconds
@@ -83,7 +77,7 @@ class Append(Benchmark):
 
 
 def _inserts(postgres_url: str, seconds: float) -> float:
-    """How many rows Postgres inserts per second: rows like those of `events`, with the same indexes, each committed alone."""
+    """How many rows like those of `events` Postgres inserts per second, each committed alone."""
 
     def write(connection: psycopg.Connection) -> int:
         version, fixed = 0, {"stream": uuid4(), "state": APPEND, "hash": b"\0" * 32}

@@ -1,6 +1,6 @@
 """Starts a new store for a benchmark: `scripts/up` of a checkout, in a new directory and on a free port.
 
-It uses only what every checkout has: the scripts, `run/env`, the HTTP API and the databases. So an older checkout can be measured too.
+An older checkout must work too.
 """
 
 import os
@@ -39,12 +39,12 @@ _POSTGRES_SETTINGS: tuple[LiteralString, ...] = ("server_version", "fsync", "ful
 
 
 class DidNotStart(Exception):
-    """`scripts/up` exited before the store was ready. The message is what it wrote to stderr."""
+    """The message is what `scripts/up` wrote to stderr."""
 
 
 @dataclass(frozen=True, eq=False)
 class BenchStore:
-    """A running store. `checkout`: its code. `data`: its data directory. `env`: the variables in its `run/env`."""
+    """A store that runs. `env`: the variables in `run/env`."""
 
     checkout: Path
     data: Path
@@ -60,16 +60,14 @@ class BenchStore:
 
     @contextmanager
     def mongodb(self) -> Iterator[Database[dict[str, Any]]]:
-        """The MongoDB database of the store's views."""
         with MongoClient[dict[str, Any]](self.env["MONGODB_URL"]) as client:
             yield client.get_default_database()
 
     def api_process(self) -> psutil.Process:
-        """The store's api process."""
         return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
 
     def url_with_key(self, tenant: str, subject: str, scopes: str = "read,write,reply") -> str:
-        """The store's URL with a new API key. Raises subprocess.CalledProcessError."""
+        """Makes an API key, and puts it into the store's URL. Raises subprocess.CalledProcessError."""
         options = ("create", "--tenant", tenant, "--subject", subject, "--scopes", scopes)
         command = self.script("scripts.keys", *options)
         done = subprocess.run(command, env=self.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
@@ -77,7 +75,7 @@ class BenchStore:
         return f"{scheme}://{msgspec.json.decode(done.stdout)['secret']}@{address.rpartition('@')[2]}"
 
     def script(self, name: str, *arguments: str) -> list[str]:
-        """The command that runs a script of the store's checkout on this store."""
+        """The command line of a script of the checkout."""
         return [
             str(self.checkout / ".venv/bin/python"),
             "-P",
@@ -90,7 +88,6 @@ class BenchStore:
         ]
 
     def script_environment(self) -> dict[str, str]:
-        """The environment to run `script` in."""
         return {**_environment(), "PYTHONPATH": str(self.checkout)}
 
 
@@ -98,9 +95,9 @@ class BenchStore:
 def bench_store(
     checkout: Path, provider_url: str, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[BenchStore]:
-    """Starts a store that uses this model provider and these settings. Stops and removes it at the end. Raises DidNotStart.
+    """Starts a store, and removes it at the end. Raises DidNotStart.
 
-    With `AUTH_MODE=keys`, the user name in the store's `base_url` is an API key.
+    With `AUTH_MODE=keys`, the user name in `base_url` is an API key.
     """
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as directory:
         data, log = Path(directory) / "data", Path(directory) / "up.log"
@@ -132,19 +129,18 @@ def bench_store(
 
 
 def _environment() -> dict[str, str]:
-    """The environment of this process, without the variables that name other servers or other code."""
+    """Without the variables that name other servers or other code."""
     return {name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
 
 
 def commit_of(checkout: Path) -> str:
-    """The commit of a checkout, with `-dirty` if it has uncommitted changes."""
+    """With `-dirty` if there are uncommitted changes."""
     command = ("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     return done.stdout.strip() or "not a git checkout"
 
 
 def machine() -> dict[str, Any]:
-    """The machine that the benchmarks run on."""
     return {
         "system": platform.platform(),
         "cores": os.cpu_count(),
@@ -155,7 +151,7 @@ def machine() -> dict[str, Any]:
 
 
 def durability(store: BenchStore) -> dict[str, Any]:
-    """The database settings that decide which data survives a power cut."""
+    """The versions of the databases, and the settings that decide which data survives a power cut."""
     settings: dict[str, Any] = {}
     with psycopg.connect(store.postgres_url) as connection:
         for name in _POSTGRES_SETTINGS:

@@ -1,10 +1,7 @@
 """The base class of benchmarks, and how two sides are measured in turn.
 
-The two sides are a store and its floors, or two stores: of two checkouts, or one with API keys and limits and one without.
-
 The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right
-after the other, so their ratio says more than either figure. Two stores both run all the time, but only one is under
-load: a turn ends when the projector of its store has caught up.
+after the other, so their ratio says more than either figure.
 """
 
 from abc import ABC, abstractmethod
@@ -44,14 +41,11 @@ KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
         ).decode(),
     }
 )
-"""The settings of a store with API keys, and with limits that no load reaches."""
+"""No load reaches these limits."""
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is measured. `seconds`: the length of a load; some benchmarks take half of it, or a multiple. `reply_seconds`: the length of a streamed reply.
-
-    The other fields are counts.
-    """
+    """How much is measured. `seconds`: the length of a load; some benchmarks take half of it, or a multiple."""
 
     seconds: float = 4.0
     conversations: int = 1_000
@@ -72,11 +66,10 @@ class Sizes(Struct, frozen=True, kw_only=True):
 class Benchmark(ABC):
     """Measures one or two stores.
 
-    A value that must be the same for both, such as a request rate, is taken from the first store.
+    A value that must be the same for both stores, such as a request rate, is taken from the first.
     """
 
     measured_once: ClassVar[bool] = False
-    """Whether each side is measured only once."""
 
     settings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The settings of the store that is compared with floors."""
@@ -86,25 +79,25 @@ class Benchmark(ABC):
 
     @abstractmethod
     def prepare(self, store: BenchStore) -> None:
-        """Fills a new store with data. Called once for each store."""
+        """Called once for each store."""
 
     @abstractmethod
     def measure(self, store: BenchStore) -> list[Measurement]:
-        """Measures a store once."""
+        pass
 
     @abstractmethod
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
-        """Measures the floors that `measure` named. Returns them by name. Called after `measure`."""
+        """Measures the floors that `measure` named. Called after `measure`."""
 
 
 Pairs = defaultdict[tuple[str, str], list[tuple[Measurement, float]]]
-"""Lists of (a measurement, the value of the other side). A key is (the measurement's name, the name of the other side)."""
+"""(the measurement's name, the other side's name) -> pairs of a measurement and the other side's value."""
 
 
 def compare_with_floors(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Measures this checkout and its floors. `inspect` is called with the store before it is measured, `turn_done` after each turn."""
+    """Measures the store and its floors in turn. `inspect` gets the store before it is measured."""
     measured: Pairs = defaultdict(list)
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
@@ -126,7 +119,6 @@ def compare_with_floors(
 def compare_with_checkout(
     benchmark: Benchmark, pairs: int, other: Path, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Measures this checkout and another one. `inspect` and `turn_done` are called as in `compare_with_floors`."""
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url) as ours,
@@ -139,10 +131,7 @@ def compare_with_checkout(
 def compare_with_plain(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Measures this checkout with and without KEYS_AND_LIMITS.
-
-    `inspect` and `turn_done` are called as in `compare_with_floors`.
-    """
+    """Compares a store with keys and limits with a store without them."""
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url, KEYS_AND_LIMITS) as ours,
@@ -161,7 +150,6 @@ def _compare(
     their_name: str,
     turn_done: Callable[[], None],
 ) -> list[Figure]:
-    """Measures two stores in turn, and compares them."""
     measured: Pairs = defaultdict(list)
     benchmark.prepare(ours)
     benchmark.prepare(theirs)

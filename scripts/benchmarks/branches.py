@@ -1,7 +1,4 @@
-"""How long it takes to revise an item, to move the head, to fork and to read in a conversation with many items and branches.
-
-This is compared with conversations of ten items.
-"""
+"""How long requests take in a conversation with many items and branches, compared with one of ten items."""
 
 import time
 from collections import defaultdict
@@ -22,21 +19,21 @@ from scripts.http_connection import Connection
 SMALL_ITEMS = 10
 PAGE = 10
 POLICY: Mapping[str, int] = {"budget": 220}
-"""About ten items fit into this budget. So the context of each conversation has about ten items."""
+"""About ten items fit."""
 
 MODEL = "gpt-4.1"
 _ITEM = {"type": "message", "role": "user", "content": TEXT}
 
 
 class _Conversation(Struct):
-    """A conversation, and those of its items that the requests name."""
+    """A conversation. `items`: the ids of the items that the requests name."""
 
     id: str
     items: list[str]
 
 
 class Branches(Benchmark):
-    """Measures two conversations. In one, the first branch is long, and many branches leave it. In the other, each branch leaves the branch before it."""
+    """In one conversation, many branches leave a long first branch. In the other, each branch leaves the one before."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -45,7 +42,7 @@ class Branches(Benchmark):
         self._long_path = f"a path of {sizes.branches:,} branches"
         self._conversations: dict[BenchStore, dict[str, _Conversation]] = {}
         self._times: dict[tuple[str, str], float] = {}
-        """The median time of each (request, conversation), in milliseconds."""
+        """Medians in milliseconds, by (request, conversation)."""
 
     def prepare(self, store: BenchStore) -> None:
         self._conversations[store] = uvloop.run(self._created(store.base_url))
@@ -75,7 +72,7 @@ class Branches(Benchmark):
     async def _measured(
         self, base_url: str, conversations: Mapping[str, _Conversation]
     ) -> dict[tuple[str, str], float]:
-        """Measures all reads before the writes, because the projector is busy after a write."""
+        """Reads come first, because the projector is busy after a write."""
         connection = await Connection.open(base_url)
         small = await _small(connection, base_url, self.sizes.branch_samples)
         await wait_for_views(base_url)
@@ -97,13 +94,11 @@ class Branches(Benchmark):
 
 
 async def _small(connection: Connection, base_url: str, count: int) -> list[_Conversation]:
-    """New conversations of SMALL_ITEMS items."""
     body = msgspec.json.encode({"items": [_ITEM] * SMALL_ITEMS, "context_policy": POLICY})
     return [await _found(connection, conversation) for conversation in await start_conversations(base_url, count, body)]
 
 
 async def _found(connection: Connection, conversation_id: str) -> _Conversation:
-    """The conversation with its oldest and its newest items."""
     path = f"/v1/conversations/{conversation_id}/items?limit={SMALL_ITEMS // 2}"
     oldest, newest = [
         (await request(connection, "GET", f"{path}&order={order}")).json()["data"] for order in ("asc", "desc")

@@ -1,4 +1,4 @@
-"""Clients of Chat Completions: each sends its whole transcript with every request, and adds the answer to it."""
+"""Clients of Chat Completions: each sends its whole transcript with every request."""
 
 import asyncio
 import time
@@ -21,10 +21,9 @@ _FIRST, _END = b'"content":"', b"data: [DONE]"
 
 
 class Added(Struct, frozen=True):
-    """How many milliseconds later the first word of a reply comes from the store: the difference of two medians.
+    """How many milliseconds later the first word comes from the store than from the provider or from the relay.
 
-    after_provider  how much later than from the provider itself
-    after_relay     how much later than from a server that only passes the request and the answer on
+    Each is a difference of medians.
     """
 
     after_provider: float
@@ -41,10 +40,9 @@ async def added_by_chats(
     reply_seconds: float,
     seconds: float,
 ) -> Added:
-    """What the store adds to the time until the first word.
+    """What the store adds to the time until the first word. Each server is measured with `clients` clients.
 
-    Measures the provider, then the relay, then the store. Each gets transcripts of the same length from the same number
-    of clients. The first request of each chat has `messages` messages.
+    The first request of each chat has `messages` messages.
     """
     chats = _Chats(messages, clients, reply_seconds)
     own = await chats.first_words(f"{provider_url}/chat/completions", seconds, _nothing)
@@ -58,8 +56,6 @@ async def _nothing() -> None:
 
 
 class _Chats:
-    """One chat for each client. The first request of a chat has `messages` messages."""
-
     def __init__(self, messages: int, clients: int, reply_seconds: float) -> None:
         self._messages = messages
         self._clients = clients
@@ -68,8 +64,7 @@ class _Chats:
     async def first_words(self, url: str, seconds: float, settle: Callable[[], Awaitable[None]]) -> float:
         """The median time until the first word, in milliseconds.
 
-        The first request of each chat is not counted. It stores the history, which is much work for the views too. So
-        `settle` is called after the first requests, before the others are sent.
+        The first request of each chat does not count, because it stores the history. `settle` waits for this work.
         """
         transcripts = [self._transcript() for _ in range(self._clients)]
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -81,10 +76,9 @@ class _Chats:
     async def _ask(
         self, session: aiohttp.ClientSession, url: str, transcripts: Sequence[list[Json]], seconds: float
     ) -> list[float]:
-        """Runs the chats in parallel. Returns the times until the first words, in milliseconds.
+        """The times until the first words, in milliseconds.
 
-        The first requests of the chats are spread over `reply_seconds`. Each chat sends requests one after the other, at least one. After
-        `seconds`, no chat begins another request.
+        The first requests are spread over `reply_seconds`. After `seconds`, no chat begins another request.
         """
         started = time.perf_counter()
 
@@ -98,7 +92,7 @@ class _Chats:
         return [ms for times in await asyncio.gather(*map(chat, count(), transcripts)) for ms in times]
 
     def _transcript(self) -> list[Json]:
-        """A history that no other chat has. If two were equal, the store would find both conversations."""
+        """No other chat has this history. The store could not tell equal histories apart."""
         name = uuid4().hex
         return [
             {"role": ("user", "assistant")[n % 2], "content": f"{name} {n} {TEXT}"} for n in range(self._messages - 1)
@@ -106,10 +100,7 @@ class _Chats:
 
 
 async def _turn(session: aiohttp.ClientSession, url: str, transcript: list[Json]) -> float:
-    """Sends a question, and adds it and the answer to the transcript. Returns the milliseconds until the first word.
-
-    Raises RequestFailed.
-    """
+    """Returns the milliseconds until the first word. Raises RequestFailed."""
     transcript.append({"role": "user", "content": TEXT})
     body = msgspec.json.encode({"model": "even", "stream": True, "messages": transcript})
     first_word_at: float | None = None

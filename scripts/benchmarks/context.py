@@ -1,4 +1,4 @@
-"""How long `GET …/context` takes: from the snapshot in Redis and from the log, for short and very long conversations, and for many short items."""
+"""How long `GET …/context` takes: from the snapshot in Redis and from the log."""
 
 from collections.abc import Mapping
 
@@ -12,17 +12,16 @@ from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import import_conversation, timed_floors, timed_gets
 
 MODEL = "gpt-4.1"
-"""A model whose window is larger than BUDGET and `Sizes.context_tokens`. So only these budgets limit a context."""
+"""Its window is large: only the budgets limit a context."""
 
 SHORT = 20
 BUDGET = 4_000
 """Tokens. About two hundred items fit."""
 
 MESSAGE_TOKENS = 20
-"""The tokens of one message of `import_conversation`: 16 for its text, and 4 more for a message."""
+"""Of a message of `import_conversation`: 16 for its text, and 4 more."""
 
 FROM_LOG = ", from the log"
-"""The end of the name of a figure whose conversation has no snapshot."""
 
 FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 
@@ -47,7 +46,7 @@ class Context(Benchmark):
             longest: (medium, f"{longest}{FROM_LOG}"),
             f"{longest}{FROM_LOG}": (f"{medium}{FROM_LOG}",),
         }
-        """The name of a figure -> the names of other figures that it is compared with, besides its floor. They are measured together."""
+        """Figures that a figure is compared with, besides its floor."""
         self._paths: dict[BenchStore, dict[str, str]] = {}
         self._times: dict[str, float] = {}
 

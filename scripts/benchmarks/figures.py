@@ -1,4 +1,4 @@
-"""The results of a run. Each figure compares a value with a floor or another store, measured in the same run."""
+"""The results of a run."""
 
 import sys
 from statistics import median
@@ -12,8 +12,6 @@ Better = Literal["more", "less"]
 
 
 class Measurement(Struct, frozen=True):
-    """A value that was measured once. `floors`: the names of the floors that it is compared with. They are not used in a comparison with another checkout."""
-
     name: str
     value: float
     unit: str
@@ -22,9 +20,9 @@ class Measurement(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """The comparison of several pairs. `values`, `others`: the first and the second value of each pair. `value`, `other`: their medians.
+    """A comparison.
 
-    `ratios`: the first value of each pair, divided by the second. `ratio`: the median of `ratios`.
+    `values`, `others`: the first and the second value of each pair. `value`, `other`, `ratio`: medians.
     """
 
     name: str
@@ -40,7 +38,10 @@ class Figure(Struct, frozen=True, kw_only=True):
 
 
 class Results(Struct, frozen=True, kw_only=True):
-    """One run of `scripts.bench`. `trees`: the commit of each checkout; `problems`: what could not be measured, and why."""
+    """What a run has measured.
+
+    `trees`: the commit of each checkout. `problems`: what could not be measured, and why.
+    """
 
     trees: dict[str, str]
     machine: dict[str, Any]
@@ -52,7 +53,6 @@ class Results(Struct, frozen=True, kw_only=True):
 
 
 def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure:
-    """The figure of several pairs of (a measurement, the value it is compared with)."""
     first = pairs[0][0]
     values, others = [measured.value for measured, _ in pairs], [other for _, other in pairs]
     ratios = [value / other for value, other in zip(values, others, strict=True)]
@@ -71,12 +71,12 @@ def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure
 
 
 def _rounded(number: float) -> float:
-    """Rounded to four significant digits."""
+    """To four significant digits."""
     return float(f"{number:.4g}")
 
 
 def show(results: Results) -> None:
-    """Prints a table of the figures. The machine and the durability settings are only in the JSON."""
+    """Prints a table. The machine and the durability settings are only in the JSON."""
     table = Table("", "median", "compared with", "median", "ratio", "lowest", "highest", "better", title_justify="left")
     trees = ", ".join(f"{name} is {commit}" for name, commit in results.trees.items())
     table.title = f"Medians of {results.pairs} pairs; {trees}"

@@ -1,12 +1,11 @@
-"""The floors of the HTTP figures: a plain FastAPI app, with only the database work that no store can avoid.
+"""The floors of the HTTP figures: a FastAPI app with only the database work that no store can avoid.
 
     POST /v1/conversations/{id}/items   reads and validates the body
     PUT  /floor/{key}                   saves the body (an answer of the store) for the two GETs
-    GET  /floor/{key}/page              one Postgres look-up by key and one MongoDB find of the answer's items
-    GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET of the complete answer
+    GET  /floor/{key}/page              one Postgres look-up by key and one MongoDB find
+    GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET
 
-`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The URLs of its
-databases are in the environment.
+`python -m scripts.benchmarks.floor_app FD` serves on the inherited listening socket FD.
 """
 
 import os
@@ -28,13 +27,10 @@ JSON = "application/json"
 
 
 class AddItems(BaseModel):
-    """The body of an append."""
-
     items: list[dict[str, Any]]
 
 
 def create_app(environment: Mapping[str, str]) -> FastAPI:
-    """The app. It saves its data in a table, a collection and keys of its own."""
     pool = AsyncConnectionPool(environment["POSTGRES_URL"], open=False, kwargs={"autocommit": True})
     mongodb = AsyncMongoClient[dict[str, Any]](environment["MONGODB_URL"])
     documents = mongodb.get_default_database()["bench_floor"]

@@ -1,4 +1,4 @@
-"""Starts the servers that the store is compared with, each in its own process. They run in uvicorn, like the store."""
+"""Starts the servers that the store is compared with, each in its own process."""
 
 import gc
 import os
@@ -16,8 +16,6 @@ from scripts.benchmarks import ROOT
 
 
 class FloorServer:
-    """A running server: its URL and its process."""
-
     def __init__(self, url: str, pid: int) -> None:
         self.url = url
         self.process = psutil.Process(pid)
@@ -25,7 +23,7 @@ class FloorServer:
 
 @contextmanager
 def floor_server(name: str, environment: Mapping[str, str]) -> Iterator[FloorServer]:
-    """Starts `scripts.benchmarks.NAME`. Connections wait in its socket until it serves."""
+    """Starts `scripts.benchmarks.NAME`. Connections wait in the socket until it serves."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         command = (sys.executable, "-P", "-m", f"scripts.benchmarks.{name}", str(listener.fileno()))
         env = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
@@ -37,7 +35,7 @@ def floor_server(name: str, environment: Mapping[str, str]) -> Iterator[FloorSer
 
 
 def serve(app: ASGIApp, descriptor: int) -> None:
-    """Serves until SIGTERM, with uvicorn and uvloop as in `infrastructure/http/serve.py`, but without its limits."""
+    """Serves like the store, but without limits, until SIGTERM."""
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(

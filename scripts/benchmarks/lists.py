@@ -1,7 +1,6 @@
 """How long a page of a tenant's conversations takes, compared with the first page of the same list.
 
-The documents are made from events by the views' own code, and put into MongoDB without the log. Half of the conversations belong to Ann.
-Every fifth is shared with Bob, every hundredth has ended, every tenth is archived. Their order by activity differs from their order by creation.
+The views' own code makes the documents from events, without the log.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +41,10 @@ PAGE = 20
 
 
 class ConversationsOf(Struct, frozen=True):
-    """A list to read: who reads it, and its filters. `where`: the MongoDB filter for its documents. `metadata`: the pairs that it is filtered by."""
+    """A list of conversations.
+
+    `where`: the MongoDB filter for its documents. `metadata`: the pairs that the list is filtered by.
+    """
 
     name: str
     subject: str
@@ -106,7 +108,7 @@ class Lists(Benchmark):
 
 
 def _pages(collection: Any, each: ConversationsOf, order: str) -> Iterator[tuple[str, str]]:
-    """The paths of the first page, of one in the middle of the list, and of the last full one, by name."""
+    """The paths of the first page, of one in the middle, and of the last full one, by name."""
     query = ConversationsQuery.model_validate({**each.filters, "order_by": order})
     found = collection.find({"tenant": TENANT, **each.where}, {query.field: 1}).sort(query.field, -1)
     keys = [document[query.field] for document in found]
@@ -167,5 +169,5 @@ def _message(role: str, text: str) -> bytes:
 
 
 def _id_of(number: int, prefix: str) -> str:
-    """The id with this prefix for this number. Ids with the same prefix sort by number."""
+    """Ids with the same prefix sort by number."""
     return f"{prefix}_{UUID(int=first_uuid_at(START.timestamp() + number).int + (7 << 76)).hex}"

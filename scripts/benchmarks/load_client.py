@@ -1,8 +1,6 @@
 """Sends a load of appends from its own process: reads a Load from stdin and prints a Score, both as JSON.
 
-Without a rate, each of `connections` keep-alive connections sends its next request as soon as the last one is answered.
-With a rate, all of them together send `rate` requests a second. Then the time of a request counts from the moment when
-it was due, so a stall of the server is measured too.
+With a rate, a request's time counts from the moment when it was due, so a stall of the server is measured too.
 """
 
 import asyncio
@@ -23,10 +21,7 @@ from scripts.http_connection import Connection
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What to send, and for how long. `rate` 0: as fast as possible.
-
-    The requests of the first `warm_seconds` do not count.
-    """
+    """The load to send. `rate`: requests a second; 0: as fast as possible. The first `warm_seconds` do not count."""
 
     base_url: str
     paths: list[str]
@@ -37,8 +32,6 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class Score(Struct, frozen=True):
-    """How many requests succeeded per second, and how long they took."""
-
     per_second: float
     p50_ms: float
     p99_ms: float
@@ -57,7 +50,7 @@ def send_load(load: Load) -> Score:
 
 
 async def run(load: Load) -> Score:
-    """Sends the load. Raises OSError and RequestFailed."""
+    """Raises OSError and RequestFailed."""
     numbers = count()
     milliseconds: list[float] = []
     connections = await asyncio.gather(*(Connection.open(load.base_url) for _ in range(load.connections)))

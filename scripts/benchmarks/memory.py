@@ -1,7 +1,7 @@
 """The memory of the api process: after many active conversations, then after a few very long ones.
 
-PSS divides each shared page among the processes that share it. The peak of the resident memory (RSS) since the process started is
-`VmHWM` in Linux's `/proc/PID/status`: https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
+PSS divides each shared page among its processes. The peak RSS is `VmHWM` in `/proc/PID/status`:
+https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
 """
 
 import asyncio
@@ -28,12 +28,12 @@ READS = ("", "/items?limit=100&order=asc", "/items?limit=100&order=desc", "/cont
 
 
 class Memory(Benchmark):
-    """Measured once: memory varies less than speed, and a second turn would include the memory of the first."""
+    """Measured once: a second turn would include the memory of the first."""
 
     measured_once = True
 
     def prepare(self, store: BenchStore) -> None:
-        """Does nothing: filling the store is part of what is measured."""
+        """Filling the store is part of what is measured."""
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         uvloop.run(self._use_many(store.base_url))
@@ -54,7 +54,6 @@ class Memory(Benchmark):
         return {FLOOR: floor.process.memory_full_info().pss / 1e6}
 
     async def _use_many(self, base_url: str) -> None:
-        """Starts many conversations, and appends to each, ROUNDS times."""
         body = msgspec.json.encode({"title": TEXT, "metadata": {"topic": "memory"}})
         conversation_ids = await start_conversations(base_url, self.sizes.active_conversations, body)
         appends = [
@@ -63,7 +62,6 @@ class Memory(Benchmark):
         await _send_all(base_url, APPEND_CONNECTIONS, appends * ROUNDS)
 
     async def _use_long(self, base_url: str) -> None:
-        """Imports a few long conversations. Then, ROUNDS times, appends to each of them and sends each of READS."""
         conversation_ids = [
             await import_conversation(base_url, self.sizes.large_items) for _ in range(LONG_CONVERSATIONS)
         ]
@@ -77,7 +75,7 @@ class Memory(Benchmark):
 
 
 async def _send_all(base_url: str, connections: int, requests: Iterable[tuple[str, str, bytes]]) -> None:
-    """Sends all of these requests. Their time is not measured, so a request that a busy store refuses is sent again."""
+    """A request that a busy store refuses is sent again."""
     remaining = iter(requests)
 
     async def send() -> None:

@@ -1,7 +1,4 @@
-"""How much a quiet tenant is delayed while another tenant sends the heaviest load that it can. The recommended limits are on.
-
-The quiet tenant appends, reads back what it appended, and lists its conversations. Each page of items must show the append before it.
-"""
+"""How much a quiet tenant is delayed by another tenant's heaviest load, with the recommended limits."""
 
 import os
 import subprocess
@@ -25,7 +22,7 @@ from scripts.http_connection import Connection
 
 ALONE = "the same while nobody else uses the store"
 USERS = 6
-"""How many users each tenant has. Each user of the quiet tenant stays below its own limits."""
+"""For each tenant. Each user of the quiet tenant stays below its own limits."""
 
 
 class Neighbour(Benchmark):
@@ -59,7 +56,6 @@ class Neighbour(Benchmark):
 
 
 async def _new_conversation(base_url: str) -> str:
-    """The path of a new conversation."""
     connection = await Connection.open(base_url)
     answer = await request(connection, "POST", "/v1/conversations", b"{}")
     connection.close()
@@ -75,7 +71,7 @@ def _environment() -> dict[str, str]:
 
 
 def _send(quiet: QuietLoad) -> dict[str, float]:
-    """The p99 of each kind of request, in ms. Raises RequestFailed if a request failed, or a page did not show the append before it."""
+    """The p99 of each kind, in ms. Raises RequestFailed if a request failed, or a page lacked the append before it."""
     done = subprocess.run(  # noqa: S603 - our own command
         _command("neighbour_client"),
         input=msgspec.json.encode(quiet),
@@ -90,7 +86,7 @@ def _send(quiet: QuietLoad) -> dict[str, float]:
 
 @contextmanager
 def _worst(worst: WorstLoad) -> Iterator[None]:
-    """Runs the client of the other tenant until the block ends. Yields when its load is running. Raises RequestFailed if the client ends before its load runs."""
+    """Raises RequestFailed if the client ends before its load runs."""
     with subprocess.Popen(  # noqa: S603 - our own command
         _command("worst_client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
     ) as process:

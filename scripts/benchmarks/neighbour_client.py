@@ -1,6 +1,7 @@
-"""Sends the requests of a quiet tenant from its own process: reads a QuietLoad from stdin and prints a QuietScore, both as JSON.
+"""Sends the requests of a quiet tenant from its own process: reads a QuietLoad from stdin and prints a QuietScore, as
+JSON.
 
-Exit status 1 if a request failed, or if a page of items did not show the append before it.
+Exit status 1 if a request failed, or if a page did not show the append before it.
 """
 
 import asyncio
@@ -18,14 +19,14 @@ from scripts.http_connection import Connection
 
 KINDS = ("append", "page of items", "list of conversations")
 RATE = 12.0
-"""Rounds a second, of all users together. A round has one request of each kind, in the order of KINDS.
+"""Rounds a second, of all users together. A round has one request of each of KINDS, in this order.
 
-The time of an append counts from the moment when its round was due. The time of each other request counts from the answer to the request before it.
+The time of an append counts from the moment when its round was due.
 """
 
 
 class QuietLoad(Struct, frozen=True, kw_only=True):
-    """The URL of each user, with the user's key, and the path of a conversation of each user."""
+    """For each user: the URL with the key, and the path of a conversation."""
 
     base_urls: list[str]
     paths: list[str]
@@ -37,7 +38,7 @@ class QuietScore(Struct, frozen=True):
 
 
 async def run(quiet: QuietLoad) -> QuietScore:
-    """Sends the requests of all users. Raises OSError and RequestFailed."""
+    """Raises OSError and RequestFailed."""
     milliseconds: defaultdict[str, list[float]] = defaultdict(list)
     users = len(quiet.base_urls)
     started = time.perf_counter() + 0.1

@@ -1,9 +1,6 @@
 """A model provider that answers at once and streams at a constant rate: `/chat/completions`.
 
-The time of a direct request to this provider is a floor: no reply of the store can have its first word sooner.
-
-`python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes as
-long as the environment variable REPLY_SECONDS says.
+`python -m scripts.benchmarks.provider FD` serves on the inherited listening socket FD. A reply takes REPLY_SECONDS.
 """
 
 import asyncio
@@ -28,7 +25,7 @@ _LAST = (
 
 
 def create_app(chunks: int) -> ASGIApp:
-    """Answers any POST with a stream of this many chunks, and any GET with the list of models."""
+    """Answers any POST with a stream of so many chunks, and any GET with the list of models."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

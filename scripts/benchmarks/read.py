@@ -67,7 +67,7 @@ class Read(Benchmark):
 
 
 async def _oldest_page(base_url: str, items: str) -> str:
-    """The path of the page of the oldest items: the last page for a client that starts with the newest items."""
+    """The path of the last page for a client that starts with the newest items."""
     connection = await Connection.open(base_url)
     answer = await request(connection, "GET", f"{items}?limit={PAGE + 1}&order=asc")
     connection.close()
@@ -75,7 +75,7 @@ async def _oldest_page(base_url: str, items: str) -> str:
 
 
 def _majority_write(store: BenchStore) -> float:
-    """The median time of a journaled majority write, in milliseconds. No append can be visible sooner."""
+    """A median in milliseconds. No append can be visible sooner."""
     milliseconds = []
     with store.mongodb() as database:
         writes = database.get_collection("bench_writes", write_concern=WriteConcern("majority", j=True))

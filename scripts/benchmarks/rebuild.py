@@ -1,8 +1,6 @@
 """The time and the memory of a rebuild of all views by two processes, with `--dry-run`.
 
-The store has a part of the chitchat dataset. The floor of the time is the work that no rebuild can avoid. One process
-decodes every event. Then one client inserts the same documents into collections with indexes of the same
-keys, a thousand at a time.
+The floor of the time: one process decodes every event, then one client inserts the same documents.
 """
 
 import subprocess
@@ -50,7 +48,7 @@ class Rebuild(Benchmark):
 
 
 def _peak_memory(store: BenchStore, *command: str) -> int:
-    """Runs a script. Returns the most memory (PSS) that one of its processes used, in bytes. Raises RequestFailed if the script fails."""
+    """The most PSS that one process of the script used, in bytes. Raises RequestFailed."""
     peaks: defaultdict[int, int] = defaultdict(int)
     with subprocess.Popen(  # noqa: S603 - our own script
         store.script(*command),
@@ -85,7 +83,7 @@ def _note_memory(pid: int, peaks: defaultdict[int, int]) -> None:
 
 
 def _decode_seconds(store: BenchStore) -> float:
-    """How long decoding every event takes. Reading the rows does not count."""
+    """Reading the rows does not count."""
     seconds = 0.0
     with psycopg.connect(store.postgres_url) as connection, connection.cursor(name="events", binary=True) as cursor:
         cursor.execute("SELECT topic, state FROM events ORDER BY notification_id")
@@ -98,7 +96,7 @@ def _decode_seconds(store: BenchStore) -> float:
 
 
 def _insert_seconds(store: BenchStore) -> float:
-    """How long inserting the documents of the views takes (`feedback` has none). Reading them and creating the collections does not count."""
+    """Only the inserts count. `feedback` has no documents."""
     seconds = 0.0
     with store.mongodb() as database:
         for view in ("conversations", "items", "responses", "search", "usage"):

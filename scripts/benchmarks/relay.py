@@ -1,10 +1,7 @@
-"""A server that only passes chat completions on: the least that a server between a client and its provider must do.
+"""A server that only passes chat completions on, with the store's HTTP client. It parses and stores nothing.
 
-It reads the body, sends it to the provider with the store's HTTP client, and passes the answer's bytes on. It parses
-and stores nothing. So the time that it adds is the cost of sending a transcript twice.
-
-`python -m scripts.benchmarks.relay FD` serves on the listening socket FD, which it inherits. The environment variable
-OPENAI_BASE_URL is the provider's URL.
+`python -m scripts.benchmarks.relay FD` serves on the inherited listening socket FD. OPENAI_BASE_URL is the provider's
+URL.
 """
 
 import os
@@ -25,7 +22,6 @@ from scripts.benchmarks.floor_server import serve
 
 
 def create_app(provider_url: str) -> Starlette:
-    """The app. It passes `POST /v1/chat/completions` on to the provider."""
     client = AsyncOpenAI(base_url=provider_url, api_key="none", http_client=openai.DefaultAioHttpClient())
 
     @asynccontextmanager

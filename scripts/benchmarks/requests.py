@@ -1,4 +1,4 @@
-"""The HTTP requests that several benchmarks send. Each of them must succeed."""
+"""The HTTP requests that several benchmarks send."""
 
 import asyncio
 import time
@@ -25,9 +25,9 @@ class RequestFailed(Exception):
 async def request(
     connection: Connection, method: str, path: str, body: bytes = b"", *, retry_busy: bool = False
 ) -> Answer:
-    """Sends a request. `retry_busy`: retries while the store answers 503.
+    """Sends a request. Raises OSError, and RequestFailed if the status is not 200.
 
-    Raises OSError, and RequestFailed if the status is not 200.
+    `retry_busy`: retries while the store answers 503.
     """
     deadline = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
     answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
@@ -40,7 +40,6 @@ async def request(
 
 
 async def start_conversations(base_url: str, count: int, body: bytes = b"{}") -> list[str]:
-    """Starts `count` conversations, each with this request body. Returns their ids."""
     remaining = iter(range(count))
 
     async def start() -> list[str]:
@@ -54,10 +53,9 @@ async def start_conversations(base_url: str, count: int, body: bytes = b"{}") ->
 
 
 async def import_conversation(base_url: str, items: int, policy: Mapping[str, int] | None = None) -> str:
-    """Imports a conversation with this many short messages. Returns its id when all views show it. Raises RequestFailed.
+    """Imports a conversation with this many messages. Returns its id when all views show it. Raises RequestFailed.
 
-    In a very long conversation, all but the newest 20,000 messages are only one word, because an imported line has at
-    most 8 MB.
+    All but the newest 20,000 messages are only one word: an imported line has at most 8 MB.
     """
     connection = await Connection.open(base_url)
     older = [{"role": "user", "content": "Yes."}] * (items - _IMPORTED_TEXTS)
@@ -73,7 +71,7 @@ async def import_conversation(base_url: str, items: int, policy: Mapping[str, in
 
 
 async def wait_for_views(base_url: str) -> None:
-    """Returns when all views show the complete log, so that the projector is idle during the next measurement. Raises RequestFailed."""
+    """Waits until all views show the whole log. Raises RequestFailed."""
     connection = await Connection.open(base_url)
     deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
     views = (await request(connection, "GET", "/v1/projections")).json()["data"]
@@ -88,10 +86,9 @@ async def wait_for_views(base_url: str) -> None:
 async def timed_floors(
     base_url: str, floor_url: str, paths: Mapping[str, str], kind: str, seconds: float
 ) -> dict[str, float]:
-    """Saves the store's answer to each path in the floor app.
+    """Saves the store's answer to each path in the floor app, then measures the floor app.
 
-    Then measures with `timed_gets` how fast the floor app answers. `kind`: `page` or `context`, the path of the floor
-    app that answers.
+    `kind`: the last part of the floor app's path.
     """
     store, floor = await Connection.open(base_url), await Connection.open(floor_url)
     floors = {}
@@ -104,10 +101,7 @@ async def timed_floors(
 
 
 async def timed_gets(base_url: str, paths: Mapping[str, str], seconds: float) -> dict[str, float]:
-    """The median time of a GET of each path in milliseconds, by the names in `paths`.
-
-    Sends one request at a time, to each path in turn. This takes `seconds` times the number of paths.
-    """
+    """The median time of a GET of each path in milliseconds, by name. Takes `seconds` for each path."""
     connection = await Connection.open(base_url)
     for path in list(paths.values()) * _WARM_UPS:
         await request(connection, "GET", path)

@@ -1,7 +1,4 @@
-"""How long a search takes, and how soon an append is found, while appends come in. The store has the chitchat dataset.
-
-The queries are drawn from the messages: one to three words of one message, a phrase of two words, or the beginning of a word.
-"""
+"""How long a search takes, and how soon an append is found, while appends come in."""
 
 import asyncio
 import random
@@ -80,7 +77,7 @@ class Search(Benchmark):
 
 
 def drawn_queries(dialogues: int) -> list[str]:
-    """QUERIES queries, the same in every run."""
+    """Queries with words of the dialogues. They are the same in every run."""
     rng = random.Random(QUERIES)  # noqa: S311 - not for secrets
     source = (entry for entry in islice(Chitchat(), dialogues) if isinstance(entry, Conversation))
     texts = [item["content"] for entry in source for item in entry.items]
@@ -104,7 +101,6 @@ def drawn_queries(dialogues: int) -> list[str]:
 
 
 async def _search_times(base_url: str, queries: Sequence[str]) -> list[float]:
-    """Milliseconds of each query, over CONNECTIONS connections."""
     remaining = iter(queries)
 
     async def run() -> list[float]:
@@ -121,7 +117,7 @@ async def _search_times(base_url: str, queries: Sequence[str]) -> list[float]:
 
 
 async def _found_times(base_url: str, path: str) -> list[float]:
-    """Milliseconds from the answer to an append until a search finds it, for APPENDS_TO_FIND appends one after the other. Raises RequestFailed."""
+    """Milliseconds from the answer to an append until a search finds it. Raises RequestFailed."""
     connection = await Connection.open(base_url)
     times = []
     for _ in range(APPENDS_TO_FIND):
@@ -150,6 +146,6 @@ def _read_milliseconds(store: BenchStore) -> float:
 
 
 def _megabytes(store: BenchStore, view: str) -> float:
-    """The size of a view's collection and its indexes on disk."""
+    """On disk."""
     with store.mongodb() as database:
         return float(database.command("collStats", view)["totalSize"]) / 1e6

@@ -1,10 +1,6 @@
 """How soon the first word of a reply arrives while many conversations stream.
 
-This is compared with direct requests to the same provider, and with the same replies over WebSockets.
-
-The time that a chat completion adds to the provider's time is measured too. For a short transcript it is compared with the time that a
-Response adds, and for a long transcript with the time for a short one. Sending a long transcript takes time as well. So a relay, which only
-passes requests and answers on, is also measured.
+Sending a long transcript takes time as well. So a relay, which only passes requests and answers on, is also measured.
 """
 
 import asyncio
@@ -28,19 +24,16 @@ FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
 ADDED_BY_RESPONSE, ADDED_BY_SHORT_CHAT = "added by a Response", "added by a chat completion of 10 messages"
 ADDED_TO_RELAY_BY_SHORT_CHAT = "that of 10 messages"
 SHORT, LONG = 10, 1_000
-"""The messages of a short and of a long transcript."""
+"""Messages of a transcript."""
 
 CHAT_SHARE = 5
-"""There is one chat client for this many streams, because the first request of a client with a long transcript stores all of it, which is much work."""
+"""One chat client for so many streams: its first request stores its whole transcript, which is much work."""
 
 SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a streamed answer.
-
-    The answer contains `first` once its first word has arrived, and `end` once it is complete.
-    """
+    """A request for a reply. `first` comes with the first word of the answer, and `end` comes at its end."""
 
     url: str
     body: dict[str, Any]
@@ -131,8 +124,7 @@ async def _first_words(
 ) -> tuple[float, float]:
     """The p50 and p99 of the time until the first word, in milliseconds.
 
-    Asks each question again and again, all of them in parallel. Their first requests are spread over `reply_seconds`. `over_sockets`:
-    asks each question on a WebSocket of its own, which stays open.
+    The first requests are spread over `reply_seconds`. `over_sockets`: each question has a WebSocket of its own.
     """
     started = time.perf_counter()
     end = started + reply_seconds + seconds
@@ -158,7 +150,7 @@ async def _first_words(
 
 
 async def _first_word(session: aiohttp.ClientSession, question: Question) -> float:
-    """The milliseconds until the first word arrived. Returns when the answer is complete. Raises RequestFailed."""
+    """Returns the milliseconds until the first word when the answer is complete. Raises RequestFailed."""
     started = time.perf_counter()
     first_word_at: float | None = None
     received = b""
@@ -173,7 +165,6 @@ async def _first_word(session: aiohttp.ClientSession, question: Question) -> flo
 
 
 async def _first_word_of_message(socket: aiohttp.ClientWebSocketResponse, question: Question) -> float:
-    """As `_first_word`, over a WebSocket."""
     started = time.perf_counter()
     first_word_at: float | None = None
     body = {name: value for name, value in question.body.items() if name != "stream"}

@@ -1,8 +1,7 @@
-"""Measures how long after its commit each append was visible in MongoDB, from outside the store.
+"""Measures how long after its commit each append was visible in MongoDB.
 
-Postgres sends a notification at each commit of events. The arrival of this notification is the time of the commit. The
-events of a commit are the rows with the same `xmin`, the id of the transaction that wrote them. The view positions are
-read every two milliseconds; that delay counts as lag.
+Postgres's notification gives the time of the commit. Rows of one commit have the same `xmin`, the id of their
+transaction.
 """
 
 import threading
@@ -18,7 +17,6 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.requests import RequestFailed
 
 CHANNEL = "events"
-"""The channel of the notification that Postgres sends at each commit of events."""
 
 POSITIONS = "projections"
 """The MongoDB collection of the view positions."""
@@ -30,7 +28,7 @@ _LISTEN_SECONDS = 0.1
 
 
 class VisibilityProbe:
-    """Records when events were committed and when they became visible, in two threads. Call `lags` after `stop`."""
+    """Call `lags` after `stop`."""
 
     def __init__(self, store: BenchStore) -> None:
         self._store = store
@@ -49,13 +47,13 @@ class VisibilityProbe:
         self._listening.wait(VISIBLE_TIMEOUT_SECONDS)
 
     def stop(self) -> None:
-        """Returns when all events that are committed now are visible, or after VISIBLE_TIMEOUT_SECONDS."""
+        """Waits until all committed events are visible, at most VISIBLE_TIMEOUT_SECONDS."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
 
     def lags(self, seconds: float) -> list[float]:
-        """For each event of the last `seconds`, the milliseconds from its commit until it was visible. Raises RequestFailed if an event was missed."""
+        """The lag of each event of the last `seconds`, in milliseconds. Raises RequestFailed if one is not known."""
         transactions = self._transactions()
         commit_times = self._committed_at[-len(transactions) :]
         positions = [position for position, _ in self._visible_at]
@@ -80,7 +78,6 @@ class VisibilityProbe:
                     self._committed_at.append(time.perf_counter())
 
     def _record_positions(self) -> None:
-        """Records positions. Ends when everything is visible after `stop`, or VISIBLE_TIMEOUT_SECONDS after `stop`."""
         last = deadline = None
         with self._store.mongodb() as database:
             while last is None or not self._visible_at or self._visible_at[-1][0] < last:
@@ -111,7 +108,6 @@ class VisibilityProbe:
 
 @contextmanager
 def probing_visibility(store: BenchStore) -> Iterator[VisibilityProbe]:
-    """Runs a probe during the block. At the end, waits until everything that was committed meanwhile is visible."""
     probe = VisibilityProbe(store)
     probe.start()
     try:

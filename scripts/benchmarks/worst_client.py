@@ -1,6 +1,5 @@
-"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a WorstLoad from stdin, and prints `ready` when the load is running.
-
-The limits refuse most of its requests. It does not slow down.
+"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a WorstLoad from stdin, and prints `ready` when it
+runs.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from scripts.benchmarks.requests import APPEND
 from scripts.http_connection import Connection
 
 RATE = 150.0
-"""Requests a second, besides those of followers and replies. Over a minute, this is three times the recommended limit of a tenant."""
+"""Requests a second, besides followers and replies: three times the recommended limit of a tenant."""
 
 SENDERS = 48
 FOLLOWERS = 2_000
@@ -36,20 +35,20 @@ REPLY = msgspec.json.encode({"input": "Go on.", "background": True})
 
 
 class WorstLoad(Struct, frozen=True):
-    """The URL of each of the tenant's users, with the user's key."""
+    """For each user: the URL with the key."""
 
     base_urls: list[str]
 
 
 class Client:
-    """One connection of a user. If it is lost, the next request opens it again."""
+    """If the connection is lost, the next request opens it again."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
         self._connection: Connection | None = None
 
     async def send(self, method: str, path: str, body: bytes = b"") -> bytes | None:
-        """The body of the answer; None if there was no 200."""
+        """None if the status was not 200, or the connection failed."""
         try:
             if self._connection is None or not self._connection.is_open:
                 self._connection = await Connection.open(self._base_url)
@@ -59,7 +58,6 @@ class Client:
         return answer.body if answer.status == 200 else None
 
     async def new_conversation(self) -> str:
-        """The path of a new conversation."""
         while (body := await self.send("POST", "/v1/conversations", b"{}")) is None:  # noqa: ASYNC110 - the limits may refuse it
             await asyncio.sleep(1)
         return f"/v1/conversations/{msgspec.json.decode(body)['id']}"
@@ -80,7 +78,6 @@ async def run(worst: WorstLoad) -> None:
 
 
 async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) -> None:
-    """Sends requests at RATE: some name unknown ids, some are refused, some read large lists, and some have large instructions."""
     free: asyncio.Queue[Client] = asyncio.Queue()
     for number in range(SENDERS):
         free.put_nowait(Client(base_urls[number % len(base_urls)]))
@@ -108,7 +105,7 @@ async def _send(base_urls: Sequence[str], large: str, ended: str, other: str) ->
 
 
 async def _follow(base_urls: Sequence[str], path: str) -> None:
-    """Opens followers that never read."""
+    """The followers never read."""
     writers: list[asyncio.StreamWriter] = []
     for number in range(FOLLOWERS):
         url = urlsplit(base_urls[number % len(base_urls)])
@@ -121,7 +118,6 @@ async def _follow(base_urls: Sequence[str], path: str) -> None:
 
 
 async def _ask(users: Sequence[Client]) -> None:
-    """Requests replies that run in the background."""
     for _ in range(0, REPLIES, len(users)):
         await asyncio.gather(*(user.send("POST", "/v1/responses", REPLY) for user in users))
 

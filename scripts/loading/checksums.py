@@ -1,11 +1,7 @@
-"""Checksums of a load: of its source, of the log and of MongoDB. They show whether every message was stored.
+"""Checksums of a load: of its source, of the log and of MongoDB.
 
-Equal checksums mean messages with the same roles and texts, in the same order.
-
-The digest of a conversation is the SHA-256 of the roles and texts of its messages. The length of each role and text
-comes before it, in 4 bytes. The checksum is the SHA-256 of the sorted lines of all conversations. A line has the
-conversation's key, its number of messages and its digest. The memory used grows with the number of conversations, not
-with the number of messages.
+A conversation's digest is the SHA-256 of the role and the text of each item, each after its length in 4 bytes. The
+checksum is the SHA-256 of the sorted lines of all conversations: key, number of items, digest.
 """
 
 import asyncio
@@ -27,7 +23,7 @@ from scripts.loading.sources import Conversation
 from scripts.progress import progress
 
 KeyOf = Callable[[str, Mapping[str, str]], str | None]
-"""(conversation id, metadata) -> the key of a loaded conversation; None for a conversation that the load did not create."""
+"""(conversation id, metadata) -> the key of a loaded conversation; None for any other."""
 
 BATCH_EVENTS = 2_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -41,15 +37,13 @@ class ViewsBehind(Exception):
 
 
 class Checksum(Struct, frozen=True):
-    """The checksum of several conversations."""
-
     conversations: int
     messages: int
     sha256: str
 
 
 class ConversationDigest:
-    """The digest of one conversation. Add its messages in order."""
+    """Add the items in order. `messages`: the number of items."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -67,7 +61,7 @@ class ConversationDigest:
 
 
 def combine(digests: Iterable[ConversationDigest]) -> Checksum:
-    """The checksum of these conversations. A conversation that was stored twice counts twice."""
+    """A conversation that was stored twice counts twice."""
     listed = list(digests)
     lines = sorted(digest.line() for digest in listed)
     sha256 = hashlib.sha256("".join(lines).encode())
@@ -75,7 +69,7 @@ def combine(digests: Iterable[ConversationDigest]) -> Checksum:
 
 
 def source_checksum(conversations: Iterable[Conversation]) -> tuple[Checksum, set[str]]:
-    """The checksum that the stores should have, and the keys of the conversations."""
+    """The expected checksum, and the keys of the conversations."""
     digests: list[ConversationDigest] = []
     for conversation in conversations:
         digest = ConversationDigest(conversation.key)
@@ -86,7 +80,7 @@ def source_checksum(conversations: Iterable[Conversation]) -> tuple[Checksum, se
 
 
 async def log_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str]) -> tuple[Checksum, int]:
-    """The checksum of the conversations with these keys in the log, and the position up to which the log was read."""
+    """The checksum, and the position up to which the log was read."""
     pool = make_pool(settings.postgres_url)
     await pool.open()
     try:
@@ -116,7 +110,7 @@ async def log_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str])
 
 
 async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[str], *, position: int) -> Checksum:
-    """The checksum of the conversations with these keys in MongoDB, once the views show `position`. Raises ViewsBehind."""
+    """Waits until the views show `position`. Raises ViewsBehind."""
     client = mongodb.connect(settings, answer_seconds=60.0)
     try:
         database = mongodb.database(client, settings)
@@ -145,7 +139,6 @@ async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[s
 
 
 async def _wait_for_views(positions: ViewPositions, position: int) -> None:
-    """Returns when `conversations` and `items` show `position`. Raises ViewsBehind."""
     reached, reached_at = -1, time.monotonic()
     with progress("Waiting for the views") as report:
         while True:

@@ -1,4 +1,4 @@
-"""Sends the conversations of a source to the command API: many at a time, the items of each in order. Every request can be repeated."""
+"""Sends the conversations of a source to the command API: many at a time, the items of each in order."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from scripts.progress import Report
 
 
 class LoadCounts(Struct):
-    """This run stored `conversations` and `messages`. Those counted as `already_stored` were in the store before this run."""
+    """What a run has done. `already_stored`: conversations that were in the store before this run."""
 
     conversations: int = 0
     messages: int = 0
@@ -27,9 +27,9 @@ class LoadCounts(Struct):
 
 
 class Loader:
-    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped.
+    """Sends the conversations of one source.
 
-    Without `skip_bad`, the first problem ends the run.
+    `problems` lists what was skipped. Without `skip_bad`, the first problem ends the run.
     """
 
     def __init__(
@@ -56,10 +56,7 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Loads the source. Raises BadLine, CredentialRefused and RetriesExhausted.
-
-        The progress file has what was stored before the error.
-        """
+        """Raises BadLine, CredentialRefused and RetriesExhausted."""
         await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
@@ -74,10 +71,9 @@ class Loader:
         return self.counts
 
     async def _check_progress_file(self) -> None:
-        """Clears the progress file, unless it certainly belongs to this store.
+        """Clears the progress file if it may belong to another store.
 
-        To find out, sends the file's last conversation again. Only the store that has it replays the answer, with the
-        same id.
+        Only the store that has the file's last conversation replays its answer, with the same id.
         """
         order = {key: index for index, key in enumerate(self._progress_file.by_key)}
         stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
@@ -96,7 +92,7 @@ class Loader:
             self._progress_file.clear()
 
     def _conversations(self) -> Iterator[Conversation | BadLine]:
-        """What to load, in order. All workers share this iterator. It ends after the first error."""
+        """All workers share this iterator. It ends after the first error."""
         for entry in islice(self._source, self._limit):
             if self._error is not None:
                 return
@@ -131,7 +127,7 @@ class Loader:
         self._count(messages, already_stored=replayed)
 
     async def _send(self, client: RetryingClient, conversation: Conversation) -> tuple[str, bool]:
-        """Sends a conversation. Returns its id, and whether the store certainly had all of it before this call."""
+        """Returns the id, and whether the store certainly had all of the conversation before."""
         fields = msgspec.json.encode(conversation.fields)
         first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], MAX_ITEM_BYTES - len(fields))
         key = f"load:{self._source.name}:{conversation.key}"
@@ -162,9 +158,9 @@ class Loader:
 
 
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
-    """Splits items into requests, in order: at most MAX_ITEMS items and MAX_ITEM_BYTES bytes in each.
+    """Divides the items of a conversation into requests.
 
-    The first request has room for `first_bytes` bytes only, and may be empty.
+    Each has at most MAX_ITEMS items and MAX_ITEM_BYTES bytes. The first has room for `first_bytes`, and may be empty.
     """
     parts: list[list[bytes]] = [[]]
     room = first_bytes

@@ -1,7 +1,6 @@
 """The progress file of a load: DIR/load/<source>.jsonl, one line for each conversation that the store has in full.
 
-It only saves time. Without it, a load sends everything again, and the store answers as it did the first time. `Loader`
-checks that the file belongs to this store: it sends the last conversation of the file again.
+It only saves time: without it, a load sends everything again.
 """
 
 from pathlib import Path
@@ -12,15 +11,13 @@ from msgspec import Struct
 
 
 class StoredConversation(Struct, frozen=True):
-    """A line of the file."""
-
     key: str
     id: str
     messages: int
 
 
 class ProgressFile:
-    """Open it as a context manager. `by_key` has the lines, oldest first."""
+    """The progress file of one source. `by_key` has the lines, oldest first."""
 
     def __init__(self, data: Path, source: str) -> None:
         self._path = data / "load" / f"{source}.jsonl"
@@ -44,14 +41,12 @@ class ProgressFile:
         self._file.close()
 
     def add(self, stored: StoredConversation) -> None:
-        """Writes a line to the file at once."""
         assert self._file is not None
         self.by_key[stored.key] = stored
         self._file.write(msgspec.json.encode(stored).decode() + "\n")
         self._file.flush()
 
     def clear(self) -> None:
-        """Removes all lines."""
         assert self._file is not None
         self.by_key = {}
         self._file.seek(0)

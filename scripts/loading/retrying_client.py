@@ -1,7 +1,4 @@
-"""A client that repeats a request until the store has accepted or rejected it.
-
-Every request has an `Idempotency-Key`, so a request that is sent twice is stored once.
-"""
+"""A client that repeats a request until the store has accepted or rejected it. An idempotency key makes this safe."""
 
 import asyncio
 import random
@@ -20,7 +17,7 @@ _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 
 class RetriesExhausted(Exception):
-    """No request of the load has succeeded for RETRY_TIMEOUT_SECONDS."""
+    """No request of the load has succeeded for too long."""
 
 
 class RequestRejected(Exception):
@@ -32,7 +29,7 @@ class RequestRejected(Exception):
 
 
 class CredentialRefused(Exception):
-    """The store answered 401 or 403. Usually it requires an API key, or the key that was sent is not valid or may not write."""
+    """The store answered 401 or 403."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(
@@ -41,7 +38,7 @@ class CredentialRefused(Exception):
 
 
 class RetryBudget:
-    """How long a load continues without a successful request. All clients of a load share one budget."""
+    """Ends a load that has had no success for too long. All clients of a load share one budget."""
 
     def __init__(self, seconds: float = RETRY_TIMEOUT_SECONDS) -> None:
         self._seconds = seconds
@@ -52,29 +49,27 @@ class RetryBudget:
         self._last_success = time.monotonic()
 
     def failed(self, reason: str) -> None:
-        """Counts a retry. Raises RetriesExhausted if no request has succeeded for too long."""
+        """Raises RetriesExhausted if no request has succeeded for too long."""
         self.retries += 1
         if time.monotonic() - self._last_success > self._seconds:
             raise RetriesExhausted(f"no request succeeded for {self._seconds:.0f} s; the last error: {reason}")
 
 
 class RetryingClient:
-    """Sends one request at a time, over one connection."""
-
     def __init__(self, base_url: str, budget: RetryBudget, headers: Mapping[str, str]) -> None:
         self._base_url = base_url
         self._headers = headers
         self._budget = budget
         self._connection: Connection | None = None
         self.may_have_stored = False
-        """Whether the last `post` may have stored its request. After a retry this is always true: an earlier attempt may have stored the request."""
+        """Whether the last `post` may have stored its request."""
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
     async def post(self, path: str, body: bytes, idempotency_key: str) -> Answer:
-        """The store's answer of status 2xx. Raises RequestRejected, CredentialRefused, RetriesExhausted."""
+        """Raises RequestRejected, CredentialRefused, RetriesExhausted."""
         pause = _FIRST_PAUSE_SECONDS
         self.may_have_stored = False
         while True:
@@ -108,7 +103,7 @@ class RetryingClient:
 
 
 def _is_retryable(answer: Answer) -> bool:
-    """Whether a retry may succeed. The header `x-should-retry` decides. If it is absent, the status decides."""
+    """Without the header `x-should-retry`, the status decides."""
     should_retry = answer.headers.get("x-should-retry")
     if should_retry is not None:
         return should_retry == "true"
@@ -124,5 +119,5 @@ def _error_message(answer: Answer) -> str:
     try:
         body: Any = answer.json()
         return str(body["error"]["message"])
-    except (DecodeError, LookupError, TypeError):  # not ours: the error page of a proxy
+    except (DecodeError, LookupError, TypeError):  # not from the store, for example the error page of a proxy
         return answer.body[:200].decode("utf-8", "replace")

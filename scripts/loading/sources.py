@@ -1,8 +1,7 @@
-"""Sources of conversations: the chitchat dataset, and files of JSON lines, which are read line by line.
+"""Sources of conversations: the chitchat dataset, and files of JSON lines.
 
-A conversation has the same `key` in every run, and the idempotency keys of its requests are made from this key. The
-key of a line is a digest of its text, and a number that counts equal lines. So if one line is corrected, the other
-lines are not loaded again.
+The key of a line is a digest of its text, with a number for equal lines. So if one line is corrected, the others are
+not loaded again.
 """
 
 import hashlib
@@ -24,14 +23,11 @@ from infrastructure.http.errors import ApiError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
-"""Bytes of JSON. 1,000 bytes are left for the rest of the request body."""
+"""1,000 bytes are left for the rest of the request body."""
 
 
 class Conversation(Struct, frozen=True):
-    """A conversation to load. `fields`: the create request without its items.
-
-    `origin`: where it was read, for error messages.
-    """
+    """A conversation to load. `fields`: the create request without its items. `origin`: for error messages."""
 
     key: str
     fields: dict[str, Any]
@@ -51,10 +47,7 @@ class SourceNotFound(Exception):
 
 
 class Source(Protocol):
-    """`name` is part of every idempotency key, so a load resumes an earlier load of a source with this name.
-
-    `total`: the number of conversations and bad lines.
-    """
+    """Conversations to load. `name` is part of every idempotency key. `total` also counts bad lines."""
 
     name: str
     total: int
@@ -63,7 +56,7 @@ class Source(Protocol):
 
 
 def open_source(name: str) -> Source:
-    """`chitchat`, or the path of a file. Raises SourceNotFound."""
+    """`chitchat`, or the file of this path. Raises SourceNotFound."""
     if name == Chitchat.name:
         return Chitchat()
     path = Path(name)
@@ -85,7 +78,7 @@ class _Dialogue(Struct):
 
 
 class Chitchat:
-    """The dataset of the package `chitchat-dataset`: 7,168 conversations of two people. The first speaker becomes the user."""
+    """The dialogues of the dataset. The first speaker becomes the user."""
 
     name = "chitchat"
 
@@ -119,10 +112,7 @@ def _from_dialogue(key: str, dialogue: _Dialogue) -> Conversation:
 
 
 class JsonLines:
-    """Lines of `{"metadata": {}, "title": …, "instructions": …, "items": […]}`; every field is optional.
-
-    Blank lines are skipped. Each line is checked against the rules of the API before it is sent.
-    """
+    """A file with one conversation in each line. Blank lines are skipped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

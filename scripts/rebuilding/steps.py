@@ -1,4 +1,4 @@
-"""Rebuilds views or repairs a conversation on open stores. `scripts/rebuild.py` is the command line."""
+"""Rebuilds views or repairs a conversation on open stores."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 
 
 class Action(Enum):
-    """What to do: build new collections and swap them in, only compare them, swap back, or drop them."""
+    """COMPARE makes no swap. CANCEL drops new and old collections."""
 
     REBUILD = auto()
     COMPARE = auto()
@@ -66,10 +66,7 @@ async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report)
 async def rebuild_online(
     stores: Stores, views: Sequence[MongoView], action: Action, workers: int, report: PhaseReport
 ) -> RebuildResult | list[MongoView] | None:
-    """Rebuilds the views while users read them, or compares, rolls back or cancels.
-
-    Returns None if there is nothing to roll back to. Raises as Rebuild does.
-    """
+    """Returns None if there is nothing to roll back to. Raises as Rebuild does."""
     rebuild = Rebuild(
         views,
         settings=stores.settings,
@@ -89,9 +86,9 @@ async def rebuild_online(
 
 
 async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
-    """Repairs a conversation in the views where it is parked. If it is not parked in any view, repairs it in all views.
+    """Repairs a conversation in the views where it is parked. If it is parked in none, repairs it in all views.
 
-    The result is empty if the log does not have the conversation.
+    Empty if the log does not have the conversation.
     """
     head = await stores.reader.head(conversation_id)
     if head is None:
@@ -108,13 +105,11 @@ async def repair(stores: Stores, conversation_id: str, report: Report) -> list[R
 
 
 async def parked_conversations(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
-    """The conversations that these views have parked, by view."""
     statuses = await ViewPositions(stores.database).statuses(views)
     return {view: sorted(status.parked) for view, status in statuses.items() if status.parked}
 
 
 def make_projector(stores: Stores) -> Projector:
-    """A projector of all views on these stores."""
     return build_projector(
         postgres_url=stores.settings.postgres_url,
         pool=stores.pool,

@@ -14,13 +14,15 @@ DifferenceKind = Literal[
 ]
 
 _CONTENT_FIELDS = frozenset({"error", "items", "joined", "labels"}).union(SNAPSHOT_FIELDS, *VIEW_FIELDS.values())
-"""The fields with content in documents of views, in states of streams, and in context snapshots."""
 
 _MAX_LENGTH = 80
 
 
 class Difference(Struct, frozen=True, omit_defaults=True):
-    """`where` is a view, `log` or a table beside the log. `fields`: (expected, found) of each field that differs."""
+    """Something that does not match the log.
+
+    `where`: a view, `log` or a table. `fields`: (expected, found) of each field that differs.
+    """
 
     where: str
     what: DifferenceKind
@@ -38,7 +40,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
 
 
 def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """(expected, found) of each field that differs, by name. Content is shown as its hash and length."""
+    """(expected, found) by name."""
     return {
         name: (_shown(name, expected.get(name, _ABSENT)), _shown(name, found.get(name, _ABSENT)))
         for name in sorted(expected.keys() | found.keys())
@@ -49,7 +51,7 @@ def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
 def documents_that_differ(
     where: str, expected: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Difference]:
-    """Every document that is missing, extra or different. Both mappings are by `_id`."""
+    """Both mappings are by `_id`."""
     for key in expected.keys() | found.keys():
         if key not in found:
             yield Difference(where, "missing", expected[key].get("conversation_id"), key)

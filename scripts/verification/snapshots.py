@@ -1,6 +1,5 @@
-"""Compares the context snapshots in Redis with the log.
-
-A missing snapshot is not a difference: the store makes it when it is needed.
+"""Compares the context snapshots in Redis with the log. A missing one is no difference, because the store makes it when
+needed.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,10 +32,7 @@ _PAGE_EVENTS = 1_000
 
 
 class Snapshots:
-    """Compares snapshots, a page of conversations at a time (`compare`).
-
-    At the end, `not_in_log` finds the snapshots of conversations that are not in the log.
-    """
+    """At the end, call `not_in_log`."""
 
     def __init__(self, redis: Redis, reader: EventReader) -> None:
         self._redis = redis
@@ -46,10 +42,7 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations. Those that are parked, or have an unreadable event, are not compared.
-
-        The snapshots are read after the moment `at`. So a snapshot that is older than `at` is a difference.
-        """
+        """The snapshots are read after the moment `at`. So a snapshot that is older than `at` is a difference."""
         for stream in streams:
             self._seen |= set(snapshot_keys(stream.tenant, stream.conversation_id))
             if not stream.readable or at.parked(CONTEXT, stream.conversation_id):
@@ -59,7 +52,6 @@ class Snapshots:
                 yield difference
 
     async def not_in_log(self) -> AsyncIterator[Difference]:
-        """Snapshots of conversations that the log does not have."""
         for prefix in (KEY_PREFIX, ITEMS_KEY_PREFIX):
             async for name in self._redis.scan_iter(match=f"{prefix}*", count=1_000):
                 text = name.decode("utf-8", "replace")
@@ -72,7 +64,6 @@ class Snapshots:
                     yield Difference(CONTEXT, "extra", conversation_id, text, note=note)
 
     async def _differences(self, stream: Stream, position: int) -> list[Difference]:
-        """The differences of one conversation. Counts its snapshot as compared, or as absent."""
         name, _ = snapshot_keys(stream.tenant, stream.conversation_id)
         try:
             fields, elements = await read_stored(self._redis, stream.tenant, stream.conversation_id)
@@ -86,7 +77,6 @@ class Snapshots:
         self.compared += 1
         events = stream.events
         if not events or found.version > events[-1].version:
-            # The snapshot is newer than the events that were read.
             events = await self._read_up_to(stream.conversation_id, found.version)
         if not events or events[0].version != 1 or found.version > events[-1].version:
             return self._unused()
@@ -106,11 +96,7 @@ class Snapshots:
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     def _unused(self) -> list[Difference]:
-        """Counts the snapshot as absent, and returns no differences.
-
-        The snapshot is from events that the log no longer has, for example because Postgres was restored from a backup. Readers ignore such a
-        snapshot, and the next event replaces it.
-        """
+        """Readers ignore a snapshot whose events are no longer in the log. The next event replaces it."""
         self.compared -= 1
         self.absent += 1
         return []
@@ -125,12 +111,12 @@ class Snapshots:
 
 
 def _without_older_requests(fields: Mapping[str, str], found: Snapshot) -> dict[str, str]:
-    """The fields without those of requests that are so old that readers ignore them."""
+    """Readers ignore the requests that are left out here."""
     requests = request_fields(found.last_requests)
     return {name: value for name, value in fields.items() if not name.startswith(REQUEST_PREFIX) or name in requests}
 
 
 def _values(fields: Mapping[str, str | int], elements: Sequence[bytes]) -> dict[str, str]:
-    """The values that must be equal. The incarnation is left out, because a restart of Postgres changes it."""
+    """A restart of Postgres changes the incarnation, so it is left out."""
     values = {name: str(value) for name, value in fields.items() if name != "incarnation"}
     return {**values, "items": b"\n".join(elements).decode("utf-8", "replace")}

@@ -1,7 +1,4 @@
-"""Reads the rows of the log, one conversation after another.
-
-Checks hash chains, versions and times, and decodes the events.
-"""
+"""Reads the log, one conversation after another. Checks hash chains, versions and times, and decodes the events."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -34,8 +31,6 @@ _PAGE = sql.SQL(
 
 
 class Row(Struct, frozen=True):
-    """A row of `events`."""
-
     originator_id: UUID
     version: int
     position: int
@@ -51,10 +46,7 @@ class Row(Struct, frozen=True):
 
 
 class Stream:
-    """The rows of one conversation: the differences found in them, and their events.
-
-    `events` ends before the first event that cannot be decoded.
-    """
+    """The rows of one conversation. `events` ends before the first event that cannot be decoded."""
 
     def __init__(self, first: Row) -> None:
         self.conversation_id = conversation_id(first.originator_id)
@@ -62,14 +54,13 @@ class Stream:
         self._owner = first.subject if first.version == 1 else ""
         self.events: list[Recorded] = []
         self.chain_hashes: dict[int, bytes] = {}
-        """The hash of each row, by version."""
+        """By version."""
         self.rows = 0
         self.differences: list[Difference] = []
         self._previous: Row | None = None
         self.readable = True
 
     def add(self, row: Row) -> None:
-        """Checks and decodes the next row."""
         self._check(row)
         self.chain_hashes[row.version] = row.chain_hash
         self.rows += 1
@@ -97,7 +88,6 @@ class Stream:
         self.events.append(recorded)
 
     def until(self, position: int) -> Sequence[Recorded]:
-        """The events up to a position of the log."""
         if not self.events or self.events[-1].position <= position:
             return self.events
         return [recorded for recorded in self.events if recorded.position <= position]
@@ -133,7 +123,7 @@ class Stream:
 
 
 class Streams:
-    """The conversations of the log (or `only` one) in order of their ids, page by page."""
+    """Reads conversations in the order of their ids, page by page."""
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
@@ -141,7 +131,7 @@ class Streams:
         self._after = _FIRST
 
     async def next(self) -> list[Stream]:
-        """The next conversations, each with all its rows at this moment. Empty at the end."""
+        """The next page. Each conversation has all its rows at this moment. Empty at the end."""
         streams: list[Stream] = []
         after = self._after
         while True:

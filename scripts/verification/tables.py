@@ -1,8 +1,6 @@
-"""Compares the log with the tables beside it: `snapshots`, `responses`, `idempotency_keys`, `tenant_positions`
-and `transcript_prefixes`.
+"""Compares the log with the tables beside it.
 
-A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees the
-row's event, even during appends. If the log does not have this event, the log has lost it, or somebody changed the row.
+A row is written with its event, or later. So a statement that sees a row also sees its event, even during appends.
 """
 
 from collections import defaultdict
@@ -27,7 +25,7 @@ SNAPSHOTS, RESPONSES, KEYS = "table snapshots", "table responses", "table idempo
 POSITIONS, PREFIXES = "table tenant_positions", "table transcript_prefixes"
 _PAGE_ROWS = 1_000
 
-# Each page of a table is read in the order of its primary key. With LATERAL, Postgres finds the log's rows by index.
+# Pages follow the primary key. With LATERAL, Postgres finds the log's rows by index.
 _SNAPSHOT_PAGE = sql.SQL("""
     SELECT s.originator_id, s.originator_version, EXISTS (
         SELECT FROM events AS e WHERE e.originator_id = s.originator_id AND e.originator_version = s.originator_version)
@@ -89,26 +87,19 @@ _TOPICS = {
 
 
 class Tables:
-    """Compares the tables with one page of conversations after another.
-
-    At the end, compares all rows with the log, or only those of the conversation `only`.
-    """
+    """At the end, call `behind` and `not_in_log`."""
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
         self._only = uuid_of(only) if only else None
         self._newest: dict[str, int] = {}
-        """The position of each tenant's newest event, among the streams that were compared so far."""
+        """Each tenant's newest position so far."""
         self.compared: dict[str, int] = dict.fromkeys(
             ("snapshots", "responses", "idempotency_keys", "transcript_prefixes"), 0
         )
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
-        """The differences of these conversations.
-
-        Compares their snapshots with a fold of their events. Also finds their replies that are missing in `responses`, or
-        that have another conversation there.
-        """
+        """Compares snapshots with a fold of the events. Also finds replies that `responses` lacks or has in another conversation."""
         by_id = {uuid_of(stream.conversation_id): stream for stream in streams}
         for stream in streams:
             if stream.events:
@@ -117,7 +108,6 @@ class Tables:
         for stream_id, version, state in await self._rows(sql.SQL(statement), {"ids": list(by_id)}):
             stream = by_id[stream_id]
             if stream.events and version > stream.events[-1].version:
-                # The snapshot is newer than the events that were read.
                 stream = (await Streams(self._pool, stream.conversation_id).next() or [stream])[0]
             for difference in _snapshot_differences(stream, version, state):
                 yield difference
@@ -143,10 +133,7 @@ class Tables:
                     yield Difference(RESPONSES, "different", conversation_id, response_id, fields=fields)
 
     async def behind(self) -> AsyncIterator[Difference]:
-        """Tenants whose stored position is before one of their events. A list of such a tenant may lack this event.
-
-        Call this when all streams were compared.
-        """
+        """Tenants whose stored position is before one of their events, so a list may lack this event."""
         statement = sql.SQL("SELECT tenant_id, position FROM tenant_positions WHERE tenant_id = ANY(%(tenants)s)")
         found = dict(await self._rows(statement, {"tenants": list(self._newest)}))
         for tenant, newest in self._newest.items():
@@ -156,7 +143,6 @@ class Tables:
                 )
 
     async def not_in_log(self) -> AsyncIterator[Difference]:
-        """Rows that do not match the log: the log has lost their events, or somebody changed the rows."""
         async for stream_id, version, is_in_log in self._pages(_SNAPSHOT_PAGE, "snapshots", UUID(int=0)):
             if not is_in_log:
                 note = "the log does not have this version"
@@ -186,7 +172,9 @@ class Tables:
             yield difference
 
     async def _prefixes_not_in_log(self) -> AsyncIterator[Difference]:
-        """Prefixes whose item the log does not have, or has deleted. A missing prefix is no difference: without it, a transcript continues after an earlier message, or begins a new conversation."""
+        """A missing prefix is no difference: a transcript then continues after an earlier message, or begins a new
+        conversation.
+        """
         after: dict[str, Any] = {"tenant": "", "hash": b"", "conversation": UUID(int=0), "version": 0}
         while True:
             parameters = {**after, "only": self._only, "rows": _PAGE_ROWS, **_TOPICS}
@@ -201,7 +189,7 @@ class Tables:
             after = dict(zip(after, rows[-1], strict=False))
 
     async def _pages(self, statement: sql.SQL, table: str, after: Any = "") -> AsyncIterator[tuple[Any, ...]]:
-        """All rows of a table, page by page. The first columns are its primary key."""
+        """The first columns are the primary key."""
         tenant = subject = ""
         while True:
             parameters = {
@@ -226,18 +214,17 @@ class Tables:
 
 
 def _snapshot_differences(stream: Stream, version: int, state: bytes) -> Iterator[Difference]:
-    """The differences between a snapshot and a fold of the events up to its version."""
     found = from_snapshot(state)
     if found is None:
         if state.startswith(SNAPSHOT_FORMAT_BYTE):
             yield Difference(SNAPSHOTS, "unreadable", stream.conversation_id, version=version)
-        return  # another version of the code made the snapshot, and this version ignores it
+        return  # another version of the code made the snapshot
     events = [recorded for recorded in stream.events if recorded.version <= found.state.version]
     if not events or events[-1].version != found.state.version:
         if found.state.version != version:
             fields = {"version": (str(version), str(found.state.version))}
             yield Difference(SNAPSHOTS, "different", stream.conversation_id, version=version, fields=fields)
-        return  # the log does not have this version (`not_in_log` reports that), or an earlier event cannot be read
+        return  # `not_in_log` reports a missing version; or an earlier event cannot be read
     try:
         folded = fold(recorded.event for recorded in events)
     except ValueError:

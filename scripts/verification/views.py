@@ -1,7 +1,4 @@
-"""Compares the views in MongoDB with a fold of the log, at the same position.
-
-Each page of conversations is read from MongoDB as of one moment. The totals are read as of another moment.
-"""
+"""Compares the views in MongoDB with a fold of the log, at the same position."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -26,43 +23,33 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """A session in which all reads of MongoDB see the same moment.
-
-    `view_positions`: the view positions at that moment, by `position_key`.
-    """
+    """All reads in the session see the same moment. `view_positions`: by `position_key`."""
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
 
     def position(self, view: str, conversation_id: str) -> int:
-        """The position of the view in this conversation's partition."""
         view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
         return view_position.position if view_position else 0
 
     def collection(self, view: str) -> str:
-        """The name of the view's collection."""
         view_position = self.view_positions.get(position_key(view, 0))
         return view_position.collection if view_position else view
 
     def parked(self, view: str, conversation_id: str) -> Parked | None:
-        """Why the view has this conversation parked, or None."""
         view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
         return view_position.parked.get(conversation_id) if view_position else None
 
 
 @asynccontextmanager
 async def moment(database: Database) -> AsyncIterator[Moment]:
-    """Opens the session. Every read in it sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
         documents = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
         yield Moment(session, {document["_id"]: position_from(document) async for document in documents})
 
 
 class Totals:
-    """Compares the view `usage` at the moment `at` with the totals of all conversations.
-
-    Add the conversations one by one, then call `differences`.
-    """
+    """Compares the view `usage` with the totals of all conversations. Add each conversation, then call `differences`."""
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
@@ -70,10 +57,7 @@ class Totals:
         self._folded = Fold()
 
     def add(self, stream: Stream) -> None:
-        """Adds a conversation's totals up to the view's position.
-
-        If the view has parked the conversation, only the events before the parked one count.
-        """
+        """Of a parked conversation, only the events before the parked one count."""
         parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
@@ -84,10 +68,7 @@ class Totals:
                         self._folded.write(write)
 
     def differences(self) -> Iterator[Difference]:
-        """The differences, once all conversations are added.
-
-        The positions of the totals are not compared.
-        """
+        """Positions are not compared."""
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
 
@@ -97,10 +78,7 @@ class Totals:
 
 
 class Views:
-    """Compares one page of conversations after another.
-
-    At the end, finds documents of conversations that are not in the log.
-    """
+    """At the end, call `not_in_log`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -108,10 +86,7 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations.
-
-        A conversation that a view has parked is reported, and not compared in that view.
-        """
+        """If a view has parked a conversation, its documents of this conversation are not compared."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
@@ -140,13 +115,12 @@ class Views:
                 yield difference
 
     async def totals(self) -> Totals:
-        """The totals of the view `usage` as of now, to compare them with the log."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
 
     async def not_in_log(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
-        """Documents of conversations that the log does not have, and parked entries of conversations that were not compared."""
+        """Also finds parked entries of conversations that were not compared."""
         for view_position in at.view_positions.values():
             for conversation_id, parked in view_position.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
@@ -173,7 +147,7 @@ class Views:
                 yield document
 
     async def _conversations(self, view: MongoView, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
-        """(tenant, conversation id, number of documents) of each conversation in a view."""
+        """(tenant, conversation id, number of documents)."""
         if view == "conversations":
             async for document in self._database[at.collection(view)].find({}, {"_id": 1}, session=at.session):
                 tenant, _, conversation_id = str(document["_id"]).rpartition(":")
@@ -195,7 +169,7 @@ def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:
 
 
 def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document]]:
-    """The conversation's documents in each view, at the view's position. Raises ValueError if an event does not fit."""
+    """The documents that each view must have at its position. Raises ValueError if an event does not fit."""
     folded = Fold()
     for recorded in stream.events:
         for write in event_writes(recorded):
@@ -205,7 +179,7 @@ def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document
 
 
 async def _is_known(reader: EventReader, tenant: Any, conversation_id: Any) -> bool:
-    """Whether the log has this conversation: it may have started during the verification."""
+    """The conversation may have started during the verification."""
     if not isinstance(conversation_id, str) or not is_id(conversation_id, CONVERSATION):
         return False
     head = await reader.head(conversation_id)
