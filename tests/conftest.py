@@ -1,11 +1,4 @@
-"""Fixtures for every test. The servers are real. The first test that needs them starts them for the whole session.
-
-server_urls   the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
-empty_stores  the URLs of empty databases on these servers, for the processes of a whole system
-settings      Settings with the URLs of empty databases that no other test uses at the same time
-model_url     the base URL of the session's local model
-system        starts the whole system with `scripts/up` (see tests/system.py)
-"""
+"""Fixtures for every test. The database servers are real."""
 
 import signal
 import uuid
@@ -22,7 +15,7 @@ from tests import servers
 from tests.system import System
 
 SLOW = ("end_to_end", "test_docs", "scripts", "embedded", "fixtures", "projections")
-"""Folders and files of slow tests. They run first, so that at the end no worker runs a long file while the others are idle."""
+"""Slow tests run first, so that no worker runs a long file alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.path.stem if item.path.stem in SLOW else item.path.parent.name
         return SLOW.index(name) if name in SLOW else len(SLOW)
 
-    items.sort(key=slow_first)  # the sort is stable: items with the same key stay in the order of collection
+    items.sort(key=slow_first)
 
 
 def _is_main_process(config: pytest.Config) -> bool:
@@ -38,8 +31,7 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # If a shell starts pytest in the background, pytest and its child processes ignore SIGINT. But some tests stop
-    # child processes with SIGINT.
+    # A shell that starts pytest in the background makes it ignore SIGINT, which some tests need.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):
@@ -63,7 +55,6 @@ def model_url() -> str:
 
 @pytest.fixture(scope="module")
 def empty_stores(server_urls: dict[str, str]) -> dict[str, str]:
-    """The URLs of empty databases on the session's servers, for the processes of a whole system."""
     return servers.empty_databases(server_urls)
 
 
@@ -76,7 +67,7 @@ def _databases(server_urls: dict[str, str]) -> Iterator[servers.WorkerDatabases]
 
 @pytest.fixture
 def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings that ignore the environment variables of the shell. They have no model: see `model_url`."""
+    """Settings with empty databases. No model is started. The environment variables of the shell are ignored."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     _databases.clean()
@@ -84,20 +75,19 @@ def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatc
         postgres_url=_databases.postgres_url,
         mongodb_url=_databases.mongodb_url,
         redis_url=_databases.redis_url,
-        allowed_hosts=frozenset({"store"}),  # tests call apps in their own process by the URL `http://store`
+        allowed_hosts=frozenset({"store"}),
     )
 
 
 @pytest.fixture
 def system() -> Iterator[Callable[..., System]]:
-    """`system("--apis", "2", environment={…})` starts `scripts/up` with a new directory (or in `data`) and a new port. All processes end with the test."""
+    """Starts `scripts/up`. All its processes end with the test."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory, ExitStack() as stops:
 
         def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:
             directory_of_system = data or Path(directory) / uuid.uuid4().hex
             system = System(directory_of_system, *arguments, environment=environment or {})
-            # The system that was started last is stopped first. Two systems may share a directory, and `stop` fails
-            # if a process still runs in it.
+            # `stop` fails if another system still runs in the same directory.
             stops.callback(system.stop)
             return system.start()
 

@@ -1,7 +1,4 @@
-"""Checks answers against the OpenAPI document: status, headers, media type and body.
-
-The test clients of both APIs check every answer with it.
-"""
+"""Checks answers against the OpenAPI document: status, headers, media type and body."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -26,19 +23,19 @@ _OF_HTTP = {
     "vary",
     "x-accel-buffering",
 }
-"""Headers that any answer may have and the document does not list: of HTTP, for browsers, and for proxies."""
+"""Headers that the document may leave out: of HTTP, for browsers, and for proxies."""
 
 _MAX_BYTES = 64 * 1024
-"""Larger bodies are not checked, because the check would take longer than the test itself."""
+"""Larger bodies are not checked, because this would take longer than the test."""
 
 _NAMED_IN_PART = "ResponseEvent"
-"""The only schema that does not name all fields: each type of event has some fields of its own."""
+"""The schema that names only some fields, because each type of event has fields of its own."""
 
 _documents: dict[str, "AnswerCheck"] = {}
 
 
 def checked_answers(side: str, app: Starlette) -> Mapping[str, list[Callable[[httpx.Response], Awaitable[None]]]]:
-    """Hooks for an httpx client. They check each answer. `side` names the API, whose document is made only once."""
+    """Hooks for an httpx client, which check each answer. `side` names the API."""
 
     async def check(answer: httpx.Response) -> None:
         if side not in _documents:
@@ -51,10 +48,7 @@ def checked_answers(side: str, app: Starlette) -> Mapping[str, list[Callable[[ht
 
 
 class AnswerCheck:
-    """Checks answers against one document.
-
-    A field that the document does not name is an error too, unless the schema sets `additionalProperties`.
-    """
+    """Checks answers against one document. A field that the document does not name is an error."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._components = _closed(document["components"])
@@ -63,7 +57,7 @@ class AnswerCheck:
         self._validator = cache(self._new_validator)
 
     def check(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Raises AssertionError if the answer does not fit. Its message says what is not in the document."""
+        """Raises AssertionError if the answer does not fit."""
         operation = self._operation("GET" if method == "HEAD" else method, path)
         if operation is None:
             return
@@ -94,12 +88,11 @@ class AnswerCheck:
             assert not errors, f"{name} does not have the shape of the document: {errors} in {value[:1000]!r}"
 
     def _operation(self, method: str, path: str) -> Any:
-        """The operation. None if the document lacks the path or the method: such an answer is not checked."""
+        """None if the document lacks the path or the method."""
         found = [operations for pattern, operations in self._paths.items() if pattern.fullmatch(path)]
         return found[0].get(method.lower()) if found else None
 
     def _resolved(self, described: Any) -> Any:
-        """Replaces a reference to a component by the component."""
         if "$ref" not in described:
             return described
         _, _, component_type, name = described["$ref"].split("/")
@@ -115,13 +108,12 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def _event_data(body: bytes) -> Iterator[bytes]:
-    """The JSON texts of the events. Leaves out `[DONE]`, which ends a stream of Chat Completions and is not JSON."""
     values = (line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: "))
     return (value for value in values if value != b"[DONE]")
 
 
 def _closed(schema: Any) -> Any:
-    """A copy of the schema. In it, an object may not have unnamed fields, unless it sets `additionalProperties`."""
+    """A copy of the schema that forbids unnamed fields."""
     if isinstance(schema, dict):
         closed = {name: _closed(value) for name, value in schema.items()}
         is_object = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"

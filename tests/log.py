@@ -1,4 +1,4 @@
-"""Reads the event log with SQL of its own, so that tests do not depend on the readers that they test."""
+"""Reads the event log with its own SQL, independent of the readers under test."""
 
 from typing import Any
 

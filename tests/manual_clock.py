@@ -2,8 +2,6 @@
 
 
 class ManualClock:
-    """Starts at 0 seconds and stands still until the test adds to `seconds`."""
-
     def __init__(self) -> None:
         self.seconds = 0.0
 

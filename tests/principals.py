@@ -1,4 +1,4 @@
-"""An authenticator for tests: a header of the request names its principal. Tests pass it to `create_app(authenticator=…)`."""
+"""An authenticator for tests: a header of the request names its principal."""
 
 from collections.abc import Mapping
 
@@ -13,8 +13,6 @@ USER: tuple[Scope, ...] = ("read", "write", "reply")
 
 
 class HeaderAuthenticator:
-    """Takes the principal from the header that `headers_of` makes. Without the header the answer is 401."""
-
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         text = connection.headers.get(HEADER)
         if text is None:
@@ -24,12 +22,12 @@ class HeaderAuthenticator:
 
 
 def headers_of(subject: str, *more_scopes: Scope, tenant: str = "default") -> Mapping[str, str]:
-    """The headers of a user's request. The user has the scopes read, write and reply, and `more_scopes`."""
+    """The headers of a user with the scopes read, write, reply and `more_scopes`."""
     return {HEADER: f"{tenant}/{subject}/{' '.join((*USER, *more_scopes))}"}
 
 
 class RevocableAuthenticator(HeaderAuthenticator):
-    """Gives each subject an API key. The key of a subject in `revoked` is refused."""
+    """Refuses the subjects in `revoked`."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()

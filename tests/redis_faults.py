@@ -1,6 +1,6 @@
 """Redis faults: the server answers, but refuses to work.
 
-Each fault is a context manager that changes the whole server. So no other test may use the same server at that time.
+Each fault changes the whole server. No other test may use this server meanwhile.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from redis.exceptions import RedisError
 from tests import servers
 
 Fault = Callable[[Redis], AbstractAsyncContextManager[None]]
-"""The fault lasts as long as the `with` block. It needs a client of its own, which the code under test does not use."""
+"""Makes the server refuse work until the block ends. Give it a client that nothing else uses."""
 
 
 @asynccontextmanager
 async def own_valkey() -> AsyncIterator[str]:
-    """The URL of an empty Valkey that only this test worker uses. It is configured as the store's own Valkey is."""
+    """An empty Valkey for this test worker alone."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     url = await asyncio.to_thread(lambda: servers.shared_urls(f"valkey_{worker}", "REDIS_URL")["REDIS_URL"])
     async with Redis.from_url(url) as client:
@@ -33,7 +33,7 @@ async def own_valkey() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def out_of_memory(redis: Redis) -> AsyncIterator[None]:
-    """OOM: there is no memory for new keys, and the server may not evict old ones."""
+    """OOM: no memory for new keys, and no eviction."""
     limit, policy = [await config(redis, name) for name in ("maxmemory", "maxmemory-policy")]
     await redis.config_set("maxmemory-policy", "noeviction")
     await redis.config_set("maxmemory", 1)
@@ -46,7 +46,7 @@ async def out_of_memory(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
-    """READONLY: the server becomes a replica of a server that is down. It keeps its data and refuses writes."""
+    """READONLY: the server becomes a replica of a server that is down."""
     await redis.replicaof("127.0.0.1", 1)
     try:
         yield
@@ -56,7 +56,7 @@ async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def too_few_replicas(redis: Redis) -> AsyncIterator[None]:
-    """NOREPLICAS: the server accepts writes only if it has a replica, and it has none."""
+    """NOREPLICAS: writes need a replica, and there is none."""
     await redis.config_set("min-replicas-to-write", 1)
     try:
         yield
@@ -66,7 +66,7 @@ async def too_few_replicas(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def failed_save(redis: Redis) -> AsyncIterator[None]:
-    """MISCONF: the last save to disk failed, because there is a directory with the name of the file."""
+    """MISCONF: the last save to disk failed, because a directory has the file's name."""
     file = Path(await config(redis, "dir")) / await config(redis, "dbfilename")
     file.mkdir()
     await redis.config_set("save", "3600 1000000")
@@ -85,7 +85,7 @@ async def failed_save(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def no_permission(redis: Redis) -> AsyncIterator[None]:
-    """NOPERM: our user may not write to hashes (HSET) or to streams (XADD)."""
+    """NOPERM: no HSET and no XADD."""
     await redis.execute_command("ACL", "SETUSER", "default", "-hset", "-xadd")  # type: ignore[no-untyped-call]
     try:
         yield
@@ -95,7 +95,7 @@ async def no_permission(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def busy_script(redis: Redis) -> AsyncIterator[None]:
-    """BUSY: another client runs a script that does not end."""
+    """BUSY: another client runs an endless script."""
     await redis.config_set("busy-reply-threshold", 20)
     async with Redis.from_url(_url(redis), socket_timeout=None) as other:
         running = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))  # type: ignore[no-untyped-call]
@@ -116,7 +116,7 @@ FAULTS = [
 
 @asynccontextmanager
 async def refusing_server(error: str) -> AsyncIterator[str]:
-    """The URL of a server that answers every command with this error."""
+    """Yields the URL of a server that answers every command with `error`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = hiredis.Reader()
@@ -132,7 +132,6 @@ async def refusing_server(error: str) -> AsyncIterator[str]:
 
 
 async def config(redis: Redis, name: str) -> Any:
-    """A setting of the server."""
     return (await redis.config_get(name))[name]
 
 

@@ -1,4 +1,4 @@
-"""A model provider for tests: a real HTTP server with `/chat/completions` and `/responses`. A test sets the script that answers the requests."""
+"""A model provider for tests: a real HTTP server with `/chat/completions` and `/responses`, answered by a script."""
 
 import json
 import re
@@ -11,14 +11,10 @@ Script = Callable[["Exchange"], None]
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request to the provider, with its JSON `body`. A script answers it."""
-
     provider: "ScriptedProvider"
     body: Any
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = (
-        True  # otherwise a part of an answer may wait 40 ms until the client confirms the one before
-    )
+    disable_nagle_algorithm = True  # otherwise a part may wait 40 ms
 
     def do_GET(self) -> None:
         self.provider.list_requests += 1
@@ -42,13 +38,13 @@ class Exchange(BaseHTTPRequestHandler):
         self.raw(status, json.dumps(body).encode(), "application/json", **headers)
 
     def raw(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
-        """Sends this body. In the names of `headers`, `_` stands for `-`."""
+        """In the names of `headers`, `_` stands for `-`."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
-        # Without this, the client would use the closed connection again, fail, and wait before it retries.
+        # Otherwise the client would reuse the closed connection, and fail.
         self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
@@ -69,11 +65,9 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def delta(self, **delta: Any) -> None:
-        """Sends a chunk with this delta, such as `reasoning_content=…` or `tool_calls=[…]`."""
         self.chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Sends an event of `/responses`."""
         self.wfile.write(f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode())
         self.wfile.flush()
 
@@ -81,7 +75,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
     def stream_text(self, *texts: str, finish_reason: str = "stop") -> None:
-        """Sends a complete answer of `/chat/completions`, with one chunk for each text."""
+        """Streams a chat answer with one chunk for each text."""
         self.begin_stream()
         for text in texts:
             self.text_chunk(text)
@@ -91,7 +85,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.end_stream()
 
     def stream_items(self, *items: dict[str, Any], status: str = "completed", **response: Any) -> None:
-        """Sends a complete answer of `/responses`: these items, one after the other. Each delta of a text is one word."""
+        """Streams a response with these items. Each delta of a text is one word."""
         self.begin_stream()
         self.event("response.created", response={"id": "resp_theirs", "status": "in_progress"})
         for index, item in enumerate(items):
@@ -113,10 +107,10 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class ScriptedProvider:
-    """The server. `script` answers each POST. `requests`: the bodies of the POSTs. `paths`: their paths.
+    """A running provider, which records its requests.
 
-    `disconnected` is set when the store closes a connection early. `models`: the names in the list of models.
-    `model_facts`: more fields of the entries in this list, by name. `list_requests`: how often the list was requested.
+    `requests`: the bodies of the POSTs. `models`: the names in the list of models. `model_facts`: their other fields.
+    `disconnected` is set when the store closes a connection early.
     """
 
     def __init__(self) -> None:
@@ -139,7 +133,7 @@ class ScriptedProvider:
 
 
 class SlowModels(list[str]):
-    """The names of a provider's models. A request for the list waits until `released` is set."""
+    """Names of models. A reader waits until `released` is set, at most 10 seconds."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(names)
@@ -151,7 +145,7 @@ class SlowModels(list[str]):
 
 
 def scripted_provider() -> Iterator[ScriptedProvider]:
-    """Starts a provider, and closes it at the end. A fixture uses it with `yield from scripted_provider()`."""
+    """Yields a provider, then closes it."""
     provider = ScriptedProvider()
     yield provider
     provider.close()

@@ -1,6 +1,6 @@
-"""The servers of a test session. All test workers share them, but each worker has its own Postgres, MongoDB and Valkey database.
+"""The servers of a test session. Each test worker has its own Postgres, MongoDB and Valkey database.
 
-The first test that needs a server starts it, for the whole session. The servers stop when the session's main process ends, even if it is killed.
+The first test that needs a server starts it. The servers stop when the session's main process ends, even if it is killed.
 """
 
 import asyncio
@@ -61,16 +61,16 @@ END $$
 
 
 def port_to_keep() -> int:
-    """A free port for a server that is stopped and started again. No other server takes the port in between.
+    """A free port for a server that is stopped and started again.
 
-    The port is above the kernel's range for outgoing connections, while `free_port` chooses ports below that range. If no port above the
-    range is free, it is a port of `free_port`, which another server may take.
+    The port is above the kernel's range for outgoing connections, and `free_port` chooses ports below it.
+    Without a free one, the port is from `free_port`. Another server may then take it.
     """
     above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
     reservations = Path(tempfile.gettempdir()) / f"conversation-store-test-ports-{os.getuid()}"
     reservations.mkdir(exist_ok=True)
     for port in random.sample(range(above, 65_536), 65_536 - above):
-        # Held until this process ends: another test process may look for a port while the server is stopped.
+        # Held until this process ends, so no other test process takes the port.
         reservation = os.open(reservations / str(port), os.O_CREAT | os.O_RDWR)
         with suppress(BlockingIOError), socket.socket() as probe:
             fcntl.flock(reservation, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,9 +81,9 @@ def port_to_keep() -> int:
 
 
 def loopback_listener() -> socket.socket:
-    """A socket for an asyncio server, on a free port of 127.0.0.1.
+    """A listening socket on a free port of 127.0.0.1.
 
-    asyncio sets TCP_NODELAY only if the socket's protocol is named. Without it, each answer takes 40 ms longer.
+    The protocol is named because asyncio then sets TCP_NODELAY. Without it, each answer takes 40 ms longer.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
@@ -92,13 +92,12 @@ def loopback_listener() -> socket.socket:
 
 
 def begin_session() -> None:
-    """Makes the session's directory. Called once by the main process, before the workers start."""
     os.environ[SESSION] = tempfile.mkdtemp(prefix="conversation-store-tests-")
     os.environ[LEADER] = str(os.getpid())
 
 
 def end_session() -> None:
-    """Stops the servers and removes the session's directory. Called once by the main process."""
+    """Stops the servers. Called once by the main process."""
     session = Path(os.environ.pop(SESSION))
     del os.environ[LEADER]
     held_locks = [lock for lock in session.glob("*/run/lock") if not is_free(lock)]
@@ -110,7 +109,7 @@ def end_session() -> None:
 
 
 def shared_urls(name: str, *variables: str) -> dict[str, str]:
-    """The URLs of shared servers, by environment variable. Starts the servers if they do not run yet."""
+    """The URLs by environment variable. Starts the servers if necessary."""
     session = Path(os.environ[SESSION])
     directory = session / name
     env = directory / "run" / "env"
@@ -131,13 +130,11 @@ def shared_urls(name: str, *variables: str) -> dict[str, str]:
             wait_until(lambda: env.exists() or process.poll() is not None, START_TIMEOUT_SECONDS, f"{name} to start")
             if process.poll() is not None:
                 raise RuntimeError((session / f"{name}.log").read_text())
-            process.returncode = 0  # `end_session` stops the process; without a return code, Popen would warn that the process still runs
+            process.returncode = 0  # otherwise Popen would warn
     return {variable: value for variable, value in dotenv_values(env).items() if value is not None}
 
 
 class WorkerDatabases:
-    """This worker's databases: one in Postgres, with all migrations, one in MongoDB, and one of Valkey's numbered databases."""
-
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._database = f"conversations_{WORKER}"
         self._admin_url = urls["POSTGRES_URL"]
@@ -151,7 +148,7 @@ class WorkerDatabases:
         self._mongo.close()
 
     def clean(self) -> None:
-        """Empties the three databases. Ends the connections to the Postgres database that are still open."""
+        """Empties the databases. Also ends open connections to Postgres."""
         if not self._tables:
             self._create()
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
@@ -162,7 +159,7 @@ class WorkerDatabases:
             tables = _tables(connection)
             if tables == self._tables:
                 connection.execute(EMPTY_TABLES)
-        if tables != self._tables:  # a test changed the schema
+        if tables != self._tables:
             self._create()
         mongo = self._mongo[self._database]
         for collection in mongo.list_collection_names(
@@ -183,7 +180,7 @@ class WorkerDatabases:
 
 
 def empty_databases(urls: Mapping[str, str]) -> dict[str, str]:
-    """Empties the databases that this worker keeps for the processes of a whole system. Returns their URLs, by environment variable."""
+    """Makes empty databases for a whole system. Returns the URLs by environment variable."""
     name = f"system_{WORKER}"
     with psycopg.connect(urls["POSTGRES_URL"], autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -201,7 +198,7 @@ def empty_databases(urls: Mapping[str, str]) -> dict[str, str]:
 def wait_until(
     condition: Callable[[], object], seconds: float, what: str, so_far: Callable[[], str] = lambda: ""
 ) -> None:
-    """Checks `condition` 50 times a second and returns when it is true. After `seconds` it raises TimeoutError with `what` and `so_far()`."""
+    """Raises TimeoutError with `what` and `so_far()` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -210,7 +207,7 @@ def wait_until(
 
 
 async def wait_until_async(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Like `wait_until`, but lets other tasks of the event loop run meanwhile."""
+    """Like `wait_until`, but other tasks run meanwhile."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - no event says what another process has done
@@ -220,7 +217,6 @@ async def wait_until_async(condition: Callable[[], object], seconds: float, what
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process still runs. A zombie does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -228,7 +224,6 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def is_free(lock: Path) -> bool:
-    """Whether no process holds this lock file."""
     with lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

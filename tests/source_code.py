@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def syntax_trees(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
-    """(path from the root, syntax tree) of each file of these packages."""
+    """Paths are from the root."""
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             yield path.relative_to(ROOT), ast.parse(path.read_bytes())

@@ -1,7 +1,4 @@
-"""A provider whose models refuse what they cannot take, as strict servers do.
-
-It also refuses what no model takes, such as a call without its output.
-"""
+"""A provider whose models refuse what they cannot take, and malformed requests."""
 
 import json
 import threading
@@ -19,7 +16,7 @@ WORDS = {
     "other_items": "Input should match one of 2 forms.",
     "reasoning": "The encrypted content could not be verified.",
 }
-"""What the provider says when a model lacks an ability. Some of the messages do not say what is wrong."""
+"""The messages for a missing ability. Some are vague."""
 
 _PARTS = {"input_image": "image", "image_url": "image", "input_file": "file", "file": "file", "input_audio": "audio"}
 _TEXTS = ("text", "input_text", "output_text", "refusal")
@@ -34,7 +31,7 @@ _ITEMS = {
 
 
 class StrictModels:
-    """A script for a ScriptedProvider. `abilities`: what each model can take. `refused`: the model of each request that was refused."""
+    """A script for the provider. `abilities`: what each model can take. `refused`: the model of each refused request."""
 
     def __init__(self, abilities: dict[str, frozenset[str]]) -> None:
         self.abilities = abilities
@@ -59,7 +56,7 @@ class StrictModels:
 
 
 def _chat_needs(messages: list[dict[str, Any]]) -> Iterator[str]:
-    """The abilities that these messages need. Also "malformed", if they are malformed."""
+    """The abilities that these messages need, or "malformed"."""
     open_calls: list[str] = []
     for message in messages:
         if message["role"] == "tool":

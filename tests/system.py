@@ -1,4 +1,4 @@
-"""Runs the whole system as a user does: `scripts/up` as a process, with its own directory and port."""
+"""Runs `scripts/up` as a process, with its own directory and port."""
 
 import os
 import signal
@@ -19,15 +19,12 @@ from tests.servers import ROOT, is_alive, wait_until
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# If one of these variables is set, `scripts/up` uses that server and does not start its own.
+# If one of these is set, `scripts/up` uses that server.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
 class System:
-    """One run of `scripts/up`, with methods to start it, read its output, kill its children and stop it.
-
-    Its environment is that of the test without the variables in SERVERS, and with those in `environment`.
-    """
+    """Runs `scripts/up` in our environment without SERVERS, plus `environment`."""
 
     def __init__(
         self, data: Path, *arguments: str, port: int = 0, environment: Mapping[str, str] = MappingProxyType({})
@@ -43,7 +40,7 @@ class System:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Starts the system, and waits until it is ready."""
+        """Returns when the system is ready."""
         self.launch()
         wait_until(
             lambda: self.returncode() is not None or "Ready." in self.output(),
@@ -56,7 +53,7 @@ class System:
         return self
 
     def launch(self) -> None:
-        """Starts the system, and returns at once."""
+        """Returns at once."""
         with self.output_file.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -69,22 +66,19 @@ class System:
         return self._process.pid
 
     def returncode(self) -> int | None:
-        """The exit status of `scripts/up`; None while it runs."""
+        """None while `scripts/up` runs."""
         assert self._process is not None
         return self._process.poll()
 
     def wait(self, seconds: float = STOP_TIMEOUT_SECONDS) -> int:
-        """Waits until `scripts/up` has ended. Returns its exit status."""
         assert self._process is not None
         return self._process.wait(seconds)
 
     def output(self) -> str:
-        """What the system has printed so far."""
         return self.output_file.read_text()
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that the file `run/env` in the data directory has now."""
         return {name: value for name, value in dotenv_values(self.data / "run" / "env").items() if value is not None}
 
     def pid(self, name: str) -> int:
@@ -92,13 +86,13 @@ class System:
         return int((self.data / "run" / f"{name}.pid").read_text())
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> int:
-        """Sends a signal to a child. Returns its pid."""
+        """Returns the child's pid."""
         pid = self.pid(name)
         os.kill(pid, signum)
         return pid
 
     def wait_restarted(self, name: str, old_pid: int, seconds: float = 30.0) -> int:
-        """Waits until a child no longer has `old_pid`. Returns the new pid; the child may not serve yet."""
+        """Returns the child's new pid. The child may not serve yet."""
         file = self.data / "run" / f"{name}.pid"
 
         def restarted() -> bool:
@@ -108,12 +102,11 @@ class System:
         return self.pid(name)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
-        """Waits until /health/ready answers 200."""
         url = f"{self.base_url}/health/ready"
         wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to answer 200")
 
     def processes(self) -> list[psutil.Process]:
-        """All running processes of this system: they have its mark in their environment, or their working directory is in its data directory."""
+        """Finds processes by the system's mark in their environment, or by their working directory."""
         return [process for process in psutil.process_iter() if is_alive(process) and self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:
@@ -123,11 +116,10 @@ class System:
             return False
 
     def wait_gone(self, seconds: float = 15.0) -> None:
-        """Waits until no process of this system runs any more."""
         wait_until(lambda: not self.processes(), seconds, "every process of the system to end")
 
     def stop(self) -> None:
-        """Stops the system with SIGTERM. Fails if its status is not 0, or if one of its processes is left. Does nothing if it was stopped before."""
+        """Stops the run. Fails if the run was stopped with another status than 0, or if a process is left."""
         if self._process is None:
             return
         if self._process.poll() is None:

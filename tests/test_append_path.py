@@ -1,8 +1,6 @@
-"""docs/architecture.md lists the files that an append runs code in.
+"""docs/architecture.md lists the files whose code an append runs.
 
-The command API and a projector of the MongoDB views run in this process. From the HTTP request until the item's document exists, a profile
-function notes in which files our functions are called. Several appends are traced. A file that all of them pass must be on the page, and
-each file on the page must be passed by at least one of them.
+A file that every traced append runs must be listed. Each listed file must run in at least one.
 """
 
 import asyncio
@@ -44,13 +42,13 @@ TIMERS = {
     "replies/leases.py",
     "replies/orphaned_replies.py",
 }
-"""Files whose code runs about once a second, even if nothing is appended. On a slow machine it may run during every append."""
+"""Files that need not be listed: their code also runs without an append."""
 
 PACKAGES = ("domain", "infrastructure", "context", "replies", "projections", "commands", "queries")
 
 
 def files_below(heading: str) -> list[str]:
-    """The Python file at the start of each list item in the section with this heading."""
+    """The Python file at the start of each list item."""
     text = (ROOT / PAGE).read_text()
     section = re.split(r"^#+ ", text[text.index(heading) + len(heading) :], maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^(?:\d+\.|-) `([\w/]+\.py)`", section, re.MULTILINE)
@@ -58,7 +56,7 @@ def files_below(heading: str) -> list[str]:
 
 @contextmanager
 def traced(files: set[str]) -> Iterator[None]:
-    """While the block runs, adds to `files` the file of each of our functions that this thread or a new thread calls."""
+    """Adds the project's files whose functions are called, also in new threads."""
 
     def add_file(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -100,7 +98,7 @@ async def running_projector(settings: Settings) -> AsyncIterator[None]:
 
 
 async def append(api: httpx.AsyncClient, settings: Settings, conversation: str) -> set[str]:
-    """Appends an item, and waits until its document is in MongoDB. Returns the files whose functions were called meanwhile."""
+    """Appends an item, and waits for its document. Returns the files of the called functions."""
     files: set[str] = set()
     item = {"type": "message", "role": "user", "content": "hello"}
     with MongoClient[dict[str, object]](settings.mongodb_url) as mongo:
@@ -115,7 +113,7 @@ async def append(api: httpx.AsyncClient, settings: Settings, conversation: str) 
     return files
 
 
-async def test_the_architecture_page_lists_the_files_that_appends_pass(settings: Settings) -> None:
+async def test_the_architecture_page_lists_the_files_that_an_append_runs(settings: Settings) -> None:
     steps, values = files_below(STEPS), files_below(VALUES)
     async with running_projector(settings), open_api(settings) as api:
         conversation = (await api.post("/v1/conversations", json={})).json()["id"]

@@ -1,11 +1,6 @@
-"""The commands and the code in README and docs run, and the files and variables that they name exist.
+"""The commands and the code in README and docs run, and the files that they name exist.
 
-A ```bash or ```python block is run against a store that these tests start. A ```text block is not run. Before a block
-is run, the test replaces the store's port. In a bash block it also replaces the port 8001 by a free one, and the paths
-of `scripts/` and of Python by those of this checkout, and makes the command `scripts/test` only collect tests. A block
-that is only `scripts/up` is skipped, because the store already runs. The python blocks run in the test's own process. A
-scripted provider takes the place of the local model.
-A block that names a file of `tests/clients` must equal that file. The tests in that folder run it.
+```bash and ```python blocks run against a store with a scripted provider. Ports, paths and some commands are replaced.
 """
 
 import gc
@@ -37,7 +32,7 @@ BLOCK_TIMEOUT_SECONDS = 240.0
 
 
 class Block(Struct, frozen=True):
-    """A block of code in a page. `line`: the line where it begins."""
+    """A block of code in a page. `line`: where it begins."""
 
     page: str
     line: int
@@ -49,7 +44,6 @@ class Block(Struct, frozen=True):
 
 
 def blocks(*languages: str) -> list[Block]:
-    """All blocks of these languages, page by page."""
     all_blocks: list[Block] = []
     for page in PAGES:
         text = (ROOT / page).read_text()
@@ -62,7 +56,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def answer(exchange: Exchange) -> None:
-    """Answers quickly. But a story takes 20 seconds, so that a client can stop it."""
+    """The provider's script. A story takes 20 seconds, for clients that stop it."""
     if "story" not in exchange.body["messages"][-1]["content"]:
         exchange.stream_text("Hello, ", "Ada!")
         return
@@ -120,7 +114,7 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
     assert '"error": {' not in done.stdout, done.stdout
 
 
-def test_clients_md_shows_or_names_each_client_program_once_and_shows_it_unchanged() -> None:
+def test_clients_md_has_the_exact_code_or_the_path_of_every_client_program() -> None:
     page = (ROOT / "docs" / "clients.md").read_text()
     shown = dict(re.findall(r"^```\w+ tests/clients/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
     assert shown == {name: (ROOT / "tests" / "clients" / name).read_text() for name in shown}

@@ -1,20 +1,13 @@
 """One concept has one name. Names that were replaced must not come back.
 
-Earlier, this code used its own words ("lane", "bell", "tail") for things that have common names. The tables below list those words.
-Each line says what to write instead. If a replaced name is used, the test fails and prints the file and the line of each use.
+A table line has a replaced word, and what to write instead. Underscores at the ends of a name are ignored.
 
-Only a whole name counts, not a part of it. Underscores at its ends are ignored. There are four tables:
-
-- EVERYWHERE: the word must not be the name of a module, package, class, function, method, parameter, variable, attribute or constant, and
-  must not be a word in the name or in a label of a metric. A field of a dataclass or Struct counts as a parameter of its constructor.
-- CLASSES: the word must not be the name of a class. If it is not in EVERYWHERE, a parameter may have this name in lower case: an `outcome`, a `plan`, some `work`.
-- MODULES: the word must not be the name of a file or folder. Other names may be this word: a file or a URL has a `path`, a text has
-  a `line`, a process is `running`, HTTP has `keepalive`, JSON can be `flat`.
-- IN_FOLDERS: the word must not be a name in certain folders or files. It is right elsewhere: an item has an `item_id`, a conversation
-  has `turns`.
-
-A name must not begin with one of PREFIXES either: write MAX_ instead.
-ALLOWED lists exceptions: uses in which the word means something else. Each line gives the reason.
+- EVERYWHERE: no name may be the word. No metric's name or label may contain it.
+- CLASSES: no class may have this name.
+- MODULES: no file or folder may have this name.
+- IN_FOLDERS: no name in these folders or files may be the word.
+- PREFIXES: no name may begin so. Write MAX_ instead.
+- ALLOWED: exceptions, each with its reason.
 """
 
 import ast
@@ -243,7 +236,6 @@ def names_of_the_project() -> tuple[Named, ...]:
 
 
 def modules_of(file: Path) -> Iterator[Named]:
-    """The names of the folders and of the file."""
     for folder in file.parts[:-1]:
         yield Named("module", folder, str(file), 1)
     yield Named("module", file.stem, str(file), 1)

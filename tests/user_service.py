@@ -1,4 +1,4 @@
-"""A user service for tests: it signs tokens, and publishes a JWK Set with the public keys that verify them."""
+"""A user service for tests. It signs tokens, and publishes a JWK Set."""
 
 import json
 import threading
@@ -19,31 +19,27 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """The claims of a token that is valid for an hour. A value of None leaves the claim out."""
+    """The claims of a token, usually valid for an hour. A value of None leaves the claim out."""
     usual = {"tenant": "acme", "sub": "ann", "scope": "read write reply", "exp": time.time() + 3600}
     return {name: value for name, value in {**usual, **changed}.items() if value is not None}
 
 
 def token(secret: str = SECRET, algorithm: str = "HS256", **changed: Any) -> str:
-    """A token that is signed with a shared secret."""
     return jwt.encode(claims(**changed), secret, algorithm)
 
 
 class SigningKey:
-    """A key with which the user service signs tokens."""
-
     def __init__(self, key_id: str | None, algorithm: str) -> None:
         self.key_id = key_id
         self.algorithm = algorithm
         self.private = _new_key(algorithm)
 
     def token(self, *, header: dict[str, Any] | None = None, **changed: Any) -> str:
-        """A token that is signed with this key. `header`: fields to add to the token's header, or to replace there."""
+        """`header`: fields to add or to replace."""
         own = {} if self.key_id is None else {"kid": self.key_id}
         return jwt.encode(claims(**changed), self.private, self.algorithm, headers={**own, **(header or {})})
 
     def jwk(self, **changed: Any) -> dict[str, Any]:
-        """The public key, as the user service publishes it."""
         public: Any = self.private.public_key()
         formats: dict[str, Callable[[Any], str]] = {
             "RS256": RSAAlgorithm.to_jwk,
@@ -65,9 +61,9 @@ def _new_key(algorithm: str) -> PrivateKey:
 
 
 class UserService:
-    """A server that answers each GET with the (status, body) that `answer()` returns. `url`: the address of the JWK Set.
+    """Answers each GET with the (status, body) of `answer()`.
 
-    `publish` makes `answer` return the JWK Set of some keys. If `seconds_per_byte` is set, the server sends the body byte by byte.
+    If `seconds_per_byte` is set, the server sends the body byte by byte.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -105,7 +101,7 @@ class _Exchange(BaseHTTPRequestHandler):
                 self.wfile.write(part)
                 time.sleep(self.service.seconds_per_byte)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the store did not wait for the end
+            pass
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the parent class
         """Logs nothing."""

@@ -1,4 +1,4 @@
-"""A model in memory of who may see what: conversations with owners, shares and items, and which items are deleted."""
+"""A model in memory of who may see what."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from infrastructure.access.principal import Principal
 
 
 class ModelItem(Struct, eq=False):
-    """An item of the model. `word`: its text. `parent`: the item before it. `original`: the item from which it was copied, if any."""
+    """An item. `word`: its text. `parent`: the item before. `original`: the item that this one is a copy of."""
 
     id: str
     word: str
@@ -24,7 +24,7 @@ class ModelItem(Struct, eq=False):
 
     @property
     def path(self) -> "list[ModelItem]":
-        """The items that lead to this one, and this one. Deleted items are included."""
+        """The items that lead to this one, and this one. Includes deleted items."""
         path, item = [self], self.parent
         while item is not None:
             path.insert(0, item)
@@ -36,15 +36,16 @@ class ModelResponse(Struct, eq=False):
     id: str
     conversation: "ModelConversation"
     items: list[ModelItem]
-    """The items that the response added to its conversation."""
+    """The items that the response added."""
     deleted: bool = False
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
-    """A conversation of the model.
+    """A conversation, and who may see it.
 
-    `head`: the last item of the active path. In a fork without items of its own, it is an item of the origin. `items`:
-    its own items, on all branches. `shares`: the role of each subject; the key None stands for everyone.
+    `head`: the last item of the active path. In a new fork, this is an item of the origin.
+
+    `items`: own items, on all branches. `shares`: the role of each subject; the key None stands for everyone.
     """
 
     id: str
@@ -58,7 +59,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     deleted: bool = False
 
     def role(self, principal: Principal) -> str | None:
-        """The principal's role. None if the principal may not see the conversation, or if it is deleted."""
+        """None if the principal may not see the conversation."""
         if self.deleted or principal.tenant != self.owner.tenant:
             return None
         if principal.may("admin") or principal.subject == self.owner.subject:
@@ -68,19 +69,18 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def path(self) -> list[ModelItem]:
-        """The items of the active path, with the inherited ones. Deleted items are included."""
+        """The items of the active path, with inherited and deleted ones."""
         return self.head.path if self.head is not None else []
 
     def add(self, item_id: str, word: str, original: ModelItem | None = None) -> ModelItem:
-        """Adds an item after the head."""
         self.head = ModelItem(item_id, word, self, self.head, original)
         self.items.append(self.head)
         return self.head
 
     def delete_response(self, response: ModelResponse) -> None:
-        """Deletes the response. If its conversation is unlisted, the conversation loses the items of the response.
+        """Deletes the response.
 
-        If nothing else is left in the conversation, it is deleted.
+        An unlisted conversation loses the response's items, and is deleted if nothing is left.
         """
         response.deleted = True
         if self.listed:
@@ -99,7 +99,6 @@ class AccessModel(Struct):
         return (conversation for conversation in self.conversations if conversation.role(principal) is not None)
 
     def words_of(self, principal: Principal) -> set[str]:
-        """All words that the principal may be shown."""
         return {
             word
             for conversation in self.visible_to(principal)

@@ -1,4 +1,4 @@
-"""Both real APIs behind one app, for requests of any principal (`tests/principals.py`)."""
+"""Both real APIs behind one app, for requests of any principal."""
 
 import asyncio
 import json
@@ -30,14 +30,11 @@ def user(subject: str, tenant: str = TENANT, scopes: Collection[Scope] = USER) -
 
 
 class Apis(Struct, frozen=True):
-    """`app`: both APIs. `projector` updates the views when a test calls it."""
-
     app: Any
     projector: ManualProjector
     http: httpx.AsyncClient
 
     async def request(self, principal: Principal, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Sends a request of this principal. Returns the answer."""
         named = f"{principal.tenant}/{principal.subject}/{' '.join(principal.scopes)}"
         headers = {**arguments.pop("headers", {}), HEADER: named}
         return await self.http.request(method, path, headers=headers, **arguments)
@@ -49,21 +46,21 @@ class Apis(Struct, frozen=True):
         return await self.request(principal, "POST", path, json=body, **arguments)
 
     async def create(self, principal: Principal, *texts: str, **fields: Any) -> str:
-        """The id of a new conversation with these messages."""
+        """Returns the id of a new conversation."""
         items = [{"role": "user", "content": text} for text in texts]
         answer = await self.post(principal, "/v1/conversations", {"items": items, **fields})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
     async def reply(self, principal: Principal, text: Any, **fields: Any) -> dict[str, Any]:
-        """Requests a reply, which must succeed. Returns the Response."""
+        """Returns the response. The request must succeed."""
         answer = await self.post(principal, "/v1/responses", {"input": text, **fields})
         assert answer.status_code == 200, answer.text
         response: dict[str, Any] = answer.json()
         return response
 
     async def listed(self, principal: Principal, **parameters: str) -> list[str]:
-        """The ids of all conversations in the principal's list, from all its pages."""
+        """The ids of the listed conversations, from all pages."""
         ids: list[str] = []
         after: dict[str, str] = {}
         while True:
@@ -78,7 +75,7 @@ class Apis(Struct, frozen=True):
 
 @asynccontextmanager
 async def open_apis(settings: Settings, *, query_settings: Settings | None = None) -> AsyncIterator[Apis]:
-    """Opens both APIs on `settings`. `query_settings`: the settings of the query API, if they differ."""
+    """Opens both APIs. `query_settings`: if the query API's settings differ."""
     authenticator = HeaderAuthenticator()
     command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
     query_app = queries.main.create_app(query_settings or settings, Metrics(), Event(), authenticator=authenticator)
@@ -101,7 +98,6 @@ async def open_apis(settings: Settings, *, query_settings: Settings | None = Non
 
 @asynccontextmanager
 async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
-    """The projector runs until the end of the `with` block."""
     stop = asyncio.Event()
     running = asyncio.create_task(projector.run(stop))
     try:
@@ -112,9 +108,9 @@ async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
 
 
 def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
-    """Status, body and headers of an answer, in a form that can be compared with other answers.
+    """Status, body and headers, to compare with other answers.
 
-    `<id>` replaces each of `ids` in the body. Headers that differ in every answer are left out.
+    `<id>` replaces each of `ids`. Headers that may differ are left out.
     """
     text = answer.text
     for one in ids:

@@ -1,4 +1,4 @@
-"""Both APIs with AUTH_MODE=keys. They share nothing in memory, like two processes. A GET or HEAD goes to the query API, every other request to the command API."""
+"""Both APIs with AUTH_MODE=keys. They share nothing in memory, like two processes."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +29,7 @@ class KeyedApis:
         headers: Mapping[str, str | bytes] | None = None,
         **request: Any,
     ) -> httpx.Response:
-        """The answer to a request with this key. A text is sent as the key's secret; None sends no credential."""
+        """A text is sent as the key's secret. None sends no credential."""
         secret = key.secret if isinstance(key, CreatedApiKey) else key
         sent = {**({} if secret is None else {"authorization": f"Bearer {secret}"}), **(headers or {})}
         raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in sent.items()]

@@ -1,4 +1,4 @@
-"""API keys for tests: made as the store makes them, and stored in one statement."""
+"""API keys for tests, as the store makes them, stored in one statement."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,4 @@
-"""For each route that needs a credential, the status that each sender gets.
-
-Each such route of the two apps has one or more rows. `test_route_matrix.py` fails if a route has no row.
-"""
+"""For each route that needs a credential, the status that each sender gets."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -15,30 +12,25 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """`statuses`: the statuses of the answers to SENDERS, in that order.
+    """A request to a route. `statuses`: of the answers to SENDERS, in that order.
 
-    `body` and `query` may contain ids of the Target, written as in the path: `{conversation_id}`.
+    `body` and `query` may contain ids of the Target, such as `{conversation_id}`.
     """
 
     statuses: tuple[int, int, int, int, int, int]
     body: Mapping[str, Any] | None = None
     query: str = ""
     other: Mapping[str, Any] = MappingProxyType({})
-    """Further arguments of the request, such as its content type."""
     once: bool = False
-    """Whether the request needs a target of its own, because it works only once or changes who may do what."""
+    """The request needs its own target, because it works only once, or changes access."""
 
     has_content: bool = True
-    """Whether a reader must get what the owner, Ann (`matrix_store.py`), wrote. Only checked for a GET with READERS.
-
-    False for the lists of feedback and of shares, and for the search, which may be behind.
-    """
+    """Whether a reader must get what the owner wrote. Only checked for a GET with READERS."""
 
     def by_sender(self) -> Iterator[tuple[str, int]]:
         return zip(SENDERS, self.statuses, strict=True)
 
     def request(self, template: str, target: Target) -> tuple[str, dict[str, Any]]:
-        """The path, and the arguments of the request."""
         ids = {**{name: getattr(target, name) for name in target.__struct_fields__}, "model_id": "scripted"}
         path = template.replace(":path}", "}") + self.query
         arguments = dict(self.other) if self.body is None else {"json": _filled(self.body, ids), **self.other}
@@ -59,11 +51,11 @@ OWNERS = (404, 404, 403, 403, 200, 200)
 CHAINS = (400, 400, 200, 200, 200, 200)
 """A `previous_response_id` that is not found is a 400, as in OpenAI's API.
 
-A reader may continue from a response. This creates a fork, which the reader owns.
+A reader may continue from a response, in a fork of their own.
 """
 
 ADMINS = (200, 403, 403, 403, 403, 200)
-"""The route needs the scope `admin`. The sender of the other tenant has this scope too, in that tenant."""
+"""The route needs the scope `admin`. The sender of the other tenant has `admin` there."""
 
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 
@@ -75,10 +67,7 @@ _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 _CHAT_HI: Final = {"role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
-"""A writer, the owner and an admin may use the route.
-
-They get a 409, because the target has nothing to compact or to redo.
-"""
+"""The 409s: the target has nothing to compact or to redo."""
 
 ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", "/v1/conversations"): [Row(statuses=EVERYBODY)],
@@ -172,7 +161,7 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
         Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n', "content_type": "application/x-ndjson"})
     ],
     ("GET", "/v1/search"): [
-        Row(statuses=EVERYBODY, query="?q=nobodywrotethis"),  # other rows share Ann's conversations with everybody
+        Row(statuses=EVERYBODY, query="?q=nobodywrotethis"),  # other rows share Ann's conversations
         Row(statuses=READERS, query="?q=plantedword*&conversation={conversation_id}", has_content=False),
     ],
     ("GET", "/v1/feedback"): [Row(statuses=EVERYBODY)],

@@ -1,7 +1,4 @@
-"""The store of the route matrix: both apps with a login, and users with their credentials.
-
-All content of its conversations contains planted words.
-"""
+"""The store of the route matrix: both apps with a login, and users."""
 
 import asyncio
 import itertools
@@ -30,7 +27,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
 WORD: Final = "plantedword"
-"""The planted word. Everything that Ann writes in a Target contains it, and so does every answer of the model there."""
+"""Everything that Ann or the model writes in a Target contains this word."""
 
 AUDIENCE: Final = "store"
 TENANT: Final = "acme"
@@ -39,7 +36,6 @@ USERS = "read write reply"
 
 
 def bearer(subject: str = OWNER, scope: str = USERS, *, secret: str = SECRET, **changed: Any) -> str:
-    """The value of `Authorization` with a signed token of this user."""
     sent = claims(**{"sub": subject, "scope": scope, "aud": AUDIENCE, **changed})
     return f"Bearer {jwt.encode(sent, secret, 'HS256')}"
 
@@ -51,7 +47,7 @@ INVALID: Final[Mapping[str, str | None]] = {
     "alg=none": f"Bearer {jwt.encode(claims(aud=AUDIENCE), '', 'none')}",
     "wrong audience": bearer(aud="another service"),
 }
-"""No credential, and credentials of the owner that are not valid."""
+"""No credential, and invalid credentials of the owner."""
 
 ROLES: Final[Mapping[str, str]] = {
     "other tenant": bearer(OWNER, " ".join(SCOPES), tenant="other"),
@@ -64,15 +60,15 @@ ROLES: Final[Mapping[str, str]] = {
 
 
 def without(scope: str) -> str:
-    """A credential of Ann with every scope except this one.
+    """A credential with every scope except this one.
 
-    `admin` includes `read`, `write` and `reply`, so it is left out with them.
+    `admin` includes `read`, `write` and `reply`, so it is left out with each of these.
     """
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
 
 class Target(Struct, frozen=True):
-    """A conversation of Ann's, which Ron may read and Wil may write to, with an item, a reply and a chat completion; and an API key of the tenant."""
+    """Ids of a conversation and its content, and of a key. Ron may read Ann's conversation, Wil may write."""
 
     conversation_id: str
     item_id: str
@@ -104,7 +100,6 @@ class MatrixStore:
         return created
 
     def word(self) -> str:
-        """A new planted word: WORD and a number."""
         return f"{WORD}{next(self._numbers)}"
 
     async def new_target(self) -> Target:
@@ -182,7 +177,6 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
 
 
 async def _revoked_key(store: MatrixStore) -> str:
-    """The value of `Authorization` with a key of the owner. The key was accepted, and then revoked."""
     fields = {"subject": OWNER, "scopes": USERS.split()}
     key = (await store.send("POST", "/v1/keys", ROLES["admin"], json=fields)).json()
     authorization = f"Bearer {key['secret']}"
@@ -195,18 +189,14 @@ async def _revoked_key(store: MatrixStore) -> str:
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
-    """The model answers with the planted word only if the request contains it.
-
-    So if another user's answer contains it, the model was sent Ann's content.
-    """
+    """The word in another user's answer shows that the model was sent Ann's content."""
     exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
 
 
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
-    """Opens a WebSocket at `/v1/responses` and sends a `response.create`.
+    """Sends a `response.create` over a WebSocket.
 
-    Returns the status of the handshake and the answers. The status is 101 if the handshake was accepted. If it was
-    refused, the only answer is the body of the refusal.
+    Returns the handshake's status and the answers. After a refusal, the only answer is its body.
     """
     sent: list[Message] = []
     ended = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Records the statements that clients send to Postgres through a Proxy, so that a test can count them. The formats are in the PostgreSQL documentation, "Message Formats"."""
+"""Counts the statements that clients send to Postgres through a Proxy. Formats: PostgreSQL documentation, "Message Formats"."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,13 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class StatementCount:
-    """`statements`: the SQL of simple queries, and the names of prepared statements that were executed.
-
-    A Proxy calls `watch` for each connection.
-    """
+    """Collects the statements. `statements`: the SQL of simple queries, and the names of executed prepared statements."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
 
     def watch(self) -> Callable[[bytes], None]:
+        """Returns a function for the bytes that one connection sends."""
         buffer = bytearray()
         is_started = False
 
@@ -22,7 +20,7 @@ class StatementCount:
             nonlocal is_started
             buffer.extend(data)
             while len(buffer) >= 8 - 3 * is_started:
-                # Encryption requests and the startup message come first. They have no type byte.
+                # Encryption requests and the startup message come first, without a type byte.
                 size = int.from_bytes(buffer[is_started : is_started + 4]) + is_started
                 if len(buffer) < size:
                     return

@@ -1,7 +1,6 @@
-"""Random shares, deletions, retractions, forks, references and reads of several users, compared with an AccessModel (`access_model.py`).
+"""Random shares, deletions, forks, references and reads of several users, compared with an AccessModel.
 
-Everybody is shown what they may see, and nothing else. This also holds after the views were rebuilt and Redis was emptied, and while the
-projector lags (then a read may be a 503).
+Everybody is shown what they may see, and nothing else.
 """
 
 import asyncio
@@ -32,10 +31,10 @@ WORD = re.compile(r"\bw\d+x\b")
 LIMIT = "limit=100&order=asc"
 LAGGING = 503
 MAX_LAGGING_READS = 30
-"""Each of these reads may wait two seconds. If more were sent at once, they would also wait for connections."""
+"""Each of these reads may wait two seconds. More would wait for connections."""
 
 Step = tuple[str, int, int, int]
-"""(the kind of the step, the number of the user who takes it, two numbers that choose its target)."""
+"""(kind, number of the user, two numbers that choose the target)."""
 
 
 @pytest.fixture
@@ -44,9 +43,9 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 class History:
-    """`take` takes a step, in the APIs and in the AccessModel. `check` compares what each user is shown.
+    """Takes steps in the store and in the model, and compares both.
 
-    The users belong to one tenant. A stranger of another tenant has the same name as one of them.
+    A stranger of another tenant has the same name as one of the users.
     """
 
     def __init__(self, apis: Apis, provider: ScriptedProvider) -> None:
@@ -77,9 +76,6 @@ class History:
         for kind, actor, one, other in steps:
             everyone = [*self._users, self._users[0], self._admin, self._stranger]
             await self._step[kind](everyone[actor % len(everyone)], one, other)
-
-    # Steps. Most of them check the status of the answer: 404 if the actor may not see the conversation, 403 if the
-    # actor's role is too low.
 
     def _word(self) -> str:
         return f"w{next(self._numbers)}x"
@@ -158,10 +154,7 @@ class History:
         await self._note_reply(actor, (await self._ask(actor)).json())
 
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
-        """Any reader may continue from a response.
-
-        If they may not write to the conversation, this creates a fork, which they own.
-        """
+        """Any reader may continue. Without the right to write, this creates their own fork."""
         if (response := self._response(one, other)) is None:
             return
         answer = await self._ask(actor, previous_response_id=response.id)
@@ -172,7 +165,6 @@ class History:
         await self._note_reply(actor, answer.json(), after=response.items[-1])
 
     async def _refer(self, actor: Principal, one: int, other: int) -> None:
-        """Requests a reply whose input refers to an item, of the same or of another conversation."""
         if (source := self._conversation(one)) is None or not source.items:
             return
         item = source.items[other % len(source.items)]
@@ -205,14 +197,14 @@ class History:
     def _is_allowed(
         self, answer: httpx.Response, conversation: ModelConversation, actor: Principal, needed: str
     ) -> bool:
-        """Whether the actor has the role `needed`, or a higher one. The answer's status must agree with this."""
+        """Whether the actor has at least the role `needed`. The status must agree."""
         role = conversation.role(actor)
         expected = 404 if role is None else 200 if role in ("owner", needed) else 403
         assert answer.status_code == expected, (role, answer.text)
         return expected == 200
 
     async def _ask(self, actor: Principal, text: Any = None, **fields: Any) -> httpx.Response:
-        """Requests a reply. Checks that the provider is sent nothing that the actor may not see."""
+        """Checks that the provider gets nothing that the actor may not see."""
         allowed = self._model.words_of(actor)
         text = self._word() if text is None else text
         before = len(self._provider.requests)
@@ -223,9 +215,9 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any], after: ModelItem | None = None) -> None:
-        """Reads as an admin what the reply stored, and adds it to the AccessModel. `after`: the item from which the reply continues. None: the head.
+        """Adds what the reply stored. `after`: the item from which the reply continues. None: the head.
 
-        Checks that the reply copied only items that the actor may see.
+        The reply may copy only items that the actor may see.
         """
         conversation_id = response["conversation"]["id"]
         known_ids = {conversation.id: conversation for conversation in self._model.conversations}
@@ -259,14 +251,8 @@ class History:
     def _all_items(self) -> Iterator[ModelItem]:
         return (item for conversation in self._model.conversations for item in conversation.items)
 
-    # Reads
-
     async def check(self, *, lagging: bool = False) -> None:
-        """Each user tries every read.
-
-        With `lagging` the projector does not run and a read may answer 503 after a wait, so only some reads are
-        tried.
-        """
+        """Reads as each user. With `lagging`, a read may answer 503 after a wait. Then only some reads are tried."""
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [
@@ -305,7 +291,6 @@ class History:
     def _checks(
         self, principal: Principal, conversation: ModelConversation, *, lagging: bool
     ) -> Iterator[Callable[[], Awaitable[None]]]:
-        """One check for each read of the conversation. The caller runs them."""
         is_visible = conversation.role(principal) is not None
 
         async def read(url: str, holds: Callable[[Any], object] | None, exists: bool) -> None:
@@ -345,6 +330,7 @@ first_steps = st.just([("create", 0, 0, 0), ("reply", 0, 0, 0), ("create", 1, 0,
 
 
 async def run(settings: Settings, provider: ScriptedProvider, before: list[Step], lagged: list[Step]) -> None:
+    """Checks after `before`, while the views lag behind `lagged`, and after a rebuild of the views."""
     settings = settings.model_copy(
         update={"openai_base_url": provider.url, "default_model": "scripted", "model_window": 50_000}
     )
@@ -354,7 +340,6 @@ async def run(settings: Settings, provider: ScriptedProvider, before: list[Step]
         async with projecting(apis.projector):
             await history.take(before)
             await history.check()
-        # The projector does not run now.
         commands_only = [step for step in lagged if step[0] in ("append", "retract", "delete", "share", "unshare")]
         await history.take(commands_only)
         await history.check(lagging=True)

@@ -1,7 +1,4 @@
-"""API keys in memory: which keys are accepted or refused, how soon, how many statements Postgres gets, and when a use is stored.
-
-Also which keys cannot be made.
-"""
+"""API keys in memory: which are accepted, how soon, and how many statements this costs."""
 
 import asyncio
 import secrets
@@ -40,7 +37,7 @@ async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
 
 async def refusal(keys: ApiKeys, text: str) -> str:
-    """The message with which the key is refused. Checks that the message has no part of the key."""
+    """The message of the refusal. It must have no part of the key."""
     with pytest.raises(InvalidCredential) as refused:
         await keys.principal_of(text)
     message = str(refused.value)
@@ -50,7 +47,6 @@ async def refusal(keys: ApiKeys, text: str) -> str:
 
 
 async def seconds_until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> float:
-    """Waits until the condition is true. Returns how many seconds this took."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nothing announces it
@@ -66,9 +62,7 @@ async def is_refused(keys: ApiKeys, text: str) -> bool:
     return False
 
 
-async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_its_secret_is_stored(
-    settings: Settings, keys: ApiKeys
-) -> None:
+async def test_only_the_hash_of_a_secret_is_stored(settings: Settings, keys: ApiKeys) -> None:
     key = store_new_key(settings.postgres_url, tenant="acme", subject="Zoë", scopes=["write", "read", "act_as", "read"])
     principal = await keys.principal_of(key.secret)
     assert principal == Principal("acme", "Zoë", frozenset({"read", "write", "act_as"}), key.id)
@@ -76,9 +70,7 @@ async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_i
     assert key.secret.rpartition("_")[2] not in row
 
 
-async def test_a_wrong_or_malformed_key_is_refused_and_not_shown_in_the_message(
-    settings: Settings, keys: ApiKeys
-) -> None:
+async def test_a_wrong_or_malformed_key_is_refused_and_not_shown(settings: Settings, keys: ApiKeys) -> None:
     key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     secret = key.secret.rpartition("_")[2]
     of_another_store = new_test_key().secret
@@ -104,9 +96,7 @@ async def test_a_wrong_or_malformed_key_is_refused_and_not_shown_in_the_message(
     assert (await keys.principal_of(key.secret)).key_id == key.id
 
 
-async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expired_or_was_revoked(
-    settings: Settings, keys: ApiKeys
-) -> None:
+async def test_only_the_right_secret_gets_expired_or_revoked_as_the_reason(settings: Settings, keys: ApiKeys) -> None:
     expired, revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET expires_at = '2020-01-02' WHERE id = %s", uuid_of(expired.id))
     execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(revoked.id))
@@ -117,7 +107,7 @@ async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expi
         assert await refusal(keys, guessed) == "The API key is not valid in this store."
 
 
-async def test_while_postgres_is_down_a_key_still_expires_and_not_before_its_time(
+async def test_while_postgres_is_down_a_key_still_expires_at_its_time(
     settings: Settings, keys: ApiKeys, postgres: Proxy
 ) -> None:
     key = store_new_key(settings.postgres_url, expires_at=int(time.time()) + 2)
@@ -136,9 +126,7 @@ async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
     await proxy.cut()
 
 
-async def test_a_new_key_works_immediately_and_a_revoked_one_is_refused_within_5_s_by_every_process(
-    settings: Settings, keys: ApiKeys
-) -> None:
+async def test_a_new_key_works_immediately_and_a_revoked_one_is_soon_refused(settings: Settings, keys: ApiKeys) -> None:
     async with opened(settings.postgres_url) as other_process:
         for _ in range(5):
             key = store_new_key(settings.postgres_url)
@@ -152,7 +140,7 @@ async def test_a_new_key_works_immediately_and_a_revoked_one_is_refused_within_5
 
 
 async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Settings, keys: ApiKeys) -> None:
-    """Changes are numbered in the order in which they become visible: the second change waits for the first."""
+    """The second change waits for the first."""
     insert = "INSERT INTO api_keys (id, secret_sha256, tenant_id, subject, scopes) VALUES (%s, sha256(%s), 'a', 'b', '{read}')"
     first, second = new_test_key(), new_test_key()
     values = {key.id: (uuid_of(key.id), key.secret.rpartition("_")[2].encode()) for key in (first, second)}
@@ -160,14 +148,14 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
         slow.execute(insert.encode(), values[first.id])
         quick = asyncio.create_task(asyncio.to_thread(execute, settings.postgres_url, insert, *values[second.id]))
         await asyncio.sleep(0.2)
-        await refusal(keys, new_test_key().secret)  # this makes `keys` read all changes so far
+        await refusal(keys, new_test_key().secret)  # now `keys` has read all changes so far
         slow.commit()
         await quick
     await keys.principal_of(second.secret)
     await keys.principal_of(first.secret)
 
 
-async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones_costs_few(settings: Settings) -> None:
+async def test_a_used_key_costs_no_statement_and_unknown_keys_cost_few(settings: Settings) -> None:
     known_keys = [new_test_key() for _ in range(1_000)]
     store_keys(settings.postgres_url, known_keys)
     count = StatementCount()
@@ -182,7 +170,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
         seconds = time.monotonic() - started
         assert len(count.statements) - before <= seconds + 2  # only the statements of the poll
         before, started = len(count.statements), time.monotonic()
-        for _ in range(20):  # one flood after the other: each waits for the next read of the changes
+        for _ in range(20):  # each waits for the next read of the changes
             flood = [keys.principal_of(new_test_key().secret) for _ in range(100)]
             refusals = {str(error) for error in await asyncio.gather(*flood, return_exceptions=True)}
             assert refusals == {"The API key is not valid in this store."}
@@ -224,7 +212,7 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
 
 
 async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
-    """When the backup is made, the first key is not yet revoked and the second key does not exist."""
+    """The backup has the first key before its revocation, and has no second key."""
     first = store_new_key(settings.postgres_url)
     await keys.principal_of(first.secret)
     dump = "CREATE TABLE backup AS SELECT * FROM api_keys"
@@ -242,7 +230,7 @@ async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settin
     await keys.principal_of(first.secret)
 
 
-async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_read_again(settings: Settings) -> None:
+async def test_a_key_whose_row_is_deleted_is_refused_after_a_full_read(settings: Settings) -> None:
     key, other = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     async with opened(settings.postgres_url, reload_seconds=0.5) as keys:
         await keys.principal_of(key.secret)
@@ -251,7 +239,7 @@ async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_r
         await keys.principal_of(other.secret)
 
 
-async def test_the_last_use_is_stored_in_the_background_and_when_the_keys_are_closed(settings: Settings) -> None:
+async def test_the_last_use_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
     used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 
@@ -310,7 +298,7 @@ def test_a_key_with_a_wrong_field_is_not_made(fields: dict[str, object], param: 
     assert refused.value.param == param
 
 
-def test_the_id_of_a_key_is_as_long_as_other_ids_and_is_part_of_the_secret() -> None:
+def test_the_id_of_a_key_is_part_of_the_secret() -> None:
     key = new_test_key()
     assert len(key.id) == len(mint("key"))
     assert key.secret.startswith(f"cs_{key.id.removeprefix('key_')}_")

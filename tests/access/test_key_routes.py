@@ -102,7 +102,7 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
     key = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
-    # An admin's key that acts for a user does not act as an admin.
+    # An admin's key that acts for a user is no admin.
     backend = store_new_key(settings.postgres_url, scopes=["admin", "act_as"])
     acting = await apis.send(backend, method, path, json={}, headers={"x-subject": "root"})
     assert error_of(acting) == (403, "missing_scope", None)
@@ -146,7 +146,7 @@ async def test_an_admin_reaches_no_key_of_another_tenant(
         ({"secret": "cs_mine"}, "secret"),
     ],
 )
-async def test_a_new_key_with_a_wrong_field_is_a_400_that_names_the_field(
+async def test_a_wrong_field_of_a_new_key_is_a_400_that_names_it(
     settings: Settings, apis: KeyedApis, admin: CreatedApiKey, body: dict[str, Any], param: str
 ) -> None:
     status, _, wrong = error_of(await create(apis, admin, **body))
@@ -154,9 +154,7 @@ async def test_a_new_key_with_a_wrong_field_is_a_400_that_names_the_field(
     assert len(Log(settings.postgres_url).rows("SELECT FROM api_keys")) == 1
 
 
-async def test_an_idempotency_key_for_a_new_key_is_a_400_and_so_is_a_malformed_key_id(
-    apis: KeyedApis, admin: CreatedApiKey
-) -> None:
+async def test_an_idempotency_key_or_a_malformed_key_id_is_a_400(apis: KeyedApis, admin: CreatedApiKey) -> None:
     body = {"subject": "ada", "scopes": ["read"]}
     answer = await apis.send(admin, "POST", "/v1/keys", json=body, headers={"idempotency-key": "k"})
     assert error_of(answer) == (400, "invalid_header", "Idempotency-Key")
@@ -164,9 +162,7 @@ async def test_an_idempotency_key_for_a_new_key_is_a_400_and_so_is_a_malformed_k
         assert error_of(await apis.send(admin, "DELETE", f"/v1/keys/{malformed}")) == (400, "invalid_id", "key_id")
 
 
-async def test_a_credential_that_is_no_valid_key_is_a_401_from_both_apis_and_is_not_shown_in_the_answer(
-    settings: Settings, apis: KeyedApis
-) -> None:
+async def test_an_invalid_credential_is_a_401_and_is_not_shown(settings: Settings, apis: KeyedApis) -> None:
     key = store_new_key(settings.postgres_url)
     head, _, _ = key.secret.rpartition("_")
     wrong = (
@@ -200,9 +196,7 @@ async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis
     assert rows == [("acme", "ada"), ("acme", "Zoë"), ("acme", "backend")]
 
 
-async def test_naming_a_user_without_act_as_is_a_403_and_a_malformed_name_is_a_400(
-    settings: Settings, apis: KeyedApis
-) -> None:
+async def test_naming_a_user_needs_the_scope_and_a_valid_name(settings: Settings, apis: KeyedApis) -> None:
     plain = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
     backend = store_new_key(settings.postgres_url, scopes=["read", "write", "act_as"])
     for method, path in (("POST", "/v1/conversations"), ("GET", "/v1/conversations")):

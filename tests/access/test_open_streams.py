@@ -1,7 +1,4 @@
-"""Streams and sockets that are open when their reader loses access, or when content is deleted.
-
-Without access the reader gets no later event. The stream ends within 5 seconds, and says why unless it ends inside an event.
-"""
+"""Open streams and sockets whose reader loses access, or whose content is deleted."""
 
 import asyncio
 import json
@@ -80,21 +77,19 @@ async def next_event(lines: AsyncIterator[str]) -> dict[str, str]:
 
 
 async def rest_of(lines: AsyncIterator[str]) -> list[str]:
-    """The lines until the end of the stream. The stream must end within SECONDS."""
+    """The remaining lines. The stream must end within SECONDS."""
     async with asyncio.timeout(SECONDS):
         return [line async for line in lines if line]
 
 
 def error_in(lines: list[str]) -> dict[str, Any]:
-    """The error in a stream's last event. That event has no id."""
+    """The data of the last event, which must be an error."""
     assert lines[-2] == "event: error", lines
     error: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
     return error
 
 
-async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_later_event_and_ends_with_an_error(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_withdrawn_share_ends_the_stream_of_events_with_an_error(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     await write.execute(conversation_id, WITH_BEN)
     path = f"/v1/conversations/{conversation_id}/events"
@@ -117,9 +112,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_shows_no_late
     assert repeated.status_code == 404
 
 
-async def test_when_the_conversation_is_deleted_then_the_stream_shows_this_event_and_ends_and_blanked_content_is_marked(
-    settings: Settings, write: Writer
-) -> None:
+async def test_the_deletion_of_the_conversation_ends_the_stream_of_events(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a", title="secret")
     path = f"/v1/conversations/{conversation_id}/events"
     async with (
@@ -132,14 +125,13 @@ async def test_when_the_conversation_is_deleted_then_the_stream_shows_this_event
         await write.delete(conversation_id)
         rest = await rest_of(lines)
     assert "event: conversation.deleted" in rest
-    # Either the item was sent with its content, before the deletion was committed, or it was sent without its content.
+    # The item was sent before the deletion was committed, or without its content.
     item = json.loads(next(line for line in rest if '"item.appended"' in line).removeprefix("data: "))
     assert (item["data"]["item"] is None) == (item.get("blanked") == ["item"])
 
 
 @asynccontextmanager
 async def event_streams(settings: Settings, **limits: float) -> AsyncIterator[tuple[EventStreams, ProcessDependencies]]:
-    """The event streams of a process, and the dependencies of its queries."""
     async with open_dependencies(settings, threading.Event()) as dependencies:
         shutdown = threading.Event()
         watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
@@ -151,7 +143,7 @@ async def event_streams(settings: Settings, **limits: float) -> AsyncIterator[tu
 async def follow(
     streams: EventStreams, dependencies: ProcessDependencies, conversation_id: str, sender: Principal
 ) -> AsyncGenerator[bytes, None]:
-    """The event stream of the conversation, from the first event on, as `sender` gets it."""
+    """The stream from the first event on, as `sender` gets it."""
     log = dependencies.of(sender).stream_log
     async with aclosing(streams.follow(log, conversation_id, await log.existing_head(conversation_id), 0)) as stream:
         async for chunk in stream:
@@ -162,9 +154,7 @@ def principal(subject: str, *scopes: Any) -> Principal:
     return Principal("default", subject, frozenset({"read", *scopes}))
 
 
-async def test_a_stream_shows_no_event_that_was_appended_after_the_last_check_of_access(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_shows_no_event_after_the_last_check_of_access(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("before")
     await write.execute(conversation_id, WITH_BEN)
     async with event_streams(settings, look_up_seconds=3600) as (streams, dependencies):
@@ -179,9 +169,7 @@ async def test_a_stream_shows_no_event_that_was_appended_after_the_last_check_of
     assert b"after" not in body
 
 
-async def test_given_a_client_that_reads_slowly_when_its_share_is_withdrawn_then_it_gets_no_further_event(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_slow_client_gets_no_event_after_its_share_is_withdrawn(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start(*("x" * 10_000 for _ in range(20)))
     await write.execute(conversation_id, WITH_BEN)
     async with (
@@ -196,9 +184,7 @@ async def test_given_a_client_that_reads_slowly_when_its_share_is_withdrawn_then
     assert rest[0].startswith(b"event: error\n")
 
 
-async def test_given_a_client_that_reads_slowly_when_an_item_is_retracted_then_it_is_blanked_in_the_rest_of_the_page(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_retracted_item_is_blanked_in_the_rest_of_a_slow_page(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("start")
     ids = await write.append(conversation_id, *(f"{number:02d}" + "x" * 10_000 for number in range(20)))
     async with (
@@ -216,7 +202,7 @@ async def test_given_a_client_that_reads_slowly_when_an_item_is_retracted_then_i
     assert b"15xxx" not in body
 
 
-async def test_when_an_item_that_was_sent_in_part_is_retracted_then_its_rest_is_not_sent(
+async def test_the_rest_of_an_item_that_was_retracted_meanwhile_is_not_sent(
     settings: Settings, write: Writer, log: Log
 ) -> None:
     conversation_id = await write.start("x" * 500_000 + "end")
@@ -232,15 +218,13 @@ async def test_when_an_item_that_was_sent_in_part_is_retracted_then_its_rest_is_
                 await write.retract(conversation_id, item_id)
                 body += b"".join([chunk async for chunk in stream])
                 assert len(body) < 4 * SLICE_BYTES
-            else:  # the stream makes this page again, and the new bytes equal the old ones
+            else:  # the stream makes this page again, with equal bytes
                 while not body.endswith(b"\n\n"):
                     body += await anext(stream)
                 assert b'end"' in body
 
 
-async def test_pages_are_not_shared_between_those_who_see_deleted_content_and_those_who_do_not(
-    settings: Settings, write: Writer
-) -> None:
+async def test_readers_who_see_deleted_content_share_no_pages_with_others(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("start")
     secret = "secret " * 10_000
     [item_id] = await write.append(conversation_id, secret)
@@ -261,7 +245,7 @@ async def test_pages_are_not_shared_between_those_who_see_deleted_content_and_th
 
 
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_when_a_reader_loses_access_then_their_stream_of_a_running_reply_ends_with_an_error(
+async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
     settings: Settings, write: Writer, command: Command
 ) -> None:
     conversation_id = await write.start("a")
@@ -282,7 +266,7 @@ async def test_when_a_reader_loses_access_then_their_stream_of_a_running_reply_e
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_given_a_client_that_reads_an_ended_reply_slowly_when_its_share_or_the_content_is_removed_then_it_gets_no_further_event(
+async def test_a_slow_reader_of_an_ended_reply_gets_no_further_slice_without_access_or_content(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")
@@ -319,7 +303,7 @@ async def test_given_a_client_that_reads_an_ended_reply_slowly_when_its_share_or
 
 
 def holding(release: threading.Event) -> Any:
-    """A provider's script: it sends a word, waits for `release`, and sends the rest."""
+    """A script that sends a word, and the rest after `release`."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -334,7 +318,7 @@ def holding(release: threading.Event) -> Any:
 
 @pytest.mark.parametrize("transport", ["stream", "json", "socket"])
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_when_the_requester_loses_access_then_a_reply_that_is_being_sent_ends_as_not_found(
+async def test_a_reply_whose_requester_loses_access_ends_as_not_found(
     settings: Settings, write: Writer, provider: ScriptedProvider, transport: str, command: Command
 ) -> None:
     conversation_id = await write.start("a")
@@ -346,10 +330,7 @@ async def test_when_the_requester_loses_access_then_a_reply_that_is_being_sent_e
         body = {"input": "?", "conversation": conversation_id}
 
         async def request() -> tuple[int, str]:
-            """The status of the error that ends the answer, and the answer's whole text.
-
-            A stream's error has a code in place of a status.
-            """
+            """(status or code of the error, whole text)."""
             if transport == "socket":
                 async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
                     events = await create(client, "?", conversation=conversation_id)
@@ -392,9 +373,7 @@ async def test_a_reply_in_the_background_continues_when_its_requester_loses_acce
         assert "unseen" in str(log.events(conversation_id))
 
 
-async def test_when_a_key_is_revoked_then_the_streams_that_were_opened_with_it_end_with_an_error(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_revoked_key_ends_its_streams_with_an_error(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     await write.execute(conversation_id, WITH_BEN)
     response_id, _ = await write.request_reply(conversation_id, "?")
@@ -428,7 +407,7 @@ async def test_a_client_that_disconnects_leaves_no_task_that_checks_its_key(sett
         await eventually(lambda: len(asyncio.all_tasks()) <= before + 1 or None)
 
 
-async def test_when_a_key_is_revoked_then_a_reply_that_is_streamed_to_its_user_is_stopped(
+async def test_a_revoked_key_stops_the_reply_that_is_streamed_to_its_user(
     settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await write.start("a")

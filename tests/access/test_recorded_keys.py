@@ -1,4 +1,4 @@
-"""A completed reply records which API key asked for it, so that usage can be counted by key."""
+"""A completed reply records which API key asked for it."""
 
 from collections.abc import Iterator
 

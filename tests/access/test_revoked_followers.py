@@ -1,7 +1,4 @@
-"""A client follows the events of a conversation with an API key.
-
-When the key is revoked, the stream ends with an `error` event.
-"""
+"""The stream of a revoked API key ends with an `error` event."""
 
 import asyncio
 

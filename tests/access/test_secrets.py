@@ -1,4 +1,4 @@
-"""No log, metric, answer or process list contains a planted secret, and no log or metric contains planted content, even after failures and kills."""
+"""No log, metric, answer or process list contains a planted secret. No log or metric contains planted content."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.servers import ROOT, wait_until
 from tests.system import System
 
 CONTENT = "plantedword"
-"""This word is in everything that people write."""
+"""Everything that people write contains this word."""
 
 PROVIDER_KEY, AUTH_SECRET = "sk-planted0provider0key0", "planted0auth0secret0of0thirty0two0bytes"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkIjoidG9rZW4ifQ.cGxhbnRlZHNpZ25hdHVyZQ"
@@ -62,7 +62,7 @@ def test_no_log_metric_answer_or_process_list_contains_a_planted_secret(
         for text in refused:
             for method, path in (("GET", "/v1/conversations"), ("POST", "/v1/responses")):
                 assert client.request(method, path, headers=bearer(text)).status_code == 401
-            # The request id is logged. If it holds a key, the key must be masked.
+            # A key in a logged request id must be masked.
             request_id = {} if text == CONTENT else {"x-request-id": text}
             client.get("/v1/models", headers={"authorization": f"Basic {text}", "cookie": text, **request_id})
             client.delete(f"/v1/keys/{text}", headers=bearer(key.secret))
@@ -70,14 +70,14 @@ def test_no_log_metric_answer_or_process_list_contains_a_planted_secret(
         commands = command_lines()
         fail(running, client, key.secret)
         commands += command_lines()
-        for name in ("postgres", "mongod", "valkey"):  # only the API may have the provider's key in its environment
+        for name in ("postgres", "mongod", "valkey"):  # the database servers must not have this key
             assert "OPENAI_API_KEY" not in psutil.Process(running.pid(name)).environ()
         assert psutil.Process(running.pid("api")).environ()["OPENAI_API_KEY"] == PROVIDER_KEY
         metrics = [httpx.get(url).text for name, url in running.env.items() if name.endswith("_METRICS_URL")]
     running.stop()
     logs = {file.name: file.read_text() for file in [*(running.data / "run").glob("*.log*"), running.output_file]}
     assert {"api.log", "projector.log", "postgres.log", "mongod.log", "valkey.log"} <= set(logs)
-    assert "reply_failed" in logs["api.log"]  # errors are logged
+    assert "reply_failed" in logs["api.log"]
     for secret in secrets:
         assert [name for name, text in logs.items() if secret in text] == [], secret[:12]
         assert not [line for line in commands if secret in line], secret[:12]
@@ -97,10 +97,7 @@ def lines_with(word: str, text: str) -> list[str]:
 
 
 def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
-    """Sends the planted word in content of every kind.
-
-    The provider answers, refuses, fails and breaks off; its errors repeat the request.
-    """
+    """Sends the word in many kinds of content. The provider's error messages quote the request."""
     headers = {**bearer(key), "idempotency-key": CONTENT}
     item = {"type": "message", "role": "user", "content": CONTENT}
     created = client.post(
@@ -110,7 +107,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
     )
     assert created.status_code == 200, created.text
     conversation = created.json()["id"]
-    # The same idempotency key for another request, a body that is not JSON, a wrong content type, a wrong field, and a filter.
+    # Another body for the same key, no JSON, a wrong content type, a wrong field, and a filter.
     assert client.post("/v1/conversations", headers=headers, json={"title": f"{CONTENT} 2"}).status_code == 422
     as_json, as_text = ({**bearer(key), "content-type": sent} for sent in ("application/json", f"text/{CONTENT}"))
     assert client.post("/v1/conversations", headers=as_json, content=f'{{"{CONTENT}'.encode()).status_code == 400
@@ -160,10 +157,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
 
 
 def fail(running: System, client: httpx.Client, key: str) -> None:
-    """Kills the stores, sends requests while they are down, and stops the API process with SIGTERM.
-
-    Waits until all have restarted.
-    """
+    """Kills the stores, sends requests meanwhile, and stops the API. Waits for all restarts."""
     old = {name: running.kill(name) for name in ("postgres", "valkey", "mongod")}
     for _ in range(3):
         for method, path in (("POST", "/v1/conversations"), ("POST", "/v1/responses"), ("GET", "/v1/conversations")):
@@ -176,7 +170,7 @@ def fail(running: System, client: httpx.Client, key: str) -> None:
 
 
 def command_lines() -> list[str]:
-    """The name and the command line of every process. Any user of the machine can read these."""
+    """The command lines of all processes, which any user of the machine can read."""
     lines = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -185,7 +179,7 @@ def command_lines() -> list[str]:
 
 
 def open_to_others(directory: Path) -> list[str]:
-    """The files that another user of the machine can read."""
+    """The files that other users of the machine can read."""
 
     def can_enter(folder: Path) -> bool:
         return folder == directory.parent or (bool(folder.stat().st_mode & stat.S_IXOTH) and can_enter(folder.parent))
@@ -213,15 +207,12 @@ def test_a_process_whose_stores_refuse_it_logs_no_password(settings: Settings, m
         "METRICS_PORT": str(port) if module == "projections.main" else "0",
     }
     output = run_for_a_while(module, environment, f"http://127.0.0.1:{port}", tmp_path / "log")
-    assert "planted0user" in output  # the errors were logged
+    assert "planted0user" in output
     assert "planted0password" not in output
 
 
 def run_for_a_while(module: str, environment: Mapping[str, str], url: str, log: Path) -> str:
-    """Starts the process, asks for its readiness until it has logged a refused connection, and stops it.
-
-    Returns its output.
-    """
+    """Runs the module until a refused connection is logged. Returns the output."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],

@@ -1,7 +1,4 @@
-"""The SQL statements that Postgres gets while requests are served.
-
-Each statement on a table with tenants' data names the tenant, except those that the process sends on its own or for a batch.
-"""
+"""Each SQL statement on a table with tenants' data names the tenant, except those in OF_THE_PROCESS."""
 
 import re
 from collections.abc import Iterator
@@ -21,18 +18,15 @@ OF_THE_PROCESS = (
     r"^(DELETE FROM|UPDATE) idempotency_keys .* WHERE recorded_at [<>]|WHERE ctid = ANY",  # old keys
     r"FROM events ORDER BY notification_id DESC LIMIT 1\) AS newest ON true$",  # the log's end
     r"LEFT JOIN events ON notification_id = ANY\(\$1\)$",  # whether a restore moved the log back
-    r"FROM events WHERE notification_id > ",  # the next events of the whole log and their times, for projectors
+    r"FROM events WHERE notification_id > ",  # the next events of the whole log, for projectors
     r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch
     r"^SELECT i\.stream, i\.item, e\.topic, e\.state FROM",  # the items of a batch
 )
-"""Statements that the process sends on its own, or for a batch, which may have commands of several tenants.
-
-They need not name a tenant.
-"""
+"""Statements of the process itself, or of a batch with several tenants."""
 
 
 class Statements(StatementCount):
-    """`statements`: the SQL of simple queries, and of statements when they are prepared."""
+    """The SQL of simple queries, and of statements when they are prepared."""
 
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == b"Q":
@@ -46,7 +40,7 @@ def provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-async def test_each_statement_that_postgres_is_sent_for_a_request_names_the_tenant(
+async def test_each_statement_sent_to_postgres_for_a_request_names_the_tenant(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     seen = Statements()

@@ -1,7 +1,4 @@
-"""No tenant reaches the data of another tenant, even if our own code asks for this data.
-
-Some tests call the readers and the append directly. The others search the source code for SQL and MongoDB calls without a tenant.
-"""
+"""No tenant reaches the data of another tenant, even if our own code asks for this data."""
 
 import ast
 import asyncio
@@ -133,9 +130,7 @@ TRIED = [
 ]
 
 
-async def test_a_write_with_rows_of_two_tenants_in_one_stream_is_refused_and_a_write_of_another_tenant_ends_no_reply(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_takes_no_writes_of_another_tenant(settings: Settings, write: Writer) -> None:
     log = Log(settings.postgres_url)
     conversation_id = await write.start("a")
     response_id, _ = await write.request_reply(conversation_id, "?")
@@ -161,7 +156,7 @@ async def test_a_write_with_rows_of_two_tenants_in_one_stream_is_refused_and_a_w
             recorder.insert(curs, refused)
     assert _state(log) == before
 
-    with recorder.locked_transaction() as curs:  # a write of another tenant does not end a reply of the stream
+    with recorder.locked_transaction() as curs:
         recorder.insert(
             curs, Write([_row(b"", new, 1, "other")], deleted_streams=[stream], ended_replies=[(1, response_id)])
         )
@@ -180,14 +175,12 @@ async def test_a_command_for_another_tenants_conversation_is_refused(settings: S
     assert _state(Log(settings.postgres_url)) == before
 
 
-async def test_given_two_tenants_that_name_one_conversation_in_one_batch_then_only_its_own_tenant_appends(
-    settings: Settings, write: Writer
-) -> None:
+async def test_of_two_tenants_in_one_batch_only_the_owner_appends(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     log = Log(settings.postgres_url)
     before = log.count()
     async with open_log(settings.postgres_url) as events:
-        # In the first round neither tenant has the stream in the cache. In the second round only the owner has.
+        # At first neither tenant has the stream in the cache.
         for pair in ((OTHER, OWN), (OWN, OTHER)):
             results = await asyncio.gather(
                 *(events.append(request(conversation_id, append_texts("x"), principal=user)) for user in pair),
@@ -231,10 +224,7 @@ NOT_OF_ONE_REQUEST = {
     "infrastructure/event_log/recorder.py date_future_keys": "mends the times of idempotency keys of all tenants",
     "replies/leases.py": "which process runs which reply",
 }
-"""Files, functions and variables whose statements do not belong to one request, with the reason.
-
-A statement elsewhere must name the tenant.
-"""
+"""Functions and variables whose statements belong to no single request, with the reason."""
 
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
@@ -257,10 +247,9 @@ def test_statements_are_found() -> None:
 
 
 def _statements() -> Iterator[tuple[str, str, str]]:
-    """(file, name, SQL) of each Python statement that uses a table with tenants' data.
+    """(file, function or variable, SQL) of each Python statement on a table with tenants' data.
 
-    The name is that of the function, or of the variable outside of functions. The SQL is all string literals of the statement, joined. For a
-    statement with a body, such as `with`, only its head is searched.
+    The SQL is all its string literals, joined. Of a `with` or the like, only the head is searched.
     """
     for file, tree in syntax_trees(*SERVING):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -268,7 +257,7 @@ def _statements() -> Iterator[tuple[str, str, str]]:
             if not isinstance(statement, ast.stmt):
                 continue
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                continue  # a docstring
+                continue
             texts = [
                 node.value
                 for node in _nodes_without_body(statement)
@@ -294,11 +283,8 @@ def _nodes_without_body(node: ast.AST) -> Iterator[ast.AST]:
             yield from _nodes_without_body(child)
 
 
-def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
-    """Only the files in `allowed` call MongoDB's own methods.
-
-    They are TenantViews, which adds the tenant, and the reader of view positions, which hold nothing that people wrote.
-    """
+def test_queries_read_views_only_through_code_that_adds_the_tenant() -> None:
+    """TenantViews adds the tenant. View positions hold nothing that people wrote."""
     methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
     allowed = {"queries/tenant_views.py", "queries/view_positions.py"}
     calls = {
@@ -312,9 +298,6 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the call may be made: its receiver is a QueryContext or TenantViews (they add the tenant), the store of API keys, or a text.
-
-    Compares the receiver's source text.
-    """
+    """The receiver adds the tenant, is the store of API keys, or a text. Compares source text."""
     bound = {"context", "self", "self._context", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys", "text", "searched"}

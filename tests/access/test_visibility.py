@@ -1,7 +1,4 @@
-"""What each user sees of a conversation, and may do with it.
-
-The users are its owner, readers, writers, other users of the tenant, an admin, and users of another tenant.
-"""
+"""What each user sees of a conversation, and may do with it."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -46,7 +43,7 @@ async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def apis(settings: Settings, provider: ScriptedProvider, postgres: Proxy) -> AsyncIterator[Apis]:
-    """Both APIs. The query API reaches Postgres through the proxy `postgres`."""
+    """The query API reaches Postgres through the proxy."""
     settings = settings.model_copy(update={"openai_base_url": provider.url, "default_model": "scripted"})
     behind_proxy = settings.model_copy(update={"postgres_url": postgres.url})
     async with open_apis(settings, query_settings=behind_proxy) as apis:
@@ -78,7 +75,7 @@ async def share(log: EventLog, conversation_id: str, subject: str | None, role: 
 
 
 async def refill_snapshot(settings: Settings, conversation_id: str) -> None:
-    """Makes the context snapshot of a conversation at version 3."""
+    """Stores a snapshot at version 3."""
     pool, client = make_pool(settings.postgres_url), redis.connect(settings)
     await pool.open()
     await refill(EventReader(pool), client, TENANT, conversation_id, 3)
@@ -87,7 +84,6 @@ async def refill_snapshot(settings: Settings, conversation_id: str) -> None:
 
 
 async def paths_of(apis: Apis, principal: Principal, conversation: str, response: str) -> list[str]:
-    """Paths of GETs that show something of the conversation."""
     items = (await apis.get(principal, f"/v1/conversations/{conversation}/items")).json()["data"]
     return [
         f"/v1/conversations/{conversation}",
@@ -104,9 +100,7 @@ async def paths_of(apis: Apis, principal: Principal, conversation: str, response
     ]
 
 
-async def test_a_conversation_that_a_user_may_not_see_is_answered_like_one_that_does_not_exist(
-    apis: Apis, log: EventLog
-) -> None:
+async def test_an_invisible_conversation_is_answered_like_one_that_does_not_exist(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret", title="Title")
     response = (await apis.reply(ANN, "why?", conversation=conversation))["id"]
     await apis.projector.catch_up()
@@ -221,7 +215,7 @@ async def test_a_writer_may_write_but_not_delete_the_conversation(apis: Apis, lo
     assert (await apis.request(ROOT, "DELETE", f"/v1/conversations/{conversation}")).status_code == 200
 
 
-async def test_while_postgres_is_down_a_user_sees_only_their_own_conversations_and_an_admin_sees_all(
+async def test_without_postgres_only_the_owner_and_an_admin_see_a_shared_conversation(
     apis: Apis, log: EventLog, postgres: Proxy
 ) -> None:
     conversation = await apis.create(ANN, "secret")
@@ -248,7 +242,7 @@ async def test_while_postgres_is_down_a_user_sees_only_their_own_conversations_a
     assert [len(await apis.listed(principal)) for principal in (ANN, BOB, ROOT, EVE)] == [1, 1, 2, 0]
 
 
-async def test_without_postgres_a_context_is_shown_only_to_its_owner_and_to_an_admin(
+async def test_without_postgres_only_the_owner_and_an_admin_get_a_context(
     apis: Apis, log: EventLog, postgres: Proxy, settings: Settings
 ) -> None:
     conversation = await apis.create(ANN, "secret")
@@ -283,7 +277,7 @@ async def test_two_users_may_use_the_same_idempotency_key(apis: Apis, provider: 
     assert len(provider.requests) == 2
 
 
-async def test_a_user_sees_their_own_usage_and_an_admin_sees_that_of_the_tenant(apis: Apis, log: EventLog) -> None:
+async def test_an_admin_sees_the_usage_of_the_tenant_and_others_their_own(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret")
     await share(log, conversation, "bob", "writer")
     await apis.reply(ANN, "one", conversation=conversation)
@@ -330,12 +324,11 @@ async def test_a_users_list_does_not_read_the_conversations_of_others(apis: Apis
         assert len({entry["id"] for entry in (*first["data"], *second["data"])}) == 40
         assert (
             profile["docsExamined"] <= 63 + 2 * PARTITIONS
-        )  # 21 own conversations and 21 of each of two kinds of shares, and the positions of two views
+        )  # 21 own conversations, 21 of each of two kinds of shares, two view positions
         assert profile["keysExamined"] <= 130
 
 
 def _document(number: int) -> Document:
-    """The document of a conversation without items."""
     conversation_id = f"conv_{number:032}"
     return {
         "_id": f"acme:{conversation_id}",

@@ -1,4 +1,4 @@
-"""Each recipe of docs/clients.md runs twice. Between the two runs the whole store is killed and started again."""
+"""Each recipe of docs/clients.md runs twice. Between the runs the whole store is killed and started again."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +20,12 @@ from tests.user_service import SECRET, token
 Result = TypeVar("Result")
 MODEL = "smollm2-135m"
 MODEL_OF_OPENAI = "gpt-4.1-mini"
-"""A model for clients that accept only model names that they know."""
+"""For clients that accept only model names that they know."""
 AT_ONCE = 2
 
 
 class Runs(Struct, frozen=True):
-    """The lines that the two runs of a recipe printed."""
+    """The lines that a recipe printed in its two runs."""
 
     first: list[str]
     second: list[str]
@@ -33,7 +33,6 @@ class Runs(Struct, frozen=True):
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[ScriptedProvider]:
-    """A provider whose answers come from the scripted assistant (`scripted_assistant.py`)."""
     for provider in scripted_provider():
         provider.script = assistant
         provider.models = [MODEL, MODEL_OF_OPENAI]
@@ -42,7 +41,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture(scope="session")
 def store(provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A store in which each recipe is a user of its own: see `key`."""
+    """A store with a login, in which each recipe is a user of its own."""
     environment = {
         "OPENAI_BASE_URL": provider.url,
         "MODELS": json.dumps({MODEL: {"window": 100_000}}),
@@ -55,13 +54,13 @@ def store(provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def key(name: str) -> str:
-    """What a recipe sends as its API key: a token for a user of this name."""
+    """The token of the recipe's user."""
     return token(sub=name)
 
 
 @pytest.fixture(scope="session")
 def selected(request: pytest.FixtureRequest) -> list[str]:
-    """The names of the recipes whose tests run."""
+    """The recipes whose tests run."""
     parameters = [getattr(item, "callspec", None) for item in request.session.items]
     tested = {found.params.get("name") for found in parameters if found is not None}
     return [name for name in names() if name in tested]
@@ -69,7 +68,7 @@ def selected(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture(scope="session")
 def proxies(selected: list[str], store: System) -> Iterator[dict[str, RecordingProxy]]:
-    """For each recipe of Chat Completions, the proxy through which its requests reach the store."""
+    """The proxy of each recipe of Chat Completions."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(recording_proxy(store.port)) for name in selected if is_chat(name)}
 
@@ -81,7 +80,7 @@ def outcomes(
     proxies: dict[str, RecordingProxy],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Runs | Exception]:
-    """For each recipe, what both runs printed, or the error if it could not be installed or a run failed."""
+    """The runs of each recipe, or its error."""
     folders = {name: name.split("/")[0] for name in selected}
     environments = {folder: Environment(folder, tmp_path_factory.mktemp(folder)) for folder in folders.values()}
     urls = {name: proxies[name].url if is_chat(name) else store.base_url for name in selected}
@@ -108,7 +107,7 @@ def outcomes(
 
 @pytest.fixture
 def runs(name: str, outcomes: dict[str, Runs | Exception]) -> Runs:
-    """The runs of the recipe `name`. The test is skipped if the recipe's packages cannot be installed."""
+    """The runs of one recipe. Skips the test if its packages cannot be installed."""
     match outcomes[name]:
         case CannotInstall() as reason:
             pytest.skip(str(reason))
@@ -119,7 +118,7 @@ def runs(name: str, outcomes: dict[str, Runs | Exception]) -> Runs:
 
 
 def _for_each(function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result | Exception]:
-    """Calls the function with each name, AT_ONCE calls at a time. Returns the result or the error of each call."""
+    """AT_ONCE calls at a time. Returns each result or error."""
 
     def result(name: str) -> Result | Exception:
         try:

@@ -1,4 +1,4 @@
-"""What the recipes of docs/clients.md have in common: the answers that they get, and how the store shows their messages."""
+"""The answers that most recipes get, and how the store shows their messages. `test_chat_clients.py` has the exceptions."""
 
 import json
 from typing import Any
@@ -6,17 +6,15 @@ from typing import Any
 import httpx
 
 Item = tuple[str, Any]
-"""The type and the content of an item. For a message the type is its role."""
+"""(type, content). For a message the type is its role."""
 
 FIRST = ["You have not told me.", "I was shown 3 messages.", "The tool says: sunny in Paris."]
-"""The answers of the first run."""
 SECOND = ["Your name is Ada.", "I was shown 9 messages.", "The tool says: sunny in Paris."]
 QUESTIONS = ["What is my name?", "Think! My name is Ada.", "How is the weather in Paris?"]
 REASONING = "I have been asked to think. So I think."
 
 
 def turns(answers: list[str]) -> list[Item]:
-    """The items that one run adds to the conversation if the assistant gives these answers."""
     return [
         ("user", QUESTIONS[0]),
         ("assistant", answers[0]),
@@ -31,7 +29,6 @@ def turns(answers: list[str]) -> list[Item]:
 
 
 def stored(http: httpx.Client, conversation_id: str) -> list[Item]:
-    """The items of a conversation, in order."""
     items = http.get(f"/v1/conversations/{conversation_id}/items", params={"order": "asc", "limit": 100}).json()
     assert not items["has_more"]
     return [_kind_and_content(item) for item in items["data"]]

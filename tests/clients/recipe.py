@@ -11,9 +11,7 @@ HERE = Path(__file__).parent
 INSTALL_TIMEOUT_SECONDS = 120
 RUN_TIMEOUT_SECONDS = 120
 URL = "http://127.0.0.1:8000"
-"""The store's URL in every recipe."""
 KEY = '"any"'
-"""The API key in every recipe."""
 
 _UNREACHABLE = re.compile("error sending request|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ECONNRESET")
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
@@ -23,22 +21,18 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in
 
 
 class CannotInstall(Exception):
-    """The packages of a recipe cannot be installed on this machine. The message says why."""
+    """The packages cannot be installed. The message says why."""
 
 
 class Environment:
-    """The packages that a folder names. They are installed in `directory`. `folder`: its name beside this file, or its path."""
+    """The packages that a folder names, installed in `directory`."""
 
     def __init__(self, folder: str, directory: Path) -> None:
         self.directory = directory
         self._source = HERE / folder
 
     def install(self) -> None:
-        """Installs the packages.
-
-        Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached. Raises
-        RuntimeError if an installation fails for another reason, and TimeoutExpired if it takes too long.
-        """
+        """Raises CannotInstall without Node, npm or the package index. Other errors: RuntimeError, TimeoutExpired."""
         if (self._source / "requirements.txt").exists():
             self._copy("requirements.txt")
             uv = (sys.executable, "-P", "-m", "uv")
@@ -63,10 +57,7 @@ class Environment:
 
 
 class Recipe:
-    """One program, copied to its own directory inside the environment's directory.
-
-    The copy talks to the store at `url` with the API key `key`.
-    """
+    """A copy of one program, for the store at `url`."""
 
     def __init__(self, name: str, environment: Environment, url: str, key: str) -> None:
         source = HERE / name
@@ -79,10 +70,7 @@ class Recipe:
         self._command = [*program, source.name]
 
     def run(self, *arguments: str) -> list[str]:
-        """Runs the program and returns the lines that it printed.
-
-        Raises RuntimeError with the program's output if the program fails, and TimeoutExpired if it takes too long.
-        """
+        """Returns the printed lines. Raises RuntimeError or TimeoutExpired."""
         done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS, PATH=self._path)
         if done.returncode:
             raise RuntimeError(f"{done.stdout}\n{done.stderr}")
@@ -103,12 +91,10 @@ def _run(*command: str, directory: Path, seconds: float, **variables: str) -> su
 
 
 def names() -> list[str]:
-    """The names of all recipes, as `folder/file`."""
     return sorted(
         f"{file.parent.name}/{file.name}" for file in HERE.glob("*/*") if file.suffix in (".py", ".mjs", ".sh")
     )
 
 
 def is_chat(name: str) -> bool:
-    """Whether the recipe uses Chat Completions, and not Responses."""
     return Path(name).name.startswith("chat")

@@ -1,4 +1,4 @@
-"""A proxy between a client and the store. It forwards every request, and keeps those with a body, each with the status of its answer."""
+"""A proxy between a client and the store. Keeps the requests with a body, and the status of each answer."""
 
 import http.client
 import json
@@ -15,7 +15,10 @@ FORWARD_TIMEOUT_SECONDS = 60.0
 
 
 class Sent(Struct, frozen=True):
-    """A request of the client. `status` and `conversation` are the answer's status and its `X-Conversation-Id`."""
+    """A request with a body.
+
+    `status` and `conversation`: the answer's status and its `X-Conversation-Id`.
+    """
 
     path: str
     body: Any
@@ -24,7 +27,7 @@ class Sent(Struct, frozen=True):
 
 
 class RecordingProxy:
-    """The server. `url` is what the client uses instead of the store's URL. `sent` has the requests with a body, in order."""
+    """Forwards requests to the store. `sent`: those with a body."""
 
     def __init__(self, store_port: int) -> None:
         self.store_port = store_port

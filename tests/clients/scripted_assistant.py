@@ -1,8 +1,7 @@
-"""A provider's script that plays an assistant. It serves both of the provider's APIs.
+"""A provider's script that plays an assistant, for both of the provider's APIs.
 
-Its answers depend on the messages of the request. It calls a tool when it is asked for the weather, repeats a tool's
-output, sees images, and remembers names. Every other answer says how many messages it was shown, and so shows whether
-a message is missing or was sent twice. Answers with a name or a number also have reasoning if the question asks to think.
+The assistant calls a tool for the weather, repeats a tool's output, sees images, and remembers names.
+Other answers give the number of messages shown. A missing or repeated message changes this number.
 """
 
 import json
@@ -25,7 +24,10 @@ RESPONSES_USAGE = {
 
 
 class Shown(Struct, frozen=True):
-    """A message or another item of the request. `role` is `call` for a call of a tool, `tool` for the output of a tool, and the type for any other item."""
+    """What the assistant is shown of a message or another item.
+
+    `role`: also `call`, `tool` (a tool's output), or the type of another item.
+    """
 
     role: str
     text: str
@@ -33,7 +35,7 @@ class Shown(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What the assistant says. `call`: the name of the tool that it calls, and the arguments. None if it calls no tool."""
+    """An answer of the assistant. `call`: (name of the tool, arguments)."""
 
     text: str = ""
     reasoning: str = ""
@@ -41,7 +43,6 @@ class Answer(Struct, frozen=True):
 
 
 def assistant(exchange: Exchange) -> None:
-    """A script for `ScriptedProvider.script`."""
     answered = answer(shown(exchange.body), exchange.body.get("tools") or [])
     if exchange.path.endswith("/responses"):
         _send_items(exchange, answered)
@@ -50,9 +51,9 @@ def assistant(exchange: Exchange) -> None:
 
 
 def answer(messages: list[Shown], tools: list[dict[str, Any]]) -> Answer:
-    """The answer to these messages.
+    """Answers the last question.
 
-    An agent of smolagents ends with a call of the tool `final_answer`, or writes Python that calls it.
+    An agent of smolagents gets a final answer as a call of `final_answer`, or as Python that calls it.
     """
     names = [tool.get("function", tool)["name"] for tool in tools]
     if messages[0].role == "system" and "<code>" in messages[0].text:
@@ -85,7 +86,6 @@ def _answer(messages: list[Shown], tools: list[dict[str, Any]]) -> Answer:
 
 
 def shown(request: dict[str, Any]) -> list[Shown]:
-    """The messages of a request to `/chat/completions` or `/responses`."""
     if isinstance(request.get("input"), str):
         return [Shown("user", request["input"])]
     return [_shown(entry) for entry in request.get("messages") or request["input"]]
@@ -114,7 +114,7 @@ def _last(messages: list[Shown], role: str) -> int:
 
 
 def _call(tool: dict[str, Any]) -> tuple[str, str]:
-    """The name and arguments of a call of this tool. The first parameter is "Paris"."""
+    """A call of the tool, with `Paris` as the first parameter."""
     function = tool.get("function", tool)
     parameter = next(iter(function["parameters"]["properties"]))
     return function["name"], json.dumps({parameter: "Paris"})

@@ -1,9 +1,4 @@
-"""Client libraries that use Chat Completions: each recipe of docs/clients.md runs twice.
-
-Between the two runs the whole store is killed and started again. A recipe has three turns: an answer, a stream with
-reasoning, and a call of a tool (aider has no tools, and answers instead). The client keeps the messages, and sends all of
-them with each request.
-"""
+"""Client libraries that use Chat Completions. The client keeps the messages, and always sends all of them."""
 
 import json
 import re
@@ -25,11 +20,11 @@ ANSWER = re.compile(
     r"You have not told me\.|Your name is Ada\.|I was shown \d+ messages\.|The tool says: sunny in Paris\."
 )
 _OF_THE_STORE = frozenset({"stream", "stream_options", "store", "metadata"})
-"""Parameters that are for the store, and not for the provider."""
+"""Parameters for the store only."""
 
 
 def chat_recipes() -> list[Any]:
-    """The names of the recipes. The slow ones run with `-m endless`."""
+    """The slow recipes run with `-m endless`."""
     return [
         pytest.param(name, marks=pytest.mark.endless if name in SLOW else pytest.mark.clients)
         for name in names()
@@ -38,7 +33,7 @@ def chat_recipes() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", chat_recipes())
-def test_the_transcripts_of_a_client_are_one_conversation_which_has_each_message_once_and_in_order(
+def test_the_conversation_of_a_client_has_each_message_once_and_in_order(
     name: str, store: System, proxies: dict[str, RecordingProxy], provider: ScriptedProvider, runs: Runs
 ) -> None:
     answers = _ANSWERS.get(name, [FIRST, SECOND])
@@ -57,7 +52,7 @@ def test_the_transcripts_of_a_client_are_one_conversation_which_has_each_message
 
 
 def _for_provider(body: dict[str, Any]) -> str:
-    """What the provider must be asked for this request of a client."""
+    """What the provider must get."""
     return json.dumps({name: value for name, value in body.items() if name not in _OF_THE_STORE}, sort_keys=True)
 
 
@@ -66,7 +61,7 @@ def _items(answers: list[list[str]]) -> list[Item]:
 
 
 def _items_of_tool_agent(answers: list[list[str]]) -> list[Item]:
-    """The agent answers with a call of the tool `final_answer`. Its next message begins with the output of the last call."""
+    """The items of an agent that calls `final_answer`."""
     items: list[Item] = []
     output = ""
     for question, answer in zip(QUESTIONS * 2, answers[0] + answers[1], strict=True):
@@ -79,7 +74,7 @@ def _items_of_tool_agent(answers: list[list[str]]) -> list[Item]:
 
 
 def _items_of_code_agent(answers: list[list[str]]) -> list[Item]:
-    """The agent answers with Python. Its next message begins with the output of this program."""
+    """The items of an agent that answers with Python."""
     items: list[Item] = []
     output = ""
     observed = "Observation:\nExecution logs:\n{}Last output from code snippet:\n{}"
@@ -94,7 +89,7 @@ def _items_of_code_agent(answers: list[list[str]]) -> list[Item]:
 
 
 def _items_of_aider(answers: list[list[str]]) -> list[Item]:
-    """Each question is sent with a reminder. Both runs begin with what aider says about the files."""
+    """The items of aider, which sends each question with a reminder."""
     items: list[Item] = []
     for of_run in answers:
         items += [("user", "I am not sharing the full contents of any files with you yet."), ("assistant", "Ok.")]
@@ -121,4 +116,4 @@ _ANSWERS = {
         [SECOND[0], "I was shown 11 messages.", "I was shown 13 messages."],
     ],
 }
-"""The answers for clients that also send messages that are neither a question nor an answer. So their models are shown more messages."""
+"""These clients also send other messages."""

@@ -1,4 +1,4 @@
-"""A client of the command API, and functions that send requests with it and read the answers."""
+"""A client of the command API, and functions that read its answers."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def post_response(api: httpx.AsyncClient, text: Any, **body: Any) -> httpx
 
 
 async def create_response(api: httpx.AsyncClient, text: Any, **body: Any) -> dict[str, Any]:
-    """Requests a reply, and returns the Response. The request must succeed."""
+    """The request must succeed."""
     answer = await post_response(api, text, **body)
     assert answer.status_code == 200, answer.text
     response: dict[str, Any] = answer.json()
@@ -46,7 +46,7 @@ async def create_response(api: httpx.AsyncClient, text: Any, **body: Any) -> dic
 async def create_response_in_fork(
     api: httpx.AsyncClient, text: Any, response: dict[str, Any], **body: Any
 ) -> dict[str, Any]:
-    """Forks the conversation after this response, and requests a reply in the fork."""
+    """Creates a response in a new fork, which begins after `response`."""
     path = f"/v1/conversations/{response['conversation']['id']}/fork"
     forked = await api.post(path, json={"item": response["output"][-1]["id"]})
     assert forked.status_code == 200, forked.text
@@ -59,7 +59,7 @@ def events_of(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
-    """The status, code and param of an answer that is an error."""
+    """Status, code and param."""
     error = answer.json()["error"]
     return answer.status_code, error["code"], error["param"]
 
@@ -69,15 +69,11 @@ def output_text(response: dict[str, Any]) -> str:
 
 
 def sent_messages(request: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The role and content of each message in a request that the provider received."""
     return [(message["role"], message["content"]) for message in request["messages"]]
 
 
 async def eventually(read: Any, seconds: float = 10) -> Any:
-    """Calls `read` until it returns something other than None, and returns that.
-
-    Raises TimeoutError after `seconds`.
-    """
+    """Calls `read` until its value is not None, and returns that. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
             if (value := read()) is not None:

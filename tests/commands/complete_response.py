@@ -1,7 +1,4 @@
-"""The shape of a complete Response. The Open Responses specification requires every field, even if its value is null.
-
-The official SDK's types are less strict: most of their fields may be missing.
-"""
+"""A Response with every field that the Open Responses specification requires, even if null."""
 
 from typing import Any, Literal
 

@@ -1,10 +1,6 @@
-"""The command API in this process, on the test's own servers.
+"""The command API in this process. `apis` has a second app, as in another process.
 
-provider   a scripted model provider
-api        a client of the command API. The API uses `provider` if the module defines settings for it in WITH_PROVIDER
-apis       `api` and a client of a second app on the same servers, as in another process
-store      a Store: the command API with a provider that writes summaries
-log        reads the event log
+`api` uses `provider` if the module sets WITH_PROVIDER.
 """
 
 from collections.abc import AsyncIterator, Iterator

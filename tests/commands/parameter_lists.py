@@ -1,4 +1,4 @@
-"""The lists of parameters in docs/clients.md, and the fields of the types of the official client."""
+"""The lists of parameters in docs/clients.md, and the fields of the official client's types."""
 
 import re
 import types
@@ -15,10 +15,7 @@ APIS = ("responses", "chat")
 
 
 def listed(heading: str, columns: int) -> list[list[str]]:
-    """The rows of the first table below `heading` in docs/clients.md.
-
-    Each row is a list of its cells, without backticks.
-    """
+    """The cells of the first table below `heading`, without backticks."""
     table = PAGE[PAGE.index(heading) :].split("\n|---", 1)[1].split("\n\n", 1)[0].split("\n")[1:]
     rows = [[cell.strip().strip("`") for cell in re.split(r"\|", row)[1:-1]] for row in table]
     assert all(len(row) == columns for row in rows)
@@ -26,7 +23,7 @@ def listed(heading: str, columns: int) -> list[list[str]]:
 
 
 def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of a type's fields, with those of inner objects: `reasoning`, `reasoning.effort` …"""
+    """The names of the fields, also of inner objects: `reasoning`, `reasoning.effort` …"""
     for name, annotation in typing.get_type_hints(parameters).items():
         yield prefix + name
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -37,7 +34,6 @@ def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
 
 
 def value_at(body: Any, name: str) -> Any:
-    """The value of a field, such as `reasoning.effort`."""
     for step in name.split("."):
         body = body[step]
     return body

@@ -1,4 +1,4 @@
-"""Scripts for `provider.script` that do not answer correctly: an error, another format, wrong values, a broken or silent stream."""
+"""Scripts for `provider.script`. Most do not answer correctly."""
 
 import threading
 from typing import Any
@@ -43,7 +43,7 @@ def silence(exchange: Exchange) -> None:
 
 
 def last_chunk_with(**fields: Any) -> Any:
-    """A script whose last chunk has these fields. Tests give it invalid values."""
+    """A script whose last chunk has these fields."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

@@ -1,7 +1,4 @@
-"""The command API of a test, served on a port, for tests that need real connections.
-
-Also reads the answers that come over WebSockets.
-"""
+"""The command API of a test on a port, for real connections."""
 
 import asyncio
 import json
@@ -36,7 +33,7 @@ class _Server(uvicorn.Server):
 
 
 class ServedApi:
-    """The running API. `http` is a client of it. `stop` stops it as SIGTERM does."""
+    """The command API on a port. `stop` acts like SIGTERM."""
 
     def __init__(self, port: int, server: uvicorn.Server, shutdown: threading.Event, metrics: Metrics) -> None:
         self.base_url = f"http://127.0.0.1:{port}"
@@ -50,7 +47,7 @@ class ServedApi:
         self._server.should_exit = True
 
     def socket(self, **headers: str) -> Any:
-        """A WebSocket on `/v1/responses`, for `async with`. In the names of `headers`, write `_` for `-`."""
+        """In the names of `headers`, write `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = f"{self.base_url}/v1/responses".replace("http", "ws", 1)
         return connect(url, additional_headers=named, max_size=None)
@@ -86,10 +83,7 @@ async def served_api(
 
 
 async def create(client: ClientConnection, text: Any = "hi", **parameters: Any) -> list[dict[str, Any]]:
-    """Sends a `response.create`.
-
-    Returns all events of the answer. The last one is an error or the end of the response.
-    """
+    """Sends a `response.create`. Returns all events of the answer."""
     await client.send(json.dumps({"type": "response.create", "input": text, **parameters}))
     return await answer_of(client)
 
@@ -103,7 +97,7 @@ async def answer_of(client: ClientConnection) -> list[dict[str, Any]]:
 
 
 async def response_to(client: ClientConnection, text: Any = "hi", **parameters: Any) -> dict[str, Any]:
-    """Sends a `response.create`, which must complete. Returns the Response."""
+    """Returns the response, which must be completed."""
     last = (await create(client, text, **parameters))[-1]
     assert last["type"] == "response.completed", last
     response: dict[str, Any] = last["response"]
@@ -111,10 +105,7 @@ async def response_to(client: ClientConnection, text: Any = "hi", **parameters: 
 
 
 async def error_to(client: ClientConnection, text: Any = "hi", **parameters: Any) -> tuple[int, str, str | None]:
-    """Sends a `response.create`, which must be answered by a single error.
-
-    Returns the error's status, code and param.
-    """
+    """Status, code and param of the single error."""
     [error] = await create(client, text, **parameters)
     return socket_error(error)
 
@@ -126,7 +117,7 @@ def socket_error(event: dict[str, Any]) -> tuple[int, str, str | None]:
 
 
 async def closed_with(client: ClientConnection) -> tuple[int, str]:
-    """Waits for the server to close the socket. Returns the code and the reason."""
+    """Waits until the server closes. Returns the code and the reason."""
     async with asyncio.timeout(20):
         try:
             while True:

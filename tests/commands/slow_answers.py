@@ -6,10 +6,7 @@ from tests.scripted_provider import Exchange
 
 
 class SlowAnswers:
-    """Answers each question with `partial`. When the question is released, sends `answer to <question>` too.
-
-    `questions`: the questions in the order in which the provider got them.
-    """
+    """Answers with `partial`, and after the release with `answer to <question>`."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []
@@ -17,7 +14,7 @@ class SlowAnswers:
         self._all = threading.Event()
 
     def release(self, *questions: str) -> None:
-        """Lets the answers to these questions end. Without arguments, lets all answers end."""
+        """Lets the answers to these questions end. Without questions, lets all answers end."""
         self._released.update(questions)
         if not questions:
             self._all.set()
@@ -28,7 +25,7 @@ class SlowAnswers:
         exchange.begin_stream()
         exchange.text_chunk("partial ")
         while question not in self._released and not self._all.wait(0.01):
-            exchange.text_chunk("")  # fails when the store has disconnected
+            exchange.text_chunk("")
         exchange.text_chunk(f"answer to {question}")
         exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()

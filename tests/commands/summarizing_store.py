@@ -1,4 +1,4 @@
-"""The command API with a provider that writes summaries, for tests of summaries, pins and branches."""
+"""The command API with a provider that writes summaries."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,20 +31,19 @@ MODEL = "scripted"
 
 
 class Store(Struct):
-    """A client of the command API, and a CommandContext for functions that have no route of their own."""
+    """An open API, and requests to it. `context` is for functions without a route."""
 
     api: httpx.AsyncClient
     context: CommandContext
 
     async def assemble(self, conversation_id: str, text: str = "And now?", **parameters: Any) -> tuple[int, Context]:
-        """The version and the context for a request with this input. A summary is written first if one is needed."""
+        """(version, context). Writes a summary first if one is needed."""
         head = await self.context.dependencies.reader.head(conversation_id)
         assert head is not None
         reply_request = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
         return await context_with_summary(self.context, conversation_id, head.stream_version, reply_request)
 
     async def append(self, conversation_id: str, *items: Item) -> list[str]:
-        """Appends the items; returns their ids."""
         ids: list[str] = []
         for start in range(0, len(items), 20):
             answer = await self.api.post(
@@ -59,13 +58,12 @@ class Store(Struct):
 
 
 async def stay_connected() -> None:
-    """For `CommandContext.disconnected`: a client that never disconnects."""
+    """Never ends. For `CommandContext.disconnected`."""
     await asyncio.Event().wait()
 
 
 @asynccontextmanager
 async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
-    """Opens the command API on `settings`. `provider` writes the summaries."""
     provider.script = write_summary
     changed = {"openai_base_url": provider.url, "model_timeout": 5, "model_window": WINDOW, "default_model": MODEL}
     app = create_app(settings.model_copy(update=changed), Metrics(), Event())
@@ -85,12 +83,11 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
 
 
 def write_summary(exchange: Exchange) -> None:
-    """A provider's script: answers with a numbered summary."""
     exchange.stream_text(f"Summary {len(exchange.provider.requests)}: they talked. Ann likes tea.")
 
 
 def talk(turns: int, words: int = 40) -> list[Item]:
-    """The messages of this many turns. Each turn has one message of the user and one of the assistant."""
+    """A turn has a message of the user and one of the assistant."""
     return [
         {"type": "message", "role": role, "content": f"{role} {turn} " + "word " * words}
         for turn in range(turns)
@@ -103,11 +100,12 @@ def compactions(log: Log, conversation_id: str) -> list[ContextCompacted]:
 
 
 def budget_left_out(context: Context) -> list[str]:
-    """A list with one BUDGET for each range of items that did not fit in the budget."""
+    """One BUDGET for each range of items that did not fit."""
     return [left_out.reason for left_out in context.shown.left_out if left_out.reason == BUDGET]
 
 
 async def create_rolling(store: Store, budget: int = 1_000, **fields: Any) -> str:
+    """Creates a conversation with a rolling summary."""
     return await create_conversation(
         store.api, context_policy={"strategy": "rolling_summary", "budget": budget}, **fields
     )

@@ -1,4 +1,4 @@
-"""Invalid requests, and unusual ones that are accepted. An invalid request gets a 4xx error in the shape of the OpenAI API, and appends no event."""
+"""Invalid requests, which get a 4xx and append no event, and unusual ones that are accepted."""
 
 import json
 from typing import Any
@@ -13,6 +13,7 @@ UNKNOWN = f"conv_{'0' * 32}"
 
 
 def item(**changes: Any) -> dict[str, Any]:
+    """A body with one item."""
     return {"items": [{**message("hi"), **changes}]}
 
 
@@ -74,7 +75,7 @@ def assert_openai_error(answer: httpx.Response, status: int) -> None:
 
 
 @pytest.mark.parametrize(("body", "param"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
-async def test_an_invalid_body_is_a_400_that_names_the_wrong_field_if_there_is_one(
+async def test_an_invalid_body_is_a_400_with_the_right_param(
     api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -118,9 +119,7 @@ async def test_an_item_over_a_megabyte_is_a_413(api: httpx.AsyncClient, log: Log
 
 
 @pytest.mark.parametrize("size", [9_000_000, 40_000_000])
-async def test_a_body_over_its_limit_is_a_413_with_or_without_a_content_length(
-    api: httpx.AsyncClient, log: Log, size: int
-) -> None:
+async def test_a_body_over_its_limit_is_a_413(api: httpx.AsyncClient, log: Log, size: int) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     assert_openai_error(await api.post(path, content=b'{"items": [' + b" " * size + b"]}"), 413)
@@ -156,7 +155,7 @@ async def test_unusual_text_is_accepted_and_returned_unchanged(api: httpx.AsyncC
     "conversation_id", ["conv_1", "msg_" + "0" * 32, "conv_" + "g" * 32, "conv_" + "0" * 33, "a b", "%00"]
 )
 async def test_an_id_of_the_wrong_form_is_a_400(api: httpx.AsyncClient, log: Log, conversation_id: str) -> None:
-    assert_openai_error(await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": []}), 400)
+    assert_openai_error(await api.post(f"/v1/conversations/{conversation_id}/items", json=item()), 400)
     assert log.count() == 0
 
 
@@ -263,7 +262,7 @@ async def test_an_odd_path_is_a_404(api: httpx.AsyncClient, path: str) -> None:
         ({"input": "hi", "truncation": "maybe"}, "truncation"),
     ],
 )
-async def test_an_invalid_request_for_a_reply_is_a_400_that_names_the_field(
+async def test_an_invalid_request_for_a_reply_is_a_400_naming_the_field(
     api: httpx.AsyncClient, log: Log, body: dict[str, Any], param: str
 ) -> None:
     answer = await api.post("/v1/responses", json={"model": "m", **body})
@@ -272,7 +271,7 @@ async def test_an_invalid_request_for_a_reply_is_a_400_that_names_the_field(
     assert log.count() == 0
 
 
-async def test_an_unknown_path_is_a_404_and_a_get_of_a_known_path_is_a_405(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_path_is_a_404_and_a_method_of_the_other_api_a_405(api: httpx.AsyncClient) -> None:
     assert_openai_error(await api.post("/v1/nothing"), 404)
     assert (await api.get("/v1/conversations")).status_code == 405
 
@@ -313,10 +312,7 @@ OTHER_TYPES = [
     "text/plain, application/json",
     "json",
 ]
-"""Content types that are not JSON.
-
-A web page can send many of these, such as `text/plain`, to any site without a CORS preflight.
-"""
+"""Not JSON. A web page can send some of these without a CORS preflight."""
 
 
 async def send_as(api: httpx.AsyncClient, path: str, content: bytes, *content_types: str | None) -> httpx.Response:
@@ -357,7 +353,7 @@ async def test_two_content_types_are_a_415(api: httpx.AsyncClient, log: Log) -> 
     "content_type",
     ["application/json", "Application/JSON ; charset=utf-8", "application/vnd.api+json", "application/json;foo"],
 )
-async def test_any_json_content_type_is_accepted_and_a_request_without_a_body_needs_no_content_type(
+async def test_json_content_types_are_accepted_and_an_empty_body_needs_none(
     api: httpx.AsyncClient, content_type: str
 ) -> None:
     created = await send_as(api, "/v1/conversations", b"{}", content_type)
@@ -371,9 +367,7 @@ async def test_any_json_content_type_is_accepted_and_a_request_without_a_body_ne
 @pytest.mark.parametrize(
     "content_type", ["application/x-ndjson", "application/jsonl", "application/json-lines+json", "application/json"]
 )
-async def test_an_import_may_be_sent_as_json_lines_and_another_request_may_not(
-    api: httpx.AsyncClient, log: Log, content_type: str
-) -> None:
+async def test_only_an_import_may_be_sent_as_json_lines(api: httpx.AsyncClient, log: Log, content_type: str) -> None:
     assert (await send_as(api, "/v1/import", b"{}\n{}\n", content_type)).json()["conversations"] == 2
     assert_openai_error(await send_as(api, "/v1/conversations", b"{}", "application/x-ndjson"), 415)
     assert log.count() == 2

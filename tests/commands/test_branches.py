@@ -1,4 +1,4 @@
-"""Requests that revise an item or move the head: what a model is shown after them, which are refused, and what a repeated request gets."""
+"""Requests that revise an item or move the head."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.scripted_provider import ScriptedProvider
 
 
 async def texts(store: Store, conversation_id: str) -> list[str]:
-    """The texts of the messages that the model would be sent before the new input."""
+    """The texts that the model would be sent before the new input."""
     _, context = await store.assemble(conversation_id)
     return [sent["content"] for sent in context.body["messages"]][:-1]
 
@@ -47,7 +47,7 @@ async def test_a_model_is_shown_the_path_to_the_head_wherever_the_head_is(store:
     assert await texts(store, conversation_id) == ["m0", "n1", "n3"]
 
 
-async def test_revising_an_item_and_moving_the_head_obey_if_match_and_a_repeat_changes_nothing(
+async def test_revisions_and_moves_obey_if_match_and_idempotency_keys(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -64,7 +64,7 @@ async def test_revising_an_item_and_moving_the_head_obey_if_match_and_a_repeat_c
     assert (await store.post(f"{conversation_id}/head", item=first)).headers["etag"] == version
 
 
-async def test_revising_and_moving_are_refused_for_a_missing_item_a_malformed_body_and_an_ended_conversation(
+async def test_invalid_revisions_and_moves_are_refused(
     store: Store,
 ) -> None:
     conversation_id, other_id = [await create_conversation(store.api) for _ in range(2)]
@@ -97,7 +97,7 @@ async def test_revising_and_moving_are_refused_for_a_missing_item_a_malformed_bo
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_repeat_gets_the_first_answer_even_if_the_item_was_deleted_since_then(store: Store) -> None:
+async def test_a_repeat_gets_the_first_answer_even_after_its_item_was_deleted(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     [first, second] = await store.append(conversation_id, message("a"), message("b"))
     revise_once, move_once = [{"Idempotency-Key": mint("key")} for _ in range(2)]
@@ -112,7 +112,7 @@ async def test_a_repeat_gets_the_first_answer_even_if_the_item_was_deleted_since
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_revised_approval_is_linked_to_the_approval_request_on_its_own_path(store: Store) -> None:
+async def test_a_revised_approval_is_linked_to_the_request_on_its_own_path(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     call = {"type": "mcp_approval_request", "server_label": "s", "name": "n", "arguments": "{}"}
     [request_id] = await store.append(conversation_id, {**call, "id": "mcpr_a"})
@@ -123,7 +123,7 @@ async def test_a_revised_approval_is_linked_to_the_approval_request_on_its_own_p
     assert (new["approval_request_id"], new["approve"]) == (request_id, False)
 
 
-async def test_a_retraction_withdraws_a_summary_that_ends_deeper_on_another_branch(
+async def test_a_retraction_on_one_branch_withdraws_a_summary_on_another(
     store: Store, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -140,7 +140,7 @@ async def test_a_retraction_withdraws_a_summary_that_ends_deeper_on_another_bran
     assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 409
 
 
-async def test_a_fork_can_revise_inherited_items_and_move_its_head_to_them_without_a_change_to_its_origin(
+async def test_a_fork_can_revise_inherited_items_without_changing_its_origin(
     store: Store,
 ) -> None:
     origin = await create_conversation(store.api)
@@ -156,11 +156,11 @@ async def test_a_fork_can_revise_inherited_items_and_move_its_head_to_them_witho
     grandchild = (await store.post(f"{fork}/fork")).json()["id"]
     await revise(store, grandchild, ids[0], "q0")
     assert await texts(store, grandchild) == ["q0"]
-    await retract(store, grandchild, ids[1])  # the item is not on the active path
+    await retract(store, grandchild, ids[1])
     assert (await store.post(f"{grandchild}/items/{ids[1]}/restore")).status_code == 200
     await store.post(f"{grandchild}/head", item=ids[1])
     assert await texts(store, grandchild) == ["m0", "m1"]
-    for gone in (ids[2], new["id"]):  # they are not on the path that the grandchild inherits
+    for gone in (ids[2], new["id"]):
         assert (await revise(store, grandchild, gone, "x"))[0] == 404
         assert (await store.post(f"{grandchild}/head", item=gone)).status_code == 404
     await retract(store, fork, ids[1])

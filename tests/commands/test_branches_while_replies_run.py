@@ -1,4 +1,4 @@
-"""The head is moved, and items are revised, while replies run and others write. Requests go to two apps, as in two processes."""
+"""Moves of the head and revisions through two apps, also while replies run."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ async def move(api: httpx.AsyncClient, conversation_id: str, item_id: str) -> ht
 
 
 def active_items(log: Log, conversation_id: str) -> list[ItemAppended]:
-    """The items on the active path, retracted or not."""
+    """The items on the active path, also retracted ones."""
     events = log.events(conversation_id)
     state = fold(events)
     assert state is not None
@@ -47,7 +47,7 @@ def active_items(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in items if takes(state.path, event.branch, event.depth)]
 
 
-async def test_if_the_head_moves_then_a_running_reply_ends_where_it_was_requested_and_the_next_reply_does_not_wait(
+async def test_a_running_reply_stays_where_it_was_requested_when_the_head_moves(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])
@@ -64,14 +64,14 @@ async def test_if_the_head_moves_then_a_running_reply_ends_where_it_was_requeste
     assert output_text((await running).json()) == "partial answer to q0"
     on_path = active_items(log, conversation_id)
     assert [event.parent_id for event in on_path] == [None, *(event.item_id for event in on_path)][: len(on_path)]
-    assert (len(on_path), on_path[0].item_id) == (3, first)  # m0, q1 and its answer
+    assert (len(on_path), on_path[0].item_id) == (3, first)
     [late_question] = [
         event for event in log.events(conversation_id) if isinstance(event, ItemAppended) and event.parent_id == second
     ]
     assert late_question.aside
 
 
-async def test_a_cancelled_reply_is_tried_again_only_while_the_head_is_where_the_reply_was_requested(
+async def test_a_cancelled_reply_can_only_be_retried_where_it_was_requested(
     apis: list[httpx.AsyncClient], slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])
@@ -111,5 +111,5 @@ async def test_appends_revisions_and_moves_through_two_apps_at_once_lose_nothing
     on_path = active_items(log, conversation_id)
     assert [event.depth for event in on_path] == list(range(1, len(on_path) + 1))
     assert [event.parent_id for event in on_path] == [None, *(event.item_id for event in on_path)][: len(on_path)]
-    for first, second in appended:  # what was appended together stays together
+    for first, second in appended:  # one append stays together
         assert by_id[second].parent_id == first

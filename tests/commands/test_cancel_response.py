@@ -1,4 +1,4 @@
-"""POST /v1/responses/{id}/cancel, sent to the app that runs the reply and to a second app, as in two processes."""
+"""POST /v1/responses/{id}/cancel, sent to the app that runs the reply and to a second app."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tests.log import Log
 WITH_PROVIDER = {"model_window": 2_000}
 
 
-async def test_when_a_reply_completes_while_it_is_cancelled_then_each_answer_agrees_with_the_log(
+async def test_while_a_reply_completes_the_answers_to_cancel_agree_with_the_log(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     async def cancel_while_it_completes(number: int) -> None:

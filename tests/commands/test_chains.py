@@ -1,7 +1,4 @@
-"""Replies with a `previous_response_id`: where they continue, what the model is sent, and which requests are refused.
-
-Also replies that are not stored, and the count of input tokens.
-"""
+"""Replies with a `previous_response_id`, replies that are not stored, and the count of input tokens."""
 
 import asyncio
 import threading
@@ -57,6 +54,7 @@ async def test_instructions_of_the_previous_response_are_not_sent_again(
 
 
 def users(request: dict[str, Any]) -> list[Any]:
+    """The contents of the user messages."""
     return [content for role, content in sent_messages(request) if role == "user"]
 
 
@@ -166,9 +164,7 @@ async def test_a_previous_response_that_does_not_exist_or_still_runs_is_refused(
     may_answer.set()
 
 
-async def test_a_deleted_response_cannot_be_continued_and_its_items_stay_in_the_log(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_a_deleted_response_cannot_be_continued(api: httpx.AsyncClient, log: Log) -> None:
     first = await create_response(api, "one")
     deleted = await api.delete(f"/v1/responses/{first['id']}")
     assert deleted.json() == {"id": first["id"], "object": "response", "deleted": True}

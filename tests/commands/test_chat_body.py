@@ -1,4 +1,4 @@
-"""The body of a Chat Completions request: what is refused, which field the error names, and how the parameters are recorded."""
+"""The body of a Chat Completions request: what is refused, and how the parameters are recorded."""
 
 from typing import Any
 
@@ -124,13 +124,13 @@ def test_unusual_messages_are_accepted_unchanged(messages: list[dict[str, Any]])
     assert body_of(*messages).messages == messages
 
 
-def test_with_a_conversation_the_call_that_a_tool_message_answers_may_be_stored_already() -> None:
+def test_the_call_that_a_tool_message_answers_may_be_stored_already() -> None:
     assert body_of(OUTPUT, conversation="conv_1").messages == [OUTPUT]
     assert refusal(OUTPUT).param == "messages[0].tool_call_id"
     assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
 
 
-def test_messages_are_limited_in_number_and_messages_and_parameters_in_size() -> None:
+def test_messages_and_parameters_have_limits() -> None:
     assert MAX_CHAT_BYTES <= MAX_READ_BYTES
     body_of(*[USER] * MAX_MESSAGES)
     assert refusal(*[USER] * (MAX_MESSAGES + 1)).param == "messages"
@@ -139,7 +139,7 @@ def test_messages_are_limited_in_number_and_messages_and_parameters_in_size() ->
     assert refused.value.param == "messages"
     error = refusal(USER, {"role": "user", "content": "a" * 2**20})
     assert (error.status, error.code, error.param) == (413, "item_too_large", "messages[1]")
-    body_of(USER, {"role": "assistant", "content": "a" * 2**20})  # answers of the store may be this large
+    body_of(USER, {"role": "assistant", "content": "a" * 2**20})
     assert refusal({"role": "assistant", "content": "a" * MAX_ANSWER_BYTES}).param == "messages[0]"
     assert refusal(top_k="a" * 2**20).status == 413
 
@@ -240,7 +240,7 @@ ALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_parameters_are_recorded_as_sent_and_also_as_parameters_of_the_responses_api() -> None:
+def test_parameters_are_recorded_as_sent_and_for_the_responses_api() -> None:
     recorded = body_of(**ALL, **{name: CHAT_ONLY[name] for name in ("seed", "top_k")}).recorded_parameters()
     chat = recorded.pop("chat")
     own = {"model", "stream", "store", "metadata"}
@@ -273,7 +273,7 @@ def test_parameters_are_recorded_as_sent_and_also_as_parameters_of_the_responses
     }
 
 
-def test_functions_of_the_old_form_are_recorded_as_sent_and_also_as_tools() -> None:
+def test_functions_of_the_old_form_are_recorded_also_as_tools() -> None:
     recorded = body_of(functions=[FUNCTION], function_call={"name": "look"}, max_tokens=9).recorded_parameters()
     assert recorded["tools"] == [{"type": "function", **FUNCTION}]
     assert recorded["tool_choice"] == {"type": "function", "name": "look"}
@@ -282,7 +282,7 @@ def test_functions_of_the_old_form_are_recorded_as_sent_and_also_as_tools() -> N
 
 
 @pytest.mark.parametrize("name", CHAT_ONLY)
-def test_parameters_that_the_responses_api_lacks_are_refused_only_for_its_providers_and_in_a_conversation(
+def test_chat_only_parameters_are_refused_for_responses_providers_and_conversations(
     name: str,
 ) -> None:
     parameters = {name: CHAT_ONLY[name]} | ({"functions": [FUNCTION]} if name == "function_call" else {})
@@ -298,7 +298,7 @@ def _refused_in_conversation(**parameters: Any) -> ApiError:
     return refused.value
 
 
-def test_for_a_responses_provider_parameters_without_an_effect_are_accepted_and_audio_in_messages_is_refused() -> None:
+def test_a_responses_provider_accepts_all_other_parameters_and_values_without_an_effect() -> None:
     nothing = {"n": 1, "stop": [], "logit_bias": {}, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
     body_of(renderer=RESPONSES, **ALL)
     body_of(renderer=RESPONSES, **nothing)
@@ -332,9 +332,7 @@ def test_a_request_with_a_conversation_becomes_a_request_of_the_responses_api() 
     ("policy", "expected"),
     [("always", [True, True, False]), ("requested", [False, True, False]), ("never", [False, False, False])],
 )
-def test_the_setting_decides_what_an_absent_store_means_and_with_never_nothing_is_stored(
-    policy: Any, expected: list[bool]
-) -> None:
+def test_the_setting_and_the_request_decide_whether_a_completion_is_stored(policy: Any, expected: list[bool]) -> None:
     assert [body_of(store=store).is_stored(policy) for store in (None, True, False)] == expected
 
 

@@ -1,4 +1,4 @@
-"""Random bodies of Chat Completions requests: each is refused with a 400, or becomes items and a request to the provider."""
+"""A random body of a Chat Completions request is refused with 400, or can be rendered for the provider."""
 
 from contextlib import suppress
 from typing import Any
@@ -71,7 +71,7 @@ objects = st.fixed_dictionaries(
 
 
 def accepted(sent: dict[str, Any], renderer: int) -> CreateChatCompletion | None:
-    """The body; None if it is refused."""
+    """The body after its checks, or None if it is refused."""
     try:
         body = validate_body(CreateChatCompletion, msgspec.json.encode(sent))
         body.check(renderer, KnownMessages())
@@ -87,7 +87,7 @@ def accepted(sent: dict[str, Any], renderer: int) -> CreateChatCompletion | None
 @given(st.lists(messages, min_size=1, max_size=4))
 @example([{"role": "user", "content": "Hello", "tool_calls": [None]}])
 @example([{"role": "system", "content": "Hello", "function_call": [None], "refusal": [], "audio": 1}])
-def test_messages_are_refused_or_become_items_from_which_messages_can_be_made(sent: list[dict[str, Any]]) -> None:
+def test_messages_are_refused_or_become_items_and_messages_again(sent: list[dict[str, Any]]) -> None:
     body = accepted({"messages": sent}, CHAT)
     if body is None:
         return

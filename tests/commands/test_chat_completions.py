@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: which conversation a transcript continues, what is stored of it, and what the model is sent."""
+"""POST /v1/chat/completions: which conversation a transcript continues, what is stored, and what the model is sent."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ def assistant(text: str) -> Json:
 
 @pytest.fixture(autouse=True)
 def answers(provider: ScriptedProvider) -> None:
-    """Makes the model answer with the number of the request."""
+    """The model answers with the number of the request."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -54,14 +54,13 @@ async def complete(
 
 
 async def continued(api: httpx.AsyncClient, messages: list[Json], text: str, **fields: Any) -> tuple[list[Json], str]:
-    """Sends another turn. Returns the transcript after it, and the id of the conversation that the turn went to."""
+    """Asks `text`. Returns the transcript and the conversation's id."""
     messages = [*messages, user(text)]
     answer = await complete(api, messages, **fields)
     return [*messages, answer.json()["choices"][0]["message"]], answer.headers["x-conversation-id"]
 
 
 def texts(log: Log, conversation_id: str) -> list[str]:
-    """The texts of a conversation's own items."""
     return [
         text_of(from_stored(event.item)) for event in log.events(conversation_id) if isinstance(event, ItemAppended)
     ]
@@ -110,9 +109,7 @@ async def test_requests_at_the_same_time_with_the_same_prefix_are_all_answered(
     assert len(stored) == 10
 
 
-async def test_a_transcript_goes_to_the_conversation_that_the_client_names_and_an_invalid_name_is_a_400(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_a_transcript_goes_to_the_conversation_that_the_client_names(api: httpx.AsyncClient, log: Log) -> None:
     first, second = await complete(api, [user("hi")], "chat 1"), await complete(api, [user("hi")], "chat 2")
     ids = [answer.headers["x-conversation-id"] for answer in (first, second)]
     assert ids[0] != ids[1]
@@ -136,7 +133,7 @@ async def test_a_request_that_names_its_conversation_twice_is_refused(api: httpx
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Conversation-Id")
 
 
-async def test_a_completion_is_stored_only_if_the_setting_and_the_request_allow_it(
+async def test_a_completion_is_stored_if_setting_and_request_allow_it(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     expected = {
@@ -155,7 +152,7 @@ async def test_a_completion_is_stored_only_if_the_setting_and_the_request_allow_
         assert ("x-conversation-id" in answer.headers) == bool(count)
 
 
-async def test_a_long_new_history_is_stored_completely_and_the_next_request_continues_it(
+async def test_a_long_new_history_is_stored_and_the_next_request_continues_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     history = [message for n in range(700) for message in (user(f"question {n}"), assistant(f"reply {n}"))]
@@ -179,10 +176,8 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
     assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
 
 
-async def test_when_a_request_stops_while_its_long_history_is_stored_then_the_next_request_stores_only_the_rest(
-    api: httpx.AsyncClient, log: Log
-) -> None:
-    """A cancelled request leaves a history half stored, just as a killed process does."""
+async def test_the_next_request_stores_the_rest_of_a_half_stored_history(api: httpx.AsyncClient, log: Log) -> None:
+    """A cancelled request leaves the same events as a killed process."""
 
     def stored() -> int:
         return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])
@@ -201,9 +196,7 @@ async def test_when_a_request_stops_while_its_long_history_is_stored_then_the_ne
     assert stored() == before + 2_502
 
 
-async def test_of_equal_requests_with_one_key_at_the_same_time_only_one_keeps_its_long_history(
-    apis: list[httpx.AsyncClient], log: Log
-) -> None:
+async def test_equal_requests_with_one_key_keep_one_history(apis: list[httpx.AsyncClient], log: Log) -> None:
     body = {"model": "scripted", "messages": [user(f"question {n}") for n in range(1_001)]}
     answers = await asyncio.gather(
         *(apis[n % 2].post("/v1/chat/completions", json=body, headers={"idempotency-key": "a"}) for n in range(3))

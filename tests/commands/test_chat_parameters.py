@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of Chat Completions of the official client. The store sends, keeps or refuses each parameter as that list says."""
+"""Each Chat Completions parameter is sent, kept or refused as docs/clients.md says."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
     },
     "top_k": 40,
 }
-"""A value for each parameter. A field of an object has its value in the object's value, unless it has an entry of its own."""
+"""A value for each parameter, and for some inner fields."""
 
 NEEDED: dict[str, dict[str, Any]] = {
     "function_call": {"functions": [FUNCTION]},
@@ -84,11 +84,10 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "tools": ("tools", [{"type": "function", **FUNCTION, "strict": False}]),
     "verbosity": ("text.verbosity", "low"),
 }
-"""A parameter of Chat Completions -> (name, value) in a request to the Responses API, if its name or shape differs there."""
+"""Other names or shapes in the Responses API -> (name, value) there."""
 
 
 def body_with(name: str) -> CreateChatCompletion:
-    """A request with a value of this parameter."""
     first, *path = name.split(".")
     value = VALUES[first]
     if path and name in VALUES:  # the mode of a moderation

@@ -53,10 +53,10 @@ async def test_the_metadata_is_replaced_and_the_answer_is_the_chat_completion(
         assert answer.headers["etag"] == f'"{len(events)}"'
         assert int(answer.headers["x-position"]) > 0
     running, _ = await write.request_reply(conversation_id, "still there?", transcript=None)
-    assert error_of(await update(api, running, {}))[0] == 404  # it is no chat completion
+    assert error_of(await update(api, running, {}))[0] == 404
 
 
-async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key_and_no_content_is_kept_for_the_key(
+async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id = await write.start(listed=False)
@@ -73,9 +73,7 @@ async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key_and_n
     ]
 
 
-async def test_missing_or_invalid_metadata_or_another_field_is_a_400_that_names_the_field(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_invalid_metadata_is_a_400_that_names_the_field(api: httpx.AsyncClient, write: Writer) -> None:
     response_id = await write.complete_chat(await write.start(), "hi", "hello")
     bodies: list[tuple[dict[str, Any], str]] = [
         ({}, "metadata"),
@@ -92,7 +90,7 @@ async def test_missing_or_invalid_metadata_or_another_field_is_a_400_that_names_
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), body
 
 
-async def test_after_a_chat_completion_is_deleted_its_response_is_deleted_too_and_both_are_a_404(
+async def test_a_deleted_chat_completion_and_its_response_are_a_404(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id, listed = await write.start(listed=False), await write.start("before")
@@ -113,9 +111,7 @@ async def test_after_a_chat_completion_is_deleted_its_response_is_deleted_too_an
     assert isinstance(log.events(listed)[-1], ReplyDeleted)
 
 
-async def test_a_response_that_is_no_chat_completion_is_a_404_at_the_path_of_chat_completions(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_a_response_is_a_404_at_the_path_of_chat_completions(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
     plain, question = await write.request_reply(conversation_id, "hi")
     await write.complete_reply(conversation_id, plain, question, "a Response")
@@ -124,9 +120,7 @@ async def test_a_response_that_is_no_chat_completion_is_a_404_at_the_path_of_cha
             assert answer.status_code == 404
 
 
-async def test_a_response_is_deleted_by_a_chatcmpl_id_and_a_chat_completion_by_a_resp_id(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_a_response_and_a_chat_completion_are_deleted_by_either_id(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
     plain, question = await write.request_reply(conversation_id, "hi")
     await write.complete_reply(conversation_id, plain, question, "a Response")
@@ -137,7 +131,7 @@ async def test_a_response_is_deleted_by_a_chatcmpl_id_and_a_chat_completion_by_a
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_a_reply_that_continues_from_a_response_whose_metadata_changed_is_not_shown_the_items_after_that_response(
+async def test_after_a_change_of_metadata_a_reply_continues_from_the_same_place(
     api: httpx.AsyncClient, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

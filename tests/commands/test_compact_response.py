@@ -1,4 +1,4 @@
-"""POST /v1/responses/compact: summarizes an input or a chain of responses. An input that is too long is refused before the model is called."""
+"""POST /v1/responses/compact: summarizes an input or a chain of responses."""
 
 import httpx
 
@@ -10,10 +10,10 @@ from tests.scripted_provider import ScriptedProvider
 WITH_PROVIDER = {"model_window": 1_000}
 
 
-async def test_given_turns_that_fill_more_than_eight_portions_then_the_answer_is_a_400_and_the_model_is_not_called(
+async def test_turns_that_fill_more_than_eight_portions_are_a_400(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    # A portion has room for about 470 tokens. One of these turns has 310, and an item is never divided.
+    # A portion has room for about 470 tokens. One of these turns has 310.
     turns = [
         {"role": role, "content": "word " * words}
         for _ in range(11)

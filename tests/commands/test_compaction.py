@@ -1,7 +1,4 @@
-"""A client asks for a compaction by POST /v1/conversations/{id}/compact.
-
-It can undo the compaction by `/compact/undo`, and redo it by `/compact/redo`.
-"""
+"""POST /v1/conversations/{id}/compact, `/compact/undo` and `/compact/redo`."""
 
 from infrastructure.ids import mint
 from tests.commands.api_client import create_conversation
@@ -38,7 +35,7 @@ async def test_compact_undo_and_redo_change_the_context(store: Store, log: Log) 
     assert (await store.post(f"{conversation_id}/compact/redo")).json()["error"]["code"] == "nothing_to_undo"
 
 
-async def test_a_compaction_repeated_with_the_same_key_calls_the_model_once(
+async def test_a_compaction_repeated_with_its_key_does_not_call_the_model_again(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -53,7 +50,7 @@ async def test_a_compaction_repeated_with_the_same_key_calls_the_model_once(
     assert len(provider.requests) == calls
 
 
-async def test_a_conversation_that_fits_has_nothing_to_compact_and_an_unknown_one_is_a_404(store: Store) -> None:
+async def test_a_conversation_that_fits_has_nothing_to_compact(store: Store) -> None:
     conversation_id = await create_conversation(store.api, items=talk(1))
     answer = await store.post(f"{conversation_id}/compact")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "nothing_to_compact")

@@ -23,9 +23,7 @@ async def test_creating_a_conversation_answers_with_its_id_version_and_position(
     assert log.topics(body["id"]) == ["conversation.started", "item.appended"]
 
 
-async def test_items_are_stored_as_sent_and_answered_with_content_parts_and_new_ids(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_items_are_stored_as_sent_and_get_new_ids(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     sent: list[dict[str, object]] = [
         {"id": "mine", "role": "user", "content": "hi"},
@@ -61,9 +59,7 @@ async def test_fifty_concurrent_appends_are_fifty_items_with_versions_without_ga
     assert len(set(positions)) == 50
 
 
-async def test_an_append_with_an_old_version_is_a_412_that_names_the_current_one(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_an_append_with_an_old_version_is_a_412_naming_the_current_one(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     first = await api.post(path, json={"items": [message("a")]}, headers={"If-Match": '"1"'})
@@ -75,9 +71,7 @@ async def test_an_append_with_an_old_version_is_a_412_that_names_the_current_one
     assert log.count() == 2
 
 
-async def test_a_repeat_with_the_same_key_gets_the_first_answer_and_appends_nothing(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_a_repeat_with_the_same_key_appends_nothing(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     calls = [api.post(path, json={"items": [message("once")]}, headers={"Idempotency-Key": "k"}) for _ in range(8)]

@@ -30,9 +30,7 @@ async def delete(api: httpx.AsyncClient, response_id: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"object": "response", "id": response_id, "deleted": True})
 
 
-async def test_when_the_only_response_is_deleted_then_its_unlisted_conversation_is_deleted_too(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_an_unlisted_conversation_is_deleted_with_its_only_response(api: httpx.AsyncClient, log: Log) -> None:
     response = await create_response(api, "one")
     conversation_id = response["conversation"]["id"]
     await delete(api, response["id"])
@@ -50,7 +48,7 @@ async def test_when_the_only_response_is_deleted_then_its_unlisted_conversation_
     assert (await api.delete(f"/v1/responses/{response['id']}")).status_code == 404
 
 
-async def test_a_chain_loses_the_items_of_a_deleted_response_and_is_deleted_with_its_last_response(
+async def test_a_chain_loses_the_items_of_a_deleted_response(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
@@ -80,9 +78,7 @@ async def test_a_listed_conversation_keeps_the_items_of_a_deleted_response(
     assert ("user", "one") in sent_messages(provider.requests[-1])
 
 
-async def test_a_chain_to_which_a_client_added_an_item_is_not_deleted_with_its_only_response(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_a_chain_with_an_item_of_a_client_outlives_its_only_response(api: httpx.AsyncClient, log: Log) -> None:
     response = await create_response(api, "one")
     conversation_id = response["conversation"]["id"]
     items = {"items": [{"type": "message", "role": "user", "content": "by hand"}]}
@@ -92,7 +88,7 @@ async def test_a_chain_to_which_a_client_added_an_item_is_not_deleted_with_its_o
 
 
 class Endless:
-    """A script that streams a word, and then spaces until the store disconnects or `may_end` is set."""
+    """Streams a word, and then spaces until the store disconnects or `may_end` is set."""
 
     def __init__(self) -> None:
         self.streaming, self.may_end = threading.Event(), threading.Event()
@@ -117,7 +113,7 @@ async def test_a_running_response_is_stopped_and_deleted(
         await asyncio.to_thread(endless.streaming.wait, 10)
         [(response_id,)] = log.rows("SELECT response_id FROM responses")
         await delete(api, response_id)
-        answer = await asyncio.wait_for(streaming, 4)  # the lease alone would stop the reply only after 5 s
+        answer = await asyncio.wait_for(streaming, 4)  # the lease alone would take 5 s
         await asyncio.to_thread(provider.disconnected.wait, 10)
     finally:
         endless.may_end.set()
@@ -125,7 +121,6 @@ async def test_a_running_response_is_stopped_and_deleted(
     assert [type(event) for event in log.events(conversation_id)][-2:] == [ReplyCancelled, ReplyDeleted]
     assert "secret" not in str(log.events(conversation_id))
     assert log.rows("SELECT running FROM responses") == [(False,)]
-    # The conversation is free again.
     provider.script = lambda exchange: exchange.stream_text("fine")
     assert (await create_response(api, "next", conversation=conversation_id))["status"] == "completed"
 
@@ -143,7 +138,7 @@ async def test_the_live_events_of_a_deleted_response_are_removed(
         assert await redis.exists(key) == 0
 
 
-async def test_a_response_that_may_complete_while_it_is_deleted_is_deleted_with_its_conversation(
+async def test_a_response_that_may_complete_meanwhile_is_deleted_with_its_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     answers = await asyncio.gather(*(post_response(api, f"{n}", background=True) for n in range(8)))

@@ -1,7 +1,4 @@
-"""Chat Completions whose transcript departs from what is stored: they open a branch after the last common item.
-
-While another reply runs there, they continue in a fork. A transcript with a rewritten answer, or without its beginning, is still recognised.
-"""
+"""Chat Completions whose transcript departs from the stored items."""
 
 import asyncio
 from typing import Any
@@ -27,7 +24,10 @@ def numbered(exchange: Exchange) -> None:
 async def ask(
     api: httpx.AsyncClient, messages: list[Json], *questions: str, name: str | None = None
 ) -> tuple[list[Json], str]:
-    """Asks the questions one after the other; without questions, asks for an answer to the last message. Returns (the transcript, the conversation's id)."""
+    """Asks the questions in turn. Without questions, asks for an answer to the last message.
+
+    Returns (transcript, conversation id).
+    """
     for added in [[user(question)] for question in questions] or [[]]:
         messages = [*messages, *added]
         answer = await complete(api, messages, name)
@@ -40,7 +40,7 @@ def contents(messages: list[Json]) -> list[str]:
 
 
 def path(log: Log, conversation_id: str) -> list[str]:
-    """The texts of the conversation's own items on its active path."""
+    """The texts of the conversation's own items on the active path."""
     events = log.events(conversation_id)
     items = {event.item_id: event for event in events if isinstance(event, ItemAppended)}
     state = fold(events)
@@ -53,12 +53,12 @@ def path(log: Log, conversation_id: str) -> list[str]:
 
 
 def stored(log: Log, conversation_id: str) -> list[str]:
-    """The texts of the conversation's own items on all branches, in the order in which they were appended."""
+    """The texts of the conversation's own items on all branches."""
     events = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     return [text_of(from_stored(event.item)) for event in events]
 
 
-async def test_a_transcript_that_departs_opens_a_branch_after_the_last_common_item_and_each_branch_can_be_continued(
+async def test_a_departing_transcript_opens_a_branch_after_the_last_common_item(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
@@ -71,11 +71,11 @@ async def test_a_transcript_that_departs_opens_a_branch_after_the_last_common_it
     assert same == conversation
     assert path(log, conversation) == contents(regenerated) == ["one", "answer 1", "edited", "answer 4"]
 
-    for transcript in (edited, first, regenerated, edited):  # the active branch is another one each time
+    for transcript in (edited, first, regenerated, edited):
         longer, same = await ask(api, transcript, "more")
         assert same == conversation
         assert path(log, conversation) == contents(longer)
-    departed, same = await ask(api, longer[:5], "else")  # after a message that is stored on a branch of a branch
+    departed, same = await ask(api, longer[:5], "else")  # a branch of a branch
     assert same == conversation
     assert path(log, conversation) == contents(departed)
     assert len(stored(log, conversation)) == 4 + 2 + 1 + 3 * 2 + 1 + 2, (
@@ -84,7 +84,7 @@ async def test_a_transcript_that_departs_opens_a_branch_after_the_last_common_it
     assert provider.requests[-1]["messages"] == departed[:-1]
 
 
-async def test_while_a_reply_runs_at_the_same_place_a_transcript_continues_in_a_fork(
+async def test_a_transcript_continues_in_a_fork_while_a_reply_runs_after_the_same_item(
     apis: list[httpx.AsyncClient], log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
@@ -113,7 +113,7 @@ async def test_while_a_reply_runs_at_the_same_place_a_transcript_continues_in_a_
         assert path(log, conversation) == contents(longer)
 
 
-async def test_in_a_named_fork_a_transcript_can_depart_at_an_inherited_item_of_any_branch(
+async def test_in_a_fork_a_transcript_can_depart_at_an_inherited_item(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered
@@ -158,7 +158,7 @@ async def test_a_rewritten_answer_is_recognised_on_any_branch(
     assert path(log, conversation) == [*contents(regenerated[:2]), *contents(cut_off)]
 
 
-async def test_given_an_item_deleted_on_one_branch_then_a_transcript_continues_on_the_other_one(
+async def test_given_an_item_deleted_on_one_branch_a_transcript_continues_on_the_other(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered

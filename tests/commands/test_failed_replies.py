@@ -1,7 +1,4 @@
-"""Replies that fail in many ways, as a whole answer and as a stream.
-
-The error names the response that was recorded in the log. If no response was recorded, the error names none.
-"""
+"""Replies that fail in many ways. The error names the recorded response, if there is one."""
 
 import socket
 from typing import Any
@@ -44,10 +41,7 @@ SCRIPTS: list[tuple[Script, int, str]] = [
 
 
 async def fail(api: httpx.AsyncClient, log: Log, expected: tuple[int, str]) -> None:
-    """Requests two replies that fail, a whole answer and a stream.
-
-    Checks the error, and that both errors name the recorded response.
-    """
+    """Requests a reply, then a streamed one. Both errors must name the recorded response."""
     conversation_id = await create_conversation(api)
     failed = await post_response(api, "hi", conversation=conversation_id)
     error = failed.json()["error"]
@@ -91,7 +85,7 @@ async def test_without_redis_a_reply_fails_in_the_same_way(
         await fail(api, log, (502, "model_error"))
 
 
-async def test_the_error_of_a_repeated_request_whose_reply_failed_names_the_same_response(
+async def test_the_error_of_a_repeat_names_the_same_response(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     provider.script = breaks_off

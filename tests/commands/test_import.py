@@ -1,7 +1,4 @@
-"""POST /v1/import: many conversations in one request, one per line.
-
-An invalid line is refused with the error that a single request would get. The valid lines are imported.
-"""
+"""POST /v1/import: many conversations, one per line. An invalid line is refused alone."""
 
 import asyncio
 import json
@@ -75,9 +72,7 @@ async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.As
     assert log.count() == 5
 
 
-async def test_if_every_line_is_refused_then_the_answer_is_a_4xx_with_each_line_and_its_error(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_if_every_line_is_refused_the_answer_is_a_4xx_with_each_error(api: httpx.AsyncClient, log: Log) -> None:
     bad = [b"\n", b"{not json\n", line(1, surprise=1), b'{"items": [{"role": "robot", "content": "x"}]}\n']
     report = await send(api, *bad, status=400)
     assert (report["object"], report["conversations"], report["items"], report["failed"]) == ("import", 0, 0, 3)
@@ -101,7 +96,7 @@ async def test_if_every_line_is_refused_then_the_answer_is_a_4xx_with_each_line_
         ([ApiError(413, "a"), ApiError(400, "b"), ApiError(413, "c")], 400, "nothing_imported", "false"),
     ],
 )
-def test_if_nothing_was_imported_then_the_errors_of_the_lines_decide_the_status(
+def test_if_nothing_is_imported_the_errors_of_the_lines_decide_the_status(
     errors: list[Exception], status: int, code: str, retry: str
 ) -> None:
     report = Progress()
@@ -171,7 +166,7 @@ async def test_an_import_whose_client_disconnects_ends_and_leaves_no_conversatio
 
 
 async def disconnect_after(app: ASGIApp, content: bytes) -> int:
-    """Sends an import whose client disconnects after `content`. Returns the status of the answer, although the client no longer reads it."""
+    """Imports `content`, then disconnects. Returns the status of the answer."""
     received: Iterator[Any] = iter(
         [{"type": "http.request", "body": content, "more_body": True}, {"type": "http.disconnect"}]
     )

@@ -1,7 +1,4 @@
-"""A fork inherits the pinned items and the summary up to the item after which it begins.
-
-If a pinned item, or an item that the summary covers, is deleted in the origin, the fork loses the pin or the summary.
-"""
+"""A fork inherits the pinned items and the summary up to the item after which it begins."""
 
 from typing import Any
 
@@ -13,16 +10,14 @@ from tests.scripted_provider import ScriptedProvider
 
 
 async def fork_at(store: Store, response: dict[str, Any]) -> str:
-    """Starts a fork after this response, by asking for a reply there. Returns its id."""
     return str((await create_response_in_fork(store.api, "And?", response))["conversation"]["id"])
 
 
 async def fork_of_fork(store: Store, response: dict[str, Any]) -> str:
-    """Starts a fork after this response, and then a fork of that fork. Returns the id of the second fork."""
     return await fork_at(store, await create_response_in_fork(store.api, "two", response))
 
 
-async def test_a_fork_shows_inherited_pinned_items_until_they_are_unpinned_in_the_fork_or_deleted(
+async def test_a_fork_shows_inherited_pins_until_they_are_unpinned_or_deleted(
     store: Store, provider: ScriptedProvider
 ) -> None:
     origin = await create_conversation(store.api, context_policy={"budget": 500})
@@ -45,7 +40,6 @@ async def test_a_fork_shows_inherited_pinned_items_until_they_are_unpinned_in_th
     ):
         assert all(text in request for text in ("Zoe", "sky", "A rainbow."))
         assert "Ben" not in request
-    # Items that are pinned in the fork are added to those that it inherits.
     [own] = await store.append(fork, {"type": "message", "role": "user", "content": "My cat is Tom."})
     assert (await store.post(f"{fork}/items/{own}/pin")).status_code == 200
     await store.append(fork, *talk(10))
@@ -80,7 +74,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     request = await shown_to_model(store, fork)
     assert ("Of tea." in request, "user 0 " in request) == (True, False)
     assert "Of tea." in await shown_to_model(store, await fork_of_fork(store, response))
-    # A summary that is made in the fork includes the inherited summary. Undo brings the inherited summary back.
+    # Undo brings the inherited summary back.
     await store.append(fork, *talk(40))
     provider.requests.clear()
     await compact(store, provider, fork, "Of tea and cake.")
@@ -93,7 +87,7 @@ async def test_a_summary_is_inherited_if_its_last_item_lies_before_the_fork(
     request = await shown_to_model(store, fork)
     assert ("Of tea." in request, "Of tea and cake." in request) == (True, False)
     assert (await store.post(f"{fork}/compact/redo")).status_code == 200
-    # An item that both summaries cover is deleted.
+    # Both summaries cover this item.
     await retract(store, origin, ids[0])
     request = await shown_to_model(store, fork)
     assert not any(text in request for text in ("Of tea.", "Of tea and cake."))

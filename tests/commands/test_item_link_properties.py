@@ -1,8 +1,4 @@
-"""Random items with links.
-
-A link names an item by the client's id or the call id, and must lead to the last earlier item with that name. A call with this call id is
-preferred to one with this id.
-"""
+"""Random items with links. A link must lead to the last earlier item with that id or call id."""
 
 from typing import Any
 
@@ -35,7 +31,7 @@ sequences = st.lists(st.one_of(requests, approvals, calls, outputs, others), max
 
 
 def expected(items: list[tuple[str, Item]], index: int) -> Any:
-    """The value that the link of the item at `index` must have. This is a second, simple implementation."""
+    """The link of the item at `index`, by a second, simple implementation."""
     item = items[index][1]
     if item["type"] == "mcp_approval_response":
         named = [
@@ -47,13 +43,13 @@ def expected(items: list[tuple[str, Item]], index: int) -> Any:
     name = item.get("call_id") or item["id"]
     calls_before = [earlier for _, earlier in items[:index] if earlier["type"] == "local_shell_call"]
     if any(name == (call.get("call_id") or call["id"]) for call in calls_before):
-        return name  # a call with this `call_id` is preferred to one with this `id`
+        return name  # preferred to a call with this `id`
     found = [call["call_id"] for call in calls_before if name == call["id"]]
     return found[-1] if found else item.get("call_id")
 
 
 @given(sequences)
-def test_each_link_leads_to_the_last_item_before_it_that_has_the_name(sequence: list[Item]) -> None:
+def test_each_link_leads_to_the_last_earlier_item_of_that_name(sequence: list[Item]) -> None:
     items = [(f"ours_{index}", item) for index, item in enumerate(sequence)]
     result = link(items)
     fields = {"mcp_approval_response": "approval_request_id", "local_shell_call_output": "call_id"}
@@ -65,7 +61,7 @@ def test_each_link_leads_to_the_last_item_before_it_that_has_the_name(sequence: 
             assert item.get(field) == expected(items, index)
         unlinked = {name: value for name, value in item.items() if name not in ("call_id", field)}
         assert unlinked == {name: value for name, value in before.items() if name not in ("call_id", field)}
-    # Linking the result again changes nothing. `linked`, which takes stored items, has the same result.
+    # Linking again changes nothing. `linked` does the same with stored items.
     assert link(result) == result
     new = [NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in items]
     assert [(one.item_id, from_stored(one.item)) for one in linked(new)] == result

@@ -1,8 +1,4 @@
-"""Items that name other items by id.
-
-In a list, such a link holds the id that we gave to the named item, or the `call_id` of the named call. In a request to a
-provider, the link leads to the same item.
-"""
+"""Items that name other items by id. A list and a request to a provider must link to the same item."""
 
 import json
 from collections.abc import Iterable
@@ -44,18 +40,17 @@ async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, An
 
 
 def listed(log: Log, conversation_id: str) -> list[dict[str, Any]]:
-    """The items as the API lists them, newest first."""
+    """Newest first, as the API lists them."""
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     return [json.loads(as_output(event.item_id, event.item)) for event in reversed(appended)]
 
 
 def of_type(items: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """The first item of this type."""
     return next(item for item in items if item["type"] == kind)
 
 
 PAIRS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
-    # (first item, second item, a field of the second item, a field of the first item). The two fields must be equal.
+    # (first item, second item, a field of the second, the equal field of the first)
     ({**REQUEST, "id": "mcpr_a"}, {**RESPONSE, "approval_request_id": "mcpr_a"}, "approval_request_id", "id"),
     (
         {**REQUEST, "id": "mcpr_a"},
@@ -88,12 +83,12 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize("way", ["together", "apart", "far apart", "in replies", "imported", "created with"])
-async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_provider_is_sent(
+async def test_a_link_leads_to_the_same_item_in_lists_and_requests(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        # The client gave `earlier` the same id as `first`. A link leads to the last item with this id, which is `first`.
+        # The link must lead to `first`, the last item with its id.
         earlier = {**first, "name": "earlier"}
         match way:
             case "together":
@@ -138,7 +133,6 @@ async def test_an_image_can_be_named_by_its_id_alone(
     sent = provider.requests[-1]["input"]
     assert sent[0]["result"] == "AA=="
     assert sent[0]["id"] not in (image["id"], "ig_theirs")
-    # In its own conversation the image is also found by the client's id.
     conversation_id = await create_conversation(api)
     await add(api, conversation_id, message("Draw."), {**IMAGE, "id": "mine"}, message("Here", "assistant"))
     await create_response(
@@ -151,7 +145,7 @@ async def test_an_image_can_be_named_by_its_id_alone(
     assert log.count() == before
 
 
-async def test_in_a_request_to_the_provider_an_approval_names_the_id_of_the_approval_request_before_it(
+async def test_an_approval_sent_to_the_provider_names_the_request_before_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working = provider.script
@@ -163,7 +157,7 @@ async def test_in_a_request_to_the_provider_an_approval_names_the_id_of_the_appr
     second = await create_response(api, [approval], previous_response_id=first["id"])
     sent = provider.requests[-1]["input"]
     assert sent[1]["id"] == sent[2]["approval_request_id"] == request_id
-    # In another conversation the request is a copy, with its own id. The approval leads to the copy.
+    # Here the approval leads to the copy of the request.
     copied = await create_response(
         api, [message("Do it."), {"type": "item_reference", "id": request_id}, approval, message("Go on.")]
     )
@@ -172,7 +166,7 @@ async def test_in_a_request_to_the_provider_an_approval_names_the_id_of_the_appr
     await create_response(api, [approval, message("Again?")], conversation=copied["conversation"]["id"])
     newest = provider.requests[-1]["input"][-2]
     assert newest["approval_request_id"] == sent[1]["id"]
-    # The input of a failed reply is sent again, with new ids. The links in it lead to these ids.
+    # The links in a failed reply's input lead to its new ids.
     provider.script = lambda exchange: exchange.begin_stream()
     request = [{**REQUEST, "id": "mcpr_mine"}, {**RESPONSE, "approval_request_id": "mcpr_mine"}]
     failed = events_of(await post_response(api, request, stream=True))[-1]["response"]
@@ -183,7 +177,7 @@ async def test_in_a_request_to_the_provider_an_approval_names_the_id_of_the_appr
     assert second["status"] == "completed"
 
 
-async def test_an_unusable_id_of_a_client_is_not_stored_and_a_link_without_a_target_stays_as_it_is(
+async def test_an_unusable_id_of_a_client_is_not_stored(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, items=[message("Q"), {**REQUEST, "id": None}])
@@ -196,9 +190,7 @@ async def test_an_unusable_id_of_a_client_is_not_stored_and_a_link_without_a_tar
     assert not any(b'"id"' in event.item for event in events)
 
 
-async def test_an_output_goes_to_the_call_with_its_call_id_and_not_to_a_call_whose_id_is_the_same_text(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_a_call_id_that_is_also_the_id_of_another_call_is_kept(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     items = [
         {"type": "function_call", "id": "1", "call_id": "2", "name": "look", "arguments": "{}"},

@@ -1,7 +1,4 @@
-"""References: input items that only name another item.
-
-The named item is in the same conversation, in another one, or does not exist.
-"""
+"""References: input items that only name another item."""
 
 from typing import Any
 
@@ -33,7 +30,6 @@ def reference(item_id: str) -> dict[str, str]:
 
 
 async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, Any]) -> list[str]:
-    """Appends the items; returns their ids."""
     answer = await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
     assert answer.status_code == 200, answer.text
     return [item["id"] for item in answer.json()["data"]]
@@ -47,7 +43,7 @@ def appended(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
 
 
-async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_in_the_new_conversation(
+async def test_a_referenced_item_is_stored_in_a_new_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
@@ -62,12 +58,12 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_in_t
     stored = appended(log, second["conversation"]["id"])
     assert len(stored) == 4
     assert answer_id not in {event.item_id for event in stored}
-    # A third turn refers to the answers of both conversations, and continues the second one. An item that has only an `id` is a reference too.
+    # An item with only an `id` is a reference.
     third = [message("else"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
     went_on = await create_response(api, third)
     assert went_on["conversation"] == second["conversation"]
     assert texts(provider) == ["else", "Hello, world!", "two", "Hello, world!", "three"]
-    # An item that was just appended is found: a reference does not wait for a view.
+    # A reference does not wait for a view.
     [item_id] = await add(api, await create_conversation(api), message("just now"))
     before = log.count()
     alone = await create_response(api, [reference(item_id), reference(item_id)], store=False)
@@ -77,7 +73,7 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_in_t
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_to_another_item_adds_a_copy(
+async def test_a_reference_adds_only_what_the_path_lacks(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     [elsewhere] = await add(api, await create_conversation(api), message("elsewhere"))
@@ -96,8 +92,6 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
         api, [reference(elsewhere), reference(answer_id), message("three")], **continued(second)
     )
     assert texts(provider)[4:] == ["elsewhere", "three"]
-    # The copy is on the path now, so it is not added again. An item of the path that is sent in full, with its id, is
-    # not added either.
     changed = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
     await create_response(api, [reference(elsewhere), changed, message("four")], **continued(third))
     assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]
@@ -107,7 +101,7 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
     assert len(appended(log, conversation_id)) == 9
 
 
-async def test_on_a_new_branch_a_reference_to_an_item_before_the_branch_adds_nothing_and_a_reference_to_a_later_item_adds_a_copy(
+async def test_on_a_new_branch_a_reference_adds_only_what_the_branch_lacks(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
@@ -120,7 +114,7 @@ async def test_on_a_new_branch_a_reference_to_an_item_before_the_branch_adds_not
     assert len(appended(log, first["conversation"]["id"])) == 4 + 5
 
 
-async def test_a_reference_to_an_item_that_is_missing_or_not_readable_is_a_404_that_names_it_and_leaves_no_event(
+async def test_a_reference_to_a_missing_or_unreadable_item_is_a_404(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, settings: Settings
 ) -> None:
     kept, deleted, foreign = [await create_conversation(api) for _ in range(3)]
@@ -158,7 +152,7 @@ async def test_a_reference_to_an_item_that_is_missing_or_not_readable_is_a_404_t
     assert len(provider.requests) == requests
 
 
-async def test_a_referenced_item_alone_is_sent_unless_it_is_on_the_path_already_or_cannot_be_sent_by_itself(
+async def test_a_referenced_item_alone_is_refused_if_already_on_the_path(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -172,7 +166,6 @@ async def test_a_referenced_item_alone_is_sent_unless_it_is_on_the_path_already_
     without_output = await post_response(api, [reference(call_id)])
     assert error_of(without_output) == (400, "invalid_value", "input")
     assert log.count() == before
-    # The call is shown when it is sent together with its output.
     output = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
     await create_response(api, [message("Weather?"), reference(call_id), output])
     assert [sent["role"] for sent in provider.requests[-1]["messages"]] == ["user", "assistant", "tool"]
@@ -192,9 +185,7 @@ async def test_referenced_items_count_for_the_size_of_the_input(api: httpx.Async
     assert log.count() == before
 
 
-async def test_the_error_for_a_referenced_item_that_the_provider_cannot_take_names_its_place_in_the_input(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_the_error_for_an_unsuitable_referenced_item_names_its_place(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     first = await create_response(api, "one", conversation=conversation_id)
     search = {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}}
@@ -204,7 +195,7 @@ async def test_the_error_for_a_referenced_item_that_the_provider_cannot_take_nam
     assert error_of(refused) == (400, "unsupported_parameter", "input[2].type")
 
 
-async def test_after_a_failed_reply_its_partial_output_can_be_named_by_its_id(
+async def test_the_partial_output_of_a_failed_reply_can_be_named(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     def breaks_off(exchange: Any) -> None:
@@ -220,7 +211,7 @@ async def test_after_a_failed_reply_its_partial_output_can_be_named_by_its_id(
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_a_copy_in_the_input_of_a_reply_that_failed_is_not_carried_over_when_its_original_is_deleted(
+async def test_the_copy_of_a_deleted_item_is_not_carried_over(
     api: httpx.AsyncClient, provider: ScriptedProvider, deletion: str
 ) -> None:
     original = await create_conversation(api)
@@ -239,7 +230,7 @@ async def test_a_copy_in_the_input_of_a_reply_that_failed_is_not_carried_over_wh
         assert texts(provider) == [*sent, "four"]
 
 
-async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_left_out(
+async def test_an_item_with_the_id_of_a_copied_item_is_left_out(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     [elsewhere] = await add(api, await create_conversation(api), message("elsewhere"))
@@ -248,7 +239,7 @@ async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_lef
     with_id = {**message("elsewhere"), "id": elsewhere}
     await create_response(api, [with_id, message("two")], conversation=conversation_id)
     assert texts(provider) == ["elsewhere", "one", "Hello, world!", "two"]
-    # An item of a reply that was not stored is left out in the same way. A client's own id may be used again.
+    # An item of an unstored reply is left out too.
     unstored = {**message("unstored", "assistant"), "id": mint("msg")}
     own = {**message("own"), "id": "mine"}
     for text in ("three", "four"):
@@ -269,14 +260,11 @@ async def test_a_retracted_item_that_a_client_still_has_does_not_come_back(
     assert len(appended(log, conversation_id)) == 4
     refused = await post_response(api, old_copy, conversation=conversation_id)
     assert error_of(refused) == (400, "input_already_in_conversation", "input")
-    # In another conversation both items are new items like any others.
     await create_response(api, old_copy)
     assert texts(provider) == ["one", "secret"]
 
 
-async def test_an_input_may_have_a_thousand_items_and_name_items_of_many_conversations(
-    api: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_an_input_may_have_a_thousand_items(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     ids = []
     for number in range(300):
         ids += await add(api, await create_conversation(api), message(f"old {number}"))

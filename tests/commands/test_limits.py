@@ -28,7 +28,7 @@ Api = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 def usage_of(tokens: int) -> Callable[[Exchange], None]:
-    """A provider's script: its answer has a usage of this many tokens."""
+    """A script that reports this many tokens."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -42,8 +42,6 @@ def usage_of(tokens: int) -> Callable[[Exchange], None]:
 
 @pytest.fixture
 def limited_settings(settings: Settings, provider: ScriptedProvider) -> Callable[..., Settings]:
-    """A function that makes settings with the scripted provider and the given limits."""
-
     def with_limits(**limits: Any) -> Settings:
         changed = {
             "openai_base_url": provider.url,
@@ -57,7 +55,7 @@ def limited_settings(settings: Settings, provider: ScriptedProvider) -> Callable
 
 @pytest.fixture
 def open_limited_api(limited_settings: Callable[..., Settings]) -> Api:
-    """A function that opens the command API with limits: `async with open_limited_api(tenant={"requests": 10}) as api`."""
+    """`async with open_limited_api(tenant={"requests": 10}) as api`"""
 
     @asynccontextmanager
     async def opened(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:
@@ -68,7 +66,7 @@ def open_limited_api(limited_settings: Callable[..., Settings]) -> Api:
 
 
 def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
-    """Whether the answer is a 429. Checks that the 429 has this type and the shape of OpenAI's API."""
+    """Whether the answer is a 429. A 429 must have this type and the shape of OpenAI's API."""
     if answer.status_code != 429:
         return False
     error = answer.json()["error"]
@@ -79,7 +77,7 @@ def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
     return True
 
 
-async def test_without_limits_an_answer_has_no_headers_about_them_and_readiness_does_not_name_them(
+async def test_without_limits_answers_and_readiness_do_not_name_them(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api() as api:
@@ -90,7 +88,7 @@ async def test_without_limits_an_answer_has_no_headers_about_them_and_readiness_
         assert "limits" not in (await api.get("/health/ready")).json()["checks"]
 
 
-async def test_the_headers_of_the_ietf_draft_and_of_openai_in_every_answer_say_what_is_left(
+async def test_the_headers_in_every_answer_say_what_is_left(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
@@ -126,7 +124,7 @@ async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(open_limited
         assert len(log.events(conversation)) == 3
 
 
-async def test_refused_and_repeated_requests_count_but_options_and_requests_for_health_or_documentation_do_not(
+async def test_refused_and_repeated_requests_count_but_health_and_documentation_do_not(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests": 4}) as api:
@@ -150,7 +148,7 @@ async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_they_send(
+async def test_requests_in_a_second_are_limited_by_number_and_bytes(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests_a_second": 2}) as api:
@@ -160,10 +158,10 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
         assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=2;w=1'
         assert refused[0].headers["retry-after"] == "1"
 
-    # A request with this body is refused, because the text is too long. It counts as 16 requests.
+    # The instructions are too long. The body counts as 16 requests.
     large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'
 
-    async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
+    async def in_parts() -> AsyncIterator[bytes]:
         for start in range(0, len(large), 100_000):
             yield large[start : start + 100_000]
 
@@ -174,7 +172,7 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
             assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
 
 
-async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again(
+async def test_the_official_sdk_waits_as_the_answer_says_and_tries_again(
     limited_settings: Callable[..., Settings],
 ) -> None:
     settings = limited_settings(tenant={"requests": 2})
@@ -186,7 +184,7 @@ async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again
             seconds = int((await client.time())[0])
             [key] = [key async for key in client.scan_iter("limits:*")]
             await client.delete(key)
-            await client.hset(key, str(seconds - 58), "2")  # these two requests stop counting in 2 or 3 s
+            await client.hset(key, str(seconds - 58), "2")  # these two stop counting in 2 or 3 s
         await asyncio.sleep(0.6)  # until the process asks Redis again
         started = time.monotonic()
         assert (await sdk.conversations.create()).id
@@ -198,20 +196,20 @@ async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again
         assert (raised.value.code, raised.value.type) == ("rate_limit_exceeded", "requests")
 
 
-async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left_and_refused_when_none_are(
+async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left(
     open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(60)
     async with open_limited_api(subject={"tokens": 100}) as api:
         await create_response(api, "one")
-        second = await post_response(api, "two")  # 40 tokens are left, and the reply takes 60
+        second = await post_response(api, "two")  # 40 tokens are left, the reply takes 60
         assert second.status_code == 200
         refused = await post_response(api, "three")
 
         assert is_over(refused, "tokens")
         assert "tokens per min (TPM): Limit 100" in refused.json()["error"]["message"]
         assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
-        assert (await api.post("/v1/conversations", json={})).status_code == 200  # takes no tokens
+        assert (await api.post("/v1/conversations", json={})).status_code == 200
         assert is_over(await api.post("/v1/responses/compact", json={"model": "scripted", "input": "x"}), "tokens")
         assert len(provider.requests) == 2
 
@@ -234,7 +232,7 @@ async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(
         assert is_over(await post_response(api, "again"), "tokens")
 
 
-async def test_the_number_of_replies_that_run_at_once_is_limited_and_background_replies_count(
+async def test_the_number_of_replies_that_run_at_once_is_limited(
     open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = waits = _Paused()
@@ -259,7 +257,7 @@ async def test_the_number_of_replies_that_run_at_once_is_limited_and_background_
         assert background["status"] == "queued"
 
 
-async def test_a_request_that_is_refused_for_another_reason_does_not_count_as_a_running_reply(
+async def test_a_request_refused_for_another_reason_does_not_count_as_a_running_reply(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(tenant={"replies": 1}) as api:
@@ -299,7 +297,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     open_limited_api: Api, provider: ScriptedProvider, settings: Settings
 ) -> None:
     provider.script = usage_of(70)
-    async with open_limited_api() as api:  # no quota is set yet, but tokens are counted
+    async with open_limited_api() as api:  # no quota, but tokens are counted
         await create_response(api, "one", store=False)
     async with Redis.from_url(settings.redis_url) as client:
         await client.flushall()
@@ -318,7 +316,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     assert rows == [("default", "subject", "anonymous", 140), ("default", "tenant", "", 140)]
 
 
-async def test_the_quota_counts_summaries_and_within_seconds_what_another_app_uses(
+async def test_the_quota_counts_summaries_and_the_usage_of_another_app(
     limited_settings: Callable[..., Settings], provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(70)
@@ -328,7 +326,7 @@ async def test_the_quota_counts_summaries_and_within_seconds_what_another_app_us
         summary = await one.post("/v1/responses/compact", json={"model": "scripted", "input": "x " * 100})
         assert summary.status_code == 200, summary.text
         async with asyncio.timeout(10):
-            # This request takes no tokens. The quota is checked before the model's name.
+            # The quota is checked before the model's name.
             while (answer := await post_response(other, "x", model="unknown")).status_code == 400:  # noqa: ASYNC110 - it reads the table
                 await asyncio.sleep(0.1)
         assert answer.json()["error"]["code"] == "insufficient_quota"
@@ -349,7 +347,7 @@ async def test_readiness_says_whether_the_limits_are_shared_and_metrics_count_re
 
     async with open_api(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})) as api:
         statuses = [(await api.post("/v1/conversations", json={})).status_code for _ in range(3)]
-        assert statuses == [200, 429, 429]  # without Redis the process applies the limits by itself
+        assert statuses == [200, 429, 429]  # without Redis the process counts by itself
         async with asyncio.timeout(10):
             while (ready := await api.get("/health/ready")).status_code != 200:  # noqa: ASYNC110 - it has just started
                 await asyncio.sleep(0.05)
@@ -373,8 +371,6 @@ def test_a_duration_is_written_as_openai_writes_it(seconds: float, text: str) ->
 
 
 class _Paused:
-    """A provider's script that does not answer before `end` is called."""
-
     def __init__(self) -> None:
         self._running = 0
         self._ended = False

@@ -1,4 +1,4 @@
-"""More replies at once than an HTTP client has connections by default. No reply waits for another one to end."""
+"""More replies at once than an HTTP client has connections by default. None waits for another."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ CHUNK = b'data: {"choices":[{"index":0,"delta":{%s},"finish_reason":%s}]}\n\n'
 
 
 class SlowProvider:
-    """A provider that answers each request with one word. The answers end when `may_end` is set."""
+    """Answers each request with one word. The answers end when `may_end` is set."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -65,7 +65,7 @@ async def api(settings: Settings, slow_provider: SlowProvider) -> AsyncIterator[
         await slow_provider.close()
 
 
-async def test_given_a_slow_provider_then_it_gets_a_hundred_and_fifty_requests_at_once(
+async def test_a_slow_provider_gets_a_hundred_and_fifty_requests_at_once(
     api: httpx.AsyncClient, slow_provider: SlowProvider
 ) -> None:
     await asyncio.gather(*(create_response(api, f"{n}", background=True) for n in range(REPLIES)))

@@ -1,7 +1,4 @@
-"""What the Open Responses specification requires of each Response and of each event of a stream.
-
-The requests ask for text, reasoning and tools, and contain images.
-"""
+"""What the Open Responses specification requires of each Response and of each event of a stream."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -53,10 +50,7 @@ CREATE: dict[str, dict[str, Any]] = {
 async def api(
     settings: Settings, provider: ScriptedProvider, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The command API with the scripted assistant as its provider.
-
-    Each test runs once with each of the provider's two APIs.
-    """
+    """The command API, once with each of the provider's two APIs."""
     provider.script = assistant
     with_provider = {"openai_base_url": provider.url, "model_api": request.param, "model_window": 100_000}
     async with open_api(settings.model_copy(update=with_provider)) as client:
@@ -71,7 +65,7 @@ async def test_a_response_has_every_field(api: httpx.AsyncClient) -> None:
         assert response["output"], name
 
 
-async def test_every_event_of_a_stream_has_its_official_type_and_each_response_in_it_has_every_field(
+async def test_every_event_of_a_stream_has_its_official_type(
     api: httpx.AsyncClient,
 ) -> None:
     for name, body in CREATE.items():
@@ -84,7 +78,7 @@ async def test_every_event_of_a_stream_has_its_official_type_and_each_response_i
                 CompleteResponse.model_validate(event["response"])
 
 
-async def test_the_arguments_of_a_tool_call_are_streamed_and_the_model_answers_the_output(
+async def test_the_arguments_of_a_tool_call_are_streamed(
     api: httpx.AsyncClient,
 ) -> None:
     events = events_of(await post_response(api, "How is the weather?", tools=[WEATHER], stream=True))

@@ -14,7 +14,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 @pytest.fixture
 async def bait() -> AsyncIterator[tuple[str, list[str]]]:
-    """The URL of a server that nobody may call, and the list of the requests that it received."""
+    """(URL, requests) of a server that nobody may call."""
     requests: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +35,7 @@ def script(exchange: Exchange) -> None:
 
 
 def inputs(url: str) -> list[Any]:
-    """Inputs with a URL in items of several kinds."""
+    """Inputs with this URL in items of several kinds."""
     user = {"type": "message", "role": "user"}
     call = {"call_id": "c", "name": "f"}
     return [

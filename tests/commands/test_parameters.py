@@ -1,4 +1,4 @@
-"""docs/clients.md lists every parameter of Responses and Conversations in the official client. The store treats each parameter of a request for a reply as that list says."""
+"""The parameters of the official client are listed in docs/clients.md and treated as that page says."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ CALLS = {
     "item_list_params": "GET /v1/conversations/{id}/items",
     "item_retrieve_params": "GET /v1/conversations/{id}/items/{item}",
 }
-"""Module of parameters in the `openai` package -> the call that takes them."""
+"""Module of parameters in the `openai` package -> its call."""
 
 TOOL = {"type": "function", "name": "f", "description": None, "parameters": {"type": "object"}, "strict": True}
 FORMAT = {"type": "json_schema", "name": "n", "description": "d", "schema": {"type": "object"}, "strict": True}
@@ -95,7 +95,7 @@ VALUES: dict[str, Any] = {
     "top_p": 0.5,
     "user": "u",
 }
-"""A value for each parameter that the store does not use itself: it sends, keeps or refuses the parameter."""
+"""A value for each parameter that the store sends, keeps or refuses."""
 
 REQUIRED: dict[str, dict[str, Any]] = {"tool_choice": {"tools": [TOOL]}, "parallel_tool_calls": {"tools": [TOOL]}}
 NOT_REPEATED = ("include", "input", "moderation", "model")
@@ -118,7 +118,7 @@ IN_CHAT: dict[str, tuple[str, Any]] = {
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}],
     ),
 }
-"""A parameter of Responses -> (name, value) in a request to the Chat Completions API, if its name or shape differs there."""
+"""Other names or shapes in the Chat Completions API -> (name, value) there."""
 IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "input": ("input", [{"type": "message", "role": "user", "content": "hi"}]),
 }
@@ -128,7 +128,7 @@ TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Ev
 
 
 def official_fields() -> dict[str, set[str]]:
-    """The names of all parameters of Responses and Conversations in the `openai` package, by the module that declares them."""
+    """Module of parameters in the `openai` package -> its fields."""
     found: dict[str, set[str]] = {}
     for package in (openai.types.responses, openai.types.conversations):
         for module_info in pkgutil.iter_modules(package.__path__):
@@ -165,7 +165,7 @@ def streams_hello(exchange: Exchange) -> None:
 async def api_of(
     request: pytest.FixtureRequest, settings: Settings, provider: ScriptedProvider
 ) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
-    """The name of the provider's API, and a client of a store that uses this API."""
+    """(the provider's API, a client of the command API)."""
     provider.script = streams_hello
     changes = {"openai_base_url": provider.url, "model_api": request.param, "default_model": "scripted"}
     async with open_api(settings.model_copy(update=changes)) as api:
@@ -173,12 +173,11 @@ async def api_of(
 
 
 def without_cache_key(sent: dict[str, Any]) -> dict[str, Any]:
-    """A request to the provider without its prompt cache key, which differs between conversations."""
+    """The prompt cache key differs between conversations."""
     return {name: value for name, value in sent.items() if name != "prompt_cache_key"}
 
 
 def request_with(name: str) -> dict[str, Any]:
-    """A request with a value of this parameter."""
     first, *path = name.split(".")
     body: dict[str, Any] = {"input": "hi", **REQUIRED.get(name, {})}
     if first == "moderation":
@@ -255,7 +254,7 @@ async def test_allowed_tools_without_a_mode_have_the_mode_auto(
     assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
 
 
-async def test_an_error_about_an_unknown_or_misplaced_parameter_names_it_and_its_replacement_if_any(
+async def test_an_error_about_an_unknown_parameter_names_its_replacement(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:
     _, api = api_of
@@ -311,7 +310,7 @@ async def test_an_invalid_value_of_a_parameter_is_a_400_that_names_it(api_of: tu
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_all_parameters_of_a_request_are_recorded_with_the_hash_of_what_was_sent(
+async def test_all_parameters_and_the_hash_of_the_request_are_recorded(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider, log: Log
 ) -> None:
     provider_api, api = api_of
@@ -331,7 +330,7 @@ async def test_all_parameters_of_a_request_are_recorded_with_the_hash_of_what_wa
     assert requested.shown.request_sha256 == request_sha256(provider.requests[-1])
 
 
-async def test_the_request_for_a_summary_has_the_cache_parameters_and_the_service_tier(
+async def test_a_summary_request_has_the_cache_parameters_and_the_service_tier(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider
 ) -> None:
     _, api = api_of

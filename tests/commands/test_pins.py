@@ -1,4 +1,4 @@
-"""Pinned items are sent to the model even when they are summarized or no longer fit. A pinned call is never sent without its output."""
+"""Pinned items are sent to the model even when they are summarized or no longer fit."""
 
 from domain.items import Item
 from tests.commands.api_client import create_conversation
@@ -8,7 +8,7 @@ CALL: Item = {"type": "function_call", "call_id": "c", "name": "weather", "argum
 OUTPUT: Item = {"type": "function_call_output", "call_id": "c", "output": "sunny"}
 
 
-async def test_a_pinned_item_is_sent_even_if_it_is_summarized_until_it_is_unpinned(store: Store) -> None:
+async def test_a_pinned_item_is_sent_even_if_it_is_summarized(store: Store) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     answer = await store.post(f"{conversation_id}/items/{ids[1]}/pin")
@@ -22,7 +22,7 @@ async def test_a_pinned_item_is_sent_even_if_it_is_summarized_until_it_is_unpinn
     assert not any("assistant 0 " in sent["content"] for sent in context.body["messages"])
 
 
-async def test_an_old_pinned_call_is_sent_with_its_output_and_never_without_it(store: Store) -> None:
+async def test_an_old_pinned_call_is_never_sent_without_its_output(store: Store) -> None:
     conversation_id = await create_conversation(store.api, context_policy={"budget": 500})
     ids = await store.append(conversation_id, *talk(1), CALL, OUTPUT, *talk(30))
     await store.post(f"{conversation_id}/items/{ids[2]}/pin")

@@ -1,4 +1,4 @@
-"""POST /v1/responses with `on_busy`, while a reply runs in the conversation. The requests go to two apps, as in two processes."""
+"""POST /v1/responses with `on_busy`."""
 
 import asyncio
 from typing import Any
@@ -35,14 +35,14 @@ def slow(provider: ScriptedProvider) -> SlowAnswers:
 
 
 async def asking(slow: SlowAnswers, api: httpx.AsyncClient, text: str, conversation: str) -> PendingAnswer:
-    """Asks for a reply, and waits until it runs."""
+    """Asks `text`. Returns when the reply runs."""
     task = asyncio.create_task(post_response(api, text, conversation=conversation))
     await eventually(lambda: True if text in slow.questions else None)
     return task
 
 
 async def waiting(log: Log, api: httpx.AsyncClient, text: Any, conversation: str, **body: Any) -> PendingAnswer:
-    """Asks for a reply, and waits until it is queued."""
+    """Asks `text`. Returns when the reply is queued."""
     before = log.topics(conversation).count("reply.queued")
     body = {"on_busy": "queue", **body}
     task = asyncio.create_task(post_response(api, text, conversation=conversation, **body))
@@ -58,7 +58,7 @@ def requested_ids(log: Log, conversation: str) -> list[str]:
     return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyRequested)]
 
 
-async def test_queued_replies_of_two_apps_run_in_the_order_of_the_queue_and_are_shown_the_earlier_replies(
+async def test_queued_replies_of_two_apps_run_in_order(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -110,7 +110,7 @@ async def test_a_seventeenth_waiting_reply_is_refused_until_others_are_cancelled
     assert refused.headers["x-should-retry"] == "true"
     continued = await post_response(apis[0], "next", previous_response_id=ids[0])
     assert error_of(continued) == (409, "response_in_progress", "previous_response_id")
-    for number, response_id in enumerate(ids[:2]):  # the first one waits in this app, the second one in the other
+    for number, response_id in enumerate(ids[:2]):  # one waits in each app
         cancelled = await apis[0].post(f"/v1/responses/{response_id}/cancel")
         assert cancelled.json()["status"] == "cancelled", number
         assert cancelled.json()["output"] == []
@@ -123,7 +123,7 @@ async def test_a_seventeenth_waiting_reply_is_refused_until_others_are_cancelled
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_a_reply_that_interrupts_stops_the_running_reply_and_runs_before_the_queued_ones(
+async def test_an_interrupting_reply_runs_before_the_queued_ones(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -140,13 +140,11 @@ async def test_a_reply_that_interrupts_stops_the_running_reply_and_runs_before_t
     assert (await waits).json()["status"] == "completed"
     assert slow.questions == ["q0", "now", "newer", "waits"]
     assert sent_messages(provider.requests[1]) == [("user", "now")]
-    both = await post_response(
-        apis[0], "x", conversation=conversation, on_busy="interrupt"
-    )  # no reply runs, so this one is answered at once
+    both = await post_response(apis[0], "x", conversation=conversation, on_busy="interrupt")  # no reply runs
     assert both.json()["status"] == "completed"
 
 
-async def test_if_many_replies_interrupt_at_once_then_the_last_recorded_one_completes_and_the_others_are_cancelled(
+async def test_of_many_interrupting_replies_the_last_recorded_one_completes(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -163,7 +161,7 @@ async def test_if_many_replies_interrupt_at_once_then_the_last_recorded_one_comp
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_a_reply_that_is_refused_when_its_turn_comes_fails_and_the_next_one_runs(
+async def test_a_reply_refused_at_its_turn_fails_and_the_next_one_runs(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -192,7 +190,7 @@ async def test_a_reply_that_is_refused_when_its_turn_comes_fails_and_the_next_on
     assert ended.status_code == 200
 
 
-async def test_the_recorded_message_of_a_reply_that_is_refused_at_its_turn_has_no_words_of_the_client(
+async def test_the_recorded_message_of_a_late_refusal_has_no_client_words(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -208,9 +206,7 @@ async def test_the_recorded_message_of_a_reply_that_is_refused_at_its_turn_has_n
     assert failed.message == "The response could not be started when its turn came."
 
 
-async def test_a_repeat_gets_the_queued_reply_and_if_match_is_compared_when_the_reply_is_queued(
-    apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
-) -> None:
+async def test_a_repeat_gets_the_queued_reply(apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers) -> None:
     conversation = await create_conversation(apis[0])
     first = await asking(slow, apis[0], "q0", conversation)
     body = {"input": "q1", "conversation": conversation, "on_busy": "queue", "background": True}
@@ -227,7 +223,7 @@ async def test_a_repeat_gets_the_queued_reply_and_if_match_is_compared_when_the_
     assert slow.questions == ["q0", "q1"]
 
 
-async def test_an_item_that_is_deleted_while_a_reply_waits_is_not_shown_when_its_turn_comes(
+async def test_an_item_deleted_while_a_reply_waits_is_not_shown(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation, other = await create_conversation(apis[0]), await create_conversation(apis[0])
@@ -264,7 +260,7 @@ async def test_a_summary_that_a_reply_needs_is_written_when_its_turn_comes(
     assert topics[:5] == [kinds[2], kinds[1], kinds[1], kinds[0], kinds[2]]
 
 
-async def test_when_a_conversation_ends_before_the_turn_of_a_reply_then_the_reply_fails(
+async def test_a_reply_fails_if_its_conversation_ends_before_its_turn(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -285,13 +281,13 @@ async def test_when_a_conversation_ends_before_the_turn_of_a_reply_then_the_repl
         ({"on_busy": "interrupt", "previous_response_id": "resp_" + "0" * 32}, "on_busy"),
     ],
 )
-async def test_an_unknown_on_busy_or_one_without_a_conversation_is_refused_and_the_error_names_the_field(
+async def test_a_wrong_on_busy_is_refused_and_the_error_names_it(
     api: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)
 
 
-async def test_chat_completions_do_not_take_on_busy_and_interrupt_does_not_take_if_match(
+async def test_on_busy_is_refused_in_chats_and_interrupt_together_with_if_match(
     api: httpx.AsyncClient,
 ) -> None:
     conversation = await create_conversation(api)

@@ -1,4 +1,4 @@
-"""`/health/ready` of the command API says when the log cannot be written to, even if it can still be read."""
+"""`/health/ready` of the command API says when the log cannot be written to."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ async def until_ready_is(api: httpx.AsyncClient, status: int, body: object, seco
 
 @contextmanager
 def read_only(settings: Settings) -> Iterator[None]:
-    """Makes Postgres read-only for every session that does not choose otherwise. Hosting providers do this when a disk is nearly full."""
+    """Makes Postgres read-only, as hosting providers do when a disk is nearly full."""
     options = "-c default_transaction_read_only=off"
     with psycopg.connect(settings.postgres_url, autocommit=True, options=options) as connection:
         database = sql.Identifier(connection.info.dbname)
@@ -52,9 +52,7 @@ async def test_while_postgres_is_read_only_the_command_api_is_not_ready(
     await until_ready_is(api, 200, READY, 10)
 
 
-async def test_when_postgres_refuses_an_append_then_the_command_api_is_not_ready_until_an_append_succeeds(
-    api: httpx.AsyncClient, settings: Settings
-) -> None:
+async def test_after_a_refused_append_the_command_api_is_not_ready(api: httpx.AsyncClient, settings: Settings) -> None:
     await until_ready_is(api, 200, READY, 5)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute(

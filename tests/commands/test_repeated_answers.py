@@ -1,4 +1,4 @@
-"""A repeated request gets the answer of the first request again, but without content that was deleted since then."""
+"""A repeated request gets the first answer again, without content that was deleted meanwhile."""
 
 import httpx
 import psycopg
@@ -13,9 +13,7 @@ KEY = {"Idempotency-Key": "k"}
 WITH_PROVIDER = {"model_window": 100_000}
 
 
-async def test_a_creation_that_is_repeated_after_its_conversation_was_deleted_is_not_found(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_repeating_the_creation_of_a_deleted_conversation_is_not_found(api: httpx.AsyncClient, log: Log) -> None:
     body = {"title": "secret", "instructions": "secret", "metadata": {"k": "secret"}}
     created = await api.post("/v1/conversations", json=body, headers=KEY)
     assert (await api.delete(f"/v1/conversations/{created.json()['id']}")).status_code == 200
@@ -29,9 +27,7 @@ async def test_a_creation_that_is_repeated_after_its_conversation_was_deleted_is
     assert other.status_code == 422, "the key stays used"
 
 
-async def test_a_repeat_whose_answer_was_emptied_is_not_found_even_if_the_log_lost_the_deletion(
-    api: httpx.AsyncClient, settings: Settings
-) -> None:
+async def test_a_repeat_of_an_emptied_answer_is_not_found(api: httpx.AsyncClient, settings: Settings) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}"
     body = {"items": [message("kept")]}
     assert (await api.post(f"{path}/items", json=body, headers=KEY)).status_code == 200
@@ -82,7 +78,7 @@ async def test_a_repeated_append_shows_retracted_items_without_content(api: http
     ]
 
 
-async def test_a_request_for_a_reply_that_is_repeated_after_its_response_or_conversation_was_deleted_is_not_found(
+async def test_repeating_a_request_for_a_deleted_reply_is_not_found(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -100,9 +96,7 @@ async def test_a_request_for_a_reply_that_is_repeated_after_its_response_or_conv
             assert len(provider.requests) == requests
 
 
-async def test_a_repeated_compaction_shows_no_summary_that_was_withdrawn_or_whose_conversation_was_deleted(
-    store: Store, provider: ScriptedProvider
-) -> None:
+async def test_a_repeated_compaction_shows_no_withdrawn_summary(store: Store, provider: ScriptedProvider) -> None:
     provider.script = lambda exchange: exchange.stream_text("secret")
     conversation_id = await create_conversation(store.api)
     ids = await store.append(conversation_id, *talk(40))

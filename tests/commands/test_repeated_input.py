@@ -1,4 +1,4 @@
-"""Requests whose input repeats items of the conversation: only the new items are added. `tests/context/test_repeated_history.py` tests more cases."""
+"""Requests whose input repeats items of the conversation: only the new items are added."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ WITH_PROVIDER = {"model_window": 400_000}
 
 
 def calls(*call_ids: str) -> Any:
-    """A provider's script that answers with calls of a tool. The calls have these ids."""
+    """A script that answers with calls."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -34,7 +34,7 @@ def output(call_id: str, text: str = "rain") -> dict[str, str]:
 
 
 def sent(provider: ScriptedProvider) -> list[str]:
-    """The messages of the last request to the provider. Each is its role and its text or call id."""
+    """The messages of the last request: role, and text or call id."""
     return [
         f"{message['role']} {message.get('tool_call_id') or message['content'] or message['tool_calls'][0]['id']}"
         for message in provider.requests[-1]["messages"]
@@ -42,14 +42,14 @@ def sent(provider: ScriptedProvider) -> list[str]:
 
 
 def taken(log: Log, conversation_id: str) -> list[str]:
-    """The input of the last request for a reply, as the log recorded it. Each item is its call id or its text."""
+    """The call ids or texts of the last recorded input."""
     requested = [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
     items = [from_stored(stored.item) for stored in requested[-1].input]
     return [item.get("call_id") or item["content"] for item in items]
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_outputs_of_calls_that_are_already_answered_and_the_question_before_them_are_not_added_again(
+async def test_outputs_of_calls_that_are_already_answered_are_not_added_again(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     working = provider.script
@@ -80,7 +80,7 @@ async def test_outputs_of_calls_that_are_already_answered_and_the_question_befor
         5,
         6,
     ]
-    # A second "yes" is added. A "yes" after items that are all repeated is added too.
+    # A second "yes" is added.
     fourth = await create_response(api, "yes", **continued(third))
     fifth = await create_response(api, "yes", **continued(fourth))
     await create_response(api, [*request, message("yes")], **continued(fifth))
@@ -95,7 +95,7 @@ async def test_outputs_of_calls_that_are_already_answered_and_the_question_befor
     assert log.count() == before
 
 
-async def test_old_items_are_recognised_even_if_they_are_no_longer_in_the_window(
+async def test_old_items_are_recognised_even_outside_the_window(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, context_policy={"budget": 300})
@@ -136,9 +136,7 @@ async def test_after_a_failed_reply_the_same_input_can_be_sent_again(
         assert sent(provider) == ["user Weather?", "assistant a", "tool a"]
 
 
-async def test_items_that_a_client_appends_are_stored_even_if_they_repeat_earlier_items(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_items_that_a_client_appends_are_stored_even_if_repeated(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
     items = [message("Weather?"), call, output("a")]
@@ -148,10 +146,7 @@ async def test_items_that_a_client_appends_are_stored_even_if_they_repeat_earlie
     assert log.topics(conversation_id).count("item.appended") == 6
 
 
-async def test_of_equal_requests_at_the_same_time_only_one_adds_the_tool_output_and_the_referenced_item(
-    api: httpx.AsyncClient, log: Log
-) -> None:
-    # The first request's items are appended while the other requests compare their input with the conversation.
+async def test_equal_requests_at_once_add_a_reference_and_an_output_once(api: httpx.AsyncClient, log: Log) -> None:
     [elsewhere] = await added(api, await create_conversation(api), message("elsewhere"))
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
     request = [{"type": "item_reference", "id": elsewhere}, output("a"), message("go")]

@@ -1,4 +1,4 @@
-"""A request for a reply that is repeated with the same idempotency key gets the reply of the first request."""
+"""A repeat with the same idempotency key gets the reply of the first request."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ from tests.scripted_provider import ScriptedProvider, SlowModels
 WITH_PROVIDER = {"model_timeout": 2.5, "model_window": 2_000}
 
 
-async def test_a_repeated_request_gets_the_first_answer_even_after_the_conversation_has_ended(
+async def test_a_repeat_gets_the_first_answer_after_the_conversation_has_ended(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -66,7 +66,7 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     [("hi", {"If-Match": '"2"'}), ([RESULT], {})],
     ids=["with If-Match", "with a tool output"],
 )
-async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_it_gets_the_first_answer(
+async def test_a_repeat_that_overtakes_the_first_request_gets_its_answer(
     settings: Settings,
     api: httpx.AsyncClient,
     provider: ScriptedProvider,
@@ -79,7 +79,7 @@ async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_i
     await create_response(api, "warm up", model="scripted")
     provider.models = slow = SlowModels("scripted")
     async with open_api(settings.model_copy(update={"openai_base_url": provider.url, **WITH_PROVIDER})) as second_api:
-        # While the repeat waits for the list of models, it has looked up its key, but not yet its conversation.
+        # The repeat has looked up its key, but not yet its conversation.
         repeat = asyncio.create_task(second_api.post("/v1/responses", json=body, headers=headers))
         await create_response(api, "meanwhile", model="scripted")
         first = await api.post("/v1/responses", json=body, headers=headers)

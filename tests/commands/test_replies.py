@@ -1,4 +1,4 @@
-"""What the log records of a reply, and what the client gets: for replies that complete, and for replies that fail."""
+"""What the log records of a reply, and what the client gets."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_a_reply_is_appended_to_its_conversation_together_with_its_input(
     assert answer.headers["etag"] == '"5"'
 
 
-async def test_the_second_request_shows_the_model_the_first_turn_and_the_log_records_what_was_shown(
+async def test_the_second_request_shows_the_model_the_first_turn(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")
@@ -138,7 +138,7 @@ async def test_a_failed_reply_is_recorded_and_the_next_one_works(
     assert (await post_response(api, "hi again", conversation=conversation_id)).status_code == 200
 
 
-async def test_a_stream_whose_provider_fails_ends_as_failed_and_the_partial_output_is_kept(
+async def test_a_stream_whose_provider_fails_keeps_the_partial_output(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -161,7 +161,7 @@ async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: http
     assert log.count() == 1
 
 
-async def test_turns_that_do_not_fit_in_the_budget_are_left_out_and_without_truncation_the_request_is_refused(
+async def test_turns_that_do_not_fit_in_the_budget_are_left_out(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -223,7 +223,7 @@ async def test_concurrent_replies_take_turns_and_appends_between_them_are_not_lo
         ({"choices": [{"index": 0}]}, 502),
     ],
 )
-async def test_given_invalid_values_in_the_answer_of_the_provider_then_the_reply_is_recorded_as_completed_or_failed(
+async def test_a_reply_with_invalid_values_is_recorded_as_completed_or_failed(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, fields: dict[str, Any], status: int
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -233,9 +233,7 @@ async def test_given_invalid_values_in_the_answer_of_the_provider_then_the_reply
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_an_input_that_is_too_large_once_its_numbers_are_written_out_is_a_413(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_the_size_of_an_input_is_measured_with_its_numbers_as_stored(api: httpx.AsyncClient, log: Log) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024

@@ -1,7 +1,4 @@
-"""Redis refuses commands while replies run, or has another value in place of a reply's stream.
-
-Live events may be lost, but records are kept. Clients can still cancel and follow replies. One test follows a reply without a fault.
-"""
+"""Redis refuses commands while replies run. Live events may be lost, but records are kept."""
 
 import asyncio
 import threading
@@ -36,13 +33,13 @@ async def admin(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def reads(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the query API. This API shares only the stores with `api`, as in another process."""
+    """The query API. It shares only the stores with `api`, as in another process."""
     async with open_query_api(settings) as client:
         yield client
 
 
 class SteppedAnswer:
-    """A provider's script that sends one word for each call of `next`. One more call ends the answer."""
+    """Sends one word for each call of `next`. One more call ends the answer."""
 
     def __init__(self) -> None:
         self._steps = threading.Semaphore(0)
@@ -61,7 +58,7 @@ class SteppedAnswer:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_when_replies_run_then_a_client_and_a_follower_get_each_event_once(
+async def test_replies_are_streamed_while_redis_refuses_commands(
     fault: Fault, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -88,7 +85,7 @@ async def test_given_a_redis_that_refuses_when_replies_run_then_a_client_and_a_f
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_through_another_app_then_it_ends_and_its_record_is_kept(
+async def test_a_reply_can_be_cancelled_through_another_app_while_redis_refuses(
     fault: Fault, settings: Settings, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -111,7 +108,7 @@ async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_through_anot
             answer.next()
 
 
-async def test_given_a_running_reply_then_a_follower_through_the_query_api_gets_each_event_when_it_comes(
+async def test_a_follower_through_the_query_api_gets_each_event_when_it_comes(
     api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -134,7 +131,7 @@ async def test_given_a_running_reply_then_a_follower_through_the_query_api_gets_
 
 
 @pytest.mark.parametrize("kind", ["string", "list"])
-async def test_given_a_stream_key_of_another_type_when_the_reply_continues_then_its_follower_gets_each_event_once(
+async def test_a_follower_is_served_although_the_stream_key_has_another_type(
     kind: str, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -166,5 +163,4 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def requests_or_none(provider: ScriptedProvider, count: int) -> int | None:
-    """How many requests the provider got; None while there are fewer than `count`."""
     return len(provider.requests) if len(provider.requests) >= count else None

@@ -1,8 +1,4 @@
-"""Responses over a WebSocket.
-
-The messages on the socket are the same as the events of a streamed POST. A chain of responses need not be stored.
-Errors are sent as messages.
-"""
+"""Responses over a WebSocket. The messages are the events of a streamed POST."""
 
 import asyncio
 import json
@@ -70,7 +66,7 @@ async def served(with_provider: Settings) -> AsyncIterator[ServedApi]:
 
 
 class Paused:
-    """A script that sends one word, then the rest when `go_on` is set."""
+    """Sends one word, then the rest when `go_on` is set."""
 
     def __init__(self) -> None:
         self.has_begun, self.go_on = threading.Event(), threading.Event()
@@ -85,7 +81,7 @@ class Paused:
         exchange.end_stream()
 
 
-async def test_a_request_that_the_provider_finds_too_long_is_repeated_with_a_smaller_context(
+async def test_a_request_that_is_too_long_is_repeated_with_less_context(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     def refuse_long(exchange: Exchange) -> None:
@@ -106,7 +102,7 @@ async def test_a_request_that_the_provider_finds_too_long_is_repeated_with_a_sma
         unstored = (await create(client, "now", store=False, previous_response_id=response["id"]))[-1]["response"]
         assert unstored["status"] == "completed"
     sizes = [json.dumps(request).count("word") for request in provider.requests]
-    assert sizes == [1_500, 150, 150, 150]  # only the first request was refused
+    assert sizes == [1_500, 150, 150, 150]
 
 
 async def test_the_messages_are_the_data_of_the_events_of_a_post(served: ServedApi, log: Log) -> None:
@@ -119,7 +115,6 @@ async def test_the_messages_are_the_data_of_the_events_of_a_post(served: ServedA
             _same_for_all(block.split(b"\ndata: ", 1)[1]) for block in blocks
         ]
         response = json.loads(messages[-1])["response"]
-        # The response was stored, so a request over HTTP can continue from it.
         next_response = await served.http.post(
             "/v1/responses", json={"input": "and?", "previous_response_id": response["id"]}
         )
@@ -138,6 +133,7 @@ def topics(log: Log) -> list[str]:
 
 
 def _same_for_all(event: bytes) -> bytes:
+    """The event without ids and times."""
     return TIMES.sub(rb"\g<1>0", IDS.sub(rb"\1", event))
 
 
@@ -148,7 +144,7 @@ async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
         first = await response_to(client, "one", store=False)
         second = await response_to(client, "two", store=False, previous_response_id=first["id"], instructions="Brief.")
         assert (second["store"], second["conversation"], second["previous_response_id"]) == (False, None, first["id"])
-        # A reference to an item that the connection remembers adds nothing.
+        # The connection remembers this item.
         question = [{"type": "item_reference", "id": second["output"][0]["id"]}, message("three")]
         third = await response_to(client, question, store=False, previous_response_id=second["id"])
         assert sent_messages(provider.requests[-2])[0] == ("system", "Brief.")
@@ -159,18 +155,18 @@ async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
             ("assistant", "Hello, world!"),
             ("user", "three"),
         ]
-        # A connection remembers only its last response. No other connection knows that response.
+        # A connection remembers only its last response.
         assert await error_to(client, store=False, previous_response_id=first["id"]) == NOT_FOUND
         assert await error_to(other, store=False, previous_response_id=third["id"]) == NOT_FOUND
         posted = await served.http.post("/v1/responses", json={"input": "x", "previous_response_id": third["id"]})
         assert posted.json()["error"]["code"] == "previous_response_not_found"
-        # After the refusal of a request that names no previous response, the connection still remembers its last response.
+        # A refused request without a previous response changes nothing.
         assert await error_to(client, None) == (400, "missing_required_parameter", "input")
         await response_to(client, "four", store=False, previous_response_id=third["id"])
     assert topics(log) == []
 
 
-async def test_a_chain_may_have_responses_that_are_stored_and_responses_that_are_not(
+async def test_a_chain_may_mix_stored_and_unstored_responses(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     async with served.socket() as client:
@@ -191,7 +187,7 @@ async def test_a_chain_may_have_responses_that_are_stored_and_responses_that_are
         "over HTTP",
     ]
     items = [topic for topic in log.topics(stored["conversation"]["id"]) if topic == "item.appended"]
-    assert len(items) == 10  # five questions and five answers, each once
+    assert len(items) == 10
 
 
 async def test_a_socket_continues_its_chain_without_items_deleted_meanwhile(
@@ -236,7 +232,7 @@ async def test_tool_outputs_continue_a_chain_that_is_not_stored(served: ServedAp
 
 
 @pytest.mark.parametrize("fails", ["request", "reply"])
-async def test_when_a_continuation_fails_then_the_connection_forgets_the_response_before_it(
+async def test_a_connection_forgets_a_response_whose_continuation_fails(
     served: ServedApi, provider: ScriptedProvider, fails: str
 ) -> None:
     async with served.socket() as client:
@@ -253,7 +249,7 @@ async def test_when_a_continuation_fails_then_the_connection_forgets_the_respons
         await response_to(client, "a new chain", store=False)
 
 
-async def test_bad_input_is_an_error_message_and_only_a_far_too_large_message_closes_the_socket(
+async def test_only_a_far_too_large_message_closes_the_socket(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     async with served.socket() as client:
@@ -283,7 +279,7 @@ async def test_a_second_request_on_a_connection_is_refused_while_the_first_runs(
     assert topics(log).count("reply.requested") == 1
 
 
-async def test_a_reply_that_cannot_be_recorded_ends_with_an_error_that_has_a_status(
+async def test_a_reply_that_cannot_be_recorded_ends_with_an_error(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     provider.script = script = Paused()
@@ -312,7 +308,7 @@ async def test_a_refusal_is_part_of_a_chain_that_is_not_stored(served: ServedApi
     assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
 
 
-async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempotency_key(
+async def test_a_reply_stops_when_its_client_disconnects_without_an_idempotency_key(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()
@@ -320,7 +316,6 @@ async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempo
         await client.send(json.dumps({"type": "response.create", "input": "hi"}))
         while json.loads(await client.recv())["type"] != "response.output_text.delta":
             pass
-    # The client has disconnected. The reply stops although the provider sends nothing.
     await eventually(lambda: "reply.interrupted" in topics(log) or None)
 
     request = json.dumps({"type": "response.create", "input": "again"})
@@ -339,7 +334,7 @@ async def test_a_reply_stops_when_its_client_disconnects_unless_it_has_an_idempo
     assert len(provider.requests) == 2
 
 
-async def test_a_client_that_breaks_the_protocol_stops_its_reply_as_a_disconnect_does(
+async def test_breaking_the_protocol_stops_a_reply_like_a_disconnect(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()
@@ -399,7 +394,7 @@ async def test_a_connection_ends_when_it_is_too_old_or_unused(
         await busy.send(json.dumps({"type": "response.create", "input": "hi"}))
         assert socket_error((await answer_of(idle))[-1]) == (400, "websocket_connection_limit_reached", None)
         assert (await closed_with(idle))[0] == 1000
-        script.go_on.set()  # now the reply that still runs may end
+        script.go_on.set()
         assert (await answer_of(busy))[-1]["type"] == "response.completed"
         assert socket_error((await answer_of(busy))[-1])[1] == "websocket_connection_limit_reached"
         assert (await closed_with(busy))[0] == 1000

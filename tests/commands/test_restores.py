@@ -1,7 +1,4 @@
-"""Postgres is restored from a backup, or loses rows, while the command API runs.
-
-Commands answer 200 or 503. If the request of a running reply is lost, the reply ends with a clear error.
-"""
+"""Postgres is restored from a backup, or loses rows, while the command API runs."""
 
 import asyncio
 import threading
@@ -27,7 +24,7 @@ WITH_PROVIDER = {"model_timeout": 30.0}
 
 
 class SlowProvider:
-    """A provider that answers when `release` is called. `requested` is set when it has received a request."""
+    """Answers when `release` is called."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self.requested, self._released = threading.Event(), threading.Event()
@@ -53,7 +50,7 @@ def slow_provider(provider: ScriptedProvider) -> Iterator[SlowProvider]:
 async def reply_without_its_request(
     api: httpx.AsyncClient, settings: Settings, slow_provider: SlowProvider, **body: object
 ) -> AsyncIterator[tuple[str, "asyncio.Task[httpx.Response]"]]:
-    """Removes the request of a running reply from the log, then lets the provider answer.
+    """Starts a reply, and removes its request from the log.
 
     Yields the conversation's id and the task that waits for the answer.
     """
@@ -66,7 +63,7 @@ async def reply_without_its_request(
     yield conversation_id, answering
 
 
-async def test_given_a_reply_whose_request_is_lost_then_its_client_gets_an_error_and_nothing_is_stored(
+async def test_a_reply_whose_request_is_lost_ends_with_an_error(
     api: httpx.AsyncClient, settings: Settings, slow_provider: SlowProvider, log: Log
 ) -> None:
     async with reply_without_its_request(api, settings, slow_provider) as (conversation_id, answering):
@@ -77,7 +74,7 @@ async def test_given_a_reply_whose_request_is_lost_then_its_client_gets_an_error
     assert log.topics(conversation_id)[-1] == "reply.completed"
 
 
-async def test_given_a_stream_of_a_reply_whose_request_is_lost_then_it_ends_with_an_error(
+async def test_a_stream_whose_request_is_lost_ends_with_an_error(
     api: httpx.AsyncClient, settings: Settings, slow_provider: SlowProvider, log: Log
 ) -> None:
     async with reply_without_its_request(api, settings, slow_provider, stream=True) as (conversation_id, answering):
@@ -86,7 +83,7 @@ async def test_given_a_stream_of_a_reply_whose_request_is_lost_then_it_ends_with
     assert log.versions(conversation_id) == [1]
 
 
-async def test_given_a_reply_whose_conversation_is_deleted_then_its_client_gets_a_404(
+async def test_a_reply_whose_conversation_is_deleted_is_a_404(
     api: httpx.AsyncClient, slow_provider: SlowProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -137,7 +134,7 @@ async def test_commands_during_a_restore_are_answered_with_200_or_503(
         assert versions == list(range(1, len(versions) + 1))
 
 
-async def test_given_a_conversation_that_lost_rows_then_a_reply_is_not_made_from_the_lost_items(
+async def test_a_reply_is_not_made_from_lost_items(
     api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -1,7 +1,4 @@
-"""Rolling summaries: items that exceed the budget are summarized and stay readable, and the summary can be undone.
-
-One test continues the longest conversation of the chitchat dataset (2,895 messages) for fifty turns within a budget.
-"""
+"""Rolling summaries: items over the budget are summarized and stay readable."""
 
 import asyncio
 import threading
@@ -34,9 +31,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 TURNS = 50
 
 
-async def test_items_over_the_budget_are_summarized_and_the_context_then_has_at_most_three_quarters_of_the_budget(
-    store: Store, log: Log
-) -> None:
+async def test_items_over_the_budget_are_summarized(store: Store, log: Log) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     version, context = await store.assemble(conversation_id)
@@ -52,7 +47,6 @@ async def test_items_over_the_budget_are_summarized_and_the_context_then_has_at_
     assert context.shown.ranges[0].first == ids[compacted.count]
     assert [left_out.reason for left_out in context.shown.left_out] == ["summarized"]
     assert 250 < context.shown.tokens <= 750
-    # The next request makes no further summary.
     assert (await store.assemble(conversation_id))[0] == version
 
 
@@ -81,9 +75,7 @@ async def test_the_next_summary_covers_the_previous_one_and_the_items_after_it(
     assert "user 19" in messages[1]["content"]
 
 
-async def test_a_summary_that_is_too_long_is_cut_at_a_sentence_within_a_quarter_of_the_budget(
-    store: Store, log: Log, provider: ScriptedProvider
-) -> None:
+async def test_a_too_long_summary_is_cut_at_a_sentence(store: Store, log: Log, provider: ScriptedProvider) -> None:
     provider.script = lambda exchange: exchange.stream_text("They talked about this and that. " * 500)
     conversation_id = await create_rolling(store)
     await store.append(conversation_id, *talk(20))
@@ -109,7 +101,7 @@ async def test_when_the_summary_fails_then_the_context_is_still_assembled(
     assert context.shown.tokens <= 1_000
 
 
-async def test_when_two_requests_summarize_at_once_then_one_summary_is_recorded_and_used(
+async def test_of_two_summaries_made_at_once_one_is_recorded_and_used(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -122,7 +114,7 @@ async def test_when_two_requests_summarize_at_once_then_one_summary_is_recorded_
     assert context.shown.summary == recorded[0].compaction_id
 
 
-async def test_one_request_calls_the_model_at_most_eight_times_and_the_next_continues(
+async def test_one_request_calls_the_model_at_most_eight_times(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -173,12 +165,10 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     assert recorded[-1].count > 2_800
     assert {summary.first for summary in recorded} == {ids[0]}
     assert all(ids[summary.count - 1] == summary.last for summary in recorded)
-    # Each request summarizes a part, until all older items are covered. After that, not every turn needs a summary.
+    # Not every turn needs a summary.
     assert len(recorded) < TURNS
-    # The items themselves are unchanged.
     stored = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     assert stored[: len(messages)] == messages
-    # Undo as many summaries as can be undone, then redo them.
     summaries = recorded[-MAX_UNDO_STEPS:]
     for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
         assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
@@ -191,13 +181,14 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
 
 
 async def at_head(store: Store, conversation_id: str) -> tuple[str, StreamVersion, ReplyRequest]:
+    """The arguments of `assemble`, for the head."""
     head = await store.context.dependencies.reader.head(conversation_id)
     assert head is not None
     return conversation_id, head.stream_version, ReplyRequest(model=MODEL, parameters={}, input_unknown=True)
 
 
 @pytest.mark.parametrize("appended", ["items", "compact"])
-async def test_given_if_match_when_others_append_while_the_summary_is_written_then_the_answer_is_a_412(
+async def test_a_request_with_if_match_is_a_412_after_appends_during_its_summary(
     appended: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -225,9 +216,7 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
     assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
 
 
-async def test_a_turn_too_long_to_be_summarized_in_eight_model_calls_is_left_out_without_a_call(
-    store: Store, log: Log, provider: ScriptedProvider
-) -> None:
+async def test_a_turn_too_long_to_be_summarized_is_left_out(store: Store, log: Log, provider: ScriptedProvider) -> None:
     conversation_id = await create_rolling(store)
     question, *_ = talk(1)
     long = [{"type": "message", "role": "assistant", "content": "word " * 2_000} for _ in range(16)]

@@ -1,7 +1,4 @@
-"""A request for a reply looks up the conversation's snapshot once, even if there is none.
-
-So if Redis hangs, the request waits for Redis only once.
-"""
+"""A request for a reply looks up the snapshot at most once."""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -23,7 +20,7 @@ ROLLING = {"strategy": "rolling_summary", "budget": 400}
 
 
 class NoSnapshots:
-    """A SnapshotLookup that finds nothing and counts its calls."""
+    """Finds nothing and counts its calls."""
 
     def __init__(self) -> None:
         self.lookups = 0
@@ -65,7 +62,7 @@ async def test_when_a_reply_is_requested_a_missing_snapshot_is_looked_up_once(
     assert snapshots.lookups == 1
 
 
-async def test_when_a_summary_is_made_before_a_reply_a_missing_snapshot_is_looked_up_once(
+async def test_making_a_summary_looks_up_a_missing_snapshot_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, provider: ScriptedProvider
 ) -> None:
     items = [message(f"{n}: we talked of tea" * 20) for n in range(9)]
@@ -74,7 +71,7 @@ async def test_when_a_summary_is_made_before_a_reply_a_missing_snapshot_is_looke
     assert (snapshots.lookups, len(provider.requests)) == (1, 2)
 
 
-async def test_when_a_reply_continues_from_another_a_missing_snapshot_is_looked_up_once(
+async def test_continuing_another_reply_looks_up_a_missing_snapshot_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots
 ) -> None:
     first = await create_response(api, "hi")
@@ -83,7 +80,7 @@ async def test_when_a_reply_continues_from_another_a_missing_snapshot_is_looked_
 
 
 @pytest.mark.parametrize("store", [True, False])
-async def test_when_an_input_is_compared_with_the_history_a_missing_snapshot_is_looked_up_once(
+async def test_comparing_an_input_looks_up_a_missing_snapshot_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, store: bool
 ) -> None:
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}

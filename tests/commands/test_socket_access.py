@@ -1,7 +1,4 @@
-"""Who may use a WebSocket.
-
-The handshake needs a valid credential, and the credential is checked again for each `response.create`.
-"""
+"""Who may use a WebSocket. The credential is checked at the handshake and for each `response.create`."""
 
 import asyncio
 import json
@@ -39,7 +36,7 @@ async def test_a_handshake_without_a_valid_credential_is_refused_with_an_http_an
         assert json.loads(answer.body)["error"]["type"] == "authentication_error"
 
 
-async def test_when_the_token_expires_the_next_message_is_a_401_and_the_socket_closes(served: ServedApi) -> None:
+async def test_after_the_token_expires_the_next_message_closes_the_socket(served: ServedApi) -> None:
     ends_at = int(time.time()) + 3
     async with served.socket(Authorization=bearer(exp=ends_at)) as client:
         assert (await response_to(client))["status"] == "completed"
@@ -48,7 +45,7 @@ async def test_when_the_token_expires_the_next_message_is_a_401_and_the_socket_c
         assert await closed_with(client) == (1008, "The credential is not valid any more.")
 
 
-async def test_without_the_scope_reply_each_message_is_a_403_and_the_socket_stays_open(served: ServedApi) -> None:
+async def test_without_the_scope_reply_each_message_is_a_403(served: ServedApi) -> None:
     async with served.socket(Authorization=bearer(scope="read write")) as client:
         for _ in range(2):
             assert await error_to(client) == (403, "missing_scope", None)

@@ -1,4 +1,4 @@
-"""A summary counts on the paths through its last item, and on no others. The content of items that lie after a reply is not sent to its model."""
+"""A summary counts only on the paths through its last item."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def fork(store: Store, conversation_id: str, **body: Any) -> str:
     return str(answer.json()["id"])
 
 
-async def test_when_the_head_of_a_fork_is_moved_before_the_end_of_the_inherited_summary_then_the_summary_is_not_sent_until_it_moves_back(
+async def test_an_inherited_summary_is_not_sent_while_the_head_is_before_its_end(
     store: Store, provider: ScriptedProvider
 ) -> None:
     origin = await create_conversation(store.api)
@@ -36,7 +36,7 @@ async def test_when_the_head_of_a_fork_is_moved_before_the_end_of_the_inherited_
     assert "Of tea." in await shown_to_model(store, forked)
 
 
-async def test_another_answer_beside_one_that_a_summary_covers_is_requested_without_the_summary(
+async def test_a_summary_is_left_out_when_a_covered_answer_is_regenerated(
     store: Store, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)

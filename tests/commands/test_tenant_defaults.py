@@ -1,4 +1,4 @@
-"""`TENANT_DEFAULTS`: a tenant's new conversations have its context policy, except the fields that the client gives."""
+"""`TENANT_DEFAULTS` sets the context policy of new conversations, except the fields that the client gives."""
 
 import json
 from typing import Any
@@ -18,7 +18,6 @@ DEFAULT = ContextPolicy(budget=900, stopped="keep", on_disconnect="finish")
 
 
 def policy_of(log: Log, conversation_id: str) -> ContextPolicy:
-    """The policy that the conversation has now."""
     policy = ContextPolicy()
     for event in log.events(conversation_id):
         if isinstance(event, ConversationStarted | ConversationDescribed) and event.context_policy is not msgspec.UNSET:
@@ -31,7 +30,7 @@ def settings_with(settings: Settings, provider: ScriptedProvider, defaults: dict
     return Settings.model_validate({**settings.model_dump(), **changed})
 
 
-async def test_new_and_changed_policies_are_those_of_the_tenant_with_the_fields_that_the_client_gave(
+async def test_policies_are_those_of_the_tenant_except_the_fields_of_the_client(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     defaults = {"default": {"model": "scripted", "context_policy": OF_TENANT}, "other": {"model": "big"}}
@@ -69,9 +68,7 @@ async def test_new_and_changed_policies_are_those_of_the_tenant_with_the_fields_
             assert error_of(refused)[::2] == (400, f"context_policy.{name}")
 
 
-async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_changes_no_conversation(
-    settings: Settings, provider: ScriptedProvider, log: Log
-) -> None:
+async def test_a_fork_has_the_policy_of_its_origin(settings: Settings, provider: ScriptedProvider, log: Log) -> None:
     async with open_api(settings_with(settings, provider, {"default": {"context_policy": OF_TENANT}})) as api:
         origin = await create_conversation(api, context_policy={"budget": 800})
         first = await create_response(api, "one", conversation=origin)
@@ -83,12 +80,12 @@ async def test_a_fork_has_the_policy_of_its_origin_and_a_change_of_the_defaults_
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
-        # The whole history does not continue the earlier conversation: with its smaller budget, the model might not be shown all of it.
+        # A new conversation: the earlier one has a smaller budget.
         history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
 
-async def test_a_whole_history_continues_a_conversation_whose_policy_differs_only_for_stopped_replies_and_disconnects(
+async def test_a_whole_history_continues_despite_another_policy_for_stopped_replies(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     defaults = {"default": {"context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}
@@ -119,7 +116,7 @@ def test_invalid_tenant_defaults_are_refused_at_start(monkeypatch: pytest.Monkey
         Settings()
 
 
-def test_the_old_setting_default_models_is_refused_at_start_and_the_error_names_tenant_defaults(
+def test_the_old_setting_default_models_is_refused_at_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEFAULT_MODELS", '{"acme": "m"}')

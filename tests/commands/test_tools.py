@@ -1,7 +1,4 @@
-"""Tools: a reply contains calls of tools, and the next request contains the outputs of these calls.
-
-A call without an output, or an output without a call, is never sent to the model. Also reasoning, and invalid parameters.
-"""
+"""Tools of Responses. A call without its output is not sent again, and an output without its call is refused."""
 
 from typing import Any
 
@@ -27,7 +24,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def calls(exchange: Exchange) -> None:
-    """A provider's script that answers with a word and two calls, for the weather of two towns."""
+    """Streams a word and two calls, for the weather of two towns."""
     exchange.begin_stream()
     exchange.text_chunk("Looking")
     for index, town in enumerate(("Ulm", "Graz")):
@@ -43,7 +40,7 @@ def output(town: str, weather: str = "rain") -> dict[str, str]:
     return {"type": "function_call_output", "call_id": f"call_{town}", "output": weather}
 
 
-async def test_a_reply_answers_with_calls_and_their_outputs_are_sent_to_the_model(
+async def test_a_reply_answers_with_calls_whose_outputs_are_then_sent(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -68,9 +65,7 @@ async def test_a_reply_answers_with_calls_and_their_outputs_are_sent_to_the_mode
     assert log.topics(conversation_id).count("item.appended") == 7
 
 
-async def test_a_stream_of_calls_has_the_sdks_types_and_a_repeat_has_the_same_events(
-    api: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_a_stream_of_calls_has_the_sdks_types(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     provider.script = calls
     key = {"Idempotency-Key": "calls"}
     request = {"input": "Weather?", "tools": [WEATHER], "stream": True}
@@ -78,14 +73,13 @@ async def test_a_stream_of_calls_has_the_sdks_types_and_a_repeat_has_the_same_ev
     for event in first:
         EVENT.validate_python(event)
     arguments = [event["delta"] for event in first if event["type"] == "response.function_call_arguments.delta"]
-    # The chunks of several calls may arrive mixed. So only the first call is streamed as it arrives. Each later call
-    # follows in one delta.
+    # Chunks of several calls may arrive mixed, so the text of the second call waits for the end of the first.
     assert arguments == ['{"town":', ' "Ulm"}', '{"town": "Graz"}']
     assert [event["output_index"] for event in first if event["type"] == "response.output_item.done"] == [0, 1, 2]
     assert events_of(await api.post("/v1/responses", json=request, headers=key)) == first
 
 
-async def test_a_call_without_an_output_is_not_sent_again_and_the_conversation_continues(
+async def test_a_call_without_an_output_is_not_sent_again(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, calls

@@ -1,4 +1,4 @@
-"""Long histories without a request: the process stored the history and was killed before it stored the request."""
+"""Long histories whose process was killed before it stored the request."""
 
 import time
 
@@ -21,7 +21,7 @@ def history(*, answered: bool) -> AppendItems:
 
 
 async def stored(events: EventLog, *commands: AppendItems | RequestReply) -> str:
-    """Starts a conversation and appends these commands to it. Returns its id."""
+    """Starts a conversation with these commands. Returns its id."""
     conversation_id = await start(events)
     for command in commands:
         await events.append(request(conversation_id, command))
@@ -33,7 +33,7 @@ def reply() -> RequestReply:
     return RequestReply(response_id=mint("resp"), model="m", parameters=b"{}", input=(), shown=shown)
 
 
-async def test_a_history_whose_request_was_never_recorded_is_deleted_when_it_is_an_hour_old(settings: Settings) -> None:
+async def test_a_history_without_a_request_is_deleted_after_an_hour(settings: Settings) -> None:
     log, pool = Log(settings.postgres_url), make_pool(settings.postgres_url)
     await pool.open()
     now = time.time()

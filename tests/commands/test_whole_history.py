@@ -1,4 +1,4 @@
-"""Clients keep their history themselves, and send all of it as `input`. If the store recognises the history, it stores only what is new."""
+"""Clients send their whole history as `input`. Only what is new is stored."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ WITH_PROVIDER = {"model_window": 100_000}
 
 @pytest.fixture(autouse=True)
 def _numbered_answers(provider: ScriptedProvider) -> None:
-    """Makes the provider answer "answer 1", "answer 2" and so on."""
+    """The provider answers "answer 1", "answer 2" and so on."""
 
     def script(exchange: Exchange) -> None:
         exchange.stream_text(f"answer {len(provider.requests)}")
@@ -28,7 +28,6 @@ def _numbered_answers(provider: ScriptedProvider) -> None:
 
 
 def ids(log: Log, *responses: dict[str, Any]) -> list[str]:
-    """The ids of the items in the conversations of these responses."""
     conversations = dict.fromkeys(response["conversation"]["id"] for response in responses)
     return [
         event.item_id
@@ -46,7 +45,7 @@ async def test_an_input_that_repeats_the_history_stores_only_what_is_new(
     for number in range(3):
         response = await create_response(api, history)
         responses.append(response)
-        # An answer is sent back in two ways: unchanged, and as most clients write it.
+        # An answer is sent back unchanged, or as most clients write it.
         answer = response["output"] if number else [{"role": "assistant", "content": f"answer {number + 1} "}]
         history += [*answer, message(f"more {number}")]
 
@@ -111,7 +110,7 @@ async def test_an_input_that_differs_from_the_stored_history_opens_a_branch(
     ]
 
 
-async def test_a_history_of_another_user_or_without_an_answer_of_this_store_or_without_its_beginning_is_not_recognised(
+async def test_an_incomplete_history_or_one_of_another_user_is_not_recognised(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     own = [message("one"), message("of another store", "assistant"), message("two")]
@@ -128,7 +127,7 @@ async def test_a_history_of_another_user_or_without_an_answer_of_this_store_or_w
     assert named["conversation"] == first["conversation"]
 
 
-async def test_of_two_equal_requests_at_once_one_continues_the_conversation_and_the_other_gets_another_one(
+async def test_two_equal_requests_at_once_get_two_conversations(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, [message("one")])
@@ -166,7 +165,7 @@ async def test_a_history_whose_conversation_was_deleted_begins_a_new_conversatio
 async def test_an_input_without_the_beginning_of_its_conversation_does_not_continue_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
-    """A chat completion continues the conversation in this case. A response does not, because its model would be shown the whole path."""
+    """A chat completion continues the conversation. For a response, the model would be shown the whole path."""
     chat: list[Any] = []
     for number in range(3):
         chat.append(message(f"question {number}"))

@@ -1,4 +1,4 @@
-"""A summary that covers a deleted item is withdrawn: it is no longer sent to a model, and redo does not restore it."""
+"""A summary that covers a deleted item is withdrawn: not sent to a model, and not restored by redo."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 
 async def compact(store: Store, provider: ScriptedProvider, conversation_id: str, summary: str) -> None:
-    """Compacts the conversation. The model writes this summary."""
+    """Compacts the conversation. The model writes `summary`."""
     provider.script = lambda exchange: exchange.stream_text(summary)
     answer = await store.post(f"{conversation_id}/compact")
     assert (answer.status_code, answer.json().get("summary")) == (200, summary), answer.text
@@ -27,9 +27,7 @@ async def shown_to_model(store: Store, conversation_id: str) -> str:
     return str(context.body)
 
 
-async def test_when_an_item_is_retracted_then_the_summary_that_covers_it_is_withdrawn_and_redo_does_not_restore_it(
-    store: Store, log: Log, provider: ScriptedProvider
-) -> None:
+async def test_a_summary_with_a_retracted_item_is_withdrawn(store: Store, log: Log, provider: ScriptedProvider) -> None:
     conversation_id = await create_conversation(store.api)
     ids = await store.append(conversation_id, *talk(40))
     await compact(store, provider, conversation_id, "Of tea.")
@@ -41,7 +39,6 @@ async def test_when_an_item_is_retracted_then_the_summary_that_covers_it_is_with
     await retract(store, conversation_id, ids[second.count - 1])
     assert "Of tea." in await shown_to_model(store, conversation_id)
     assert error_of(await store.post(f"{conversation_id}/compact/redo"))[:2] == (409, "nothing_to_undo")
-    # The first summary is not withdrawn: it can still be undone and redone.
     assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
     assert "Of tea." not in await shown_to_model(store, conversation_id)
     assert (await store.post(f"{conversation_id}/compact/redo")).status_code == 200
@@ -50,7 +47,6 @@ async def test_when_an_item_is_retracted_then_the_summary_that_covers_it_is_with
     assert "Of tea" not in await shown_to_model(store, conversation_id)
     for action in ("undo", "redo"):
         assert error_of(await store.post(f"{conversation_id}/compact/{action}"))[:2] == (409, "nothing_to_undo")
-    # The next summary is made from the items that are left.
     provider.requests.clear()
     await compact(store, provider, conversation_id, "Of cake.")
     assert "Of tea" not in str(provider.requests)
@@ -66,7 +62,7 @@ async def test_a_summary_stays_when_an_item_after_it_is_retracted(store: Store, 
 
 
 class SlowSummary:
-    """A script that waits for `may_write` before it answers its first request."""
+    """Waits for `may_write` before its first answer."""
 
     def __init__(self) -> None:
         self.writing, self.may_write = threading.Event(), threading.Event()
@@ -78,7 +74,7 @@ class SlowSummary:
         exchange.stream_text("Of tea.")
 
 
-async def test_a_summary_is_not_stored_if_one_of_its_items_was_retracted_while_it_was_written(
+async def test_a_summary_is_not_stored_if_its_items_were_retracted_meanwhile(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -92,7 +88,7 @@ async def test_a_summary_is_not_stored_if_one_of_its_items_was_retracted_while_i
     assert compactions(log, conversation_id) == []
 
 
-async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then_the_reply_runs_without_that_summary(
+async def test_a_reply_runs_without_the_summary_of_items_retracted_meanwhile(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(
@@ -110,7 +106,7 @@ async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """Returns (a listed conversation, the ids of its items, a fork of it that has a reply)."""
+    """(a listed conversation, its items, a fork of it with a reply)."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     await create_response(store.api, "one", conversation=origin)
@@ -119,7 +115,7 @@ async def forked(store: Store) -> tuple[str, list[str], str]:
     return origin, ids, fork
 
 
-async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summary_in_the_fork_is_withdrawn(
+async def test_the_fork_loses_the_summary_of_an_item_retracted_in_the_origin(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, ids, fork = await forked(store)
@@ -127,7 +123,6 @@ async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summar
     assert "Of tea." in await shown_to_model(store, fork)
     await retract(store, origin, ids[0])
     assert "Of tea." not in await shown_to_model(store, fork)
-    # The next summary replaces the withdrawn one. If the next summary is undone, the withdrawn one is not restored.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
     assert "user: user 0 " not in str(provider.requests), "the retracted item was summarized again"
@@ -141,7 +136,7 @@ async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summar
     assert "Of cake." not in await shown_to_model(store, fork)
 
 
-async def test_a_summary_in_a_fork_is_not_shown_if_an_inherited_item_was_retracted_while_it_was_written(
+async def test_a_fork_does_not_show_the_summary_of_items_retracted_meanwhile(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, ids, fork = await forked(store)
@@ -154,7 +149,7 @@ async def test_a_summary_in_a_fork_is_not_shown_if_an_inherited_item_was_retract
     assert summary not in await shown_to_model(store, fork)
 
 
-async def test_when_an_original_is_deleted_then_a_summary_that_covers_its_copy_is_withdrawn(
+async def test_deleting_an_original_withdraws_a_summary_that_covers_its_copy(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     elsewhere = await create_conversation(store.api)
@@ -176,7 +171,7 @@ async def test_when_an_original_is_deleted_then_a_summary_that_covers_its_copy_i
     assert compactions(log, conversation_id)[2].originals == ()
 
 
-async def test_deletions_of_later_items_of_the_origin_do_not_withdraw_a_summary_in_the_fork(
+async def test_deleting_later_items_of_the_origin_keeps_the_summary_of_the_fork(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, _, fork = await forked(store)

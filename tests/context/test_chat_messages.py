@@ -1,4 +1,4 @@
-"""Messages of the Chat Completions API: which items they become, which messages items become, and how a sent message differs from the plain one."""
+"""Messages of the Chat Completions API as items, and items as messages."""
 
 from typing import Any
 
@@ -98,7 +98,7 @@ PLAIN: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("sent", "items"), PLAIN)
-def test_a_message_in_the_plain_form_becomes_storable_items_and_comes_back_unchanged(
+def test_a_plain_message_becomes_items_and_comes_back_unchanged(
     sent: dict[str, Any], items: list[dict[str, Any]]
 ) -> None:
     stored = items_of(sent, custom_calls=custom_calls([{"role": "assistant", "tool_calls": [CUSTOM]}]))
@@ -149,7 +149,7 @@ def test_what_items_do_not_keep_of_a_message_is_in_the_changes(sent: dict[str, A
     assert changed(plain, changes) == sent
 
 
-def test_items_of_other_types_are_part_of_no_message_but_are_counted_with_one() -> None:
+def test_items_of_other_types_are_counted_with_a_message() -> None:
     reasoning = {"type": "reasoning", "summary": []}
     search = {"type": "web_search_call", "status": "completed"}
     answer = message("assistant", [{"type": "output_text", "text": "Hi"}])
@@ -161,7 +161,7 @@ def test_items_of_other_types_are_part_of_no_message_but_are_counted_with_one() 
     ]
 
 
-def test_outputs_and_calls_that_follow_no_message_of_the_assistant_are_messages_of_their_own() -> None:
+def test_calls_that_follow_no_assistant_message_become_messages_of_their_own() -> None:
     output = {"type": "function_call_output", "call_id": "call_1", "output": "blue"}
     made_messages = messages_of([message("user", "Hello"), CALL_ITEM, output, CUSTOM_ITEM, message("assistant", "Hi")])
     assert [(one.message["role"], one.count) for one in made_messages] == [
@@ -188,13 +188,13 @@ def test_an_answer_of_several_items_is_one_message() -> None:
     "part",
     [{"type": "refusal"}, {"type": "output_audio"}, {"type": "input_image", "file_id": "f"}, {"type": "input_file"}],
 )
-def test_items_with_parts_that_no_message_has_can_still_be_made_into_messages(part: dict[str, Any]) -> None:
+def test_items_with_unusual_parts_can_be_made_into_messages(part: dict[str, Any]) -> None:
     for role in ("user", "assistant"):
         assert len(messages_of([message(role, [part])])) == 1
 
 
 @pytest.mark.parametrize("output", [[1], [None], ["x"], [[]], []])
-def test_an_output_with_a_list_of_anything_can_still_be_made_into_a_message(output: list[Any]) -> None:
+def test_an_output_with_any_list_can_be_made_into_a_message(output: list[Any]) -> None:
     item = checked_item({"type": "function_call_output", "call_id": "call_1", "output": output})
     assert one_message([item]) == {"role": "tool", "tool_call_id": "call_1", "content": output}
 
@@ -315,7 +315,7 @@ sent_messages = st.one_of(
 
 
 @given(sent_messages)
-def test_the_items_of_any_message_make_one_message_again_in_a_plain_form(sent: dict[str, Any]) -> None:
+def test_the_items_of_any_message_make_one_plain_message_again(sent: dict[str, Any]) -> None:
     items = items_of(sent)
     assert items
     assert all(checked_item(item) for item in items)

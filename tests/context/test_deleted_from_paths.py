@@ -1,8 +1,4 @@
-"""A deleted item is on no path of its conversation, of a fork, or of a fork of a fork. Its copies are deleted too.
-
-It does not matter whether a fork was made before or after the deletion. An item that a fork deletes for itself stays
-in the origin.
-"""
+"""A deleted item is on no path of its conversation, nor of forks made before or after."""
 
 import pytest
 from msgspec import Struct
@@ -29,10 +25,7 @@ ROOM = 100_000
 
 
 class Family(Struct, frozen=True):
-    """A conversation of four items, a fork after its third item, and a fork of that fork.
-
-    The fork of the fork begins after the second item that the fork added itself.
-    """
+    """A conversation of four items, a fork after the third, and a fork of that fork."""
 
     root: str
     items: list[str]
@@ -64,10 +57,7 @@ async def recent(reader: EventReader, conversation_id: str) -> RecentItems:
 
 
 async def shown(reader: EventReader, conversation_id: str) -> list[str]:
-    """The ids of the items on the conversation's path.
-
-    Reads the path in three ways, which must have the same result.
-    """
+    """The ids on the path, read in three ways."""
     head = await reader.head(conversation_id)
     assert head is not None
     backwards = [item.item_id for item in (await recent(reader, conversation_id)).items]
@@ -79,9 +69,7 @@ async def shown(reader: EventReader, conversation_id: str) -> list[str]:
     return backwards
 
 
-async def test_an_item_retracted_after_the_forks_were_made_is_deleted_in_all_of_them(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_a_retracted_item_is_deleted_in_all_earlier_forks(write: Writer, reader: EventReader) -> None:
     family = await start_family(write)
     assert await shown(reader, family.fork_of_fork) == family.path
     for conversation_id, item_id in (
@@ -96,14 +84,12 @@ async def test_an_item_retracted_after_the_forks_were_made_is_deleted_in_all_of_
     assert await shown(reader, family.fork) == [*kept[:3], family.fork_items[2]]
     assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
     assert (await recent(reader, family.fork_of_fork)).lost == ()
-    # With `recorded_at` the deleted items are still read, so a recorded request can be rendered again.
+    # With `recorded_at`, deleted items are read, to render a recorded request again.
     recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 3), recorded_at=0)]
     assert recorded == [*family.path[:5], *family.last]
 
 
-async def test_an_item_that_a_fork_retracts_for_itself_is_deleted_in_it_and_its_forks_but_not_in_the_origin(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_an_item_that_a_fork_retracts_stays_in_the_origin(write: Writer, reader: EventReader) -> None:
     family = await start_family(write)
 
     async def retract_inherited(conversation_id: str, item_id: str, depth: int) -> None:
@@ -128,16 +114,14 @@ async def test_an_item_that_a_fork_retracts_for_itself_is_deleted_in_it_and_its_
     assert recorded == family.path
     recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 4), recorded_at=0)]
     assert recorded == [item_id for item_id in family.path if item_id != family.fork_items[0]]
-    # A copy in the fork is deleted with its original. A copy elsewhere is not.
+    # A copy in the fork is deleted with its original.
     for conversation_id, stays in ((family.fork, False), (family.root, True)):
         copied = NewItem(item_id=mint("msg"), item=body("two"), copy_of=family.items[1])
         await write.execute(conversation_id, AppendItems(items=(copied,), author="someone"))
         assert (copied.item_id in await shown(reader, conversation_id)) is stays
 
 
-async def test_a_retracted_item_is_deleted_in_a_fork_that_is_made_later_at_an_earlier_version(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_a_retracted_item_is_deleted_in_a_later_fork(write: Writer, reader: EventReader) -> None:
     root = await write.start()
     items = await write.append(root, "one", "two", "three", "four")
     await write.retract(root, items[1])
@@ -150,9 +134,7 @@ async def test_a_retracted_item_is_deleted_in_a_fork_that_is_made_later_at_an_ea
     assert await shown(reader, started) == [items[0], items[2]]
 
 
-async def test_the_items_of_a_deleted_conversation_are_deleted_in_its_forks_which_name_what_they_lost(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_the_items_of_a_deleted_conversation_are_deleted_in_its_forks(write: Writer, reader: EventReader) -> None:
     family = await start_family(write)
     await write.delete(family.fork)
     assert await shown(reader, family.fork_of_fork) == [*family.items[:3], *family.last]
@@ -163,12 +145,11 @@ async def test_the_items_of_a_deleted_conversation_are_deleted_in_its_forks_whic
     lost_root = LeftOut(reason="deleted", last=family.items[2], count=3)
     after = await recent(reader, family.fork_of_fork)
     assert (after.lost, after.reaches_start, after.is_inherited) == ((lost_root, lost_fork), True, True)
-    # The fork can be continued.
     more = await write.append(family.fork_of_fork, "z")
     assert await shown(reader, family.fork_of_fork) == [*family.last, *more]
 
 
-async def test_if_the_forks_own_items_fill_the_budget_nothing_is_read_from_its_origin(
+async def test_no_inherited_item_is_read_if_the_forks_own_items_fill_the_budget(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -197,9 +178,7 @@ async def test_a_copy_is_deleted_with_its_original(write: Writer, reader: EventR
         assert [new.item_id for new in copies if new.item_id in ids] == kept
 
 
-async def test_deleted_items_finds_only_items_and_responses_and_only_those_of_one_tenant(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_deleted_items_finds_only_items_and_responses_of_one_tenant(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start()
     [item_id, kept] = await write.append(conversation_id, "a", "b")
     response_id, _ = await write.request_reply(conversation_id, "?")

@@ -1,6 +1,6 @@
-"""Emptied items are deleted items that keep their type, role and call id, but not their content.
+"""Emptied items are deleted items that keep their type, role and call id, but no content.
 
-Renderers 1 to 5 can still render them in their place.
+Renderers 1 to 5 can still render them.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ ITEMS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("renderer", [1, 2, 3, 4, 5])
-def test_given_emptied_items_then_renderers_1_to_5_render_the_other_items_and_no_deleted_content(renderer: int) -> None:
+def test_renderers_1_to_5_render_no_content_of_emptied_items(renderer: int) -> None:
     items = [MESSAGE, *ITEMS, MESSAGE]
     not_sent = unsendable(renderer, items)
     sent = [item for index, item in enumerate(items) if index not in not_sent]
@@ -53,7 +53,7 @@ def test_given_emptied_items_then_renderers_1_to_5_render_the_other_items_and_no
         assert "stays" in text
 
 
-def test_an_emptied_item_keeps_only_its_type_its_role_and_its_call_id() -> None:
+def test_an_emptied_item_keeps_its_type_its_role_and_its_call_id() -> None:
     assert emptied(ITEMS[3]) == {"type": "function_call", "call_id": "c1", "name": "", "arguments": ""}
     assert emptied(ITEMS[4]) == {"type": "function_call_output", "call_id": "c1", "output": ""}
     assert emptied(ITEMS[0]) == {"type": "message", "role": "user", "content": ""}

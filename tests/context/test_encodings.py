@@ -1,4 +1,4 @@
-"""The encodings are OpenAI's: they encode and decode a corpus as tiktoken's own definitions do, and need no network."""
+"""The encodings are OpenAI's, as tiktoken defines them, without the network."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ ALPHABET = [*"aZéß的😀\uff10\uff199 \t\n\r'.,/-_<|>", "\u0301", "\u3000", "
 
 
 def corpus() -> list[str]:
-    """Messages of people, odd texts, and random mixtures of characters that the patterns of encodings distinguish."""
+    """Messages of people, odd texts, and random mixtures of characters that encodings distinguish."""
     conversations = (loaded for loaded in islice(Chitchat(), 400) if isinstance(loaded, Conversation))
     messages = [item["content"] for conversation in conversations for item in conversation.items]
     randomness = random.Random(1)

@@ -1,16 +1,11 @@
-"""Token counts of items are cached.
-
-If a count is removed from the cache while other items are counted, it is still returned.
-"""
+"""The cache of the token counts of items."""
 
 import asyncio
 
 from context.item_counts import ItemCounts
 
 
-async def test_given_a_full_cache_when_a_count_is_displaced_while_others_are_counted_then_it_is_still_returned() -> (
-    None
-):
+async def test_a_count_that_leaves_the_cache_meanwhile_is_still_returned() -> None:
     counts = ItemCounts(max_counts=2)
     small = {"role": "user", "content": "tea"}
     large = {"role": "user", "content": "tea " * 20_000}

@@ -1,7 +1,4 @@
-"""The facts about a model. They come from settings, the provider's list, the package genai-prices, the model's name, and what was learnt.
-
-The cost of a reply is computed from these facts.
-"""
+"""The facts about a model, from all their sources, and the cost of a reply."""
 
 from typing import Any
 
@@ -33,9 +30,7 @@ from infrastructure.settings import ModelSettings, Settings
         ("", 200_000, "o200k_base", 0.8, ["window", "price"]),
     ],
 )
-def test_a_model_is_found_by_its_name_and_an_unknown_one_gets_a_large_window(
-    name: str, window: int, encoding: str, safety: float, unknown: list[str]
-) -> None:
+def test_a_model_is_found_by_its_name(name: str, window: int, encoding: str, safety: float, unknown: list[str]) -> None:
     models = Models(Settings())
     assert (models.window(name), models.encoding(name), models.facts(name).safety) == (window, encoding, safety)
     assert models.unknown(name) == unknown
@@ -92,7 +87,7 @@ def test_what_was_learnt_makes_a_window_smaller_and_never_overrides_a_setting() 
     assert (models.window("unknown"), models.window("listed")) == (200_000, 4_096)
 
 
-def test_what_a_model_accepts_is_read_from_the_providers_list_if_it_says_so() -> None:
+def test_what_a_model_accepts_is_read_from_the_providers_list() -> None:
     models = Models(Settings())
     models.set_listed(
         [
@@ -161,7 +156,7 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
-def test_the_price_of_the_reported_name_counts_unless_a_setting_has_a_price_for_the_requested_name() -> None:
+def test_the_price_of_the_reported_name_counts_unless_a_setting_has_one() -> None:
     priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
     models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
     assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000

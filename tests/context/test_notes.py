@@ -1,6 +1,6 @@
-"""Renderers 8 and 9 send a short note in place of each item, or part of an item, that the model cannot take.
+"""Renderers 8 and 9 send a short note in place of what the model cannot take.
 
-`scripts/test tests/context/test_notes.py -m endless` tries ten thousand conversations.
+`scripts/test tests/context/test_notes.py -m endless` tries ten thousand lists of items.
 """
 
 from collections.abc import Iterable
@@ -144,7 +144,7 @@ BROKEN = CALL | {"arguments": '{"note":"The arguments of this call were not vali
         ),
     ],
 )  # fmt: skip
-def test_an_item_is_sent_as_it_is_or_with_a_note_in_its_place(
+def test_an_item_is_sent_in_a_form_that_the_model_takes(
     item: Item, missing: str, in_chat: Any, in_responses: Any
 ) -> None:
     if in_responses == "same":
@@ -199,7 +199,7 @@ def test_calls_that_become_text_stay_in_order_beside_calls_that_are_sent() -> No
     ]  # fmt: skip
 
 
-def test_the_stores_cache_key_is_sent_only_by_renderer_9_and_only_if_the_client_gave_none() -> None:
+def test_renderer_9_sends_the_stores_cache_key_and_8_and_5_do_not() -> None:
     keys = [
         render(renderer, model="m", instructions=[], summary=None, items=[], parameters=given, cache_key="conv_1").get(
             "prompt_cache_key"
@@ -288,7 +288,7 @@ _answer_part: TypeAdapter[Any] = TypeAdapter(ResponseOutputTextParam | ResponseO
 
 
 def exhaust(validated: Any) -> None:
-    """Reads the whole value. pydantic checks the elements of an `Iterable` only while they are read."""
+    """Reads all elements, because pydantic checks the elements of an `Iterable` only while they are read."""
     if isinstance(validated, dict):
         for value in validated.values():
             exhaust(value)
@@ -326,12 +326,12 @@ def check_responses(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_any_items_become_a_request_that_the_api_takes_and_each_item_is_replaced_independently_of_the_others(
+def test_any_items_become_a_request_that_the_api_takes(
     examples: int,
 ) -> None:
-    """For the Responses API, the model here always lacks `other_items`, `audio` and `reasoning`.
+    """For the Responses API, the model always lacks `other_items`, `audio` and `reasoning`.
 
-    To a model with these abilities, the items that need them are sent unchanged, also malformed ones. The check would refuse those.
+    Drawn items and parts that need one of these may be malformed, and would be sent unchanged.
     """
 
     @settings(max_examples=examples, deadline=None)
@@ -343,13 +343,11 @@ def test_any_items_become_a_request_that_the_api_takes_and_each_item_is_replaced
             check(body)
             left_out = unsendable(renderer, items)
             sent = [item for index, item in enumerate(items) if index not in left_out]
-            # The missing abilities that the sent items need are recorded. The others make no difference.
+            # Only abilities that the sent items need are recorded.
             recorded = needed_abilities(renderer, sent) & missing
             assert render_items(renderer, sent, recorded) == render_items(renderer, items, missing)
-            # Nothing is lost: each item that is sent is one element of the input. Only reasoning may be left out.
             if renderer == RESPONSES:
                 assert len(body["input"]) == sum(item["type"] != "reasoning" for item in sent)
-            # A message after the items does not change how they are sent.
             assert (
                 body_of(renderer, [*items, note("user", "more")], missing)[_list(renderer)][:-1]
                 == body[_list(renderer)]

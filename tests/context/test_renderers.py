@@ -1,7 +1,6 @@
-"""Renderers, which items they leave out, and how items are counted. A renderer's output never changes.
+"""Renderers, which items they leave out, and how items are counted.
 
-The log records the renderer of each reply, and that renderer must make the same bytes again. If a golden test fails, a
-renderer was changed. Undo that change and write a new renderer instead.
+The bytes that a renderer makes must never change. If a golden test fails, undo the change and write a new renderer.
 """
 
 from typing import Any
@@ -225,7 +224,7 @@ def test_the_output_of_renderers_3_and_5_has_not_changed() -> None:
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
 
-def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them() -> None:
+def test_renderers_4_and_5_send_parameters_in_the_form_of_each_api() -> None:
     cache_options = {"mode": "explicit", "ttl": "12h"}
     in_both = {
         "frequency_penalty": -0.5,
@@ -276,7 +275,7 @@ def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them
     assert [request_sha256(bodies[renderer]).hex() for renderer in (2, 3, 4, 5)] == HASHES_WITH_ADDED_PARAMETERS
 
 
-def test_a_breakpoint_of_the_prompt_cache_is_sent_with_its_part_to_the_responses_api() -> None:
+def test_a_cache_breakpoint_is_sent_with_its_part_to_the_responses_api() -> None:
     end = {"prompt_cache_breakpoint": {"mode": "explicit"}}
     parts: list[dict[str, Any]] = [
         {"type": "input_text", "text": "a", **end},
@@ -334,7 +333,7 @@ def test_ids_that_a_client_gave_to_items_are_not_sent() -> None:
 
 
 @pytest.mark.parametrize("renderer", [5, 9])
-def test_items_that_need_an_id_are_sent_with_ours(renderer: int) -> None:
+def test_only_items_that_need_an_id_are_sent_with_one(renderer: int) -> None:
     items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": "Q", "id": "client"},
         {"type": "function_call_output", "call_id": "lost", "output": ""},

@@ -1,4 +1,4 @@
-"""Which items of an input only repeat the history, and which items are new although they look like a repetition.
+"""Which items of an input only repeat the history, and which are new.
 
 `scripts/test tests/context/test_repeated_history.py -m endless` tries ten thousand random histories.
 """
@@ -32,10 +32,7 @@ def output(call_id: str, text: str = "rain") -> Item:
 
 
 def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
-    """The input items that are taken if the conversation has this path.
-
-    The path is read only as far as needed: item by item, or as one page if the input has calls.
-    """
+    """The input items that are new. The path is read only as far as needed."""
     newest_first: list[Item] = []
     older = list(path)
     while needs_older(newest_first, input_items) and older:
@@ -54,7 +51,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
 @pytest.mark.parametrize(
     ("path", "sent", "kept"),
     [
-        # The question and the output of an answered call are sent again before the new output.
+        # The question and an old output are repeated before the new output.
         (OPEN_LOOP, [user("Q"), output("a"), output("b")], [output("b")]),
         (OPEN_LOOP, [user("Q"), call("a"), output("a"), call("b"), output("b")], [call("b"), output("b")]),
         (OPEN_LOOP, [output("a"), output("b"), user("Q")], [output("b"), user("Q")]),
@@ -62,26 +59,25 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         (OPEN_LOOP, [user("Q"), output("b"), output("a")], [output("b")]),
         (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
         (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
-        # A repeated output may differ from the first one. A message in another form is equal if its text is.
+        # Outputs may differ. Forms of a message may differ, but not its text.
         (OPEN_LOOP, [output("a", "sun"), output("b")], [output("b")]),
         (
             OPEN_LOOP,
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A "yes" is new unless the path has it at the same place before the output of an answered call.
+        # A "yes" is new unless it is repeated before the output of an answered call.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
         ([user("no"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
         ([user("yes"), answer("ok"), user("no"), call("a"), output("a")], [user("yes"), output("a")], [user("yes")]),
-        # Several turns with outputs of answered calls.
         (
             [user("1"), call("a"), output("a"), answer("A"), user("2"), call("b"), output("b"), call("c")],
             [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],
             [output("c"), user("3")],
         ),
-        # Some models use one call id again and again. Then the last call with this id counts.
+        # For a call id that is used again, the last call counts.
         ([call("a"), output("a"), answer("A"), call("a")], [output("a")], [output("a")]),
         ([call("a"), output("a")], [call("a", '{"new":1}'), output("a", "new")], [call("a", '{"new":1}'), output("a", "new")]),
         # Of several outputs of one call only the last is taken.
@@ -94,7 +90,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [output("a", "old"), output("a", "new")],
             [output("a", "new")],
         ),
-        # A call whose id and arguments were used before is new if its output is new.
+        # A call that was made before is new if its output is.
         (
             [user("1"), call("a"), output("a", "old"), answer("A")],
             [user("2"), call("a"), output("a", "new"), user("3")],
@@ -105,13 +101,12 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [user("2"), call("a"), output("a", "new"), output("b")],
             [user("2"), call("a"), output("a", "new")],
         ),
-        # Two calls of one answer. Only one of them has an output.
+        # Of two calls of one answer, only one has an output.
         (
             [user("Q"), call("a"), call("b"), output("a")],
             [user("Q"), call("a"), call("b"), output("a"), output("b")],
             [output("b")],
         ),
-        # The same arguments in another JSON text are equal.
         (
             [user("Q"), call("a", '{"x": 1, "y": [2]}'), output("a")],
             [user("Q"), call("a", '{"y":[2],"x":1}'), output("a"), user("next")],
@@ -126,9 +121,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         ([], [user("Q"), output("lost")], [user("Q"), output("lost")]),
     ],
 )  # fmt: skip
-def test_only_outputs_of_answered_calls_and_repeated_items_before_them_are_left_out(
-    path: list[Item], sent: list[Item], kept: list[Item]
-) -> None:
+def test_only_the_new_items_of_an_input_are_kept(path: list[Item], sent: list[Item], kept: list[Item]) -> None:
     assert taken(path, *sent) == kept
 
 
@@ -140,10 +133,7 @@ turns = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item]:
-    """A path of turns: a user's message, calls with their outputs, and in some turns an answer.
-
-    The last call may have no output.
-    """
+    """A user's message, calls with outputs, and in some turns an answer. The last call may lack its output."""
     path: list[Item] = []
     for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
         path.append(user(text))
@@ -159,10 +149,7 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """The client sends the history again, without some of the model's items, and then new items.
-
-    Only the new items are taken.
-    """
+    """Sends the history without some of the model's items, then new items. Only the new ones are taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -177,10 +164,7 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """If the input has no output of an answered call, nothing is left out.
-
-    If it has such outputs, no item after the last of them is left out. An item that is left out is an output or is on the path.
-    """
+    """Nothing after the last output of an answered call is left out."""
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)
     outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
@@ -207,8 +191,7 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_output_of_an_answered_call_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs:
-    # they are in the table above.
+    # A second output for an open call is a repetition.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)
@@ -217,7 +200,7 @@ def test_nothing_after_the_last_output_of_an_answered_call_is_left_out(path: lis
 @pytest.mark.endless
 @given(histories(), st.lists(st.booleans(), min_size=1, max_size=7), texts, inputs)
 @settings(max_examples=10_000, deadline=None)
-def test_in_ten_thousand_histories_that_are_sent_again_only_repeated_items_are_left_out(
+def test_random_histories_that_are_sent_again_lose_only_repeated_items(
     path: list[Item], keeps: list[bool], text: str, sent: list[Item]
 ) -> None:
     check_repeats(path, keeps, text)

@@ -1,7 +1,4 @@
-"""Which items a model is shown: the newest whole turns that fit, and pinned items.
-
-A call is shown only with its output. `left_out` names the items that are not shown.
-"""
+"""Which items a model is shown: the newest whole turns that fit, and pinned items."""
 
 from functools import partial
 
@@ -86,7 +83,7 @@ def test_the_window_does_not_start_between_a_call_and_its_output() -> None:
     assert ids(selected(ContextInput(path=path, input=QUESTION), 23).window) == [0, 1, 2, 3, 4]
 
 
-def test_pinned_items_of_older_turns_are_shown_with_the_call_or_output_that_belongs_to_them() -> None:
+def test_pinned_items_of_older_turns_are_shown_with_their_call_or_output() -> None:
     path = context_items((USER, 10), (call(), 5), (output(), 5), (USER, 40), (USER, 1), pinned=(2,))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)
     assert (ids(selection.pins), ids(selection.window), selection.tokens) == ([1, 2], [4], 16)
@@ -95,7 +92,7 @@ def test_pinned_items_of_older_turns_are_shown_with_the_call_or_output_that_belo
         selected(ContextInput(path=path, input=QUESTION), 14)
 
 
-def test_items_that_a_summary_replaces_are_named_in_left_out_and_pinned_ones_are_sent() -> None:
+def test_items_that_a_summary_replaces_are_named_in_left_out() -> None:
     pins = context_items((USER, 3), pinned=(0,))
     summarized = LeftOut(reason="summarized", first="msg_0", last="msg_9", count=10)
     context_input = ContextInput(
@@ -105,7 +102,7 @@ def test_items_that_a_summary_replaces_are_named_in_left_out_and_pinned_ones_are
     assert (ids(selection.sent), selection.tokens, selection.left_out) == ([0, 10, 100], 16, (summarized,))
 
 
-def test_items_that_cannot_be_sent_are_not_counted_but_named_in_left_out() -> None:
+def test_items_that_cannot_be_sent_are_named_in_left_out() -> None:
     reasoning: Item = {"type": "reasoning", "summary": []}
     path = context_items((USER, 10), (call("x"), 50), (output("y"), 50), (reasoning, 50), (ASSISTANT, 1))
     selection = selected(ContextInput(path=path, input=QUESTION), 20)
@@ -131,7 +128,7 @@ def test_an_output_belongs_to_the_last_call_with_its_id() -> None:
     assert ids(selected(ContextInput(path=path, input=QUESTION), 100).sent) == [0, 2, 3, 5, 6, 100]
 
 
-def test_while_the_input_is_unknown_even_the_last_turn_may_be_left_out() -> None:
+def test_with_unknown_input_even_the_last_turn_may_be_left_out() -> None:
     path = context_items((USER, 100))
     assert selected(ContextInput(path=path, input_unknown=True), 50).sent == ()
     with pytest.raises(ContextTooLong):

@@ -1,4 +1,4 @@
-"""Random conversations and windows. What a model is shown fits in the budget, and is the same each time. The window cuts no turn.
+"""Random conversations and windows. What a model is shown fits in the budget, and cuts no turn.
 
 `scripts/test tests/context/test_selection_properties.py -m endless` tries ten thousand conversations.
 """
@@ -47,10 +47,7 @@ def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
-    """The items to choose from, the instructions, and the summary if there is one.
-
-    Retracted items are missing from the path: the depths have gaps.
-    """
+    """(what to choose from, instructions, summary or None). Retracted items leave gaps in the depths."""
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
     path = [context_item(n, item, rare == 0) for n, (item, _, rare, not_retracted) in enumerate(drawn) if not_retracted]
     covered = draw(st.integers(0, len(path))) if draw(st.booleans()) else 0
@@ -85,41 +82,36 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
         return
     assert selection == select(context_input, budget, unsent_by_chat, stable)
     sent = [item.item for item in selection.sent]
-    # The texts that are sent fit in the budget.
     body = render(CHAT, model="m", instructions=[instructions], summary=summary, items=sent, parameters={})
     assert sum(map(count, _texts(body))) <= selection.tokens <= budget
-    # No call is sent without its output, and no output without its call.
     assert orphans(sent) == {}
     shown = {item.item_id for item in selection.sent}
     unsent = unsent_by_chat([item.item for item in everything])
     for index, item in enumerate(everything):
         if item.pinned and index not in unsent:
             assert item.item_id in shown
-    # The newest turn is complete. It has all the input and, if the input begins no turn, the last turn of the path.
     assert all(
         item.item_id in shown or index in unsent for index, item in enumerate(everything) if item in context_input.input
     )
     if not any(begins_turn(item.item) for item in context_input.input):
         begins = [n for n, item in enumerate(context_input.path) if begins_turn(item.item)]
         assert len(selection.window) >= len(context_input.path) - max(begins, default=0)
-    # No turn is cut, and the window begins where the rule says.
     start = len(context_input.path) - len(selection.window)
     starts = window_starts(context_input, unsent_by_chat)
     assert start in starts
     assert list(selection.window) == list(context_input.path[start:])
     assert start == expected_start(context_input, starts, budget, stable)
     assert selection.tokens == tokens_from(context_input, start)
-    # Everything that is not shown is in `left_out`.
     if context_input.reaches_start:
         left_out_count = sum(item.count or 0 for item in selection.left_out if item.reason != "summarized")
         assert left_out_count == len({item.item_id for item in everything} - shown)
 
 
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
-    """The one of `starts` at which the window must begin.
+    """Where the window must begin.
 
-    Without a stable window, it is the first start that fits in the budget. With a stable window, it is the start of the
-    earlier window, if the request still fits. If not, it is the first later start that leaves room, or else the last start.
+    Without a stable window: the first start that fits. With one: the earlier start, if the request still fits.
+    Otherwise the first later start that leaves room, or the last.
     """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:
@@ -134,10 +126,7 @@ def expected_start(context_input: ContextInput, starts: list[int], budget: int, 
 
 
 def tokens_from(context_input: ContextInput, start: int) -> int:
-    """The tokens of a request whose window begins at this index of the path.
-
-    The request has all items from there on, all pinned items, and the calls or outputs that belong to pinned items.
-    """
+    """The tokens of a request whose window begins at `start`, with all pins."""
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     unsent = unsent_by_chat([item.item for item in everything])
     sent = {n for n in range(len(everything)) if n >= len(context_input.pins) + start or everything[n].pinned}
@@ -148,7 +137,7 @@ def tokens_from(context_input: ContextInput, start: int) -> int:
 
 
 def check_refused(context_input: ContextInput, budget: int, stable: StableWindow | None) -> None:
-    """Checks that `select` is right to refuse: the pinned items and the newest turn do not fit in the budget."""
+    """The pinned items and the newest turn must not fit."""
     with pytest.raises(ContextTooLong) as refused:
         select(context_input, budget, unsent_by_chat, stable)
     assert refused.value.budget == budget < refused.value.tokens
@@ -157,7 +146,7 @@ def check_refused(context_input: ContextInput, budget: int, stable: StableWindow
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts of a request body that a model reads."""
+    """All texts that a model reads."""
     return [
         text
         for message in value["messages"]
@@ -169,7 +158,7 @@ def _texts(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_for_any_conversation_what_is_shown_fits_cuts_no_turn_and_is_the_same_each_time(examples: int) -> None:
+def test_what_is_shown_fits_and_cuts_no_turn(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(conversations(), st.integers(0, 900), windows)
     def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int, stable: StableWindow | None) -> None:

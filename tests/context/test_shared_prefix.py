@@ -1,4 +1,4 @@
-"""What is recorded of each request: hashes of its beginning up to several points, and how much it shares with the last request to the same model."""
+"""What is recorded of each request, and what it shares with the last request to the same model."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -38,7 +38,7 @@ async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> Rec
 
 
 class Chat:
-    """A conversation in memory. Each request is compared with the last one to the same model."""
+    """A chat that compares each request with the last one to the same model."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -78,16 +78,17 @@ async def chat(request: pytest.FixtureRequest) -> Chat:
 
 
 def messages(context: Context) -> int:
+    """The number of messages or input items."""
     return len(context.body["messages"] if "messages" in context.body else context.body["input"])
 
 
 def tokens_at(context: Context) -> list[int]:
-    """How many tokens the request has before each recorded point."""
+    """The tokens before each recorded point."""
     assert context.shown.sequence is not None
     return [point.tokens for point in context.shown.sequence.points]
 
 
-async def test_a_request_that_begins_with_all_of_the_last_one_shares_all_of_it(chat: Chat) -> None:
+async def test_a_request_that_begins_with_the_last_one_shares_it(chat: Chat) -> None:
     first = await chat.request(user("How are you?"))
     assert first.shown.shared_prefix == SharedPrefix(tokens=0, messages=0, reason="comparison_response_not_found")
     await chat.add(user("How are you?"), assistant("Well."))
@@ -98,7 +99,6 @@ async def test_a_request_that_begins_with_all_of_the_last_one_shares_all_of_it(c
     await chat.add(user("And now?"), call)
     third = await chat.request(output)
     assert third.shown.shared_prefix == SharedPrefix(tokens=second.shown.tokens, messages=messages(second))
-    # The same request again, as after a failure.
     repeated = await chat.request(output)
     assert repeated.shown.shared_prefix == SharedPrefix(tokens=third.shown.tokens, messages=messages(third))
 
@@ -134,16 +134,13 @@ async def test_what_comes_before_a_change_is_shared(chat: Chat) -> None:
         changed.recent, changed.last = replace(chat.recent, **fields), chat.last
         return (await changed.request(*input_items)).shown.shared_prefix
 
-    # Another question, because the reply to the first one failed.
+    # The first question was not added, as if its reply had failed.
     expected = SharedPrefix(tokens=before_question, messages=system_messages + 2, reason="input_changed")
     assert await shared(user("Who are you?")) == expected
-    # Other instructions.
     expected = SharedPrefix(tokens=tools, messages=0, reason="input_changed")
     assert await shared(user("How are you?"), instructions="Be rude.") == expected
-    # An item is deleted.
     expected = SharedPrefix(tokens=instructions, messages=system_messages, reason="input_changed")
     assert await shared(user("How are you?"), items=chat.recent.items[1:]) == expected
-    # A summary takes the place of the items.
     summary = Summary(
         version=5,
         compaction_id="cmp_1",
@@ -157,7 +154,6 @@ async def test_what_comes_before_a_change_is_shared(chat: Chat) -> None:
     )
     expected = SharedPrefix(tokens=instructions, messages=system_messages, reason="context_compacted")
     assert await shared(user("How are you?"), items=(), summary=summary) == expected
-    # A pinned item is shown before the window.
     pin = ContextItem(item_id="msg_0", stored=user("My name is Ann."), tokens=8)
     expected = SharedPrefix(tokens=instructions, messages=system_messages, reason="input_changed")
     assert await shared(user("How are you?"), pins=(pin,), pinned=frozenset({"msg_0"})) == expected
@@ -184,7 +180,7 @@ async def test_a_request_is_compared_with_the_last_one_to_the_same_model(chat: C
     assert back.shown.shared_prefix == SharedPrefix(tokens=first.shown.tokens, messages=messages(first))
 
 
-async def test_if_the_summary_has_changed_the_window_begins_as_early_as_the_budget_allows(chat: Chat) -> None:
+async def test_after_a_new_summary_the_window_begins_as_early_as_possible(chat: Chat) -> None:
     chat.recent = replace(chat.recent, policy=ContextPolicy(budget=10_000))
     last = await chat.request(user("How are you?"))
     assert last.shown.sequence is not None
@@ -197,7 +193,7 @@ async def test_if_the_summary_has_changed_the_window_begins_as_early_as_the_budg
     assert begins.first == "msg_1"
 
 
-async def test_a_restored_item_before_the_window_is_shown_if_the_window_had_the_whole_path(chat: Chat) -> None:
+async def test_a_restored_item_is_shown_if_the_window_had_the_whole_path(chat: Chat) -> None:
     everything = chat.recent.items
     for remaining in (everything[1:], ()):
         chat.recent = replace(chat.recent, items=remaining)

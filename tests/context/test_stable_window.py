@@ -1,7 +1,4 @@
-"""The stable window: it begins where it began for the last request, as long as the request fits.
-
-When the request no longer fits, the window moves by many turns at once.
-"""
+"""The stable window begins where it began for the last request, as long as the request fits. Then it moves by many turns."""
 
 from functools import partial
 
@@ -18,10 +15,7 @@ ASSISTANT: Item = {"type": "message", "role": "assistant", "content": "a"}
 
 
 def turns(first: int, last: int, tokens: int = 5) -> list[ContextItem]:
-    """A question and an answer for each turn, with `tokens` tokens each.
-
-    Turn n has the question at depth 2n - 1 and the answer at 2n.
-    """
+    """Turn n has the question at depth 2n - 1 and the answer at 2n."""
     return [
         ContextItem(item_id=f"msg_{depth}", stored=item, tokens=tokens, depth=depth)
         for turn in range(first, last + 1)
@@ -39,27 +33,23 @@ def selected(context_input: ContextInput, budget: int, stands_at: int | None = N
 
 
 def first_depth(selection: Selection) -> int | None:
-    """The depth at which the window begins; None if it is empty."""
+    """None if the window is empty."""
     return selection.window[0].depth if selection.window else None
 
 
-def test_the_window_stays_as_long_as_it_fits_then_moves_until_the_request_fills_at_most_six_tenths_of_the_budget() -> (
-    None
-):
+def test_the_window_stays_as_long_as_the_request_fits() -> None:
     stands_at: int | None = None
     begins: list[int | None] = []
-    for answered in range(25):  # a turn has 10 tokens, the budget holds ten turns
+    for answered in range(25):  # a turn has 10 tokens, the budget 100
         selection = selected(ContextInput(path=turns(1, answered), input=question(0, 10)), 100, stands_at)
         stands_at = first_depth(selection) or 1
         begins.append(stands_at)
         assert selection.tokens <= 100
-    # The eleventh turn does not fit: five turns and the question stay. Five turns later the window moves again.
+    # At the eleventh turn, five turns and the question stay.
     assert begins == [*[1] * 10, *[11] * 5, *[21] * 5, *[31] * 5]
 
 
-def test_without_an_earlier_window_the_window_begins_at_the_start_if_everything_fits_and_otherwise_leaves_room() -> (
-    None
-):
+def test_without_an_earlier_window_the_window_leaves_room_if_necessary() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 95)) == 1
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 94)) == 9
     not_all_read = ContextInput(path=turns(4, 9), input=question(19), reaches_start=False, unread=6)
@@ -69,18 +59,18 @@ def test_without_an_earlier_window_the_window_begins_at_the_start_if_everything_
 
 def test_the_window_never_moves_back_by_itself() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=13)) == 13
-    # The window's first turn is deleted: the window begins with the next one.
+    # The window's first turn is deleted.
     gap = [item for item in turns(1, 9) if item.depth not in (13, 14)]
     assert first_depth(selected(ContextInput(path=gap, input=question(19)), 1000, stands_at=13)) == 15
-    # The window was empty for the last request. The reply to that request failed, so the window is still empty.
+    # The window of the failed request was empty.
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=19)) is None
 
 
-def test_if_the_last_window_began_before_all_items_that_were_read_the_window_moves() -> None:
+def test_the_window_moves_if_the_last_one_began_before_the_read_items() -> None:
     path = turns(4, 9)
     not_all_read = ContextInput(path=path, input=question(19), reaches_start=False)
     assert first_depth(selected(not_all_read, 60, stands_at=5)) == 13
-    # The start of the path was read, so the missing items were deleted. The window stays, and begins at the next item.
+    # The start was read: the missing items were deleted.
     assert first_depth(selected(ContextInput(path=path, input=question(19)), 65, stands_at=5)) == 7
 
 
@@ -94,7 +84,7 @@ def test_if_no_turn_leaves_room_only_the_newest_turn_is_shown() -> None:
     context_input = ContextInput(path=turns(1, 3), input=question(7), base_tokens=70)
     selection = selected(context_input, 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (None, 75)
-    # The input has no user message, so it belongs to the last turn of the path.
+    # Without a user message, the input belongs to the last turn.
     answer = [ContextItem(item_id="msg_new", stored=ASSISTANT, tokens=5)]
     selection = selected(ContextInput(path=turns(1, 3), input=answer, base_tokens=70), 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (5, 85)

@@ -1,7 +1,4 @@
-"""A truncated text has at most the allowed number of tokens.
-
-A portion has at most the allowed size, and ends inside a turn only if no turn ends in it.
-"""
+"""Truncated texts and portions have at most the allowed size. A portion ends with a turn if possible."""
 
 import random
 from typing import Any
@@ -26,7 +23,7 @@ def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
         assert count(omit_middle(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
 
 
-def test_a_portion_has_at_most_the_given_tokens_and_ends_with_a_turn_if_possible() -> None:
+def test_a_portion_has_at_most_the_given_tokens() -> None:
     randomness = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""All text that is sent for an item is counted, whatever kinds of parts it has, and so is all text of the tools."""
+"""All text that is sent for an item or for the tools is counted."""
 
 import base64
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 TYPE_NAME_TOKENS = 40
-"""Up to this many tokens of a request are not counted: the names of types and fields."""
+"""At most this much for the names of types and fields, which are not counted."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 

@@ -1,4 +1,4 @@
-"""Token counts are exact where that is possible. Elsewhere their error is bounded. No text makes the count fail."""
+"""Token counts are exact where possible. Elsewhere their error is bounded."""
 
 import asyncio
 import string
@@ -23,7 +23,7 @@ ENCODING_OF = Encodings()
 
 
 def count_in_one_piece(text: str, encoding: str) -> int:
-    """The tokens that tiktoken finds when it is given the whole text."""
+    """tiktoken gets the whole text."""
     return len(ENCODING_OF.get(encoding).encode_ordinary(text))
 
 
@@ -86,7 +86,7 @@ def test_the_pieces_of_a_text_together_are_the_text() -> None:
     assert max(map(len, parts)) <= MAX_PIECE_CHARACTERS
 
 
-async def test_texts_that_are_short_together_are_counted_on_the_event_loop_and_others_in_a_thread() -> None:
+async def test_long_texts_are_counted_in_a_thread() -> None:
     count("load the vocabulary")
     thread_ids: list[int] = []
 

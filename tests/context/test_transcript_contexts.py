@@ -26,9 +26,8 @@ def tokens_of(items: list[dict[str, Any]], encoding: str) -> int:
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_given_a_model_with_a_small_window_then_all_messages_are_sent_and_counted(model_api: str) -> None:
+async def test_all_messages_are_sent_and_counted_despite_a_small_window(model_api: str) -> None:
     models = Models(Settings(model_api=model_api, model_window=50))
-    # Nothing is read from the log.
     contexts = SharedContexts(models, no_snapshot).of(cast("Any", None))
     for model, encoding in (("gpt-5", "o200k_base"), ("gpt-4", "cl100k_base")):
         context = await contexts.assemble_transcript(
@@ -48,7 +47,7 @@ async def test_given_a_model_with_a_small_window_then_all_messages_are_sent_and_
         )
 
 
-async def test_given_messages_that_were_counted_when_a_request_begins_with_them_then_the_sum_is_the_same() -> None:
+async def test_the_sum_is_the_same_if_some_messages_were_counted_before() -> None:
     encoding, counts, none_kept = "o200k_base", MessageCounts(), MessageCounts(max_counts=0)
     tea = {"role": "user", "content": "tea"}
     for messages in (MESSAGES[:6], MESSAGES, [*MESSAGES, tea], [*MESSAGES[:5], tea], [MESSAGES[0], *MESSAGES[2:], tea]):

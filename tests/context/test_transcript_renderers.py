@@ -1,4 +1,4 @@
-"""Renderers 6 and 7 send the messages of a Chat Completions request. As with all renderers, their output never changes."""
+"""Renderers 6 and 7 send the messages of a Chat Completions request. Their output never changes."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def rendered(renderer: int, parameters: dict[str, Any] = PARAMETERS) -> dict[str
     return render_transcript(renderer, model="m", messages=MESSAGES, parameters=parameters)
 
 
-def test_renderer_6_sends_the_messages_and_the_parameters_as_they_came_and_asks_for_the_usage() -> None:
+def test_renderer_6_sends_messages_and_parameters_as_they_came_and_asks_for_usage() -> None:
     body = rendered(6)
     assert body == {
         **PARAMETERS["chat"],
@@ -136,7 +136,7 @@ def test_renderer_6_sends_the_messages_and_the_parameters_as_they_came_and_asks_
         assert body["stream_options"] == {"include_usage": True}
 
 
-def test_renderer_7_sends_the_messages_as_items_and_the_parameters_as_the_responses_api_has_them() -> None:
+def test_renderer_7_sends_the_messages_as_items() -> None:
     body = rendered(7)
     look, see, custom = PARAMETERS["tools"]
     assert body == {
@@ -160,6 +160,6 @@ def test_renderers_6_and_7_change_nothing_that_they_are_given(renderer: int) -> 
     assert request_sha256({"messages": MESSAGES, "parameters": PARAMETERS}) == before
 
 
-def test_of_the_first_seven_renderers_6_and_7_render_transcripts_and_3_5_and_7_use_the_responses_api() -> None:
+def test_of_the_first_seven_renderers_6_and_7_render_transcripts() -> None:
     assert [renderer for renderer in range(1, 8) if renders_transcripts(renderer)] == [6, 7]
     assert [renderer for renderer in range(1, 8) if uses_responses_api(renderer)] == [3, 5, 7]

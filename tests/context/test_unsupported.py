@@ -1,4 +1,4 @@
-"""`first_unsupported` finds the first parameter or input item that the provider's API or the model cannot take, and names it."""
+"""`first_unsupported` names the first parameter or input item that the API or the model cannot take."""
 
 from typing import Any
 
@@ -109,9 +109,7 @@ def test_an_input_item_that_this_model_cannot_take_is_named() -> None:
             assert refused is None or "This model cannot take" in refused[1]
 
 
-def test_a_part_whose_type_the_responses_api_lacks_is_refused_and_the_error_names_the_right_type_if_there_is_one() -> (
-    None
-):
+def test_a_part_that_the_responses_api_lacks_is_refused() -> None:
     for kind, ours in (("image_url", "input_image"), ("file", "input_file"), ("audio_of_tomorrow", None)):
         refused = first_unsupported(CHAT, {}, [user({"type": kind, kind: {}})])
         assert refused is not None

@@ -1,4 +1,4 @@
-"""Random commands on whole conversations: create, change, share, fork, delete."""
+"""Random commands on whole conversations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +93,6 @@ def fork_at_item(draws: Draws, conversation: ModelConversation) -> Command | Non
 
 
 def fork_with_tail(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Forks at an item of the active path, and takes along what comes after it there."""
     item = draws.one_of(conversation.shown(conversation.head))
     if item is None:
         return None
@@ -118,7 +117,7 @@ def _fork(
     body: Any,
     begins_with: Callable[[], tuple[ModelItem | None, list[ModelItem]]],
 ) -> Command:
-    """`begins_with`: returns the last item that the fork inherits, and the pinned items of the version that is forked."""
+    """Returns the last item that the fork inherits, and the pinned items of the forked version."""
     owner = draws.reader(conversation)
 
     def apply(answer: Any) -> None:

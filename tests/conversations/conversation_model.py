@@ -1,4 +1,4 @@
-"""A model in memory of conversations with branches and forks: which items a conversation shows, and in which order."""
+"""A model in memory of conversations with branches and forks."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -9,12 +9,9 @@ Role = Literal["reader", "writer"]
 
 
 class ModelItem(Struct, eq=False, kw_only=True):
-    """An item of the model.
+    """`parent`: the item that it was appended after. `response`: the completed response that gave it as output.
 
-    response      the completed response that has this item in its output; None for other items
-    parent        the item that it was appended after
-    conversation  the conversation that it was appended to
-    retracted     whether it is deleted in that conversation
+    `retracted`: whether it is deleted in its own conversation.
     """
 
     id: str
@@ -28,7 +25,6 @@ class ModelItem(Struct, eq=False, kw_only=True):
 
     @property
     def path(self) -> "list[ModelItem]":
-        """The items from the first one to this one."""
         return [self] if self.parent is None else [*self.parent.path, self]
 
 
@@ -39,7 +35,7 @@ class ModelFeedback(Struct, frozen=True):
 
 
 class ModelState(Struct, frozen=True):
-    """A conversation at a version. `shown`: the items that its active path showed at that version."""
+    """`shown`: the items that the active path showed at this version."""
 
     head: ModelItem | None
     pinned: list[ModelItem]
@@ -47,13 +43,7 @@ class ModelState(Struct, frozen=True):
 
 
 class ModelReply(Struct, eq=False):
-    """A reply that runs.
-
-    at_head     whether its items will be appended at the head. If not, they open a branch after `leaf`
-    names_leaf  whether the request named `leaf`. If not, `leaf` is None while `at_head`, and later the item from which the
-                head was moved away
-    head        the head when the reply was requested
-    """
+    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head at its request."""
 
     at_head: bool
     leaf: ModelItem | None
@@ -62,21 +52,10 @@ class ModelReply(Struct, eq=False):
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
-    """A conversation of the model.
+    """`base`: the last item that a fork inherits. `head`: the last item of the active path.
 
-    origin    the conversation that it was forked from; None if it is no fork
-    base      the last item that it inherits
-    head      the last item of its active path
-    items     its own items, in the order in which they were appended
-    hidden    the inherited items that were retracted in this fork
-    shares    the role of each other subject that may read it
-    feedback  by what it is about (an item, or the id of a response) and subject
-    running   the replies that run, by response id
-    replies   how many completed replies each subject got
-    position  the log's position after the last command
-    states    what the conversation was like, by version
-
-    keeps_stopped  whether the items of a stopped reply join it
+    `hidden`: inherited items that were retracted here. `feedback`: by item or response id, and subject. `replies`:
+    completed ones, by subject. `states`: by version.
     """
 
     id: str
@@ -108,44 +87,38 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def nodes(self) -> list[ModelItem]:
-        """All items of the conversation's tree: the inherited ones, without those of deleted conversations, then its own."""
+        """Inherited items, without those of deleted conversations, then its own."""
         return [
             *(item for item in self.inherited if not (item.conversation and item.conversation.deleted)),
             *self.items,
         ]
 
     def shows(self, item: ModelItem) -> bool:
-        """Whether the item is shown here.
-
-        Not shown: an item that was retracted in its own conversation, in this fork or in a fork between these two
-        conversations, and an item whose own conversation is deleted.
-        """
+        """Not shown: items of deleted conversations, and items retracted here, in a conversation between, or in their own."""
         if item.conversation is self:
             return not item.retracted and not self.deleted
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)
 
     def shown(self, leaf: ModelItem | None) -> list[ModelItem]:
-        """The items that are shown on the path to `leaf`, oldest first."""
         return [] if leaf is None else [item for item in leaf.path if self.shows(item)]
 
     def siblings(self, item: ModelItem) -> list[ModelItem]:
-        """The items with the same parent that are shown, this one included, in the order in which they were appended."""
+        """The shown items with the same parent, this one included, oldest first."""
         return [node for node in self.nodes if node.parent is item.parent and self.shows(node)]
 
     def append(self, *items: ModelItem) -> None:
-        """Appends items at the head. The last of them is the new head."""
         self._add(items, self.head)
         self.head = items[-1]
 
     def branch(self, item: ModelItem, after: ModelItem | None) -> None:
-        """Appends the item after `after`: on a new branch, unless `after` is the head. The item becomes the head."""
+        """The item becomes the head. It opens a branch, unless `after` is the head."""
         if after is self.head:
             return self.append(item)
         self._add([item], after)
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Replies that run for the old head will still be appended there, on a branch, unless the head moves back first."""
+        """Replies that run for the old head still join there, unless the head moves back first."""
         if item is self.head:
             return
         for reply in self.running.values():
@@ -156,7 +129,6 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = item
 
     def request_reply(self, response_id: str, *named: ModelItem | None) -> None:
-        """`named`: the leaf that the request names, if any."""
         leaf = named[0] if named else None
         self.running[response_id] = ModelReply(not named, leaf, bool(named), self.head)
 
@@ -168,7 +140,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self._join(response_id, *(items if self.keeps_stopped else ()))
 
     def _join(self, response_id: str, *items: ModelItem) -> None:
-        """Appends the items of the reply. If its request named a leaf, the head moves to the last of them, unless another command has moved the head."""
+        """If the request named a leaf, the head moves to the last item, unless another command moved the head."""
         reply = self.running.pop(response_id)
         if not items:
             return None
@@ -186,7 +158,6 @@ class ModelConversation(Struct, eq=False, kw_only=True):
             after = item
 
     def note_state(self, version: int) -> None:
-        """Keeps what the conversation is like now, as its state at this version."""
         self.states[version] = ModelState(self.head, [*self.pinned], self.shown(self.head))
 
 
@@ -201,7 +172,6 @@ class ConversationModel(Struct):
         return [conversation for conversation in self.conversations if conversation.is_readable_by(subject)]
 
     def found_by(self, subject: str, word: str) -> set[str]:
-        """The ids of the items with this word that are shown in a conversation that the subject may read."""
         return {
             item.id
             for conversation in self.readable_by(subject)

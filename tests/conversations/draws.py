@@ -1,4 +1,4 @@
-"""Random choices for the commands: a conversation, an item, a subject, a text."""
+"""Random choices for the commands."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """A command of a subject. `apply` changes the model as the command changes the store. `apply` gets the answer's body.
+    """`apply` changes the model as the command changes the store. It gets the answer's body.
 
-    `start` changes the model as the request of a reply does, before the reply ends. It gets the id of the response.
-    `stops_after`: the seconds after which the reply that the command requested is cancelled.
+    `start` does so at the request of a reply. It gets the response's id. `stops_after`: seconds until the reply is
+    cancelled.
     """
 
     name: str
@@ -44,14 +44,13 @@ class Draws:
         return self.random.choice(values) if values else None
 
     def text(self) -> str:
-        """A text whose first word is in no other text."""
+        """Its first word is in no other text."""
         return f"w{next(self._numbers)}x {self.random.choice(COMMON_WORDS)}"
 
     def conversation(self) -> ModelConversation:
         return self.random.choice(self.model.existing)
 
     def item(self, conversation: ModelConversation) -> ModelItem | None:
-        """An item that the conversation shows, on any path."""
         return self.one_of([item for item in conversation.nodes if conversation.shows(item)])
 
     def writer(self, conversation: ModelConversation) -> str:
@@ -72,7 +71,6 @@ class Draws:
         subject: str | None = None,
         method: str = "POST",
     ) -> Command:
-        """A command on the conversation. It is sent by `subject`, or else by a random subject that may write to the conversation."""
         return Command(
             name=name,
             subject=subject or self.writer(conversation),

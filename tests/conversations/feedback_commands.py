@@ -1,4 +1,4 @@
-"""Random feedback to items and responses: given, changed and withdrawn."""
+"""Random feedback to items and responses."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ def rate_item(draws: Draws, conversation: ModelConversation) -> Command | None:
 
 
 def rate_response(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Rates a reply that this conversation got, even if its answer was retracted."""
     return _give(draws, conversation, draws.one_of([item.response for item in conversation.items if item.response]))
 
 

@@ -1,4 +1,4 @@
-"""Random commands on the items of a conversation: append, revise, retract, restore, pin and unpin items, and move the head."""
+"""Random commands on the items of a conversation."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def retract(draws: Draws, conversation: ModelConversation) -> Command | None:
 
 
 def restore(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Restores an item that was retracted in this conversation, unless it is deleted in the origin too."""
+    """Restores an item that was retracted here and is not deleted in the origin."""
     own = [item for item in conversation.items if item.retracted]
     hidden = [item for item in conversation.hidden if conversation.origin and conversation.origin.shows(item)]
     if (item := draws.one_of([*own, *hidden])) is None:

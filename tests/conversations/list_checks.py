@@ -1,4 +1,4 @@
-"""Compares the lists of conversations of one subject with the model: orders, filters, pages both ways, and what an entry shows."""
+"""Compares the lists of conversations of one subject with the model."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +28,6 @@ async def check_lists(apis: Apis, model: ConversationModel, reader: Principal) -
 
 
 def shown(conversation: ModelConversation) -> dict[str, Any]:
-    """What an entry says about the conversation."""
     own = [item for item in conversation.shown(conversation.head) if item.conversation is conversation]
     return {
         "title": conversation.title,
@@ -56,7 +55,6 @@ def _filters(everything: list[ModelConversation], subject: str) -> list[tuple[Ma
 
 
 async def _read_both_ways(apis: Apis, reader: Principal, **parameters: Any) -> list[Any]:
-    """The entries of all pages, read forwards and then backwards."""
     page = await read_json(apis, reader, PATH, limit=LIMIT, **parameters)
     entries: list[Any] = page["data"]
     while page["next_cursor"]:

@@ -22,7 +22,7 @@ class ModelChecks:
         self._tenant = tenant
 
     async def check(self, position: int) -> None:
-        """Checks that the reads of each subject equal the model. `position`: the search must show the log up to it."""
+        """`position`: the search must show the log up to it."""
         for subject in SUBJECTS:
             await check_lists(self._apis, self._model, self._user(subject))
             await self._check_own_feedback(subject)
@@ -75,7 +75,7 @@ class ModelChecks:
             assert entry.get("siblings", {"index": 0, "count": 1}) == expected
 
     async def _check_versions(self, subject: str, conversation: ModelConversation) -> None:
-        """Checks some versions. Forks are left out: what an old version of a fork shows changes with the origin."""
+        """Forks are left out: their old versions change with the origin."""
         states = [] if conversation.origin else [*conversation.states.items()]
         for version, state in states[:: len(states) // CHECKED_VERSIONS + 1]:
             entries = await self._all(
@@ -124,10 +124,7 @@ class ModelChecks:
             for (rated, by), given in conversation.feedback.items()
         )
 
-    # Everything that a subject may read
-
     async def _check_own_feedback(self, subject: str) -> None:
-        """Checks the list of the feedback in all of the subject's own conversations, and its counts."""
         own = [conversation for conversation in self._model.existing if conversation.owner == subject]
         given = [
             (conversation.id, _id_of(rated), by, feedback.rating)
@@ -169,10 +166,10 @@ def _id_of(rated: ModelItem | str) -> str:
 
 
 def _comment(conversation: ModelConversation, rated: ModelItem | str, given: ModelFeedback) -> str:
-    """The comment as it is listed. Empty if the item is deleted."""
+    """Empty if the item is deleted."""
     is_deleted = isinstance(rated, ModelItem) and not conversation.shows(rated)
     return "" if is_deleted else given.comment or ""
 
 
 PROVIDER_TOKENS = 7
-"""The input tokens that the scripted provider counts for each request."""
+"""The input tokens that the provider reports for each request."""

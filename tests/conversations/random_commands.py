@@ -44,10 +44,9 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     conversation_commands.reopen: 10,
 }
 NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare, conversation_commands.fork_with_tail)
-"""What `send_at_once` does not send.
+"""The first two can end a subject's access before the test has read the result.
 
-The first two can end a subject's access before the test has read what became of an accepted command. The third is refused
-as malformed if the head is moved elsewhere.
+The third is malformed if the head is moved elsewhere.
 """
 
 NOT_WHEN_ENDED = (
@@ -60,14 +59,14 @@ NOT_WHEN_ENDED = (
     reply_commands.stopped_reply,
     reply_commands.stopped_regenerate,
 )
-"""What an ended conversation refuses until it is reopened."""
+"""What an ended conversation refuses."""
 
 REFUSED = frozenset({404, 409})
 """The statuses of a command that another one made impossible."""
 
 
 class RandomCommands:
-    """`sent`: the names of the commands so far. `position`: the log has at least this position."""
+    """`position`: the log has at least this position."""
 
     def __init__(
         self, apis: Apis, provider: ScriptedProvider, model: ConversationModel, tenant: str, seed: int
@@ -84,13 +83,13 @@ class RandomCommands:
         if exchange.body["model"] == reply_commands.ENDLESS_MODEL:
             exchange.begin_stream()
             exchange.text_chunk(first)
-            while True:  # until the store closes the connection
+            while True:
                 exchange.text_chunk("".join(f" {word}" for word in others))
                 time.sleep(0.02)
         exchange.stream_text(f"{first} ", *others)
 
     async def send(self, number: int) -> None:
-        """Sends one command after the other. Each must succeed."""
+        """Each command must succeed."""
         for _ in range(number):
             command = self._any()
             self.sent.append(command.name)
@@ -99,7 +98,7 @@ class RandomCommands:
             await self._apply([(command, answer)])
 
     async def send_at_once(self, number: int) -> None:
-        """Sends several commands on one conversation at the same time. The model applies those that succeed in the order of the log."""
+        """The model applies those that succeed in the order of the log."""
         conversation = self._draws.conversation()
         draws = {draw: weight for draw, weight in WEIGHTS.items() if draw not in NOT_AT_ONCE}
         commands = [self._on(conversation, draws) for _ in range(number)]
@@ -111,7 +110,6 @@ class RandomCommands:
         await self._apply([(command, answer) for command, answer in sent if answer.status_code == 200])
 
     def _any(self) -> Command:
-        """A command on any conversation, or a new conversation."""
         choice = self._draws.random.random()
         if len(self._draws.model.existing) < 2 or choice < 0.04:
             return conversation_commands.create(self._draws)
@@ -140,7 +138,6 @@ class RandomCommands:
         return await self._apis.post(by, f"/v1/responses/{answer.json()['id']}/cancel")
 
     async def _apply(self, sent: Sequence[tuple[Command, httpx.Response]]) -> None:
-        """Applies the commands to the model in the order of their versions."""
         steps: list[tuple[int, bool, Callable[[], None]]] = []
         for command, answer in sent:
             position = int(answer.headers["x-position"])
@@ -160,7 +157,7 @@ class RandomCommands:
                 conversation.note_state(version)
 
     async def _requested_version(self, command: Command, response_id: str) -> int:
-        """The version at which the reply was requested. Only the event that requests the reply has it."""
+        """Only the event that requests the reply has this version."""
         assert command.conversation is not None
         path = f"/v1/conversations/{command.conversation.id}/events"
         last_version = max(command.conversation.states, default=0)
@@ -173,14 +170,14 @@ class RandomCommands:
         return int(requests[response_id])
 
     async def _input_ids(self, command: Command, response_id: str) -> list[str]:
-        """The ids of the input's items. A Response does not name them."""
+        """A Response does not name them."""
         path = f"/v1/responses/{response_id}/input_items"
         page = await read_json(self._apis, user(command.subject, self._tenant), path)
         return [item["id"] for item in page["data"]]
 
 
 def _version(command: Command, answer: httpx.Response) -> tuple[int, bool]:
-    """The conversation's version after the command. For a fork: the version that was forked, and True."""
+    """For a fork: the version that was forked, and True."""
     if command.path.endswith("/fork"):
         return int(answer.json()["forked_from"]["version"]), True
     return int(answer.headers["etag"].strip('"')), False

@@ -1,4 +1,4 @@
-"""Reads as one subject. A read is repeated if the views are behind, or if Postgres did not say in time whether they are."""
+"""Reads as one subject. Repeats a read until the views are current."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ ATTEMPTS = 10
 
 
 async def read(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> httpx.Response:
-    """The answer to a GET. `position`: the answer shows at least the log up to this position."""
+    """`position`: the answer shows at least the log up to this position."""
     headers = {"x-min-position": str(position)}
     for _ in range(ATTEMPTS):
         answer = await apis.get(principal, path, params=parameters, headers=headers)
@@ -28,7 +28,6 @@ async def read_json(apis: Apis, principal: Principal, path: str, *, position: in
 
 
 async def read_all(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> list[Any]:
-    """The entries of all pages."""
     entries: list[Any] = []
     after: dict[str, str] = {}
     while True:

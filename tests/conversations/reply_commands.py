@@ -1,4 +1,4 @@
-"""Random requests for replies: at the head, after an earlier answer, or beside an earlier answer. Some of the replies are stopped."""
+"""Random requests for replies."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tests.conversations.conversation_model import ModelConversation, ModelItem
 from tests.conversations.draws import Apply, Command, Draws
 
 ENDLESS_MODEL = "endless"
-"""The model whose answers do not end by themselves."""
+"""Its answers do not end by themselves."""
 
 
 def reply(draws: Draws, conversation: ModelConversation) -> Command:
@@ -30,7 +30,6 @@ def stopped_regenerate(draws: Draws, conversation: ModelConversation) -> Command
 
 
 def _stopped(draws: Draws, command: Command) -> Command:
-    """The same request, for a reply that is cancelled: before its first word arrives, or later."""
     return replace(
         command,
         name=f"stopped {command.name}",
@@ -40,7 +39,6 @@ def _stopped(draws: Draws, command: Command) -> Command:
 
 
 def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Asks for a reply after an earlier answer. If that answer is the head, this is a reply at the head."""
     if (answer := _answer(draws, conversation)) is None:
         return None
     author, question = draws.writer(conversation), draws.text()
@@ -53,7 +51,6 @@ def continue_answer(draws: Draws, conversation: ModelConversation) -> Command | 
 
 
 def regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Asks for another answer beside an earlier answer, which a fork may have inherited."""
     answers = [item for item in conversation.nodes if item.response is not None and conversation.shows(item)]
     if (answer := draws.one_of(answers)) is None:
         return None
@@ -69,7 +66,6 @@ def regenerate(draws: Draws, conversation: ModelConversation) -> Command | None:
 
 
 def _answer(draws: Draws, conversation: ModelConversation) -> ModelItem | None:
-    """An answer that a reply gave in this conversation."""
     answers = [item for item in conversation.items if item.response is not None and conversation.shows(item)]
     return draws.one_of(answers)
 

@@ -1,12 +1,11 @@
-"""Random commands on conversations, some of them sent at the same time. What the store shows is compared with a model in memory.
+"""Compares what the store shows after random commands with a model in memory.
 
-Lists, items on several paths and at old versions, tree, context, feedback, search and usage must agree after each batch,
-after Redis was emptied, and after every MongoDB view was rebuilt.
+They must agree after each batch, after Redis was emptied, and after a rebuild of every MongoDB view.
 
     scripts/test tests/conversations                                         two histories, as in CI
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on
 
-HISTORY_BATCHES: how many batches of commands a longer history has. Default: 8.
+HISTORY_BATCHES: how many batches a longer history has. Default: 8.
 """
 
 import os

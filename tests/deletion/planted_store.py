@@ -1,4 +1,4 @@
-"""A running store in which words are planted: both APIs on a port, the projector, and a scripted provider."""
+"""A running store with planted words. No answer may contain a word after its deletion."""
 
 import asyncio
 import json
@@ -17,15 +17,10 @@ from tests.replies.both_apis import open_both_apis, served
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 ANN = headers_of("ann")
-"""The headers of Ann. She owns nearly every conversation, and may not see deleted content."""
+"""Ann owns nearly every conversation. She has no scope `audit`."""
 
 
 class PlantedStore:
-    """`plant` makes a word that tests put into content. `http` sends requests as Ann.
-
-    After the content is deleted, no answer may contain the word.
-    """
-
     def __init__(self, http: httpx.AsyncClient, metrics: Metrics, log: Log, provider: ScriptedProvider) -> None:
         self.http = http
         self.metrics = metrics
@@ -33,10 +28,10 @@ class PlantedStore:
         self.provider = provider
         self.planted: list[str] = []
         self.keyed: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        """Path, body and headers of the requests that were sent with an idempotency key."""
+        """Path, body and headers of the requests with an idempotency key."""
 
     def plant(self, kind: str) -> str:
-        """Returns a new word that is used nowhere else, and adds it to `planted`."""
+        """Returns a new word, and adds it to `planted`."""
         word = f"Zq{kind}{len(self.planted)}qZ"
         self.planted.append(word)
         return word
@@ -44,7 +39,7 @@ class PlantedStore:
     async def post(
         self, path: str, *, is_keyed: bool = False, status: int = 200, sender: str = "ann", **body: Any
     ) -> dict[str, Any]:
-        """Sends a POST and returns the answer's JSON. `is_keyed`: with an idempotency key, to be sent again later."""
+        """Sends a POST, with an idempotency key if `is_keyed`."""
         key = {"Idempotency-Key": f"key-{len(self.keyed)}"} if is_keyed else {}
         headers = {**headers_of(sender), **key}
         if is_keyed:
@@ -59,7 +54,6 @@ class PlantedStore:
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
 
     def answer_with(self, script: Callable[[Exchange], None] | str) -> None:
-        """Sets what the model answers to later requests."""
         self.provider.script = (lambda exchange: exchange.stream_text(script)) if isinstance(script, str) else script
 
     def ids(self, sql: str) -> list[str]:
@@ -92,8 +86,6 @@ async def open_planted_store(settings: Settings, provider: ScriptedProvider) -> 
 
 
 def thinks_and_calls(thought: str, text: str, name: str, arguments: dict[str, Any]) -> Callable[[Exchange], None]:
-    """A script: the model answers with reasoning, a text and a function call."""
-
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.delta(reasoning_content=thought)
@@ -107,8 +99,6 @@ def thinks_and_calls(thought: str, text: str, name: str, arguments: dict[str, An
 
 
 def refuses_with(text: str) -> Callable[[Exchange], None]:
-    """A script: the model answers with a refusal."""
-
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.delta(refusal=text)

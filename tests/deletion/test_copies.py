@@ -1,4 +1,4 @@
-"""`context/copies.py` and `domain/content.py` list every place that can hold content. These tests find places that are missing there."""
+"""`context/copies.py` lists each field of a view or snapshot that gets content from an event."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,13 +25,14 @@ ID = f"conv_{0:032x}"
 
 
 def planted() -> Iterator[Event]:
-    """Each example event of the catalogue, with WORD in each field that holds content."""
+    """Example events with WORD in each field that holds content."""
     for event in (*EXAMPLES, *EXTENDED):
         values = {name: value_of(name, getattr(event, name)) for name in CONTENT.get(type(event), {})}
         yield replace(event, **values) if values else event
 
 
 def value_of(name: str, value: Any) -> Any:
+    """A value of the same type with WORD in it."""
     match value:
         case bytes():
             return ITEM if name == "item" else msgspec.json.encode({"instructions": WORD})

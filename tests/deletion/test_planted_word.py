@@ -1,7 +1,6 @@
 """Without the scope `audit`, deleted content is in no answer, no model request, no log line and no metric.
 
-The test puts a word into each kind of content, and deletes the content in each possible way. Then it sends
-requests to every endpoint that reads and to many that write, and looks for the words.
+The test puts words into many kinds of content, deletes the content in many ways, and looks for the words.
 """
 
 import asyncio
@@ -62,7 +61,7 @@ def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
 
 
 async def retracted_items(store: PlantedStore) -> None:
-    """Adds items of every kind and two replies, and pins one item. Then retracts all items, one by one."""
+    """Adds items of many kinds and two replies. Then retracts all items, one by one."""
     conversation = (await store.post("/v1/conversations", title="kept"))["id"]
     path = f"/v1/conversations/{conversation}"
     added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
@@ -78,11 +77,7 @@ async def retracted_items(store: PlantedStore) -> None:
 
 
 async def deleted_responses(store: PlantedStore) -> None:
-    """Makes responses, and deletes them.
-
-    With a conversation: a completed, a failed, a cancelled and an interrupted response. Without a conversation: a
-    single response, and the first response of a chain of two.
-    """
+    """Deletes responses: completed, failed, cancelled, interrupted, without a conversation, and the first of a chain."""
     conversation = (await store.post("/v1/conversations"))["id"]
     plant, ids = store.plant, []
     extra: dict[str, Any] = {
@@ -112,11 +107,7 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Makes three chats with two completions each. The client changes the messages that it repeats.
-
-    Then retracts all items of the first two chats, deletes both completions of the second chat, and deletes the
-    conversation of the third chat.
-    """
+    """Deletes chat completions whose client changes the messages that it repeats."""
     plant = store.plant
     for number in range(3):
         system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}
@@ -147,7 +138,7 @@ async def deleted_completions(store: PlantedStore) -> None:
 
 
 async def cancelled(store: PlantedStore, conversation: str) -> str:
-    """Cancels a response after some text. Returns its id."""
+    """Cancels a reply after some text. Returns the response's id."""
     word, streaming = store.plant("cancelled"), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -167,7 +158,7 @@ async def cancelled(store: PlantedStore, conversation: str) -> str:
 
 
 async def interrupted(store: PlantedStore, conversation: str) -> str:
-    """Starts a response, and disconnects its client after some text. Returns its id."""
+    """Disconnects after some text. Returns the response's id."""
     word = store.plant("interrupted")
 
     def script(exchange: Exchange) -> None:
@@ -189,12 +180,7 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
 
 
 async def deleted_stopped_turns(store: PlantedStore) -> None:
-    """Stops a reply in a conversation that keeps partial answers, and tries it again.
-
-    The retry deletes the partial answer.
-
-    Then stops a second reply, and deletes all items and responses.
-    """
+    """Deletes stopped and retried turns of a conversation that keeps partial answers."""
     conversation = (await store.post("/v1/conversations", context_policy={"stopped": "keep"}))["id"]
     stopped = await interrupted(store, conversation)
     store.answer_with(store.plant("retried"))
@@ -210,10 +196,7 @@ async def deleted_stopped_turns(store: PlantedStore) -> None:
 
 
 async def retracted_retried_turn(store: PlantedStore) -> None:
-    """Tries a failed turn again, and deletes its items.
-
-    The failed response is not deleted. Its input is the question that was retracted.
-    """
+    """Retracts the items of a retried turn. The failed response is not deleted."""
     conversation = (await store.post("/v1/conversations"))["id"]
     store.answer_with(breaks_off_after("kept"))
     body = {"conversation": conversation, "input": store.plant("retriedinput")}
@@ -227,11 +210,7 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
-    """Bob's turn fails. Ann continues from it in a fork. Her turn fails too, and she continues from it. So Bob's question is
-    carried over twice.
-
-    Then Bob tries the turn again, and deletes the conversation. The fork stays.
-    """
+    """Bob's question is carried over twice into Ann's fork, which stays."""
     conversation = (await store.post("/v1/conversations", sender="bob", items=[message("kept")]))["id"]
     share: dict[str, Any] = {"with": {"subject": "ann"}, "role": "reader"}
     await store.post(f"/v1/conversations/{conversation}/shares", sender="bob", **share)
@@ -249,9 +228,7 @@ async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_failed_responses(store: PlantedStore) -> None:
-    """Continues from three failed turns: two in listed conversations, one without a conversation. Deletes two of the failed
-    responses, and the conversation of the third one.
-    """
+    """Deletes two of three failed responses, and the conversation of the third."""
     for start in ("listed", "unlisted", "deleted"):
         body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
         if start != "unlisted":
@@ -267,7 +244,6 @@ async def deleted_failed_responses(store: PlantedStore) -> None:
 
 
 async def deleted_conversation(store: PlantedStore) -> None:
-    """Makes a conversation with content of every kind, and deletes the conversation."""
     plant = store.plant
     described: dict[str, Any] = {
         "title": plant("title"),
@@ -289,9 +265,9 @@ async def deleted_conversation(store: PlantedStore) -> None:
 
 
 async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
-    """Deletes a conversation. It has a fork, and one of its items was copied into another conversation.
+    """Deletes a conversation that has a fork and a copied item.
 
-    Returns the id of the fork's last response, and the id of the other conversation.
+    Returns the id of the fork's last response, and the id of the conversation with the copy.
     """
     parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
     copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
@@ -309,9 +285,7 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
 
 
 async def deleted_single_completions(store: PlantedStore) -> None:
-    """Deletes three chat completions: one whose metadata was changed, a failed one, and one in a conversation that is
-    not deleted.
-    """
+    """Deletes a completion with changed metadata, a failed one, and one in a conversation that stays."""
     plant, path = store.plant, "/v1/chat/completions"
     alone = {"role": "system", "content": plant("chatsystem")}, {"role": "user", "content": plant("chatalone")}
     store.answer_with(plant("chatlonely"))
@@ -329,10 +303,7 @@ async def deleted_single_completions(store: PlantedStore) -> None:
 
 
 async def withdrawn_summary(store: PlantedStore) -> str:
-    """Makes a conversation with a summary, and retracts an item that the summary covers.
-
-    Returns the conversation's id.
-    """
+    """Deletes an item that a summary covers. Returns the conversation's id."""
     talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
     talk[0] = message(store.plant("covered"))
     created = await store.post("/v1/conversations", items=talk[:16])
@@ -345,10 +316,7 @@ async def withdrawn_summary(store: PlantedStore) -> str:
 
 
 def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Path and parameters of every GET that the store serves, for all of these `ids`.
-
-    `items_of`: the items that are read in each conversation.
-    """
+    """Yields path and parameters of every GET that the store serves, for these `ids`."""
     for template, methods in SERVED.items():
         if "GET" not in methods.split():
             continue
@@ -375,7 +343,7 @@ def leaks(text: str, planted: list[str]) -> list[str]:
     return [word for word in planted if word in text]
 
 
-async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_metric(
+async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     store: PlantedStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await retracted_items(store)
@@ -405,7 +373,6 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     survivors = [conversation for conversation in conversations if await exists(store, conversation)]
     assert other in survivors
     assert summarized in survivors
-    # Ask the model in every conversation that still exists, and in the fork.
     for conversation in survivors:
         await store.http.post("/v1/responses", json={"conversation": conversation, "input": "And now?"})
         await store.http.post("/v1/responses/input_tokens", json={"conversation": conversation, "input": "And now?"})
@@ -428,7 +395,6 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     assert len(store.provider.requests) > len(survivors)
     for request in store.provider.requests:
         found |= {f"model request {word}" for word in leaks(str(request), planted)}
-    # Send every request with an idempotency key again.
     for path, body, headers in store.keyed:
         answer = await store.http.post(path, json=body, headers=headers)
         echoed = "" if answer.status_code >= 400 else answer.text
@@ -447,7 +413,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
 
 
 async def first_part_of(store: PlantedStore, path: str) -> str:
-    """Reads an endless stream until nothing has arrived for 0.2 s."""
+    """Reads the stream until nothing has arrived for 0.2 s."""
     received = ""
     async with store.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
         parts = answer.aiter_text()
@@ -466,6 +432,6 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 
 def test_the_test_above_passes_ids_for_every_parameter_of_a_path() -> None:
-    """If this fails, a path has a new parameter. Then the test above must pass ids for it to `reads`."""
+    """If this fails, pass ids for the new parameter to `reads`."""
     handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

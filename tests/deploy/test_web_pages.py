@@ -1,4 +1,4 @@
-"""Each app alone and both gateways allow web pages the same requests. No answer has one of the headers for web pages twice."""
+"""Each app alone and both gateways allow web pages the same requests."""
 
 from pathlib import Path
 
@@ -20,9 +20,7 @@ def code(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_foreign_hosts_and_origins_are_refused_and_those_of_the_store_are_not(
-    server: str, tmp_path: Path
-) -> None:
+async def test_foreign_hosts_and_origins_are_refused_and_own_ones_are_not(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path, SETTINGS) as client:
         for path in PATHS:
             for method in ("POST",) if server == "commands" else ("GET", "POST"):
@@ -37,9 +35,7 @@ async def test_foreign_hosts_and_origins_are_refused_and_those_of_the_store_are_
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_answers_for_a_listed_origin_have_the_headers_for_web_pages_and_the_request_id_once(
-    server: str, tmp_path: Path
-) -> None:
+async def test_answers_for_a_listed_origin_have_each_header_once(server: str, tmp_path: Path) -> None:
     async with client_of(server, tmp_path, SETTINGS) as client:
         preflight = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
         for path in PATHS:

@@ -1,7 +1,4 @@
-"""given / when / then for tests of `decide`: given past events, when a command comes, then these events follow.
-
-`refused` instead of `then`: the command is refused with this error.
-"""
+"""given / when / then for tests of `decide`: after these events, this command leads to those events."""
 
 from collections.abc import Sequence
 

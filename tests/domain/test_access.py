@@ -1,4 +1,4 @@
-"""Who may send which command: the owner, the shares and the actor decide whether the command is allowed."""
+"""Who may send which command."""
 
 import pytest
 
@@ -40,7 +40,7 @@ END_OF_REPLY = FailReply(response_id="resp_1", code="c", message="m")
         (None, (), Actor("ann"), None),
     ],
 )
-def test_given_an_owner_and_shares_then_each_actor_has_a_role_or_none(
+def test_each_actor_has_a_role_or_none(
     owner: str | None, shares: tuple[Share, ...], actor: Actor, role: Role | None
 ) -> None:
     assert role_of(owner, shares, actor) == role
@@ -61,9 +61,7 @@ def test_given_an_owner_and_shares_then_each_actor_has_a_role_or_none(
         (Actor("eve", is_admin=True), SHARE, None),
     ],
 )
-def test_given_a_role_when_a_command_comes_then_it_is_allowed_or_refused(
-    actor: Actor, command: Command, error: type[Exception] | None
-) -> None:
+def test_a_role_allows_or_refuses_a_command(actor: Actor, command: Command, error: type[Exception] | None) -> None:
     shares = (BOB_WRITES, Share(subject="rita", role="reader"))
     state = Conversation(id=CONVERSATION, tenant="acme", owner="ann", version=2, family=CONVERSATION, shares=shares)
     if error is None:
@@ -73,7 +71,7 @@ def test_given_a_role_when_a_command_comes_then_it_is_allowed_or_refused(
         check_allowed(state, command, actor)
 
 
-def test_given_a_share_when_its_subject_gets_another_role_then_the_new_share_replaces_it() -> None:
+def test_a_new_share_of_a_subject_replaces_the_old_one() -> None:
     shared = ConversationShared(shares=(BOB_READS, ALL_READ))
     given(started(), shared).when(ShareConversation(share=BOB_WRITES)).then(
         ConversationShared(shares=(ALL_READ, BOB_WRITES))
@@ -81,7 +79,7 @@ def test_given_a_share_when_its_subject_gets_another_role_then_the_new_share_rep
     given(started(), shared).when(ShareConversation(share=BOB_READS)).then()
 
 
-def test_given_shares_when_one_is_withdrawn_then_the_others_remain() -> None:
+def test_when_a_share_is_withdrawn_the_others_remain() -> None:
     shared = ConversationShared(shares=(BOB_READS, ALL_READ))
     given(started(), shared).when(UnshareConversation(subject="bob")).then(ConversationUnshared(shares=(ALL_READ,)))
     given(started(), shared).when(UnshareConversation(subject=None)).then(ConversationUnshared(shares=(BOB_READS,)))
@@ -91,7 +89,7 @@ def test_given_shares_when_one_is_withdrawn_then_the_others_remain() -> None:
 
 
 @pytest.mark.parametrize("actor", ["ann", "bob", "eve"])
-def test_given_a_deleted_conversation_then_nobody_learns_that_it_existed(actor: str) -> None:
+def test_nobody_learns_that_a_deleted_conversation_existed(actor: str) -> None:
     state = given(started(), ConversationShared(shares=(BOB_READS,)), ConversationDeleted()).state
     assert state is not None
     with pytest.raises(ConversationNotFound):

@@ -1,4 +1,4 @@
-"""Branches: revise an item, move the head, ask for another reply. After random commands, the results are compared with a simple tree in memory."""
+"""Branches: revise an item, move the head, ask for another reply."""
 
 import random
 
@@ -81,7 +81,7 @@ def append(*item_ids: str) -> AppendItems:
     return AppendItems(items=tuple(NewItem(item_id=item_id, item=b"{}") for item_id in item_ids), author="ann")
 
 
-def test_a_revised_item_opens_a_branch_after_its_parent_and_the_head_moves_there() -> None:
+def test_a_revised_item_opens_a_branch_and_the_head_moves_there() -> None:
     given(*THREE).when(REVISE_M2).then(*REVISED_M2)
     given(*THREE, *REVISED_M2).when(append("n3")).then(appended("n3", 3, "n2", branch=5))
     first = replace(REVISE_M2, item_id="m1", leaf=Leaf(None, 0, (PathBranch(0, 0, 0),)))
@@ -95,7 +95,7 @@ def test_a_revised_item_opens_a_branch_after_its_parent_and_the_head_moves_there
     given(*THREE, ConversationEnded()).when(REVISE_M2).refused(ConversationIsEnded)
 
 
-def test_what_is_appended_at_a_moved_head_opens_a_branch() -> None:
+def test_an_append_at_a_moved_head_opens_a_branch() -> None:
     given(*THREE).when(TO_M2).then(MOVED_TO_M2)
     given(*THREE, MOVED_TO_M2).when(TO_M2).then()
     given(*THREE).when(MoveHead(item_id="m3", path=(PathBranch(0, 3, 4),))).then()
@@ -119,7 +119,7 @@ def test_only_replies_at_the_same_head_exclude_each_other() -> None:
     given(*running, MOVED_TO_M2, back).when(ask("r2")).refused(ConversationLocked)
 
 
-def test_a_regenerated_reply_that_is_interrupted_becomes_a_sibling_only_if_stopped_replies_are_kept() -> None:
+def test_an_interrupted_regenerated_reply_becomes_a_sibling_only_if_kept() -> None:
     interrupt = InterruptReply(
         response_id="r1",
         author="ann",
@@ -136,7 +136,7 @@ def test_a_regenerated_reply_that_is_interrupted_becomes_a_sibling_only_if_stopp
     )
 
 
-def test_a_reply_at_the_head_is_refused_if_its_context_was_read_before_the_head_moved() -> None:
+def test_a_reply_is_refused_if_its_context_was_read_before_the_head_moved() -> None:
     given(*THREE, MOVED_TO_M2).when(ask("r1", version=4)).refused(PathHasChanged)
     given(*THREE, MOVED_TO_M2).when(ask("r1", version=5)).then(
         replace(requested("r1"), shown=replace(SHOWN, version=5))
@@ -146,7 +146,7 @@ def test_a_reply_at_the_head_is_refused_if_its_context_was_read_before_the_head_
     )
 
 
-def test_a_reply_that_must_be_alone_at_its_place_is_refused_while_another_one_will_be_appended_there() -> None:
+def test_a_reply_that_must_be_alone_is_refused_beside_another() -> None:
     alone = replace(ask("r2", AFTER_M1), alone=True)
     at_head = replace(ask("r2", Leaf("m3", 3, (PathBranch(0, 3, 4),))), alone=True)
     given(*THREE, requested("r1", AFTER_M1)).when(alone).refused(ConversationLocked)
@@ -184,20 +184,19 @@ def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
 
 
 class Tree(Struct):
-    """The model: the parent of each item, the head, and for each running reply the item that its items will follow.
+    """A model of a conversation's items and replies.
 
-    Replies whose items will follow the head are in `at_head` instead.
+    `reply_leaves`: the item that the items of each reply will follow, except replies in `at_head`.
     """
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
     reply_leaves: dict[str, str | None] = field(default_factory=dict)
     heads_at_request: dict[str, str | None] = field(default_factory=dict)
-    """For each running reply that named its leaf: the head when this reply was requested."""
+    """For each running reply that named its leaf: the head at its request."""
     at_head: set[str] = field(default_factory=set)
 
     def path(self, item: str | None) -> list[str]:
-        """The items up to this one."""
         path: list[str] = []
         while item is not None:
             path.insert(0, item)
@@ -221,7 +220,7 @@ class Tree(Struct):
 
 
 class Walk:
-    """Sends the same commands to `decide` and to the model."""
+    """Random commands. Each is sent to `decide` and to the model (`Tree`)."""
 
     def __init__(self) -> None:
         self.tree = Tree()
@@ -242,7 +241,7 @@ class Walk:
                 self.known_items[event.row_key] = item
 
     def appended(self, item_id: str) -> tuple[ItemAppended, int, ItemAppended | None]:
-        """The arguments of `up_to_item`."""
+        """An item's event, its version, and the event that opened its branch (None: branch 0)."""
         for version, event in enumerate(self.log, 1):
             if isinstance(event, ItemAppended) and event.item_id == item_id:
                 opening = self.log[event.branch - 1] if event.branch else None
@@ -340,13 +339,11 @@ def check_random_walk(chance: random.Random, steps: int) -> None:
 
 
 @for_any(st.randoms(use_true_random=False), st.integers(1, 25))
-def test_after_any_commands_each_path_has_the_items_that_lead_to_its_last_item(
-    chance: random.Random, steps: int
-) -> None:
+def test_after_any_commands_each_path_leads_to_its_last_item(chance: random.Random, steps: int) -> None:
     check_random_walk(chance, steps)
 
 
 @pytest.mark.endless
 @pytest.mark.parametrize("seed", range(2_000))
-def test_after_many_commands_each_path_has_the_items_that_lead_to_its_last_item(seed: int) -> None:
+def test_after_many_commands_each_path_leads_to_its_last_item(seed: int) -> None:
     check_random_walk(random.Random(seed), 60)

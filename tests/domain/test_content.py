@@ -4,7 +4,7 @@ from domain.content import CONTENT, NO_CONTENT
 from domain.events import EVENTS
 
 
-def test_each_field_of_each_event_is_listed_as_content_or_as_no_content() -> None:
+def test_each_field_of_each_event_is_listed_as_content_or_no_content() -> None:
     assert CONTENT.keys() | NO_CONTENT.keys() <= {*EVENTS}
     for event in EVENTS:
         content, other = CONTENT.get(event, {}).keys(), NO_CONTENT.get(event, frozenset())

@@ -1,7 +1,4 @@
-"""The rules of conversations.
-
-Given past events, when a command comes, then these events follow, or the command is refused.
-"""
+"""The rules of conversations: after these events, this command leads to those events, or is refused."""
 
 import msgspec
 from hypothesis import given as for_any
@@ -118,7 +115,7 @@ def items(*ids: str) -> AppendItems:
     return AppendItems(items=tuple(NewItem(item_id=item_id, item=b"{}") for item_id in ids), author="ann")
 
 
-def test_a_conversation_starts_with_its_first_items_each_the_parent_of_the_next() -> None:
+def test_a_conversation_starts_with_its_first_items() -> None:
     given().when(msgspec.structs.replace(START, items=items("msg_1", "msg_2").items)).then(
         started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1")
     )
@@ -153,7 +150,7 @@ def test_an_ended_conversation_refuses_items_and_replies() -> None:
         given(started(), ConversationEnded()).when(command).refused(ConversationIsEnded)
 
 
-def test_an_ended_conversation_can_be_ended_and_an_active_one_reopened_without_an_event() -> None:
+def test_ending_an_ended_conversation_or_reopening_an_active_one_records_nothing() -> None:
     given(started(), ConversationEnded()).when(EndConversation()).then()
     given(started()).when(ReopenConversation()).then()
 
@@ -179,7 +176,7 @@ def test_only_fields_that_change_are_recorded() -> None:
     given(started(title="a")).when(DescribeConversation(title=None)).then(ConversationDescribed(title=None))
 
 
-def test_a_model_writes_a_title_only_if_there_is_none_and_the_title_is_removed_with_its_items() -> None:
+def test_a_model_titles_an_untitled_conversation_and_its_title_goes_with_its_items() -> None:
     events = (started(), appended("msg_1", 1, None))
     write = WriteTitle(title="T", title_items=("msg_1",), model="m", read_version=2)
     written = ConversationDescribed(title="T", title_by="model", title_items=("msg_1",), model="m")
@@ -199,7 +196,7 @@ def test_a_reply_can_create_its_own_conversation() -> None:
     given().when(request).then(started(listed=False), REQUESTED)
 
 
-def test_a_reply_is_appended_at_the_head_that_the_conversation_has_when_it_completes() -> None:
+def test_a_reply_is_appended_at_the_head_at_its_completion() -> None:
     given(started(), REQUESTED, appended("msg_1", 1, None)).when(COMPLETE).then(
         appended("msg_q", 2, "msg_1", response_id="resp_1"),
         appended("msg_a", 3, "msg_q", response_id="resp_1"),
@@ -237,7 +234,7 @@ def test_a_second_reply_is_refused_until_the_first_has_ended() -> None:
         given(started(), REQUESTED, end).when(second).then(msgspec.structs.replace(REQUESTED, response_id="resp_2"))
 
 
-def test_a_reply_with_an_expected_head_is_refused_when_the_head_has_moved() -> None:
+def test_a_reply_is_refused_if_the_head_is_not_the_expected_one() -> None:
     request = msgspec.structs.replace(REQUEST, expected_head="msg_1")
     events = (started(), appended("msg_1", 1, None))
     given(*events).when(request).then(REQUESTED)
@@ -245,7 +242,7 @@ def test_a_reply_with_an_expected_head_is_refused_when_the_head_has_moved() -> N
     given(*events).when(msgspec.structs.replace(REQUEST, expected_head=None)).refused(HeadHasMoved)
 
 
-def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
+def test_a_fork_continues_after_its_item() -> None:
     fork = Fork(conversation_id="conv_0", item_id="msg_9", version=7, depth=4)
     fork_started = started(family="conv_0", forked_from=fork, listed=False)
     start = msgspec.structs.replace(START, forked_from=fork, family="conv_0", listed=False)
@@ -257,7 +254,7 @@ def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
     )
 
 
-def test_by_default_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output() -> None:
+def test_by_default_a_stopped_reply_appends_no_item_and_records_its_output() -> None:
     given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))).then(
         ReplyCancelled(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))
     )
@@ -277,13 +274,13 @@ JOINED = (
 )
 
 
-def test_a_response_is_deleted_once_and_its_items_stay_in_a_listed_conversation() -> None:
+def test_a_response_is_deleted_once_and_its_items_stay_if_listed() -> None:
     given(started(), *JOINED).when(DELETE).then(DELETED)
     given(started(), *JOINED, DELETED).when(DELETE).refused(ResponseNotFound)
     given(started()).when(DELETE).refused(ResponseNotFound)
 
 
-def test_the_metadata_of_a_response_changes_as_long_as_it_is_not_deleted() -> None:
+def test_the_metadata_of_a_response_can_change_until_it_is_deleted() -> None:
     command = DescribeReply(response_id="resp_1", metadata={"k": "v"})
     described = ReplyDescribed(response_id="resp_1", metadata={"k": "v"})
     for events in ((REQUESTED,), JOINED, (REQUESTED, ReplyFailed(response_id="resp_1", code="c", message="m"))):
@@ -295,7 +292,7 @@ def test_the_metadata_of_a_response_changes_as_long_as_it_is_not_deleted() -> No
     given(started(), *JOINED, described).when(DELETE).then(DELETED)
 
 
-def test_a_chat_completion_is_requested_with_its_transcript_and_may_list_its_conversation_once() -> None:
+def test_a_chat_completion_has_its_transcript_and_lists_its_conversation_once() -> None:
     transcript = Transcript(instructions=(b'{"role":"system","content":"s"}',))
     command = msgspec.structs.replace(REQUEST, transcript=transcript, lists=True)
     requested = msgspec.structs.replace(REQUESTED, transcript=transcript)
@@ -305,7 +302,7 @@ def test_a_chat_completion_is_requested_with_its_transcript_and_may_list_its_con
     given(started()).when(command).then(requested)
 
 
-def test_a_running_response_that_is_deleted_is_cancelled_first_and_cannot_complete() -> None:
+def test_a_running_response_is_cancelled_before_its_deletion() -> None:
     delete = DeleteReply(response_id="resp_1")
     cancelled = (ReplyCancelled(response_id="resp_1"), DELETED)
     given(started(), REQUESTED).when(delete).then(*cancelled)
@@ -323,7 +320,7 @@ def test_an_unlisted_conversation_is_deleted_with_its_last_response() -> None:
     given(UNLISTED, *JOINED, *retracted).when(DELETE).then(DELETED, ConversationDeleted())
 
 
-def test_if_an_unlisted_conversation_holds_something_else_the_items_of_a_deleted_response_are_retracted() -> None:
+def test_the_items_of_a_deleted_response_are_retracted_if_an_unlisted_conversation_has_more() -> None:
     question = ItemRetracted(item_id="msg_q", branch=0, depth=1)
     answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)
     second = msgspec.structs.replace(REQUESTED, response_id="resp_2")
@@ -336,7 +333,7 @@ def test_if_an_unlisted_conversation_holds_something_else_the_items_of_a_deleted
     )
 
 
-def test_a_retracted_item_is_restored_unless_its_response_was_deleted_from_an_unlisted_conversation() -> None:
+def test_restoring_an_item_undoes_its_retraction_or_is_refused() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
@@ -358,7 +355,7 @@ def test_a_retracted_item_is_restored_unless_its_response_was_deleted_from_an_un
     assert (state.items, state.retracted_at) == (1, 4)
 
 
-def test_a_conversation_is_archived_and_unarchived_once_even_if_it_has_ended() -> None:
+def test_a_conversation_is_archived_and_unarchived_once() -> None:
     archive, unarchive = ArchiveConversation(archived=True), ArchiveConversation(archived=False)
     archived = ConversationDescribed(archived=True)
     given(started(), ConversationEnded()).when(archive).then(archived)
@@ -367,7 +364,7 @@ def test_a_conversation_is_archived_and_unarchived_once_even_if_it_has_ended() -
     given(started()).when(unarchive).then()
 
 
-def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_item_can_be_neither() -> None:
+def test_an_item_is_pinned_and_unpinned_once_and_not_after_its_retraction() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     given(*events).when(PinItem(item_id="msg_1")).then(pinned)
@@ -405,7 +402,7 @@ def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> Non
     given(*two_items).when(UndoCompaction()).refused(NothingToUndo)
 
 
-def test_when_an_item_is_retracted_the_summaries_that_cover_it_are_withdrawn_for_good() -> None:
+def test_retracting_an_item_withdraws_the_summaries_that_cover_it() -> None:
     items_of_path = (appended("msg_1", 1, None), *(appended(f"msg_{n}", n, f"msg_{n - 1}") for n in range(2, 7)))
     first = compaction()  # version 8
     second = msgspec.structs.replace(compaction(8), compaction_id="cmp_2", last="msg_4", depth=4)  # version 9
@@ -429,7 +426,7 @@ def test_when_an_item_is_retracted_the_summaries_that_cover_it_are_withdrawn_for
     after_retracting(3).when(msgspec.structs.replace(new, replaces=9)).refused(SummaryHasChanged)
 
 
-def test_a_summary_of_items_that_were_read_before_one_of_them_was_retracted_is_refused() -> None:
+def test_a_summary_that_was_read_before_a_retraction_is_refused() -> None:
     events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
     given(*events, retracted).when(compact()).refused(SummaryHasChanged)
@@ -446,7 +443,7 @@ def test_a_summary_replaces_a_withdrawn_summary() -> None:
     assert [summary.version for summary in state.summaries] == [5]
 
 
-def test_a_reply_is_refused_if_an_item_was_retracted_after_its_context_was_read() -> None:
+def test_a_reply_whose_context_was_read_before_a_retraction_is_refused() -> None:
     events = (started(), appended("msg_1", 1, None), ItemRetracted(item_id="msg_1", branch=0, depth=1))
     shown = msgspec.structs.replace(
         SHOWN, version=2, ranges=(ShownRange(first="msg_1", last="msg_1", count=1, tokens=1),)
@@ -471,7 +468,7 @@ def test_a_summary_or_reply_made_from_lost_events_is_refused() -> None:
     given(started(), appended("msg_1", 1, None)).when(later).then(msgspec.structs.replace(REQUESTED, shown=later.shown))
 
 
-def test_a_retry_is_refused_if_an_item_of_its_input_has_joined_the_conversation() -> None:
+def test_a_retry_is_refused_if_an_item_of_its_input_has_joined() -> None:
     retry = msgspec.structs.replace(REQUEST, reuses=("msg_9",))
     given(started()).when(retry).then(REQUESTED)
     given(started(), appended("msg_9", 1, None)).when(retry).refused(InputHasJoined)
@@ -482,7 +479,7 @@ def compact(replaces: int = 0) -> CompactContext:
     return CompactContext(read_version=3, **facts)
 
 
-def test_another_context_of_a_running_reply_is_recorded_if_its_items_still_exist() -> None:
+def test_another_context_of_a_running_reply_is_recorded_if_its_items_exist() -> None:
     replace = msgspec.structs.replace
     shown = replace(SHOWN, ranges=(ShownRange(first="msg_1", last="msg_1", count=1, tokens=1),), version=2)
     command = ShowReply(response_id="resp_1", model="m", shown=shown, reason="window")
@@ -535,7 +532,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
 
 
 @for_any(st.lists(commands, max_size=40))
-def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_once(drawn: list[Command]) -> None:
+def test_after_any_commands_the_path_has_no_gaps_and_no_reply_ended_twice(drawn: list[Command]) -> None:
     state: Conversation | None = None
     known_items: dict[str, KnownItem] = {}
     log: list[Event] = []

@@ -30,10 +30,10 @@ def test_feedback_is_given_changed_and_withdrawn_under_one_id() -> None:
     given(*before, WITHDRAWN).when(withdraw).refused(FeedbackNotFound)
 
 
-def test_after_a_withdrawal_feedback_gets_a_new_id_even_if_the_command_knows_the_old_one() -> None:
+def test_after_a_withdrawal_feedback_gets_a_new_id() -> None:
     before = (*BEFORE, fed_back("feedback_1", 1), WITHDRAWN)
     given(*before).when(give("feedback_2", 1, "feedback_1")).then(fed_back("feedback_2", 1))
 
 
-def test_the_same_feedback_is_recorded_again_if_the_command_does_not_know_its_id() -> None:
+def test_the_same_feedback_is_recorded_again_if_its_id_is_unknown() -> None:
     given(*BEFORE, fed_back("feedback_1", 1)).when(give("feedback_2", 1)).then(fed_back("feedback_1", 1, 1))

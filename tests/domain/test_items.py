@@ -1,4 +1,4 @@
-"""The fast forms of items: `encodable_output_item` gives what `output_item` gives, and `in_full` gives back what `in_short` was given."""
+"""Items in a form that is encoded fast, and plain messages in short (`in_short`)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""If a client sends a listed item back, the fields that the list added are not stored. Also tests the previews of items."""
+"""Fields that lists add are not stored. Also the previews of items."""
 
 import pytest
 
@@ -16,12 +16,12 @@ ADDED = {"created_at": 1, "author": "ann", "model": "m", "siblings": {"index": 0
         {"type": "of_the_future", "text": "hi"},
     ],
 )
-def test_an_item_that_was_listed_is_stored_without_the_fields_that_the_list_added(item: Item) -> None:
+def test_a_listed_item_is_stored_without_the_added_fields(item: Item) -> None:
     assert without_listed_fields({**item, **ADDED}) == item
     assert without_listed_fields(item) is item
 
 
-def test_an_item_of_an_unknown_type_that_was_not_listed_keeps_fields_with_the_names_of_listed_fields() -> None:
+def test_an_unlisted_item_of_an_unknown_type_keeps_fields_with_such_names() -> None:
     item = {"type": "agent_message", "author": "agent", "model": "of its own"}
     assert without_listed_fields(item) == item
 

@@ -1,6 +1,4 @@
-"""A Path contains exactly the items that lead from its first item to its last item.
-
-Paths of random families of conversations are compared with a simple model, which walks from parent to parent.
+"""A Path contains exactly the items that lead to its last item.
 
 scripts/test tests/domain/test_paths.py -m endless     three thousand random families of conversations
 """
@@ -19,7 +17,7 @@ from domain.paths import FIRST_BRANCH, Path, PathSegment, origin_of
 
 
 class Item(Struct, frozen=True):
-    """An item of the model. It knows its parent, which may be in another conversation."""
+    """An item of the model. Its parent may be in another conversation."""
 
     conversation_id: str
     branch: int
@@ -28,7 +26,6 @@ class Item(Struct, frozen=True):
     parent: "Item | None"
 
     def back_to_first(self) -> Iterator["Item"]:
-        """The item, its parent, and so on, up to the first item."""
         item: Item | None = self
         while item is not None:
             yield item
@@ -36,10 +33,9 @@ class Item(Struct, frozen=True):
 
 
 class Conversation:
-    """A conversation of the model, with branches.
+    """A model of a conversation. `leaves`: the path up to the item that each branch begins after.
 
-    `leaves` has for each branch the path up to the item that it begins after. `ends` has the last item of the active
-    path at each version, and that path in this conversation.
+    `ends`: by version, the last item of the active path, and this path.
     """
 
     def __init__(self, conversation_id: str, fork: Fork | None = None, origin: Item | None = None) -> None:
@@ -49,7 +45,7 @@ class Conversation:
         self.items: list[Item] = []
         self.leaves: dict[int, tuple[PathBranch, ...]] = {0: ()}
         self.ends: list[tuple[Item | None, tuple[PathBranch, ...]]] = [(None, FIRST_BRANCH), (origin, FIRST_BRANCH)]
-        """The first entry is for version 0, before the first event."""
+        """The first entry is for version 0."""
 
     @property
     def version(self) -> int:
@@ -65,7 +61,7 @@ class Conversation:
         self.ends.append((item, (*self.leaves[branch], PathBranch(branch))))
 
     def branches_to(self, item: Item | None) -> tuple[PathBranch, ...]:
-        """The path up to an item of the conversation or an inherited item; None: the path before the first item."""
+        """The path up to an own or inherited item. None: the path before the first item."""
         if item is None or item.conversation_id != self.id:
             return (PathBranch(0, item.depth if item else 0, 0),)
         return (*self.leaves[item.branch], PathBranch(item.branch, item.depth, item.version))
@@ -120,7 +116,7 @@ def check_random_family(chance: random.Random) -> None:
 
 
 @given(st.randoms(use_true_random=False))
-def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_to_its_last_item(
+def test_a_path_has_the_items_that_lead_to_its_last_item(
     chance: random.Random,
 ) -> None:
     check_random_family(chance)
@@ -128,15 +124,14 @@ def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_t
 
 @pytest.mark.endless
 @pytest.mark.parametrize("seed", range(3_000))
-def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last_item(seed: int) -> None:
+def test_a_path_in_many_families_has_the_items_that_lead_to_its_last_item(seed: int) -> None:
     check_random_family(random.Random(seed))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), min_size=1, max_size=5))
-def test_given_forks_of_forks_then_a_path_has_the_items_of_each_conversation_up_to_the_next_fork(
+def test_a_path_has_the_items_of_each_conversation_up_to_the_next_fork(
     chain: list[tuple[int, int]],
 ) -> None:
-    """Each conversation appends some items. Then it is forked at a depth, which may lie in an earlier conversation."""
     expected: list[tuple[str, int, int]] = []
     everything: list[tuple[str, int, int]] = []
     forks: list[Fork] = []
@@ -157,7 +152,7 @@ def test_given_forks_of_forks_then_a_path_has_the_items_of_each_conversation_up_
     assert [item for item in everything if path.contains(item[0], 0, item[1], item[2])] == expected
 
 
-def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_path() -> None:
+def test_later_and_deeper_items_of_the_origin_are_not_on_the_path_of_a_fork() -> None:
     origin = origin_of(Fork(conversation_id="a", item_id="msg", version=5, depth=4))
     assert origin.contains(0, 4, 5)
     assert not origin.contains(0, 5, 5)
@@ -167,7 +162,7 @@ def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_p
     assert Path((origin,)).end == origin
 
 
-def test_given_a_segment_then_up_to_makes_it_shorter_and_never_longer() -> None:
+def test_up_to_makes_a_segment_shorter_and_never_longer() -> None:
     segment = PathSegment("a", 9, (PathBranch(0, 2, 2), PathBranch(3, 6, 8)))
     assert segment.up_to(8) == segment
     assert segment.up_to(6) == segment
@@ -188,6 +183,6 @@ def test_a_reader_of_a_path_skips_the_versions_of_other_branches() -> None:
     # Requests since the head was moved to the end of the path were made on this path.
     active = replace(closed, active_since=90)
     assert (active.newest_version(99), active.newest_version(90)) == (99, 24)
-    # Nothing of branch 0 is read if the path leaves it at an inherited item.
+    # The path leaves branch 0 at an inherited item, so that nothing of branch 0 is read.
     inherited = replace(segment, branches=(PathBranch(0, 2, 0), PathBranch(20)))
     assert (inherited.newest_version(19), inherited.oldest_version(0)) == (0, 20)

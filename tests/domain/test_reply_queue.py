@@ -80,7 +80,7 @@ def state(*events: Event) -> Conversation:
     return folded
 
 
-def test_a_reply_can_be_queued_whether_or_not_another_one_runs_or_waits() -> None:
+def test_a_reply_can_be_queued_whether_or_not_others_run_or_wait() -> None:
     given(started()).when(queue("r1")).then(waiting("r1"))
     given(started(), requested("r1")).when(queue("r2")).then(waiting("r2"))
     given(started(), requested("r1"), waiting("r2")).when(queue("r3")).then(waiting("r3"))
@@ -96,7 +96,7 @@ def test_at_most_sixteen_replies_wait_besides_one_that_interrupts() -> None:
     given(started(), *full, cancelled("r3")).when(queue("late")).then(waiting("late"))
 
 
-def test_only_the_first_reply_that_waits_may_be_requested_and_only_when_none_runs() -> None:
+def test_only_the_first_waiting_reply_may_be_requested_when_none_runs() -> None:
     two = (started(), waiting("r1"), waiting("r2"))
     given(*two).when(request("r1", queued=True)).then(requested("r1", queued=True))
     given(*two).when(request("r2", queued=True)).refused(ConversationLocked)
@@ -107,14 +107,14 @@ def test_only_the_first_reply_that_waits_may_be_requested_and_only_when_none_run
     )
 
 
-def test_a_reply_that_was_taken_out_of_the_queue_cannot_be_requested() -> None:
+def test_a_reply_that_left_the_queue_cannot_be_requested() -> None:
     taken_out = (started(), waiting("r1"), waiting("r2"), cancelled("r1"))
     given(*taken_out).when(request("r1", queued=True)).refused(ReplyIsOver)
     given(*taken_out).when(request("r2", queued=True)).then(requested("r2", queued=True))
     given(started(), waiting("r1"), requested("r1", queued=True)).when(request("r1", queued=True)).refused(ReplyIsOver)
 
 
-def test_a_reply_that_waits_can_be_cancelled_interrupted_failed_or_deleted_but_not_completed() -> None:
+def test_a_waiting_reply_can_end_in_any_way_except_completion() -> None:
     waits = (started(), requested("r0"), waiting("r1"))
     given(*waits).when(CancelReply(response_id="r1")).then(cancelled("r1"))
     given(*waits).when(InterruptReply(response_id="r1", code="c")).then(ReplyInterrupted(response_id="r1", code="c"))
@@ -135,7 +135,7 @@ def test_a_reply_that_waits_can_be_cancelled_interrupted_failed_or_deleted_but_n
     given(*waits, cancelled("r1")).when(CancelReply(response_id="r1")).refused(ReplyIsOver)
 
 
-def test_a_reply_that_interrupts_goes_first_and_replaces_an_earlier_one_that_still_waits() -> None:
+def test_an_interrupting_reply_goes_first_and_replaces_an_earlier_one() -> None:
     waits = (started(), requested("r0"), waiting("r1"))
     given(*waits).when(queue("now", interrupts=True)).then(waiting("now", interrupts=True))
     first = (*waits, waiting("now", interrupts=True))
@@ -148,7 +148,7 @@ def test_a_reply_that_interrupts_goes_first_and_replaces_an_earlier_one_that_sti
     )
 
 
-def test_the_state_lists_the_replies_that_run_and_that_wait_and_counts_each_reply_once() -> None:
+def test_the_state_lists_running_and_waiting_replies_and_counts_each_once() -> None:
     running = state(waiting("r1"), waiting("r2"), requested("r1", queued=True))
     assert (running.at_head, running.queued, running.replies) == (("r1",), ("r2",), 2)
     interrupting = state(waiting("r1", interrupts=True), requested("r1", queued=True))

@@ -1,4 +1,4 @@
-"""Sharing a conversation: an event follows, nothing changes, or the command is refused. A share that does not exist cannot be withdrawn."""
+"""Sharing a conversation."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.decide import MAX_SHARES
@@ -19,14 +19,14 @@ ALL_WRITE = Share(role="writer")
 FULL = ConversationShared(shares=tuple(Share(subject=f"user {n}", role="reader") for n in range(MAX_SHARES)))
 
 
-def test_when_a_conversation_is_shared_then_the_event_has_all_its_shares() -> None:
+def test_the_event_of_a_share_has_all_shares() -> None:
     given(started()).when(ShareConversation(share=BOB_READS)).then(ConversationShared(shares=(BOB_READS,)))
     given(started(), ConversationShared(shares=(BOB_READS,))).when(ShareConversation(share=ALL_READ)).then(
         ConversationShared(shares=(BOB_READS, ALL_READ))
     )
 
 
-def test_given_a_share_when_it_is_made_again_then_nothing_changes_and_with_another_role_it_is_replaced() -> None:
+def test_a_repeated_share_changes_nothing_and_another_role_replaces_it() -> None:
     for share, other_role in ((BOB_READS, BOB_WRITES), (ALL_READ, ALL_WRITE)):
         shared = ConversationShared(shares=(share,))
         given(started(), shared).when(ShareConversation(share=share)).then()
@@ -35,18 +35,18 @@ def test_given_a_share_when_it_is_made_again_then_nothing_changes_and_with_anoth
         )
 
 
-def test_given_a_share_with_everyone_then_one_subject_can_get_a_share_with_the_same_role_too() -> None:
+def test_a_subject_can_get_a_share_beside_a_share_with_everyone() -> None:
     shared = ConversationShared(shares=(ALL_READ,))
     given(started(), shared).when(ShareConversation(share=BOB_READS)).then(
         ConversationShared(shares=(ALL_READ, BOB_READS))
     )
 
 
-def test_when_a_conversation_is_shared_with_its_owner_then_the_command_is_refused() -> None:
+def test_a_share_with_the_owner_is_refused() -> None:
     given(started()).when(ShareConversation(share=Share(subject="ann", role="writer"))).refused(SharedWithOwner)
 
 
-def test_given_a_hundred_shares_then_one_more_is_refused_and_roles_can_still_change() -> None:
+def test_after_a_hundred_shares_another_is_refused_and_roles_can_change() -> None:
     given(started(), FULL).when(ShareConversation(share=BOB_READS)).refused(TooManyShares)
     given(started(), FULL).when(ShareConversation(share=ALL_READ)).refused(TooManyShares)
     first = Share(subject="user 0", role="writer")
@@ -59,7 +59,7 @@ def test_given_a_hundred_shares_then_one_more_is_refused_and_roles_can_still_cha
     )
 
 
-def test_when_a_share_that_does_not_exist_is_withdrawn_then_the_command_is_refused() -> None:
+def test_withdrawing_an_unknown_share_is_refused() -> None:
     shared = ConversationShared(shares=(BOB_READS,))
     given(started(), shared).when(UnshareConversation(subject="eve")).refused(ShareNotFound)
     given(started(), shared).when(UnshareConversation(subject=None)).refused(ShareNotFound)

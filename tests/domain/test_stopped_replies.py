@@ -1,7 +1,4 @@
-"""Which items join a conversation when its reply is stopped: `context_policy.stopped` decides it.
-
-Also: which of these items are retracted when the reply is requested again, or when its response is deleted.
-"""
+"""Which items of a stopped reply join its conversation: `context_policy.stopped` decides."""
 
 from typing import Any
 
@@ -72,7 +69,7 @@ HALF_CALL = item("fc_2", type="function_call", call_id="d", name="f", arguments=
         ((THOUGHT, HALF_CALL), (THOUGHT,)),
     ],
 )
-def test_if_stopped_replies_are_kept_the_question_and_the_usable_items_of_the_partial_answer_join_the_conversation(
+def test_if_stopped_replies_are_kept_the_question_and_usable_items_join(
     output: tuple[InputItem, ...], joining: tuple[InputItem, ...]
 ) -> None:
     facts: dict[str, Any] = {
@@ -88,7 +85,7 @@ def test_if_stopped_replies_are_kept_the_question_and_the_usable_items_of_the_pa
     past.when(InterruptReply(**FACTS, output=output, code="c")).then(*items, ReplyInterrupted(**facts, code="c"))
 
 
-def test_the_policy_at_the_end_of_the_reply_decides_whether_its_items_join() -> None:
+def test_the_policy_at_the_end_of_the_reply_decides_whether_items_join() -> None:
     cancel = CancelReply(**FACTS, output=(TEXT,))
     dropped = ReplyCancelled(response_id="resp_1", output=(TEXT,), delta_lengths=(1,))
     kept = ReplyCancelled(response_id="resp_1", delta_lengths=(1,), input_ids=("msg_q",), output_ids=("msg_a",))
@@ -99,7 +96,7 @@ def test_the_policy_at_the_end_of_the_reply_decides_whether_its_items_join() -> 
     given(started(), REQUESTED, keeps, ConversationEnded()).when(cancel).then(*joined(QUESTION, TEXT), kept)
 
 
-def test_the_items_of_a_reply_that_failed_or_was_deleted_while_it_ran_do_not_join_the_conversation() -> None:
+def test_the_items_of_a_failed_or_deleted_running_reply_do_not_join() -> None:
     past = given(started(context_policy=KEEP), REQUESTED)
     past.when(FailReply(response_id="resp_1", code="c", message="m", output=(TEXT,))).then(
         ReplyFailed(response_id="resp_1", code="c", message="m", output=(TEXT,))
@@ -116,7 +113,7 @@ STOPPED = (
 )
 
 
-def test_deleting_a_stopped_response_retracts_its_items_in_an_unlisted_conversation_only() -> None:
+def test_deleting_a_stopped_response_retracts_items_only_in_an_unlisted_conversation() -> None:
     delete = DeleteReply(response_id="resp_1", item_ids=("msg_q", "msg_a"))
     deleted = ReplyDeleted(response_id="resp_1")
     given(started(context_policy=KEEP), *STOPPED).when(delete).then(deleted)
@@ -129,7 +126,7 @@ def test_deleting_a_stopped_response_retracts_its_items_in_an_unlisted_conversat
     )
 
 
-def test_a_request_retracts_the_answer_that_it_replaces_and_is_refused_if_something_follows_that_answer() -> None:
+def test_a_request_retracts_the_answer_it_replaces_unless_something_follows() -> None:
     second = RequestReply(
         response_id="resp_2",
         model="m",
@@ -147,7 +144,7 @@ def test_a_request_retracts_the_answer_that_it_replaces_and_is_refused_if_someth
     given(*past, appended("msg_3", 3, "msg_a")).when(second).refused(HeadHasMoved)
 
 
-def test_what_is_kept_of_a_stopped_reply_joins_where_the_reply_was_requested_even_if_the_head_was_moved() -> None:
+def test_kept_items_join_where_the_reply_was_requested() -> None:
     """Another process may record the end. It knows the branches only from the events."""
     running = (
         started(context_policy=KEEP),

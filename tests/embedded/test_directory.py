@@ -1,4 +1,4 @@
-"""The data directory has one owner at a time, one secret, ports that stay the same while they are free, and logs of limited size."""
+"""The data directory: its owner, its secret, its ports, and its logs."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ def test_a_directory_has_one_owner_at_a_time(directory: DataDirectory) -> None:
     next_owner.unlock()
 
 
-def test_a_new_owner_removes_the_pid_files_and_the_urls_that_an_earlier_owner_left(directory: DataDirectory) -> None:
+def test_a_new_owner_removes_old_pid_files_and_urls(directory: DataDirectory) -> None:
     directory.pid_file("api").write_text("1")
     directory.write_env({"BASE_URL": "stale"})
     directory.unlock()
@@ -87,7 +87,7 @@ def test_mongod_keeps_its_data_when_its_port_changes(tmp_path: Path) -> None:
 
 @contextmanager
 def occupied(port: int) -> Iterator[None]:
-    """Runs another server on this port. It closes every connection at once."""
+    """Runs another server on this port."""
     with socketserver.TCPServer(
         ("127.0.0.1", port), socketserver.BaseRequestHandler, bind_and_activate=False
     ) as server:
@@ -103,7 +103,7 @@ def occupied(port: int) -> Iterator[None]:
 
 @contextmanager
 def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
-    """Starts a mongod with the data directory `data`. Yields a client and the port."""
+    """Runs an embedded mongod. Yields a client and the port."""
     command = (sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(data), "--only", "MONGODB_URL")
     with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL) as process:
         try:

@@ -1,4 +1,4 @@
-"""The embedded servers: their settings, their durability, the isolation of tests, and the local model."""
+"""The embedded servers and the local model."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def test_postgres_is_durable(server_urls: dict[str, str], name: str) -> None:
         assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
 
 
-def test_wal_segments_are_small_so_that_their_creation_delays_commits_only_a_little(
+def test_wal_segments_are_small(
     server_urls: dict[str, str],
 ) -> None:
     with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
@@ -25,7 +25,7 @@ def test_wal_segments_are_small_so_that_their_creation_delays_commits_only_a_lit
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
-def test_the_settings_whose_defaults_depend_on_the_size_of_wal_segments_are_as_with_segments_of_16_mb(
+def test_settings_that_depend_on_the_wal_segment_size_are_as_with_segments_of_16_mb(
     server_urls: dict[str, str], name: str, value: str
 ) -> None:
     with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:
@@ -70,7 +70,7 @@ def test_a_test_finds_its_stores_empty(settings: Settings) -> None:
     _fill_and_count(settings)
 
 
-def test_a_test_finds_its_stores_empty_after_another_test_filled_them(settings: Settings) -> None:
+def test_a_test_finds_its_stores_empty_after_another_test(settings: Settings) -> None:
     _fill_and_count(settings)
 
 

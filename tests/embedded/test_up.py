@@ -1,4 +1,4 @@
-"""`scripts/up` starts the servers, restarts children that die, says in an error what is wrong, and leaves no process behind."""
+"""`scripts/up` starts the servers, restarts children that die, and leaves no process behind."""
 
 import json
 import os
@@ -26,7 +26,6 @@ from tests.system import System
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[System]:
-    """One system for the tests that do not stop it. Some of them kill its children."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory:
         system = System(Path(directory) / "data", "--apis", "2").start()
         yield system
@@ -64,8 +63,6 @@ def mongo(url: str) -> MongoClient[dict[str, Any]]:
 
 
 def false_while_unavailable(condition: Callable[[], bool], *unavailable: type[Exception]) -> Callable[[], bool]:
-    """Wraps a condition. The result is False while the condition raises one of the errors `unavailable`."""
-
     def check() -> bool:
         try:
             return condition()
@@ -75,7 +72,7 @@ def false_while_unavailable(condition: Callable[[], bool], *unavailable: type[Ex
     return check
 
 
-def test_a_killed_postgres_is_restarted_at_its_url_with_its_data_even_if_a_backend_outlives_it(running: System) -> None:
+def test_a_killed_postgres_is_restarted_with_its_data_even_if_a_backend_outlives_it(running: System) -> None:
     url = running.env["POSTGRES_URL"]
     keep_row(url, "before the kill")
     with closing(psycopg.connect(url)) as busy:
@@ -137,7 +134,7 @@ def test_a_port_that_is_taken_is_named_in_the_error(running: System, tmp_path: P
     assert f"cannot listen on 127.0.0.1:{running.port}" in second.output()
 
 
-def test_the_run_directory_has_every_pid_and_a_file_of_urls_that_only_the_owner_can_read(running: System) -> None:
+def test_the_run_directory_has_every_pid_and_a_private_file_of_urls(running: System) -> None:
     names = {"postgres", "mongod", "valkey", "model", "api", "api-2", "projector"}
     assert {file.stem for file in (running.data / "run").glob("*.pid")} == names
     assert (running.data / "run" / "env").stat().st_mode & 0o777 == 0o600

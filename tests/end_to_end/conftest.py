@@ -1,4 +1,4 @@
-"""Fixtures with the whole system, which `scripts/up` starts once for each test module."""
+"""Fixtures with the whole system, started once for each test module."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -17,10 +17,9 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
-    """A running system. A module may set UP (the arguments of `scripts/up`), ENVIRONMENT, WITH_PROVIDER, and OWN_STORES.
+    """A module may set UP (arguments of `scripts/up`), ENVIRONMENT, WITH_PROVIDER and OWN_STORES.
 
-    With `WITH_PROVIDER = True` the system sends its model requests to the fixture `provider`, not to the local model.
-    With `OWN_STORES = True` it starts its own stores, which its tests may kill. Otherwise it uses the session's stores.
+    Tests may kill stores only with OWN_STORES.
     """
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})
@@ -36,14 +35,14 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 @pytest.fixture
 def client(running: System) -> Iterator[OpenAI]:
-    """The official SDK. It does not retry: a retry would hide a failure."""
+    """Does not retry, because a retry would hide a failure."""
     with OpenAI(base_url=f"{running.base_url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
 def urls(running: System) -> list[str]:
-    """The URLs of the two api processes themselves. Requests to them do not pass the gateway."""
+    """The URLs of both apis. Requests to them bypass the gateway."""
     return [running.env["API_1_URL"], running.env["API_2_URL"]]
 
 

@@ -1,4 +1,4 @@
-"""Small clients that follow the streams of replies and of events. A test can have thousands of them in one process."""
+"""Small clients that follow streams. One process can hold thousands of them."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 @asynccontextmanager
 async def event_source(url: str, path: str) -> AsyncIterator[AsyncIterator[str]]:
-    """Opens the stream at this path and yields its lines. Fails if the answer is not a 200 in chunks."""
+    """Yields the lines of the stream."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2**20)
     try:
@@ -33,10 +33,7 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
 
 
 async def follow_reply(url: str, response_id: str, connected: asyncio.Semaphore) -> str:
-    """Reads the reply's whole stream, and returns the reply's text. Releases `connected` when the stream is open.
-
-    Fails if an event is missing or repeated, or if the reply does not complete.
-    """
+    """Returns the text of the reply. Fails if an event is missing or repeated, or if the reply does not complete."""
     text, count, kind = "", 0, ""
     async with event_source(url, f"/v1/responses/{response_id}?stream=true") as lines:
         connected.release()
@@ -52,7 +49,6 @@ async def follow_reply(url: str, response_id: str, connected: asyncio.Semaphore)
 
 
 async def follow_events(url: str, conversation_id: str, last: int, connected: asyncio.Semaphore) -> None:
-    """Reads the conversation's events until version `last`. Releases `connected` when the stream is open."""
     version = 0
     async with event_source(url, f"/v1/conversations/{conversation_id}/events") as lines:
         connected.release()

@@ -1,4 +1,4 @@
-"""Injects faults into a running system, and waits for the views to catch up."""
+"""Injects faults into a running system."""
 
 import asyncio
 import signal
@@ -43,8 +43,6 @@ _DISCONNECT = (
 
 
 class Fault(Struct, frozen=True):
-    """One fault: its kind, and the process that it hits."""
-
     kind: Kind
     process: str
 
@@ -63,10 +61,7 @@ FAULTS = (
 
 
 class FaultInjector:
-    """Injects faults while the system is under load.
-
-    `inject` returns when the fault has ended. It fails when the fault had no effect.
-    """
+    """Fails when a fault had no effect."""
 
     def __init__(self, running: System, settings: Settings, counter: AcknowledgementCounter) -> None:
         self._running = running
@@ -93,7 +88,6 @@ class FaultInjector:
         await asyncio.to_thread(self._running.wait_restarted, name, killed)
 
     async def _freeze(self, name: str, seconds: float) -> None:
-        """Stops the process and its children with SIGSTOP, and continues them after `seconds`."""
         leader = psutil.Process(self._running.pid(name))
         frozen = [leader]
         try:
@@ -110,7 +104,7 @@ class FaultInjector:
                     process.resume()
 
     async def _disconnect(self, name: str) -> None:
-        """Ends every connection, ten times, a tenth of a second apart. For MongoDB, ends every session instead."""
+        """Ends every connection, ten times. For MongoDB, ends every session instead."""
         disconnect = {
             "postgres": self._disconnect_postgres,
             "mongod": self._disconnect_mongod,
@@ -139,10 +133,7 @@ class FaultInjector:
             return int(await valkey.client_kill_filter(_type="normal", skipme=True))
 
     async def _step_down(self) -> None:
-        """Makes MongoDB's primary step down for a second, and waits until it is elected again.
-
-        Stepping down aborts open transactions.
-        """
+        """Stepping down aborts open transactions."""
         async with AsyncMongoClient[dict[str, Any]](self._running.env["MONGODB_URL"]) as client:
             before = await client.admin.command("hello")
             await client.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
@@ -152,13 +143,12 @@ class FaultInjector:
             assert now["electionId"] != before["electionId"]
 
     async def _flush(self) -> None:
-        """Deletes everything in Redis."""
         async with Redis.from_url(self._running.env["REDIS_URL"]) as valkey:
             assert await valkey.dbsize(), "Redis was empty: the fault had no effect"
             await valkey.flushall()
 
     async def _mute(self) -> None:
-        """Removes NOTIFY from the SQL functions that append, checks that the views still catch up, and restores NOTIFY."""
+        """Removes NOTIFY from appends for a while. Views must catch up without it."""
         async with await self._postgres() as connection:
             definitions = [text for (text,) in await (await connection.execute(_NOTIFYING_FUNCTIONS)).fetchall()]
             assert definitions
@@ -187,17 +177,14 @@ class FaultInjector:
 
 
 async def catch_up(stores: Stores) -> float:
-    """Waits until every view has reached the present end of the log. Returns the seconds that this took.
-
-    Raises TimeoutError after 60 seconds. Its message has the position of each view.
-    """
+    """Waits until all views show the log. Returns the seconds that this took. Raises TimeoutError after 60 seconds."""
     started = time.monotonic()
     end: int | None = None
     shown: dict[str, int] = {}
     try:
         async with asyncio.timeout(CATCH_UP_TIMEOUT_SECONDS):
             while True:
-                with suppress(psycopg.Error, PyMongoError):  # a store may not be back yet
+                with suppress(psycopg.Error, PyMongoError):  # a store may be down
                     end = end if end is not None else await stores.reader.last_position()
                     views = await ViewPositions(stores.database).statuses(ALL_VIEWS)
                     shown = {name: view.position for name, view in views.items()}
@@ -211,7 +198,7 @@ async def catch_up(stores: Stores) -> float:
 
 
 async def max_lag(stores: Stores, stop: asyncio.Event) -> float:
-    """Calls `catch_up` repeatedly until `stop` is set. Returns the longest time that one call took, in seconds."""
+    """Returns the longest time of one `catch_up`, in seconds."""
     longest = 0.0
     while not stop.is_set():
         longest = max(longest, await catch_up(stores))

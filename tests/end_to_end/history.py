@@ -1,8 +1,4 @@
-"""One random history of a store: requests, moves of the log, and processes that stop and start.
-
-A move is a restore, a failover, or rows that are removed by hand. After each step except a dump, the log and the
-store's answers are checked.
-"""
+"""One random history of a store: requests, moves of the log, and processes that stop and start."""
 
 import asyncio
 import random
@@ -28,10 +24,9 @@ from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
 FREE_TIMEOUT_SECONDS = 90.0
-"""A conversation may be locked for this long. It is longer than GRACE_SECONDS (45 s).
+"""Longer than GRACE_SECONDS (45 s).
 
-After rows were removed by hand, the log may have a running reply that its process does not know. Such a reply locks its
-conversation for GRACE_SECONDS.
+Removing rows may leave a running reply that its process does not know. This reply locks its conversation for GRACE_SECONDS.
 """
 
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -45,21 +40,13 @@ LEFT_BY_REMOVED_ROWS = {
     (SNAPSHOTS, "different"),
     (KEYS, "different"),
 }
-"""Differences that `verify` may report after rows were removed by hand, because other tables still name these rows.
-
-A difference is `different` and not `extra` if new events have got the versions of the removed rows since then.
-"""
+"""`verify` may report these after rows were removed by hand: other tables still name the rows."""
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
-"""A difference that `verify` may report: the snapshot of a conversation that the log has lost.
-
-A projector wrote the snapshot, and was killed before it stored its position. Nobody reads such a snapshot.
-"""
+"""A projector was killed after it wrote a snapshot and before it stored its position. Nobody reads this snapshot."""
 
 
 class History:
-    """Call `run` with one step after the other, and with `finish` as the last one. `steps` names the steps so far."""
-
     def __init__(self, store: StoreProcesses, moves: LogMoves, http: httpx.AsyncClient, name: str) -> None:
         self._store = store
         self._moves = moves
@@ -71,7 +58,6 @@ class History:
         self.steps: list[str] = []
 
     async def run(self, step: Callable[["History"], Awaitable[None]], seed: float) -> None:
-        """Runs one of the methods below. The seed decides what it does."""
         self._rng = random.Random(seed)
         await step(self)
 
@@ -93,7 +79,6 @@ class History:
         await self._move("remove rows", partial(self._moves.remove_rows, random.Random(self._rng.random())))
 
     async def fail_over(self) -> None:
-        """Fails over to a standby that may lack the newest requests."""
         self._begin("fail over", moves=True)
         postgres = self._store.postgres
         postgres.start_standby()
@@ -125,7 +110,7 @@ class History:
         await self._check(None)
 
     async def stop_some(self) -> None:
-        """Stops one to three processes: projectors, and at most one api. `start_all`, a move or `finish` starts them again."""
+        """Stops one to three processes: projectors, and at most one api."""
         stopped = self._rng.sample(
             [*self._store.projectors, self._rng.choice(self._store.apis)], self._rng.randint(1, 3)
         )
@@ -146,11 +131,7 @@ class History:
         await self._check(None)
 
     async def finish(self) -> None:
-        """Starts all processes, and checks the store.
-
-        Every conversation must accept items and replies, and all reads must be current. `verify` may only report
-        LEFT_BY_KILLED_PROJECTORS and, after rows were removed, LEFT_BY_REMOVED_ROWS.
-        """
+        """Every conversation must accept items and replies. All reads must be current."""
         self._begin("finish", moves=False)
         await self._start(self._store.all)
         await asyncio.gather(
@@ -169,7 +150,7 @@ class History:
         assert not unexplained, "\n".join(unexplained)
 
     async def _move(self, name: str, move: Move) -> None:
-        """Moves the log, and checks it. At random, some processes are stopped, and clients send requests meanwhile."""
+        """Moves the log. At random, processes are stopped and clients send requests."""
         apis, projectors = self._store.apis, self._store.projectors
         choices: Sequence[Sequence[StoreProcess]] = ((), projectors, apis, self._store.all, (apis[0], projectors[0]))
         [stopped] = self._rng.choices(choices, weights=(5, 3, 1, 1, 1))
@@ -193,10 +174,7 @@ class History:
         await self._check(None)
 
     async def _check(self, base: Rows | None) -> None:
-        """Checks the log, the answers of this step, and the reads.
-
-        `base`: the rows that the log must still have. None: it must still have all rows that it had.
-        """
+        """Checks the log, the requests and the reads. `base`: the rows that the log must still have; None: all rows."""
         log = LogCopy.read(self._store.settings.postgres_url)
         faults = faults_of_log(log, self._log.rows if base is None else base, self._sender)
         faults += faults_of_requests(self._sender.sent, self._log, base, log, dangling=self._moves.dangling)
@@ -206,7 +184,7 @@ class History:
         self._log = await self._reads.check(self._store.settings.postgres_url, self._api_urls(), wait=wait)
 
     async def _is_free(self, conversation_id: str, rng: random.Random) -> None:
-        """Repeats an append until it succeeds, and then a reply. Fails after FREE_TIMEOUT_SECONDS."""
+        """Waits until the conversation accepts an item and a reply."""
         async with asyncio.timeout(FREE_TIMEOUT_SECONDS):
             while (await self._sender.append(conversation_id, 1, rng)).status != 200:  # noqa: ASYNC110 - no event says when
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -214,7 +192,6 @@ class History:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _send(self, count: int) -> None:
-        """Several clients together send `count` requests."""
         clients = [random.Random(self._rng.random()) for _ in range(CLIENTS)]
         shares = [count // CLIENTS + (n < count % CLIENTS) for n in range(CLIENTS)]
 
@@ -226,7 +203,7 @@ class History:
 
     @asynccontextmanager
     async def _load(self, *, wanted: bool) -> AsyncIterator[None]:
-        """If `wanted`, several clients send requests until the end of the block."""
+        """If `wanted`, clients send requests until the end of the block."""
         stop = asyncio.Event()
 
         async def send(client: random.Random) -> None:
@@ -243,7 +220,6 @@ class History:
 
     @asynccontextmanager
     async def _followers(self) -> AsyncIterator[Sequence[EventFollower]]:
-        """Yields clients that follow the events of a few conversations until the end of the block."""
         names = self._rng.sample(sorted(self._log.conversations), min(FOLLOWERS, len(self._log.conversations)))
         followers = [EventFollower(url, name) for name, url in zip(names, cycle(self._api_urls()), strict=False)]
         tasks = [asyncio.create_task(follower.follow(self._http)) for follower in followers]
@@ -258,7 +234,6 @@ class History:
         await asyncio.gather(*(asyncio.to_thread(process.stop, signum) for process in processes))
 
     async def _start(self, processes: Sequence[StoreProcess]) -> None:
-        """Starts the processes. Returns when all of them serve."""
         for process in processes:
             process.start()
         await asyncio.gather(*(asyncio.to_thread(process.wait_until_serving) for process in processes))

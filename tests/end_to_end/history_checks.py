@@ -1,8 +1,6 @@
-"""Checks after one step of a random history of a store (`history.py`).
+"""Checks after one step of a random history of a store.
 
-A step may move the log: a backup is restored, a replica takes over, or rows are removed by hand. Afterwards, the log
-must have all rows that the move left, and all acknowledged requests. Only requests that were sent before the end of
-the move may be lost.
+If the step moves the log back, only requests that were sent before the end of the move may be lost.
 """
 
 from collections.abc import Sequence
@@ -13,7 +11,6 @@ from tests.end_to_end.log_copy import LogCopy
 from tests.end_to_end.log_moves import Rows
 
 ANSWER = "answer "
-"""Every answer of the provider begins with this."""
 
 REFUSALS = {
     404: {"not_found"},
@@ -23,7 +20,6 @@ REFUSALS = {
 
 
 def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
-    """Lists gaps, broken chains, unreadable events, texts that are stored twice or were never sent, and lost or changed rows of `base`, the rows that the log must still have."""
     faults = [*log.faults]
     faults += [
         f"lost or changed: {name} version {version}"
@@ -39,11 +35,10 @@ def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
 def faults_of_requests(
     requests: Sequence[Request], before: LogCopy, base: Rows | None, log: LogCopy, *, dangling: bool
 ) -> list[str]:
-    """Lists answers that are not allowed, and acknowledged requests that are not in the log, or only in part.
+    """A request sent before the end of the move may be lost, but not in part.
 
-    A request that was sent before the end of the move may be lost, but not in part. `before`: the log before this step.
-    `base`: the rows that the move left, or None if there was no move. `dangling`: a replayed answer may name rows that
-    were removed (`LogMoves.dangling`).
+    `before`: the log before this step. `base`: the rows that the move left; None: no move. `dangling`: a replayed
+    answer may name removed rows.
     """
     faults: list[str] = []
     left = before if base is None else LogCopy(base)
@@ -70,8 +65,8 @@ def _is_allowed(request: Request, lasting: set[str], *, dangling: bool) -> bool:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # If the conversation still exists, a 404 is allowed in two cases. The request retracts an item, and the item is missing. Or the request has a
-    # key, a deletion emptied the stored answer of the first request with this key, and the row of the deletion was then removed by hand.
+    # A 404 for a conversation that still exists is allowed in two cases: the retracted item is missing, or a deletion
+    # emptied the stored answer of the key, and the deletion's row was removed by hand.
     may_be_emptied = dangling and request.key is not None
     return (
         request.status != 404 or request.kind == "retract" or may_be_emptied or request.conversation_id not in lasting

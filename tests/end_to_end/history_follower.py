@@ -11,8 +11,6 @@ from tests.end_to_end.log_moves import Rows
 
 
 class EventFollower:
-    """A client that follows `…/events` from the first event on, until its stream ends."""
-
     def __init__(self, url: str, conversation_id: str) -> None:
         self._url = f"{url}/v1/conversations/{conversation_id}/events"
         self._conversation_id = conversation_id
@@ -29,11 +27,7 @@ class EventFollower:
         return self
 
     def faults(self, base: Rows, log: LogCopy) -> list[str]:
-        """Returns the faults of this stream.
-
-        Its versions must have no gap. If it has shown events that the move removed from the log, it must not show
-        events that were appended after the move. `base`: the rows that the move left.
-        """
+        """A stream that has shown lost events must not show events appended after the move."""
         versions = [event["version"] for event in self.events]
         if versions != list(range(1, len(versions) + 1)):
             return [f"gap in {self._url}: {versions}"]

@@ -1,4 +1,4 @@
-"""Reads the list of conversations, each conversation, its items, events and context, responses, and usage. Compares each answer with the log."""
+"""Reads what the API shows of a log, and compares each answer with the log."""
 
 import asyncio
 import itertools
@@ -19,14 +19,10 @@ AT_ONCE = 64
 NOT_COMPARED = frozenset(
     {"cached_tokens", "cache_write_tokens", "reasoning_tokens", "prefix_tokens", "cost_usd", "object"}
 )
-"""The fields of a row of usage that `LogCopy.usage` does not have."""
 
 
 class Question(Struct, frozen=True):
-    """A GET. `expected` computes from the log what the answer must show, or None if it must be a 404.
-
-    `shown` returns the part of the answer that is compared with the result of `expected`.
-    """
+    """A read and its right answer. `expected`: what the answer must show; None: a 404. `shown`: the part to compare."""
 
     path: str
     expected: Callable[[LogCopy], Any]
@@ -34,17 +30,14 @@ class Question(Struct, frozen=True):
 
 
 class Findings(Struct):
-    """One line for each bad answer. `wrong`: the answers that differ from the log.
-
-    `late`: requests without an answer, and answers that are a 503 or marked as unverified.
-    """
+    """What is wrong in the answers. `late`: missing answers, 503s, and unverified answers."""
 
     wrong: list[str]
     late: list[str]
 
 
 class Reads:
-    """Reads every conversation and response that the log ever had, also those that it has lost since."""
+    """Reads every conversation and response of the logs that `note` was given."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -52,14 +45,13 @@ class Reads:
         self.responses: dict[str, None] = {}
 
     def note(self, log: LogCopy) -> None:
-        """Adds the conversations and responses of this copy of the log to those that are read."""
         self.conversations |= dict.fromkeys(log.streams)
         self.responses |= dict.fromkeys(log.responses)
 
     async def check(self, postgres_url: str, urls: Sequence[str], *, wait: bool) -> LogCopy:
-        """Repeats all reads until every answer is current. If `wait` is False, answers may be late. No answer may be wrong.
+        """Repeats all reads until the log does not change meanwhile. `wait`: also until no answer is late.
 
-        Returns the log that the answers were compared with. The log did not change during the reads.
+        No answer may be wrong. Returns the log that the answers were compared with.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         while True:
@@ -73,7 +65,6 @@ class Reads:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def compare(self, log: LogCopy, urls: Sequence[str]) -> Findings:
-        """Asks every question once. The apis take turns."""
         findings = Findings([], [])
         permits = asyncio.Semaphore(AT_ONCE)
 
@@ -118,7 +109,6 @@ def _of_response(path: str, name: str) -> Iterator[Question]:
 
 
 def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | None:
-    """Why the answer is wrong, or None."""
     expected = question.expected(log)
     if answer.status_code == 404 and expected is None:
         return None
@@ -133,7 +123,7 @@ def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | No
 
 
 def _context(log: LogCopy, name: str) -> Any:
-    """(version, (id, text) of each item of the active path). None: the answer must be a 404."""
+    """(version, (id, text) of each item of the active path). None: a 404."""
     items = log.items(name)
     if items is None:
         return None
@@ -141,7 +131,6 @@ def _context(log: LogCopy, name: str) -> Any:
 
 
 def _context_fault(expected: Any, shown: Json) -> str | None:
-    """The first difference, or None."""
     version, items = expected
     shown_items = [(entry["id"], text_of(entry["item"])) for entry in shown["items"]]
     if (shown["version"], shown_items) == (version, items):
@@ -154,7 +143,6 @@ def _without_prices(row: Json) -> Json:
 
 
 def _difference(expected: Any, shown: Any) -> str:
-    """The first entry that differs in two lists, the fields that differ in two objects, or two other values."""
     if isinstance(expected, list) and isinstance(shown, list):
         pairs = itertools.zip_longest(expected, shown, fillvalue="nothing")
         number, (expected_entry, shown_entry) = next(

@@ -1,7 +1,6 @@
 """Random requests that write, and a record of what each answer acknowledged.
 
-Each text is sent in one request only, or in repeats of that request with the same key. So if the log has a text twice,
-the request was stored twice.
+Only a repeat with the same key sends a text again. So the log may have each text only once.
 """
 
 import json
@@ -18,24 +17,22 @@ from tests.fixtures.facts import MODEL
 from tests.scripted_provider import Exchange
 
 SLOW = "slow"
-"""A question with this word is answered slowly."""
 
 MAX_ITEMS = 3
 STREAM_TIMEOUT_SECONDS = 30.0
 
 
 class Acknowledged(Struct, frozen=True):
-    """An event that an answer acknowledged."""
-
     version: int
     topic: str
     item_id: str | None = None
 
 
 class Request(Struct, kw_only=True):
-    """A request that writes, and its answer. `status` is None if there was no answer: the outcome is unknown, or no api ran.
+    """A request and its answer. `status` None: there was no answer.
 
-    `after_move`: whether the request was sent after this step had moved the log (`log_moves.py`), or in a step that does not move the log. `events`: what the answer acknowledged.
+    `after_move`: False if the step moves the log (restore, failover, removed rows) and the request was sent before the
+    move had ended.
     """
 
     kind: str
@@ -56,10 +53,7 @@ class Request(Struct, kw_only=True):
 
 
 class RequestSender:
-    """Sends random requests to random apis. `urls` returns the URLs of the running apis.
-
-    `sent` has the requests of this step, and `texts` all texts that were ever sent.
-    """
+    """Sends random requests. `sent`: the requests of this step. `texts`: all texts that a request may have sent."""
 
     def __init__(self, http: httpx.AsyncClient, urls: Callable[[], Sequence[str]], name: str) -> None:
         self._http = http
@@ -76,11 +70,6 @@ class RequestSender:
         self.move_is_over = not moves
 
     async def send_any(self, rng: random.Random, log: LogCopy) -> None:
-        """Sends one random request.
-
-        It creates a conversation, repeats an earlier append with its key, or is about something that `log` has or this step
-        has created.
-        """
         conversations = [
             *log.conversations,
             *(request.conversation_id for request in self.sent if request.kind == "create"),
@@ -155,7 +144,7 @@ class RequestSender:
     async def reply(
         self, kind: str, conversation_id: str, rng: random.Random, *, previous: str | None = None, slow: bool = False
     ) -> Request:
-        """Requests a reply in a conversation, or after a previous response. `kind`: reply, stream or background."""
+        """Requests a reply. `kind`: reply, stream or background."""
         [text] = self._new_texts(1)
         target = {"previous_response_id": previous} if previous else {"conversation": conversation_id}
         body: Json = {"model": MODEL, "input": f"{SLOW} {text}" if slow else text, **target}
@@ -193,10 +182,7 @@ class RequestSender:
         return await self._send(request, "POST", path, rng)
 
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
-        """Sends the request and notes its status. Returns the answer if it is a 200, else None.
-
-        Raises TimeoutException if nothing arrives for STREAM_TIMEOUT_SECONDS, because no request may hang.
-        """
+        """Returns the answer if it is a 200. Raises TimeoutException, because no request may hang."""
         headers = {"content-type": "application/json"}
         if request.key is not None:
             headers["idempotency-key"] = request.key
@@ -219,7 +205,7 @@ class RequestSender:
 
 
 def answer_by_number(numbers: Callable[[], int]) -> Callable[[Exchange], None]:
-    """A provider's script: each answer has a number of its own. Slow answers take about two seconds."""
+    """Each answer has its own number. Slow answers take about two seconds."""
 
     def script(exchange: Exchange) -> None:
         number = numbers()
@@ -250,7 +236,6 @@ def _items_of(log: LogCopy) -> list[tuple[str, str]]:
 
 
 def _last_response(answer: httpx.Response) -> Json | None:
-    """The Response in the last event of a stream that has one, or None."""
     lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
     events = [json.loads(line.removeprefix("data: ")) for line in lines]
     return next((event["response"] for event in reversed(events) if "response" in event), None)

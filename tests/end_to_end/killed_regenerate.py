@@ -1,4 +1,4 @@
-"""A process is killed while it writes another answer to a question. The first answer stays, and `retry` writes another one."""
+"""A process is killed while it writes another answer to a question. `retry` then writes one."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from tests.scripted_provider import ScriptedProvider
 
 
 class KilledRegenerate(Struct, frozen=True):
-    """`item_ids`: the question and its first answer. `asking` reads the stream of the second answer into `reader`."""
+    """A second answer that is being written. `item_ids`: the question and its first answer."""
 
     conversation: str
     item_ids: list[str]
@@ -20,7 +20,7 @@ class KilledRegenerate(Struct, frozen=True):
 
 
 async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: ScriptedProvider) -> KilledRegenerate:
-    """Asks a question, and then for another answer to it. The provider does not end this second answer."""
+    """Gets an answer, and requests a second one that the provider does not end."""
     conversation = (await http.post(f"{url}/v1/conversations", json={})).json()["id"]
     provider.script = varied_answers(1)
     body = {"input": "a question", "conversation": conversation}
@@ -34,10 +34,6 @@ async def begin_another_answer(http: httpx.AsyncClient, url: str, provider: Scri
 
 
 async def check_killed_regenerate(killed: KilledRegenerate, http: httpx.AsyncClient, url: str) -> None:
-    """Checks that nothing of the second answer is in the conversation, and that `retry` adds exactly one other answer.
-
-    Call this when the second answer is interrupted and the provider answers again.
-    """
     await killed.asking
     assert await _paths(http, url, killed.conversation) == (killed.item_ids, killed.item_ids, killed.item_ids[-1])
     retried = await http.post(f"{url}/v1/responses", json={"retry": killed.reader.response_id})
@@ -59,7 +55,7 @@ async def _ask(reader: StreamReader, http: httpx.AsyncClient, url: str, body: di
 
 
 async def _paths(http: httpx.AsyncClient, url: str, conversation: str) -> tuple[list[str], list[str], str]:
-    """The ids of the items on the active path, those of all items, and the end of the active path."""
+    """The active path, all items, and the end of the active path, as ids."""
     tree = (await http.get(f"{url}/v1/conversations/{conversation}/tree")).json()
     active = [item["id"] for item in await _list(http, url, conversation, "items")]
     return active, [node["id"] for node in tree["data"]], tree["active_leaf"]

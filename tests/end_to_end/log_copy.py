@@ -45,7 +45,7 @@ Json = dict[str, Any]
 
 
 class LogCopy:
-    """A copy of the log. `rows` has each row by (stream, version). Two copies are equal if their rows are equal."""
+    """The rows of the log by (stream, version), and what the API must show of them."""
 
     def __init__(self, rows: dict[tuple[UUID, int], Row]) -> None:
         self.rows = rows
@@ -64,7 +64,6 @@ class LogCopy:
 
     @cached_property
     def streams(self) -> dict[str, Stream]:
-        """The stream of each conversation. `Stream.add` checks the versions, hashes and times of the rows."""
         streams: dict[str, Stream] = {}
         for row in self.rows.values():
             stream = streams.setdefault(conversation_id_of(row.originator_id), Stream(row))
@@ -73,10 +72,9 @@ class LogCopy:
 
     @property
     def faults(self) -> list[str]:
-        """Gaps, broken chains, unreadable events, and texts that were stored twice.
+        """Faults of the streams, and texts that are stored twice.
 
-        Copies are not counted: a reply that continues from a reply that did not complete may store copies of that reply's
-        items.
+        Copies of items do not count: continuing a reply that did not complete may copy its items.
         """
         texts = Counter(
             text_of(from_stored(recorded.event.item))
@@ -90,13 +88,13 @@ class LogCopy:
 
     @cached_property
     def events(self) -> list[Recorded]:
-        """All events, in the order of their positions."""
+        """All events, by position."""
         events = [recorded for stream in self.streams.values() for recorded in stream.events]
         return sorted(events, key=lambda recorded: recorded.position)
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        """The text of each item, by its id."""
+        """The text of each appended item, by its id."""
         return {
             recorded.event.item_id: text_of(from_stored(recorded.event.item))
             for recorded in self.events
@@ -105,7 +103,6 @@ class LogCopy:
 
     @cached_property
     def deleted_items(self) -> set[str]:
-        """The ids of items and responses that were deleted or are in deleted conversations, and of copies of such items."""
         items: dict[str, str | None] = {}
         deleted: set[str] = set()
         for name, stream in self.streams.items():
@@ -133,7 +130,6 @@ class LogCopy:
 
     @cached_property
     def conversations(self) -> list[str]:
-        """The ids of the conversations that were not deleted."""
         return [
             conversation_id
             for conversation_id, stream in self.streams.items()
@@ -142,7 +138,6 @@ class LogCopy:
 
     @cached_property
     def responses(self) -> dict[str, Record]:
-        """The replies of conversations that were not deleted, by their ids."""
         return {
             record.response_id: record
             for name in self.conversations
@@ -150,7 +145,7 @@ class LogCopy:
         }
 
     def version(self, conversation_id: str) -> int:
-        """The conversation's last version; 0 if the log does not have it."""
+        """0 if the log does not have the conversation."""
         stream = self.streams.get(conversation_id)
         return stream.events[-1].version if stream else 0
 
@@ -165,7 +160,7 @@ class LogCopy:
         return None if document is None else self._conversation_json(document)
 
     def listed(self) -> list[Json]:
-        """Every listed conversation, newest first."""
+        """Newest first."""
         documents = [document for document in self.documents["conversations"].values() if document["listed"]]
         return [self._conversation_json(document) for document in sorted(documents, key=_id, reverse=True)]
 
@@ -184,7 +179,7 @@ class LogCopy:
                 name: document[name]
                 for name in ("status", "title", "title_by", "instructions", "archived", "version", "owner")
             },
-            forked_from=None,  # nothing in these histories forks
+            forked_from=None,  # nothing forks here
             updated_at=document["updated_at"] // 1_000_000,
             item_count=document["items"],
             first_text=first,
@@ -196,13 +191,11 @@ class LogCopy:
 
     @cached_property
     def paths(self) -> dict[str, tuple[PathBranch, ...]]:
-        """The active path of each conversation."""
         states = {name: state_after(each.event for each in stream.events) for name, stream in self.streams.items()}
         return {name: state.path for name, state in states.items() if state is not None}
 
     @cached_property
     def messages(self) -> dict[str, list[Document]]:
-        """The messages of each active path that have text and were not retracted, by conversation, first to last."""
         found: dict[str, list[Document]] = {}
         for item in sorted(self.documents["items"].values(), key=lambda item: item["depth"]):
             is_shown = item["retracted_version"] is None and item["role"] and item["preview"]
@@ -211,7 +204,7 @@ class LogCopy:
         return found
 
     def items(self, conversation_id: str) -> list[Json] | None:
-        """The items of the conversation's active path, oldest first, without retracted ones."""
+        """The items of the active path, oldest first, without deleted ones."""
         if conversation_id not in self.conversations:
             return None
         path = self.paths[conversation_id]
@@ -241,7 +234,7 @@ class LogCopy:
         return [item for item in items if item["id"] not in self.deleted_items]
 
     def usage(self) -> list[Json]:
-        """The rows of GET /v1/usage, without the fields `NOT_COMPARED` of `history_reads.py`."""
+        """The rows of GET /v1/usage, without the fields that `history_reads.py` ignores."""
         totals: dict[tuple[str, str], Counter[str]] = {}
         for document in self.documents["usage"].values():
             if document["conversation"]:
@@ -266,7 +259,7 @@ def _id(document: Document) -> str:
 
 
 def _records(conversation_id: str, stream: Stream, deleted: Collection[str] = ()) -> Iterator[Record]:
-    """The replies of one conversation, running ones included. `deleted`: the ids of items that a Response does not show."""
+    """The record of each requested reply. `deleted`: ids that a Response does not show."""
     appended = {
         recorded.event.item_id: recorded.event for recorded in stream.events if isinstance(recorded.event, ItemAppended)
     }

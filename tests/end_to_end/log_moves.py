@@ -1,7 +1,4 @@
-"""What operators may do to the log: dump it, restore a dump, cut off a standby before a failover, remove rows by hand.
-
-Each method that moves the log, except `start_over`, returns the rows that the log must still have afterwards.
-"""
+"""What operators may do to the log. Returned rows are those that the log must still have."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -33,7 +30,7 @@ _REMOVE_WHAT_NAMES_LOST_ROWS = (
 
 
 class Dump(Struct, frozen=True):
-    """A dump, and the log as it was then. `dangling`: the value that `LogMoves.dangling` had then."""
+    """A dump, and the log at that moment."""
 
     file: Path
     log: LogCopy
@@ -41,10 +38,7 @@ class Dump(Struct, frozen=True):
 
 
 class LogMoves:
-    """Moves the log of one pair of servers. `dumps`: the dumps of this history.
-
-    `dangling`: whether other tables still name rows that were removed by hand. `verify` then reports them.
-    """
+    """Dumps, restores and shortens the log. `dangling`: other tables still name removed rows."""
 
     def __init__(self, postgres: PostgresPair, directory: Path) -> None:
         self._postgres = postgres
@@ -55,7 +49,6 @@ class LogMoves:
         self.deadlocks = 0
 
     def start_over(self) -> None:
-        """Restores the empty log."""
         self.dumps = []
         self.restore(self._empty)
 
@@ -63,7 +56,7 @@ class LogMoves:
         self.dumps.append(self._dump(f"{len(self.dumps)}"))
 
     def restore(self, dump: Dump) -> Rows:
-        """Restores the dump. If Postgres aborts the restore because of a deadlock with an append, tries again."""
+        """Restores the dump. Tries again after a deadlock with an append."""
         for attempt in range(RESTORE_ATTEMPTS):
             try:
                 self._postgres.restore(dump.file)
@@ -77,15 +70,14 @@ class LogMoves:
         return dump.log.rows
 
     def cut_off_standby(self) -> Rows:
-        """Stops the replication to the standby, which must be running. Returns the rows that the standby has."""
+        """Returns the rows that the standby has."""
         self._postgres.cut_off_standby()
         return LogCopy.read(self._postgres.other.url).rows
 
     def remove_rows(self, rng: random.Random) -> Rows:
-        """Removes the last rows of some streams, or the last rows of the log.
+        """Removes the last rows of a few streams or of the log. A command's rows go together.
 
-        Never removes only some of a command's rows. Never removes the end of a reply without the request of that reply. At random, also
-        removes the rows of other tables that name removed rows.
+        The end of a reply does not go without its request.
         """
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
@@ -104,7 +96,7 @@ class LogMoves:
         return {key: row for key, row in log.rows.items() if key[1] <= last.get(key[0], key[1])}
 
     def _dump(self, name: str) -> Dump:
-        """Dumps the log. If the log has changed meanwhile, dumps it again, so that the dump has the rows of `log`."""
+        """Dumps until the log did not change meanwhile."""
         file = self._directory / f"{name}.dump"
         while True:
             log = LogCopy.read(self._postgres.url)
@@ -113,7 +105,7 @@ class LogMoves:
                 return Dump(file, log, self.dangling)
 
     def _last_of_streams(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """Chooses some streams. Returns for each of them the last version that remains."""
+        """Returns the last version that remains of each chosen stream."""
         names = rng.sample(sorted(log.streams), min(len(log.streams), rng.randint(1, 3)))
         return {
             name: rng.choice(versions[-MAX_REMOVED_EVENTS:])
@@ -122,9 +114,7 @@ class LogMoves:
         }
 
     def _last_of_log(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """Chooses a position, after which all rows are removed. Returns the last version that remains of each stream
-        that loses rows.
-        """
+        """Returns the last version that remains of each shortened stream."""
         cuts = {
             name: {0, *_versions_to_cut_at(stream), stream.events[-1].version} for name, stream in log.streams.items()
         }
@@ -138,7 +128,7 @@ class LogMoves:
 
 
 def _versions_to_cut_at(stream: Stream) -> Sequence[int]:
-    """The versions after which the stream may be cut. 0: the whole stream is cut off."""
+    """The versions after which the stream may be cut. 0: nothing remains."""
     versions = [0]
     open_replies: set[str] = set()
     for event, following in zip(stream.events, stream.events[1:], strict=False):

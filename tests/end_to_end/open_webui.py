@@ -29,25 +29,19 @@ TASKS = {
     "follow_ups": ("Predict 3-5 useful messages this user might naturally send next.", '{ "follow_ups": ["…"] }', 5),
     "queries": ("Analyze the chat history to determine the necessity of generating search queries.", "JSON", 6),
 }
-"""For each background request: what it asks for, the form of the answer, and how many of the last messages it has."""
+"""Each has the task, the form of the answer, and how many of the last messages are sent."""
 
 Message = dict[str, Any]
 
 
 class Answered(Struct, frozen=True):
-    """An answer: its text, its tool calls, and the conversation that the store named."""
-
     text: str
     calls: list[dict[str, Any]]
     conversation: str
 
 
 class OpenWebUI:
-    """A chat.
-
-    messages   the saved messages, from the first question to the newest answer of the branch that is shown
-    sent       the messages of each request
-    """
+    """One chat. `messages`: the shown branch. `sent`: the messages of each request."""
 
     def __init__(self, http: httpx.Client, system: Callable[[], str]) -> None:
         self.messages: list[Message] = []
@@ -56,12 +50,12 @@ class OpenWebUI:
         self._system = system
 
     def ask(self, question: str, *, sources: str = "") -> Answered:
-        """Asks a question. `sources`: what was found in the chat's files."""
+        """Asks a question. `sources`: text from the chat's files."""
         self.messages.append({"role": "user", "content": question})
         return self.answer(sources=sources)
 
     def answer(self, *, sources: str = "") -> Answered:
-        """Asks for an answer to the last question, which has none or whose answer was dropped (Regenerate)."""
+        """Asks for an answer to the last question."""
         answered = self.send(_with_sources(self.messages, sources))
         self.messages.append({"role": "assistant", "content": answered.text})
         return answered
@@ -71,12 +65,11 @@ class OpenWebUI:
         return self.answer()
 
     def edit(self, index: int, question: str) -> Answered:
-        """Changes an earlier question, and asks for an answer to it."""
         del self.messages[index:]
         return self.ask(question)
 
     def ask_with_tools(self, question: str, tools: dict[str, Callable[..., str]]) -> Iterator[Answered]:
-        """Asks a question, and calls tools until there is an answer. Yields the answer to each request."""
+        """Yields each answer, until one has no call."""
         history = [*self.messages, {"role": "user", "content": question}]
         steps: list[Message] = []
         while True:
@@ -92,7 +85,7 @@ class OpenWebUI:
         self.messages = [*history, *steps, {"role": "assistant", "content": answered.text}]
 
     def stop(self, question: str, words: int) -> None:
-        """Asks a question, and stops after some words of the answer. The words that arrived are kept."""
+        """Asks a question, and disconnects after some words. The words that arrived are kept."""
         self.messages.append({"role": "user", "content": question})
         text = ""
         with self._stream(self.messages) as (_, chunks):
@@ -102,7 +95,7 @@ class OpenWebUI:
         self.messages.append({"role": "assistant", "content": text})
 
     def continue_answer(self) -> Answered:
-        """Asks the model to continue an answer that was stopped. Both parts are then one message."""
+        """Continues a stopped answer. Both parts are then one message."""
         answered = self.send(self.messages)
         self.messages[-1] = {"role": "assistant", "content": self.messages[-1]["content"] + answered.text}
         return answered
@@ -123,7 +116,6 @@ class OpenWebUI:
         return Answered(text, [], answer.headers["x-conversation-id"])
 
     def send(self, messages: list[Message], **parameters: Any) -> Answered:
-        """Sends one request for a streamed answer."""
         text, calls = "", dict[int, dict[str, Any]]()
         with self._stream(messages, **parameters) as (conversation, chunks):
             for chunk in chunks:
@@ -151,7 +143,6 @@ def _chunks(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 def _add_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
-    """Adds a chunk's part of a tool call."""
     if (call := calls.get(delta["index"])) is None:
         calls[delta["index"]] = {name: value for name, value in delta.items() if name != "index"}
     else:

@@ -1,7 +1,6 @@
 """An embedded Postgres with a wall clock that a test can set wrong.
 
-Its monotonic clock stays right, and so do the clocks of all other processes. libfaketime is preloaded into Postgres.
-At every call it reads from a file by how many seconds the clock is wrong.
+libfaketime, preloaded into Postgres, reads the offset from a file at every call.
 """
 
 import asyncio
@@ -27,22 +26,20 @@ MAX_ERROR_SECONDS = 0.5
 
 
 class PostgresClock:
-    """The Postgres at `url`, and its clock."""
-
     def __init__(self, url: str, directory: DataDirectory, offset_file: Path) -> None:
         self.url = url
         self._directory = directory
         self._offset_file = offset_file
 
     async def step(self, seconds: int) -> None:
-        """Makes the clock of Postgres wrong by `seconds`, compared with the right time."""
+        """Makes the clock of Postgres wrong by `seconds`."""
         self._write(seconds)
         assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS, (
             "libfaketime has no effect, or Postgres answers too slowly: the test proves nothing"
         )
 
     async def restart(self, seconds: int) -> None:
-        """Kills Postgres. When it serves again, its clock is wrong by `seconds`."""
+        """Kills Postgres. The supervisor starts it again, with a clock that is wrong by `seconds`."""
         os.kill(int(self._directory.pid_file("postgres").read_text()), signal.SIGKILL)
         self._write(seconds)
         async with asyncio.timeout(30):
@@ -61,6 +58,7 @@ class PostgresClock:
         draft.rename(self._offset_file)
 
     async def _error(self) -> float:
+        """How many seconds the clock of Postgres is ahead."""
         async with await psycopg.AsyncConnection.connect(self.url, connect_timeout=2) as connection:
             row = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())")).fetchone()
         assert row is not None
@@ -69,7 +67,6 @@ class PostgresClock:
 
 @asynccontextmanager
 async def postgres_with_clock() -> AsyncIterator[PostgresClock]:
-    """Starts Postgres with the right time. Restarts it when it ends, and stops it at the end of the block."""
     with TemporaryDirectory(prefix="conversation-store-clock-") as path:
         os.chmod(path, 0o755)  # noqa: PTH101 - Postgres may run as another user
         directory, offset_file = DataDirectory(Path(path, "data")), Path(path, "offset")

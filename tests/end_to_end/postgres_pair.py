@@ -1,7 +1,6 @@
-"""Two Postgres servers, a primary and its standby, each with its own data directory and port.
+"""A primary Postgres and its standby.
 
-Both are embedded servers (`infrastructure/embedded/postgres.py`). Tests use them to dump, restore and fail over.
-`PostgresPair.url` names both ports, and libpq connects to the server that is the primary.
+`PostgresPair.url` names both ports. libpq connects to the primary.
 """
 
 import json
@@ -23,8 +22,6 @@ START_TIMEOUT_SECONDS = 60.0
 
 
 class PostgresServer:
-    """One server. `url` names its database `conversations`."""
-
     def __init__(self, path: Path, secret: str) -> None:
         self.directory = DataDirectory(path)
         self.directory.lock()
@@ -36,7 +33,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the server. Returns when it answers. Call this in the main thread: the server ends with the thread that started it."""
+        """Call this in the main thread: the server ends with the thread that started it."""
         self._service.prepare()
         with self.directory.log_file("postgres").open("ab") as log:
             self._process = subprocess.Popen(
@@ -50,10 +47,7 @@ class PostgresServer:
         wait_until(self._service.serves, START_TIMEOUT_SECONDS, "Postgres to start", self.log)
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> None:
-        """Stops the server: with SIGINT in an orderly way, with SIGQUIT at once, like a crash.
-
-        Does nothing if the server does not run.
-        """
+        """SIGINT stops the server in an orderly way; SIGQUIT is like a crash."""
         if self._process is not None:
             self._process.send_signal(signum)
             self._process.wait(START_TIMEOUT_SECONDS)
@@ -63,7 +57,6 @@ class PostgresServer:
         return self.directory.log_file("postgres").read_text()
 
     def execute(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Runs a statement and returns its rows, if it has any."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
@@ -75,8 +68,6 @@ class PostgresServer:
 
 
 class PostgresPair:
-    """A primary, and a server that can become its standby."""
-
     def __init__(self, path: Path) -> None:
         secret = os.urandom(16).hex()
         self.primary, self.other = (PostgresServer(path / name, secret) for name in ("a", "b"))
@@ -92,12 +83,12 @@ class PostgresPair:
         _run("pg_dump", "--format=custom", "--no-owner", f"--file={file}", self.primary.url)
 
     def restore(self, file: Path) -> None:
-        """Drops each object that the dump has, and creates it again from the dump, in one transaction. Other processes may be connected."""
+        """Restores the dump in one transaction. Other processes may be connected."""
         flags = ("--clean", "--if-exists", "--single-transaction", "--no-owner")
         _run("pg_restore", *flags, f"--dbname={self.primary.url}", str(file))
 
     def start_standby(self) -> PostgresServer:
-        """Makes the other server a standby of the primary. Returns when the standby has caught up."""
+        """Returns when the standby has caught up."""
         standby = self.other
         standby.stop(signal.SIGQUIT)
         shutil.rmtree(standby.data, ignore_errors=True)
@@ -115,12 +106,12 @@ class PostgresPair:
         return standby
 
     def cut_off_standby(self) -> None:
-        """Stops the replication to the standby. Returns when the standby has replayed the WAL that it had received."""
+        """Returns when the standby has replayed the WAL that it had received."""
         standby = self.other
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        # The received WAL can end in the middle of a record, which is never replayed. So this waits until the standby
-        # has nothing more to replay.
+        # The received WAL can end in the middle of a record, which is never replayed. So this waits until nothing is
+        # left to replay.
         idle = (
             "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
             " WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')"
@@ -133,7 +124,6 @@ class PostgresPair:
         )
 
     def fail_over(self) -> None:
-        """Crashes the primary and promotes the standby, which takes its place."""
         self.primary.stop(signal.SIGQUIT)
         self.other.execute("SELECT pg_promote()")
         self.primary, self.other = self.other, self.primary

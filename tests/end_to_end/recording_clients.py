@@ -1,4 +1,4 @@
-"""Clients of several api processes. They repeat a request until it is acknowledged, and record every acknowledgement."""
+"""Clients that repeat a request until it is acknowledged, and record the acknowledgement."""
 
 import asyncio
 import random
@@ -15,20 +15,18 @@ from scripts.http_connection import Answer, Connection
 MAX_ITEMS = 3
 MAX_ITEMS_OF_EXCLUSIVE_CLIENT = 20
 ATTEMPT_TIMEOUT_SECONDS = 0.5
-"""Short, so that clients soon retry at another process. Otherwise they would wait until a killed process restarts."""
+"""Short, so that clients soon retry at another process."""
 
 ACKNOWLEDGE_TIMEOUT_SECONDS = 60.0
 
 
 class Append(Struct, frozen=True):
-    """A request to append items. A client repeats it with the same key until it is acknowledged."""
-
     conversation_id: str
     texts: tuple[str, ...]
     key: str
 
     async def send(self, connection: Connection, timeout_seconds: float) -> Answer:
-        """Sends the request once. Raises OSError (a TimeoutError is one) when the outcome is unknown."""
+        """Sends the request once. Raises OSError when the outcome is unknown."""
         items = [{"type": "message", "role": "user", "content": text} for text in self.texts]
         path, body = f"/v1/conversations/{self.conversation_id}/items", msgspec.json.encode({"items": items})
         headers = {"idempotency-key": self.key}
@@ -36,7 +34,7 @@ class Append(Struct, frozen=True):
 
 
 class AcknowledgedAppend(Struct, frozen=True):
-    """An append and its answer. `version` and `position` are those of its last item."""
+    """`version` and `position` are those of the last item."""
 
     request: Append
     answer: Answer
@@ -63,8 +61,6 @@ class AcknowledgedAppend(Struct, frozen=True):
 
 
 class AcknowledgementCounter:
-    """How many appends each process has acknowledged."""
-
     def __init__(self) -> None:
         self.by_api: Counter[str] = Counter()
         self._counted = asyncio.Event()
@@ -74,7 +70,6 @@ class AcknowledgementCounter:
         self._counted.set()
 
     async def wait_for_more(self, api: str, count: int) -> None:
-        """Returns when `api` has acknowledged `count` more appends."""
         target = self.by_api[api] + count
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_SECONDS):
             while self.by_api[api] < target:
@@ -83,10 +78,9 @@ class AcknowledgementCounter:
 
 
 class SharingClient:
-    """Appends to random conversations through random processes. Other clients may use the same conversations.
+    """A client that appends to conversations that other clients may use too.
 
-    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the
-    acknowledged appends, in order. `retries` counts the errors that led to a retry.
+    `urls`: by process name. `pause_seconds`: before each attempt.
     """
 
     def __init__(
@@ -132,7 +126,7 @@ class SharingClient:
                     return
 
     async def _attempt(self, append: Append, api: str) -> Answer | None:
-        """Sends the append once. Returns the acknowledgement, or None when the append must be repeated."""
+        """Returns the acknowledgement, or None when the append must be repeated."""
         await asyncio.sleep(self._pause_seconds)
         try:
             answer = await append.send(await self._connection(api), ATTEMPT_TIMEOUT_SECONDS)
@@ -153,10 +147,7 @@ class SharingClient:
 
 
 class AcknowledgedEvent(Struct, frozen=True):
-    """An event that the log must have, because an answer acknowledged it.
-
-    An answer has only the position of its last event. `position` is None for the other events.
-    """
+    """An event that an answer acknowledged. An answer has only the position of its last event."""
 
     version: int
     position: int | None
@@ -166,11 +157,7 @@ class AcknowledgedEvent(Struct, frozen=True):
 
 
 class ExclusiveClient:
-    """Works on one conversation at a time: starts it, appends, retracts, ends and reopens it, and deletes it.
-
-    No other client uses these conversations.
-    `acknowledged` has the events of each conversation, in order.
-    """
+    """A client whose conversations no other client uses. `acknowledged`: by conversation, in order."""
 
     def __init__(self, name: str, urls: Mapping[str, str], seed: str, pause_seconds: float) -> None:
         self.acknowledged: dict[str, list[AcknowledgedEvent]] = {}
@@ -224,7 +211,6 @@ class ExclusiveClient:
         self._conversation_id = None
 
     async def _request(self, method: str, path: str, body: object = None) -> Answer:
-        """Sends the request to one process after the other, with the same key, until one acknowledges it."""
         headers = {"idempotency-key": self._random.randbytes(16).hex()}
         content = b"" if body is None else msgspec.json.encode(body)
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_SECONDS):
@@ -247,6 +233,6 @@ class ExclusiveClient:
 def event_of(
     answer: Answer, topic: str, item_id: str | None = None, text: str | None = None, *, events_after: int = 0
 ) -> AcknowledgedEvent:
-    """One event of an acknowledged request. `events_after`: how many events of the same request follow it."""
+    """`events_after`: how many events of the same request follow this one."""
     version, position = int(answer.headers["etag"].strip('"')), int(answer.headers["x-position"])
     return AcknowledgedEvent(version - events_after, None if events_after else position, topic, item_id, text)

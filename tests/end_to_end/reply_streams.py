@@ -1,4 +1,4 @@
-"""A client that reads the stream of a reply over several connections, and provider scripts that stream varied or endless answers."""
+"""A client that reads a reply's stream over several connections, and scripts for the provider."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ WORDS = (
 
 
 def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
-    """Streams 5 to 60 random words, which depend only on the seed and the last message."""
+    """The words depend only on the seed and the last message."""
 
     def script(exchange: Exchange) -> None:
         question = exchange.provider.requests[-1]["messages"][-1]["content"]
@@ -44,7 +44,7 @@ def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
 
 
 def endless_answer(exchange: Exchange) -> None:
-    """Streams numbers for 100 seconds, or until the connection is closed."""
+    """Streams numbers for 100 seconds."""
     exchange.begin_stream()
     for n in range(10_000):
         exchange.text_chunk(f"{n} ")
@@ -52,13 +52,10 @@ def endless_answer(exchange: Exchange) -> None:
 
 
 class StreamReader:
-    """Reads the stream of one reply, over one or more connections.
-
-    `events` has all events that arrived, in the order of their sequence numbers.
-    """
+    """Reads the stream of one reply, over one or more connections."""
 
     def __init__(self, events: Sequence[dict[str, Any]] = ()) -> None:
-        """`events`: the events that another reader has read. `resume` then reads the events that follow."""
+        """`events`: the events that another reader has read."""
         self.events = list(events)
 
     @property
@@ -80,11 +77,11 @@ class StreamReader:
     async def ask(
         self, client: httpx.AsyncClient, url: str, body: Mapping[str, Any], max_events: int | None = None
     ) -> None:
-        """Requests a reply and reads its stream: all of it, or the first `max_events` events."""
+        """Requests a reply and reads its stream, up to `max_events` events."""
         await self._read(client.stream("POST", f"{url}/v1/responses", json={**body, "stream": True}), max_events)
 
     async def resume(self, client: httpx.AsyncClient, url: str, max_events: int | None = None) -> None:
-        """Reads the events that follow the last one: all of them, or the first `max_events`."""
+        """Reads the events that follow the last one, up to `max_events`."""
         params = {"stream": "true", "starting_after": str(len(self.events) - 1)}
         await self._read(client.stream("GET", f"{url}/v1/responses/{self.response_id}", params=params), max_events)
 
@@ -104,7 +101,6 @@ class StreamReader:
 
 
 def text_of(response: dict[str, Any]) -> str:
-    """All text of a Response."""
     return "".join(part["text"] for item in response["output"] for part in item["content"])
 
 
@@ -118,7 +114,6 @@ async def retrieve(http: httpx.AsyncClient, url: str, response_id: str) -> dict[
 async def retrieve_when(
     http: httpx.AsyncClient, url: str, response_id: str, status: str, timeout_seconds: float
 ) -> dict[str, Any]:
-    """Waits until the Response has this status, and returns it."""
     async with asyncio.timeout(timeout_seconds):
         while True:
             response = await retrieve(http, url, response_id)

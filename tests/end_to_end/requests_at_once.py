@@ -1,4 +1,4 @@
-"""Sends many requests at the same time into one conversation, to two processes. Kills one process, and checks how the requests end."""
+"""Sends many requests at once into one conversation, and kills one of two processes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,20 +25,16 @@ from tests.servers import wait_until_async
 from tests.system import System
 
 BACKGROUND = 2
-"""A request is in the background if its number modulo 4 is at least this: every second request to each process."""
+"""A request is in the background if its number modulo 4 is at least this."""
 
 
 class Request(Struct, frozen=True):
-    """A request: its text, the process that it is sent to, and whether it is in the background."""
-
     text: str
     process: int
     background: bool
 
 
 class RequestsAtOnce:
-    """Sends requests, kills the first process while they run or wait, and waits until all have ended."""
-
     def __init__(
         self, running: System, http: httpx.AsyncClient, urls: Sequence[str], provider: ScriptedProvider
     ) -> None:
@@ -52,16 +48,13 @@ class RequestsAtOnce:
         self.conversation = ""
 
     async def open(self) -> None:
-        """Makes the conversation."""
         self.conversation = (await self._http.post(f"{self._urls[1]}/v1/conversations", json={})).json()["id"]
 
     async def ask_first(self, process: int) -> None:
-        """Sends the request `first`, and waits until its reply runs."""
         self.ask(Request("first", process, background=False), on_busy="reject")
         await wait_until_async(lambda: "first" in self.answers.questions, 10, "the first reply to run")
 
     def ask_all(self, count: int, on_busy: str) -> None:
-        """Sends the requests `0`, `1` … to both processes."""
         for number in range(count):
             self.ask(Request(str(number), number % 2, number % 4 >= BACKGROUND), on_busy=on_busy)
 
@@ -86,7 +79,6 @@ class RequestsAtOnce:
 
     @property
     def refused(self) -> int:
-        """How many requests were answered with 409 so far."""
         answers = [task.result() for task in self._asking.values() if task.done()]
         return sum(answer is not None and answer.status_code == 409 for answer in answers)
 
@@ -94,11 +86,10 @@ class RequestsAtOnce:
         await wait_until_async(condition, 60, what)
 
     def kill(self) -> int:
-        """Kills the first process. Returns its pid."""
         return self._running.kill("api")
 
     async def ended(self) -> dict[str, httpx.Response | None]:
-        """The answer to each request, once all replies have ended. None if the process was killed before it answered."""
+        """The answer to each text, when all replies have ended. None: the process was killed before it answered."""
         answers = dict(zip(self._asking, await asyncio.gather(*self._asking.values()), strict=True))
         await self.until(self._all_have_ended, "all replies to end")
         return answers
@@ -111,7 +102,6 @@ class RequestsAtOnce:
         return self._log.events(self.conversation)
 
     def texts(self, kind: type[ReplyQueued] | type[ReplyRequested]) -> list[str]:
-        """The texts of the requests that have an event of this kind, in the order of the log."""
         return [self._names()[event.response_id] for event in self.events if isinstance(event, kind)]
 
     def ends(self) -> dict[str, Event]:
@@ -125,9 +115,9 @@ class RequestsAtOnce:
 
 
 async def check_queue(requests: RequestsAtOnce, count: int) -> None:
-    """With `queue`, up to sixteen requests wait and the others are refused. The waiting ones run in the order of the log.
+    """Foreground requests that wait in the killed process end as interrupted.
 
-    Foreground requests that wait in the killed process do not run: they end as interrupted.
+    The others run in the order of the log.
     """
     await requests.ask_first(process=1)
     requests.ask_all(count, "queue")
@@ -153,7 +143,6 @@ async def check_queue(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_reject(requests: RequestsAtOnce, count: int) -> None:
-    """With `reject`, one reply runs and the other requests are refused. If the process of this reply is killed, the reply is interrupted."""
     requests.ask_all(count, "reject")
     await requests.until(lambda: requests.refused == count - 1, "all but one to be refused")
     requests.kill()
@@ -164,7 +153,6 @@ async def check_reject(requests: RequestsAtOnce, count: int) -> None:
 
 
 async def check_interrupt(requests: RequestsAtOnce, count: int) -> None:
-    """With `interrupt`, each request stops the one before it. Only the request `last`, which is sent after the kill, completes."""
     await requests.ask_first(process=1)
     requests.ask_all(count, "interrupt")
     await requests.until(lambda: len(requests.texts(ReplyQueued)) == count, "all to be recorded")

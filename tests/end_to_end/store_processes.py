@@ -1,8 +1,4 @@
-"""A store for tests that start, stop and kill its processes one by one.
-
-It has two apis, two projectors, two Postgres servers, MongoDB and Valkey. MongoDB and Valkey run until the store
-is closed. Tests can stop and start every other process. No supervisor restarts a process that has ended.
-"""
+"""A store for tests that start, stop and kill its processes one by one. No supervisor restarts them."""
 
 import os
 import signal
@@ -26,8 +22,6 @@ LOG_LINES = 12
 
 
 class StoreProcess:
-    """One process of the store. `url`: where it serves HTTP."""
-
     def __init__(self, name: str, module: str, url: str, log: Path, environment: dict[str, str]) -> None:
         self.name = name
         self.url = url
@@ -38,7 +32,7 @@ class StoreProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process was started, and was not stopped since. Fails if the process ended by itself."""
+        """Fails if the process ended by itself."""
         process = self._process
         if process is None:
             return False
@@ -46,7 +40,7 @@ class StoreProcess:
         return True
 
     def wait_until_serving(self) -> None:
-        """Returns when the process answers requests. It may still report that it is not ready."""
+        """Returns when the process answers. It may still be unready."""
         url = f"{self.url}/health/live"
         wait_until(
             lambda: self.is_running and answers_http(url, frozenset({200})),
@@ -56,10 +50,7 @@ class StoreProcess:
         )
 
     def start(self) -> None:
-        """Starts the process, unless it runs. Returns at once.
-
-        Call this in the main thread: the process ends with the thread that started it.
-        """
+        """Call this in the main thread, because the process ends with the thread that started it."""
         if self._process is None:
             command = launch_command(self._command, os.getpid(), signal.SIGKILL, None)
             with self._log.open("ab") as log:
@@ -68,7 +59,6 @@ class StoreProcess:
                 )
 
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        """Stops the process. Returns when it has ended. Does nothing if the process does not run."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signum)
@@ -79,8 +69,6 @@ class StoreProcess:
 
 
 class StoreProcesses:
-    """All processes of one store, with their files in the directory `path`. `settings` has the URLs of the stores."""
-
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path
         self.postgres = PostgresPair(path)
@@ -100,7 +88,6 @@ class StoreProcesses:
         return [*self.apis, *self.projectors]
 
     def start(self) -> None:
-        """Starts the processes that do not run. Returns when all apis and projectors serve."""
         for process in self.all:
             process.start()
         for process in self.all:
@@ -114,7 +101,6 @@ class StoreProcesses:
         self.postgres.close()
 
     def logs(self) -> str:
-        """The last lines of each process's log."""
         return "\n".join(process.log() for process in self.all)
 
     def _process(self, name: str, module: str, port_variable: str) -> StoreProcess:
@@ -124,7 +110,6 @@ class StoreProcesses:
 
 
 def _start_stores(directory: Path) -> subprocess.Popen[bytes]:
-    """Starts MongoDB and Valkey. Returns when they serve, or when they could not be started."""
     command = [sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(directory)]
     log = directory.with_name("stores.log")
     with log.open("ab") as output:

@@ -1,4 +1,4 @@
-"""The session class of the OpenAI Agents SDK (`openai-agents`), OpenAIConversationsSession, works without changes."""
+"""OpenAIConversationsSession, a session class of the OpenAI Agents SDK, works unchanged."""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +22,7 @@ def text(item: object) -> str:
     return str(item["content"][0]["text"])
 
 
-async def test_a_session_keeps_forty_five_items_in_order_pops_the_last_and_clears_all(
+async def test_a_session_keeps_items_in_order_pops_the_last_and_clears(
     session: OpenAIConversationsSession,
 ) -> None:
     await session.add_items([{"type": "message", "role": "user", "content": f"item {n}"} for n in range(45)])

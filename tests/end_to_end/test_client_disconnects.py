@@ -1,8 +1,4 @@
-"""A client disconnects during a reply, or the api process is stopped.
-
-Then the request to the provider ends, and the end of the reply is recorded. But after a disconnect, a stored reply
-continues if its request has an idempotency key.
-"""
+"""A client disconnects during a reply, or the api process is stopped."""
 
 import json
 import signal
@@ -27,18 +23,18 @@ WITH_PROVIDER = True
 
 
 def responses_of(client: OpenAI, conversation_id: str) -> list[Any]:
-    """Every response of the conversation, newest first, each with its input."""
+    """Newest first, each with its input."""
     page: Any = client.get(f"/conversations/{conversation_id}/responses", cast_to=object)
     return list(page["data"])
 
 
 def interruption(running: System, conversation_id: str) -> ReplyInterrupted | None:
-    """The conversation's last event if it is the end of an interrupted reply, else None."""
+    """The conversation's last event if it is an interrupted reply's end."""
     last = Log(running.env["POSTGRES_URL"]).events(conversation_id)[-1]
     return last if isinstance(last, ReplyInterrupted) else None
 
 
-def test_when_a_client_disconnects_from_a_stream_the_provider_is_stopped_and_the_partial_text_is_kept(
+def test_a_client_that_leaves_a_stream_stops_the_provider_and_keeps_the_partial_text(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer
@@ -65,7 +61,7 @@ def test_when_a_client_disconnects_from_a_stream_the_provider_is_stopped_and_the
     ]
 
 
-def test_when_a_client_disconnects_before_an_answer_without_a_stream_the_provider_is_stopped(
+def test_a_client_that_leaves_before_an_unstreamed_answer_stops_the_provider(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer
@@ -79,7 +75,7 @@ def test_when_a_client_disconnects_before_an_answer_without_a_stream_the_provide
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "not streamed"])
-def test_when_a_client_disconnects_before_its_request_is_recorded_no_reply_is_left_running(
+def test_a_client_that_leaves_before_its_request_is_recorded_leaves_no_running_reply(
     running: System, provider: ScriptedProvider, streamed: bool
 ) -> None:
     usual, provider.script = provider.script, endless_answer
@@ -99,7 +95,7 @@ def test_when_a_client_disconnects_before_its_request_is_recorded_no_reply_is_le
     provider.script = usual
 
 
-def test_when_a_client_of_an_unstored_reply_disconnects_an_idempotency_key_does_not_keep_the_reply_running(
+def test_an_idempotency_key_does_not_keep_an_unstored_reply_running(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer
@@ -111,7 +107,7 @@ def test_when_a_client_of_an_unstored_reply_disconnects_an_idempotency_key_does_
     provider.script = usual
 
 
-def test_when_the_api_is_stopped_during_replies_their_ends_are_recorded(
+def test_an_api_that_is_stopped_records_the_ends_of_its_replies(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer

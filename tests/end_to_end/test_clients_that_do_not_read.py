@@ -54,15 +54,12 @@ async def test_memory_is_bounded_and_another_client_is_served(
 
 
 async def start_conversations(store: System) -> tuple[str, str]:
-    """Creates a conversation with large items and one with a small item. Returns their ids when both can be read."""
     connection = await Connection.open(store.base_url)
     ids = []
     for count, size in ((ITEMS, ITEM_BYTES), (1, 100)):
         answer = await connection.request("POST", "/v1/conversations", b"{}")
         ids.append(answer.json()["id"])
-        text = base64.b64encode(
-            random.Random(size).randbytes(size * 3 // 4)
-        ).decode()  # gzip saves only a quarter of this text
+        text = base64.b64encode(random.Random(size).randbytes(size * 3 // 4)).decode()  # this text compresses badly
         item = {"role": "user", "content": text}
         for _ in range(count):
             path = f"/v1/conversations/{ids[-1]}/items"
@@ -78,7 +75,7 @@ async def start_conversations(store: System) -> tuple[str, str]:
 
 
 def silent_client(port: int, conversation_id: str, request: str, encoding: str) -> socket.socket:
-    """Opens a connection and sends a request. Nobody reads the answer."""
+    """Sends a request. Nobody reads the answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
@@ -90,7 +87,7 @@ def silent_client(port: int, conversation_id: str, request: str, encoding: str) 
 
 
 async def latencies(store: System, conversation_id: str, seconds: float) -> list[float]:
-    """One client reads again and again. Each read must succeed. Returns how long each read took, in seconds."""
+    """Reads for `seconds`. Returns how long each read took, in seconds."""
     connection = await Connection.open(store.base_url)
     taken: list[float] = []
     until = time.monotonic() + seconds
@@ -109,7 +106,7 @@ def p99(taken: list[float]) -> float:
 
 @asynccontextmanager
 async def sampled(memory: list[int], pid: int) -> AsyncIterator[None]:
-    """Until the block ends, appends the memory that the process uses, in bytes, to `memory` every 50 ms."""
+    """Appends the memory of the process, in bytes, every 50 ms."""
 
     async def sample() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Does each thing that people do with conversations once, with the official SDK and plain HTTP. After a restart, all reads show the same."""
+"""Does what people do with conversations. After a restart, the reads show the same."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -14,13 +14,12 @@ from tests.system import System
 
 
 def answer_in_turn(exchange: Exchange) -> None:
-    """Each answer has a number of its own. A request for a title gets a title."""
+    """Numbers its answers. A request for a title gets a title."""
     number = len(exchange.provider.requests)
     exchange.stream_text("Rainy days" if is_for_title(exchange.body) else f"It rains in Oslo, answer {number}.")
 
 
 def answer_without_titles(exchange: Exchange) -> None:
-    """An answer to a request for a title does not end."""
     endless_answer(exchange) if is_for_title(exchange.body) else answer_in_turn(exchange)
 
 
@@ -29,7 +28,7 @@ def is_for_title(request: Any) -> bool:
 
 
 class Session:
-    """Requests to a running system, all of which must succeed: `sdk` is the official client, the methods are plain HTTP."""
+    """Requests to a running system, which must succeed."""
 
     def __init__(self, system: System) -> None:
         self.sdk = OpenAI(base_url=f"{system.base_url}/v1", api_key="any", max_retries=0)
@@ -52,7 +51,7 @@ class Session:
         return self._json(self._http.delete(path))
 
     def texts(self, path: str, **parameters: str) -> list[str]:
-        """The texts of a list of items, oldest first."""
+        """The texts of the items, oldest first."""
         return [item["content"][0]["text"] for item in self.get(path, order="asc", **parameters)["data"]]
 
     @staticmethod
@@ -78,7 +77,7 @@ def test_what_people_do_with_conversations_is_the_same_after_a_restart(
 
 
 def check_killed_title(system: System, session: Session, provider: ScriptedProvider) -> None:
-    """Kills the api while it writes a title. The conversation has no title, and gets one after the next reply."""
+    """The api is killed while it asks for a title. After the next reply, the conversation gets its title."""
     provider.script = answer_without_titles
     chat = session.sdk.conversations.create().id
     session.sdk.responses.create(input="Will it snow?", conversation=chat)
@@ -98,7 +97,7 @@ def check_killed_title(system: System, session: Session, provider: ScriptedProvi
 
 
 def do_everything(session: Session) -> list[str]:
-    """Does each thing once. Returns the reads that show what was done."""
+    """Returns the reads that show what was done."""
     chat = session.sdk.conversations.create(metadata={"team": "weather"}).id
     path = f"/conversations/{chat}"
     first = session.sdk.responses.create(input="How is the weather in Bergen?", conversation=chat)
@@ -107,8 +106,7 @@ def do_everything(session: Session) -> list[str]:
     [question, answer] = [str(item.id) for item in session.sdk.conversations.items.list(chat, order="asc")]
     bergen = ["How is the weather in Bergen?", first.output_text]
 
-    # The question is edited, a second question is asked, and its answer is regenerated. Then the head is moved back to the first answer.
-    # The other paths are kept.
+    # Edits the question, asks again, regenerates the answer, and moves the head back to the first answer.
     edited = session.post(f"{path}/items/{question}", {"item": {"role": "user", "content": "How is it in Oslo?"}})["id"]
     second = session.sdk.responses.create(input="Briefly, please.", conversation=chat)
     third = session.sdk.responses.create(extra_body={"regenerate": second.id})
@@ -131,12 +129,12 @@ def do_everything(session: Session) -> list[str]:
     ]
     assert tree["active_leaf"] == answer
 
-    # A response that is not on the active path is continued. Then the head is moved back again.
+    # Continues a response that is not on the active path, and moves the head back.
     fourth = session.sdk.responses.create(input="And tomorrow?", previous_response_id=second.id)
     assert session.texts(f"{path}/items") == [*oslo[:2], second.output_text, "And tomorrow?", fourth.output_text]
     session.post(f"{path}/head", {"item": answer})
 
-    # The conversation is forked. An item that the fork inherits is deleted, and then restored: it is in the fork again.
+    # Forks the conversation. An inherited item is deleted and restored.
     fork = session.post(f"{path}/fork", {"item": answer, "title": "Only Bergen"})["id"]
     session.post(f"/conversations/{fork}/items", {"items": [{"role": "user", "content": "And in winter?"}]})
     session.sdk.conversations.items.delete(question, conversation_id=chat)
@@ -144,7 +142,6 @@ def do_everything(session: Session) -> list[str]:
     session.post(f"{path}/items/{question}/restore")
     assert shown_to_models(session, fork) == [*bergen, "And in winter?"]
 
-    # Feedback, titles, archive, search, lists, usage.
     rated = session.post(
         f"{path}/items/{answer}/feedback", {"rating": -1, "labels": ["wrong"], "comment": "It was sunny"}
     )
@@ -186,7 +183,7 @@ def do_everything(session: Session) -> list[str]:
 
 
 def edit_transcript(session: Session) -> str:
-    """A client of Chat Completions edits its second question. Both versions are in one conversation, whose id is returned."""
+    """Continues and edits a transcript over Chat Completions. Returns its conversation."""
     messages: list[Any] = []
     for edited, question in ((0, "Is it windy?"), (2, "And at night?"), (2, "And at noon?")):
         messages = [*messages[:edited], {"role": "user", "content": question}]

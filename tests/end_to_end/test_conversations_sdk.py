@@ -37,7 +37,7 @@ def test_a_conversation_from_its_first_turn_to_its_deletion(running: System, cli
     )
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert events[-1].type in ("response.completed", "response.incomplete")  # incomplete: the model reached MAX_TOKENS
+    assert events[-1].type in ("response.completed", "response.incomplete")  # incomplete: MAX_TOKENS were reached
     second = events[-1].response
     assert second.output_text == deltas
     assert client.responses.retrieve(second.id).output_text == deltas
@@ -74,13 +74,11 @@ def test_a_conversation_from_its_first_turn_to_its_deletion(running: System, cli
             read()
 
 
-def test_a_request_id_is_in_the_answer_the_event_and_the_logs_of_api_and_projector(
-    running: System, client: OpenAI
-) -> None:
+def test_a_request_id_is_in_the_answer_the_event_and_the_logs(running: System, client: OpenAI) -> None:
     answer = client.conversations.with_raw_response.create(extra_headers={"X-Request-ID": "follow-me"})
     assert answer.headers["x-request-id"] == "follow-me"
     conversation = answer.parse()
-    client.conversations.retrieve(conversation.id)  # this read waits until the projector has written the conversation
+    client.conversations.retrieve(conversation.id)  # waits until the projector has written the conversation
     stream_id = conversation.id.removeprefix("conv_")
     rows = Log(running.env["POSTGRES_URL"]).rows(
         "SELECT correlation_id FROM events WHERE originator_id = %s", stream_id
@@ -91,9 +89,7 @@ def test_a_request_id_is_in_the_answer_the_event_and_the_logs_of_api_and_project
         assert any("follow-me" in line and json.loads(line)["@timestamp"] for line in lines), name
 
 
-def test_fifty_concurrent_appends_are_fifty_items_in_the_same_order_in_every_read(
-    running: System, client: OpenAI
-) -> None:
+def test_fifty_concurrent_appends_have_the_same_order_in_every_read(running: System, client: OpenAI) -> None:
     conversation = client.conversations.create()
 
     def append(n: int) -> str:

@@ -1,4 +1,4 @@
-"""Kills each process under load, and deletes the views and the snapshots. No acknowledged request is lost."""
+"""Kills each process under load, and deletes the views and the snapshots."""
 
 import asyncio
 import subprocess
@@ -26,7 +26,7 @@ RETRY_TIMEOUT_SECONDS = 60
 
 
 class RetryingClient:
-    """Repeats each request, with the same key, until it is acknowledged. `texts` has the acknowledged texts."""
+    """Repeats each request until it is acknowledged. `texts`: the acknowledged texts, by conversation."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -62,7 +62,7 @@ class RetryingClient:
 
 
 async def load(base_url: str, meanwhile: Callable[[RetryingClient], Awaitable[None]]) -> RetryingClient:
-    """Each writer appends alternately to its own conversation and to a shared one, until `meanwhile` returns."""
+    """Runs writers until `meanwhile` ends."""
     async with httpx.AsyncClient(base_url=base_url, timeout=20) as http:
         client = RetryingClient(http)
         stop = asyncio.Event()
@@ -132,7 +132,6 @@ async def test_when_each_process_is_killed_under_load_nothing_is_lost_or_stored_
 
 
 def all_reads(client: OpenAI) -> dict[str, Any]:
-    """The list of conversations, and five reads of each conversation, by path."""
     listed = client.get("/conversations?limit=100", cast_to=httpx.Response).json()
     answers: dict[str, Any] = {"/conversations": listed}
     for conversation in listed["data"]:
@@ -142,7 +141,7 @@ def all_reads(client: OpenAI) -> dict[str, Any]:
     return answers
 
 
-def test_snapshots_and_views_that_were_deleted_come_back_the_same(running: System, client: OpenAI) -> None:
+def test_deleted_snapshots_and_views_come_back_the_same(running: System, client: OpenAI) -> None:
     conversation = client.conversations.create(metadata={"a": "b"})
     for n in range(30):
         added = client.conversations.items.create(

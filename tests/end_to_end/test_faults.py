@@ -4,10 +4,7 @@
     scripts/test tests/end_to_end/test_faults.py -m endless                       fifty rounds
     FAULT_ROUNDS=20 FAULT_SEED=7 scripts/test tests/end_to_end/test_faults.py     other rounds
 
-The faults are kills, freezes, lost connections, a MongoDB primary that steps down, an empty Redis, and no NOTIFY. The
-test's id shows its rounds and its seed. With the same numbers the faults are the same, and each client of the shared
-conversations begins with the same appends in the same order. How many it makes, and when, differs. After each
-round the load pauses, the views catch up with the log, and `scripts.verify` finds no difference.
+The same number of rounds and the same seed give the same faults. The number of appends and all times differ.
 """
 
 import asyncio
@@ -77,10 +74,7 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """The faults of one round. They are injected together.
-
-    The round waits until each api has acknowledged `acknowledgements` more appends, and then `delay_seconds`.
-    """
+    """One or two faults. `acknowledgements`: how many appends each api acknowledges first, before `delay_seconds`."""
 
     faults: tuple[Fault, ...]
     acknowledgements: int
@@ -92,8 +86,6 @@ class Round(Struct, frozen=True):
 
 
 class Load:
-    """Clients that share conversations, and clients that have conversations of their own."""
-
     def __init__(self, running: System, conversations: Sequence[str], seed: int) -> None:
         urls = {api: running.env[variable] for api, variable in APIS.items()}
         shared, own = conversations[:SHARED_CONVERSATIONS], conversations[SHARED_CONVERSATIONS:]
@@ -115,7 +107,6 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """All clients send requests until the end of the block. Then each waits for the answer to its last request."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for sharing in self.sharing:
@@ -126,7 +117,6 @@ class Load:
             stop.set()
 
     async def wait_for_appends(self, count: int) -> None:
-        """Returns when each api has acknowledged `count` more appends."""
         for api in APIS:
             await self.counter.wait_for_more(api, count)
 
@@ -151,7 +141,7 @@ class Load:
         pytest.param(FIFTY, SEED, MAX_FREEZE_SECONDS, id=f"rounds={FIFTY}, seed={SEED}", marks=pytest.mark.endless),
     ],
 )
-async def test_after_every_fault_under_load_the_views_catch_up_by_themselves_and_equal_the_log(
+async def test_after_every_fault_under_load_the_views_catch_up_and_equal_the_log(
     running: System, rounds: int, seed: int, min_freeze_seconds: float
 ) -> None:
     env, log = running.env, Log(running.env["POSTGRES_URL"])
@@ -181,10 +171,7 @@ async def test_after_every_fault_under_load_the_views_catch_up_by_themselves_and
 
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
-    """Plans the rounds: first each kind of fault once, then each fault that is left once. Then all faults repeat.
-
-    Some rounds have a second fault.
-    """
+    """Each kind of fault once, then each other fault once, then all again."""
     rng = random.Random(seed)
     drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
     rng.shuffle(drawn)
@@ -204,13 +191,13 @@ def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round
 
 
 def second_fault(fault: Fault, rng: random.Random) -> list[Fault]:
-    """At random, one fault of another process, or none."""
+    """At random, a fault of another process, or none."""
     others = [other for other in FAULTS if other.process != fault.process]
     return [rng.choice(others)] if rng.random() < TWO_FAULTS_PROBABILITY else []
 
 
 async def inject(injector: FaultInjector, fault_round: Round, load: Load, settings: Settings) -> float:
-    """Injects the faults of a round under load. Returns the longest time, in seconds, that the views were behind."""
+    """Injects the faults under load. Returns the longest time, in seconds, that the views were behind."""
     stop = asyncio.Event()
     async with open_stores(settings) as stores, load.running(), asyncio.TaskGroup() as tasks:
         lag = tasks.create_task(max_lag(stores, stop))
@@ -240,7 +227,7 @@ def assert_apis_are_ready(running: System) -> None:
 
 
 def assert_log_has_these_events(stored: Sequence[Row], acknowledged: Sequence[AcknowledgedEvent]) -> None:
-    """The log has these events, and no others, in one conversation of an exclusive client."""
+    """The log has exactly these events in the conversation."""
     positions = {event.version: event.position for event in acknowledged if event.position is not None}
     in_log = [
         AcknowledgedEvent(
@@ -256,6 +243,5 @@ def assert_log_has_these_events(stored: Sequence[Row], acknowledged: Sequence[Ac
 
 
 def last_log_lines(running: System) -> str:
-    """The last lines in the logs of the supervisor and of the projectors."""
     names = ("supervisor", "projector", "projector-2")
     return "\n".join(f"{name}:\n{last_lines(running.data / 'run' / f'{name}.log', LOG_LINES)}" for name in names)

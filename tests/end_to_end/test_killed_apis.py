@@ -1,11 +1,10 @@
-"""Kills api processes at random moments under load. The log has each acknowledged append once, and nothing else.
+"""Kills api processes at random moments under load. The log has each acknowledged append once, and nothing more.
 
     scripts/test tests/end_to_end/test_killed_apis.py                                a few rounds, as in CI
     scripts/test tests/end_to_end/test_killed_apis.py -m endless                     a hundred rounds
     KILL_ROUNDS=20 KILL_SEED=7 scripts/test tests/end_to_end/test_killed_apis.py     other rounds
 
-The test's id shows its rounds and its seed. With the same numbers, the kills are the same, and each client
-makes the same appends in the same order. The number of the appends and all times differ.
+The same number of rounds and the same seed give the same kills. The number of appends and all times differ.
 """
 
 import asyncio
@@ -54,9 +53,9 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """The processes of one round. They are killed together.
+    """Processes that are killed at the same time.
 
-    The round waits until each has acknowledged `acknowledgements` more appends, and then `delay_seconds`.
+    `acknowledgements`: how many appends each process acknowledges first, before `delay_seconds`.
     """
 
     processes: tuple[str, ...]
@@ -65,8 +64,6 @@ class Round(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A row of the log."""
-
     position: int
     version: int
     event: Event
@@ -114,13 +111,11 @@ async def test_when_apis_are_killed_under_load_nothing_is_lost_stored_twice_or_i
 
 
 async def create_conversations(base_url: str, count: int) -> list[str]:
-    """Creates empty conversations. Returns their ids."""
     async with httpx.AsyncClient(base_url=base_url) as http:
         return [(await http.post("/v1/conversations", json={})).json()["id"] for _ in range(count)]
 
 
 def plan_rounds(rounds: int, seed: int) -> list[Round]:
-    """Plans about as many kills of one process as of the other, in random order. Some rounds kill both together."""
     rng = random.Random(seed)
     names = [name for _ in range(0, rounds, 2) for name in rng.sample(sorted(APIS), len(APIS))][:rounds]
     return [
@@ -134,7 +129,10 @@ def plan_rounds(rounds: int, seed: int) -> list[Round]:
 
 
 async def kill(running: System, rounds: Sequence[Round], counter: AcknowledgementCounter) -> None:
-    """Carries out all rounds. Returns when both processes have acknowledged more appends after the last kill."""
+    """Kills the processes round by round.
+
+    Returns when both processes have acknowledged more appends after the last kill.
+    """
     killed: dict[str, int] = {}
 
     async def wait_for_appends(api: str, acknowledgements: int) -> None:
@@ -153,7 +151,6 @@ async def kill(running: System, rounds: Sequence[Round], counter: Acknowledgemen
 
 
 def rows_after(log: Log, position: int) -> dict[str, list[Row]]:
-    """The rows of the log after a position, by conversation, in the order of their versions."""
     rows: dict[str, list[Row]] = {}
     for stream_id, row_position, version, topic, state in log.rows(
         "SELECT originator_id, notification_id, originator_version, topic, state FROM events WHERE notification_id > %s"
@@ -167,7 +164,6 @@ def rows_after(log: Log, position: int) -> dict[str, list[Row]]:
 def assert_log_is_what_was_acknowledged(
     conversation_id: str, stored: Sequence[Row], acknowledged: Sequence[AcknowledgedAppend]
 ) -> None:
-    """The log has the acknowledged appends of one conversation, and nothing else."""
     appends = [append for append in acknowledged if append.request.conversation_id == conversation_id]
     expected = sorted(item for append in appends for item in append.items)
     in_log = [
@@ -196,7 +192,7 @@ def assert_log_is_what_was_acknowledged(
 
 
 async def assert_repeats_get_the_first_answer(appends: Sequence[AcknowledgedAppend], urls: Mapping[str, str]) -> None:
-    """Repeats each append at every process. Each must return the first answer."""
+    """Repeats each append at every process."""
     for url in urls.values():
         connection = await Connection.open(url)
         for first in appends:

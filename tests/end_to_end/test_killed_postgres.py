@@ -1,9 +1,9 @@
-"""Postgres is killed under load again and again. Appends stop for at most one second longer than Postgres takes to start.
+"""Postgres is killed under load. Appends stop for at most one second longer than Postgres takes to start.
 
     scripts/test tests/end_to_end/test_killed_postgres.py                  a few kills, as in CI
     scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred kills
 
-SIGQUIT makes Postgres end at once, in the middle of its transactions. Each connection gets a last message and ends.
+SIGQUIT ends Postgres at once, in the middle of its transactions.
 """
 
 import asyncio
@@ -31,7 +31,6 @@ APIS = ("API_1_URL", "API_2_URL")
 WRITERS = 8
 APPENDS_BETWEEN_KILLS = 100
 MAX_EXTRA_SECONDS = 1.0
-"""An append may take this much longer than Postgres takes to start."""
 
 REQUEST_TIMEOUT_SECONDS = 40.0
 START_TIMEOUT_SECONDS = 30.0
@@ -48,7 +47,7 @@ class Finished(Struct, frozen=True):
 
 
 class Writer:
-    """Appends to its own conversation, through one api, one request after the other."""
+    """Appends to its own conversation, one request after the other."""
 
     def __init__(self, name: str, base_url: str) -> None:
         self.name = name
@@ -69,7 +68,6 @@ class Writer:
             self._connection.close()
 
     async def _acknowledged(self, path: str, body: object) -> Answer:
-        """Repeats the request, with the same key, until the answer is a 200."""
         key = {"idempotency-key": uuid.uuid4().hex}
         while True:
             if self._connection is None or not self._connection.is_open:
@@ -83,7 +81,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("kills", [pytest.param(2, id="2"), pytest.param(100, id="100", marks=pytest.mark.endless)])
-async def test_when_postgres_is_killed_under_load_then_appends_stop_for_at_most_a_second_longer_than_its_start(
+async def test_appends_stop_for_at_most_a_second_longer_than_a_killed_postgres_takes_to_start(
     running: System, kills: int
 ) -> None:
     writers = [Writer(f"writer-{n}", running.env[APIS[n % len(APIS)]]) for n in range(WRITERS)]
@@ -104,7 +102,6 @@ async def test_when_postgres_is_killed_under_load_then_appends_stop_for_at_most_
 
 @asynccontextmanager
 async def load(writers: list[Writer]) -> AsyncIterator[None]:
-    """All writers append until the end of the block. Then each waits for its last answer."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for writer in writers:
@@ -114,12 +111,11 @@ async def load(writers: list[Writer]) -> AsyncIterator[None]:
 
 
 def appends_since(writers: list[Writer], moment: float) -> list[Finished]:
-    """The appends of all writers that ended after `moment`."""
     return [append for writer in writers for append in writer.finished if append.ended > moment]
 
 
 async def wait_for_appends(writers: list[Writer], count: int, *, since: float | None = None) -> None:
-    """Returns when each writer has finished `count` appends that started after `since`. `since` None: after this call."""
+    """Waits until each writer has finished `count` appends that started after `since` (None: after this call)."""
     start = time.monotonic() if since is None else since
 
     def finished(writer: Writer) -> bool:
@@ -132,7 +128,7 @@ async def wait_for_appends(writers: list[Writer], count: int, *, since: float | 
 
 
 async def kill_postgres(running: System) -> tuple[float, float]:
-    """Sends SIGQUIT. Returns two monotonic times, in seconds: when it was sent, and when the new Postgres answered."""
+    """Returns two monotonic times in seconds: of the SIGQUIT, and of the new Postgres's first answer."""
     url = running.env["POSTGRES_URL"]
     before = await start_time(url)
     killed = time.monotonic()

@@ -20,7 +20,7 @@ LEASE_SECONDS = 5
 
 
 class Answered(Struct, frozen=True):
-    """When a request was sent, in seconds from the start, and whether it was allowed."""
+    """A request and whether it was allowed. `at`: when it was sent, in seconds from the start."""
 
     at: float
     allowed: bool
@@ -43,7 +43,7 @@ async def new_conversation(url: str) -> str:
 
 
 async def send(system: System, conversation_id: str, seconds: float) -> list[Answered]:
-    """Sends PER_SECOND appends a second, to the two processes in turn."""
+    """Sends PER_SECOND appends a second, over as many connections to each of the two processes."""
     urls = (system.env["API_1_URL"], system.env["API_2_URL"])
     path = f"/v1/conversations/{conversation_id}/items"
     connections = await asyncio.gather(*(Connection.open(urls[n % 2]) for n in range(CONNECTIONS)))
@@ -71,7 +71,7 @@ async def send(system: System, conversation_id: str, seconds: float) -> list[Ans
 
 
 async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWriter]:
-    """Opens a stream of events. Returns the status of the answer and the connection, which stays open."""
+    """Returns the status, and the open connection."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     path = f"/v1/conversations/{conversation_id}/events"
@@ -79,7 +79,7 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
     return int((await reader.readline()).split()[1]), writer
 
 
-async def test_two_processes_together_keep_to_the_limit_and_the_streams_of_a_killed_process_no_longer_count(
+async def test_two_processes_keep_to_one_limit_and_streams_of_a_killed_process_stop_counting(
     limited_system: Callable[..., System],
 ) -> None:
     running = limited_system(tenant={"requests": 600, "followers": 4})

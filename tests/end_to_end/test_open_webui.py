@@ -1,4 +1,4 @@
-"""Open WebUI is a chat interface that speaks only Chat Completions. Each of its chats becomes one conversation, which has each message once."""
+"""Open WebUI, a chat interface, speaks only Chat Completions. Each of its chats becomes one conversation."""
 
 import itertools
 import threading
@@ -20,7 +20,6 @@ ENVIRONMENT = {"DEFAULT_MODEL": MODEL}
 
 
 def script(exchange: Exchange) -> None:
-    """Answers questions as the scripted assistant does, and background calls with JSON."""
     if "<chat_history>" in exchange.body["messages"][-1]["content"]:
         exchange.stream_text('{ "title": ', '"A chat" }')
     else:
@@ -38,14 +37,14 @@ def http(running: System, provider: ScriptedProvider) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def chat(http: httpx.Client, provider: ScriptedProvider) -> Iterator[OpenWebUI]:
-    """A chat whose system message has the time. At the end of the test, the provider must have got the messages of each request as they were sent."""
+    """At the end, the provider must have got all messages as they were sent."""
     now = itertools.count()
     chat = OpenWebUI(http, lambda: f"You are helpful. It is 10:{next(now):02d}.")
     yield chat
     assert [request["messages"] for request in provider.requests] == chat.sent
 
 
-def test_a_chat_is_one_conversation_and_its_background_calls_are_in_no_list(
+def test_a_chat_is_one_conversation_and_its_background_calls_are_not_listed(
     http: httpx.Client, chat: OpenWebUI
 ) -> None:
     before = listed(http)
@@ -69,9 +68,7 @@ def test_two_chats_that_begin_with_the_same_words_are_two_conversations(http: ht
     assert items(http, second.conversation) == texts(chat)
 
 
-def test_a_regenerated_answer_is_in_the_same_conversation_and_both_answers_can_be_continued(
-    http: httpx.Client, chat: OpenWebUI
-) -> None:
+def test_a_regenerated_answer_and_the_first_one_can_both_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("I grow apples.")
     chat.ask("Red ones.")
     old = list(chat.messages)
@@ -79,7 +76,7 @@ def test_a_regenerated_answer_is_in_the_same_conversation_and_both_answers_can_b
     assert chat.ask("Green ones.").conversation == first.conversation
     assert items(http, first.conversation) == texts(chat)
 
-    chat.messages = old  # back to the first answer
+    chat.messages = old
     assert chat.ask("Yellow ones.").conversation == first.conversation
     assert items(http, first.conversation) == texts(chat)
 
@@ -95,9 +92,7 @@ def test_an_edited_question_continues_from_the_answer_before_it(http: httpx.Clie
     assert items(http, first.conversation, branch=0) == old
 
 
-def test_the_questions_of_a_chat_with_files_are_stored_once_as_they_were_first_sent(
-    http: httpx.Client, chat: OpenWebUI
-) -> None:
+def test_questions_with_files_are_stored_once_as_first_sent(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("What do my notes say?", sources="The sky is green.")
     chat.background("queries")
     questions = [chat.sent[0][-1]["content"]]
@@ -124,7 +119,7 @@ def test_the_steps_of_a_tool_loop_are_stored_once(http: httpx.Client, chat: Open
     assert items(http, first.conversation) == texts(chat)
 
 
-def test_an_answer_that_was_stopped_is_stored_as_the_chat_has_it(
+def test_a_stopped_answer_is_stored_as_the_chat_has_it(
     http: httpx.Client, chat: OpenWebUI, provider: ScriptedProvider
 ) -> None:
     first = chat.ask("I sail.")
@@ -146,30 +141,29 @@ def test_an_answer_that_was_stopped_is_stored_as_the_chat_has_it(
     assert items(http, first.conversation) == texts(chat)
 
 
-def test_an_answer_that_was_stopped_can_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_a_stopped_answer_can_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("I ski.")
     chat.messages += [{"role": "user", "content": "Tell me more."}, {"role": "assistant", "content": "Skis are "}]
     assert chat.continue_answer().conversation == first.conversation
     assert chat.messages[-1]["content"] == "Skis are I was shown 4 messages."
-    boots = chat.ask("And boots?")  # this request has the two parts of the answer as one message
+    boots = chat.ask("And boots?")  # sends both parts of the answer as one message
     assert boots.conversation == first.conversation
     assert items(http, first.conversation) == texts(chat)
 
 
 def listed(http: httpx.Client) -> list[str]:
-    """The ids of the conversations in the list, the newest first."""
+    """The ids of the listed conversations, newest first."""
     answer = http.get("/v1/conversations", params={"limit": 100}).raise_for_status().json()
     return [conversation["id"] for conversation in answer["data"]]
 
 
 def last_status(http: httpx.Client, conversation_id: str) -> str:
-    """The status of the conversation's newest reply."""
     answer = http.get(f"/v1/conversations/{conversation_id}/responses", params={"limit": 1}).raise_for_status()
     return str(answer.json()["data"][0]["status"])
 
 
 def items(http: httpx.Client, conversation_id: str, **where: int) -> list[tuple[str, str]]:
-    """The items of a conversation's active path, in order, without reasoning. `where`: parameters that choose another path."""
+    """(role, text) of each item, oldest first. `where`: parameters that choose another path than the active one."""
     path = f"/v1/conversations/{conversation_id}/items"
     answer = http.get(path, params={"order": "asc", "limit": 100, **where}).raise_for_status().json()
     assert not answer["has_more"]
@@ -187,7 +181,7 @@ def _stored(item: dict[str, Any]) -> tuple[str, str]:
 
 
 def texts(chat: OpenWebUI) -> list[tuple[str, str]]:
-    """The items that the conversation of the chat must have."""
+    """The messages of the chat, in the form of `items`."""
     found: list[tuple[str, str]] = []
     for message in chat.messages:
         if message["content"]:

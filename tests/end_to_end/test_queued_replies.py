@@ -1,6 +1,6 @@
-"""Sends fifty requests at the same time to one conversation, for each value of `on_busy`, and kills one of the two api processes.
+"""Fifty requests at once to one conversation, for each value of `on_busy`, while an api is killed.
 
-Another test freezes a process while its request waits.
+Also a waiting reply of an api that is frozen.
 """
 
 import signal
@@ -22,7 +22,7 @@ FIFTY = 50
 
 @pytest.mark.endless
 @pytest.mark.parametrize("check", [check_queue, check_reject, check_interrupt])
-async def test_fifty_requests_at_the_same_time_end_as_their_on_busy_says_and_in_order(
+async def test_fifty_requests_at_once_end_as_their_on_busy_says(
     running: System,
     http: httpx.AsyncClient,
     urls: list[str],
@@ -41,7 +41,7 @@ async def test_fifty_requests_at_the_same_time_end_as_their_on_busy_says_and_in_
 
 
 @pytest.mark.endless
-async def test_a_process_that_was_frozen_does_not_run_the_reply_that_another_process_has_taken_over(
+async def test_a_frozen_process_does_not_run_a_reply_that_another_process_took_over(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     requests = RequestsAtOnce(running, http, urls, provider)

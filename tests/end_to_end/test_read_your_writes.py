@@ -1,4 +1,4 @@
-"""One api process writes, and the other one reads the change immediately, with the official SDK. A read is current or refused.
+"""One api process writes, and the other reads the change immediately. A read is current or refused.
 
 scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
 scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand pairs
@@ -28,7 +28,7 @@ A_FEW = int(os.environ.get("READ_PAIRS", "320"))
 TEN_THOUSAND = 10_000
 FLUSH_SECONDS = 0.05
 TOLERANCE_SECONDS = 1.0
-"""On a busy machine, a refused read may take this much longer than CATCH_UP_TIMEOUT_SECONDS."""
+"""On a busy machine, a refused read may take this much longer."""
 
 Api = AsyncOpenAI
 Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
@@ -37,7 +37,7 @@ Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
 
 @pytest.fixture
 async def apis(running: System) -> AsyncIterator[list[Api]]:
-    """The official SDK for each of the two processes. It retries reads that are refused because the views are behind."""
+    """The official SDK for each process. It retries refused reads."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
@@ -59,7 +59,6 @@ def message(text: str) -> Any:
 
 
 async def add_item(api: Api, conversation_id: str, text: str) -> str:
-    """Adds an item. Returns its id."""
     return str((await api.conversations.items.create(conversation_id, items=[message(text)])).data[0].id)
 
 
@@ -101,10 +100,6 @@ PAIRS: tuple[Pair, ...] = (
 
 
 async def count_stale_reads(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
-    """Runs `count` pairs of a write and a read. Returns the number of stale reads for each kind of pair.
-
-    CONNECTIONS clients share the pairs. Each client uses its own conversation.
-    """
     stale: Counter[str] = Counter()
     numbers = iter(range(count))
 
@@ -150,7 +145,7 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
 
 
 @pytest.mark.usefixtures("projector_stopped")
-async def test_when_the_projector_is_stopped_reads_of_views_are_refused_after_the_timeout_and_a_context_is_answered(
+async def test_while_the_projector_is_stopped_reads_of_views_are_refused_and_a_context_is_answered(
     apis: list[Api],
 ) -> None:
     write, read = apis[0], apis[1].with_options(max_retries=0)
@@ -174,13 +169,11 @@ async def test_when_the_projector_is_stopped_reads_of_views_are_refused_after_th
         assert CATCH_UP_TIMEOUT_SECONDS <= seconds < CATCH_UP_TIMEOUT_SECONDS + TOLERANCE_SECONDS, name
 
     path = f"/conversations/{conversation.id}/context?model=gpt-4o"
-    context = await read.get(path, cast_to=httpx.Response)  # without a snapshot, it is made from the log
+    context = await read.get(path, cast_to=httpx.Response)  # made from the log, without a snapshot
     assert [item["id"] for item in context.json()["items"]] == [item_id]
 
 
-async def test_a_projector_that_was_stopped_catches_up_with_what_was_written_meanwhile(
-    running: System, apis: list[Api]
-) -> None:
+async def test_a_projector_that_was_stopped_catches_up(running: System, apis: list[Api]) -> None:
     conversation = await apis[0].conversations.create()
     running.kill("projector", signal.SIGSTOP)
     try:

@@ -1,7 +1,4 @@
-"""Another process cancels a reply or deletes its conversation, or the process of the reply is killed or frozen.
-
-No reply gets two ends. Unless the conversation is deleted, the end is recorded, and resumed streams show it.
-"""
+"""Another process cancels a reply or deletes its conversation, or the reply's process is killed or frozen."""
 
 import asyncio
 import signal
@@ -57,7 +54,7 @@ async def test_a_reply_is_cancelled_from_another_process_and_its_streams_end(
     assert repeated.json() == cancelled.json()
 
 
-async def test_when_a_conversation_is_deleted_its_reply_stops_and_the_streams_end(
+async def test_when_a_conversation_is_deleted_its_reply_and_the_streams_end(
     http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless_answer
@@ -75,7 +72,7 @@ async def test_when_a_conversation_is_deleted_its_reply_stops_and_the_streams_en
     assert (await http.get(f"{urls[0]}/v1/responses/{first.response_id}")).status_code == 404
 
 
-async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_partial_text_and_their_conversations_continue(
+async def test_replies_of_a_killed_process_keep_their_partial_text_and_their_conversations_continue(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     killed_url, other_url = urls
@@ -120,7 +117,7 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
     await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
 
 
-async def test_when_a_process_is_killed_its_replies_that_wait_are_taken_over_or_interrupted_and_the_others_run_in_order(
+async def test_waiting_replies_of_a_killed_process_are_taken_over_or_interrupted(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     requests = RequestsAtOnce(running, http, urls, provider)
@@ -132,7 +129,7 @@ async def test_when_a_process_is_killed_its_replies_that_wait_are_taken_over_or_
     await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
 
 
-async def test_a_process_that_was_frozen_does_not_end_a_reply_that_another_has_ended(
+async def test_a_frozen_process_does_not_end_a_reply_that_another_has_ended(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless_answer

@@ -1,7 +1,4 @@
-"""Replies with the official SDK and the local model: with and without a stream, in the background, and cancelled.
-
-The SDK's types accept the responses and the events.
-"""
+"""Replies with the official SDK and the local model."""
 
 from typing import Any
 
@@ -29,7 +26,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def assert_valid(event: Any) -> None:
-    """Validates an event against the SDK's type. The SDK itself does not validate."""
+    """The SDK itself does not validate."""
     EVENT.validate_python(event.to_dict())
 
 
@@ -61,7 +58,7 @@ def test_a_retrieved_reply_equals_the_answer_to_its_request(client: OpenAI) -> N
         client.responses.retrieve(first.id)
 
 
-def test_a_reply_in_the_background_is_queued_first_and_cannot_be_cancelled_after_its_end(client: OpenAI) -> None:
+def test_a_background_reply_is_queued_first_and_cannot_be_cancelled_after_its_end(client: OpenAI) -> None:
     queued = client.responses.create(input="Say hello.", background=True, max_output_tokens=MAX_TOKENS)
     assert queued.status == "queued"
     assert queued.background
@@ -120,7 +117,7 @@ def test_the_sdk_retries_until_a_running_reply_has_ended(client: OpenAI) -> None
     assert client.responses.retrieve(running.id).output_text
 
 
-def test_an_invalid_request_is_refused_with_the_official_code_and_the_name_of_the_parameter(client: OpenAI) -> None:
+def test_an_invalid_request_is_refused_with_the_official_code_and_parameter(client: OpenAI) -> None:
     done = client.responses.create(input="Hi.", max_output_tokens=4)
     invalid_tool = {"type": "function", "name": "f", "parameters": {"type": "objekt"}, "strict": False}
     output_without_call = {"type": "function_call_output", "call_id": "call_1", "output": "4"}

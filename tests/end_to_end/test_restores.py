@@ -1,14 +1,10 @@
-"""Random histories in which operators restore dumps, fail over and remove rows.
-
-So the log loses some of its newest events, also while processes run.
+"""Random histories in which operators restore dumps, fail over and remove rows, also while processes run.
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
     scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/end_to_end/test_restores.py -m endless     twenty of these, from seed 7 on
 
-Each history has its own seed, which the test's id shows. The same seed gives the same steps, but their timing differs.
-A history mixes requests, dumps, restores, failovers to a standby that lags behind, rows that are removed by hand, and
-processes that stop and start. After each step except a dump, these must hold:
+The same seed gives the same steps, with other timing. After each step except a dump:
 
 - The log has no gap and no broken chain.
 - Each acknowledged request is stored once, unless the log has lost it.
@@ -34,7 +30,7 @@ from tests.end_to_end.store_processes import StoreProcesses
 from tests.scripted_provider import ScriptedProvider
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
-FEW, STEPS = (5, 11), 6  # together, these two histories have each kind of move
+FEW, STEPS = (5, 11), 6  # together, these have each kind of move
 MANY, MANY_STEPS = int(os.environ.get("HISTORIES", "200")), 12
 
 WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
@@ -49,7 +45,7 @@ WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
     History.start_all: 1,
     History.flush_redis: 1,
 }
-"""The steps that are drawn at random, with their weights. The first two steps and the last one are always the same."""
+"""The steps that are drawn at random, with their weights."""
 
 MOVES = (History.restore, History.restore, History.remove_rows, History.fail_over)
 
@@ -59,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stores:
-    """The processes that the histories of this module share. After a failed history, new processes are started."""
+    """Processes that the histories share. A failed history discards them."""
 
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path
@@ -69,7 +65,6 @@ class Stores:
         self._moves: LogMoves | None = None
 
     def open(self) -> tuple[StoreProcesses, LogMoves]:
-        """Starts all processes, with an empty log."""
         if self._store is None or self._moves is None:
             path = self._path / str(next(self._numbers))
             path.mkdir()
@@ -105,7 +100,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, provider: ScriptedProvider)
         ),
     ],
 )
-async def test_when_the_log_moves_back_no_read_shows_lost_data_and_the_store_keeps_working(
+async def test_after_the_log_moves_back_no_read_shows_lost_data_and_the_store_works(
     stores: Stores, seed: int, steps: int
 ) -> None:
     rng = random.Random(seed)
@@ -123,7 +118,7 @@ async def test_when_the_log_moves_back_no_read_shows_lost_data_and_the_store_kee
 
 
 def plan_steps(count: int, rng: random.Random) -> list[Step]:
-    """Random steps, with at least one move of the log."""
+    """Plans random steps, with at least one move of the log."""
     steps = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count - 4)
     steps.insert(rng.randint(0, len(steps)), rng.choice(MOVES))
     return [History.requests, History.dump, *steps, History.finish]

@@ -1,7 +1,6 @@
-"""200 replies of two api processes are stopped in every way, also by kill -9, and under each policy.
+"""200 replies of two api processes are stopped in every way, under each policy. Then all views are rebuilt.
 
-Then all views are rebuilt. After that, each conversation must have the items that the rule in
-`tests/replies/test_stopped_replies.py` says.
+Each conversation must have the items that the rule in `tests/replies/test_stopped_replies.py` says.
 
 scripts/test tests/end_to_end/test_stopped_replies.py -m endless
 """
@@ -26,16 +25,12 @@ COUNT, KILLED, AT_ONCE = 200, 24, 16
 
 
 def killed_cases(start: int) -> list[Case]:
-    """Cases whose replies run in the first process when it is killed.
-
-    They cover every kind of answer with both values of `stopped`, and every policy with at least three kinds of answers.
-    """
     every = itertools.product(("drop", "keep"), ("stop", "finish"), ANSWERS)
     return [Case(start + 2 * number, "kill", *facts) for number, facts in enumerate(itertools.islice(every, KILLED))]
 
 
 @pytest.mark.endless
-async def test_replies_that_are_stopped_in_every_way_join_their_conversations_as_the_rule_says(
+async def test_stopped_replies_join_their_conversations_as_the_rule_says(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, urls)

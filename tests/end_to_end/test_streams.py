@@ -1,6 +1,4 @@
-"""Streams lose their connection, Redis is emptied, or thousands of clients follow.
-
-Each client gets every event once, and so the whole text.
+"""Streams lose their connection, Redis is emptied, or thousands of clients follow. Each client gets every event once.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
 scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred streams; 1,000 followers of replies and 2,000 of events
@@ -30,7 +28,7 @@ CONCURRENT_STREAMS = 8
 
 
 @pytest.mark.parametrize("count", [A_FEW, pytest.param(TWO_HUNDRED, marks=pytest.mark.endless)])
-async def test_streams_that_break_at_random_points_are_resumed_without_a_missing_or_repeated_event(
+async def test_streams_that_break_are_resumed_without_a_missing_or_repeated_event(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, count: int
 ) -> None:
     provider.script = varied_answers(SEED)
@@ -68,7 +66,7 @@ async def test_streams_that_break_at_random_points_are_resumed_without_a_missing
         assert second_reader.events == reader.events
 
 
-async def test_two_readers_of_a_reply_get_the_same_events_when_redis_is_emptied_meanwhile(
+async def test_two_readers_of_a_reply_get_the_same_events_while_redis_is_emptied(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = varied_answers(SEED, pause_seconds=0.05)
@@ -90,8 +88,6 @@ CLIENTS_OF_A_CONVERSATION = 10
 
 
 def count_slowly(pause_seconds: float) -> Script:
-    """Streams WORDS numbers, with a pause after each."""
-
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         for number in range(WORDS):
@@ -106,7 +102,7 @@ def count_slowly(pause_seconds: float) -> Script:
 @pytest.mark.parametrize(
     "load", [(60, 60, 0.05), pytest.param((1_000, 2_000, 0.5), marks=pytest.mark.endless)], ids=["a few", "thousands"]
 )
-async def test_none_of_many_followers_is_refused_or_misses_an_event_and_other_reads_are_verified(
+async def test_many_followers_miss_no_event_and_other_reads_are_verified(
     http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, load: tuple[int, int, float]
 ) -> None:
     of_replies, of_events, pause_seconds = load

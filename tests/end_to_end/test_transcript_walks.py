@@ -1,25 +1,21 @@
-"""Random walks over transcripts: chat clients that send their whole history with every request, as Chat Completions.
+"""Random walks over transcripts: clients of Chat Completions send their whole history with every request.
 
     scripts/test tests/end_to_end/test_transcript_walks.py                                     a short walk, as in CI
     scripts/test tests/end_to_end/test_transcript_walks.py -m endless                          forty walks of 250 requests
     WALKS=10 WALK_SEED=7 WALK_REQUESTS=100 scripts/test … -m endless                           ten shorter walks, from seed 7 on
     WALK_NAMES=1 scripts/test … -m endless                                                     some clients name conversations
 
-Clients continue, repeat and edit transcripts, cut off the front, rewrite answers, send messages in other shapes, send
-other people's words, and delete. Sometimes two or three requests run at the same time, and API processes are killed.
-Questions and answers come from a small vocabulary, so that many are equal and a wrong match is likely to be found. These
-must hold:
+Clients continue, repeat, edit, cut and rewrite transcripts, and delete. Requests run at the same time, and api processes
+are killed. The small vocabulary makes many messages equal, which finds wrong matches. These must hold:
 
-- The provider gets exactly the messages that were sent, once, and the recorded request renders again to its SHA-256.
-- Each reply continues from an item that `walk_model.py` allows. This item is in a conversation of the same owner, after the
-  same messages.
-- Only the messages after that item are stored, below it. The same message of a client is stored twice below one item
-  only if two requests sent it at the same time.
+- The provider gets exactly the messages that were sent, once. The recorded request renders again to its SHA-256.
+- Each reply continues from an item that `walk_model.py` allows.
+- Only the messages after that item are stored. A message is stored twice below one item only if two requests sent it at
+  the same time.
 - A conversation is listed from its second request on.
-- A request whose process was killed leaves an interrupted reply, a complete reply, or nothing.
-- Deleted messages are not recognised any more, and the table `transcript_prefixes` has no row for them.
-
-The last test kills an API process while it stores a long history.
+- A request whose process was killed leaves an interrupted reply, a complete reply, or nothing. (Of a long history, its
+  first parts may be left until a sweep.)
+- Deleted messages are not recognised, and `transcript_prefixes` has no row for them.
 """
 
 import asyncio
@@ -91,7 +87,7 @@ async def store(
         ),
     ],
 )
-async def test_each_transcript_continues_the_right_conversation_and_nothing_is_stored_twice(
+async def test_each_transcript_continues_the_right_conversation(
     store: WalkStore, seed: int, requests: int, kills: float
 ) -> None:
     rounds = Planner(seed, kills=kills, names=NAMES).rounds(requests)
@@ -111,11 +107,10 @@ async def run_rounds(store: WalkStore, rounds: Sequence[Round]) -> Counter[str]:
     return walk.checks.counts
 
 
-async def test_given_an_api_that_is_killed_while_it_stores_a_long_history_then_a_repeat_stores_it_anew_and_the_parts_are_deleted(
+async def test_after_a_kill_a_history_is_stored_anew_and_its_first_parts_are_deleted(
     store: WalkStore, running: System
 ) -> None:
     def stored() -> dict[str, int]:
-        """How many items each conversation of the subject has."""
         sql = "SELECT originator_id, count(*) FROM events WHERE subject = 'cut off' AND topic = 'item.appended' GROUP BY 1"
         return {conversation_id(stream): count for stream, count in store.log.rows(sql)}
 

@@ -1,4 +1,4 @@
-"""Concurrent appends to one conversation. Half of them are sent to each of two api processes."""
+"""Concurrent appends to one conversation, through two api processes."""
 
 import asyncio
 from collections import Counter
@@ -32,7 +32,6 @@ def conversation_id(client: OpenAI) -> str:
 
 
 def append(conversation_id: str, text: str) -> tuple[str, bytes]:
-    """The path and the body of a request that appends one item."""
     body = f'{{"items": [{{"type": "message", "role": "user", "content": "{text}"}}]}}'
     return f"/v1/conversations/{conversation_id}/items", body.encode()
 
@@ -40,10 +39,9 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
 async def send_concurrently(
     urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Answer]:
-    """Posts all (path, body) at the same time, to the `urls` in turn. Returns the answers in the order of the requests."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
-        # After this the server has accepted every connection. So the requests below arrive at the same time.
+        # Waits until the server has accepted every connection, so that the requests arrive together.
         await asyncio.gather(*(connection.request("GET", "/health/live") for connection in connections))
         posts = zip(connections, requests, strict=True)
         return await asyncio.gather(
@@ -56,12 +54,11 @@ async def send_concurrently(
 
 @pytest.fixture
 def metrics_urls(running: System) -> list[str]:
-    """The URL of each api process's metrics."""
     return [running.env["API_1_METRICS_URL"], running.env["API_2_METRICS_URL"]]
 
 
 def counter_value(url: str, name: str, **labels: str) -> int:
-    """The value of one counter, from the metrics at `url`."""
+    """The value of one counter."""
     samples = (sample for family in text_string_to_metric_families(httpx.get(url).text) for sample in family.samples)
     return int(
         sum(
@@ -77,12 +74,11 @@ def appended_items(url: str) -> int:
 
 
 def item_id_of(answer: Answer) -> str:
-    """The id of the one item that the request added."""
     [item] = answer.json()["data"]
     return str(item["id"])
 
 
-async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_items_in_one_order(
+async def test_a_thousand_concurrent_appends_through_two_processes_have_one_order(
     urls: list[str], metrics_urls: list[str], log: Log, conversation_id: str
 ) -> None:
     before = [appended_items(url) for url in metrics_urls]
@@ -102,14 +98,14 @@ async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_ite
     positions = [int(by_version[version].headers["x-position"]) for version in range(2, APPENDS + 2)]
     assert positions == sorted(positions)
     for url in urls:
-        # On a slow machine a read may be refused because the views are behind. Then the SDK retries it.
+        # On a slow machine the views may be behind. Then the SDK retries the read.
         with OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=5) as client:
             pages = client.conversations.items
             assert [item.id for item in pages.list(conversation_id, order="asc", limit=100)] == order
             assert [item.id for item in pages.list(conversation_id, order="desc", limit=100)] == order[::-1]
 
 
-async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_one_is_appended(
+async def test_of_a_thousand_appends_with_the_same_if_match_one_is_appended(
     urls: list[str], metrics_urls: list[str], log: Log, conversation_id: str
 ) -> None:
     events = log.count()
@@ -131,7 +127,7 @@ async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_o
     assert from_stored(item.item)["content"] == str(answers.index(winner))
 
 
-async def test_an_append_that_is_sent_a_hundred_times_with_one_idempotency_key_to_two_processes_is_appended_once(
+async def test_a_hundred_appends_with_one_idempotency_key_are_appended_once(
     urls: list[str], log: Log, conversation_id: str
 ) -> None:
     answers = await send_concurrently(

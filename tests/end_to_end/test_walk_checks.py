@@ -1,7 +1,4 @@
-"""The checks of random walks pass for a store that follows the rules. They fail for each store that breaks one rule.
-
-No server is needed.
-"""
+"""The checks of random walks find each broken rule, and nothing in a correct store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,8 +37,6 @@ class JoinsUsers(RuleStore):
 
 
 class JoinsFirstMessages(RuleStore):
-    """Continues any conversation that begins with the same message, if it recognises nothing else."""
-
     def recognised(self, transcript: SentTranscript) -> Recognised:
         found = super().recognised(transcript)
         if found.length:
@@ -79,7 +74,7 @@ class RecognisesNoTurns(RuleStore):
 
 
 class IgnoresAnswers(RuleStore):
-    """Accepts any answer of the assistant as if it were the store's own answer."""
+    """Treats all messages of the assistant as equal."""
 
     def recognised(self, transcript: SentTranscript) -> Recognised:
         found = super().recognised(transcript)
@@ -165,7 +160,6 @@ def plans() -> list[list[Round]]:
 
 
 def check(store: RuleStore, rounds: Sequence[Round]) -> WalkChecks:
-    """Lets the store answer the requests, and checks its log after each round."""
     requests = {request.number: request for planned in rounds for request in planned.requests}
     checks = WalkChecks(requests, SUBJECTS)
     for planned in rounds:
@@ -183,10 +177,9 @@ def test_a_store_that_follows_the_rules_passes(plans: Sequence[Sequence[Round]])
 
 
 class ComparesFirst(RuleStore):
-    """Compares all requests of a round with the store as it was before the round, and then appends them.
+    """Compares all requests of a round with the store before the round.
 
-    If it finds several equally good items, the first request continues from the first item, and the other requests
-    continue from the last item.
+    Of equally good items, the first request takes the first, the others take the last.
     """
 
     def run(self, planned: Round) -> None:
@@ -199,7 +192,7 @@ class ComparesFirst(RuleStore):
         return Recognised(found.length, frozenset(item_ids[:1]))
 
 
-def test_the_requests_of_a_round_may_all_be_compared_with_the_store_as_it_was_before_the_round() -> None:
+def test_requests_of_a_round_may_all_be_compared_with_the_store_before_the_round() -> None:
     for seed in range(WALKS):
         check(ComparesFirst(), Planner(seed).rounds(2 * REQUESTS))
 

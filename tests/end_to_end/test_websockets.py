@@ -1,8 +1,5 @@
 """WebSockets in the whole system.
 
-Each turn of a chain of responses uses a WebSocket or HTTP, at random. Streams are cut and resumed. Many idle sockets take little
-memory.
-
 scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over both transports
 """
 
@@ -37,7 +34,7 @@ HANDSHAKE = (
 
 
 class Chain(Struct):
-    """One client's chain of responses, and its questions. The next turn continues from the response `previous`."""
+    """One client's chain of responses. The next turn continues from `previous`."""
 
     number: int
     random: random.Random
@@ -55,7 +52,7 @@ def slowly(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("chains", "at_once"), [pytest.param(12, 6), pytest.param(200, 10, marks=pytest.mark.endless)])
-async def test_chains_over_websockets_and_http_whose_streams_are_cut_and_resumed_have_no_gap_and_no_repeat(
+async def test_chains_whose_streams_are_cut_and_resumed_have_no_gap_and_no_repeat(
     running: System, provider: ScriptedProvider, http: httpx.AsyncClient, chains: int, at_once: int
 ) -> None:
     provider.script = slowly
@@ -68,7 +65,7 @@ async def test_chains_over_websockets_and_http_whose_streams_are_cut_and_resumed
         return chain
 
     for chain in await asyncio.gather(*(run(Chain(number, random.Random(number), [])) for number in range(chains))):
-        # Both the last request to the model and the conversation have each question once, in order.
+        # The last request to the model and the conversation have each question once, in order.
         own = [request for request in provider.requests if chain.questions[-1] in json.dumps(request)]
         assert asked_in(own[-1]["messages"]) == chain.questions
         response = (await http.get(f"{running.base_url}/v1/responses/{chain.previous}")).json()
@@ -84,13 +81,13 @@ def asked_in(messages: list[dict[str, Any]]) -> list[str]:
 
 
 async def take_turn(running: System, http: httpx.AsyncClient, chain: Chain) -> None:
-    """Asks a question over a WebSocket or over HTTP. At random, cuts the stream and reads the rest over HTTP."""
+    """Asks the next question. At random, cuts the stream and reads the rest over HTTP."""
     chain.questions.append(f"chain {chain.number}, question {len(chain.questions)}")
     request: dict[str, Any] = {"input": chain.questions[-1], "previous_response_id": chain.previous}
     cut_after = chain.random.choice([None, 1, 2, 3, chain.random.randrange(4, 16)])
     is_last = len(chain.questions) == TURNS
-    # With an idempotency key, a reply continues after its client has disconnected. Without a key it stops, and the next
-    # reply appends the question of this reply too.
+    # With an idempotency key, a reply continues after its client has left. Otherwise the reply stops, and the next
+    # one appends the question.
     keeps_running = is_last or chain.random.random() < 0.5
     headers = {"Idempotency-Key": f"{chain.number}-{len(chain.questions)}"} if keeps_running else {}
     ask = over_websocket if chain.random.random() < 0.5 else over_http
@@ -181,7 +178,7 @@ async def first_word(events: AsyncIterator[dict[str, Any]], started: float) -> f
     return taken
 
 
-async def test_a_thousand_sockets_that_do_nothing_take_little_memory_and_block_nobody(
+async def test_a_thousand_idle_sockets_take_little_memory_and_block_nobody(
     running: System, http: httpx.AsyncClient
 ) -> None:
     process = psutil.Process(running.pid("api"))

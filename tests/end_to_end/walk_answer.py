@@ -11,7 +11,7 @@ from tests.end_to_end.walk_messages import Json
 
 
 class Received(Struct):
-    """The answer to one request. `status`: None if the answer was lost, or if its stream broke off or has an error."""
+    """What the client received. `status`: None if the answer was lost, or its stream is incomplete or has an error."""
 
     status: int | None = None
     headers: Mapping[str, str] = {}
@@ -36,7 +36,6 @@ def received(answer: httpx.Response, *, is_stream: bool) -> Received:
 
 
 def _message_of(chunks: Sequence[Json]) -> Json:
-    """The message that the chunks add up to."""
     text, calls = "", dict[int, Json]()
     for delta in [choice["delta"] for chunk in chunks for choice in chunk["choices"]]:
         text += delta.get("content") or ""

@@ -1,4 +1,4 @@
-"""Compares what the log records of a random walk with the model of the store (`walk_model.py`), event by event."""
+"""Compares what the log records of a random walk with the model of the store."""
 
 import json
 from collections import Counter
@@ -33,8 +33,6 @@ BRANCH_AT_HEAD = "it opens a branch at the head"
 
 
 class LogTail:
-    """The events that are appended to the log from now on, each once, in order."""
-
     def __init__(self, postgres_url: str) -> None:
         self._connection = psycopg.connect(postgres_url, autocommit=True)
         self._position = 0
@@ -59,12 +57,10 @@ class LogTail:
 
 
 class RecordedRequest(Struct):
-    """A request that the log has. `after`: the item that its reply continues from, if any. `is_branch`: the reply opens a branch there.
+    """A request as the log records it. `after`: the item that the reply continues from.
 
-    `new_input`: the ids of its input items. `new_count`: how many of these items are compared with the transcript.
-    `since`: how many events were seen before the request's round. `deleted_before`: the items of its path that were deleted
-    before it was recorded. `ended`: how many events were seen when its reply ended. `joined`: the ids of its input and
-    output, in order, once the reply has completed.
+    `new_count`: how many input items are compared. `since` and `ended`: how many events were seen before the round, and
+    at the end of the reply. `joined`: the ids of input and output.
     """
 
     request: PlannedRequest
@@ -82,11 +78,9 @@ class RecordedRequest(Struct):
 
 
 class WalkChecks:
-    """Checks the events of a walk. `observe` takes the events of one round.
+    """Checks each event of the log with the model. `requests`: by their number in the store.
 
-    `requests`: the planned requests, by the number that they have in the store. `subjects`: the subjects in the store,
-    by their names in the plan. `counts`: of the completed requests, how many began a new conversation, were
-    appended, opened a branch, or are in a fork.
+    `subjects`: the subjects in the store, by their names in the plan.
     """
 
     def __init__(self, requests: Mapping[int, PlannedRequest], subjects: Mapping[str, str]) -> None:
@@ -112,16 +106,12 @@ class WalkChecks:
             self._observe(conversation_id, event)
 
     def may_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether a deleted item, in any conversation, equals an item of the request. Then `…/context` may hide content of the request."""
+        """Whether an item that equals one of the transcript is deleted."""
         deleted = {item.meaning for item in self.model.items.values() if self.model.is_deleted(item.item_id)}
         return bool(deleted & set(recorded.transcript.items))
 
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether `…/context` must hide content of the request: an item that the request quotes was deleted after the request.
-
-        The request quotes its new items once they have joined. It quotes the items of its path if they equal the
-        beginning of the transcript.
-        """
+        """A request quotes its new items once they have joined, and its path if the transcript begins with the path."""
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
         count = len(recorded.transcript.items) - recorded.new_count
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
@@ -142,13 +132,13 @@ class WalkChecks:
                 self._appended.append(event)
                 return
             case HeadMoved():
-                return  # the head moves to an item just appended, or the event repeats the head (`aside`)
+                return  # the head moves to a new item, or stays (`aside`)
             case ReplyCompleted():
                 self._completed(conversation_id, event)
             case ConversationDeleted():
                 self.model.delete(conversation_id)
                 for response_id in self.model.conversations[conversation_id].running:
-                    self._ended(conversation_id, response_id)  # no end of this reply is recorded
+                    self._ended(conversation_id, response_id)  # the end of this reply is not recorded
             case ItemRetracted():
                 self.model.retract(event.item_id)
             case _ if isinstance(event, REPLY_ENDS):
@@ -193,10 +183,7 @@ class WalkChecks:
         )
 
     def _after(self, conversation_id: str, subject: str) -> str | None:
-        """The item that a reply at the head continues from: the conversation's head, or the item after which a new fork begins.
-
-        None in a new conversation that is no fork.
-        """
+        """The item that the reply continues from. None in a new conversation that is no fork."""
         if conversation_id in self.model.conversations:
             assert self.model.conversations[conversation_id].subject == subject, (
                 f"{conversation_id} belongs to another subject"
@@ -208,12 +195,11 @@ class WalkChecks:
         return started.forked_from.item_id if started.forked_from else None
 
     def _fault(self, recorded: RecordedRequest, count: int) -> str | None:
-        """Why the reply must not continue from its item. None if it may.
+        """What is wrong with where the reply continues. `count`: how many items were recognised.
 
-        `count`: how many items of the transcript were recognised. The store first compares the transcript, and appends
-        the request later. Other requests may be recorded in between. So the match must be right in one state of this
-        round, and the conversation must be right in this state or in a later one. If another reply ran at the head in one
-        state and has ended in the next one, the request may open a branch at the head: it was refused there before.
+        The store compares the transcript first and appends the request later. So the match must be right in one state
+        of the round, and the conversation in that state or a later one. A request that was refused at the head because
+        another reply ran may open a branch there.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
@@ -228,7 +214,6 @@ class WalkChecks:
 
     @staticmethod
     def _fault_of_match(recorded: RecordedRequest, count: int, state: StoreModel) -> str | None:
-        """What is wrong with the match, if the transcript is compared in `state`. None if the match is right."""
         transcript, after = recorded.transcript, recorded.after
         required = state.required(transcript).length
         if _is_only_named(recorded, count, state):
@@ -244,10 +229,7 @@ class WalkChecks:
     def _fault_of_item(
         self, recorded: RecordedRequest, count: int, compared: StoreModel, state: StoreModel
     ) -> str | None:
-        """Why the reply must not be in its conversation, if the store is in `state` when the request is appended. None if it may.
-
-        `compared`: the state when the transcript was compared.
-        """
+        """What is wrong with the conversation or the branch. `compared`: the state when the transcript was compared."""
         if (named := compared.named(recorded.transcript)) is not None and _is_only_named(recorded, count, compared):
             return self._fault_at_end(recorded, named, state)
         if recorded.after is None:
@@ -267,11 +249,7 @@ class WalkChecks:
 
     @staticmethod
     def _fault_at_end(recorded: RecordedRequest, named: str, state: StoreModel) -> str | None:
-        """What is wrong, for a transcript that has nothing in common with the conversation that the client names. None if nothing is.
-
-        Such a transcript is appended after the head of that conversation. While another reply runs there, the transcript
-        goes into a fork.
-        """
+        """The reply must continue after the head of `named`, and in a fork if another reply runs there."""
         conversation = state.conversations[named]
         if recorded.after != conversation.head:
             return f"it does not continue after the last item of {named}"
@@ -284,7 +262,6 @@ class WalkChecks:
         )
 
     def _completed(self, conversation_id: str, event: ReplyCompleted) -> None:
-        """The items that joined must be the new messages and the planned answer, after the item that the reply continues from."""
         recorded = self._by_response[event.response_id]
         appended, self._appended = self._appended, []
         names = (*event.input_ids, *event.output_ids)
@@ -312,11 +289,9 @@ class WalkChecks:
         self._ended(conversation_id, event.response_id)
 
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
-        """Checks that the same message is not stored twice after the same item, unless two requests that ran at the same time had it.
+        """Two requests at the same time may store a message twice.
 
-        Two messages are the same if the transcripts up to them are equal. Not checked: the first message of a transcript, a
-        message whose earlier copy the store has forgotten, and the messages of a request that names its conversation,
-        because such a request does not see the items of other conversations.
+        Not checked: first messages, forgotten copies, and requests that name their conversation.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]
@@ -350,7 +325,6 @@ class WalkChecks:
 
 
 def _was_refused_at_head(faults: Sequence[str | None]) -> bool:
-    """Whether another reply ran at the head in a state before one in which the request opens a branch there."""
     return ANOTHER_REPLY in faults and BRANCH_AT_HEAD in faults[faults.index(ANOTHER_REPLY) :]
 
 

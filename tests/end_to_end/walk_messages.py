@@ -1,7 +1,4 @@
-"""Messages of Chat Completions for random walks: what they mean, and the shapes in which clients send the same meaning. Pure.
-
-`meanings` is a second, independent statement of what the store takes for equal. The model and the checks compare meanings only.
-"""
+"""Chat messages for random walks: their meaning, and the shapes in which clients send it. Pure."""
 
 import json
 import random
@@ -14,13 +11,13 @@ from domain.items import Item
 Json = dict[str, Any]
 
 Meaning = tuple[str, ...]
-"""One item of a transcript: its kind, and what must be equal in equal items."""
+"""The kind of an item, and what must be equal in equal items."""
 
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 def meanings(messages: Iterable[Json]) -> list[Meaning]:
-    """What the items of these messages mean, in order. A message with tool calls is several items."""
+    """The meaning of each item. A message with tool calls is several items."""
     return [meaning for message in messages for meaning in _meanings_of(message)]
 
 
@@ -36,7 +33,7 @@ def _meanings_of(message: Json) -> list[Meaning]:
 
 
 def meaning_of_item(item: Item) -> Meaning | None:
-    """What a stored item means. None for reasoning, and for the empty text that comes before a call: they are not compared."""
+    """None for reasoning and for an empty answer text, which are not compared."""
     match item.get("type", "message"):
         case "message" if item["role"] == "assistant":
             text = answer_text(_text(item["content"]))
@@ -54,7 +51,7 @@ def meaning_of_item(item: Item) -> Meaning | None:
 
 
 def answer_text(text: str) -> str:
-    """An answer's text as it is compared: without thoughts and outer space."""
+    """An answer's text without thoughts, and without whitespace at its ends."""
     return _THOUGHTS.sub("", text).strip()
 
 
@@ -67,7 +64,7 @@ def _text(content: str | list[Json]) -> str:
 
 
 def _parts(content: str | list[Json]) -> list[str]:
-    """The texts and the images of a message, each with its kind, so that a text never equals an image."""
+    """The parts with their kinds, so that a text never equals an image."""
     if isinstance(content, str):
         return ["text", content.strip()]
     if len(content) == 1 and "text" in content[0]:
@@ -80,11 +77,11 @@ def _url(part: Json) -> str:
     return str(image["url"] if isinstance(image, dict) else image)
 
 
-# The shapes. Each takes a message and returns a message with the same meaning.
+# The shapes: each returns a message with the same meaning.
 
 
 def with_nulls(message: Json) -> Json:
-    """As libraries send a message that they keep as an object: every field that has no value is null."""
+    """As libraries send an object: every field without a value is null."""
     empty: Json = {"name": None} if message["role"] != "tool" else {}
     if message["role"] == "assistant":
         empty |= {"refusal": None, "audio": None, "function_call": None, "tool_calls": None}
@@ -116,7 +113,7 @@ def without_thoughts(message: Json) -> Json:
 
 
 def with_thoughts(message: Json) -> Json:
-    """As interfaces send an answer back whose reasoning came in a field of its own: they put the reasoning into the text."""
+    """As interfaces that put the reasoning into the text."""
     content = message.get("content")
     if message["role"] != "assistant" or not isinstance(content, str) or not content:
         return message
@@ -128,7 +125,6 @@ def in_another_order(message: Json) -> Json:
 
 
 def with_empty_content(message: Json) -> Json:
-    """A message that only calls tools: some clients send "", some null, and some leave `content` out."""
     return {**message, "content": ""} if message.get("tool_calls") and not message.get("content") else message
 
 
@@ -144,7 +140,7 @@ def with_names_of_the_sdk(message: Json) -> Json:
 
 
 def with_spaced_arguments(message: Json) -> Json:
-    """As libraries send a call whose arguments they have parsed."""
+    """As libraries that have parsed the arguments."""
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -171,7 +167,6 @@ SHAPES: Sequence[Shape] = (
 
 
 def reshaped(messages: Sequence[Json], rng: random.Random) -> list[Json]:
-    """The same messages as another client would send them. Each message gets up to two shapes."""
     return [_shaped(message, rng) for message in messages]
 
 

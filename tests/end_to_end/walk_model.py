@@ -1,14 +1,12 @@
 """A model in memory of the transcripts that the store keeps. Pure.
 
-It says from which items the next transcript may continue. It knows items by their meaning (`walk_messages.py`) and by
-their ids, which come from the log. It has two bounds for a match, and the store must stay between them. `required` says
-how far the store must recognise a transcript. `is_sound` says whether a transcript may continue from an item at all.
+It says from which items a transcript may continue. `required` is the least that the store must recognise, `is_sound`
+the most that it may.
 
-These are the rules. A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user
-began with it, and if it has an answer of this store. A *turn* is an answer of this store together with the item before
-it. If the first messages of a transcript were cut off, or older messages were rewritten, the transcript is recognised
-at the newest of its last three turns that the store has, and at the items that follow this turn on the same path. If a
-prefix is recognised too, the turn is used only if it ends later and its path contains this prefix.
+A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it, and if the
+prefix has an answer of this store. A *turn* is an answer of this store and the item before it. A transcript whose first
+messages were cut off or rewritten is recognised at the newest of its last three turns that the store has, and at the
+items that follow on the same path. The turn must end later than a recognised prefix, and its path must contain that prefix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,34 +19,26 @@ from msgspec.structs import replace
 from tests.end_to_end.walk_messages import Json, Meaning, meanings
 
 MAX_ANSWERS = 3
-"""A turn must be recognised if it is one of the last three of a transcript."""
 
 MAX_EQUAL_TURNS = 8
-"""If the store has more equal turns than this, it compares only some of them.
-
-So the store need not recognise the transcript at a turn.
-"""
+"""If the store has more equal turns than this, it need not recognise the transcript at a turn."""
 
 MIN_COMMON_TEXT = 16
-"""An answer that a client has shortened or extended still counts as the same if the shorter text has this many characters.
-
-If the client added text, it must not begin with a letter or a digit. If it begins with a line break or `<`, the stored text may be
-shorter.
-"""
+"""A shortened or extended answer counts as the same if the shorter text has this many characters."""
 
 
 ASSISTANT = ("message", "assistant")
 
 
 class Owner(NamedTuple):
-    """Transcripts of one owner never match those of another one. `user`: `user` or `safety_identifier` of the requests."""
+    """Who sent a transcript. `user`: `user` or `safety_identifier` of the requests."""
 
     subject: str
     user: str | None
 
 
 class SentTranscript:
-    """A transcript by its meaning. `ends[i]`: how many items the first i + 1 messages have."""
+    """A transcript in a request. `ends[i]`: how many items the first i + 1 messages have."""
 
     def __init__(self, owner: Owner, messages: Sequence[Json], name: str | None = None) -> None:
         self.owner = owner
@@ -63,23 +53,16 @@ class SentTranscript:
         ]
 
     def start_of(self, end: int) -> int:
-        """The start of the message that ends at `end`."""
         return max((other for other in self.ends if other < end), default=0)
 
     def turns(self) -> Iterator[tuple[Meaning, tuple[Meaning, ...], int]]:
-        """(item before the answer, items of the answer, its end) of the newest MAX_ANSWERS answers.
-
-        The last one comes first.
-        """
+        """(item before the answer, items of the answer, its end), newest first."""
         for start, end in reversed(self.answers[-MAX_ANSWERS:]):
             yield self.items[start - 1], self.items[start:end], end
 
 
 class StoredItem(Struct, frozen=True):
-    """An item in the store. `meaning`: None for reasoning, and for an empty text before a call.
-
-    `is_answer`: whether it belongs to an answer of this store.
-    """
+    """An item in the store. `meaning`: None if it is not compared."""
 
     item_id: str
     parent_id: str | None
@@ -91,9 +74,9 @@ class StoredItem(Struct, frozen=True):
 
 
 class StoredConversation(Struct, frozen=True):
-    """`head`: the last item of the active path, perhaps an inherited one. `requests`: how many replies were requested in it.
+    """A conversation in the store. `inherited`: the item after which a fork begins.
 
-    `inherited`: the item after which it begins, if it is a fork. `running`: the replies that run, and the item after which each will be appended.
+    `running`: each running reply, and the item that it follows.
     """
 
     subject: str
@@ -105,7 +88,10 @@ class StoredConversation(Struct, frozen=True):
 
 
 class Recognised(NamedTuple):
-    """How many items of a transcript are recognised, and the ids of the stored items that may be the last of these."""
+    """The first `length` items of a transcript are recognised.
+
+    `item_ids`: the stored items that may be the last of the recognised ones.
+    """
 
     length: int
     item_ids: frozenset[str]
@@ -133,7 +119,6 @@ class StoreModel:
         self._never_written: frozenset[str] = frozenset()
 
     def copy(self) -> "StoreModel":
-        """A copy. Later changes of this model do not affect it."""
         copied = copy(self)
         copied.items = self.items.copy()
         copied.conversations = self.conversations.copy()
@@ -148,12 +133,12 @@ class StoreModel:
     # What happens in the store.
 
     def start(self, conversation_id: str, subject: str, after: str | None) -> None:
-        """A conversation begins. `after`: the item after which the fork begins. None if the conversation is no fork."""
+        """`after`: None if the conversation is no fork."""
         assert conversation_id not in self.conversations
         self.conversations[conversation_id] = StoredConversation(subject, after, inherited=after)
 
     def request(self, conversation_id: str, response_id: str, after: str | None) -> None:
-        """A reply begins to run. `after`: the item after which it will be appended."""
+        """A reply begins. `after`: the item that it will follow."""
         conversation = self.conversations[conversation_id]
         running = {**conversation.running, response_id: after}
         self.conversations[conversation_id] = replace(conversation, requests=conversation.requests + 1, running=running)
@@ -172,10 +157,7 @@ class StoreModel:
         *,
         aside: bool = False,
     ) -> None:
-        """A reply completes. Its new input items and its answer join the conversation, in order.
-
-        The head moves to the last of them. With `aside` it stays: they are not on the active path.
-        """
+        """The items of a reply join. The head moves to the last item, or stays with `aside`."""
         items = list(items)
         for item in items:
             self.items[item.item_id] = item
@@ -205,10 +187,7 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """The item is deleted. The store forgets the prefixes and turns that end with this item, or with an item after it in the same conversation.
-
-        The replies that run now in this conversation will store no prefixes and no turns.
-        """
+        """Forgets the prefixes and turns at this item and at later ones. Running replies will store none."""
         conversation_id = self.items[item_id].conversation_id
         later = {
             other.item_id
@@ -222,7 +201,7 @@ class StoreModel:
     # From which items a transcript may continue.
 
     def named(self, transcript: SentTranscript) -> str | None:
-        """The conversation whose id the client sends, or the last one to which a request with this name went. None if there is none."""
+        """The conversation that the client names by its id, or the last one with its name."""
         name = transcript.name
         if name is None or name in self.conversations:
             return name
@@ -230,9 +209,9 @@ class StoreModel:
         return self.items[named[-1]].conversation_id if named else None
 
     def required(self, transcript: SentTranscript) -> Recognised:
-        """How far the store must recognise the transcript.
+        """The least that the store must recognise.
 
-        If the client names a conversation, no answer of this store is needed, and only items on its paths count.
+        If the client names a conversation, no answer is needed, and only items on its paths count.
         """
         by_prefix = self._longest_prefix(transcript)
         for before, answer, end in transcript.turns():
@@ -252,14 +231,14 @@ class StoreModel:
         return by_prefix
 
     def _question_of(self, answer_id: str) -> Meaning | None:
-        """The meaning of the item before an answer. None if nothing is before it."""
+        """The meaning of the item before an answer."""
         response_id = self.items[answer_id].response_id
         path = [self.items[item_id] for item_id in self.path(answer_id)]
         before = [item for item in path if item.meaning and not (item.is_answer and item.response_id == response_id)]
         return before[-1].meaning if before else None
 
     def is_sound(self, transcript: SentTranscript, item_id: str, count: int) -> bool:
-        """Whether the store may treat the transcript's first `count` items as the path that ends with this item."""
+        """Whether the store may recognise the first `count` items as the path to this item."""
         item = self.items[item_id]
         if (named := self.named(transcript)) is not None:
             is_on_path = item_id in self._paths_of(named) and not self.is_deleted(item_id)
@@ -289,10 +268,9 @@ class StoreModel:
         return any(self._is_sound_turn(transcript, path, end, count) for end in transcript.ends if end <= count)
 
     def _is_sound_turn(self, transcript: SentTranscript, path: Sequence[StoredItem], end: int, count: int) -> bool:
-        """Whether the message that ends at `end` is an answer on the path, and the items after it complete the path.
+        """The path must end with this answer and the items after it, up to `count`.
 
-        The items after it end at `count`. If the transcript has items before the answer, some of them must agree with
-        the path as well.
+        If the transcript has items before the answer, one of them must agree with the path.
         """
         rest = count - end
         if len(path) <= rest or [item.meaning for item in path[len(path) - rest :]] != [*transcript.items[end:count]]:
@@ -308,12 +286,11 @@ class StoreModel:
 
     @staticmethod
     def _is_same_answer(path: Sequence[StoredItem], transcript: SentTranscript, end: int) -> bool:
-        """Whether a client may have made the message that ends at `end` from the answer that ends the path."""
         answer = [item.meaning for item in _last_answer(path) if item.meaning is not None]
         return is_same_answer(answer, transcript.items[transcript.start_of(end) : end])
 
     def path(self, item_id: str | None) -> list[str]:
-        """The ids of the items from the first one to this one."""
+        """From the first item to this one."""
         path: list[str] = []
         while item_id is not None:
             path.append(item_id)
@@ -321,35 +298,31 @@ class StoreModel:
         return path[::-1]
 
     def shown_items(self, conversation_id: str) -> list[StoredItem]:
-        """The items of the conversation's active path, also inherited ones, without deleted ones."""
         path = self.path(self.conversations[conversation_id].head)
         return [self.items[item_id] for item_id in path if not self.is_deleted(item_id)]
 
     def own_items(self, conversation_id: str) -> list[StoredItem]:
-        """The conversation's own items on all branches, in the order of the log: without deleted ones, and without those that it inherits."""
+        """Without retracted and inherited items, in the order of the log."""
         own = (item for item in self.items.values() if item.conversation_id == conversation_id)
         return [item for item in own if item.item_id not in self._retracted]
 
     def recognisable(self, conversation_id: str) -> set[str]:
-        """The conversation's own items at which a transcript may be recognised: the last one of each message."""
+        """Where a transcript can be recognised: the last item of each message."""
         items = [item.item_id for item in self.own_items(conversation_id) if item.item_id in self._prefixes_of]
         return set(self._unretracted(items))
 
     def has_name(self, item_id: str) -> bool:
-        """Whether the conversation still has the name that it was given at this item."""
+        """Whether a name may still lead to this item."""
         return item_id not in self._forgotten and not self.conversations[self.items[item_id].conversation_id].is_deleted
 
     def named_items(self, conversation_id: str) -> set[str]:
-        """The items at which the conversation was named."""
         named = {item_id for items in self._names.values() for item_id in items if self.has_name(item_id)}
         return {item_id for item_id in named if self.items[item_id].conversation_id == conversation_id}
 
     def is_forgotten(self, item_id: str) -> bool:
-        """Whether the store can no longer recognise a transcript at this item."""
         return not self._unretracted([item_id])
 
     def is_deleted(self, item_id: str) -> bool:
-        """Whether the item was deleted, alone or with its conversation."""
         return item_id in self._retracted or self.conversations[self.items[item_id].conversation_id].is_deleted
 
     def _longest_prefix(self, transcript: SentTranscript) -> Recognised:
@@ -363,7 +336,6 @@ class StoreModel:
         return NOTHING
 
     def _extended(self, transcript: SentTranscript, turn: Recognised) -> Recognised:
-        """Extends the turn by the messages after it, as long as a stored transcript has the same messages after this turn, on the same path."""
         for end in reversed(transcript.ends):
             if end <= turn.length:
                 break
@@ -384,10 +356,7 @@ class StoreModel:
         self._prefixes_of[item_id] = self._prefixes_of.get(item_id, frozenset()) | {prefix}
 
     def _within(self, transcript: SentTranscript, item_ids: Iterable[str]) -> list[str]:
-        """The items at which the store can recognise the transcript.
-
-        If the client names a conversation: those on its paths.
-        """
+        """The items at which the store can recognise the transcript."""
         found = self._unretracted(item_ids)
         if (named := self.named(transcript)) is None:
             return found
@@ -395,17 +364,14 @@ class StoreModel:
         return [item_id for item_id in found if item_id in paths]
 
     def _paths_of(self, conversation_id: str) -> set[str]:
-        """The items of all paths of the conversation."""
         own = {item.item_id for item in self.items.values() if item.conversation_id == conversation_id}
         return own.union(self.path(self.conversations[conversation_id].inherited))
 
     def _unretracted(self, item_ids: Iterable[str]) -> list[str]:
-        """The items whose prefixes are still stored. Deletions remove prefixes: see `delete` and `retract`."""
         return [item_id for item_id in item_ids if item_id not in self._never_written and self.has_name(item_id)]
 
 
 def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
-    """The items of the answer of this store that ends the path. Empty if the path ends with something else."""
     start = len(path)
     while start and path[start - 1].is_answer and path[start - 1].response_id == path[-1].response_id:
         start -= 1
@@ -413,10 +379,9 @@ def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
 
 
 def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
-    """Whether a client may have made the sent answer from the stored one.
+    """Whether the sent answer counts as the stored one. It has the same calls or none.
 
-    The sent answer must have the same calls or none. One text must be the beginning of the other, or the sent text must
-    name the calls that are gone.
+    One text must begin with the other, or the sent text must name the missing calls.
     """
     calls, sent_calls = [[item for item in answer if item[0] == "call"] for answer in (stored, sent)]
     if not stored or (sent_calls and sent_calls != calls):
@@ -433,7 +398,7 @@ def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
 
 
 def contains_other(one: Meaning | None, other: Meaning) -> bool:
-    """Whether both are messages of one role, not the assistant's, and the text of one is a part of the text of the other."""
+    """Whether the text of one message contains the text of the other. False for answers."""
     if one is None or one[0] != "message" or one[1] == "assistant" or one[:2] != other[:2]:
         return False
     shorter, longer = sorted(("".join(texts_of(message)) for message in (one, other)), key=len)
@@ -441,5 +406,5 @@ def contains_other(one: Meaning | None, other: Meaning) -> bool:
 
 
 def texts_of(message: Meaning) -> list[str]:
-    """The texts of a message, without its images. Clients leave out the images of old messages."""
+    """The texts without the images, because clients leave out the images of old messages."""
     return [text for kind, text in zip(message[2::2], message[3::2], strict=True) if kind == "text"]

@@ -1,8 +1,6 @@
-"""Plans a random walk over transcripts: what a few chat clients send, request after request. Pure: a seed gives one plan.
+"""Plans a random walk: what a few chat clients send. Pure: a seed gives one plan.
 
-Each client keeps its own copy of its transcript, as real ones do, and sends it whole. Questions and answers come from a small vocabulary, so
-that different conversations often have equal words. A plan also fixes the provider's answers. So some of its rounds can be
-left out, and the others can still be run.
+The small vocabulary makes many messages equal. Rounds can be left out, because a plan fixes the provider's answers.
 """
 
 import random
@@ -37,14 +35,13 @@ Kind = Literal["begin", "continue", "repeat", "edit", "cut", "skip", "rewrite", 
 
 
 class Answer(Struct, frozen=True):
-    """What the provider answers. `calls`: (id, name, arguments) of each tool call. `reasoning`: sent in a field of its own."""
+    """A planned answer of the provider. `calls`: (id, name, arguments) of each tool call."""
 
     text: str
     calls: tuple[tuple[str, str, str], ...] = ()
     reasoning: str = ""
 
     def message(self) -> Json:
-        """The answer as a plain client keeps it."""
         calls = [
             {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
             for call_id, name, arguments in self.calls
@@ -54,11 +51,10 @@ class Answer(Struct, frozen=True):
 
 
 class PlannedRequest(Struct, frozen=True, kw_only=True):
-    """One request. `number`: unique in the plan. `messages`: the transcript as it is sent, after `instructions`. `api`: the process that it is sent to.
+    """A request of the plan. `messages`: sent after `instructions`. `api`: the process that it is sent to.
 
-    `user`: the end user's id; None: not sent. It is sent in the field `safety_identifier` if `by_safety_identifier`, otherwise in `user`.
-    `store`: None if the field is not sent. `name`: the client's own name of the conversation. `echoes`: the number of an earlier request,
-    whose conversation the client names by its id.
+    `name`: the client's own name of the conversation. `echoes`: the number of an earlier request, whose
+    conversation this request names by its id.
     """
 
     number: int
@@ -78,9 +74,9 @@ class PlannedRequest(Struct, frozen=True, kw_only=True):
 
 
 class Deletion(Struct, frozen=True):
-    """Deletes the conversation of the request `number`, or one of this conversation's own items.
+    """Deletes an item or the conversation of the request `number`.
 
-    `at`: the place of the item, from 0 (the first) to below 1 (the last). None: the conversation is deleted.
+    `at`: the place of the item, from 0 (first) to below 1 (last). None: the conversation is deleted.
     """
 
     number: int
@@ -88,10 +84,7 @@ class Deletion(Struct, frozen=True):
 
 
 class Kill(Struct, frozen=True):
-    """Kills the api number `api` while the requests of the round run.
-
-    The kill comes `seconds` after the provider has received `received` of the requests that were sent to this api.
-    """
+    """The kill comes `seconds` after the provider has received `received` of the requests."""
 
     api: int
     received: int
@@ -99,9 +92,9 @@ class Kill(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """Requests that are sent at the same time. While they run, `deletion` deletes something, or `kill` kills an api. A round may be a deletion alone.
+    """Requests that are sent at once. `hangs_up`: the clients disconnect before they have the answer.
 
-    `hangs_up`: the clients disconnect before they have the answer. `repeats`: each request has a key, and is sent again with this key.
+    `repeats`: each request is sent again with its key.
     """
 
     requests: tuple[PlannedRequest, ...] = ()
@@ -113,7 +106,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Chat:
-    """A client's own copy of a transcript. `number`: the number of its last request. `sent_instead`: what it sends in place of the last message, once."""
+    """A client's copy of its transcript. `sent_instead`: replaces the last message in the next request."""
 
     subject: str
     user: str | None
@@ -134,7 +127,7 @@ class Chat:
 
 
 class Planner:
-    """Draws the rounds of one walk. `kills`: the probability that a round kills an api. `names`: whether clients name conversations."""
+    """Draws the rounds of a plan. `kills`: the probability that a round kills an api."""
 
     def __init__(self, seed: int, *, kills: float = 0.0, names: bool = False) -> None:
         self._rng = random.Random(seed)
@@ -144,7 +137,6 @@ class Planner:
         self._count = 0
 
     def rounds(self, requests: int) -> list[Round]:
-        """Rounds that have at least `requests` requests together."""
         rounds: list[Round] = []
         while self._count < requests:
             rounds.append(self._round())
@@ -169,10 +161,6 @@ class Planner:
         return Round(requests=(self._request(chat, is_answered=True),), repeats=repeats)
 
     def _killed_round(self) -> Round:
-        """Up to three requests to the api that is killed. If there are at least two requests, the last one goes to the other api.
-
-        The clients keep no answers of the killed api.
-        """
         rng = self._rng
         api = rng.randint(0, 1)
         chats = rng.sample(self._chats, min(len(self._chats), rng.randint(2, 4))) or [self._new_chat()]
@@ -182,7 +170,6 @@ class Planner:
         return Round(requests=tuple(requests), kill=Kill(api, rng.randint(0, len(requests)), rng.uniform(0, 0.02)))
 
     def _at_once(self, chat: Chat) -> tuple[PlannedRequest, ...]:
-        """Two or three requests that begin with the same transcript. Half of the time they are equal."""
         rng = self._rng
         twins = [chat, *(replace(chat, messages=[*chat.messages]) for _ in range(rng.randint(1, 2)))]
         if rng.random() < 0.5:
@@ -202,7 +189,6 @@ class Planner:
         return tuple(requests)
 
     def _repeat(self, chat: Chat, request: PlannedRequest) -> PlannedRequest:
-        """The same request once more, perhaps at the other api, perhaps in other shapes."""
         return self._sent(chat, request.kind, request.messages if self._rng.random() < 0.5 else chat.messages)
 
     def _chat(self) -> Chat:
@@ -220,7 +206,7 @@ class Planner:
             has_tools=rng.random() < 0.3,
             instructions=rng.choice(INSTRUCTIONS),
         )
-        if self._chats and rng.random() < 0.4:  # another person's words, or one's own in a new window
+        if self._chats and rng.random() < 0.4:  # another person's words, or a second window
             other = rng.choice(self._chats)
             chat.messages = [*other.messages]
             if rng.random() < 0.7:
@@ -235,7 +221,6 @@ class Planner:
             self._chats.pop(self._rng.randrange(len(self._chats) - 1))
 
     def _request(self, chat: Chat, *, is_answered: bool) -> PlannedRequest:
-        """The client's next request. The answer becomes a part of its transcript if `is_answered`."""
         rng = self._rng
         if rng.random() < 0.1:
             chat.instructions = rng.choice(INSTRUCTIONS)
@@ -318,10 +303,7 @@ class Planner:
                 return True
 
     def _continue(self, chat: Chat) -> None:
-        """Adds the outputs of the tools that the last answer calls.
-
-        Then adds the next question: always if the answer calls no tools, sometimes if it does.
-        """
+        """Adds the outputs of called tools, and perhaps the next question."""
         calls = chat.messages[-1].get("tool_calls") or []
         chat.messages = [
             *chat.messages,
@@ -341,7 +323,7 @@ class Planner:
         chat.messages = [*chat.messages, {"role": "user", "content": content}]
 
     def _drop_answer(self, chat: Chat) -> None:
-        """Sends the last question again: a regeneration, or a repeat after an answer that was lost."""
+        """A regeneration, or a repeat after a lost answer."""
         while chat.is_answered:
             chat.messages = chat.messages[:-1]
 
@@ -354,7 +336,7 @@ class Planner:
         self._continue_or_repeat(chat)
 
     def _skip(self, chat: Chat) -> None:
-        """Leaves out the middle, as interfaces do that keep the first question and the newest messages."""
+        """As interfaces that keep the first question and the newest messages."""
         questions = chat.indexes("user")
         chat.messages = [*chat.messages[: questions[1]], *chat.messages[self._rng.choice(questions[2:]) :]]
         self._continue_or_repeat(chat)
@@ -369,7 +351,7 @@ class Planner:
         self._continue_or_repeat(chat)
 
     def _decorate(self, chat: Chat) -> None:
-        """Sends the last question inside other words. The client's own copy keeps the plain question, so the next request has it."""
+        """The client's copy keeps the plain question."""
         self._continue_or_repeat(chat)
         last = chat.messages[-1]
         if last["role"] == "user" and isinstance(last["content"], str):
@@ -377,7 +359,6 @@ class Planner:
 
     @staticmethod
     def _rewritable(chat: Chat) -> list[int]:
-        """The indexes of the answers that have a text. The last answer is not among them."""
         return [index for index in chat.indexes("assistant")[:-1] if chat.messages[index]["content"]]
 
     def _continue_or_repeat(self, chat: Chat) -> None:

@@ -1,4 +1,4 @@
-"""The provider of a random walk (`walk_plan.py`). It gives each request the answer that was planned for it, and keeps the request's body."""
+"""The provider of a random walk gives each request its planned answer."""
 
 import threading
 from typing import Any
@@ -10,10 +10,7 @@ HOLD_TIMEOUT_SECONDS = 20.0
 
 
 class PlannedAnswers:
-    """`plan` fixes the answer of a request by its number, which the request has as its `seed`. `received`: the bodies that came, by number.
-
-    An answer that is held stops after its first part, until `release` is called or HOLD_TIMEOUT_SECONDS have passed.
-    """
+    """A request has its number as its `seed`. A held answer stops after its first part, until `release`."""
 
     def __init__(self) -> None:
         self.received: dict[int, list[dict[str, Any]]] = {}
@@ -48,4 +45,4 @@ class PlannedAnswers:
         exchange.text_chunk(finish_reason="tool_calls" if answer.calls else "stop")
         exchange.chunk(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9})
         exchange.end_stream()
-        exchange.provider.requests.clear()  # `received` has them too, and there are thousands
+        exchange.provider.requests.clear()  # there are thousands

@@ -1,4 +1,4 @@
-"""A store in memory that follows the rules of `walk_model.py`. `test_walk_checks.py` tests the checks of random walks with it. Pure."""
+"""A store in memory that follows the rules of `walk_model.py`. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -30,10 +30,9 @@ from tests.end_to_end.walk_plan import PlannedRequest, Round
 
 
 class RuleStore:
-    """A store in memory. It answers one request after the other. `events` has the log.
+    """Answers requests, and keeps the events. Subclasses break a rule.
 
-    Subclasses break a rule, or change one of these values. `first_listed`: which request of a conversation makes it listed (2: the second one).
-    `only_at_head`: all replies are appended at the head. `always_opens_branches`: replies at the head open branches too.
+    `first_listed`: which request of a conversation makes it listed.
     """
 
     first_listed = 2
@@ -61,7 +60,7 @@ class RuleStore:
                 self.retract(items[int(planned.deletion.at * len(items))])
 
     def _names_deleted(self, request: PlannedRequest) -> bool:
-        """Whether the request names a deleted conversation by its id. Such a request is refused."""
+        """Whether the request names a deleted conversation by its id. Then it is refused."""
         conversation_id = None if request.echoes is None else self._conversation_of.get(request.echoes)
         return conversation_id is not None and self.model.conversations[conversation_id].is_deleted
 
@@ -85,15 +84,13 @@ class RuleStore:
         self._reply(request, transcript, conversation_id, self.new_items(messages, recognised), after)
 
     def new_items(self, items: Sequence[Item], recognised: Recognised) -> Sequence[Item]:
-        """The items of the transcript that are stored: those after the recognised ones."""
+        """The items after the recognised ones."""
         return items[recognised.length :]
 
     def _target(self, request: PlannedRequest, after: str | None) -> str:
-        """The conversation of the item `after`. A new conversation if it is None."""
         return self._start(request, None) if after is None else self.model.items[after].conversation_id
 
     def _start(self, request: PlannedRequest, after: str | None) -> str:
-        """Starts a conversation: a fork after the item `after`, or a new conversation if it is None. Returns its id."""
         fork = None
         if after is not None:
             fork = Fork(conversation_id=self.model.items[after].conversation_id, item_id=after, version=1)

@@ -1,4 +1,4 @@
-"""Runs a planned walk against a store of two apis, and checks each answer, what the provider got, and what the log has."""
+"""Runs a planned walk against two apis, and checks answers and log."""
 
 import asyncio
 import json
@@ -32,13 +32,13 @@ TOOLS = [
 ]
 
 _numbers = count(1)
-"""Numbers the requests of all walks of this process. The provider knows a request by its number."""
+"""Numbers the requests of all walks of this process."""
 
 _names = count(1)
 
 
 class WalkStore(Struct):
-    """What a walk needs of the store that it runs against. `kill(n)`: kills the api number n (from 0), which the supervisor starts again."""
+    """The running store. `kill(n)`: kills the api number n (from 0)."""
 
     http: httpx.AsyncClient
     api_urls: Sequence[str]
@@ -64,7 +64,6 @@ class Walk:
         self._is_restarting = [False, False]
 
     async def run(self, planned: Round) -> None:
-        """Sends the requests of a round at the same time, and deletes, kills or disconnects as the round says. Then checks the log and, if the clients did not disconnect, the answers."""
         if planned.deletion is not None:
             await self._run_and_delete(planned.requests, planned.deletion)
         elif planned.kill is not None:
@@ -93,7 +92,7 @@ class Walk:
         self._check_prefixes()
 
     async def _hang_up(self, requests: Sequence[PlannedRequest]) -> None:
-        """The clients disconnect when the provider has begun to answer."""
+        """The clients disconnect after the provider has got the requests."""
         sending = [asyncio.create_task(self._send(request, is_held=True)) for request in requests]
         await self._wait_until_received(requests, len(requests))
         for task in sending:
@@ -103,10 +102,7 @@ class Walk:
         self.checks.observe(self._store.log.new())
 
     async def _run_and_delete(self, requests: Sequence[PlannedRequest], deletion: Deletion) -> None:
-        """The deletion comes while the provider answers the requests. If their conversation is deleted, they may fail.
-
-        On a loaded machine, the deletion may come before the requests are recorded, but after their transcripts were compared.
-        """
+        """Requests of a deleted conversation may fail."""
         sending = [asyncio.create_task(self._send(request, is_held=True)) for request in requests]
         await self._wait_until_received(requests, len(requests))
         await self._delete(deletion)
@@ -130,14 +126,14 @@ class Walk:
         await asyncio.to_thread(self._store.kill, kill.api)
         self._store.answers.release()
         answers = await asyncio.gather(*sending)
-        await asyncio.sleep(0.05)  # a commit that was sent may be carried out after its process is gone
+        await asyncio.sleep(0.05)  # Postgres may still carry out a commit of the killed process
         self.checks.observe(self._store.log.new())
         for request, answer in zip(requests, answers, strict=True):
             if request.api != kill.api or answer.status == 200:
                 await self._check(request, answer)
 
     async def _wait_until_received(self, requests: Sequence[PlannedRequest], count: int) -> None:
-        """Waits until the provider has got `count` of the requests, but at most RECEIVED_TIMEOUT_SECONDS, because a request may be refused."""
+        """Gives up after RECEIVED_TIMEOUT_SECONDS, because a request may be refused."""
         with suppress(TimeoutError):
             await wait_until_async(
                 lambda: sum(len(self._bodies(request)) for request in requests) >= count, RECEIVED_TIMEOUT_SECONDS, ""
@@ -176,7 +172,6 @@ class Walk:
         return received(answer, is_stream=request.stream)
 
     async def _check(self, request: PlannedRequest, answer: Received) -> None:
-        """The answer is the planned one, its headers name what the log has, and the provider got exactly the messages, once."""
         what = f"request {request.number} ({request.kind})"
         if request.number in self._refused:  # it names a deleted conversation by its id
             assert (answer.status, self._bodies(request)) == (404, []), f"{what}: {answer.status} {answer.error}"
@@ -205,12 +200,11 @@ class Walk:
             await self._check_conversation(recorded.conversation_id)
 
     def _bodies(self, request: PlannedRequest) -> list[Json]:
-        """What the provider got for the request."""
         number = self._store_numbers.get(request.number)
         return [] if number is None else self._store.answers.received[number]
 
     async def _check_context(self, recorded: RecordedRequest) -> None:
-        """The request is shown as it was sent. If something that it quotes is deleted, the request is blanked."""
+        """Compares the request that the API shows with the sent one. A request with deleted items is shown blanked."""
         request = recorded.request
         what = f"request {request.number} ({request.kind})"
         bodies = self._bodies(request)
@@ -232,7 +226,7 @@ class Walk:
             assert shown["request"] == bodies[0], what
 
     async def _check_conversation(self, conversation_id: str) -> None:
-        """The API shows the items that the conversation has in the model, and only to the conversation's owner."""
+        """The API shows the conversation's items, and only to its owner."""
         model = self.checks.model
         conversation = model.conversations[conversation_id]
         path = f"/v1/conversations/{conversation_id}/items?limit=100&order=asc"
@@ -246,7 +240,6 @@ class Walk:
             assert shown == expected, f"{conversation_id} shows {shown} instead of {expected}"
 
     async def _check_list(self, subject: str) -> None:
-        """The subject's list has the conversations with two requests or more."""
         expected = {
             conversation_id
             for conversation_id, conversation in self.checks.model.conversations.items()
@@ -258,10 +251,7 @@ class Walk:
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
     def _check_prefixes(self) -> None:
-        """`transcript_prefixes` has a row for each item at which a transcript is recognised or a conversation was named.
-
-        It has no row of a deleted conversation, of a deleted item, or of an item below a deleted one.
-        """
+        """The items with rows are those at which a transcript is recognised, and those that a name leads to."""
         model = self.checks.model
         for conversation_id in model.conversations:
             rows = self._store.log.rows(
@@ -273,7 +263,7 @@ class Walk:
             assert expected <= found, f"rows of {conversation_id} are missing: {expected - found}"
 
     async def _delete(self, deletion: Deletion) -> None:
-        """Deletes the conversation of a request or one of its items, unless it was deleted before or was never stored."""
+        """Does nothing if there is nothing to delete."""
         recorded = self.checks.recorded.get(self._store_numbers.get(deletion.number, -1))
         if recorded is None or self.checks.model.conversations[recorded.conversation_id].is_deleted:
             return
@@ -288,7 +278,6 @@ class Walk:
         assert answer.status_code == 200, f"DELETE {path}: {answer.text}"
 
     async def _all(self, subject: str, path: str) -> list[Json]:
-        """The entries of all pages of a list."""
         entries: list[Json] = []
         while True:
             after = f"&after={entries[-1]['id']}" if entries else ""
@@ -299,7 +288,7 @@ class Walk:
                 return entries
 
     async def _get(self, subject: str, path: str) -> httpx.Response:
-        """The answer. Tries again after a 503: on a loaded machine the views may be behind for longer than an api waits."""
+        """Repeats a GET while the answer is a 503, because views may be behind for longer than an api waits."""
         url = await self._api_url(self.sent % 2)
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             while True:
@@ -312,7 +301,7 @@ class Walk:
         return {"authorization": f"Bearer {self._tokens[subject]}"}
 
     async def _api_url(self, api: int) -> str:
-        """The url of this api, or of the other one while this one is being restarted."""
+        """The other api's URL while this api restarts."""
         if self._is_restarting[api] and not await self._is_ready(api):
             api = 1 - api
             assert not self._is_restarting[api]
@@ -334,7 +323,6 @@ class Walk:
 
 
 async def _four_at_a_time(check: Callable[[Any], Awaitable[None]], values: Iterable[Any]) -> None:
-    """Carries out the check for each value, four at a time."""
     slots = asyncio.Semaphore(4)
 
     async def one(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres that disturbs an append that takes one round trip. `Interference` lists the ways.
+"""A proxy in front of Postgres that disturbs an append in one round trip.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
@@ -16,12 +16,9 @@ _SYNC = b"S\0\0\0\4"
 
 
 class Interference(Enum):
-    """What the proxy does to an append.
+    """What the proxy does to the next append. Ready is the answer's last message. Sync makes the append commit.
 
-    `READY_IS_LOST`: the answer arrives without its last message, ReadyForQuery. `READY_IS_GARBLED`: an invalid message
-    arrives instead of ReadyForQuery. `READY_COMES_TWICE`: a second ReadyForQuery follows, which answers no request.
-    `SYNC_IS_LOST`: the server never gets the message Sync, so it does not commit the append. `LATE`: the client is
-    disconnected at once, and the server gets the append only when `release` is set.
+    `LATE`: the client is disconnected, and the server gets the append when `release` is set.
     """
 
     READY_IS_LOST = auto()
@@ -32,11 +29,10 @@ class Interference(Enum):
 
 
 class InterferingProxy:
-    """Connect through `url`. `interfere(…)` applies to the next append. `done` is set when a late append was executed.
+    """Disturbs an append, and forwards everything else. `done` is set when a late append was executed.
 
-    `lose_insert`: the next append that is made under the lock (`log.py`) is lost. The proxy lets the late append run, and then disconnects the
-    client. `lose_select`: the next SELECT of the streams is lost. From then on the proxy is `down`: it breaks every
-    connection.
+    `lose_insert`: the next append under the lock is lost. Its client learns this after the late append was executed.
+    `lose_select`: the next SELECT of streams is lost, and then every connection breaks.
     """
 
     def __init__(self, url: str) -> None:
@@ -114,7 +110,6 @@ class InterferingProxy:
                 server.shutdown(socket.SHUT_WR)
 
     def _is_lost(self, data: bytes) -> bool:
-        """Whether `lose_select` or `lose_insert` drops this data."""
         if self.lose_select and b"AS s (tenant, id, version" in data:
             self.lose_select, self.down = False, True
             return True

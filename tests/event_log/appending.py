@@ -1,4 +1,4 @@
-"""Opens an EventLog for a test, and makes the requests that the test appends."""
+"""Opens an EventLog for a test, and makes requests."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ def request(conversation_id: str, command: Command, **changes: Any) -> AppendReq
 
 
 def with_key(key: str, fingerprint: bytes = b"f") -> dict[str, Any]:
-    """Fields that give a request an idempotency key. The answer that is stored with the key is the version."""
+    """Arguments of `request`: an idempotency key, whose stored answer is the version."""
     return {"idempotency": IdempotencyKey(key, fingerprint), "answer": lambda appended: b"%d" % appended.version}
 
 
@@ -41,7 +41,6 @@ def append_texts(*texts: str) -> AppendItems:
 
 
 async def start(events: EventLog) -> str:
-    """Starts a conversation and returns its id."""
     conversation_id = mint("conv")
     command = StartConversation(conversation_id=conversation_id, tenant="acme", owner="ann")
     await events.append(request(conversation_id, command))
@@ -49,5 +48,4 @@ async def start(events: EventLog) -> str:
 
 
 def texts(log: Log, conversation_id: str) -> list[str]:
-    """The texts of the conversation's items in the log, in order."""
     return [event.item.decode() for event in log.events(conversation_id) if hasattr(event, "item")]

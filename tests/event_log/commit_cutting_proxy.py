@@ -1,9 +1,4 @@
-"""A proxy in front of Postgres that can lose the answers to commits.
-
-To lose an answer, it forwards the COMMIT, waits for the answer, and disconnects the client. An
-append in one round trip commits without a COMMIT. The proxy recognises such an append by the name of its prepared
-statement, `append_at_once`.
-"""
+"""A proxy in front of Postgres that can lose the answers to commits."""
 
 import socket
 import threading
@@ -13,11 +8,6 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """Connect through `url`. `lose_commits(n)`: the next n commits are executed, and their answers are lost.
-
-    `lost` counts the lost answers, `seen` counts all commits.
-    """
-
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -67,12 +57,12 @@ class CuttingProxy:
     def _back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         try:
             while data := server.recv(65536):
-                if cut.is_set():  # Postgres has committed. The client must not get this answer.
+                if cut.is_set():  # the answer to the commit
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)
         except OSError:
-            pass  # the server has reset the connection: the client's connection must end too
+            pass  # the client's connection must end too
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 

@@ -1,7 +1,7 @@
 """A proxy in front of Postgres that delays a commit, or the answer to a commit.
 
-While a commit is delayed, the statements before it have run, and the append lock is held. An append in one round trip
-commits at its message Sync. An append in a transaction commits at its COMMIT.
+During a delayed commit the append lock is held.
+
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
@@ -15,17 +15,15 @@ from urllib.parse import urlsplit
 
 Part = Literal["commit", "answer"]
 CommitKind = Literal["at once", "COMMIT"]
-"""How an append commits: in its one round trip, or with the COMMIT of a transaction of several round trips."""
+"""How an append commits: in one round trip, or with the COMMIT of a transaction."""
 
 _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class DelayingProxy:
-    """Connect through `url`. `delay("commit")`: the next commit reaches the server late.
+    """`delay` delays the next commit or its answer. `delaying` is set meanwhile.
 
-    `delay("answer")`: the answer to the next commit reaches the client late. `lose`: after the delay the connection is
-    cut, so the commit or the answer never arrives. `delaying` is set during a delay. `delayed` lists the kind of each
-    delayed commit.
+    `lose`: the connection is cut after the delay.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
@@ -99,7 +97,6 @@ class DelayingProxy:
             state.ended.set()
 
     def _take(self, kind: CommitKind) -> tuple[Part | None, bool]:
-        """Which part of this commit to delay, and whether to cut the connection then. Each call of `delay` is used once."""
         with self._lock:
             if self._next is None:
                 return None, False
@@ -114,7 +111,7 @@ class DelayingProxy:
 
 
 class _ConnectionState:
-    """The state that the two directions of one connection share."""
+    """Shared by the two directions of one connection."""
 
     def __init__(self) -> None:
         self.delay_answer = threading.Event()
@@ -123,7 +120,7 @@ class _ConnectionState:
 
 
 class _Messages:
-    """Splits what a client sends into messages, and finds the messages that commit an append."""
+    """Finds the messages that commit an append."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -139,7 +136,7 @@ class _Messages:
             yield message, self._commit_kind(message[:1], message[5:])
 
     def _next(self) -> bytes | None:
-        """The next complete message, or None. The first messages have no type byte, and may request encryption."""
+        """The next whole message, or None. The first messages have no type byte, and may request encryption."""
         length_at, needed = (1, 5) if self._started else (0, 8)
         if len(self._buffer) < needed:
             return None
@@ -158,7 +155,7 @@ class _Messages:
             case b"P":  # the statement's name, its text
                 name, text = body.split(b"\0", 2)[:2]
                 self._statements[name] = text
-            case b"B":  # the portal's name, the statement's name; a statement made by PREPARE is known by its name only
+            case b"B":  # the portal's name, the statement's name; after a PREPARE, the text is not known
                 name = body.split(b"\0", 2)[1]
                 self._bound = self._statements.get(name, name)
             case b"E":

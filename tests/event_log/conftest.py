@@ -1,5 +1,3 @@
-"""Fixtures of the event log's tests."""
-
 from collections.abc import AsyncIterator
 
 import pytest

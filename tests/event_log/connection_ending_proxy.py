@@ -1,6 +1,6 @@
 """A proxy in front of Postgres that ends connections like a dying server.
 
-The client gets the last message and the end of the connection at the same moment.
+The last message and the end of the connection arrive together.
 """
 
 import selectors
@@ -16,8 +16,6 @@ _SELECT_SECONDS = 0.02
 
 
 class EndingProxy:
-    """Connect through `url`. `end` returns when all connections have ended."""
-
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._server_address = (parts.hostname, parts.port)
@@ -29,14 +27,15 @@ class EndingProxy:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._servers: dict[socket.socket, socket.socket] = {}
-        """For each socket to a client, the socket to the server."""
-        # One thread serves all connections. A second thread inside `recv` would keep a connection open after `end`.
+        """The sockets to the server, by the socket to the client."""
+        # One thread serves all connections, because another thread inside `recv` would keep a connection open after
+        # `end`.
         threading.Thread(target=self._forward, daemon=True).start()
 
     def end(self, last_bytes: bytes, *, reset: bool) -> None:
         """Sends these bytes to each client and closes its connection.
 
-        `reset`: closes it with a TCP reset, like a server that has not read everything that the client sent.
+        `reset`: with a TCP reset, like a server that has not read everything.
         """
         with self._lock:
             for client in list(self._servers):
@@ -55,7 +54,7 @@ class EndingProxy:
     def _forward(self) -> None:
         while not self._closed:
             for key, _ in self._selector.select(_SELECT_SECONDS):
-                with self._lock:  # `end` or `close` may have closed the connection meanwhile
+                with self._lock:  # `end` or `close` may have closed the connection
                     if key.data is None and not self._closed:
                         self._accept()
                     elif key.data in self._servers:
@@ -91,7 +90,7 @@ def ending_proxy(url: str) -> Iterator[EndingProxy]:
 
 
 def last_message(kind: bytes, severity: bytes, text: bytes) -> bytes:
-    """The last message of a server that ends: a notice (kind `N`) or an error (kind `E`).
+    """A server's last message: a notice (kind `N`) or an error (kind `E`).
 
     https://www.postgresql.org/docs/current/protocol-message-formats.html
     """

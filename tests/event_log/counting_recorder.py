@@ -12,10 +12,9 @@ from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 
 
 class Counts(Struct):
-    """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that they appended.
+    """What appends caused. `locked`: transactions with the append lock. `inserted`: rows inserted there.
 
-    `reads`: statements that read the rows of streams. `streams`: how many streams these statements read, in total.
-    `states_read_locked`: how many events were read while the lock was held.
+    `reads`: statements that read streams. `states_read_locked`: events read under the lock.
     """
 
     locked: int = 0
@@ -27,7 +26,6 @@ class Counts(Struct):
 
 
 def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
-    """Returns a recorder type for `open_log`, and its counts."""
     counts = Counts()
 
     class CountingRecorder(ConversationRecorder):

@@ -1,7 +1,4 @@
-"""Each append is stored once, completely and in one order.
-
-That holds when connections break, when clocks go back, and when other commands of the batch are refused.
-"""
+"""Each append is stored once, completely and in one order."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -27,9 +24,7 @@ from tests.event_log.commit_cutting_proxy import cutting_proxy
 from tests.log import Log
 
 
-async def test_given_two_writers_on_one_conversation_then_versions_have_one_order_and_no_gaps(
-    settings: Settings, log: Log
-) -> None:
+async def test_versions_of_two_writers_have_one_order_and_no_gaps(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as one, open_log(settings.postgres_url) as other:
         conversation_id = await start(one)
         answers = await asyncio.gather(
@@ -45,7 +40,7 @@ async def test_given_two_writers_on_one_conversation_then_versions_have_one_orde
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with keys"])
 @pytest.mark.parametrize("locked", [False, True], ids=["in one round trip", "under the lock"])
-async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repeated(
+async def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
     settings: Settings, log: Log, keyed: bool, locked: bool
 ) -> None:
     def keys(text: str) -> dict[str, Any]:
@@ -61,7 +56,7 @@ async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repe
             await events.append(pin)
             for n in range(5):
                 proxy.lose_commits(1)
-                # A command that names an item is decided under the lock, and so are the others of its conversation.
+                # A command that names an item is decided under the lock, with the others of its conversation.
                 pins = [pin] if locked else []
                 answers = await asyncio.gather(
                     *(
@@ -84,7 +79,7 @@ async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repe
     assert log.versions(conversation_id) == list(range(1, 24))
 
 
-async def test_given_connections_cut_at_random_then_nothing_is_lost_or_appended_twice(
+async def test_with_connections_cut_at_random_nothing_is_lost_or_appended_twice(
     events: EventLog, settings: Settings, log: Log
 ) -> None:
     conversation_id = await start(events)
@@ -110,9 +105,7 @@ async def test_given_connections_cut_at_random_then_nothing_is_lost_or_appended_
         assert own == [f"{writer}-{n}" for n in range(25)]
 
 
-async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_go_back_and_the_chain_covers_every_column(
-    settings: Settings, log: Log
-) -> None:
+async def test_recorded_times_do_not_go_back_and_the_hash_covers_each_field(settings: Settings, log: Log) -> None:
     times = iter([datetime(2026, 1, 1, 0, 0, n, 123_456, tzinfo=UTC) for n in (5, 3, 9, 1, 1, 1)])
     async with open_log(settings.postgres_url, lambda: next(times)) as events:
         conversation_id = await start(events)
@@ -168,7 +161,7 @@ async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_go_back_a
         previous = stored
 
 
-def test_given_the_two_times_of_a_repeated_hour_then_each_gets_the_row_of_its_time_in_utc() -> None:
+def test_both_times_of_a_repeated_hour_are_stored_in_utc() -> None:
     fields: dict[str, Any] = {"version": 1, "topic": "", "state": b"", "tenant": "", "item_id": None, "subject": ""}
     fields |= {"originator_id": mint_uuid(), "command_id": None, "correlation_id": ""}
     summer = datetime(2025, 10, 26, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
@@ -178,7 +171,7 @@ def test_given_the_two_times_of_a_repeated_hour_then_each_gets_the_row_of_its_ti
         assert local.recorded_at.utcoffset() == timedelta(0)
 
 
-async def test_given_a_batch_with_refused_commands_then_the_others_are_appended(events: EventLog, log: Log) -> None:
+async def test_refused_commands_of_a_batch_do_not_stop_the_others(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         events.append(request(conversation_id, append_texts("a"))),
@@ -194,7 +187,7 @@ async def test_given_a_batch_with_refused_commands_then_the_others_are_appended(
     assert texts(log, conversation_id) == ["a", "b"]
 
 
-async def test_given_a_command_that_postgres_rejects_then_it_fails_alone(events: EventLog, log: Log) -> None:
+async def test_a_command_that_postgres_rejects_fails_alone(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         events.append(request(conversation_id, append_texts("a"))),
@@ -206,9 +199,7 @@ async def test_given_a_command_that_postgres_rejects_then_it_fails_alone(events:
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_given_a_tenant_that_fills_its_share_of_the_queue_then_more_commands_are_refused_and_queued_ones_are_appended(
-    events: EventLog, log: Log
-) -> None:
+async def test_a_full_share_of_the_queue_refuses_more_and_appends_the_queued(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(2 * MAX_QUEUED_COMMANDS)),
@@ -219,7 +210,7 @@ async def test_given_a_tenant_that_fills_its_share_of_the_queue_then_more_comman
     assert len(texts(log, conversation_id)) == len(appended) >= MAX_SHARE * MAX_QUEUED_COMMANDS
 
 
-async def test_given_a_cancelled_caller_then_its_append_is_stored(events: EventLog, log: Log) -> None:
+async def test_an_append_is_stored_although_its_caller_is_cancelled(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     cancelled = asyncio.create_task(events.append(request(conversation_id, append_texts("before"))))
     await asyncio.sleep(0)
@@ -228,7 +219,7 @@ async def test_given_a_cancelled_caller_then_its_append_is_stored(events: EventL
     assert texts(log, conversation_id) == ["before", "after"]
 
 
-async def test_given_eighteen_megabytes_at_once_then_all_are_appended(events: EventLog, log: Log) -> None:
+async def test_eighteen_megabytes_at_once_are_appended(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     await asyncio.gather(
         *(events.append(request(conversation_id, append_texts("x" * 900_000), size=900_000)) for _ in range(20))
@@ -236,7 +227,7 @@ async def test_given_eighteen_megabytes_at_once_then_all_are_appended(events: Ev
     assert log.versions(conversation_id) == list(range(1, 22))
 
 
-async def test_given_equal_commands_in_one_batch_when_only_the_first_changes_something_then_all_get_the_same_position(
+async def test_equal_commands_in_one_batch_get_the_same_position(
     events: EventLog,
 ) -> None:
     conversation_id = await start(events)

@@ -1,4 +1,4 @@
-"""Appends while connections, servers or our own code fail: nothing is appended twice, and no caller gets a wrong answer."""
+"""Appends while connections, servers or our own code fail."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -26,7 +26,7 @@ SHORT_TIMEOUT_SECONDS = 1.0
 
 
 async def outcome(append: Awaitable[Appended]) -> str:
-    """What the caller of `append` learns: `appended VERSION`, `unknown`, `not appended`, or the name of the error."""
+    """`appended VERSION`, `unknown`, `not appended`, or the name of the error."""
     try:
         return f"appended {(await append).version}"
     except LogUnavailable as error:
@@ -36,7 +36,6 @@ async def outcome(append: Awaitable[Appended]) -> str:
 
 
 def chain_is_valid(log: Log) -> bool:
-    """Whether each event's hash is the hash of its columns and of the previous event's hash."""
     rows = log.rows(
         "SELECT originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject, command_id,"
         " correlation_id, chain_hash FROM events ORDER BY originator_id, originator_version"
@@ -54,9 +53,7 @@ def chain_is_valid(log: Log) -> bool:
 
 
 @pytest.mark.parametrize("late", ["positions", "nothing, because the stream moved", "an error"])
-async def test_given_an_answer_without_its_last_message_when_more_appends_follow_then_none_of_them_gets_that_answer(
-    settings: Settings, log: Log, late: str
-) -> None:
+async def test_an_incomplete_answer_is_not_given_to_a_later_append(settings: Settings, log: Log, late: str) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with (
             open_log(proxy.url, append_timeout_seconds=SHORT_TIMEOUT_SECONDS) as events,
@@ -79,7 +76,7 @@ async def test_given_an_answer_without_its_last_message_when_more_appends_follow
     assert chain_is_valid(log)
 
 
-async def test_given_an_error_of_libpq_itself_then_the_outcome_is_looked_up(settings: Settings, log: Log) -> None:
+async def test_after_an_error_of_libpq_itself_the_outcome_is_looked_up(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url) as events:
             one, other = await start(events), await start(events)
@@ -93,9 +90,7 @@ async def test_given_an_error_of_libpq_itself_then_the_outcome_is_looked_up(sett
     assert texts(log, other) == ["y"]
 
 
-async def test_given_a_message_that_answers_nothing_then_no_caller_is_left_waiting(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_message_that_answers_nothing_leaves_no_caller_waiting(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url) as events:
             one = await start(events)
@@ -107,9 +102,7 @@ async def test_given_a_message_that_answers_nothing_then_no_caller_is_left_waiti
     assert texts(log, one) == ["x", "y"]
 
 
-async def test_given_an_append_that_arrives_late_when_it_is_decided_again_then_it_is_stored_once(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_late_append_that_is_decided_again_is_stored_once(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url) as events:
             one = await start(events)
@@ -122,9 +115,7 @@ async def test_given_an_append_that_arrives_late_when_it_is_decided_again_then_i
     assert chain_is_valid(log)
 
 
-async def test_given_an_append_that_may_still_arrive_when_the_time_is_up_then_its_outcome_is_unknown(
-    settings: Settings, log: Log
-) -> None:
+async def test_an_append_that_may_still_arrive_has_an_unknown_outcome(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url, append_timeout_seconds=SHORT_TIMEOUT_SECONDS) as events:
             one = await start(events)
@@ -141,9 +132,7 @@ class ShortTransactions(ConversationRecorder):
     transaction_timeout_seconds = 2
 
 
-async def test_given_a_process_that_stops_before_its_commit_then_it_keeps_the_append_lock_for_a_limited_time(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_process_that_stops_before_its_commit_keeps_the_lock_briefly(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url, recorder_type=ShortTransactions) as events:
             one = await start(events)
@@ -159,7 +148,7 @@ async def test_given_a_process_that_stops_before_its_commit_then_it_keeps_the_ap
     assert texts(log, another) == ["y"]
 
 
-async def test_given_an_invalid_host_name_then_the_event_store_is_unavailable() -> None:
+async def test_with_an_invalid_host_name_the_event_store_is_unavailable() -> None:
     events = EventLog(
         "postgresql://postgres@postgres..local/nothing", Metrics(), append_timeout_seconds=SHORT_TIMEOUT_SECONDS
     )
@@ -169,7 +158,7 @@ async def test_given_an_invalid_host_name_then_the_event_store_is_unavailable() 
 
 
 class FailsOneLookUp(ConversationRecorder):
-    """The first look-up of rows with an unknown outcome fails. The error does not come from the connection."""
+    """The first look-up of an unknown outcome fails, although the connection works."""
 
     failed = False
 
@@ -180,7 +169,7 @@ class FailsOneLookUp(ConversationRecorder):
         return super().positions_of(curs, rows)
 
 
-async def test_given_a_batch_of_unknown_outcome_when_its_look_up_fails_then_its_commands_are_not_decided_again_one_by_one(
+async def test_commands_of_unknown_outcome_are_not_decided_again_if_the_look_up_fails(
     settings: Settings, log: Log
 ) -> None:
     with cutting_proxy(settings.postgres_url) as proxy:
@@ -199,14 +188,12 @@ async def test_given_a_batch_of_unknown_outcome_when_its_look_up_fails_then_its_
 
 
 @pytest.mark.parametrize("error", [None, MemoryError()], ids=["after the commit", "while the answer is awaited"])
-async def test_given_our_own_failure_after_an_append_was_sent_then_it_is_not_appended_again(
+async def test_after_our_own_failure_a_sent_append_is_not_appended_again(
     settings: Settings, log: Log, error: BaseException | None
 ) -> None:
     faulty = asyncio.Event()
 
     class Pipeline(PostgresPipeline):
-        """`call` executes the append. While `faulty` is set, it then raises `error`, or returns no positions."""
-
         async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
             answer = await super().call(values, timeout_seconds)
             if not faulty.is_set():

@@ -481,9 +481,9 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da573686f776e87a776657273696f6e05a672616e67657390a662756467657409a6746f6b656e7308a8656e636f64696e67a165a872656e646572657204ae726571756573745f736861323536c40103a6726561736f6ea677696e646f77a56173696465c3",
     ),
 )
-"""`EXTENDED_FROZEN` has the stored bytes of `EXTENDED`. `FROZEN` has the stored bytes of `EXAMPLES`, by topic.
+"""The stored bytes of EXTENDED. FROZEN has those of EXAMPLES, by topic.
 
-If a line of `FROZEN` or `EXTENDED_FROZEN` changes, events of that type that are stored already may become unreadable.
+If a line changes, stored events of that type may become unreadable.
 """
 
 
@@ -492,17 +492,17 @@ def test_every_event_has_an_example_and_its_own_topic() -> None:
     assert len(BY_TOPIC) == len(EVENTS)
 
 
-def test_given_each_example_then_its_encoded_bytes_are_the_frozen_ones() -> None:
+def test_the_encoded_bytes_of_each_example_are_the_frozen_ones() -> None:
     assert {example.topic: encode(example).hex() for example in EXAMPLES} == FROZEN
     assert tuple((example.topic, encode(example).hex()) for example in EXTENDED) == EXTENDED_FROZEN
 
 
-def test_given_the_frozen_bytes_then_they_decode_to_the_examples() -> None:
+def test_the_frozen_bytes_decode_to_the_examples() -> None:
     assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in FROZEN.items()) == EXAMPLES
     assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in EXTENDED_FROZEN) == EXTENDED
 
 
-def test_given_a_large_event_then_it_is_compressed_and_decodes_to_itself() -> None:
+def test_a_large_event_is_compressed_and_decodes_to_itself() -> None:
     large = ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=b"x" * 100_000, author="ann")
     stored = encode(large)
     assert stored[0] == 0x11
@@ -520,6 +520,6 @@ def test_given_a_large_event_then_it_is_compressed_and_decodes_to_itself() -> No
         ("item.appended", b"\x11junk"),
     ],
 )
-def test_given_unreadable_bytes_then_the_error_names_the_topic(topic: str, state: bytes) -> None:
+def test_the_error_of_unreadable_bytes_names_the_topic(topic: str, state: bytes) -> None:
     with pytest.raises(UnreadableEvent, match=topic):
         decode(topic, state)

@@ -1,4 +1,4 @@
-"""The estimated size of a request for a reply is close to the size of its event. The sizes of batches are limited by this estimate."""
+"""The estimated size of a request for a reply is close to the size of its event."""
 
 import pytest
 
@@ -23,7 +23,7 @@ IDS = tuple(f"msg_{number:032x}" for number in range(1_000))
         Transcript(parts=(TranscriptPart(items=IDS),)),
     ],
 )
-def test_the_estimate_of_a_request_includes_its_input_and_its_transcript(transcript: Transcript | None) -> None:
+def test_the_estimate_includes_the_input_and_the_transcript(transcript: Transcript | None) -> None:
     command = RequestReply(
         response_id="resp_1",
         model="m",

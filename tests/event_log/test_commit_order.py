@@ -1,4 +1,4 @@
-"""Positions become visible in commit order: a follower of the log misses nothing, however slow a commit is."""
+"""Positions become visible in commit order: a follower of the log misses nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,8 +29,6 @@ MORE_APPENDS = 5
 
 
 class Follower:
-    """Polls for events after the last position it has seen."""
-
     def __init__(self, read: Callable[[int], Awaitable[list[int]]]) -> None:
         self._read = read
         self.seen: list[int] = []
@@ -46,7 +44,7 @@ class Follower:
 
 @asynccontextmanager
 async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
-    """Three followers, which read the log by position in different ways. On exit, each polls once more."""
+    """Three followers, which read the log by position in different ways."""
     pool = make_pool(settings.postgres_url)
     await pool.open()
     reader = EventReader(pool)
@@ -96,7 +94,7 @@ def positions(log: Log) -> list[int]:
 async def keep_appending(
     events: EventLog, conversation_id: str, name: str, late: asyncio.Task[Appended]
 ) -> list[Appended]:
-    """Appends one item after the other. Ends when it has appended MORE_APPENDS items after `late` was done."""
+    """Appends until `late` is done, and then MORE_APPENDS items more."""
     answers: list[Appended] = []
     remaining = MORE_APPENDS
     while remaining:
@@ -108,7 +106,7 @@ async def keep_appending(
 @pytest.mark.parametrize("kind", ["at once", "COMMIT"])
 @pytest.mark.parametrize("lose", [False, True], ids=["late", "lost"])
 @pytest.mark.parametrize("part", ["commit", "answer"])
-async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss_nothing(
+async def test_followers_miss_nothing_when_a_commit_takes_a_second(
     settings: Settings, log: Log, part: Part, lose: bool, kind: CommitKind
 ) -> None:
     with delaying_proxy(settings.postgres_url) as proxy:
@@ -120,7 +118,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
             shared, own = await start(slow), await start(fast)
             first = append_texts("first")
             await slow.append(request(shared, first))
-            # RetractItem is decided under the lock, because the item must be looked up there. So it commits with COMMIT.
+            # RetractItem is decided under the lock, because its item is looked up there. So it commits with COMMIT.
             command = append_texts("late") if kind == "at once" else RetractItem(item_id=first.items[0].item_id)
             before = log.count()
             proxy.delay(part, lose=lose)
@@ -153,10 +151,8 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
         assert follower.seen == positions(log)
 
 
-async def test_given_inserts_without_the_append_lock_then_followers_do_miss_events(
-    settings: Settings, log: Log
-) -> None:
-    """Shows that the test above can fail. Here transactions insert without the lock, and the proxy delays one."""
+async def test_followers_do_miss_events_inserted_without_the_append_lock(settings: Settings, log: Log) -> None:
+    """Shows that the test above can fail."""
     with (
         delaying_proxy(settings.postgres_url) as proxy,
         psycopg.connect(proxy.url) as slow,
@@ -176,10 +172,9 @@ async def test_given_inserts_without_the_append_lock_then_followers_do_miss_even
 
 
 def insert(connection: psycopg.Connection, tenant: str) -> int:
-    """Inserts an event of a new stream and returns its position.
+    """Inserts an event without the append lock. Returns its position.
 
-    Use another tenant for each transaction. Each one updates the position of its tenant, so transactions of one tenant
-    would wait for each other.
+    Each transaction needs its own tenant: transactions of one tenant wait for each other.
     """
     event = ItemAppended(item_id=mint("msg"), parent_id=None, branch=0, depth=1, item=b"{}", author="ann")
     row = connection.execute(

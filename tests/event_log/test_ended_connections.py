@@ -1,6 +1,6 @@
-"""When Postgres ends its connections, our clients notice at once. They run on uvloop here, as in production.
+"""When Postgres ends its connections, our clients notice at once.
 
-The end of a connection arrives together with the server's last message.
+The tests run on uvloop, as in production.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ every_end = pytest.mark.parametrize(
 usual_end = pytest.mark.parametrize(
     ("last_bytes", "reset"), [(LAST_MESSAGES["a notice"], True)], ids=["a notice, reset"]
 )
-"""How Postgres ends its connections when it gets SIGQUIT."""
+"""How Postgres ends its connections after SIGQUIT."""
 
 
 @every_end
-def test_given_calls_in_flight_when_the_server_ends_then_their_outcome_is_unknown_at_once(
+def test_calls_in_flight_have_an_unknown_outcome_when_the_server_ends(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -70,7 +70,7 @@ def test_given_calls_in_flight_when_the_server_ends_then_their_outcome_is_unknow
 
 
 @usual_end
-def test_given_an_idle_connection_when_the_server_ends_then_the_next_call_succeeds(
+def test_the_next_call_succeeds_after_the_server_ended_an_idle_connection(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -92,7 +92,7 @@ def test_given_an_idle_connection_when_the_server_ends_then_the_next_call_succee
 
 
 @usual_end
-def test_given_look_ups_in_flight_when_the_server_ends_then_they_are_repeated_at_once(
+def test_look_ups_in_flight_are_repeated_when_the_server_ends(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -118,7 +118,7 @@ def test_given_look_ups_in_flight_when_the_server_ends_then_they_are_repeated_at
 
 
 @usual_end
-def test_given_a_read_when_the_server_ends_then_the_read_fails_at_once_and_the_next_one_succeeds(
+def test_a_read_fails_at_once_when_the_server_ends_and_the_next_succeeds(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -139,7 +139,7 @@ def test_given_a_read_when_the_server_ends_then_the_read_fails_at_once_and_the_n
 
 
 @usual_end
-def test_given_a_listener_when_the_server_ends_then_it_listens_again_at_once(
+def test_a_listener_listens_again_at_once_after_the_server_ended(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -158,7 +158,6 @@ def test_given_a_listener_when_the_server_ends_then_it_listens_again_at_once(
 
 
 async def wait_for_backend(settings: Settings, wait_event: str) -> None:
-    """Returns when a backend of this database waits for this event."""
     statement = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s"
     async with (
         asyncio.timeout(10),

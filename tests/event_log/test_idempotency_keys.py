@@ -25,9 +25,7 @@ from tests.log import Log
 from tests.queries.conftest import eventually
 
 
-async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_first_answer(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_key_that_is_repeated_after_a_restart_gets_the_first_answer(settings: Settings, log: Log) -> None:
     key = IdempotencyKey("k", b"f")
     body = lambda appended: f"at {appended.version}".encode()  # noqa: E731
     async with open_log(settings.postgres_url) as events:
@@ -54,7 +52,7 @@ async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_
     assert texts(log, conversation_id) == ["a"]
 
 
-async def test_given_an_expired_key_then_it_counts_as_new(settings: Settings, log: Log) -> None:
+async def test_an_expired_key_counts_as_new(settings: Settings, log: Log) -> None:
     key, now = IdempotencyKey("k", b"f"), [utc_now()]
     async with open_log(settings.postgres_url, lambda: now[0], keep_keys=timedelta(hours=2)) as events:
         conversation_id = await start(events)
@@ -72,7 +70,7 @@ async def test_given_an_expired_key_then_it_counts_as_new(settings: Settings, lo
     assert texts(log, conversation_id) == ["a", "a", "b"]
 
 
-async def test_given_an_expired_key_then_readers_do_not_find_it(settings: Settings, reader: EventReader) -> None:
+async def test_readers_do_not_find_an_expired_key(settings: Settings, reader: EventReader) -> None:
     now = [datetime.now(UTC) - timedelta(hours=2)]
     async with open_log(settings.postgres_url, lambda: now[0]) as events:
         await events.append(request(await start(events), append_texts("x"), **with_key("k")))
@@ -83,7 +81,7 @@ async def test_given_an_expired_key_then_readers_do_not_find_it(settings: Settin
         await reader.of(ANN).first_answer(IdempotencyKey("k", b"other"), now[0])
 
 
-async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(settings: Settings, log: Log) -> None:
+async def test_expired_keys_are_deleted_when_a_process_starts(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         await events.append(request(await start(events), append_texts("a"), **with_key("k")))
     assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
@@ -91,9 +89,7 @@ async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(se
         await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
 
 
-async def test_given_a_wrong_clock_then_no_key_is_deleted_early_and_none_is_kept_for_ever(
-    settings: Settings, log: Log
-) -> None:
+async def test_with_a_wrong_clock_no_key_is_deleted_early_or_kept_for_ever(settings: Settings, log: Log) -> None:
     keep, week = timedelta(days=1), timedelta(days=7)
     with Datastore(settings.postgres_url) as datastore:
         recorder = ConversationRecorder(datastore)
@@ -107,14 +103,14 @@ async def test_given_a_wrong_clock_then_no_key_is_deleted_early_and_none_is_kept
         assert recorder.delete_keys(utc_now(), timedelta(0), limit=10) == 2
 
 
-async def test_given_a_command_that_changed_nothing_then_its_key_is_free(events: EventLog) -> None:
+async def test_the_key_of_a_command_that_changed_nothing_is_free(events: EventLog) -> None:
     conversation_id = await start(events)
     await events.append(request(conversation_id, ReopenConversation(), **with_key("k")))
     appended = await events.append(request(conversation_id, EndConversation(), **with_key("k", b"other")))
     assert (appended.conversation.status, appended.replayed) == ("ended", False)
 
 
-async def test_given_a_deleted_conversation_then_a_key_does_not_repeat_an_answer_from_it(events: EventLog) -> None:
+async def test_after_a_deletion_only_the_key_of_the_deletion_repeats_its_answer(events: EventLog) -> None:
     conversation_id = await start(events)
     await events.append(request(conversation_id, append_texts("secret"), **with_key("appended")))
     await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))
@@ -123,7 +119,7 @@ async def test_given_a_deleted_conversation_then_a_key_does_not_repeat_an_answer
     assert (await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))).replayed
 
 
-async def test_given_a_conversation_that_is_no_longer_shared_then_a_key_does_not_repeat_an_answer_from_it(
+async def test_a_key_repeats_no_answer_of_a_conversation_no_longer_shared(
     events: EventLog,
 ) -> None:
     conversation_id = await start(events)
@@ -137,9 +133,7 @@ async def test_given_a_conversation_that_is_no_longer_shared_then_a_key_does_not
         await events.append(append)
 
 
-async def test_given_a_deleted_conversation_then_the_answers_that_were_kept_are_empty(
-    events: EventLog, log: Log
-) -> None:
+async def test_deleting_a_conversation_empties_its_kept_answers(events: EventLog, log: Log) -> None:
     kept, deleted = await start(events), await start(events)
     for conversation_id in (kept, deleted):
         await events.append(request(conversation_id, append_texts("x"), **with_key(conversation_id)))
@@ -148,9 +142,7 @@ async def test_given_a_deleted_conversation_then_the_answers_that_were_kept_are_
     assert answers == {kept: b"2", deleted: b"", "the receipt": b"3"}
 
 
-async def test_given_another_client_encoding_in_the_url_then_keys_are_still_unicode(
-    settings: Settings, log: Log
-) -> None:
+async def test_keys_are_unicode_whatever_the_client_encoding(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url + "?client_encoding=LATIN1") as events:
         conversation_id = await start(events)
         answers = [

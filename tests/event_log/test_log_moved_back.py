@@ -1,8 +1,4 @@
-"""The log moves back while processes run: a backup is restored, or rows are removed by hand.
-
-Then appends to a conversation continue after its last event in the log, without a gap, and each event is chained to
-the event before it. A conversation that has lost all its events is not found.
-"""
+"""The log moves back while processes run: a backup is restored, or rows are removed by hand."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -36,7 +32,7 @@ from tests.servers import wait_until_async
 
 @contextmanager
 def execute(settings: Settings, sql: str, *parameters: Any) -> Iterator[None]:
-    """Runs a statement in a transaction, which is committed at the end of the block."""
+    """Executes the statement. Commits at the end of the block."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute(sql.encode(), parameters)
         yield
@@ -56,14 +52,13 @@ async def append(events: EventLog, conversation_id: str, *items: str) -> Appende
 
 
 def lost(metrics: Metrics) -> dict[str, float]:
+    """The metric `streams_lost`, by source."""
     return {
         sample.labels["source"]: sample.value for family in metrics.streams_lost.collect() for sample in family.samples
     }
 
 
-async def test_given_a_restored_backup_then_appends_continue_without_a_gap(
-    settings: Settings, log: Log, tmp_path: Path
-) -> None:
+async def test_after_a_restore_appends_continue_without_a_gap(settings: Settings, log: Log, tmp_path: Path) -> None:
     metrics = Metrics()
     async with open_log(settings.postgres_url, metrics=metrics) as events:
         conversation_id = await start(events)
@@ -82,7 +77,7 @@ async def test_given_a_restored_backup_then_appends_continue_without_a_gap(
 
 @pytest.mark.parametrize("restored", [False, True], ids=["rows removed", "restored"])
 @pytest.mark.parametrize("grown", [1, 2, 4], ids=["less", "exactly", "more"])
-async def test_given_a_log_that_has_grown_again_after_it_lost_rows_then_the_stream_is_read_again(
+async def test_a_stream_is_read_again_if_the_log_lost_rows_and_grew(
     settings: Settings, log: Log, tmp_path: Path, grown: int, restored: bool
 ) -> None:
     async with open_log(settings.postgres_url) as one, open_log(settings.postgres_url) as other:
@@ -101,9 +96,7 @@ async def test_given_a_log_that_has_grown_again_after_it_lost_rows_then_the_stre
     assert texts(log, conversation_id) == [*"abcd"[:grown], "last"]
 
 
-async def test_given_a_restored_backup_then_further_appends_take_one_round_trip_again(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_after_a_restore_appends_take_one_round_trip_again(settings: Settings, tmp_path: Path) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         conversation_id = await start(events)
@@ -117,9 +110,7 @@ async def test_given_a_restored_backup_then_further_appends_take_one_round_trip_
 
 
 @pytest.mark.parametrize("command", ["refused", "unchanged", "with an item"])
-async def test_given_a_cached_state_of_lost_events_then_a_command_is_decided_on_what_the_log_says(
-    settings: Settings, command: str
-) -> None:
+async def test_commands_are_decided_on_the_log_and_not_on_a_lost_cached_state(settings: Settings, command: str) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         await append(events, conversation_id, "kept")
@@ -137,7 +128,7 @@ async def test_given_a_cached_state_of_lost_events_then_a_command_is_decided_on_
                 await events.append(request(conversation_id, PinItem(item_id=item.items[0].item_id)))
 
 
-async def test_given_a_conversation_that_lost_all_its_rows_then_it_is_not_found(settings: Settings, log: Log) -> None:
+async def test_a_conversation_that_lost_all_its_rows_is_not_found(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         remove_rows(settings, conversation_id, "true")
@@ -147,7 +138,7 @@ async def test_given_a_conversation_that_lost_all_its_rows_then_it_is_not_found(
     assert log.count() == 0
 
 
-async def test_given_rows_removed_in_the_middle_then_the_stream_continues_from_its_last_row(
+async def test_after_rows_in_the_middle_are_removed_the_stream_continues_at_its_end(
     settings: Settings, log: Log
 ) -> None:
     async with open_log(settings.postgres_url) as events:
@@ -160,9 +151,7 @@ async def test_given_rows_removed_in_the_middle_then_the_stream_continues_from_i
     assert log.versions(conversation_id) == [1, 2, 5, 6, 7, 8]
 
 
-async def test_given_conversations_of_which_some_have_lost_rows_when_many_appends_run_at_once_then_each_is_stored_once(
-    settings: Settings, log: Log
-) -> None:
+async def test_appends_to_many_conversations_that_lost_rows_are_stored_once(settings: Settings, log: Log) -> None:
     metrics = Metrics()
     async with open_log(settings.postgres_url, metrics=metrics) as events:
         conversation_ids = [await start(events) for _ in range(30)]
@@ -179,9 +168,7 @@ async def test_given_conversations_of_which_some_have_lost_rows_when_many_append
     assert lost(metrics)["memory"] == 10
 
 
-async def test_given_appends_during_restores_then_each_ends_and_the_log_is_whole(
-    settings: Settings, log: Log, tmp_path: Path
-) -> None:
+async def test_appends_during_restores_end_and_the_log_is_whole(settings: Settings, log: Log, tmp_path: Path) -> None:
     outcomes: list[type] = []
     restored = asyncio.Event()
 
@@ -215,12 +202,8 @@ async def test_given_appends_during_restores_then_each_ends_and_the_log_is_whole
         assert appended.conversation == fold(log.events(conversation_id))
 
 
-async def test_given_an_append_whose_answer_and_rows_are_lost_then_it_is_appended_again(
-    settings: Settings, log: Log
-) -> None:
+async def test_an_append_whose_answer_and_rows_are_lost_is_appended_again(settings: Settings, log: Log) -> None:
     class RemovesRows(ConversationRecorder):
-        """Removes the rows with an unknown outcome before it looks them up for the first time."""
-
         removed: Sequence[Row] = ()
 
         def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
@@ -242,9 +225,7 @@ async def test_given_an_append_whose_answer_and_rows_are_lost_then_it_is_appende
     assert is_whole(log, conversation_id, 2)
 
 
-async def test_given_a_lost_answer_and_some_of_its_rows_removed_then_its_outcome_is_unknown_and_nothing_is_stored_twice(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_lost_answer_with_some_rows_removed_has_an_unknown_outcome(settings: Settings, log: Log) -> None:
     class RemovesOneRow(ConversationRecorder):
         def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
             curs.execute(
@@ -266,7 +247,7 @@ async def test_given_a_lost_answer_and_some_of_its_rows_removed_then_its_outcome
     assert is_whole(log, other, 3)
 
 
-async def test_given_a_key_whose_events_are_lost_then_it_counts_as_new(settings: Settings, log: Log) -> None:
+async def test_a_key_whose_events_are_lost_counts_as_new(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         for _ in range(2):
@@ -278,9 +259,7 @@ async def test_given_a_key_whose_events_are_lost_then_it_counts_as_new(settings:
     assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
 
 
-async def test_given_rows_that_are_being_removed_then_an_append_waits_for_that_transaction(
-    settings: Settings, log: Log
-) -> None:
+async def test_an_append_waits_for_a_transaction_that_removes_rows(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         await append(events, conversation_id, "lost")
@@ -307,9 +286,7 @@ def store_snapshot(settings: Settings, conversation_id: str, stream: Stream) -> 
 
 
 @pytest.mark.parametrize("differs", ["is ahead of the log", "has another hash"])
-async def test_given_a_snapshot_that_does_not_match_the_log_then_it_is_deleted_and_the_log_is_read(
-    settings: Settings, log: Log, differs: str
-) -> None:
+async def test_a_snapshot_that_does_not_match_the_log_is_deleted(settings: Settings, log: Log, differs: str) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         await append(events, conversation_id, *(f"{n}" for n in range(SNAPSHOT_EVERY)))

@@ -1,4 +1,4 @@
-"""Migrations of the event store, also after the restore of an older dump. When rows are removed, the log gets another epoch (`log_epoch`)."""
+"""Migrations of the event store, and the epoch of the log (`log_epoch`)."""
 
 import psycopg
 import pytest
@@ -10,14 +10,13 @@ from tests.access.made_keys import store_new_key
 from tests.log import Log
 
 ROW = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, '', '')"
-"""Inserts a row that a test then removes."""
 
 
-def test_given_a_migrated_database_when_it_is_migrated_again_then_nothing_is_applied(settings: Settings) -> None:
+def test_migrating_again_applies_nothing(settings: Settings) -> None:
     assert migrate(settings.postgres_url) == []
 
 
-def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
+def test_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
     functions = log.rows(
         "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'append_at_once' ORDER BY pronargs"
     )
@@ -25,7 +24,7 @@ def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_do_no
     assert ["prefix_rows" in arguments for (arguments,) in functions] == [False, True]
 
 
-def test_given_migrations_that_this_code_does_not_know_then_the_error_names_the_newest_found_and_the_newest_known(
+def test_unknown_migrations_are_an_error_that_names_the_newest_ones(
     settings: Settings,
 ) -> None:
     unknown = ["9998_next.sql", "9999_after_next.sql"]
@@ -41,12 +40,9 @@ def test_given_migrations_that_this_code_does_not_know_then_the_error_names_the_
     check_migrations(settings.postgres_url)
 
 
-def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_a_migration_restores_the_epoch(
-    settings: Settings, log: Log
-) -> None:
+def test_migrating_after_the_restore_of_an_older_dump_restores_the_epoch_triggers(settings: Settings, log: Log) -> None:
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        # This is the state after `pg_restore --clean` of a dump that has no epoch yet. pg_restore drops only what is in
-        # the dump, so the table `log_epoch` still exists.
+        # As after `pg_restore --clean` of a dump that has no epoch: the table `log_epoch` stays.
         connection.execute("DROP TRIGGER begin_log_epoch ON events")
         connection.execute("DROP TRIGGER begin_log_epoch_at_truncate ON events")
         connection.execute("DELETE FROM migrations WHERE name = '0011_log_epoch.sql'")
@@ -59,9 +55,8 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
     assert after != before
 
 
-def test_given_tables_of_newer_migrations_when_these_run_again_then_they_succeed(settings: Settings, log: Log) -> None:
-    # After `pg_restore --clean` of an older dump, tables that are not in the dump still exist. The rows of the
-    # migrations that made them are gone.
+def test_migrations_from_14_on_succeed_if_their_tables_exist(settings: Settings, log: Log) -> None:
+    # After `pg_restore --clean` of an older dump, newer tables still exist, but their migrations have no rows.
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name >= '0014'")
     numbers = [name[:4] for name in migrate(settings.postgres_url)]
@@ -72,7 +67,7 @@ def test_given_tables_of_newer_migrations_when_these_run_again_then_they_succeed
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM events", "TRUNCATE events", "TRUNCATE events, log_epoch", "DELETE FROM log_epoch"]
 )
-def test_given_rows_that_are_removed_then_the_log_begins_another_epoch_also_without_ordinary_triggers(
+def test_removing_rows_begins_another_epoch_even_without_ordinary_triggers(
     settings: Settings, log: Log, statement: str
 ) -> None:
     [(before,)] = log.rows("SELECT epoch FROM log_epoch")
@@ -91,10 +86,10 @@ def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: L
     assert log.rows("SELECT epoch FROM log_epoch") == [(before,)]
 
 
-def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_api_keys_stay(
+def test_after_the_restore_of_an_older_dump_api_keys_stay(
     settings: Settings,
 ) -> None:
-    """`pg_restore --clean` drops only what is in the dump. So the keys still exist, but their migration has no row."""
+    """`pg_restore --clean` keeps the keys, but their migration has no row."""
     key = store_new_key(settings.postgres_url)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name = '0014_api_keys.sql'")

@@ -1,7 +1,4 @@
-"""`PathHistory` reads the items of a path, newest first, until MAX_READ_ITEMS or MAX_READ_BYTES is reached.
-
-The newest items come from the snapshot, older ones from the log. In a fork, the items of its origin follow.
-"""
+"""`PathHistory` reads the items of a path, newest first."""
 
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.path_backwards import PAGE_EVENTS
@@ -22,9 +19,7 @@ async def all_ids(history: PathHistory) -> list[str]:
     return [item_id for item_id, _ in history.newest_first]
 
 
-async def test_a_path_is_read_without_gap_or_repeat_wherever_its_snapshot_ends(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_a_path_is_read_without_gap_or_repeat(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *(f"message {n}" for n in range(PAGE_EVENTS)))
     retracted = [ids[3], ids[-2]]

@@ -1,7 +1,4 @@
-"""PostgresPipeline sends calls over one connection. Each call is a transaction of its own.
-
-A call does not wait until the call before it is answered.
-"""
+"""PostgresPipeline sends calls over one connection, each in its own transaction."""
 
 import asyncio
 import gc
@@ -15,7 +12,7 @@ import pytest
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown, PostgresPipeline, ServerTimedOut
 
-# A call with n > 0 returns 100 / n. A call with 0 is an error. A call with -n takes n seconds.
+# n > 0 returns 100 / n, 0 is an error, and -n takes n seconds.
 STATEMENT = """
     SELECT CASE WHEN $1 >= 0 THEN 100 / $1 ELSE (SELECT 0 FROM pg_sleep(-$1)) + nextval('calls') END::bigint
 """
@@ -49,21 +46,20 @@ async def call(pipeline: PostgresPipeline, number: int, timeout_seconds: float =
 
 
 async def outcomes(*calls: Any) -> list[Any]:
-    """The result of each call, or the type of its error."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     return [type(result) if isinstance(result, Exception) else result for result in results]
 
 
-async def test_given_calls_at_once_then_each_gets_its_own_result(pipeline: PostgresPipeline) -> None:
+async def test_calls_at_once_get_their_own_results(pipeline: PostgresPipeline) -> None:
     assert await outcomes(*(call(pipeline, number) for number in (1, 2, 4, 5))) == [100, 50, 25, 20]
 
 
-async def test_given_a_call_that_fails_then_the_others_succeed(pipeline: PostgresPipeline) -> None:
+async def test_a_call_that_fails_does_not_stop_the_others(pipeline: PostgresPipeline) -> None:
     division = psycopg.errors.DivisionByZero
     assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, division, 50, division, 25]
 
 
-async def test_given_a_call_that_fails_at_its_commit_then_this_call_raises_and_the_calls_after_it_succeed(
+async def test_a_call_that_fails_at_its_commit_does_not_stop_later_calls(
     settings: Settings,
 ) -> None:
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
@@ -81,7 +77,7 @@ async def test_given_a_call_that_fails_at_its_commit_then_this_call_raises_and_t
         await connection.execute("DROP TABLE once")
 
 
-async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then_the_result_is_not_lost(
+async def test_a_result_that_libpq_reads_while_it_sends_is_not_lost(
     settings: Settings,
 ) -> None:
     statement = "SELECT length($2)::bigint FROM pg_sleep($1 / 1000.0)"
@@ -95,7 +91,7 @@ async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then
     assert await first == 1
 
 
-async def test_given_large_and_small_calls_then_their_results_keep_their_order(settings: Settings) -> None:
+async def test_results_of_large_and_small_calls_keep_their_order(settings: Settings) -> None:
     pipeline = make(settings, "sizes", ["bytea"], "SELECT length($1)::bigint")
     sizes = [1, 9_000_000, 2, 9_000_001, 3]
     answers = await asyncio.gather(*(pipeline.call([bytes(size)], 30.0) for size in sizes))
@@ -103,7 +99,7 @@ async def test_given_large_and_small_calls_then_their_results_keep_their_order(s
     assert answers == sizes
 
 
-async def test_given_a_cut_connection_then_all_calls_in_flight_have_an_unknown_outcome_and_the_next_call_connects(
+async def test_calls_in_flight_on_a_cut_connection_have_an_unknown_outcome(
     pipeline: PostgresPipeline, settings: Settings
 ) -> None:
     calls = [asyncio.create_task(call(pipeline, number)) for number in (-20, 1, 2)]
@@ -118,21 +114,21 @@ async def test_given_a_cut_connection_then_all_calls_in_flight_have_an_unknown_o
     assert await outcomes(call(pipeline, 1), call(pipeline, 2)) == [100, 50]
 
 
-async def test_given_a_call_that_times_out_then_the_call_in_flight_behind_it_times_out_too_and_a_later_call_succeeds(
+async def test_a_call_that_times_out_ends_the_call_behind_it_and_a_later_one_succeeds(
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, -20, 0.2), call(pipeline, 1)) == [ServerTimedOut, ServerTimedOut]
     assert await call(pipeline, 2) == 50
 
 
-async def test_given_a_cancelled_call_then_the_next_one_does_not_get_its_result(pipeline: PostgresPipeline) -> None:
+async def test_the_next_call_does_not_get_the_result_of_a_cancelled_one(pipeline: PostgresPipeline) -> None:
     first, second = (asyncio.create_task(call(pipeline, number)) for number in (-1, 1))
     await asyncio.sleep(0)
     first.cancel()
     assert await outcomes(second, call(pipeline, 2)) == [OutcomeUnknown, 50]
 
 
-async def test_given_a_pipeline_that_is_not_open_then_its_first_call_connects_and_later_calls_share_the_connection(
+async def test_the_first_call_connects_and_later_calls_share_the_connection(
     settings: Settings,
 ) -> None:
     pipeline = make(settings, "pids", ["bigint"], "SELECT $1 * 0 + pg_backend_pid()::bigint")
@@ -144,13 +140,13 @@ async def test_given_a_pipeline_that_is_not_open_then_its_first_call_connects_an
     assert len(pids) == 1
 
 
-async def test_given_a_value_that_its_type_cannot_hold_then_the_call_fails_and_a_concurrent_call_succeeds(
+async def test_a_value_that_its_type_cannot_hold_fails_alone(
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, 2**63), call(pipeline, 2)) == [psycopg.DataError, 50]
 
 
-async def test_when_a_pipeline_ends_while_a_call_connects_then_the_call_fails_and_no_connection_stays_open(
+async def test_a_pipeline_that_ends_while_a_call_connects_leaves_no_connection_open(
     settings: Settings,
 ) -> None:
     pipeline = make(settings, "ended", ["bigint"], "SELECT $1")
@@ -159,4 +155,4 @@ async def test_when_a_pipeline_ends_while_a_call_connects_then_the_call_fails_an
     pipeline.end()
     with pytest.raises(NotSent, match="closed"):
         await connecting
-    gc.collect()  # a connection that was left open would be a ResourceWarning now
+    gc.collect()  # a connection left open would be a ResourceWarning now

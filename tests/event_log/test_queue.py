@@ -1,4 +1,4 @@
-"""The queue puts each command into one batch, in its conversation's order. Batches in flight share no conversation."""
+"""The queue puts each command into one batch, in its conversation's order."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FAILED = LogUnavailable(outcome_unknown=False)
 
 Put = tuple[int, int]
-"""A command that is queued: (number of its conversation, its size in bytes)."""
+"""A queued command: (number of its conversation, its size in bytes)."""
 
 STEPS = st.lists(
     st.one_of(
@@ -46,13 +46,12 @@ STEPS = st.lists(
 
 
 async def run_ready_tasks(count: int = 5) -> None:
-    """Lets all tasks that are ready run, `count` times."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 class TwoTasks:
-    """Two tasks that take batches, like those of EventLog. A batch is in flight until the test calls `end`."""
+    """Two tasks that take batches, like those of EventLog. `end` fails a batch in flight."""
 
     def __init__(self, queue: AppendQueue) -> None:
         self.queue = queue
@@ -90,7 +89,7 @@ class TwoTasks:
 
 
 @given(STEPS)
-def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in_one_batch_in_its_conversations_order(
+def test_each_command_is_in_one_batch_in_its_conversations_order(
     steps: list[list[Put] | str],
 ) -> None:
     async def scenario() -> None:
@@ -132,7 +131,7 @@ def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in
     asyncio.run(scenario())
 
 
-async def test_few_commands_wait_for_a_batch_in_flight_but_many_start_a_second_batch_or_are_split_into_two() -> None:
+async def test_few_commands_wait_for_a_batch_in_flight_and_many_start_a_second() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -160,7 +159,7 @@ async def test_few_commands_wait_for_a_batch_in_flight_but_many_start_a_second_b
     assert await asyncio.gather(*futures, return_exceptions=True) == [FAILED] * len(futures)
 
 
-async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_tasks_end() -> None:
+async def test_both_tasks_end_when_the_last_requests_of_a_closed_queue_are_failed() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -177,7 +176,7 @@ async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_
     assert [getattr(failure, "outcome_unknown", None) for failure in failures] == [True, False]
 
 
-async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_the_others_start() -> None:
+async def test_requests_start_when_the_one_that_blocks_them_is_failed() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -199,7 +198,7 @@ async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_t
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def test_given_a_tenant_that_fills_its_share_then_a_request_of_another_tenant_is_in_the_next_batch() -> None:
+async def test_a_tenant_that_fills_its_share_does_not_delay_another() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     futures = [queue.put(request(mint("conv"), EndConversation())) for _ in range(int(MAX_SHARE * MAX_QUEUED_COMMANDS))]
@@ -216,7 +215,7 @@ async def test_given_a_tenant_that_fills_its_share_then_a_request_of_another_ten
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def test_given_a_tenant_whose_conversation_is_in_flight_then_the_requests_of_others_do_not_wait_for_it() -> None:
+async def test_requests_do_not_wait_for_another_tenants_conversation_in_flight() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -236,12 +235,12 @@ async def test_given_a_tenant_whose_conversation_is_in_flight_then_the_requests_
 
 
 def one_batch_waits_for_the_lock(log: Log) -> bool:
-    """Whether a batch waits for the append lock. The next batch is sent over the same connection, behind it."""
+    """The next batch is sent over the same connection, behind this one."""
     statement = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
     return log.rows(statement) == [(1,)]
 
 
-async def test_given_one_key_in_two_batches_in_flight_then_one_command_gets_it(settings: Settings, log: Log) -> None:
+async def test_a_key_in_two_batches_in_flight_is_used_by_one_command(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_ids = [await start(events) for _ in range(20)]
         async with await psycopg.AsyncConnection.connect(settings.postgres_url) as lock_holder:
@@ -256,9 +255,7 @@ async def test_given_one_key_in_two_batches_in_flight_then_one_command_gets_it(s
     assert sum(len(texts(log, conversation_id)) for conversation_id in conversation_ids) == 1
 
 
-async def test_given_two_batches_on_one_connection_when_it_is_cut_then_every_command_is_appended_once(
-    settings: Settings, log: Log
-) -> None:
+async def test_commands_of_two_batches_on_a_cut_connection_are_appended_once(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_ids = [await start(events) for _ in range(20)]
         async with await psycopg.AsyncConnection.connect(settings.postgres_url) as lock_holder:

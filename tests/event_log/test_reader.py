@@ -1,4 +1,4 @@
-"""The EventReader. Each page is bounded in bytes, and no event is left out. An index finds settings and items."""
+"""The EventReader: pages are bounded in bytes, and an index finds settings and items."""
 
 import re
 
@@ -24,7 +24,7 @@ SIZE = 5_000
 BOUND = 12_000
 
 
-async def test_given_several_tenants_then_the_end_of_each_is_its_own_newest_event(
+async def test_the_end_of_a_tenant_is_its_newest_event_unless_the_log_lost_it(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     await write.start("a")
@@ -38,9 +38,7 @@ async def test_given_several_tenants_then_the_end_of_each_is_its_own_newest_even
     assert (await reader.end_of_tenant("other")).position == end.position
 
 
-async def test_given_a_long_conversation_when_it_is_read_forwards_then_each_page_is_bounded_in_bytes(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_pages_that_are_read_forwards_are_bounded_in_bytes(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 7)
     versions: list[int] = []
     sizes: list[int] = []
@@ -53,9 +51,7 @@ async def test_given_a_long_conversation_when_it_is_read_forwards_then_each_page
     assert max(sizes) <= 3
 
 
-async def test_given_a_long_conversation_when_it_is_read_backwards_then_each_page_is_bounded_in_bytes(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_pages_that_are_read_backwards_are_bounded_in_bytes(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 7)
     versions: list[int] = []
     until = 8
@@ -66,7 +62,7 @@ async def test_given_a_long_conversation_when_it_is_read_backwards_then_each_pag
     assert versions == list(range(8, 0, -1))
 
 
-async def test_given_a_long_conversation_among_short_ones_when_a_page_is_read_then_postgres_reads_only_the_events_of_the_page(
+async def test_postgres_reads_only_the_events_of_the_page(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     conversation_id = await write.start(*["x"] * 800)
@@ -88,18 +84,14 @@ async def test_given_a_long_conversation_among_short_ones_when_a_page_is_read_th
         assert [recorded.version for recorded in page] == list(range(801, 781, -1))
 
 
-async def test_given_an_event_larger_than_a_page_then_it_is_a_page_of_its_own(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_an_event_larger_than_a_page_is_a_page_of_its_own(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 3)
     page = await reader.conversation(conversation_id, after=1, limit=100, max_bytes=1)
     back = await reader.conversation_backwards(conversation_id, until=3, limit=100, max_bytes=1)
     assert [recorded.version for recorded in (*page, *back)] == [2, 3]
 
 
-async def test_given_many_changes_of_the_description_when_settings_are_read_then_at_most_four_events_are_read(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_reading_settings_reads_at_most_four_events(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start("one", instructions="First.", context_policy=ContextPolicy(budget=1))
     changes = (
         {"metadata": {"a": "b"}},
@@ -122,9 +114,7 @@ async def test_given_many_changes_of_the_description_when_settings_are_read_then
         assert instructions_and_policy(events) == (instructions, ContextPolicy(budget=budget))
 
 
-async def test_given_pins_in_other_conversations_when_settings_are_read_then_only_index_entries_of_this_conversation_are_read(
-    write: Writer, settings: Settings
-) -> None:
+async def test_reading_settings_reads_only_index_entries_of_the_conversation(write: Writer, settings: Settings) -> None:
     without_pins = await write.start("one")
     for _ in range(20):
         await write.append(without_pins, *["x"] * 50)
@@ -143,7 +133,7 @@ async def test_given_pins_in_other_conversations_when_settings_are_read_then_onl
     assert "Removed by Filter" not in text
 
 
-async def test_given_many_items_when_some_are_looked_up_by_id_then_only_their_index_entries_are_read(
+async def test_looking_up_items_by_id_reads_only_their_index_entries(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     found = [await write.append(await write.start(), *["x"] * 50) for _ in range(20)]

@@ -13,7 +13,7 @@ from infrastructure.settings import Settings
 
 class TestConversationRecorder(persistence.ApplicationRecorderTestCase[ApplicationRecorder]):
     EXPECT_CONTIGUOUS_NOTIFICATION_IDS = False
-    """Positions may skip numbers, because Postgres does not reuse the numbers of failed inserts."""
+    """Postgres does not reuse the numbers of failed inserts."""
 
     INITIAL_VERSION = 1
     test_performance = None  # type: ignore[assignment]  # it only measures

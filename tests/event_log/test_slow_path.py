@@ -1,7 +1,4 @@
-"""Which commands of a batch are decided under the append lock, and how often conversations that are not cached are read.
-
-The tests check counts, not times.
-"""
+"""Which commands are decided under the append lock, and how often uncached streams are read."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,12 +24,12 @@ OTHERS = 5
 
 
 async def append_all(events: EventLog, requests: Sequence[AppendRequest]) -> list[Appended | BaseException]:
-    """Appends the requests together. They are queued in one turn of the event loop, so that they make one batch."""
+    """Appends all in one turn of the event loop, so that they make one batch."""
     return await asyncio.gather(*map(events.append, requests), return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", ["refused", "unknown", "changes nothing", "names an item", "if_match"])
-async def test_given_one_command_that_cached_streams_cannot_decide_then_it_takes_the_lock_only_if_it_appends(
+async def test_a_command_that_cached_streams_cannot_decide_takes_the_lock_only_if_it_appends(
     settings: Settings, log: Log, kind: str
 ) -> None:
     recorder, counts = counting_recorder()
@@ -62,9 +59,7 @@ async def test_given_one_command_that_cached_streams_cannot_decide_then_it_takes
     assert all(texts(log, conversation_id) == ["yes"] for conversation_id in others)
 
 
-async def test_given_a_refused_command_then_all_commands_of_its_conversation_are_decided_in_their_order(
-    settings: Settings, log: Log
-) -> None:
+async def test_after_a_refused_command_its_conversation_is_decided_in_order(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         one, other = await start(events), await start(events)
@@ -85,9 +80,7 @@ async def test_given_a_refused_command_then_all_commands_of_its_conversation_are
     assert texts(log, other) == ["x"]
 
 
-async def test_given_a_refused_command_then_commands_with_the_same_key_are_decided_with_it(
-    settings: Settings, log: Log
-) -> None:
+async def test_commands_with_the_key_of_a_refused_command_are_decided_with_it(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         one, other, third = [await start(events) for _ in range(3)]
@@ -110,9 +103,7 @@ async def test_given_a_refused_command_then_commands_with_the_same_key_are_decid
     assert texts(log, third) == ["apart"]
 
 
-async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_started(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_repeated_create_in_one_batch_starts_one_conversation(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
 
     def create() -> AppendRequest:
@@ -129,7 +120,7 @@ async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_sta
     assert (counts.locked, counts.reads) == (0, 1)  # the second batch makes the read, because its key is already used
 
 
-async def test_given_cold_and_unknown_conversations_then_they_are_read_together(settings: Settings, log: Log) -> None:
+async def test_cold_and_unknown_conversations_are_read_together(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         cold = [await start(events) for _ in range(OTHERS)]
         await append_all(events, [request(conversation_id, append_texts("before")) for conversation_id in cold])
@@ -140,16 +131,14 @@ async def test_given_cold_and_unknown_conversations_then_they_are_read_together(
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # The first read is for the whole batch. Nothing is cached for unknown conversations. So these are read twice more:
-    # when their streams are looked for again, and when their commands are refused.
+    # Unknown conversations are not cached. They are read twice more: when their streams are looked for again, and when
+    # their commands are refused.
     assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)
 
 
-async def test_given_a_cache_that_is_too_small_then_no_stream_is_read_again_under_the_lock(
-    settings: Settings, log: Log
-) -> None:
+async def test_with_a_small_cache_no_stream_is_read_again_under_the_lock(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder, cache=StreamCache(max_bytes=1)) as events:
         conversation_ids = [await start(events) for _ in range(OTHERS)]
@@ -161,7 +150,7 @@ async def test_given_a_cache_that_is_too_small_then_no_stream_is_read_again_unde
     assert (counts.locked, counts.states_read_locked) == (1, 0)
 
 
-async def test_given_streams_of_more_rows_than_a_page_then_all_are_read(settings: Settings, log: Log) -> None:
+async def test_streams_of_more_rows_than_a_page_are_read(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_ids = [await start(events) for _ in range(3)]
         for conversation_id in conversation_ids:
@@ -180,9 +169,7 @@ async def test_given_streams_of_more_rows_than_a_page_then_all_are_read(settings
     assert all(texts(log, conversation_id)[-1] == "last" for conversation_id in conversation_ids)
 
 
-async def test_given_a_conversation_that_cannot_be_read_then_the_others_in_its_batch_are_still_appended(
-    settings: Settings, log: Log
-) -> None:
+async def test_an_unreadable_conversation_does_not_stop_the_others_in_its_batch(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         readable, unreadable, headless = [await start(events) for _ in range(3)]
         for conversation_id in (unreadable, headless):

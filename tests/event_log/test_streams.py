@@ -1,7 +1,4 @@
-"""Tests of state snapshots and of the stream cache.
-
-If a snapshot is lost, old or unreadable, or a stream is not cached, appends take longer but have the same results.
-"""
+"""State snapshots and the stream cache."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -24,7 +21,7 @@ def stream(version: int, instructions: str = "", tenant: str = "acme") -> Stream
     return Stream(state, 7, datetime(2026, 1, 1, tzinfo=UTC), b"\x01" * 32)
 
 
-def test_given_a_snapshot_when_it_is_decoded_then_the_stream_is_the_same_and_needs_no_new_snapshot() -> None:
+def test_a_decoded_snapshot_is_the_same_stream() -> None:
     decoded = from_snapshot(to_snapshot(stream(300)))
     assert decoded is not None
     assert decoded.state == stream(300).state
@@ -33,12 +30,12 @@ def test_given_a_snapshot_when_it_is_decoded_then_the_stream_is_the_same_and_nee
     assert not decoded.needs_snapshot
 
 
-def test_given_a_snapshot_in_another_format_then_it_is_ignored() -> None:
+def test_a_snapshot_in_another_format_is_ignored() -> None:
     for state in (b"", b"\x02whatever", b"\x01junk", b"\x01\x80"):
         assert from_snapshot(state) is None
 
 
-def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -> None:
+def test_a_full_cache_evicts_the_least_recently_used_streams() -> None:
     cache = StreamCache(max_bytes=100_000)
     first, second = ("acme", mint("conv")), ("acme", mint("conv"))
     cache.put(first, stream(1))
@@ -53,7 +50,7 @@ def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -
     assert cache.get(second) is not None
 
 
-def test_given_large_streams_of_one_tenant_then_they_evict_streams_of_this_tenant_and_of_no_other() -> None:
+def test_large_streams_evict_only_streams_of_their_tenant() -> None:
     cache = StreamCache(max_bytes=100_000)
     small, large = ("other", mint("conv")), [("acme", mint("conv")) for _ in range(30)]
     cache.put(small, stream(1, tenant="other"))
@@ -75,7 +72,7 @@ async def long_conversation(settings: Settings, appends: int) -> str:
     return conversation_id
 
 
-async def test_given_a_new_process_then_it_continues_a_stream_from_its_snapshot(settings: Settings, log: Log) -> None:
+async def test_a_new_process_continues_a_stream_from_its_snapshot(settings: Settings, log: Log) -> None:
     conversation_id = await long_conversation(settings, 2 * SNAPSHOT_EVERY)
     [(version,)] = log.rows("SELECT originator_version FROM snapshots")
     assert version >= SNAPSHOT_EVERY
@@ -85,9 +82,7 @@ async def test_given_a_new_process_then_it_continues_a_stream_from_its_snapshot(
     assert texts(log, conversation_id)[-1] == "after"
 
 
-async def test_given_missing_or_unreadable_snapshots_then_streams_are_read_from_the_log(
-    settings: Settings, log: Log
-) -> None:
+async def test_streams_without_a_readable_snapshot_are_read_from_the_log(settings: Settings, log: Log) -> None:
     conversation_id = await long_conversation(settings, SNAPSHOT_EVERY + 50)
     for damage in (
         "DELETE FROM snapshots",
@@ -102,7 +97,7 @@ async def test_given_missing_or_unreadable_snapshots_then_streams_are_read_from_
     assert log.versions(conversation_id) == list(range(1, len(log.versions(conversation_id)) + 1))
 
 
-async def test_given_a_snapshot_then_it_has_the_position_of_its_last_event(settings: Settings) -> None:
+async def test_a_snapshot_has_the_position_of_its_last_event(settings: Settings) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         last = await events.append(request(conversation_id, append_texts(*(str(n) for n in range(260)))))

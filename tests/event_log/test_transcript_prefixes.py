@@ -1,7 +1,4 @@
-"""The table `transcript_prefixes`. Its rows are written and removed in the log's transactions.
-
-A look-up finds only the prefixes of conversations in which the principal may write.
-"""
+"""The table `transcript_prefixes`: by a hash, it finds the item at which a sent transcript continues."""
 
 import asyncio
 from typing import Any
@@ -45,14 +42,12 @@ def prefix(item_id: str, hashed: str, **fields: Any) -> Prefix:
 
 
 def append(*hashes: str) -> AppendItems:
-    """A command that appends an item for each hash, with a prefix that has this hash."""
     items = [NewItem(item_id=mint("msg"), item=b"{}") for _ in hashes]
     prefixes = tuple(prefix(item.item_id, hashed) for item, hashed in zip(items, hashes, strict=True))
     return AppendItems(items=tuple(items), author="ann", prefixes=prefixes)
 
 
 async def reply(events: EventLog, conversation_id: str, *hashes: str, start_unlisted: bool = False) -> CompleteReply:
-    """Requests and completes a reply. It has one input item, and an output item for each hash."""
     response_id = mint("resp")
     shown = Shown(version=1, ranges=(), budget=1, tokens=1, encoding="e", renderer=6, request_sha256=b"")
     given = InputItem(item_id=mint("msg"), item=b'{"role": "user", "content": "?"}')
@@ -89,7 +84,6 @@ def hashes_in(log: Log) -> list[str]:
 
 
 def path_to(log: Log, hashed: str) -> tuple[PathBranch, ...]:
-    """The path to the item of this prefix, as the table has it."""
     [(version, depth, branch, left, depths)] = log.rows(
         "SELECT version, depth, branch, leaf_branches, leaf_depths FROM transcript_prefixes WHERE hash = %s",
         hashed.encode(),
@@ -101,9 +95,7 @@ def path_to(log: Log, hashed: str) -> tuple[PathBranch, ...]:
     return (*leaves, PathBranch(branch, depth, version))
 
 
-async def test_given_an_item_retracted_after_a_transcript_was_compared_then_the_prefixes_of_the_transcript_are_not_written(
-    events: EventLog, log: Log
-) -> None:
+async def test_prefixes_read_before_a_retraction_are_not_written(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     first = append_texts("secret")
     await events.append(request(conversation_id, first))  # version 2
@@ -152,7 +144,7 @@ async def test_an_append_writes_its_prefixes_and_a_look_up_finds_them(
     assert {one.read_version for one in (a, b, c)} == {len(log.versions(conversation_id))}
 
 
-async def test_more_hashes_than_one_round_trip_takes_are_looked_up_in_order(
+async def test_more_hashes_than_one_round_trip_takes_are_found_in_order(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     hashes = [str(number) for number in range(2 * MAX_HASHES + 1)]
@@ -193,9 +185,7 @@ async def test_a_prefix_of_a_deleted_response_has_no_response_id(
     assert one.response_id is None
 
 
-async def test_a_command_writes_no_prefix_that_ends_with_an_item_that_it_does_not_append(
-    events: EventLog, log: Log
-) -> None:
+async def test_a_command_writes_prefixes_only_of_items_that_it_appends(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     completed = await reply(events, conversation_id, "a")
     with pytest.raises(Exception, match=completed.response_id):
@@ -206,7 +196,7 @@ async def test_a_command_writes_no_prefix_that_ends_with_an_item_that_it_does_no
     assert hashes_in(log) == ["a"]
 
 
-async def test_given_a_deleted_conversation_then_no_row_of_it_is_left(events: EventLog, log: Log) -> None:
+async def test_no_row_of_a_deleted_conversation_is_left(events: EventLog, log: Log) -> None:
     kept, deleted = await start(events), await start(events)
     await events.append(request(kept, append("kept")))
     await events.append(request(deleted, append("a", "b")))
@@ -217,7 +207,7 @@ async def test_given_a_deleted_conversation_then_no_row_of_it_is_left(events: Ev
     assert hashes_in(log) == ["kept"]
 
 
-async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_removed(events: EventLog, log: Log) -> None:
+async def test_retracting_an_item_removes_the_prefixes_that_contain_it(events: EventLog, log: Log) -> None:
     other, conversation_id = await start(events), await start(events)
     await events.append(request(other, append("other", "other 2")))
     await events.append(request(conversation_id, append("a")))
@@ -230,7 +220,7 @@ async def test_given_a_retracted_item_then_the_prefixes_that_contain_it_are_remo
     assert hashes_in(log) == ["a", "other", "other 2"]
 
 
-async def test_given_an_item_retracted_on_one_branch_then_prefixes_of_paths_without_it_stay(
+async def test_prefixes_of_paths_without_the_retracted_item_stay(
     events: EventLog, log: Log, settings: Settings
 ) -> None:
     conversation_id = await start(events)
@@ -292,9 +282,7 @@ async def test_number_in_state_reads_a_number_unless_the_event_is_compressed(
     assert read == (number, number // 2, None, None)
 
 
-async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefixes_of_its_items_are_removed(
-    events: EventLog, log: Log
-) -> None:
+async def test_deleting_a_reply_of_an_unlisted_conversation_removes_its_prefixes(events: EventLog, log: Log) -> None:
     conversation_id = mint("conv")
     await reply(events, conversation_id, "a", start_unlisted=True)
     second = await reply(events, conversation_id, "b")
@@ -305,9 +293,7 @@ async def test_given_a_deleted_reply_of_an_unlisted_conversation_then_the_prefix
     assert hashes_in(log) == ["a"]
 
 
-async def test_given_an_append_and_a_deletion_in_one_transaction_then_no_row_is_left(
-    events: EventLog, log: Log
-) -> None:
+async def test_an_append_and_a_deletion_in_one_transaction_leave_no_row(events: EventLog, log: Log) -> None:
     conversations = [await start(events) for _ in range(5)]
     requests = [
         request(conversation_id, command)
@@ -350,10 +336,10 @@ async def test_only_principals_who_may_write_in_a_conversation_find_its_prefixes
         assert [one.is_private for one in await reader.of(principal).prefixes_with([b"a"])] == [False]
 
 
-async def test_a_row_whose_item_was_deleted_or_is_not_in_the_log_is_not_found(
+async def test_a_row_whose_item_was_deleted_or_lost_is_not_found(
     events: EventLog, reader: EventReader, log: Log, settings: Settings
 ) -> None:
-    """Such rows are left over if rows of the log were removed by hand, or if the triggers were off during a deletion."""
+    """Such rows are left if rows of the log were removed by hand, or if triggers were off."""
     deleted, retracted, lost, moved = [await start(events) for _ in range(4)]
     commands = {
         deleted: append("deleted"),
@@ -388,7 +374,7 @@ async def test_of_many_prefixes_with_one_hash_the_newest_are_found(
     assert items == [command.items[0].item_id for command in reversed(appended)][:MAX_PREFIXES]
 
 
-async def test_given_an_older_dump_restored_over_the_tables_then_the_migration_removes_what_the_log_has_lost(
+async def test_after_the_restore_of_an_older_dump_the_migration_removes_lost_rows(
     events: EventLog, log: Log, settings: Settings
 ) -> None:
     kept, lost = await start(events), await start(events)

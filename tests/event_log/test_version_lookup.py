@@ -1,4 +1,4 @@
-"""Tests of version lookups: many share one connection, which may break, be closed or get no answer from Postgres."""
+"""Version lookups, which share one connection."""
 
 import asyncio
 
@@ -18,9 +18,7 @@ from tests.queries.writer import Writer
 __all__ = ["write"]
 
 
-async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_of_the_others_gets_the_head_of_its_conversation(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_many_look_ups_find_their_heads_when_others_are_cancelled(write: Writer, reader: EventReader) -> None:
     conversation_ids = [await write.start(*["x"] * number) for number in range(6)]
     never_started = mint(CONVERSATION)
     requested = [*conversation_ids, never_started] * 100
@@ -39,7 +37,7 @@ async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_of_
             assert (result.version, result.deleted) == (conversation_ids.index(conversation_id) + 1, False)
 
 
-async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_then_the_head_is_found(
+async def test_a_head_is_found_after_an_idle_connection_was_cut(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     conversation_id = await write.start("x")
@@ -52,9 +50,7 @@ async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_th
     assert await reader.head(conversation_id) == before
 
 
-async def test_given_a_look_up_that_waits_when_the_pool_is_closed_then_the_look_up_fails_at_once(
-    write: Writer, settings: Settings
-) -> None:
+async def test_a_waiting_look_up_fails_at_once_when_the_pool_is_closed(write: Writer, settings: Settings) -> None:
     conversation_id = await write.start("x")
     pool = make_pool(settings.postgres_url)
     await pool.open()
@@ -72,9 +68,7 @@ async def test_given_a_look_up_that_waits_when_the_pool_is_closed_then_the_look_
                 await task
 
 
-async def test_given_a_postgres_that_does_not_answer_when_a_head_is_looked_up_then_the_look_up_times_out_and_is_not_repeated(
-    write: Writer, settings: Settings
-) -> None:
+async def test_a_look_up_is_not_repeated_after_a_timeout(write: Writer, settings: Settings) -> None:
     conversation_id = await write.start("x")
     pool = make_pool(settings.postgres_url)
     await pool.open()
@@ -90,7 +84,6 @@ async def test_given_a_postgres_that_does_not_answer_when_a_head_is_looked_up_th
 
 
 async def _blocked_lookups(settings: Settings) -> int:
-    """How many look-ups wait for a lock."""
     rows = await asyncio.to_thread(
         Log(settings.postgres_url).rows,
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
@@ -99,9 +92,7 @@ async def _blocked_lookups(settings: Settings) -> int:
     return len(rows)
 
 
-async def test_given_a_head_that_was_found_when_more_is_appended_then_the_new_head_is_found(
-    write: Writer, reader: EventReader
-) -> None:
+async def test_after_an_append_the_new_head_is_found(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start()
     for version in range(2, 12):
         await write.append(conversation_id, "x")

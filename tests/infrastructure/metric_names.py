@@ -23,6 +23,6 @@ METRICS = {
     "projection_interruptions": ("projection", "error"),
     "projection_restarts": ("projection",),
 }
-"""Labels by metric name. The names lack the prefix `conversation_store_` and the suffixes that Prometheus adds (`_total`, `_bucket` …)."""
+"""The names have no prefix `conversation_store_` and no suffix of Prometheus (`_total`, `_bucket` …)."""
 
 LABELS = {label for labels in METRICS.values() for label in labels}

@@ -1,4 +1,4 @@
-"""Tests of gzip: which answers are compressed, and for which clients. The event loop runs meanwhile, and large answers take turns."""
+"""gzip: which answers are compressed, and for which clients."""
 
 import asyncio
 import gzip
@@ -28,7 +28,6 @@ FILE = Path(__file__).parents[2] / "infrastructure" / "deploy" / "openapi.json"
 
 
 async def text(request: Request) -> Response:
-    """A JSON text of the size that the query asks for."""
     query = request.query_params
     headers = {"etag": '"7"', **({"content-encoding": "br"} if "encoded" in query else {})}
     size = int(query["size"])
@@ -64,7 +63,7 @@ async def api(connections: Connections) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def get(api: httpx.AsyncClient, path: str, accept: str | None = "gzip", method: str = "GET") -> httpx.Response:
-    """The answer. `extensions["sent"]` has its body as it was sent, before decompression."""
+    """Returns the answer. Its `extensions["sent"]` has the body before decompression."""
     headers = {"accept-encoding": accept or ""}
     async with api.stream(method, path, headers=headers) as answer:
         sent = b"".join([chunk async for chunk in answer.aiter_raw()])
@@ -99,7 +98,7 @@ async def test_head_has_the_headers_of_get(api: httpx.AsyncClient) -> None:
         "size=90000&encoded=1",
     ],
 )
-async def test_a_small_answer_an_encoded_one_and_one_of_another_type_are_sent_unchanged(
+async def test_small_encoded_image_and_event_stream_answers_are_sent_unchanged(
     api: httpx.AsyncClient, query: str
 ) -> None:
     answer = await get(api, f"/text?{query}")
@@ -152,9 +151,7 @@ async def test_a_stream_is_never_compressed(api: httpx.AsyncClient) -> None:
         ("notgzip", False),
     ],
 )
-def test_gzip_is_accepted_if_its_quality_is_above_zero_and_at_least_that_of_identity(
-    sent: str, *, accepted: bool
-) -> None:
+def test_gzip_needs_a_quality_above_zero_and_not_below_identity(sent: str, *, accepted: bool) -> None:
     assert accepts_gzip([(b"accept-encoding", sent.encode())]) is accepted
 
 
@@ -175,7 +172,7 @@ async def test_the_event_loop_runs_while_eight_megabytes_are_compressed(api: htt
     assert longest < 0.05, "seconds of CPU in one turn"
 
 
-async def test_one_answer_is_compressed_at_a_time_and_waiting_answers_count_as_unread(connections: Connections) -> None:
+async def test_one_answer_is_compressed_at_a_time(connections: Connections) -> None:
     async with connections.compression(600_000):
         waiting = asyncio.create_task(take_turn(connections, 600_000))
         await asyncio.sleep(0)

@@ -1,7 +1,4 @@
-"""Tests of connections: how long the server waits, how large answers take turns, which heads of requests it accepts.
-
-Most tests use a real server with short time limits.
-"""
+"""How long the server waits, how large answers take turns, and which heads of requests it accepts."""
 
 import asyncio
 import json
@@ -37,10 +34,9 @@ LARGE = b"x" * 30_000_000
 
 
 class Server:
-    """A server with an app for these tests.
+    """An app on a real server.
 
-    `ended` gets `disconnected` when a request is cut off while `echo` reads its body, and `stream` when a request to
-    `/stream` is cut off.
+    `ended` gets `disconnected` or `stream` when a request to `echo` or `/stream` is cut off.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -65,7 +61,7 @@ class Server:
         yield
 
     async def take_turn(self) -> None:
-        """Returns when it is this caller's turn to make a large answer."""
+        """Returns when a large answer may be made."""
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(take_turn(self.connections), self.loop))
 
     async def echo(self, request: Request) -> Response:
@@ -81,7 +77,7 @@ class Server:
         )
 
     async def slow(self, request: Request) -> Response:
-        """Reads the first chunk of the body, waits until `reads_on` is set, and reads the rest."""
+        """Waits for `reads_on` after the first chunk of the body."""
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
@@ -102,7 +98,7 @@ class Server:
 
 @asynccontextmanager
 async def served(limits: Limits = SHORT) -> AsyncIterator[Server]:
-    """A server with uvloop, as in production, in a thread of its own."""
+    """Serves with uvloop, as in production."""
     server = Server(Connections(limits))
     http = bounded_protocol(server.connections)
     config = uvicorn.Config(
@@ -137,7 +133,6 @@ class Client:
         self.writer.write(data)
 
     async def answer(self) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and JSON of the next answer."""
         async with asyncio.timeout(5):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
@@ -145,7 +140,7 @@ class Client:
         return int(head[0].split()[1]), headers, json.loads(body) if body else None
 
     async def ended(self) -> bytes:
-        """Waits until the server has closed the connection. Returns the bytes that were not read before."""
+        """Waits for the end of the connection. Returns the bytes that were not read before."""
         async with asyncio.timeout(5):
             try:
                 return await self.reader.read()
@@ -155,9 +150,9 @@ class Client:
 
 @asynccontextmanager
 async def client_of(server: Server, receive_buffer: int | None = None) -> AsyncIterator[Client]:
-    """A connected client.
+    """Connects to the server.
 
-    `receive_buffer`: the size of its receive buffer in bytes. If the buffer is small, the server notices sooner that the client does not read.
+    `receive_buffer`: bytes. With a small one, the server soon notices a slow client.
     """
     connected = socket.socket()
     if receive_buffer is not None:
@@ -184,9 +179,6 @@ def assert_error(answer: tuple[int, dict[str, str], Any], status: int, code: str
     assert answer[1]["connection"] == "close"
 
 
-# Time limits
-
-
 @pytest.mark.parametrize(
     "sent", [b"", b"\r\n", b"GET / HTTP/1.1\r\n\r\n"], ids=["new", "line break", "after a request"]
 )
@@ -208,7 +200,7 @@ async def test_line_breaks_do_not_keep_a_connection_open(server: Server) -> None
         assert closing.done()
 
 
-async def test_a_head_that_does_not_end_in_time_is_a_408_even_if_more_bytes_arrive(server: Server) -> None:
+async def test_a_head_that_does_not_end_in_time_is_a_408(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"GET / HTTP/1.1\r\n")
 
@@ -222,7 +214,7 @@ async def test_a_head_that_does_not_end_in_time_is_a_408_even_if_more_bytes_arri
         sending.cancel()
 
 
-async def test_a_body_that_stops_arriving_is_a_408_and_the_app_sees_a_disconnect(server: Server) -> None:
+async def test_a_body_that_stops_arriving_is_a_408(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345")
         assert_error(await client.answer(), 408, "request_timeout")
@@ -239,7 +231,7 @@ async def test_a_body_may_take_longer_while_more_of_it_arrives(server: Server) -
         assert (await client.answer())[2]["bytes"] == 10
 
 
-async def test_a_body_that_the_application_does_not_read_yet_does_not_time_out(server: Server) -> None:
+async def test_a_body_the_application_does_not_read_yet_does_not_time_out(server: Server) -> None:
     size = 3_000_000
     async with client_of(server) as client:
         client.send(b"POST /slow HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
@@ -276,15 +268,12 @@ async def test_a_client_that_reads_slowly_gets_its_whole_answer(server: Server) 
         assert size == len(LARGE)
 
 
-async def test_a_second_request_that_is_not_complete_does_not_cut_off_the_answer_to_the_first(server: Server) -> None:
+async def test_an_incomplete_second_request_does_not_cut_off_the_first_answer(server: Server) -> None:
     async with client_of(server) as client:
         client.send(b"POST /slow HTTP/1.1\r\nContent-Length: 1\r\n\r\nxPOST / HT")
         await asyncio.sleep(3 * SHORT.head_seconds)
         server.reads_on.set()
         assert (await client.answer())[2] == {"bytes": 1}
-
-
-# Turns for large answers
 
 
 async def test_a_large_answer_waits_until_clients_have_read_the_others() -> None:
@@ -307,7 +296,7 @@ async def take_turn(connections: Connections) -> None:
         pass
 
 
-async def test_while_too_much_is_unread_a_client_that_does_not_read_is_disconnected_sooner() -> None:
+async def test_while_much_is_unread_slow_clients_are_disconnected_sooner() -> None:
     limits = Limits(write_seconds=60, crowded_write_seconds=0.2, max_unread_bytes=20_000_000, check_seconds=0.05)
     async with served(limits) as server, client_of(server, receive_buffer=4096) as client:
         client.pause_reading()
@@ -325,10 +314,7 @@ async def test_a_large_answer_that_gets_no_turn_in_time_is_a_503() -> None:
     await take_turn(connections)
 
 
-# Heads of requests
-
-
-async def test_the_size_of_a_head_is_limited_and_a_body_in_the_same_chunk_does_not_count(server: Server) -> None:
+async def test_the_size_of_a_head_is_limited(server: Server) -> None:
     body = b"x" * (3 * MAX_HEAD_BYTES)
     head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % len(body)
     room = MAX_HEAD_BYTES - 200
@@ -343,7 +329,7 @@ async def test_the_size_of_a_head_is_limited_and_a_body_in_the_same_chunk_does_n
 async def test_a_head_that_is_too_large_is_refused_before_its_end(server: Server, start: bytes) -> None:
     async with client_of(server) as client:
         client.send(start)
-        await asyncio.sleep(0.1)  # the bytes of an incomplete head are counted from its second chunk on
+        await asyncio.sleep(0.1)  # the size of an unfinished head is counted from its second chunk on
         client.send(b"x" * (MAX_HEAD_BYTES + 1))
         assert_error(await client.answer(), 400, "malformed_request")
 
@@ -368,7 +354,7 @@ async def test_the_body_of_a_request_that_asks_for_an_upgrade_is_kept(
         assert (await client.answer())[2] == expected
 
 
-async def test_requests_that_ask_for_an_upgrade_may_follow_each_other_in_one_chunk(server: Server) -> None:
+async def test_requests_for_an_upgrade_may_follow_each_other(server: Server) -> None:
     request = b"POST /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with client_of(server) as client:
         client.send(3000 * request)
@@ -406,9 +392,7 @@ async def test_absolute_long_and_escaped_request_targets_are_served(
         (b"/http://elsewhere/", "here, there"),
     ],
 )
-async def test_the_host_of_a_target_replaces_the_header_only_if_the_target_is_absolute(
-    server: Server, target: bytes, host: str
-) -> None:
+async def test_only_an_absolute_target_replaces_the_host_header(server: Server, target: bytes, host: str) -> None:
     async with client_of(server) as client:
         client.send(b"GET %s HTTP/1.1\r\nHost: here\r\nA: b\r\nHOST: there\r\n\r\n" % target)
         status, headers, _ = await client.answer()
@@ -434,7 +418,7 @@ async def test_the_host_of_a_target_replaces_the_header_only_if_the_target_is_ab
         (b"PRI * HTTP/2.0\r\n\r\nSM", 400, "malformed_request"),
     ],
 )
-async def test_a_malformed_request_or_one_with_an_unknown_method_is_refused_with_a_json_error(
+async def test_a_malformed_request_is_refused_with_a_json_error(
     server: Server, request_line: bytes, status: int, code: str
 ) -> None:
     async with client_of(server) as client:

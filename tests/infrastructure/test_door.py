@@ -1,4 +1,4 @@
-"""Every route refuses a request or a WebSocket without a valid credential, except the open paths. The tests need no database."""
+"""Every route except the open paths needs a valid credential. The tests need no database."""
 
 import asyncio
 import json
@@ -59,7 +59,6 @@ def apps(settings: Settings = LOGIN) -> dict[str, ASGIApp]:
 
 
 def filled(template: str) -> str:
-    """The path of a route, with ids in it."""
     path = template.replace(":path}", "}").format_map(_AnyId(IDS))
     assert "{" not in path
     return path
@@ -71,8 +70,8 @@ class _AnyId(dict[str, str]):
 
 
 def routes_of(app: ASGIApp) -> Iterator[tuple[str, str]]:
-    """(method, path) of every route. The method of a WebSocket is WEBSOCKET."""
-    if not isinstance(app, Starlette):  # the gateway serves both apps, at the same paths
+    """Yields (method, path). The method of a WebSocket is WEBSOCKET."""
+    if not isinstance(app, Starlette):  # the gateway serves both apps
         yield from ((method, path) for path, methods in SERVED.items() for method in methods.split())
         return
     for route in app.routes:
@@ -86,7 +85,7 @@ def routes_of(app: ASGIApp) -> Iterator[tuple[str, str]]:
 async def answer(
     app: ASGIApp, method: str, path: str, headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to a request, or to the handshake of a WebSocket."""
+    """Sends a request, or the handshake of a WebSocket. Returns status, headers and body."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -116,7 +115,7 @@ async def answer(
 
 
 @pytest.mark.parametrize("name", ["commands", "queries", "gateway"])
-async def test_every_route_of_every_app_except_the_open_paths_refuses_a_request_without_a_credential(name: str) -> None:
+async def test_every_route_except_the_open_paths_needs_a_credential(name: str) -> None:
     app = apps()[name]
     routes = [*routes_of(app)]
     assert len(routes) > 15
@@ -151,7 +150,7 @@ def port() -> Iterator[int]:
 
 
 async def raw(port: int, *lines: str) -> tuple[int, bytes]:
-    """Sends a request with these lines as its head. Returns the status and the body of the answer."""
+    """Sends the lines as the request's head. Returns status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
     async with asyncio.timeout(10):
@@ -207,7 +206,7 @@ async def test_a_path_that_is_not_exactly_an_open_path_needs_a_credential(port: 
 
 
 @pytest.mark.parametrize("target", ["/health/live?x=1", "/health%2Flive", "http://127.0.0.1/health/live"])
-async def test_an_open_path_with_a_query_an_escaped_slash_or_a_host_needs_no_credential(port: int, target: str) -> None:
+async def test_an_open_path_with_a_query_or_a_host_needs_no_credential(port: int, target: str) -> None:
     assert await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1") == (200, b'{"status":"live"}')
 
 
@@ -236,9 +235,7 @@ BAD_CREDENTIALS: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("lines", "code"), BAD_CREDENTIALS)
-async def test_a_credential_that_is_missing_or_not_valid_is_a_401_that_says_why(
-    port: int, lines: list[str], code: str
-) -> None:
+async def test_a_missing_or_invalid_credential_is_a_401_that_says_why(port: int, lines: list[str], code: str) -> None:
     for target in ("/v1/models", "/v1/nothing"):
         status, body = await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1", *lines)
         error = json.loads(body)["error"]
@@ -272,13 +269,13 @@ async def test_the_official_sdk_says_why_it_was_refused_and_does_not_retry(port:
     assert len(issued) == 1
 
 
-async def test_a_large_body_without_a_credential_is_a_401_that_the_client_gets(port: int) -> None:
+async def test_a_large_body_without_a_credential_gets_its_401(port: int) -> None:
     async with httpx.AsyncClient(timeout=20) as client:
         answer = await client.post(f"http://127.0.0.1:{port}/v1/import", content=b"x" * 5_000_000)
     assert answer.status_code == 401
 
 
-async def test_no_token_and_no_api_key_is_in_an_answer_or_in_a_log(port: int) -> None:
+async def test_no_answer_and_no_log_line_repeats_a_credential(port: int) -> None:
     with capture_logs() as logs:
         for lines, _ in BAD_CREDENTIALS:
             _, body = await raw(port, "GET /v1/models HTTP/1.1", "Host: x", *lines)
@@ -290,7 +287,7 @@ async def test_no_token_and_no_api_key_is_in_an_answer_or_in_a_log(port: int) ->
     assert "0123456789abcdef" not in logged
 
 
-async def test_if_the_keys_of_the_user_service_were_never_read_a_token_is_a_503() -> None:
+async def test_without_the_keys_of_the_user_service_a_token_is_a_503() -> None:
     with user_service() as service:
         service.answer = lambda: (500, b"")
         app = apps(Settings(auth_mode="jwt", auth_jwks_url=service.url))["queries"]
@@ -300,8 +297,6 @@ async def test_if_the_keys_of_the_user_service_were_never_read_a_token_is_a_503(
 
 
 class Login:
-    """Accepts every request until `refusal` is set."""
-
     refusal: Exception | None = None
 
     async def authenticate(self, _: HTTPConnection) -> Principal:
@@ -311,10 +306,7 @@ class Login:
 
 
 async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
-    """Follows a stream of ten events. After the second one, the credential is refused. Returns what was sent.
-
-    The stream sends a comment after 0.05 s without an event.
-    """
+    """Follows a stream whose credential is refused after the second of ten events. Returns what was sent."""
     sent: list[bytes] = []
     login = Login()
 
@@ -341,10 +333,10 @@ async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01)
     }
     async with asyncio.timeout(10):
         await AccessMiddleware(EventStream(events(), {}, 0.05), login)(scope, receive, send)
-    return sent[1:]  # without the head
+    return sent[1:]
 
 
-async def test_an_expired_token_ends_only_streams_of_get_even_idle_ones_and_a_failed_check_ends_none() -> None:
+async def test_an_expired_token_ends_only_streams_of_get() -> None:
     expired = InvalidCredential("invalid_token", "The token has expired.")
     until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
     assert await followed(expired) == [*until_then, b""]

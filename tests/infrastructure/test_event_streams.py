@@ -1,4 +1,4 @@
-"""Server-sent events: when comments are sent, that a failed stream leaves no task, and that JSON stays one line for every client."""
+"""Server-sent events: their comments, the end of a failed stream, and JSON on one line."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ COMMENT_SECONDS = 0.05
 
 
 async def sent_by(events: AsyncIterator[bytes], pause_of_client: float = 0) -> list[bytes]:
-    """What the stream sends to a client. `pause_of_client`: how many seconds the client needs for each message."""
+    """Streams to a client that needs `pause_of_client` seconds for each message."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:
@@ -34,7 +34,7 @@ async def test_a_comment_is_sent_after_each_interval_without_events() -> None:
     assert await sent_by(events()) == [COMMENT, COMMENT, b"data: 1\n\n", b"data: 2\n\n", COMMENT]
 
 
-async def test_no_comment_is_sent_within_an_event_or_while_a_slow_client_receives_an_event() -> None:
+async def test_no_comment_is_sent_within_an_event() -> None:
     async def events() -> AsyncIterator[bytes]:
         yield b"data: 1"
         await asyncio.sleep(2.5 * COMMENT_SECONDS)
@@ -63,7 +63,7 @@ async def test_a_stream_that_fails_leaves_no_task_running() -> None:
     assert asyncio.all_tasks() == before
 
 
-def test_json_on_one_line_has_no_character_at_which_a_client_may_end_a_line() -> None:
+def test_json_on_one_line_has_no_character_that_ends_a_line() -> None:
     text = "a\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029b\U0001f642"
     line = on_one_line(json.dumps({text: text}, ensure_ascii=False).encode())
     assert line.decode().splitlines() == [line.decode()]

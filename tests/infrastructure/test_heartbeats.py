@@ -1,8 +1,4 @@
-"""Tests of `HeartbeatWatch`: one process watches whether another one is dead.
-
-The other process counts as dead if its beat was read several times, over a long enough time, and did not change. The
-watching process measures this time with its own clock.
-"""
+"""`HeartbeatWatch`: one process watches whether another one is dead, by its own clock."""
 
 from collections.abc import Callable
 
@@ -17,7 +13,7 @@ def watch(clock: Callable[[], float]) -> HeartbeatWatch[str]:
 
 
 def looks_until_dead(watch: HeartbeatWatch[str], clock: ManualClock, beat: int | None, step: float) -> int:
-    """Reads an unchanged beat every `step` seconds, until "other" counts as dead. Returns how many reads it took."""
+    """Reads every `step` seconds until the process is dead. Returns the number of reads."""
     looks = 1
     while "other" not in watch.unchanged({"other": beat}):
         clock.seconds += step
@@ -31,7 +27,7 @@ def test_a_process_whose_beat_stays_the_same_for_long_enough_is_dead() -> None:
     assert clock.seconds == DEAD_AFTER
 
 
-def test_a_process_whose_beat_changes_is_alive_even_if_the_number_gets_smaller() -> None:
+def test_a_process_whose_beat_changes_is_alive() -> None:
     clock = ManualClock()
     watching = watch(clock)
     for beat in (1, 2, 9, 3, 4, 5, 1) * 3:  # a restored Postgres can have a smaller number
@@ -55,7 +51,7 @@ def test_after_start_over_the_time_is_counted_from_the_beginning() -> None:
     assert looks_until_dead(watching, clock, 1, INTERVAL) == 1 + DEAD_AFTER / INTERVAL
 
 
-def test_a_process_without_a_row_counts_as_one_whose_beat_does_not_change() -> None:
+def test_a_process_without_a_row_has_an_unchanged_beat() -> None:
     clock = ManualClock()
     watching = watch(clock)
     assert looks_until_dead(watching, clock, None, INTERVAL) == 1 + DEAD_AFTER / INTERVAL

@@ -1,7 +1,4 @@
-"""Tests of tokens that are checked with the published keys of the user service.
-
-The service may be down or slow, or its answer may be useless.
-"""
+"""Tokens that are checked with the published keys of the user service. It may be down or slow, or give no usable answer."""
 
 import asyncio
 import base64
@@ -30,7 +27,7 @@ RSA, EC, ED, NEW, UNKNOWN = (
 
 
 def verifier(service: UserService, **times: float) -> TokenVerifier:
-    """A verifier. For an unknown key id it reads the published keys again, without a pause unless `times` sets one."""
+    """By default, the keys are read again without a pause."""
     waits = JwksTimes(**{"answer": 0.5, "retry": 0, "first_retry": 0, **times})
     return TokenVerifier(
         Settings(auth_mode="jwt", auth_jwks_url=service.url), JwksKeys(service.url, waits), max_remembered=1
@@ -67,7 +64,7 @@ async def test_a_wrong_signature_and_one_with_another_key_or_algorithm_are_refus
         assert await refusal(checked, jwt.encode(claims(), RSA.private, "PS256", {"kid": "rsa"})) == NOT_ACCEPTED
 
 
-async def test_a_token_without_a_key_id_is_checked_with_the_only_key_of_its_algorithm() -> None:
+async def test_without_a_key_id_the_only_key_of_the_algorithm_counts() -> None:
     nameless = SigningKey(None, "EdDSA")
     with user_service(RSA, nameless) as service:
         checked = verifier(service)
@@ -101,7 +98,7 @@ async def test_keys_that_cannot_check_a_signature_are_skipped() -> None:
         assert await refusal(checked, jwt.encode(claims(), RSA.private, "RS512", {"kid": "a"})) == NOT_ACCEPTED
 
 
-async def test_a_new_key_is_found_at_its_first_use_and_a_withdrawn_one_is_forgotten() -> None:
+async def test_a_new_key_is_found_at_its_first_use() -> None:
     with user_service(ED) as service:
         checked = verifier(service)
         old = ED.token()
@@ -131,7 +128,7 @@ async def test_old_keys_are_read_again_in_the_background() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_tokens_with_unknown_key_ids_do_not_make_the_store_read_the_keys_too_often() -> None:
+async def test_tokens_with_unknown_key_ids_do_not_cause_many_reads() -> None:
     with user_service(ED) as service:
         checked = verifier(service, retry=60)
         assert await checked.principal_of(ED.token())
@@ -139,16 +136,16 @@ async def test_tokens_with_unknown_key_ids_do_not_make_the_store_read_the_keys_t
         for round_number in range(2):
             refusals = await asyncio.gather(*(refusal(checked, token) for token in tokens))
             assert set(refusals) == {NOT_ACCEPTED}, round_number
-        assert service.requests == 1  # the keys were read a moment ago
+        assert service.requests == 1  # read a moment ago
     with user_service(ED) as service:
         checked = verifier(service, retry=0.2)
         assert await checked.principal_of(ED.token())
         await asyncio.sleep(0.2)
         await asyncio.gather(*(refusal(checked, token) for token in tokens))
-        assert service.requests == 2  # all tokens waited for one read
+        assert service.requests == 2  # all waited for one read
 
 
-async def test_until_keys_were_read_once_no_token_can_be_checked_and_each_token_makes_the_store_try_again() -> None:
+async def test_until_keys_were_read_each_token_makes_the_store_try_again() -> None:
     with user_service(ED) as service:
         port = service.port
         service.answer = lambda: (500, b"")
@@ -178,9 +175,7 @@ async def test_until_keys_were_read_once_no_token_can_be_checked_and_each_token_
     ],
     ids=["500", "302", "empty", "html", "list", "number", "none", "nested", "not-utf8", "huge"],
 )
-async def test_while_the_answer_of_the_user_service_cannot_be_used_known_keys_work_and_others_do_not(
-    status: int, body: bytes
-) -> None:
+async def test_known_keys_work_while_the_user_service_gives_no_usable_answer(status: int, body: bytes) -> None:
     with user_service(ED) as service:
         checked = verifier(service)
         assert await checked.principal_of(ED.token())
@@ -190,7 +185,7 @@ async def test_while_the_answer_of_the_user_service_cannot_be_used_known_keys_wo
         assert service.requests == 2
 
 
-async def test_while_the_user_service_is_slow_tokens_with_known_keys_are_checked_at_once() -> None:
+async def test_known_keys_work_at_once_while_the_user_service_is_slow() -> None:
     with user_service(ED) as service:
         checked = verifier(service, answer=1, retry=0.2)
         assert await checked.principal_of(ED.token())
@@ -211,7 +206,7 @@ async def test_while_the_user_service_is_slow_tokens_with_known_keys_are_checked
         assert service.requests == 2
 
 
-async def test_an_answer_that_comes_byte_by_byte_and_too_slowly_is_not_used() -> None:
+async def test_an_answer_that_comes_too_slowly_is_not_used() -> None:
     with user_service(ED) as service:
         checked = verifier(service, answer=0.4)
         assert await checked.principal_of(ED.token())
@@ -221,7 +216,7 @@ async def test_an_answer_that_comes_byte_by_byte_and_too_slowly_is_not_used() ->
             assert await refusal(checked, NEW.token()) == NOT_ACCEPTED
 
 
-async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no_withdrawn_key_stays() -> None:
+async def test_while_the_keys_change_no_valid_token_is_refused() -> None:
     keys = [SigningKey(f"key-{number}", "EdDSA") for number in range(20)]
     with user_service(keys[0]) as service:
         checked = verifier(service, refresh=0.02)
@@ -236,7 +231,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
         senders = [asyncio.create_task(send()) for _ in range(8)]
         for number in range(1, len(keys)):
-            # Old keys stay published for as long as their tokens are valid.
+            # Valid tokens may have old keys.
             service.publish(*keys[: number + 1])
             current = number
             await asyncio.sleep(0.03)
@@ -250,7 +245,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
 
 def _hs256_with_public_key() -> str:
-    """A token that is signed with HMAC. The secret is the text of the public RSA key. PyJWT refuses to make such a token."""
+    """HMAC with the public RSA key as the secret. PyJWT refuses to make such a token."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": "rsa"}, claims())]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

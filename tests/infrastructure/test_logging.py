@@ -1,4 +1,4 @@
-"""Tests of log lines, as JSON in the Elastic Common Schema and as text for people. Neither has message content or secrets."""
+"""Log lines, as JSON in the Elastic Common Schema and as text for people, without message content or secrets."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """Stands for an error of our own. Its module is set to `domain.errors` below."""
+    """Stands for an error of our own."""
 
 
 Refused.__module__ = "domain.errors"
@@ -35,6 +35,7 @@ Refused.__module__ = "domain.errors"
 
 @pytest.fixture
 def restored() -> Iterator[None]:
+    """Restores the logging of this process after the test."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook, threading.excepthook
     yield
@@ -99,7 +100,7 @@ def test_a_line_equals_what_elastics_own_formatter_writes(lines: Lines) -> None:
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same fields without nested objects: the name of an inner field is its path, with dots."""
+    """Flattens nested fields. The name of an inner field is its path, with dots."""
     flattened: dict[str, Any] = {}
     for key, value in fields.items():
         flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -116,7 +117,7 @@ def test_fields_bound_to_the_context_are_on_every_line(lines: Lines) -> None:
     ]
 
 
-def test_each_name_becomes_one_field_and_no_two_names_become_the_same(lines: Lines) -> None:
+def test_known_names_have_fields_of_their_own_and_others_become_labels(lines: Lines) -> None:
     assert len(set(FIELDS.values())) == len(FIELDS)
     log().info("request", request_id="req_1", route="/v1/{id}", projection="conversations", **{"a.b": 1})
     (line,) = lines()
@@ -124,7 +125,7 @@ def test_each_name_becomes_one_field_and_no_two_names_become_the_same(lines: Lin
     assert (line["labels.route"], line["labels.a_b"]) == ("/v1/{id}", 1)
 
 
-def test_a_field_for_numbers_never_gets_another_type(lines: Lines) -> None:
+def test_a_text_is_not_written_into_a_field_for_numbers(lines: Lines) -> None:
     log().info("reply_ended", status="completed", version=4)
     log().info("request", status=HTTPStatus.OK)
     reply, request = lines()
@@ -139,7 +140,7 @@ def test_levels_below_the_configured_one_are_not_written(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize("key", [*sorted(REFUSED), "master_key", "postgres_url", "item_text"])
-def test_the_value_of_a_key_for_content_or_secrets_is_dropped_and_the_key_is_listed(lines: Lines, key: str) -> None:
+def test_the_value_of_a_key_for_content_or_secrets_is_dropped(lines: Lines, key: str) -> None:
     log().info("item_appended", conversation_id="conv_1", **{key: "hunter2"})
     (line,) = lines()
     assert "hunter2" not in json.dumps(line)
@@ -147,7 +148,7 @@ def test_the_value_of_a_key_for_content_or_secrets_is_dropped_and_the_key_is_lis
 
 
 @pytest.mark.parametrize("value", [{"a": "hunter2"}, [{"a": "hunter2"}], b"hunter2", object()])
-def test_a_value_that_is_neither_a_scalar_nor_a_list_of_scalars_is_dropped(lines: Lines, value: object) -> None:
+def test_values_other_than_scalars_and_lists_of_scalars_are_dropped(lines: Lines, value: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert "hunter2" not in json.dumps(line)
@@ -171,9 +172,7 @@ def test_a_value_that_is_neither_a_scalar_nor_a_list_of_scalars_is_dropped(lines
         (ConnectionRefusedError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
     ],
 )
-def test_a_scalar_of_any_kind_and_a_list_of_scalars_are_logged_as_one_line(
-    lines: Lines, value: object, written: object
-) -> None:
+def test_scalars_and_lists_of_scalars_are_logged_as_one_line(lines: Lines, value: object, written: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert line["labels.thing"] == written
@@ -229,7 +228,7 @@ def test_a_validation_error_does_not_quote_what_was_sent(lines: Lines) -> None:
     assert "hunter2" not in json.dumps(line)
 
 
-def test_a_deep_recursion_and_a_cycle_of_causes_make_one_line_of_limited_length(lines: Lines) -> None:
+def test_deep_recursion_and_a_cycle_of_causes_make_a_bounded_line(lines: Lines) -> None:
     def deep(n: int) -> None:
         deep(n + 1)
 
@@ -255,7 +254,7 @@ def test_log_records_of_libraries_at_warning_or_above_become_lines_like_ours(lin
     assert "hunter2" not in json.dumps([went_wrong, unreadable])
 
 
-async def test_the_error_of_a_task_that_nobody_awaited_is_logged_without_its_message(lines: Lines) -> None:
+async def test_the_error_of_an_unawaited_task_is_logged_without_its_message(lines: Lines) -> None:
     loop = asyncio.get_running_loop()
     loop.call_exception_handler({"message": "Task failed", "exception": ValueError("hunter2"), "task": "hunter2"})
     (line,) = lines()
@@ -341,9 +340,7 @@ def test_a_trace_shows_the_frames_that_python_shows(lines: Lines) -> None:
 FORGED = "x\n12:00:00 [info     ] forged\r\x1b[2J\x1b]0;title\x07\x85\u2028\u2029\u202e\u2066\x00\x7f"
 
 
-def test_on_the_console_no_value_can_forge_a_line_or_move_the_cursor(
-    restored: None, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_no_value_can_forge_a_line_on_the_console(restored: None, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     configure_logging("api", "INFO", "console")
     log().info("request", path=FORGED, names=[FORGED])
     log().info(FORGED)
@@ -356,7 +353,7 @@ def test_on_the_console_no_value_can_forge_a_line_or_move_the_cursor(
     lines = capsysbinary.readouterr().out.decode().split("\n")
 
     assert all(line.isprintable() for line in lines)
-    assert sum("forged" in line for line in lines) == 4  # a library's message is cut after its first line
+    assert sum("forged" in line for line in lines) == 4  # of a library's message, only the first line is logged
     assert not any(line.startswith("12:00:00 [info     ] forged") for line in lines)
     assert "\\u202e" in lines[0]
 

@@ -1,4 +1,4 @@
-"""Tests of the metrics of a process: their names and labels, and what is counted for a request."""
+"""The metrics of a process: their names and labels, and what is counted for a request."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,4 +1,4 @@
-"""Tests of the metrics server. In a process without an API it also answers the health checks."""
+"""The metrics server. In a process without an API it also answers the health checks."""
 
 import asyncio
 import signal
@@ -61,7 +61,7 @@ async def test_head_is_answered_without_a_body() -> None:
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "application/json", b"")
 
 
-async def test_when_the_block_ends_the_port_is_free_and_no_task_is_left() -> None:
+async def test_after_the_block_the_port_is_free() -> None:
     before = asyncio.all_tasks()
     async with serve_metrics(Metrics(), 0, lambda: PASSED) as port:
         with closing(create_connection(("127.0.0.1", port))):

@@ -7,7 +7,7 @@ from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
 
 
-async def test_a_task_that_is_cancelled_while_it_returns_its_connection_still_returns_it(settings: Settings) -> None:
+async def test_a_cancelled_task_still_returns_its_connection(settings: Settings) -> None:
     pool = make_pool(settings.postgres_url, max_size=1)
     await pool.open()
     borrowed = asyncio.Event()
@@ -19,7 +19,7 @@ async def test_a_task_that_is_cancelled_while_it_returns_its_connection_still_re
 
     borrower = asyncio.create_task(borrow())
     await borrowed.wait()
-    # Holds the pool's private lock, so that the borrower waits while it returns its connection. Then cancels the borrower.
+    # Makes the borrower wait while it returns its connection.
     async with pool._lock:
         await asyncio.sleep(0.01)
         borrower.cancel()

@@ -1,4 +1,4 @@
-"""The setting RATE_LIMITS: which values are accepted, and which are refused when a process starts."""
+"""The setting RATE_LIMITS: which values are accepted."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_tenant_subject_and_key_have_limits_of_their_own(monkeypatch: pytest.Mon
     assert limits["key"] == Limits(replies=2)
 
 
-def test_an_override_replaces_the_limits_that_it_names_for_its_tenant_and_null_removes_a_limit(
+def test_an_override_replaces_the_limits_that_it_names_for_its_tenant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     general = {"tenant": {"requests": 10, "replies": 5}, "subject": {"followers": 3}}

@@ -1,4 +1,4 @@
-"""How an API is served: what happens to running streams when the process gets SIGTERM, and how many files it may open."""
+"""How an API is served: running streams at SIGTERM, and how many files it may open."""
 
 import http.client
 import resource
@@ -36,7 +36,7 @@ serve(Starlette(routes=[Route("/", stream)]), Settings(), Metrics(), shutdown, C
 """
 
 
-def test_a_running_stream_sends_its_last_chunk_and_ends_when_the_process_gets_sigterm() -> None:
+def test_at_sigterm_a_running_stream_sends_its_last_chunk() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-P", "-c", APP, str(listener.fileno())]
         with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, pass_fds=[listener.fileno()]) as process:

@@ -1,4 +1,4 @@
-"""Tests of the table of served paths, of the hint in a 404 for any other path, and of how a path is logged."""
+"""The table of served paths, the hint in a 404, and how a path is logged."""
 
 import threading
 
@@ -65,7 +65,7 @@ def test_head_and_options_are_allowed_where_they_are_answered() -> None:
         ("/" + "secret/" * 20_000, "The API is at `/v1`"),
     ],
 )
-def test_a_404_says_what_to_use_instead_and_never_repeats_the_path(path: str, hint: str) -> None:
+def test_a_404_says_what_to_use_instead_and_does_not_repeat_the_path(path: str, hint: str) -> None:
     message = not_served(path)
     assert message.startswith("Nothing is served at this path. ")
     assert hint in message
@@ -88,5 +88,5 @@ def test_a_404_says_what_to_use_instead_and_never_repeats_the_path(path: str, hi
         ("*", "*"),
     ],
 )
-def test_a_path_is_logged_with_only_its_ids_and_the_words_of_the_api(path: str, logged: str) -> None:
+def test_a_path_is_logged_with_its_ids_and_the_apis_words_only(path: str, logged: str) -> None:
     assert loggable_path(path) == logged

@@ -1,4 +1,4 @@
-"""Tests of `TenantTurns`: the number of turns at a time is limited, and one tenant never holds all of them."""
+"""`TenantTurns` limits the turns at a time, in total and for each tenant."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from infrastructure.http.tenant_turns import TenantTurns
 
 
-async def test_given_a_tenant_that_wants_all_turns_then_another_tenant_gets_a_turn_at_once() -> None:
+async def test_a_second_tenant_gets_a_turn_at_once() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     holding = 0
     stop = asyncio.Event()
@@ -28,7 +28,7 @@ async def test_given_a_tenant_that_wants_all_turns_then_another_tenant_gets_a_tu
     assert holding == 10
 
 
-async def test_given_all_turns_are_held_then_a_further_tenant_gets_a_turn_only_when_turns_are_given_back() -> None:
+async def test_a_further_tenant_waits_until_turns_are_given_back() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     async with AsyncExitStack() as stack:
         for tenant in ("a", "a", "b"):

@@ -1,7 +1,4 @@
-"""Which tokens of the user service are accepted, and which principal they name.
-
-Here the tokens are signed with a shared secret. `test_jwks.py` tests published keys.
-"""
+"""Which tokens of the user service are accepted, and which principal each names. The store checks the tokens with a shared secret."""
 
 import asyncio
 import base64
@@ -24,7 +21,7 @@ def verifier(**settings: Any) -> TokenVerifier:
 
 
 async def refusal(credential: str, **settings: Any) -> str:
-    """The message of the refusal. Asserts that no part of the token is in it."""
+    """Returns the message of the refusal, which must have no part of the token."""
     with pytest.raises(InvalidCredential) as refused:
         await verifier(**settings).principal_of(credential)
     assert refused.value.code == "invalid_token"
@@ -35,7 +32,6 @@ async def refusal(credential: str, **settings: Any) -> str:
 
 
 def unsigned(header: object, payload: object = None) -> str:
-    """A token with this header and an empty signature."""
     parts = [header, claims() if payload is None else payload]
     return ".".join([*(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts), ""])
 
@@ -55,9 +51,7 @@ async def test_a_valid_token_names_tenant_subject_and_scopes() -> None:
         ("readwrite", set()),
     ],
 )
-async def test_scopes_are_a_text_of_words_or_a_list_and_unknown_scopes_are_ignored(
-    scope: Any, scopes: set[str]
-) -> None:
+async def test_scopes_are_words_or_a_list_and_unknown_ones_are_ignored(scope: Any, scopes: set[str]) -> None:
     assert (await verifier().principal_of(token(scope=scope))).scopes == scopes
 
 
@@ -150,7 +144,7 @@ async def test_a_token_longer_than_the_limit_is_refused() -> None:
     assert await refusal(token(more="a" * 13_000)) == "The token is longer than 16384 bytes."
 
 
-async def test_a_payload_that_is_not_an_object_or_cannot_be_read_is_refused() -> None:
+async def test_a_payload_that_is_no_readable_object_is_refused() -> None:
     for payload in (
         b"[]",
         b"7",
@@ -161,11 +155,11 @@ async def test_a_payload_that_is_not_an_object_or_cannot_be_read_is_refused() ->
         assert await refusal(jwt.api_jws.encode(payload, SECRET, "HS256")) == "The token is not valid."
 
 
-async def test_an_algorithm_is_accepted_only_if_the_secret_is_long_enough_for_it() -> None:
+async def test_an_algorithm_needs_a_secret_that_is_long_enough() -> None:
     for length, accepted in ((32, ["HS256"]), (48, ["HS256", "HS384"]), (64, ["HS256", "HS384", "HS512"])):
         secret = SECRET[:length]
         for algorithm in ("HS256", "HS384", "HS512"):
-            # A token that must be refused is signed with all of SECRET, because PyJWT warns about a short secret.
+            # PyJWT warns about a short secret.
             if algorithm in accepted:
                 assert await verifier(auth_secret=secret).principal_of(token(secret, algorithm))
             else:
@@ -184,7 +178,7 @@ async def test_a_token_that_was_accepted_is_refused_once_it_has_expired() -> Non
         await checked.principal_of(sent)
 
 
-async def test_a_remembered_token_is_not_verified_again_and_the_number_of_remembered_tokens_is_limited() -> None:
+async def test_a_remembered_token_is_not_verified_again() -> None:
     checked = TokenVerifier(Settings(auth_mode="jwt", auth_secret=SECRET), max_remembered=3)
     sent = [token(sub=f"user-{number}") for number in range(4)]
     assert await checked.principal_of(sent[0]) is await checked.principal_of(sent[0])

@@ -1,7 +1,4 @@
-"""Tests of WebSockets: which handshakes are refused, how messages are sent, what closes a socket, and with which code.
-
-The server is real. Its time limits are short.
-"""
+"""WebSockets: which handshakes are refused, how messages are sent, and what closes a socket."""
 
 import asyncio
 import contextlib
@@ -47,7 +44,10 @@ UPGRADE = {
 
 
 class Server:
-    """An app that sends back what it receives. `/flood` sends without end. `ended`: the close codes of the sockets that have ended."""
+    """An app with two sockets. `/flood` sends without end.
+
+    `ended`: the close codes of ended sockets.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -117,7 +117,6 @@ def server() -> Any:
 
 
 async def closed_with(client: ClientConnection) -> tuple[int, str]:
-    """Waits until the server closes the socket. Returns code and reason. Fails if the connection was only cut off."""
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - earlier messages are ignored
             while True:
@@ -143,7 +142,7 @@ async def handshake(server: Server, path: str, **changed: Any) -> httpx.Response
         ("/echo", {"Sec_WebSocket_Key": "short"}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"Sec_WebSocket_Key": b"dGhlIHNhbXBs\xf8SBub25jZQ=="}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"X_Long": "x" * 20_000}, 400, "malformed_request", "head"),
-        # These two do not ask for a WebSocket. They are ordinary GETs, and this path has no route for GET.
+        # Ordinary GETs, at a path without a route for GET.
         ("/echo", {"Upgrade": "h2c"}, 404, "unknown_url", "served"),
         ("/echo", {"Connection": "keep-alive"}, 404, "unknown_url", "served"),
     ],
@@ -161,7 +160,7 @@ async def test_a_handshake_that_cannot_be_accepted_is_refused_with_an_error(
     assert answer.headers.get("sec-websocket-version") == ("13" if status == 426 else None)
 
 
-async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_socket_ends(server: Server) -> None:
+async def test_an_accepted_handshake_is_logged_when_the_socket_ends(server: Server) -> None:
     with capture_logs() as logs:
         async with connect(f"{server.url}/echo", additional_headers={"X-Request-ID": "mine"}) as client:
             assert client.response is not None
@@ -173,18 +172,18 @@ async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_soc
         "GET",
         "/*",
         101,
-    )  # `echo` is not a word of the API's paths, so it is not logged
+    )  # `echo` is no word of the API
     assert b'http_requests_total{method="GET",route="/echo",status="101"}' in server.metrics.render()[0]
 
 
-async def test_a_post_or_a_head_that_asks_for_a_websocket_is_served_as_an_ordinary_request(server: Server) -> None:
+async def test_a_post_or_head_that_asks_for_a_websocket_is_an_ordinary_request(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         for method in ("POST", "HEAD"):
             answer = await client.request(method, f"http://127.0.0.1:{server.port}/docs", headers=UPGRADE)
             assert answer.status_code == {"POST": 405, "HEAD": 200}[method]
 
 
-async def test_text_bytes_and_fragments_are_echoed_and_compression_that_the_client_offers_is_not_used(
+async def test_text_bytes_and_fragments_are_echoed(
     server: Server,
 ) -> None:
     async with connect(f"{server.url}/echo", compression="deflate") as client:
@@ -208,7 +207,7 @@ async def test_bytes_that_follow_the_handshake_in_one_chunk_are_the_first_messag
     writer.close()
 
 
-async def test_a_message_that_is_too_large_is_an_error_and_close_code_1009(server: Server) -> None:
+async def test_a_too_large_message_closes_the_socket_with_code_1009(server: Server) -> None:
     async with connect(f"{server.url}/echo", max_size=None) as client:
         await client.send("x" * 10_000_000)
         error = json.loads(await client.recv())
@@ -250,9 +249,9 @@ async def test_a_message_whose_rest_does_not_arrive_closes_the_socket(server: Se
         assert await closed_with(client) == (1002, "The rest of a message did not arrive in time.")
 
 
-async def test_a_socket_that_is_not_used_stays_open_while_its_client_answers_pings(server: Server) -> None:
+async def test_an_unused_socket_stays_open_while_its_client_answers_pings(server: Server) -> None:
     async with connect(f"{server.url}/echo") as client:
-        await asyncio.sleep(1)  # three times as long as the server waits for a pong
+        await asyncio.sleep(1)  # three times the wait for a pong
         await client.send("still here")
         assert await client.recv() == "still here"
 
@@ -272,9 +271,7 @@ async def test_a_client_that_answers_no_ping_or_reads_nothing_is_disconnected(se
 
 
 @pytest.mark.parametrize("frame", [b"\x88\x80mask", b"\x83\x80mask"], ids=["closes", "breaks the protocol"])
-async def test_an_app_that_sends_without_end_stops_when_its_client_closes_or_breaks_the_protocol(
-    server: Server, frame: bytes
-) -> None:
+async def test_an_endless_app_stops_when_its_client_closes_the_socket(server: Server, frame: bytes) -> None:
     server.ended.clear()
     client = await connect(f"{server.url}/flood")
     client.transport.write(frame)

@@ -1,4 +1,4 @@
-"""The counts that several processes share in Redis. The tests use them as the limiter does: with one SharedCounts for each process."""
+"""The counts that several processes share in Redis."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ KEY = "limits:acme:requests:tenant"
 
 @dataclass
 class Process:
-    """One process, with its counts for one key."""
+    """A process that counts against one limit."""
 
     shared: SharedCounts
     limit: int
@@ -69,7 +69,7 @@ class Process:
 async def processes(
     url: str, limit: int, number: int = 2, *, wait_seconds: float = 10.0, answer_seconds: float = 10.0
 ) -> AsyncIterator[list[Process]]:
-    """Processes that share their counts. By default they wait long for Redis, so that the tests also pass on a slow machine."""
+    """Opens processes that share their counts. By default they wait long for Redis, for slow machines."""
     async with AsyncExitStack() as stack:
         opened: list[Process] = []
         for _ in range(number):
@@ -83,18 +83,16 @@ async def processes(
 
 @pytest.fixture
 async def server(settings: Settings) -> AsyncIterator[Redis]:
-    """The test's own client of Redis."""
     async with Redis.from_url(settings.redis_url) as client:
         yield client
 
 
 async def scripts_run_by(server: Redis) -> int:
-    """How many scripts the server has run so far."""
     return int((await server.info("commandstats")).get("cmdstat_eval", {"calls": 0})["calls"])
 
 
 async def send(several: Sequence[Process], requests: int) -> int:
-    """Sends all requests at the same time, divided among the processes. Returns how many were allowed."""
+    """Sends the requests to the processes in turn. Returns how many were allowed."""
     return sum(await asyncio.gather(*(several[n % len(several)].request() for n in range(requests))))
 
 
@@ -106,7 +104,7 @@ async def test_processes_together_never_allow_more_than_the_limit(settings: Sett
             let_in += await send(several, 100)
             await asyncio.sleep(0.02)
 
-        # Slightly fewer may be allowed: a process that gets no more requests may not have used its whole portion.
+        # A process may leave a part of its portion unused.
         assert limit * 0.97 - 1 <= let_in <= limit
 
 
@@ -170,7 +168,7 @@ async def test_what_redis_counts_expires_after_a_minute(settings: Settings, serv
         await server.hset(KEY, mapping={str(seconds - WINDOW_SECONDS): 4, str(seconds - WINDOW_SECONDS - 2): 6})
         await asyncio.sleep(0.6)  # until Redis is asked again
 
-        assert await send([process], 20) in (6, 10)  # the older use (6) has expired; the newer one (4) may have
+        assert await send([process], 20) in (6, 10)  # the older use (6) has expired
         assert 0 < await server.ttl(KEY) <= WINDOW_SECONDS + 1
 
 
@@ -183,7 +181,7 @@ async def test_a_redis_key_that_holds_another_type_is_replaced(settings: Setting
         assert all(process.shared.is_available for process in several)
 
 
-async def test_tokens_of_one_process_count_for_the_others_and_for_longer_if_they_exceed_the_limit(
+async def test_tokens_above_the_limit_count_longer_and_also_for_other_processes(
     settings: Settings,
 ) -> None:
     async with processes(settings.redis_url, 1_000) as [one, other]:
@@ -191,16 +189,16 @@ async def test_tokens_of_one_process_count_for_the_others_and_for_longer_if_they
         assert await other.has_tokens()
         one.spend(2_500)
         assert not await one.has_tokens()
-        await asyncio.sleep(1.1)  # the other process relies on the last answer of Redis for a second
+        await asyncio.sleep(1.1)  # the last answer of Redis counts for a second
 
         assert not await other.has_tokens()
         now = time.monotonic()
         assert other.tokens.left(now, is_shared=True) == 0
-        # A minute, and a minute and a half more for the 1,500 tokens above the limit.
+        # A minute, and 90 s for the 1,500 tokens above the limit.
         assert 140 <= other.tokens.free_in(now, is_shared=True) <= 152
 
 
-async def test_the_number_of_replies_at_once_is_exact_and_a_place_that_is_given_back_is_soon_free(
+async def test_the_number_of_replies_at_once_is_exact(
     settings: Settings,
 ) -> None:
     async with processes(settings.redis_url, 5) as [one, other]:
@@ -212,7 +210,7 @@ async def test_the_number_of_replies_at_once_is_exact_and_a_place_that_is_given_
         assert sum(await asyncio.gather(*(process.begin_reply() for process in (one, other) * 10))) == 1
 
 
-async def test_redis_knows_the_taken_places_again_soon_after_it_lost_all_data(
+async def test_redis_knows_the_running_replies_again_soon_after_it_lost_all_data(
     settings: Settings, server: Redis
 ) -> None:
     async with processes(settings.redis_url, 3) as [one, other]:
@@ -228,13 +226,12 @@ async def test_redis_knows_the_taken_places_again_soon_after_it_lost_all_data(
 
 @asynccontextmanager
 async def frozen(client: Redis) -> AsyncIterator[None]:
-    """For two seconds, Redis accepts commands but does not answer."""
     await client.client_pause(2_000)
     yield
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, pytest.param(frozen, id="frozen")])
-async def test_while_redis_refuses_or_is_silent_each_process_counts_by_itself_and_nobody_waits(fault: Fault) -> None:
+async def test_without_an_answer_of_redis_each_process_counts_by_itself(fault: Fault) -> None:
     async with (
         own_valkey() as url,
         Redis.from_url(url) as client,
@@ -246,7 +243,7 @@ async def test_while_redis_refuses_or_is_silent_each_process_counts_by_itself_an
             started = time.monotonic()
             let_in = await send(several, 100)
             assert time.monotonic() - started < 0.5
-            assert 8 <= let_in <= 20  # each process has 9 left if it counts by itself; together they have 8
+            assert 8 <= let_in <= 20  # each process has 9 left by itself, together 8
             assert not any(process.requests.has(time.monotonic(), is_shared=False) for process in several)
             assert await several[0].begin_reply()
             assert await several[0].has_tokens()

@@ -25,7 +25,6 @@ def principal(subject: str, tenant: str = "acme", key_id: str | None = None) -> 
 
 
 async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int:
-    """How many of these requests were allowed."""
     requests_allowed = 0
     for _ in range(requests):
         try:
@@ -36,7 +35,7 @@ async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int
     return requests_allowed
 
 
-async def test_each_subject_has_a_limit_and_all_subjects_of_a_tenant_share_another() -> None:
+async def test_each_subject_has_a_limit_and_each_tenant_another() -> None:
     limits = limiter(tenant={"requests": 8}, subject={"requests": 5})
 
     assert await allowed(limits, principal("ann")) == 5
@@ -44,7 +43,7 @@ async def test_each_subject_has_a_limit_and_all_subjects_of_a_tenant_share_anoth
     assert await allowed(limits, principal("ann", tenant="other")) == 5
 
 
-async def test_a_key_has_a_limit_of_its_own_which_does_not_apply_to_requests_without_a_key() -> None:
+async def test_the_limit_of_a_key_does_not_apply_to_requests_without_a_key() -> None:
     limits = limiter(key={"requests": 2})
 
     assert await allowed(limits, principal("ann", key_id="key_1")) == 2
@@ -53,7 +52,7 @@ async def test_a_key_has_a_limit_of_its_own_which_does_not_apply_to_requests_wit
     assert await allowed(limits, principal("ann")) == 10
 
 
-async def test_an_idle_principal_is_forgotten_unless_it_holds_a_place() -> None:
+async def test_an_idle_principal_is_forgotten_unless_it_still_follows() -> None:
     limits = limiter(tenant=EVERY, subject=EVERY)
     for number in range(5):
         await Allowance(limits, principal(f"user {number}")).request()
@@ -78,7 +77,7 @@ async def test_without_limits_nobody_is_remembered() -> None:
     assert limits.remembered == 0
 
 
-def test_a_burst_refills_evenly_and_after_an_excess_requests_are_refused_for_about_max_debt_seconds() -> None:
+def test_after_an_excess_requests_are_refused_for_about_max_debt_seconds() -> None:
     burst = BurstCount(10)
     for _ in range(10):
         assert burst.has(100.0)

@@ -1,4 +1,4 @@
-"""Tests of `Window`, which counts in one process how much was used in the last minute."""
+"""Tests of `Window`, which counts what one process used in the last minute."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 
-def test_a_use_that_fits_counts_for_a_minute_and_at_most_a_second_longer() -> None:
+def test_a_use_that_fits_counts_for_a_minute() -> None:
     window = Window(10)
     window.add(100.9, 4)
 
@@ -47,7 +47,7 @@ def test_with_a_limit_of_zero_nothing_is_ever_left() -> None:
     steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=40),
 )
 def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: list[tuple[float, int]]) -> None:
-    """A use of any size is allowed while anything is left. Requests for replies are limited in this way."""
+    """A use of any size is allowed while anything is left."""
     window, now = Window(limit), 0.0
     uses: list[tuple[float, int]] = []
     for pause, amount in steps:
@@ -59,4 +59,4 @@ def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: lis
         assert in_the_last_minute < limit + 30
 
     total = sum(used for _, used in uses)
-    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the larger an excess, the longer nothing is left
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # after a large excess, nothing is left for long

@@ -1,4 +1,4 @@
-"""A store for the tests of this folder. Its provider gives every request the same answer, whatever schemathesis sends."""
+"""A store for the tests of this folder. Its provider gives every request the same answer."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.scripted_provider import scripted_provider
 from tests.system import System
 
 MODELS = ("smollm2-135m", "gpt-5-mini")
-"""The first one is the default model. The examples of the OpenAPI document name the second one."""
+"""The first one is the default model. The document's examples name the second one."""
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tests.web_pages.browser import BROWSER, NO_BROWSER
 
 @pytest.fixture(params=["gateway", "queries"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway, or of the query API, to which nginx sends these paths. Neither needs Postgres, MongoDB or Redis here."""
+    """The gateway, or the query API. Neither needs Postgres, MongoDB or Redis here."""
     if request.param == "gateway":
         app = gateway.create_app(Settings(), Metrics(), Event(), Connections())
     else:
@@ -28,7 +28,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient
         yield client
 
 
-async def test_the_page_names_only_urls_of_this_store_and_all_of_them_are_served(api: httpx.AsyncClient) -> None:
+async def test_the_page_names_only_served_urls_of_this_store(api: httpx.AsyncClient) -> None:
     page = await api.get("/docs")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "//" not in page.text.replace("</", "").replace("<!-- ", "")

@@ -1,7 +1,4 @@
-"""Tests that the OpenAPI document of both APIs is complete and consistent, and that operations have their handlers' names.
-
-The test clients of both APIs check that every answer fits the document.
-"""
+"""The OpenAPI document of both APIs: its references, schemas, errors, streams and examples."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +15,7 @@ OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].
 
 
 def resolved(described: Any) -> Any:
-    """The object that a reference points to. An object that is not a reference is returned as it is."""
+    """Follows references."""
     while "$ref" in described:
         value: Any = DOCUMENT
         for step in described["$ref"].removeprefix("#/").split("/"):
@@ -28,7 +25,7 @@ def resolved(described: Any) -> Any:
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
-    """The value, if it is an object, and all objects in it."""
+    """All objects in the value, at any depth."""
     if isinstance(value, dict):
         yield value
     if isinstance(value, dict | list):
@@ -50,7 +47,7 @@ def test_every_schema_is_a_json_schema_with_named_fields_or_alternatives() -> No
 
 
 def test_the_items_of_every_list_are_a_schema() -> None:
-    """A list with a fixed number of items would need `items: false`, which generators of clients do not know."""
+    """`items: false`, for a list of fixed length, is unknown to generators of clients."""
     lists = [value for value in objects(SCHEMAS) if value.get("type") == "array"]
     assert [value for value in lists if not isinstance(value.get("items"), dict)] == []
 
@@ -72,7 +69,7 @@ def test_every_answer_and_every_error_of_an_operation_has_a_schema(name: str) ->
     assert bool(unmodified) == ("ETag" in answer["headers"] and name.startswith(("get_", "list_")))
 
 
-def test_an_operation_has_the_name_of_its_handler() -> None:
+def test_known_operation_ids_are_in_the_document() -> None:
     names = {"create_response", "list_conversations", "add_items", "get_item", "import_conversations", "get_readiness"}
     assert names <= set(OPERATIONS)
 

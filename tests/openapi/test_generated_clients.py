@@ -1,8 +1,4 @@
-"""Clients that are generated from the OpenAPI document are typed and usable: openapi-python-client, and openapi-typescript with openapi-fetch.
-
-Each of two folders beside this file has a program for one client. First the types of the program are checked. Then it
-creates a conversation, appends and lists items, and gets an error.
-"""
+"""Clients that are generated from the OpenAPI document are typed and usable."""
 
 import subprocess
 import sys
@@ -21,7 +17,7 @@ PRINTED = "Oslo 2 not_found"
 
 
 def installed(folder: str, directory: Path) -> Environment:
-    """Installs the packages of a folder beside this file and copies its files. Skips the test if that is impossible."""
+    """Installs the packages of the folder, or skips the test."""
     environment = Environment(str(HERE / folder), directory)
     try:
         environment.install()

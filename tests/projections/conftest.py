@@ -1,9 +1,4 @@
-"""Fixtures.
-
-write    appends through the real event log
-world    the stores, and projectors that use them (world.py)
-live     the same as `world`, while a projector updates all views
-"""
+"""Fixtures. `live` is `world` while a projector updates all views."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +15,7 @@ from tests.queries.writer import Writer
 
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
-    """Logs tracebacks without local variables. By default structlog prints all of them, which takes seconds."""
+    """Logs tracebacks without local variables: printing them takes seconds."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

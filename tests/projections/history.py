@@ -1,6 +1,6 @@
 """Writes conversations with most types of events, for tests that compare whole views.
 
-Not written: branches, feedback, restored items, and replies that are queued, stopped or deleted, or whose request is sent again.
+Not written: branches, feedback, restored items, and replies that are queued, stopped, deleted or sent again.
 """
 
 from domain.commands import (
@@ -20,7 +20,6 @@ from tests.queries.writer import Writer
 
 
 async def write_many_kinds(write: Writer) -> dict[str, str]:
-    """Writes one conversation of each kind. Returns their ids by kind."""
     plain = await write.start(
         "hello", "you there", instructions="Be brief.", metadata={"a.b": "1", "$set": "2", "": "3"}
     )

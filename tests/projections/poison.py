@@ -15,12 +15,11 @@ UNREADABLE = b"\x7fnonsense"
 
 
 async def poison(settings: Settings, conversation_id: str, version: int) -> bytes:
-    """Makes one event unreadable. Returns its stored bytes, for `cure`."""
+    """Returns the event's stored bytes, for `cure`."""
     return await _swap(settings, conversation_id, version, UNREADABLE)
 
 
 async def cure(settings: Settings, conversation_id: str, version: int, state: bytes) -> None:
-    """Restores the event's stored bytes, which `poison` returned."""
     await _swap(settings, conversation_id, version, state)
 
 
@@ -35,7 +34,7 @@ async def _swap(settings: Settings, conversation_id: str, version: int, state: b
 
 
 async def insert_unreadable(settings: Settings, conversation_id: str, topic: str = "item.sung") -> int:
-    """Adds an unreadable event to the end of a conversation. Returns its version."""
+    """Appends an unreadable event. Returns its version."""
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         cursor = await connection.execute(
             "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id)"
@@ -50,7 +49,6 @@ async def insert_unreadable(settings: Settings, conversation_id: str, topic: str
 
 
 async def parked(world: World) -> dict[str, dict[str, Parked]]:
-    """The parked conversations of each view that has any."""
     return {view: dict(status.parked) for view, status in (await world.statuses()).items() if status.parked}
 
 
@@ -68,7 +66,7 @@ async def _parked_ids(world: World) -> dict[str, set[str]]:
 
 
 async def others_are_exact(world: World, *conversation_ids: str) -> bool:
-    """Whether the MongoDB views match the log in all conversations except these. Totals are not compared."""
+    """Whether the documents of all other conversations equal the log. Totals are not compared."""
     events = await world.reader.batch_logged(0, limit=1_000_000, max_bytes=2**40)
     expected: Any = fold(event for event in events if event.conversation_id not in conversation_ids)  # type: ignore[misc]  # the others are readable
     stored = await world.documents()

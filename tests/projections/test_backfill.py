@@ -1,8 +1,4 @@
-"""Tests of the backfill, which fills a new build of a view from the log.
-
-A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop the backfill. A
-build with other page sizes is started again.
-"""
+"""The backfill fills a new build of a view from the log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -49,14 +45,11 @@ async def _start(world: World, builds: ViewBuilds, views: Sequence[MongoView] = 
 
 
 async def _reports(task: BackfillTask) -> int:
-    """Runs the task in a thread. Returns how often it reported progress."""
     return len(await asyncio.to_thread(lambda: list(backfill(task))))
 
 
 @pytest.mark.parametrize("pages", [PageSizes(positions=1), PageSizes(part_bytes=1)], ids=["positions", "bytes"])
-async def test_given_pages_whose_progress_was_not_recorded_when_they_are_written_again_then_nothing_is_added_twice(
-    pages: PageSizes, write: Writer, world: World
-) -> None:
+async def test_pages_that_are_written_again_add_nothing_twice(pages: PageSizes, write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await write.execute(conversation, DescribeConversation(title="T"))
     [item_id] = await write.append(conversation, "two")
@@ -73,7 +66,7 @@ async def test_given_pages_whose_progress_was_not_recorded_when_they_are_written
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_page_of_large_events_then_it_is_written_in_parts(write: Writer, world: World) -> None:
+async def test_a_page_of_large_events_is_written_in_parts(write: Writer, world: World) -> None:
     conversation = await write.start(*["x" * 100_000] * 9)
     await write.delete(await write.start(*["y" * 100_000] * 9))
     await write.append(conversation, "z" * 100_000)
@@ -92,9 +85,7 @@ async def test_given_a_page_of_large_events_then_it_is_written_in_parts(write: W
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)
 
 
-async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longer_then_it_is_still_written(
-    write: Writer, world: World
-) -> None:
+async def test_a_page_that_takes_longer_than_a_statement_timeout_is_written(write: Writer, world: World) -> None:
     conversation = await write.start()
     for _ in range(30):
         await write.append(conversation, randbytes(700_000).hex())  # more than the sockets' buffers hold
@@ -109,9 +100,7 @@ async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longe
             await connection.execute(sql.SQL("ALTER DATABASE {} RESET statement_timeout").format(name))
 
 
-async def test_given_a_build_with_other_page_sizes_when_a_rebuild_runs_then_it_starts_the_build_again(
-    write: Writer, world: World
-) -> None:
+async def test_a_rebuild_after_a_build_with_other_page_sizes_has_no_difference(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     pages = PageSizes(positions=3)

@@ -1,4 +1,4 @@
-"""Tests how far apart batches are under load, and when a batch does not wait."""
+"""How far apart batches are under load, and when a batch does not wait."""
 
 import asyncio
 import time
@@ -24,9 +24,7 @@ from tests.queries.writer import Writer
     ("events_per_second", "expected"),
     [(0, 0.02), (500, 0.02), (BUSY_EVENTS_PER_SECOND - 10, 0.02), (BUSY_EVENTS_PER_SECOND + 10, BUSY_BATCH_SECONDS)],
 )
-def test_given_a_log_that_grows_steadily_then_batches_are_far_apart_only_from_the_busy_rate_on(
-    events_per_second: int, expected: float
-) -> None:
+def test_batches_are_far_apart_only_from_the_busy_rate_on(events_per_second: int, expected: float) -> None:
     now = 1_000.0
     pace = BatchPace(lambda: now)
     paces = set()
@@ -36,7 +34,7 @@ def test_given_a_log_that_grows_steadily_then_batches_are_far_apart_only_from_th
     assert paces == {0.02, expected}
 
 
-def test_given_a_busy_log_that_becomes_quiet_then_batches_are_close_together_again() -> None:
+def test_batches_are_close_together_again_when_a_busy_log_is_quiet() -> None:
     now = 0.0
     pace = BatchPace(lambda: now)
     now = 1.0
@@ -45,7 +43,7 @@ def test_given_a_busy_log_that_becomes_quiet_then_batches_are_close_together_aga
     assert pace.seconds_between(10_001, 0.0) == 0.0
 
 
-def test_given_a_pause_of_the_machine_then_the_events_that_waited_do_not_make_the_log_busy() -> None:
+def test_events_that_waited_during_a_pause_do_not_make_the_log_busy() -> None:
     now = 0.0
     pace = BatchPace(lambda: now)
     assert pace.seconds_between(0, 0.0) == 0.0
@@ -54,8 +52,6 @@ def test_given_a_pause_of_the_machine_then_the_events_that_waited_do_not_make_th
 
 
 class Paced(MongoViews):
-    """Records when batches start."""
-
     min_batch_seconds = 60.0
 
     def __init__(self, world: World) -> None:
@@ -67,9 +63,7 @@ class Paced(MongoViews):
         return await super().apply(view_positions, batch)
 
 
-async def test_given_a_least_time_between_batches_then_a_view_that_is_behind_does_not_wait_and_a_view_that_keeps_up_does(
-    write: Writer, world: World
-) -> None:
+async def test_a_view_that_keeps_up_waits_between_batches_and_one_behind_does_not(write: Writer, world: World) -> None:
     conversation = await write.start()
     await write.append(conversation, *["one"] * (BATCH_EVENTS - 1))
     await write.append(conversation, *["two"] * BATCH_EVENTS)

@@ -1,4 +1,4 @@
-"""The merged writes of a batch give the same documents as the writes one by one. Tested: inserts, removals, and updates without `unset`."""
+"""The merged writes of a batch give the same documents as the writes one by one."""
 
 from typing import Any
 
@@ -22,9 +22,7 @@ step = st.one_of(
 
 
 @given(before=st.lists(step, max_size=15), batch=st.lists(step, max_size=25))
-def test_given_any_documents_then_the_merged_writes_of_a_batch_give_the_same_as_the_writes_one_by_one(
-    before: list[Any], batch: list[Any]
-) -> None:
+def test_merged_writes_of_a_batch_give_the_same_documents(before: list[Any], batch: list[Any]) -> None:
     folded = Fold()
     _play(folded, before)
     coalesced = {key: _copy(document) for key, document in folded.documents["items"].items()}
@@ -36,7 +34,7 @@ def test_given_any_documents_then_the_merged_writes_of_a_batch_give_the_same_as_
 
 
 def _play(folded: Fold, steps: list[Any]) -> list[Write]:
-    """Applies the steps that are possible: no insert of a key that exists, no update without a document. Returns their writes."""
+    """Applies the steps that are possible."""
     played: list[Write] = []
     for kind, first, second, third in steps:
         keys = sorted(folded.documents["items"])
@@ -64,10 +62,7 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
 
 
 def _apply(view_batch: ViewBatch, documents: dict[str, Document]) -> None:
-    """Applies updates, then removals, then inserts, like `batch_statements`.
-
-    Fails if an update has no document, or if an inserted key exists already.
-    """
+    """Applies the merged writes, in the order of `batch_statements`."""
     for key, change in view_batch.updates.items():
         assert not change.set.keys() & change.add.keys()
         apply_to(documents[key], Update("items", key, change.set, change.add))

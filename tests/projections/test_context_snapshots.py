@@ -1,8 +1,4 @@
-"""Tests of context snapshots.
-
-An older snapshot never replaces a newer one. A lost snapshot is made again. The size of snapshots is bounded. Each
-snapshot equals one that is made from the log.
-"""
+"""Context snapshots: each equals one that is made from the log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -60,9 +56,7 @@ async def _project(world: World, after: int = 0, until: int | None = None) -> No
     await ContextView(world.redis, world.reader, world.database).apply_changes(snapshot_changes(batch))
 
 
-async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_what_a_reply_needs(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_has_what_a_reply_needs(write: Writer, world: World) -> None:
     conversation = await write.start("hello", "you", instructions="Be brief.", context_policy=ContextPolicy(budget=70))
     await write.append(conversation, "there, my friend")
     await _project(world)
@@ -80,9 +74,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
     await _equals_the_log(world, conversation, 1_000_000)
 
 
-async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_nothing_changes(
-    write: Writer, world: World
-) -> None:
+async def test_a_batch_that_is_applied_again_changes_nothing(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await _project(world)
     snapshots = await world.snapshots()
@@ -90,18 +82,14 @@ async def test_given_many_kinds_of_events_when_a_batch_is_applied_again_then_not
     assert await world.snapshots() == snapshots == await world.snapshots_by_log()
 
 
-async def test_given_many_kinds_of_events_when_each_is_applied_alone_then_the_snapshots_equal_those_from_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_events_that_are_applied_alone_give_the_snapshots_of_the_log(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     for recorded in await world.events():
         await _project(world, recorded.position - 1, recorded.position)
     assert await world.snapshots() == await world.snapshots_by_log()
 
 
-async def test_given_a_snapshot_when_an_older_or_the_same_one_is_written_then_nothing_is_replaced(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_is_not_replaced_by_an_older_or_equal_one(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     old = await snapshot_from_log(world.reader, conversation, 1)
     await _project(world)
@@ -113,9 +101,7 @@ async def test_given_a_snapshot_when_an_older_or_the_same_one_is_written_then_no
     assert await _read(world, conversation) == snapshot
 
 
-async def test_given_a_deleted_conversation_then_a_tombstone_refuses_late_writes_and_expires_after_a_day(
-    write: Writer, world: World
-) -> None:
+async def test_the_tombstone_of_a_deleted_conversation_refuses_late_writes(write: Writer, world: World) -> None:
     conversation = await write.start("secret")
     await _project(world)
     late = await snapshot_from_log(world.reader, conversation, 2)
@@ -132,9 +118,7 @@ async def test_given_a_deleted_conversation_then_a_tombstone_refuses_late_writes
     assert not await world.redis.exists(_list(conversation))
 
 
-async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_snapshot_is_complete_again(
-    write: Writer, live: World
-) -> None:
+async def test_after_redis_lost_everything_a_change_makes_the_whole_snapshot_again(write: Writer, live: World) -> None:
     changed = await write.start("one", "two", instructions="Be brief.")
     unchanged = await write.start("three")
     await live.until(live.caught_up)
@@ -147,9 +131,7 @@ async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_
     assert await refill(live.reader, live.redis, TENANT, unchanged, 2) == await _read(live, unchanged)
 
 
-async def test_given_a_snapshot_that_missed_an_event_when_the_next_event_is_applied_then_the_snapshot_is_refilled(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_that_missed_an_event_is_refilled(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await _project(world)
     await write.append(conversation, "missed")
@@ -158,16 +140,14 @@ async def test_given_a_snapshot_that_missed_an_event_when_the_next_event_is_appl
     assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
 
 
-async def test_given_a_snapshot_from_the_middle_of_a_batch_when_the_batch_is_applied_then_it_is_correct(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_from_the_middle_of_a_batch_gets_the_rest_of_it(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two", "three")
     await refill(world.reader, world.redis, TENANT, conversation, 2)
     await _project(world)
     assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
 
 
-async def test_given_a_long_conversation_then_only_its_newest_items_are_kept(write: Writer, world: World) -> None:
+async def test_only_the_newest_items_of_a_long_conversation_are_kept(write: Writer, world: World) -> None:
     conversation = await write.start(*("x" for _ in range(MAX_ITEMS - 10)))
     await _project(world)
     after = await world.reader.last_position()
@@ -187,7 +167,7 @@ async def test_given_a_long_conversation_then_only_its_newest_items_are_kept(wri
     await _equals_the_log(world, conversation, 0, 100)
 
 
-async def test_given_large_items_then_no_more_than_two_megabytes_are_kept(write: Writer, world: World) -> None:
+async def test_no_more_than_two_megabytes_of_items_are_kept(write: Writer, world: World) -> None:
     conversation = await write.start("words " * 50_000)
     await _project(world)
     for count in (4, 4):
@@ -202,7 +182,7 @@ async def test_given_large_items_then_no_more_than_two_megabytes_are_kept(write:
     assert len(elements) == 6
 
 
-async def test_given_an_item_larger_than_a_snapshot_then_the_snapshot_has_no_items(write: Writer, world: World) -> None:
+async def test_a_snapshot_has_no_items_if_the_newest_one_is_too_large(write: Writer, world: World) -> None:
     conversation = await write.start("small")
     await _project(world)
     await write.append(conversation, "words " * 340_000)
@@ -212,9 +192,7 @@ async def test_given_an_item_larger_than_a_snapshot_then_the_snapshot_has_no_ite
 
 
 @pytest.mark.parametrize("instructions", [None, "New."])
-async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new_ones(
-    instructions: str | None, write: Writer, world: World
-) -> None:
+async def test_a_snapshot_has_the_changed_instructions(instructions: str | None, write: Writer, world: World) -> None:
     conversation = await write.start("one", instructions="Old.")
     await _project(world)
     await write.execute(conversation, DescribeConversation(instructions=instructions))
@@ -226,9 +204,9 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 
 
 async def _equals_the_log(world: World, conversation: str, *token_limits: int) -> Snapshot:
-    """Asserts that the snapshot equals one that is made from the log. Returns the snapshot.
+    """Fails if the snapshot differs from one made from the log.
 
-    Also checks the hash and the list in Redis, and the newest items that fit in each of `token_limits`.
+    Also checks the keys in Redis, and the newest items that fit in each of `token_limits`.
     """
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
@@ -248,7 +226,7 @@ async def _equals_the_log(world: World, conversation: str, *token_limits: int) -
     return snapshot
 
 
-async def test_given_pinned_items_then_the_snapshot_has_them_beside_its_list(write: Writer, world: World) -> None:
+async def test_a_snapshot_has_pinned_items_beside_its_list(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, *("x" for _ in range(20)))
     for item_id in (ids[-1], ids[0], ids[1]):
@@ -270,9 +248,7 @@ async def test_given_pinned_items_then_the_snapshot_has_them_beside_its_list(wri
     assert [entry.item_id for entry in snapshot.settings.pins] == [ids[-1]]
 
 
-async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_later_items_are_read(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_has_the_active_summary_and_only_later_items_are_read(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, *("x" for _ in range(8)))
     await _project(world)
@@ -293,9 +269,7 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
     assert recent.reaches_start
 
 
-async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the_snapshot_has_an_earlier_summary_or_none(
-    write: Writer, world: World
-) -> None:
+async def test_retracting_a_covered_item_leaves_an_earlier_summary_or_none(write: Writer, world: World) -> None:
     seen: list[str | None] = []
     for is_one_batch in (True, False):
         conversation = await write.start("one")
@@ -317,9 +291,7 @@ async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the
     assert seen == ["To 5.", "To 3.", None, "To 5.", "To 3.", None]
 
 
-async def test_given_a_batch_with_a_summary_and_a_retraction_then_the_snapshot_has_no_withdrawn_summary(
-    write: Writer, world: World
-) -> None:
+async def test_a_summary_that_its_own_batch_withdraws_is_not_in_the_snapshot(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, "x", "y")
     await _project(world)
@@ -336,9 +308,7 @@ def _sequence(depth: int, number: int = 0) -> SentSequence:
     )
 
 
-async def test_given_requests_of_many_models_then_a_snapshot_has_those_of_the_sixteen_that_were_used_last(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_has_the_requests_of_the_sixteen_models_used_last(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     models = ["a/b", "ü:1", *(f"model {number}" for number in range(MAX_FIELDS + 1))]
     sent: list[str] = []
@@ -363,9 +333,7 @@ async def test_given_requests_of_many_models_then_a_snapshot_has_those_of_the_si
         assert await world.redis.hlen(_hash(conversation)) <= MAX_FIELDS + 1
 
 
-async def test_given_a_request_that_is_older_than_the_items_that_are_read_then_it_is_not_among_the_last_requests(
-    write: Writer, world: World
-) -> None:
+async def test_a_request_that_a_summary_covers_is_not_a_last_request(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     await write.send_sequence(conversation, "old", _sequence(2))
     ids = await write.append(conversation, "three", "four")
@@ -380,7 +348,7 @@ async def test_given_a_request_that_is_older_than_the_items_that_are_read_then_i
     assert {*snapshot.last_requests} == {"new"}
 
 
-async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log(write: Writer, world: World) -> None:
+async def test_the_context_of_a_fork_with_a_summary_is_read_from_the_log(write: Writer, world: World) -> None:
     origin = await write.start("one")
     ids = await write.append(origin, "x0", "x1")
     conversation = await write.start("a", forked_from=Fork(conversation_id=origin, item_id=ids[1], version=4, depth=3))
@@ -398,7 +366,7 @@ async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log
     assert recent.summary is None
 
 
-async def test_given_a_fork_that_inherits_a_pin_and_a_summary_then_its_context_is_read_from_the_log(
+async def test_the_context_of_a_fork_with_inherited_pin_and_summary_is_read_from_the_log(
     write: Writer, world: World
 ) -> None:
     origin = await write.start("one")
@@ -423,9 +391,7 @@ async def test_given_a_fork_that_inherits_a_pin_and_a_summary_then_its_context_i
     assert recent.pinned == {ids[0]}
 
 
-async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_continues_in_the_origin(
-    write: Writer, world: World
-) -> None:
+async def test_the_snapshot_of_a_fork_has_only_its_own_items(write: Writer, world: World) -> None:
     origin = await write.start("one")
     ids = await write.append(origin, *(f"x{n}" for n in range(6)))
     await write.retract(origin, ids[1])
@@ -447,7 +413,7 @@ async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_co
     assert (snapshot.first, snapshot.depth, snapshot.items) == (6, 5, ())
 
 
-async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origins(write: Writer, world: World) -> None:
+async def test_the_context_of_a_fork_of_a_fork_reads_through_both_origins(write: Writer, world: World) -> None:
     first = await write.start("1", "2", "3")
     second = await write.start("3b", forked_from=Fork(conversation_id=first, item_id="msg_x", version=3, depth=2))
     third = await write.start("4c", forked_from=Fork(conversation_id=second, item_id="msg_x", version=2, depth=3))
@@ -461,7 +427,7 @@ async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origin
     ]
 
 
-async def test_given_a_policy_then_at_most_its_budget_and_one_more_item_are_read(write: Writer, world: World) -> None:
+async def test_at_most_the_budget_and_one_more_item_are_read(write: Writer, world: World) -> None:
     conversation = await write.start(*("x" for _ in range(50)), context_policy=ContextPolicy(budget=50))
     await _project(world)
     await _equals_the_log(world, conversation, 0, 49, 50, 51, 1_000)
@@ -471,9 +437,7 @@ async def test_given_a_policy_then_at_most_its_budget_and_one_more_item_are_read
     assert not recent.reaches_start
 
 
-async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read_from_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_contexts_with_more_than_a_megabyte_of_pins_are_read_from_the_log(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, *("words " * 30_000 for _ in range(7)))
     for item_id in ids:
@@ -491,10 +455,7 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read
 
 
 async def _write_in_format_7(world: World, conversation: str) -> None:
-    """Replaces a snapshot by one of format 7.
-
-    That format had no list. A field of its hash held the items of sixteen depths.
-    """
+    """Replaces a snapshot by one of format 7, which had no list."""
     key, items = snapshot_keys(TENANT, conversation)
     fields: Any = await world.redis.hgetall(key)
     elements: Any = await world.redis.lrange(items, 0, -1)
@@ -506,9 +467,7 @@ async def _write_in_format_7(world: World, conversation: str) -> None:
     await world.redis.hset(key, mapping={**old, "made": "7", "policy": "{}", "count": len(elements), "i:0:0": block})
 
 
-async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_is_made_again(
-    write: Writer, world: World
-) -> None:
+async def test_snapshots_of_an_earlier_format_are_made_again(write: Writer, world: World) -> None:
     changed, read = await write.start("one", "two"), await write.start("three")
     await _project(world)
     after = await world.reader.last_position()
@@ -523,9 +482,7 @@ async def test_given_snapshots_of_an_earlier_format_then_none_is_read_and_each_i
     await _equals_the_log(world, read, 0, 1_000)
 
 
-async def test_given_a_snapshot_of_a_later_format_when_an_event_is_applied_then_it_is_made_again(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_of_a_later_format_is_made_again(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await _project(world)
     await world.redis.hset(_hash(conversation), mapping={"format": "later", "settings": "what nobody can read yet"})
@@ -535,16 +492,14 @@ async def test_given_a_snapshot_of_a_later_format_when_an_event_is_applied_then_
     await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_many_items_then_the_newest_that_fit_are_read_whatever_their_number(
-    write: Writer, world: World
-) -> None:
+async def test_the_newest_items_that_fit_are_read_whatever_their_number(write: Writer, world: World) -> None:
     conversation = await write.start(*(f"x {n}" for n in range(600)))
     await write.append(conversation, *("words " * 200 for _ in range(40)))
     await _project(world)
     await _equals_the_log(world, conversation, 0, 15, 16, 17, 100, 5_000, 8_000, 8_300, 9_000, 11_000, 100_000)
 
 
-async def test_given_retracted_items_at_any_place_then_their_elements_are_empty(write: Writer, world: World) -> None:
+async def test_the_elements_of_retracted_items_are_empty(write: Writer, world: World) -> None:
     conversation = await write.start("first")
     ids = await write.append(conversation, *(f"x {n}" for n in range(12)))
     await _project(world)
@@ -561,9 +516,7 @@ async def test_given_retracted_items_at_any_place_then_their_elements_are_empty(
     assert await world.redis.llen(_list(conversation)) == 14
 
 
-async def test_given_a_snapshot_that_lost_one_of_its_two_keys_then_it_is_not_read_and_the_next_event_makes_it_again(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_that_lost_one_of_its_keys_is_made_again(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     await _project(world)
     for key, text in ((_list(conversation), "three"), (_hash(conversation), "four")):
@@ -575,9 +528,7 @@ async def test_given_a_snapshot_that_lost_one_of_its_two_keys_then_it_is_not_rea
         await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_a_list_element_that_cannot_be_decoded_when_the_snapshot_is_read_then_the_snapshot_is_removed(
-    write: Writer, world: World
-) -> None:
+async def test_a_snapshot_with_an_unreadable_element_is_removed(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     await _project(world)
     await world.redis.lset(_list(conversation), 0, "{")
@@ -588,9 +539,7 @@ async def test_given_a_list_element_that_cannot_be_decoded_when_the_snapshot_is_
     await _equals_the_log(world, conversation, 0, 1_000)
 
 
-async def test_given_a_snapshot_that_changes_while_it_is_read_then_a_read_has_the_items_of_one_version(
-    write: Writer, world: World
-) -> None:
+async def test_a_read_has_the_items_of_one_version_while_the_snapshot_changes(write: Writer, world: World) -> None:
     conversation = await write.start(*(f"x {n}" for n in range(600)))
     await _project(world)
     stopped = asyncio.Event()
@@ -635,18 +584,14 @@ async def test_a_context_of_many_items_takes_one_read_the_next_time(write: Write
     assert reads == [2, 1, 1, 2]
 
 
-async def test_when_the_view_starts_over_then_both_keys_of_each_snapshot_are_removed(
-    write: Writer, world: World
-) -> None:
+async def test_starting_the_view_over_removes_both_keys_of_each_snapshot(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     await world.start_over(CONTEXT, 2)
     assert await world.redis.keys("context*") == []
 
 
-async def test_given_redis_lost_everything_when_a_late_projector_applies_old_events_then_no_old_snapshot_is_left(
-    write: Writer, world: World
-) -> None:
+async def test_a_late_projector_leaves_no_old_snapshot_after_redis_lost_everything(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     batch = await world.events()
     deletion = max(recorded.position for recorded in batch if isinstance(recorded.event, ConversationDeleted))
@@ -668,9 +613,7 @@ async def _apply_and_flush(
     await view.flush()
 
 
-async def test_given_many_items_when_the_head_moves_then_only_what_the_paths_do_not_share_is_read_from_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_a_moved_head_reads_only_what_the_paths_do_not_share(write: Writer, world: World) -> None:
     conversation = BranchedConversation(write, await write.start())
     _, _, third, _, fifth, last = await conversation.append(*(f"number {number}" for number in range(6)))
     await _project(world)

@@ -49,7 +49,10 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """Random commands on one conversation. With an odd seed, the conversation has branches. With the seeds 3, 7, …, only the commands on branches can have the effect that a snapshot is made again."""
+    """Random commands on one conversation. Odd seeds have branches.
+
+    With the seeds 3, 7, …, only commands on branches can cause a snapshot to be made again.
+    """
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)
@@ -58,9 +61,8 @@ class History:
         self._only_branches = seed % 4 == 3
         self._depth = 0
         self._items: list[tuple[ItemAppended, int]] = []
-        """The items that are not retracted, with their versions."""
+        """The appended items with their versions. A retracted item is dropped, unless none would be left."""
         self._openings: dict[int, ItemAppended] = {}
-        """The event that opened each branch."""
         self.conversation_id = ""
 
     async def start(self) -> None:
@@ -150,7 +152,6 @@ class History:
         )
 
     async def record(self, model: str, context: Context) -> None:
-        """Records a request with this context."""
         assert context.shown.sequence is not None
         await self._write.send_sequence(self.conversation_id, model, context.shown.sequence)
 
@@ -158,7 +159,7 @@ class History:
         await self._write.send_sequence(self.conversation_id, self.random.choice(MODELS), self._sequence(self._depth))
 
     async def _reply_beside(self) -> None:
-        """A reply after any item. Its answer opens a branch, if the reply does not fail. The head may move elsewhere before the answer comes."""
+        """The head may move before the answer comes."""
         event, version = self.random.choice(self._items)
         leaf = Leaf(event.item_id, event.depth, up_to_item(event, version, self._openings.get(event.branch)))
         shown = replace(SHOWN, version=0, sequence=self._sequence(event.depth))
@@ -215,7 +216,7 @@ async def _context(
 
 
 @pytest.mark.parametrize("histories", [4, pytest.param(150, marks=pytest.mark.endless)])
-async def test_after_random_commands_the_context_from_the_snapshot_equals_the_one_from_the_log(
+async def test_after_random_commands_snapshot_and_log_give_the_same_context(
     histories: int, write: Writer, world: World
 ) -> None:
     compared = 0

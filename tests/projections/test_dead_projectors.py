@@ -1,6 +1,6 @@
-"""Tests of when a projector counts as dead and when it is ready, and of leases after Postgres has lost them.
+"""When a projector counts as dead, and when it is ready.
 
-Other projectors decide by their own clocks that a projector is dead, never by the clock of Postgres.
+Other projectors decide by their own clocks, never by the clock of Postgres.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 
-async def test_given_an_observer_that_was_frozen_when_it_looks_again_then_it_takes_no_partition_of_a_living_projector(
+async def test_an_observer_that_was_frozen_takes_no_partition_of_a_living_projector(
     world: World,
 ) -> None:
     clock = ManualClock()
@@ -32,7 +32,7 @@ async def test_given_an_observer_that_was_frozen_when_it_looks_again_then_it_tak
         assert (await other.renew()).leases == before[1].leases
 
 
-async def test_given_a_projector_that_dies_then_another_needs_several_looks_by_its_own_clock_to_replace_it(
+async def test_a_dead_projector_is_replaced_after_several_looks(
     world: World,
 ) -> None:
     clock = ManualClock()
@@ -44,7 +44,7 @@ async def test_given_a_projector_that_dies_then_another_needs_several_looks_by_i
     assert len((await observer.renew()).leases) == PARTITIONS
 
 
-async def test_given_renewals_that_failed_then_nobody_is_replaced_before_all_had_time_to_renew(world: World) -> None:
+async def test_after_failed_renewals_nobody_is_replaced_early(world: World) -> None:
     clock = ManualClock()
     dead, observer = Leases(world.pool, mint_uuid()), Leases(world.pool, mint_uuid(), clock)
     await renew_all([dead, observer])
@@ -58,7 +58,6 @@ async def test_given_renewals_that_failed_then_nobody_is_replaced_before_all_had
 
 @asynccontextmanager
 async def _failing_renewals(world: World) -> AsyncIterator[None]:
-    """Renewals fail until the block ends, because a table that they need is renamed."""
     rename = "ALTER TABLE {} RENAME TO {}"
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
         await connection.execute(rename.format("projectors", "away").encode())
@@ -68,9 +67,7 @@ async def _failing_renewals(world: World) -> AsyncIterator[None]:
             await connection.execute(rename.format("away", "projectors").encode())
 
 
-async def test_given_a_lost_lease_table_and_a_clock_that_went_back_then_the_holder_takes_leases_above_those_in_mongodb(
-    write: Writer, world: World
-) -> None:
+async def test_after_the_lease_table_was_lost_leases_exceed_those_in_mongodb(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     far_ahead = 2**52  # far above any clock's time in milliseconds
@@ -84,7 +81,7 @@ async def test_given_a_lost_lease_table_and_a_clock_that_went_back_then_the_hold
     assert all(position.lease > far_ahead for position in await world.view_positions())
 
 
-async def test_a_projector_that_should_hold_partitions_and_holds_none_is_not_ready(world: World) -> None:
+async def test_a_projector_that_holds_none_of_its_partitions_is_not_ready(world: World) -> None:
     await Leases(world.pool, mint_uuid()).renew()  # another projector holds all partitions, and dies
     projector, stop = world.projector(), asyncio.Event()
     assert not projector.is_ready

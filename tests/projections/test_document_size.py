@@ -1,6 +1,6 @@
 """Content that would make a document larger than MongoDB's 16 MB is shortened.
 
-No conversation is parked because of it, and the log keeps the whole content.
+The log keeps the whole content.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ TOOLS = msgspec.json.encode(
     }
 )
 NUMBERS = msgspec.json.encode({"tools": [{"type": "other", "numbers": [1e15] * 400_000}]})
-"""A client sends `1e15`, four bytes. It is stored as `1000000000000000.0`, eighteen bytes."""
+"""A client sends `1e15`, four bytes. `1000000000000000.0` is stored, eighteen bytes."""
 
 
 def stored(text: str) -> InputItem:
@@ -42,7 +42,6 @@ def stored(text: str) -> InputItem:
 
 
 def cut_off(text: str) -> InputItem:
-    """An output item whose text the provider did not finish."""
     content = [{"type": "output_text", "text": text, "annotations": []}]
     item = {"type": "message", "role": "assistant", "content": content, "status": "incomplete"}
     return InputItem(item_id=mint("msg"), item=msgspec.json.encode(item))
@@ -64,7 +63,7 @@ async def get(api: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "interrupted"])
-async def test_given_a_reply_with_large_input_tools_and_output_when_it_ends_early_then_its_document_is_shortened(
+async def test_the_document_of_a_large_reply_that_ends_early_is_shortened(
     end: str, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -105,7 +104,7 @@ async def test_given_a_reply_with_large_input_tools_and_output_when_it_ends_earl
 @pytest.mark.parametrize(
     "parameters", [b"{}", NUMBERS, msgspec.json.encode({"instructions": "\x01" * 1_000_000, "tools": []})]
 )
-async def test_given_more_input_than_a_document_holds_then_each_item_that_exceeds_its_share_is_shortened(
+async def test_of_too_much_input_each_item_above_its_share_is_shortened(
     parameters: bytes, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -122,7 +121,7 @@ async def test_given_more_input_than_a_document_holds_then_each_item_that_exceed
         await get(api, f"/v1/responses/{response_id}")
 
 
-async def test_given_an_item_that_is_too_large_for_a_document_then_it_is_shortened(write: Writer, world: World) -> None:
+async def test_an_item_that_is_too_large_for_a_document_is_shortened(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     large = NewItem(item_id=mint("msg"), item=body("\x01" * 4_000_000))
     await write.execute(conversation, AppendItems(items=(large,), author="someone"))
@@ -138,9 +137,7 @@ async def test_given_an_item_that_is_too_large_for_a_document_then_it_is_shorten
         assert len(page["data"]) == 3
 
 
-async def test_given_the_largest_settings_that_are_accepted_then_the_conversation_is_kept_whole(
-    write: Writer, world: World
-) -> None:
+async def test_a_conversation_with_the_largest_settings_is_kept_whole(write: Writer, world: World) -> None:
     wide = "\U0001f600"
     fields: dict[str, Any] = {
         "instructions": wide * 262_144,
@@ -174,7 +171,7 @@ def test_what_fits_is_not_changed() -> None:
     ],
 )
 @pytest.mark.parametrize("max_bytes", [1_000_000, 20_000, 2_000])
-def test_a_large_object_is_shortened_to_the_maximum_and_keeps_its_type(value: dict[str, Any], max_bytes: int) -> None:
+def test_a_large_object_is_shortened_and_keeps_its_type(value: dict[str, Any], max_bytes: int) -> None:
     text = msgspec.json.encode(value)
     short = shortened(text, max_bytes)
     assert len(short) <= max_bytes
@@ -200,4 +197,4 @@ def test_a_list_is_never_larger_than_its_maximum(count: int, max_bytes: int) -> 
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Ignores the progress of a verification."""
+    pass

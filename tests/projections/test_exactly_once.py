@@ -1,7 +1,4 @@
-"""Every event is written once into every view, even if projectors race, repeat a batch or start a view over. `test_process.py` kills projectors.
-
-If the documents of a view are not what a batch expects, the whole batch fails.
-"""
+"""Every event is written once into every view, even if projectors race, repeat a batch or start a view over."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -21,9 +18,7 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 
-async def test_given_many_kinds_of_events_when_the_projector_catches_up_then_the_views_are_the_fold_of_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_after_a_catch_up_the_views_are_the_fold_of_the_log(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     assert await world.documents() == await world.expected_documents()
@@ -32,17 +27,13 @@ async def test_given_many_kinds_of_events_when_the_projector_catches_up_then_the
     assert {(status.position, status.state) for status in (await world.statuses()).values()} == {(head, "live")}
 
 
-async def test_given_a_live_projector_when_events_come_one_by_one_then_the_views_are_the_fold_of_the_log(
-    write: Writer, live: World
-) -> None:
+async def test_with_a_live_projector_the_views_are_the_fold_of_the_log(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     assert await live.matches_log()
 
 
-async def test_given_two_projectors_on_the_same_views_when_events_come_then_nothing_is_written_twice(
-    write: Writer, world: World
-) -> None:
+async def test_two_projectors_on_the_same_views_write_nothing_twice(write: Writer, world: World) -> None:
     stop = asyncio.Event()
     running = [asyncio.create_task(world.projector().run(stop)) for _ in range(2)]
     for _ in range(5):
@@ -53,9 +44,7 @@ async def test_given_two_projectors_on_the_same_views_when_events_come_then_noth
     assert await world.matches_log_but_may_lack_snapshots()  # a snapshot may be missing after a takeover, but never old
 
 
-async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_write_fails(
-    write: Writer, world: World
-) -> None:
+async def test_the_late_write_of_a_batch_that_another_projector_wrote_fails(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     batch = await world.batch()
     await world.catch_up()
@@ -65,9 +54,7 @@ async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_wr
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_view_that_started_over_when_a_batch_from_before_is_written_then_the_write_fails_and_the_view_stays_empty(
-    write: Writer, world: World
-) -> None:
+async def test_a_batch_from_before_a_view_started_over_is_not_written(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     view_positions = await world.view_positions()
@@ -85,7 +72,7 @@ async def test_given_a_view_that_started_over_when_a_batch_from_before_is_writte
     assert await world.matches_log()
 
 
-async def test_given_several_projectors_that_start_a_view_at_once_then_the_views_match_the_log_and_no_collection_is_left_over(
+async def test_several_projectors_that_start_a_view_at_once_leave_no_collection_over(
     write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -101,9 +88,7 @@ async def test_given_several_projectors_that_start_a_view_at_once_then_the_views
     assert names == [(await world.statuses())["items"].collection]
 
 
-async def test_given_a_document_that_exists_when_a_batch_inserts_it_then_the_whole_batch_fails(
-    write: Writer, world: World
-) -> None:
+async def test_a_batch_that_inserts_an_existing_document_fails_whole(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     batch = await world.batch()
     planted = next(iter((await world.expected_documents())["items"].values()))
@@ -119,9 +104,7 @@ async def test_given_a_document_that_exists_when_a_batch_inserts_it_then_the_who
     assert (await world.statuses())["items"].position == 0
 
 
-async def test_given_a_missing_document_when_it_is_changed_then_the_whole_batch_fails(
-    write: Writer, world: World
-) -> None:
+async def test_a_batch_that_changes_a_missing_document_fails_whole(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     await world.catch_up()
     view_positions = await world.view_positions()
@@ -134,9 +117,7 @@ async def test_given_a_missing_document_when_it_is_changed_then_the_whole_batch_
 
 
 @pytest.mark.parametrize("view", ALL_VIEWS)
-async def test_given_a_live_view_when_it_starts_over_then_it_shows_the_same_as_before(
-    view: str, write: Writer, live: World
-) -> None:
+async def test_a_view_that_starts_over_shows_the_same_as_before(view: str, write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     stored, snapshots = await live.documents(), await live.snapshots()
@@ -146,14 +127,12 @@ async def test_given_a_live_view_when_it_starts_over_then_it_shows_the_same_as_b
     assert await live.snapshots() == snapshots
 
 
-async def test_given_two_projectors_that_start_a_view_over_then_the_slower_one_does_not_drop_the_collection_of_the_other(
-    write: Writer, world: World
-) -> None:
+async def test_the_slower_of_two_projectors_drops_no_collection_of_the_other(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
 
     class StartsOverAgain(MongoViews):
-        """Directly after the commit, another projector starts the view over and fills it."""
+        """After the commit, another projector starts the view over."""
 
         @asynccontextmanager
         async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
@@ -167,9 +146,7 @@ async def test_given_two_projectors_that_start_a_view_over_then_the_slower_one_d
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_positions_that_moved_when_a_batch_is_applied_then_the_error_is_position_moved_and_not_duplicate_documents(
-    write: Writer, world: World
-) -> None:
+async def test_the_error_of_a_batch_after_positions_moved_is_position_moved(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     view_positions, batch = await world.view_positions(), await world.batch()

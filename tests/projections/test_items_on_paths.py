@@ -22,9 +22,7 @@ PATHS = (
 
 @pytest.mark.parametrize("min_depth", [1, 2])
 @pytest.mark.parametrize("max_depth", [None, 3])
-async def test_the_filters_match_the_items_that_the_path_contains(
-    world: World, min_depth: int, max_depth: int | None
-) -> None:
+async def test_the_filters_match_the_items_of_the_path(world: World, min_depth: int, max_depth: int | None) -> None:
     addresses = [
         (tenant, conversation_id, branch, depth, version)
         for tenant, conversation_id, branch, depth, version in product(

@@ -1,4 +1,4 @@
-"""The documents of a deleted conversation are removed in several transactions if there are many. After an interruption, a projector removes the rest."""
+"""Many documents of a deleted conversation are removed in several transactions."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def _apply(world: World, batch: list[Recorded]) -> None:
 
 
 async def _add_items_directly(world: World, conversation_id: str) -> int:
-    """Inserts many items of a conversation into the view only, which is faster than appends. Returns how many items the view has."""
+    """Adds items to the view alone, which is faster than appends. Returns how many items the view has."""
     items = world.database["items"]
     more = [
         {
@@ -35,9 +35,7 @@ async def _add_items_directly(world: World, conversation_id: str) -> int:
     return await items.count_documents({})
 
 
-async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_continues_then_nothing_is_left(
-    write: Writer, world: World
-) -> None:
+async def test_after_an_interrupted_large_deletion_nothing_is_left(write: Writer, world: World) -> None:
     large = await write.start("one", "two")
     other = await write.start("stays")
     await world.catch_up()
@@ -53,9 +51,7 @@ async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_conti
     removing = asyncio.create_task(_apply(world, late))
     remaining = count
     while remaining >= count:
-        async with world.client.start_session(
-            snapshot=True
-        ) as session:  # without a snapshot a count may see half of a commit
+        async with world.client.start_session(snapshot=True) as session:  # otherwise a count may see half of a commit
             remaining = await world.database["items"].count_documents({}, session=session)
     removing.cancel()
     await asyncio.wait({removing})
@@ -69,9 +65,7 @@ async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_conti
     assert await world.matches_log()
 
 
-async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_large_conversation_then_no_document_is_removed(
-    write: Writer, world: World
-) -> None:
+async def test_a_late_deletion_after_the_view_started_over_removes_nothing(write: Writer, world: World) -> None:
     large = await write.start("one")
     await world.catch_up()
     count = await _add_items_directly(world, large)
@@ -87,9 +81,7 @@ async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_la
     assert await world.database["items"].count_documents({}) == count
 
 
-async def test_given_many_small_conversations_that_are_deleted_at_once_then_all_their_documents_are_removed(
-    write: Writer, world: World
-) -> None:
+async def test_deleting_many_small_conversations_at_once_removes_their_documents(write: Writer, world: World) -> None:
     conversation_ids = [await write.start(*map(str, range(90))) for _ in range(12)]
     await write.start("stays")
     await world.catch_up()

@@ -1,4 +1,4 @@
-"""Several projectors share the partitions. If one dies or freezes, others take over its partitions. If a frozen projector continues, it writes nothing."""
+"""Several projectors share the partitions. If one dies or freezes, others take over."""
 
 import asyncio
 import signal
@@ -28,13 +28,13 @@ TAKEOVER_TIMEOUT_SECONDS = 5.0
 
 
 async def renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
-    """Renews the leases of all these projectors three times. Returns the partitions that each of them holds at the end."""
+    """Each projector renews three times. Returns the last results."""
     for _ in range(3):
         partitions_held = [await leases.renew() for leases in all_leases]
     return partitions_held
 
 
-async def test_given_any_number_of_projectors_then_each_partition_has_one_holder_and_no_projector_holds_two_more_than_another(
+async def test_any_number_of_projectors_share_the_partitions_evenly(
     world: World,
 ) -> None:
     all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
@@ -49,7 +49,7 @@ async def test_given_any_number_of_projectors_then_each_partition_has_one_holder
     assert [len(own.leases) for own in await renew_all(all_leases[:2])] == [PARTITIONS // 2] * 2
 
 
-async def test_given_a_projector_that_dies_then_another_takes_its_partitions_with_higher_leases(world: World) -> None:
+async def test_a_dead_projectors_partitions_are_taken_with_higher_leases(world: World) -> None:
     expired_id = mint_uuid()
     expired, other = Leases(world.pool, expired_id), Leases(world.pool, mint_uuid())
     before = (await renew_all([expired, other]))[0].leases
@@ -78,7 +78,7 @@ async def _registered(world: World) -> int:
 
 
 class _FreezingPool:
-    """A pool whose connections wait at each `SELECT id, beat FROM projectors`, inside the transaction, until `awake` is set."""
+    """Waits in each transaction at `SELECT id, beat FROM projectors` until `awake` is set."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -99,7 +99,7 @@ class _FreezingPool:
         return await self._connection.execute(query, *parameters)
 
 
-async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_does_not_block_the_others(
+async def test_a_projector_that_froze_while_it_took_partitions_blocks_nobody(
     world: World,
 ) -> None:
     pool = _FreezingPool(world.pool)
@@ -112,7 +112,7 @@ async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_doe
         await renewing
 
 
-async def test_given_a_lost_lease_table_then_leases_still_grow(world: World) -> None:
+async def test_leases_still_grow_after_the_lease_table_was_lost(world: World) -> None:
     [before] = await renew_all([Leases(world.pool, mint_uuid())])
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
@@ -121,7 +121,7 @@ async def test_given_a_lost_lease_table_then_leases_still_grow(world: World) -> 
     assert all(after.leases[partition] > lease for partition, lease in before.leases.items())
 
 
-async def test_given_a_projector_frozen_in_a_transaction_when_its_partitions_are_taken_over_then_it_blocks_nobody_and_writes_nothing(
+async def test_a_projector_frozen_in_a_transaction_blocks_nobody_and_writes_nothing(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -140,7 +140,7 @@ async def test_given_a_projector_frozen_in_a_transaction_when_its_partitions_are
 
 
 async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPosition], world: World) -> None:
-    """Starts a transaction, and commits it only after another projector has written everything."""
+    """Commits only after another projector has written everything."""
     async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
         await world.positions.advance(view_positions, LogPosition(1), (), session)
         started_at = time.monotonic()
@@ -149,7 +149,7 @@ async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPos
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_given_two_projectors_when_one_dies_or_freezes_then_the_other_has_its_partitions_within_seconds(
+async def test_the_partitions_of_a_killed_or_frozen_projector_are_taken_within_seconds(
     signum: signal.Signals, write: Writer, world: World
 ) -> None:
     with projector_process(world.settings) as one, projector_process(world.settings) as two:
@@ -183,9 +183,7 @@ async def shared_by(world: World, count: int) -> bool:
     return None not in holders and len(holders) == count
 
 
-async def test_given_restored_leases_older_than_those_in_mongodb_then_their_holder_takes_newer_ones(
-    write: Writer, world: World
-) -> None:
+async def test_a_holder_of_restored_older_leases_takes_newer_ones(write: Writer, world: World) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(world.projector().run(stop))
     await write.start("one")
@@ -204,7 +202,7 @@ async def test_given_restored_leases_older_than_those_in_mongodb_then_their_hold
             await connection.execute(
                 "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, partition)
             )
-    await asyncio.sleep(2 * RENEW_SECONDS)  # so that the projector has read the older leases
+    await asyncio.sleep(2 * RENEW_SECONDS)  # the projector reads the older leases
     for _ in range(8):
         await write.start("two")
     await world.until(world.caught_up)

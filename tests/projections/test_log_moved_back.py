@@ -1,6 +1,6 @@
-"""The log moves back (a backup is restored, or rows are removed), with or without running projectors and readers.
+"""The log moves back: a backup is restored, or rows are removed.
 
-Views and snapshots that show lost events are not read, and are made again. After a mere restart of Postgres, the views stay.
+Views and snapshots that show lost events are not read, and are made again.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ async def remove_rows(world: World, where: str, *parameters: object) -> None:
 
 
 async def texts(api: httpx.AsyncClient, conversation_id: str) -> list[str]:
-    """The texts of the conversation's items, oldest first. If the status is not 200, a list with only the status."""
+    """The texts of the items, oldest first. If the status is not 200, only the status."""
     answer = await api.get(f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
     assert "x-consistency" not in answer.headers
     if answer.status_code != 200:
@@ -58,9 +58,7 @@ async def texts(api: httpx.AsyncClient, conversation_id: str) -> list[str]:
     return [item["content"][0]["text"] for item in answer.json()["data"]]
 
 
-async def test_given_a_log_that_lost_all_its_events_when_views_are_ahead_of_it_then_the_views_start_over(
-    write: Writer, live: World
-) -> None:
+async def test_views_ahead_of_an_emptied_log_start_over(write: Writer, live: World) -> None:
     for _ in range(5):
         await write.start("lost")
     await live.until(live.caught_up)
@@ -81,7 +79,7 @@ async def test_given_a_log_that_lost_all_its_events_when_views_are_ahead_of_it_t
     assert started_over == set(ALL_VIEWS)
 
 
-async def test_given_more_appends_after_a_restore_than_were_lost_then_reads_say_503_until_the_views_are_built_again(
+async def test_after_a_restore_reads_say_503_until_the_views_are_built_again(
     write: Writer, world: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -110,7 +108,7 @@ async def test_given_more_appends_after_a_restore_than_were_lost_then_reads_say_
     assert await world.matches_log()
 
 
-async def test_given_a_restore_under_a_running_projector_then_reads_answer_200_or_503_and_afterwards_show_no_lost_item(
+async def test_a_restore_under_a_running_projector_shows_no_lost_item_afterwards(
     write: Writer, live: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -134,9 +132,7 @@ async def test_given_a_restore_under_a_running_projector_then_reads_answer_200_o
     assert await live.matches_log()
 
 
-async def test_given_a_row_that_was_removed_by_hand_when_its_conversation_is_not_the_newest_then_the_views_are_built_again(
-    write: Writer, world: World
-) -> None:
+async def test_views_are_built_again_after_a_row_was_removed(write: Writer, world: World) -> None:
     shortened = await write.start("one", "two")
     await write.start("newer")
     await world.catch_up()
@@ -149,9 +145,7 @@ async def test_given_a_row_that_was_removed_by_hand_when_its_conversation_is_not
     assert await world.matches_log()
 
 
-async def test_given_a_restarted_postgres_and_no_projector_then_unchanged_conversations_are_read_and_no_view_starts_over(
-    write: Writer, world: World
-) -> None:
+async def test_after_a_restart_of_postgres_views_stay_and_are_read(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await world.catch_up()
     collections = {position.collection for position in await world.view_positions()}
@@ -171,9 +165,7 @@ async def test_given_a_restarted_postgres_and_no_projector_then_unchanged_conver
     assert {position.collection for position in positions} >= collections
 
 
-async def test_given_positions_that_earlier_code_wrote_then_they_are_read_and_completed(
-    write: Writer, world: World
-) -> None:
+async def test_positions_that_earlier_code_wrote_are_read_and_completed(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await world.catch_up()
     await world.database[POSITIONS_COLLECTION].update_many({}, {"$unset": {"incarnation": "", "chain_hash": ""}})
@@ -186,9 +178,7 @@ async def test_given_positions_that_earlier_code_wrote_then_they_are_read_and_co
     assert await world.matches_log()
 
 
-async def test_given_a_feed_with_kept_batches_when_it_looks_up_the_end_of_a_log_that_moved_back_then_it_reads_the_batches_again(
-    write: Writer, world: World
-) -> None:
+async def test_a_feed_reads_its_kept_batches_again_after_the_log_moved_back(write: Writer, world: World) -> None:
     kept, lost = await write.start("kept"), await write.start("lost")
     feed = Feed(world.reader)
     before = await feed.after(0)
@@ -201,7 +191,7 @@ async def test_given_a_feed_with_kept_batches_when_it_looks_up_the_end_of_a_log_
     assert end.incarnation != before.incarnation
 
 
-async def test_given_a_snapshot_of_lost_events_when_it_is_written_late_then_no_context_is_made_from_it_and_the_next_event_replaces_it(
+async def test_a_late_snapshot_of_lost_events_is_not_used_and_is_replaced(
     write: Writer, world: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -222,7 +212,7 @@ async def test_given_a_snapshot_of_lost_events_when_it_is_written_late_then_no_c
     assert await world.matches_log()
 
 
-async def test_given_a_build_of_a_log_that_moved_back_when_a_rebuild_runs_then_it_starts_the_build_again(
+async def test_a_rebuild_continued_after_the_log_moved_back_has_no_difference(
     write: Writer, world: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")

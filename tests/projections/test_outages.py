@@ -1,4 +1,4 @@
-"""The projector waits while a store is unavailable, loses nothing, and reports whether it is ready."""
+"""The projector waits while a store is unavailable, and loses nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.queries.writer import Writer
 
 
 class CuttableProjector:
-    """A projector whose connections to its stores can be cut."""
+    """A projector whose connections to the stores can be cut. `world` has other connections."""
 
     def __init__(self, world: World, projector: Projector, proxies: dict[str, Proxy]) -> None:
         self.world = world
@@ -26,7 +26,7 @@ class CuttableProjector:
 
 @pytest.fixture
 async def cuttable(settings: Settings, world: World) -> AsyncIterator[CuttableProjector]:
-    # Without directConnection the client would learn the replica set's own address and bypass the proxy.
+    # Without directConnection the client would bypass the proxy.
     direct = settings.mongodb_url.replace("replicaSet=rs0", "directConnection=true")
     proxies = {"postgres": Proxy(settings.postgres_url), "mongodb": Proxy(direct), "redis": Proxy(settings.redis_url)}
     for proxy in proxies.values():
@@ -47,7 +47,7 @@ async def cuttable(settings: Settings, world: World) -> AsyncIterator[CuttablePr
 
 
 @pytest.mark.parametrize("store", ["postgres", "mongodb", "redis"])
-async def test_given_a_store_that_is_unavailable_when_it_returns_then_every_view_catches_up(
+async def test_every_view_catches_up_when_an_unavailable_store_returns(
     store: str, write: Writer, cuttable: CuttableProjector
 ) -> None:
     await write_many_kinds(write)
@@ -63,9 +63,7 @@ async def test_given_a_store_that_is_unavailable_when_it_returns_then_every_view
     assert await cuttable.world.matches_log()
 
 
-async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(
-    write: Writer, cuttable: CuttableProjector
-) -> None:
+async def test_without_redis_the_views_in_mongodb_continue(write: Writer, cuttable: CuttableProjector) -> None:
     await write_many_kinds(write)
     await cuttable.world.until(cuttable.world.caught_up)
     await cuttable.proxies["redis"].cut()
@@ -74,7 +72,7 @@ async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(
     assert not await cuttable.world.caught_up([CONTEXT])
 
 
-async def test_given_all_stores_are_unavailable_then_the_projector_waits_for_them(
+async def test_the_projector_waits_for_all_stores(
     write: Writer, settings: Settings, cuttable: CuttableProjector
 ) -> None:
     for proxy in cuttable.proxies.values():
@@ -87,9 +85,7 @@ async def test_given_all_stores_are_unavailable_then_the_projector_waits_for_the
     assert await cuttable.world.matches_log()
 
 
-async def test_given_no_notifications_when_events_are_appended_then_polling_finds_them(
-    write: Writer, world: World
-) -> None:
+async def test_polling_finds_events_without_notifications(write: Writer, world: World) -> None:
     stop = asyncio.Event()
     nowhere = "postgresql://postgres@127.0.0.1:1/nowhere"
     running = asyncio.create_task(world.projector(listens_to=nowhere).run(stop))
@@ -101,7 +97,7 @@ async def test_given_no_notifications_when_events_are_appended_then_polling_find
     await running
 
 
-async def test_given_a_listener_that_lost_its_connection_then_it_listens_again(
+async def test_a_listener_that_lost_its_connection_listens_again(
     write: Writer, live: World, settings: Settings
 ) -> None:
     await write.start("one")
@@ -119,9 +115,7 @@ async def test_given_a_listener_that_lost_its_connection_then_it_listens_again(
     await live.until(live.caught_up)
 
 
-async def test_given_the_mongodb_database_is_dropped_while_the_projector_runs_then_everything_is_rebuilt(
-    write: Writer, live: World
-) -> None:
+async def test_everything_is_rebuilt_after_the_mongodb_database_is_dropped(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     stored = await live.documents()
@@ -133,7 +127,7 @@ async def test_given_the_mongodb_database_is_dropped_while_the_projector_runs_th
     assert len(indexes["conversations"]) == 1 + len(INDEXES["conversations"])
 
 
-async def test_given_lost_positions_then_the_views_start_over(write: Writer, live: World) -> None:
+async def test_views_that_lost_their_positions_start_over(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     stored = await live.documents()

@@ -1,7 +1,4 @@
-"""Tests of transactions whose commands are sent together.
-
-Whatever fails, either the whole transaction is written or nothing. Its session can be used again.
-"""
+"""Transactions whose commands are sent together."""
 
 import asyncio
 import inspect
@@ -36,9 +33,7 @@ async def stored_ids(world: World) -> list[Any]:
     return sorted([document["_id"] async for document in world.database[THINGS].find({}, {"_id": 1})])
 
 
-async def test_given_commands_that_succeed_then_each_is_answered_and_everything_is_visible_after_the_commit(
-    session: AsyncClientSession, world: World
-) -> None:
+async def test_each_command_is_answered_and_visible_after_the_commit(session: AsyncClientSession, world: World) -> None:
     async with pipelined_transaction(world.database, session) as send:
         answers = await send(
             [insert({"_id": 1}, {"_id": 2}), {"delete": THINGS, "deletes": [{"q": {"_id": 0}, "limit": 0}]}]
@@ -50,7 +45,7 @@ async def test_given_commands_that_succeed_then_each_is_answered_and_everything_
     assert await stored_ids(world) == [1, 2, 3]
 
 
-async def test_given_a_command_that_fails_then_nothing_is_written_and_the_session_still_works(
+async def test_after_a_failed_command_nothing_is_written_and_the_session_works(
     session: AsyncClientSession, world: World
 ) -> None:
     async def fail() -> None:
@@ -70,25 +65,21 @@ async def test_given_a_command_that_fails_then_nothing_is_written_and_the_sessio
     assert await stored_ids(world) == [0, 1]
 
 
-async def test_given_a_failed_command_whose_answer_is_not_read_then_the_commit_fails(
-    session: AsyncClientSession, world: World
-) -> None:
+async def test_the_commit_fails_if_a_failed_answer_is_not_read(session: AsyncClientSession, world: World) -> None:
     with pytest.raises(OperationFailure):
         async with pipelined_transaction(world.database, session) as send:
             await send([insert({"_id": 0})])
     assert await stored_ids(world) == [0]
 
 
-async def test_given_more_bytes_than_are_sent_at_once_then_everything_is_written(
-    session: AsyncClientSession, world: World
-) -> None:
+async def test_more_bytes_than_are_sent_at_once_are_written(session: AsyncClientSession, world: World) -> None:
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
     async with pipelined_transaction(world.database, session) as send:
         assert [answer.read()["n"] for answer in await send([insert(document) for document in large])] == [1, 1, 1]
     assert await stored_ids(world) == [0, 1, 2, 3]
 
 
-async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_session_still_works(
+async def test_a_document_that_is_too_large_is_refused_and_the_session_works(
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(DocumentTooLarge):
@@ -99,7 +90,7 @@ async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_ses
     assert await stored_ids(world) == [0, 3]
 
 
-async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written_and_the_session_still_works(
+async def test_a_cancelled_transaction_is_written_whole_or_not_at_all(
     session: AsyncClientSession, world: World
 ) -> None:
     async def write(number: int) -> None:
@@ -121,7 +112,7 @@ async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written
     assert [number + 1 for number in ids[::2]] == ids[1::2]
 
 
-async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClientSession, world: World) -> None:
+async def test_a_killed_session_writes_nothing(session: AsyncClientSession, world: World) -> None:
     async def add_and_kill_session() -> None:
         async with pipelined_transaction(world.database, session) as send:
             await send([insert({"_id": 1})])
@@ -132,7 +123,7 @@ async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClie
     assert await stored_ids(world) == [0]
 
 
-async def test_given_a_connection_that_breaks_at_the_commit_then_an_error_is_raised_and_the_session_still_works(
+async def test_a_connection_that_breaks_at_the_commit_is_an_error(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_message = AsyncConnection.send_message
@@ -154,7 +145,7 @@ async def test_given_a_connection_that_breaks_at_the_commit_then_an_error_is_rai
     assert await stored_ids(world) in ([0, 2], [0, 1, 2]), "the first may or may not be committed"
 
 
-async def test_given_a_transaction_that_is_cancelled_while_it_waits_for_answers_then_its_locks_are_free_at_once(
+async def test_the_locks_of_a_cancelled_transaction_are_free_at_once(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receive_message, waiting_for_answers = AsyncConnection.receive_message, asyncio.Event()
@@ -188,7 +179,7 @@ async def test_given_a_transaction_that_is_cancelled_while_it_waits_for_answers_
         {"ok": 1, "writeConcernError": {"code": 91, "errmsg": "ShutdownInProgress"}},
     ],
 )
-async def test_given_a_commit_of_unknown_outcome_then_the_error_has_the_label_that_pymongo_would_add(
+async def test_a_commit_of_unknown_outcome_has_the_label_of_pymongo(
     session: AsyncClientSession, world: World, answer: dict[str, Any]
 ) -> None:
     async def exchange_without_outcome(
@@ -203,9 +194,7 @@ async def test_given_a_commit_of_unknown_outcome_then_the_error_has_the_label_th
     assert raised.value.has_error_label("UnknownTransactionCommitResult")
 
 
-async def test_given_a_command_larger_than_a_message_may_be_then_it_is_refused_as_too_large(
-    session: AsyncClientSession, world: World
-) -> None:
+async def test_a_command_larger_than_a_message_is_refused(session: AsyncClientSession, world: World) -> None:
     with pytest.raises(DocumentTooLarge):
         async with pipelined_transaction(world.database, session) as send:
             await send([insert(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
@@ -225,11 +214,11 @@ PRIVATE_API: Final[dict[str, tuple[Callable[..., Any], list[str]]]] = {
     "_ServerSession.inc_transaction_id": (client_session_shared._ServerSession.inc_transaction_id, ["self"]),
     "PyMongoError._add_error_label": (PyMongoError._add_error_label, ["self", "label"]),
 }
-"""What `infrastructure/stores/mongo_pipeline.py` uses of pymongo's private API: each function, and its first parameters."""
+"""The functions of pymongo's private API that the pipeline uses, and their first parameters."""
 
 
 @pytest.mark.parametrize("name", PRIVATE_API)
-def test_given_the_installed_pymongo_then_its_private_functions_have_the_parameters_that_the_pipeline_passes(
+def test_private_functions_of_pymongo_have_the_parameters_of_the_pipeline(
     name: str,
 ) -> None:
     function, expected = PRIVATE_API[name]
@@ -239,7 +228,7 @@ def test_given_the_installed_pymongo_then_its_private_functions_have_the_paramet
     )
 
 
-async def test_given_the_installed_pymongo_then_its_connections_and_sessions_have_the_attributes_that_the_pipeline_reads(
+async def test_connections_and_sessions_of_pymongo_have_the_attributes_of_the_pipeline(
     session: AsyncClientSession, world: World
 ) -> None:
     changed = (

@@ -1,4 +1,4 @@
-"""An event that cannot be applied parks only its conversation. No other event is skipped, and nothing deleted is shown."""
+"""An event that cannot be applied parks only its conversation. No other event is skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -56,9 +56,7 @@ async def running(world: World, *projectors: Projector) -> AsyncIterator[None]:
             await asyncio.gather(*tasks)
 
 
-async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_its_conversation_is_parked_and_a_repair_restores_it(
-    write: Writer, world: World
-) -> None:
+async def test_an_unreadable_event_parks_only_its_conversation_until_a_repair(write: Writer, world: World) -> None:
     conversation_ids = [
         conversation_id
         for _ in range(10)
@@ -114,9 +112,7 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
     assert (await world.snapshots())[snapshot_keys("default", victim)[0]].version == 5
 
 
-async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alone_parks_it(
-    write: Writer, world: World
-) -> None:
+async def test_a_view_that_diverges_in_one_conversation_parks_it_alone(write: Writer, world: World) -> None:
     await world.catch_up()
     await write_many_kinds(write)
     victim = await write.start("to be planted")
@@ -160,9 +156,7 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     assert await world.matches_log()
 
 
-async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it_is_shown_and_only_totals_keep_it_parked(
-    write: Writer, world: World
-) -> None:
+async def test_a_parked_conversation_that_is_deleted_stays_parked_only_in_totals(write: Writer, world: World) -> None:
     victim = await write.start("secret", "more")
     other = await write.start("stays")
     await world.catch_up()
@@ -186,9 +180,7 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
     assert (await world.snapshots())[snapshot_keys("default", victim)[0]].deleted
 
 
-async def test_given_an_unreadable_deletion_then_the_conversation_is_deleted_from_all_views(
-    write: Writer, live: World
-) -> None:
+async def test_an_unreadable_deletion_deletes_the_conversation_from_all_views(write: Writer, live: World) -> None:
     victim = await write.start("secret")
     await live.until(live.caught_up)
     await insert_unreadable(live.settings, victim, "conversation.deleted")
@@ -197,9 +189,7 @@ async def test_given_an_unreadable_deletion_then_the_conversation_is_deleted_fro
     assert await live.documents() == {view: {} for view in MONGO_VIEWS}
 
 
-async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_parks_its_conversation_and_both_skip_it(
-    write: Writer, world: World
-) -> None:
+async def test_one_of_two_projectors_parks_a_conversation_and_both_skip_it(write: Writer, world: World) -> None:
     await world.catch_up()
     with capture_logs() as logged:
         async with running(world, world.projector(), world.projector()):
@@ -217,9 +207,7 @@ async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_par
     assert await others_are_exact(world, victim)
 
 
-async def test_given_a_projector_that_has_read_its_position_when_another_parks_a_conversation_at_that_position_then_the_first_writes_nothing(
-    write: Writer, world: World
-) -> None:
+async def test_a_projector_writes_nothing_after_another_parked_at_its_position(write: Writer, world: World) -> None:
     await world.catch_up()
     victim = await write.start("one")
     batch = await world.events()
@@ -241,9 +229,7 @@ async def test_given_a_projector_that_has_read_its_position_when_another_parks_a
     assert (await world.documents())["items"] == {}
 
 
-async def test_given_an_unreadable_event_that_soon_becomes_readable_then_nothing_is_parked(
-    write: Writer, world: World
-) -> None:
+async def test_an_event_that_soon_becomes_readable_parks_nothing(write: Writer, world: World) -> None:
     victim = await write.start("one", "two")
     state = await poison(world.settings, victim, 2)
     projector = world.projector()
@@ -256,9 +242,7 @@ async def test_given_an_unreadable_event_that_soon_becomes_readable_then_nothing
     assert await world.matches_log()
 
 
-async def test_given_the_maximum_of_parked_conversations_then_the_view_is_stuck_until_there_is_one_less(
-    write: Writer, world: World
-) -> None:
+async def test_a_view_with_the_maximum_of_parked_conversations_is_stuck(write: Writer, world: World) -> None:
     await world.catch_up()
     entry = {"tenant": "x", "position": 1, "version": 1, "topic": "t", "error": "E", "message": None, "at": 1}
     victim = await write.start("one", "two")
@@ -284,7 +268,7 @@ async def test_given_the_maximum_of_parked_conversations_then_the_view_is_stuck_
 
 
 @pytest.mark.parametrize("cured", [True, False])
-async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view_parks_it_only_if_it_is_still_unreadable(
+async def test_a_rebuilt_view_parks_a_conversation_only_if_still_unreadable(
     cured: bool, write: Writer, world: World
 ) -> None:
     victim = await write.start("one", "two")
@@ -320,14 +304,12 @@ async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view
         (MemoryError(), False),
     ],
 )
-def test_given_an_error_then_the_conversation_is_parked_only_if_other_events_may_succeed(
-    error: Exception, parks: bool
-) -> None:
+def test_an_error_parks_only_if_other_events_may_succeed(error: Exception, parks: bool) -> None:
     assert is_caused_by_event(error) is parks
 
 
 async def verified(world: World) -> set[tuple[str, str, str | None]]:
-    """(where, what, conversation) of each difference that `verify` reports."""
+    """(where, what, conversation) of each difference."""
     result = await verify(stores_of(world), lambda _done, _total: None)
     assert result.ok is not bool(result.differences)
     return {(difference.where, difference.what, difference.conversation_id) for difference in result.differences}

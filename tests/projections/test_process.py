@@ -1,4 +1,4 @@
-"""Tests of the projector as a process. If it is killed, events are still written once. On SIGTERM it ends cleanly."""
+"""The projector as a process that is killed or stopped."""
 
 import asyncio
 import os
@@ -35,9 +35,7 @@ def projector_process(settings: Settings, port: int = 0) -> Iterator[subprocess.
         process.communicate()
 
 
-async def test_given_a_projector_that_is_killed_repeatedly_then_every_event_is_written_once(
-    write: Writer, world: World
-) -> None:
+async def test_a_projector_that_is_killed_repeatedly_writes_every_event_once(write: Writer, world: World) -> None:
     for _ in range(10):
         await write_many_kinds(write)
     for kill_position in (1, 300):
@@ -55,9 +53,7 @@ async def test_given_a_projector_that_is_killed_repeatedly_then_every_event_is_w
     assert await world.matches_log()
 
 
-async def test_given_a_running_projector_then_it_serves_health_and_metrics_and_ends_cleanly_on_sigterm(
-    write: Writer, world: World
-) -> None:
+async def test_a_projector_serves_health_and_metrics_and_ends_cleanly_on_sigterm(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     port = free_port()
     with projector_process(world.settings, port) as process:

@@ -1,4 +1,4 @@
-"""Tests of rebuilds: users read meanwhile, wrong documents are corrected, an interrupted rebuild resumes, and a rebuild can be rolled back."""
+"""Rebuilds of views: users read meanwhile, and an interrupted rebuild resumes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ async def collections(world: World) -> dict[str, str]:
     return {view: status.collection for view, status in (await world.statuses()).items() if view in MONGO_VIEWS}
 
 
-async def test_given_readers_when_views_are_rebuilt_then_every_read_succeeds(write: Writer, live: World) -> None:
+async def test_every_read_succeeds_while_views_are_rebuilt(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     conversation = await write.start("first")
     await live.until(live.caught_up)
@@ -72,9 +72,7 @@ async def test_given_readers_when_views_are_rebuilt_then_every_read_succeeds(wri
     assert await live.matches_log()
 
 
-async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed_and_corrected_and_a_dry_run_only_lists_it(
-    write: Writer, world: World
-) -> None:
+async def test_a_wrong_document_is_corrected_and_a_dry_run_only_lists_it(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     right = await world.documents()
@@ -90,9 +88,7 @@ async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed
     assert await world.documents() == right
 
 
-async def test_given_events_after_a_swap_when_the_swap_is_rolled_back_then_the_old_collections_show_them_too(
-    write: Writer, world: World
-) -> None:
+async def test_after_a_rollback_the_old_collections_show_later_events(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     assert await rebuild_of(world).roll_back() is None
@@ -110,7 +106,7 @@ async def test_given_events_after_a_swap_when_the_swap_is_rolled_back_then_the_o
     assert "items_2" not in await world.database.list_collection_names()
 
 
-async def test_given_two_rebuilds_at_once_then_one_fails_and_changes_nothing(write: Writer, world: World) -> None:
+async def test_of_two_rebuilds_at_once_one_fails_and_changes_nothing(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     both = [rebuild_of(world, ["items"]).run() for _ in range(2)]
@@ -120,9 +116,7 @@ async def test_given_two_rebuilds_at_once_then_one_fails_and_changes_nothing(wri
     assert await world.matches_log()
 
 
-async def test_given_a_kept_collection_when_the_next_rebuild_starts_then_it_is_dropped(
-    write: Writer, world: World
-) -> None:
+async def test_a_kept_collection_is_dropped_when_the_next_rebuild_starts(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     for _ in range(3):
@@ -132,9 +126,7 @@ async def test_given_a_kept_collection_when_the_next_rebuild_starts_then_it_is_d
     assert await world.matches_log()
 
 
-async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it_resumes_and_counts_nothing_twice(
-    write: Writer, world: World
-) -> None:
+async def test_an_interrupted_backfill_resumes_and_counts_nothing_twice(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     until = await world.reader.end()
@@ -142,7 +134,7 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
     started = await builds.start(MONGO_VIEWS, until, 2)
     rebuild = rebuild_of(world, workers=2)
     await rebuild.backfill(started)
-    # As if the process was killed after it wrote the documents and before it recorded its progress: all documents are written again.
+    # As if the process was killed before it recorded its progress: all documents are written again.
     not_recorded = {"state": "filling", "position": 0, "target": until.position, "pages": str(PageSizes())}
     await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
@@ -153,9 +145,7 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
     assert await world.matches_log()
 
 
-async def test_given_a_backfill_that_fails_then_the_rebuild_fails_and_the_live_views_stay(
-    write: Writer, world: World
-) -> None:
+async def test_the_live_views_stay_when_a_backfill_fails(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     nothing = "mongodb://127.0.0.1:1/nothing?serverSelectionTimeoutMS=200"
@@ -165,9 +155,7 @@ async def test_given_a_backfill_that_fails_then_the_rebuild_fails_and_the_live_v
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
 
 
-async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_deleted_then_the_build_removes_it_too(
-    write: Writer, live: World
-) -> None:
+async def test_a_build_that_a_projector_advances_removes_a_deleted_conversation(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     builds = ViewBuilds(live.database)
@@ -186,9 +174,7 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     assert await live.matches_log()
 
 
-async def test_given_unreadable_events_when_views_are_rebuilt_then_their_conversations_are_parked_and_readable_ones_are_released(
-    write: Writer, world: World
-) -> None:
+async def test_a_rebuild_parks_unreadable_conversations_and_releases_readable_ones(write: Writer, world: World) -> None:
     victim, readable_again = await write.start("one", "two"), await write.start("three", "four")
     deleted = await write.start("five", "six")
     await write_many_kinds(write)
@@ -202,7 +188,7 @@ async def test_given_unreadable_events_when_views_are_rebuilt_then_their_convers
     done = await rebuild_of(world).run()
     assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
     statuses = await world.statuses()
-    # The usage totals may not have counted all replies of the deleted conversation: it stays parked there.
+    # The usage totals may lack replies of the deleted conversation: it stays parked there.
     still_parked = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}
     assert {view: set(statuses[view].parked) for view in MONGO_VIEWS} == still_parked
     stored = await world.documents()
@@ -213,9 +199,7 @@ async def test_given_unreadable_events_when_views_are_rebuilt_then_their_convers
     assert not [item for item in stored["items"].values() if item["conversation_id"] == deleted]
 
 
-async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild_can_replace_it(
-    write: Writer, world: World
-) -> None:
+async def test_an_interrupted_rollback_can_be_resumed_or_replaced_by_a_rebuild(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     wrong = next(iter((await world.documents())["items"]))
@@ -231,9 +215,7 @@ async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild
         assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not_dropped(
-    write: Writer, world: World
-) -> None:
+async def test_a_swap_and_a_cancel_at_once_do_not_drop_the_live_collection(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     swapping, cancelling = ViewBuilds(world.database), ViewBuilds(world.database)
@@ -244,9 +226,7 @@ async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_the_rebuild_fails(
-    write: Writer, world: World
-) -> None:
+async def test_a_rebuild_fails_when_its_build_was_removed(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     started = await ViewBuilds(world.database).start(["items"], await world.reader.end(), 1)
@@ -258,9 +238,7 @@ async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_t
         await rebuild.compare()
 
 
-async def test_given_a_parked_conversation_when_totals_are_compared_then_no_difference_is_reported(
-    write: Writer, world: World
-) -> None:
+async def test_totals_are_not_compared_while_a_conversation_is_parked(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     state = await poison(world.settings, conversation, 2)
     await world.catch_up()

@@ -1,7 +1,4 @@
-"""Redis refuses to write or answers every command with an error, or a snapshot is broken.
-
-Nothing is parked, reads are right, and the snapshots come back by themselves.
-"""
+"""Redis refuses to write or answers with errors, or a snapshot is broken."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,20 +25,18 @@ from tests.redis_faults import FAULTS, Fault, config, out_of_memory, own_valkey,
 
 @pytest.fixture
 async def settings(settings: Settings) -> AsyncIterator[Settings]:
-    """Settings with a Valkey that no other test uses."""
     async with own_valkey() as url:
         yield settings.model_copy(update={"redis_url": url})
 
 
 @pytest.fixture
 async def admin(settings: Settings) -> AsyncIterator[Redis]:
-    """A client that injects the faults. It decodes answers to text."""
     async with Redis.from_url(settings.redis_url, decode_responses=True) as client:
         yield client
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_to_write_then_nothing_is_parked_and_reads_are_right_and_the_snapshots_come_back(
+async def test_while_redis_refuses_to_write_nothing_is_parked_and_reads_are_right(
     fault: Fault, write: Writer, world: World, admin: Redis
 ) -> None:
     ids = await write_many_kinds(write)
@@ -87,7 +82,7 @@ async def test_given_a_redis_that_refuses_to_write_then_nothing_is_parked_and_re
         "NOAUTH Authentication required.",
     ],
 )
-async def test_given_a_redis_that_answers_each_command_with_an_error_then_nothing_is_parked_and_reads_are_right(
+async def test_while_redis_answers_with_errors_nothing_is_parked_and_reads_are_right(
     error: str, write: Writer, settings: Settings, world: World
 ) -> None:
     await world.catch_up(MONGO_VIEWS)
@@ -128,7 +123,7 @@ async def test_given_a_redis_that_answers_each_command_with_an_error_then_nothin
     ],
 )
 @pytest.mark.parametrize("change", ["append", "pin_needs_the_log", "delete"])
-async def test_given_a_snapshot_key_that_is_missing_or_has_another_type_or_content_then_the_snapshot_is_made_again(
+async def test_a_broken_snapshot_is_made_again(
     commands: list[str], change: str, write: Writer, world: World, admin: Redis
 ) -> None:
     victim, other = await write.start("one"), await write.start("other")
@@ -154,7 +149,7 @@ async def test_given_a_snapshot_key_that_is_missing_or_has_another_type_or_conte
     assert await world.matches_log()
 
 
-async def test_given_redis_out_of_memory_then_a_snapshot_made_from_the_log_is_refused_too(
+async def test_redis_out_of_memory_refuses_a_snapshot_made_from_the_log(
     write: Writer, world: World, admin: Redis
 ) -> None:
     conversation = await write.start("one")
@@ -168,9 +163,7 @@ async def test_given_redis_out_of_memory_then_a_snapshot_made_from_the_log_is_re
                 await refill(world.reader, world.redis, "default", conversation, 3)
 
 
-async def test_given_a_full_redis_that_may_evict_then_snapshots_are_evicted_and_contexts_stay_right(
-    write: Writer, live: World, admin: Redis
-) -> None:
+async def test_a_full_redis_evicts_snapshots_and_contexts_stay_right(write: Writer, live: World, admin: Redis) -> None:
     await live.until(live.caught_up)
     used = (await admin.info("memory"))["used_memory"]
     limit = await config(admin, "maxmemory")
@@ -191,7 +184,6 @@ async def test_given_a_full_redis_that_may_evict_then_snapshots_are_evicted_and_
 
 
 async def last_text(api: httpx.AsyncClient, conversation_id: str) -> str:
-    """The text of the last item in the context of the conversation."""
     answer = await api.get(f"/v1/conversations/{conversation_id}/context?model=smol")
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["items"][-1]["item"]["content"][0]["text"]
@@ -199,7 +191,6 @@ async def last_text(api: httpx.AsyncClient, conversation_id: str) -> str:
 
 
 def interruptions(metrics: Metrics) -> float:
-    """How often the context view was interrupted."""
     samples = [
         sample.value
         for metric in metrics.registry.collect()

@@ -35,7 +35,7 @@ FIRST_ITEMS = 20
 WRITERS = 4
 READERS = 2
 BACK_SECONDS = 10.0
-"""Within this time after a fault, every snapshot is current again. How long reads take is logged, not checked: the machine does other work too."""
+"""Within this time after a fault, every snapshot is current again."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def settings(settings: Settings) -> AsyncIterator[Settings]:
 
 
 class Load:
-    """Appends numbered messages to conversations, and reads contexts, which must have the newest acknowledged message and those just before it."""
+    """Appends messages, and reads contexts. A context must have the newest acknowledged message."""
 
     def __init__(self, write: Writer, api: httpx.AsyncClient, conversations: list[str]) -> None:
         self._write = write
@@ -71,7 +71,7 @@ class Load:
         assert acknowledged - 1 <= shown[-1] <= self.acknowledged[conversation]
 
     async def snapshots_are_current(self, world: World) -> bool:
-        """Whether each conversation has a snapshot with all messages that were acknowledged when this call began."""
+        """Whether snapshots have all messages that were acknowledged when this call began."""
         for conversation, acknowledged in list(self.acknowledged.items()):
             try:
                 snapshot = await read_snapshot(world.redis, "default", conversation)
@@ -101,8 +101,7 @@ class Load:
 
 @asynccontextmanager
 async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
-    """Another client sets the keys of snapshots to strings and lists, again and again."""
-
+    """Until the end of the block, overwrites random keys of snapshots with a string or a list."""
     ended = asyncio.Event()
 
     async def spoil() -> None:
@@ -118,14 +117,12 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        ended.set()  # the task is not cancelled, because the Redis client may swallow the cancellation
+        ended.set()  # not cancelled: the Redis client may swallow a cancellation
         await spoiling
 
 
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.endless)])
-async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_the_snapshots_are_soon_current(
-    seconds: float, write: Writer, live: World
-) -> None:
+async def test_under_load_contexts_are_right_while_redis_refuses(seconds: float, write: Writer, live: World) -> None:
     texts = [numbered(number) for number in range(FIRST_ITEMS)]
     conversations = await asyncio.gather(*(write.start(*texts) for _ in range(CONVERSATIONS)))
     await live.until(live.caught_up)
@@ -135,7 +132,7 @@ async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right
         stop = asyncio.Event()
         running = asyncio.create_task(load.run(stop))
         try:
-            await load.median(50)  # the first reads are slower, because they fill caches
+            await load.median(50)  # the first reads fill caches
             for name, fault in zip(("out of memory", "read-only", "wrong types"), faults, strict=True):
                 await until_shown(live)
                 usual = await load.median(100)
@@ -169,12 +166,11 @@ async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right
 
 
 def numbered(number: int) -> str:
-    """The text of message `number`. It is so long that a full context has fewer items than a snapshot."""
+    """A message that begins with its number. It is so long that a full context has fewer items than a snapshot."""
     return f"{number} " + "and so on " * 20
 
 
 async def until_shown(world: World) -> None:
-    """Waits until the context view shows all that is in the log now. Fails after BACK_SECONDS."""
     head = await world.reader.last_position()
 
     async def shows() -> bool:

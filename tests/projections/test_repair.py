@@ -1,4 +1,4 @@
-"""`rebuild --conversation` repairs a conversation, parked or not, whatever happens meanwhile. If it cannot, it prints why."""
+"""`rebuild --conversation` repairs a conversation, parked or not."""
 
 import asyncio
 import json
@@ -29,7 +29,6 @@ MANY = 3 * PAGE_EVENTS
 
 
 async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:
-    """Repairs the conversation. Returns the outcome in each view."""
     head = await world.reader.head(conversation_id)
     assert head is not None
     repair = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
@@ -52,7 +51,7 @@ def _start(world: World, data: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 async def _large_and_parked(write: Writer, world: World) -> str:
-    """Makes a long conversation that is parked in all views. Its sixth event was unreadable, and is readable again."""
+    """A large conversation that every view has parked. Its sixth event is readable again."""
     victim = await write.start("one", "two", "three", "four")
     for _ in range(MANY // 100):
         await write.append(victim, *map(str, range(100)))
@@ -65,7 +64,7 @@ async def _large_and_parked(write: Writer, world: World) -> str:
     return victim
 
 
-async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation_stays_parked_and_the_next_repair_finishes(
+async def test_after_interrupted_repairs_the_next_one_finishes_and_others_stay_exact(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -93,7 +92,7 @@ async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-async def test_given_a_repair_command_that_is_killed_or_interrupted_when_it_runs_again_then_it_finishes(
+async def test_a_killed_or_interrupted_repair_command_finishes_when_run_again(
     signum: int, write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -115,9 +114,7 @@ async def test_given_a_repair_command_that_is_killed_or_interrupted_when_it_runs
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_writes_and_running_projectors_when_a_conversation_is_repaired_then_nothing_is_lost_or_written_twice(
-    write: Writer, world: World
-) -> None:
+async def test_a_repair_beside_writes_and_projectors_loses_and_repeats_nothing(write: Writer, world: World) -> None:
     victim = await _large_and_parked(write, world)
     stop = asyncio.Event()
     running = [asyncio.create_task(world.projector().run(stop)) for _ in range(2)]
@@ -134,9 +131,7 @@ async def test_given_writes_and_running_projectors_when_a_conversation_is_repair
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_deletion_during_a_repair_then_nothing_of_the_conversation_is_left(
-    write: Writer, world: World
-) -> None:
+async def test_a_deletion_during_a_repair_leaves_nothing_of_the_conversation(write: Writer, world: World) -> None:
     victim = await _large_and_parked(write, world)
     stop = asyncio.Event()
     running = asyncio.create_task(world.projector().run(stop))
@@ -157,9 +152,7 @@ async def test_given_a_deletion_during_a_repair_then_nothing_of_the_conversation
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_two_repairs_of_one_conversation_at_once_then_its_documents_are_correct(
-    write: Writer, world: World
-) -> None:
+async def test_two_repairs_of_one_conversation_at_once_give_correct_documents(write: Writer, world: World) -> None:
     victim = await _large_and_parked(write, world)
     second: list[asyncio.Task[dict[str, str]]] = []
 
@@ -174,9 +167,7 @@ async def test_given_two_repairs_of_one_conversation_at_once_then_its_documents_
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_conversation_that_is_not_parked_when_it_is_repaired_then_its_wrong_documents_are_corrected(
-    write: Writer, world: World, tmp_path: Path
-) -> None:
+async def test_a_repair_corrects_a_conversation_that_is_not_parked(write: Writer, world: World, tmp_path: Path) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     await world.database["items"].delete_one({"conversation_id": ids["retracted"], "depth": 2})
@@ -190,9 +181,7 @@ async def test_given_a_conversation_that_is_not_parked_when_it_is_repaired_then_
     assert await world.matches_log()
 
 
-async def test_given_leftovers_of_a_deleted_conversation_when_it_is_repaired_then_they_are_removed(
-    write: Writer, world: World
-) -> None:
+async def test_a_repair_removes_leftovers_of_a_deleted_conversation(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     item = await world.database["items"].find_one({"conversation_id": ids["plain"]})
@@ -203,7 +192,7 @@ async def test_given_leftovers_of_a_deleted_conversation_when_it_is_repaired_the
     assert await world.matches_log()
 
 
-async def test_given_an_event_that_still_cannot_be_applied_then_the_command_names_it_and_the_conversation_stays_parked(
+async def test_the_command_names_an_event_that_still_cannot_be_applied(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await write.start("one", "two", "three")
@@ -232,15 +221,13 @@ async def test_given_an_event_that_still_cannot_be_applied_then_the_command_name
         (("--conversation", f"conv_{0:032x}"), 1),
     ],
 )
-async def test_given_wrong_arguments_or_an_unknown_conversation_then_the_exit_status_says_so(
+async def test_wrong_arguments_and_unknown_conversations_have_their_exit_status(
     arguments: tuple[str, ...], status: int, world: World, tmp_path: Path
 ) -> None:
     assert _run(world, tmp_path, *arguments).returncode == status
 
 
-async def test_given_views_that_no_projector_started_when_a_conversation_is_repaired_then_nothing_is_written(
-    write: Writer, world: World
-) -> None:
+async def test_a_repair_writes_nothing_into_views_that_were_never_started(write: Writer, world: World) -> None:
     victim = await write.start("one")
     assert await _repair(world, victim) == dict.fromkeys(ALL_VIEWS, "skipped")
     assert await world.documents() == {view: {} for view in MONGO_VIEWS}
@@ -248,9 +235,7 @@ async def test_given_views_that_no_projector_started_when_a_conversation_is_repa
     assert await world.matches_log()
 
 
-async def test_given_replies_before_and_after_the_event_that_parks_a_conversation_then_a_repair_counts_each_once(
-    write: Writer, world: World
-) -> None:
+async def test_a_repair_counts_each_reply_once(write: Writer, world: World) -> None:
     victim = await write.start()
     for _ in range(2):
         await write.reply(victim)
@@ -277,7 +262,7 @@ async def test_given_replies_before_and_after_the_event_that_parks_a_conversatio
 
 
 @pytest.mark.parametrize("projected", [True, False])
-async def test_given_uncounted_replies_of_a_parked_conversation_when_it_is_deleted_then_a_repair_counts_them(
+async def test_a_repair_counts_uncounted_replies_of_a_deleted_conversation(
     projected: bool, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")

@@ -1,4 +1,4 @@
-"""The scripts `rebuild` and `replay`: what they do and what they print."""
+"""The scripts `rebuild` and `replay`."""
 
 import asyncio
 import json
@@ -42,9 +42,7 @@ async def _rebuild(world: World, *views: str) -> int:
         return await rebuild_in_place(stores, views, lambda _done, _total: None)
 
 
-async def test_given_no_running_projector_when_all_views_are_rebuilt_then_they_are_the_same_as_before(
-    write: Writer, world: World
-) -> None:
+async def test_without_a_projector_all_rebuilt_views_are_the_same_as_before(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     stored, snapshots = await world.documents(), await world.snapshots()
@@ -53,9 +51,7 @@ async def test_given_no_running_projector_when_all_views_are_rebuilt_then_they_a
     assert await world.snapshots() == snapshots
 
 
-async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_correct_and_the_other_views_continue(
-    write: Writer, live: World
-) -> None:
+async def test_with_a_running_projector_a_rebuilt_view_is_correct(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     rebuilding = asyncio.create_task(_rebuild(live, "items"))
@@ -67,9 +63,7 @@ async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_corre
     assert await live.matches_log()
 
 
-async def test_given_views_with_extra_and_missing_documents_when_they_are_rebuilt_then_they_match_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_a_rebuild_corrects_extra_and_missing_documents(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await world.database["items"].insert_many({"_id": str(number)} for number in range(5_000))
@@ -78,7 +72,7 @@ async def test_given_views_with_extra_and_missing_documents_when_they_are_rebuil
     assert await world.matches_log()
 
 
-async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_they_are_back_with_their_indexes(
+async def test_a_rebuild_restores_a_lost_mongodb_database_with_its_indexes(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     await write_many_kinds(write)
@@ -93,9 +87,7 @@ async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_t
     assert {view: await world.database[view].index_information() for view in MONGO_VIEWS} == indexes
 
 
-async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
-    write: Writer, world: World, tmp_path: Path
-) -> None:
+async def test_an_interrupted_rebuild_finishes_when_run_again(write: Writer, world: World, tmp_path: Path) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     running = _start(world, tmp_path, "scripts.rebuild", "items")
@@ -114,9 +106,7 @@ async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
     assert await world.matches_log()
 
 
-async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_state_come_from_the_log_alone(
-    write: Writer, world: World
-) -> None:
+async def test_a_replay_has_the_events_and_the_state_of_the_log(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     replayed = await replay(world.reader, ids["retracted"], None)
     assert [recorded.version for recorded in replayed.events] == list(range(1, 8))
@@ -125,7 +115,7 @@ async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_
     assert [item["content"][0]["text"] for item in replayed.items] == ["keep", "regret", "one", "three"]
 
 
-async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was_at_that_version(
+async def test_a_replay_of_a_version_shows_the_conversation_at_that_version(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_many_kinds(write)
@@ -138,15 +128,13 @@ async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_
 
 
 @pytest.mark.parametrize(("conversation_id", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
-async def test_given_a_malformed_or_an_unknown_id_when_it_is_replayed_then_the_exit_status_is_2_or_1(
+async def test_a_replay_of_a_malformed_or_unknown_id_exits_with_2_or_1(
     conversation_id: str, status: int, world: World, tmp_path: Path
 ) -> None:
     assert run_script(world, tmp_path, "scripts.replay", conversation_id).returncode == status
 
 
-async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_is_1(
-    write: Writer, world: World, tmp_path: Path
-) -> None:
+async def test_a_replay_of_a_missing_version_exits_with_1(write: Writer, world: World, tmp_path: Path) -> None:
     conversation = await write.start("one")
     done = run_script(world, tmp_path, "scripts.replay", conversation, "--at", "9")
     assert (done.returncode, done.stdout) == (1, "")

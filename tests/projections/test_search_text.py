@@ -46,7 +46,9 @@ def test_folding_a_folded_character_changes_nothing() -> None:
         ("x" * 100, f" {'x' * 64} ", ["x" * 64]),
     ],
 )
-def test_words_are_terms_and_runs_are_pairs_of_characters(text: str, stored: str, terms: list[str]) -> None:
+def test_words_are_terms_and_scripts_without_spaces_give_pairs_of_characters(
+    text: str, stored: str, terms: list[str]
+) -> None:
     found = searched(text)
     assert (found.text, found.terms) == (stored, terms)
 

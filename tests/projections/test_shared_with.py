@@ -1,4 +1,4 @@
-"""The view `conversations` has the subjects that each conversation is shared with, so that lists can be filtered by them."""
+"""The view `conversations` has the subjects that each conversation is shared with."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.events import Share
@@ -8,7 +8,6 @@ from tests.queries.writer import Writer
 
 
 async def shared_with(world: World, subject: str) -> list[str]:
-    """The conversations that are shared with the subject, found with the filter that lists use."""
     await world.catch_up()
     found = world.database["conversations"].find(
         {"tenant": "default", "shared_with": {"$in": shared_with_subject(subject)}}
@@ -16,9 +15,7 @@ async def shared_with(world: World, subject: str) -> list[str]:
     return sorted([document["id"] async for document in found])
 
 
-async def test_a_conversation_is_found_by_those_it_is_shared_with_and_by_nobody_else(
-    write: Writer, world: World
-) -> None:
+async def test_a_conversation_is_found_only_by_those_it_is_shared_with(write: Writer, world: World) -> None:
     with_ben, with_all, with_odd_names = [await write.start() for _ in range(3)]
     await write.start()
     await write.execute(with_ben, ShareConversation(share=Share(subject="ben", role="reader")))

@@ -1,7 +1,6 @@
-"""In a conversation ten times as long as its budget, requests only grow at their end, except when the window moves.
+"""In a long conversation, requests only grow at their end, except when the window moves.
 
-So most bytes were sent before, and a provider's prompt cache may have them. The requests are the same with a snapshot,
-from the log alone, and after the snapshot was made again.
+So a provider's prompt cache may have most bytes.
 
 scripts/test tests/projections/test_stable_window.py -m endless     talks for a thousand turns
 """
@@ -55,7 +54,7 @@ def texts_of_chitchat(number: int) -> list[str]:
 
 
 def answer(exchange: Exchange, api: str, text: str | None, call_id: str) -> None:
-    """Answers with the text. If it is None, answers with a call."""
+    """Streams an answer in the form of this API. `text` None: answers with a call."""
     call = {"name": "look", "arguments": "{}"}
     if api == "chat" and text is not None:
         exchange.stream_text(text)
@@ -72,7 +71,7 @@ def answer(exchange: Exchange, api: str, text: str | None, call_id: str) -> None
 
 
 def sequence(body: dict[str, Any]) -> list[bytes]:
-    """The request as a provider reads it, part by part: tools, instructions, then each message."""
+    """The parts of a request, in the order in which a provider reads them."""
     return [msgspec.json.encode(part) for part in (body["tools"], body.get("instructions"), *messages(body))]
 
 
@@ -85,8 +84,6 @@ async def no_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> Rec
 
 
 class Sent(Struct, frozen=True):
-    """A request that the provider received, and its ReplyRequested in the log."""
-
     body: dict[str, Any]
     requested: ReplyRequested
 
@@ -96,7 +93,7 @@ class Sent(Struct, frozen=True):
 
 
 class Talk:
-    """A conversation with a budget, whose answers come from a script."""
+    """One long conversation. `sent`: its requests to the provider."""
 
     def __init__(self, store: httpx.AsyncClient, world: World, provider: ScriptedProvider, settings: Settings) -> None:
         self._store, self._world, self._provider = store, world, provider
@@ -111,10 +108,7 @@ class Talk:
         self.conversation_id = (await self._store.post("/v1/conversations", json=body)).json()["id"]
 
     async def turn(self, number: int, question: str, reply: str) -> None:
-        """Sends the question. In every fifth turn the model answers with a call, and a second request sends the output of the call.
-
-        Before every seventh turn, the snapshot is removed and made again.
-        """
+        """Every fifth turn has a call. Before every seventh turn, the snapshot is made again."""
         if number % TURNS_TO_A_REBUILD == 0:
             await self._world.redis.flushdb()
             head = await self._world.reader.head(self.conversation_id)
@@ -143,7 +137,6 @@ class Talk:
         self.sent.append(sent)
 
     async def _project(self) -> None:
-        """Applies the new events to the snapshots."""
         batch = await self._world.reader.after(self._after, limit=1_000)
         self._after = batch[-1].position if batch else self._after
         self._events = [recorded.event for recorded in batch]
@@ -172,7 +165,7 @@ def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
 
 
 def sent_before(earlier: Sequence[bytes], later: Sequence[bytes]) -> int:
-    """How many bytes of `later` were sent before: the first parts, as far as they are the same in `earlier`."""
+    """How many bytes of `later` were sent before."""
     shared = 0
     for one, other in zip(earlier, later, strict=False):
         if one != other:
@@ -197,9 +190,7 @@ async def talk(
 
 
 @pytest.mark.parametrize("turns", [A_FEW, pytest.param(A_THOUSAND, marks=pytest.mark.endless)])
-async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_when_the_window_moves(
-    talk: Talk, turns: int
-) -> None:
+async def test_requests_only_grow_at_their_end_except_when_the_window_moves(talk: Talk, turns: int) -> None:
     texts = texts_of_chitchat(2 * turns)
     await talk.start(budget=sum(count(text) + 4 for text in texts) // 10)
     for number, (question, reply) in enumerate(zip(texts[::2], texts[1::2], strict=True), 1):
@@ -209,7 +200,6 @@ async def test_in_a_long_conversation_requests_only_grow_at_their_end_except_whe
     moves = [later for earlier, later in pairs if not is_prefix(earlier.parts, later.parts)]
     # Each move makes room for four tenths of the budget.
     assert 10 < len(moves) <= max(30, turns // 20)
-    # The recorded `shared_prefix` also says where the window moved.
     for earlier, later in pairs:
         shared = later.requested.shown.shared_prefix
         assert shared is not None

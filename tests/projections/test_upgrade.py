@@ -1,4 +1,4 @@
-"""Tests of `upgrade_views`, which rebuilds views of a lower version. Older code refuses views that newer code built."""
+"""`upgrade_views` rebuilds views of a lower version. Older code refuses views of newer code."""
 
 import asyncio
 
@@ -24,9 +24,7 @@ async def _make_outdated(world: World, view: str) -> None:
     await world.database[POSITIONS_COLLECTION].update_many({"view": view}, {"$set": {"version": 0}})
 
 
-async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others_are_not(
-    write: Writer, live: World
-) -> None:
+async def test_only_a_view_of_a_lower_version_is_rebuilt(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     await upgrade(live)
@@ -37,9 +35,7 @@ async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others
     assert await live.matches_log()
 
 
-async def test_given_views_from_before_an_upgrade_then_what_they_do_not_have_is_a_503_until_they_are_rebuilt(
-    write: Writer, live: World
-) -> None:
+async def test_reads_that_an_outdated_view_cannot_answer_are_a_503(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     await _make_outdated(live, "usage")
@@ -55,9 +51,7 @@ async def test_given_views_from_before_an_upgrade_then_what_they_do_not_have_is_
         assert [(await api.get(path)).status_code for path in new] == [200] * 3
 
 
-async def test_given_a_write_conflict_when_a_view_is_upgraded_then_the_upgrade_is_retried(
-    write: Writer, world: World
-) -> None:
+async def test_an_upgrade_is_retried_after_a_write_conflict(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()
@@ -81,7 +75,7 @@ async def test_given_a_write_conflict_when_a_view_is_upgraded_then_the_upgrade_i
 
 
 @pytest.mark.parametrize("view", ["items", f"items{BUILD_SUFFIX}"])
-async def test_given_a_view_that_newer_code_built_then_older_code_neither_updates_nor_rebuilds_it(
+async def test_older_code_neither_updates_nor_rebuilds_a_view_of_newer_code(
     write: Writer, world: World, view: str
 ) -> None:
     await write_many_kinds(write)

@@ -1,4 +1,4 @@
-"""`verify` reports changes of views, of the log and of the tables beside the log. Without a change it reports nothing."""
+"""`verify` reports changes of views, of the log and of the tables beside the log."""
 
 import json
 import os
@@ -51,7 +51,7 @@ async def _change_log(world: World, sql: str, *parameters: Any) -> None:
 
 @asynccontextmanager
 async def _undone_in_postgres(world: World, table: str) -> AsyncIterator[None]:
-    """At the end, the table has the same rows again. No trigger runs when they are written back."""
+    """Writes the rows of the table back after the block, without triggers."""
     async with (
         await psycopg.AsyncConnection.connect(world.settings.postgres_url) as connection,
         connection.cursor().copy(f"COPY {table} TO STDOUT") as rows,
@@ -67,7 +67,6 @@ async def _undone_in_postgres(world: World, table: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _undone_in_views(world: World) -> AsyncIterator[None]:
-    """At the end, MongoDB and Redis have the same documents and keys again."""
     views = await world.documents()
     keys: dict[bytes, Any] = {name: await world.redis.dump(name) async for name in world.redis.scan_iter()}
     yield
@@ -80,7 +79,7 @@ async def _undone_in_views(world: World) -> AsyncIterator[None]:
         await world.redis.restore(name, 0, value)
 
 
-async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, world: World) -> None:
+async def test_views_that_keep_up_have_no_difference(write: Writer, world: World) -> None:
     for _ in range(3):
         await write_many_kinds(write)
     await world.catch_up()
@@ -92,7 +91,7 @@ async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, worl
     assert verified.documents == {view: len(documents) for view, documents in (await world.documents()).items()}
 
 
-async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: World) -> None:
+async def test_missing_snapshots_are_no_difference(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await world.redis.flushdb()
@@ -101,9 +100,7 @@ async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: Wor
     assert (verified.snapshots, verified.snapshots_absent) == (0, 12)
 
 
-async def test_given_views_that_are_behind_when_the_verification_waits_for_them_then_nothing_differs(
-    write: Writer, live: World
-) -> None:
+async def test_views_that_are_waited_for_have_no_difference(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     for _ in range(5):
         await write_many_kinds(write)
@@ -111,7 +108,7 @@ async def test_given_views_that_are_behind_when_the_verification_waits_for_them_
         assert verified.differences == []
 
 
-async def test_given_views_that_are_behind_then_verification_reports_them(write: Writer, world: World) -> None:
+async def test_views_that_are_behind_are_reported(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     await write.start("two")
@@ -219,9 +216,7 @@ VIEW_CHANGES: Sequence[tuple[Change, str, str]] = [
 ]
 
 
-async def test_given_a_change_in_a_view_then_verification_reports_exactly_this_change(
-    write: Writer, world: World
-) -> None:
+async def test_exactly_the_change_in_a_view_is_reported(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for change, where, what in VIEW_CHANGES:
@@ -248,7 +243,7 @@ LOG_CHANGES = [
 ]
 
 
-async def test_given_a_change_in_the_log_then_verification_reports_it(write: Writer, world: World) -> None:
+async def test_a_change_in_the_log_is_reported(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for sql, what in LOG_CHANGES:
@@ -277,7 +272,7 @@ ADD_PREFIX = (
 
 
 async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tuple[Any, ...]:
-    """A row of the table `snapshots`: the conversation's state at its last version, but with these changes."""
+    """The conversation's state at its last version, with these changes."""
     events = await world.reader.conversation(conversation_id, limit=1_000)
     state = fold(recorded.event for recorded in events)
     assert state is not None
@@ -294,9 +289,7 @@ async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tu
     return uuid_of(conversation_id), stream.state.version, to_snapshot(stream)
 
 
-async def test_given_a_tenants_position_before_its_newest_event_then_verification_names_the_tenant(
-    write: Writer, world: World
-) -> None:
+async def test_a_tenants_position_before_its_newest_event_is_reported(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await _change_log(world, "UPDATE tenant_positions SET position = position - 1")
@@ -314,9 +307,7 @@ SNAPSHOT_CHANGES: Sequence[tuple[dict[str, Any], list[str], set[str]]] = [
 ]
 
 
-async def test_given_a_stream_snapshot_then_the_whole_of_it_is_compared_with_the_log(
-    write: Writer, world: World
-) -> None:
+async def test_differences_in_a_stream_snapshot_are_reported(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for changes, what, fields in SNAPSHOT_CHANGES:
@@ -361,9 +352,7 @@ TABLE_CHANGES = [
 ]
 
 
-async def test_given_a_change_in_a_table_beside_the_log_then_verification_reports_exactly_this_change(
-    write: Writer, world: World
-) -> None:
+async def test_exactly_the_change_in_a_table_beside_the_log_is_reported(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for sql, where, what in TABLE_CHANGES:
@@ -379,7 +368,7 @@ async def test_given_a_change_in_a_table_beside_the_log_then_verification_report
     assert (await _verify(world)).ok
 
 
-async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, world: World) -> None:
+async def test_more_rows_than_a_page_are_compared(write: Writer, world: World) -> None:
     conversation_id = await write.start("one")
     await world.catch_up()
     await _change_log(
@@ -402,8 +391,8 @@ async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, 
     }
 
 
-async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Writer, world: World) -> None:
-    """The prefix is added after the deletion, so the trigger that removes such prefixes does not remove it."""
+async def test_a_prefix_of_a_deleted_item_is_reported(write: Writer, world: World) -> None:
+    """A trigger removes such prefixes, so this one is added after the deletion."""
     deleted, conversation_id = await write.start("a"), await write.start()
     await write.execute(deleted, DeleteConversation())
     [item_id] = await write.append(conversation_id, "x")
@@ -420,7 +409,7 @@ async def test_given_a_prefix_of_a_deleted_item_then_it_is_reported(write: Write
     }
 
 
-async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:
+async def test_only_the_given_conversation_is_compared(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     await _change_title(world, ids)
@@ -429,9 +418,7 @@ async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(w
     assert (verified.conversations, verified.different) == (1, 1)
 
 
-async def test_given_a_difference_in_content_then_it_is_reported_without_the_content(
-    write: Writer, world: World
-) -> None:
+async def test_a_difference_in_content_is_reported_without_the_content(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     await _change_title(world, ids)
@@ -444,9 +431,7 @@ async def test_given_a_difference_in_content_then_it_is_reported_without_the_con
     assert "secret" not in str(shown)
 
 
-async def test_given_differences_in_a_snapshot_then_they_are_reported_without_content(
-    write: Writer, world: World
-) -> None:
+async def test_differences_in_a_snapshot_are_reported_without_content(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     pinned = await write.start("A secret, and a pinned one.")
     (item_id,) = await write.append(pinned, "Another secret.")
@@ -464,7 +449,7 @@ async def test_given_differences_in_a_snapshot_then_they_are_reported_without_co
     assert not [word for word in ("hello", "secret", "content", "The s") if word in printed]
 
 
-async def test_given_a_snapshot_that_names_a_wrong_first_item_then_it_is_reported(write: Writer, world: World) -> None:
+async def test_a_snapshot_with_a_wrong_first_item_is_reported(write: Writer, world: World) -> None:
     conversation = await write.start("words " * 200_000, "two", "three")
     await world.catch_up()
     assert (await _verify(world)).ok
@@ -473,9 +458,7 @@ async def test_given_a_snapshot_that_names_a_wrong_first_item_then_it_is_reporte
     assert (difference.where, difference.what) == (CONTEXT, "different")
 
 
-async def test_given_requests_of_more_models_than_readers_look_at_then_the_older_requests_are_no_difference(
-    write: Writer, world: World
-) -> None:
+async def test_older_requests_that_no_reader_looks_at_are_no_difference(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     for number in range(MAX_LAST_REQUESTS + 2):
         point = SequencePoint(1, number, number.to_bytes(8))
@@ -487,9 +470,7 @@ async def test_given_requests_of_more_models_than_readers_look_at_then_the_older
     assert (await _verify(world)).differences == []
 
 
-async def test_given_the_command_line_then_its_exit_status_and_its_json_report_differences(
-    write: Writer, world: World, tmp_path: Path
-) -> None:
+async def test_the_exit_status_and_the_json_report_differences(write: Writer, world: World, tmp_path: Path) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     status, printed = _run(world, tmp_path)

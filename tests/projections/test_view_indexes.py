@@ -1,4 +1,4 @@
-"""A projector corrects the indexes of the views when it starts, and does not wait for them."""
+"""A projector corrects the indexes of the views when it starts."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ ITEMS_INDEX = "tenant_1_conversation_id_1_branch_1_depth_1"
 
 
 async def indexes(world: World) -> dict[str, dict[str, Any]]:
-    """Each view's indexes by name, without the one on `_id`."""
+    """The indexes of each view, without the one on `_id`."""
     return {
         view: {
             name: index for name, index in (await world.database[view].index_information()).items() if name != "_id_"
@@ -25,7 +25,6 @@ async def indexes(world: World) -> dict[str, dict[str, Any]]:
 
 
 def are_right(found: dict[str, dict[str, Any]]) -> bool:
-    """Whether each view has its indexes, each with the options that it should have."""
     return all(
         {tuple(index.pop("key")): index for index in by_name.values()}
         == {
@@ -51,7 +50,7 @@ def are_right(found: dict[str, dict[str, Any]]) -> bool:
         ([("tenant", "hashed")], {}),
     ],
 )
-async def test_given_an_index_that_is_missing_or_has_other_keys_or_options_when_a_projector_starts_then_it_is_made_again(
+async def test_a_missing_or_wrong_index_is_made_again_when_a_projector_starts(
     keys: list[tuple[str, Any]] | None, options: dict[str, Any], write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -73,7 +72,7 @@ async def test_given_an_index_that_is_missing_or_has_other_keys_or_options_when_
     assert await world.matches_log()
 
 
-async def test_given_an_operators_index_and_the_right_one_under_another_name_then_they_are_not_changed(
+async def test_an_operators_index_and_a_renamed_right_one_are_kept(
     world: World,
 ) -> None:
     await world.catch_up()
@@ -91,9 +90,7 @@ async def test_given_an_operators_index_and_the_right_one_under_another_name_the
     assert await _right(world)
 
 
-async def test_given_a_large_collection_without_its_index_when_a_projector_starts_then_the_views_do_not_wait_for_the_index(
-    write: Writer, world: World
-) -> None:
+async def test_views_do_not_wait_for_the_index_of_a_large_collection(write: Writer, world: World) -> None:
     await world.catch_up()
     await world.until(lambda: _right(world))
     items = world.database["items"]
@@ -123,7 +120,6 @@ async def test_given_a_large_collection_without_its_index_when_a_projector_start
 
 
 async def _operations(world: World, where: dict[str, Any]) -> list[Any]:
-    """The operations of MongoDB that run now and match."""
     pipeline: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": where}]
     return await (await world.client.admin.aggregate(pipeline)).to_list()
 

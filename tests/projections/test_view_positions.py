@@ -1,4 +1,4 @@
-"""Tests of view positions: how their collection is created, and what happens when a position is lost."""
+"""How the collection of view positions is created, and what happens when a position is lost."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
 
-async def test_given_no_collection_when_several_projectors_prepare_then_it_is_created_once_with_small_pages(
+async def test_several_projectors_create_the_collection_once_with_small_pages(
     world: World,
 ) -> None:
     await world.database.drop_collection(POSITIONS_COLLECTION)
@@ -30,9 +30,7 @@ async def test_given_no_collection_when_several_projectors_prepare_then_it_is_cr
     assert len(await world.view_positions()) == PARTITIONS * len(MONGO_VIEWS)
 
 
-async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows_less_than_was_written(
-    write: Writer, live: World
-) -> None:
+async def test_a_view_that_lost_a_position_starts_over_and_no_read_shows_less(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     conversation = await write.start("first", "second")
     await live.until(live.caught_up)
@@ -54,9 +52,7 @@ async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows
     assert await live.matches_log()
 
 
-async def test_given_a_lost_position_of_the_context_view_then_it_starts_over_and_the_snapshots_are_right(
-    write: Writer, live: World
-) -> None:
+async def test_the_context_view_starts_over_when_it_lost_a_position(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     await lose_position(live, CONTEXT, 3)
@@ -66,9 +62,7 @@ async def test_given_a_lost_position_of_the_context_view_then_it_starts_over_and
     assert await live.matches_log()
 
 
-async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_over_once(
-    write: Writer, live: World
-) -> None:
+async def test_with_two_projectors_a_view_that_lost_a_position_starts_over_once(write: Writer, live: World) -> None:
     stop = asyncio.Event()
     second = asyncio.create_task(live.projector().run(stop))
     await write_many_kinds(write)
@@ -81,7 +75,7 @@ async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_ove
     await second
 
 
-async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_restores_the_view(
+async def test_without_a_projector_a_rebuild_restores_a_view_that_lost_a_position(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     await write_many_kinds(write)
@@ -94,7 +88,7 @@ async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_resto
 
 
 @pytest.mark.parametrize("backfilled", [False, True])
-async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_the_rebuild_makes_another_build(
+async def test_a_rebuild_makes_another_build_if_one_lost_a_position(
     backfilled: bool, write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)
@@ -108,9 +102,7 @@ async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_the_r
     assert await world.matches_log()
 
 
-async def test_given_a_kept_collection_that_lost_a_position_then_there_is_nothing_to_roll_back_to(
-    write: Writer, world: World
-) -> None:
+async def test_a_kept_collection_that_lost_a_position_cannot_be_rolled_back_to(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()
@@ -118,9 +110,7 @@ async def test_given_a_kept_collection_that_lost_a_position_then_there_is_nothin
     assert await rebuild_of(world, ["items"]).roll_back() is None
 
 
-async def test_given_a_rebuild_under_way_when_a_position_is_lost_then_the_rebuild_ends_and_the_view_starts_over(
-    write: Writer, live: World
-) -> None:
+async def test_a_position_that_is_lost_during_a_rebuild_ends_the_rebuild(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     builds = await ViewBuilds(live.database).start(["items"], await live.reader.end(), 2)
@@ -139,7 +129,7 @@ async def lose_position(world: World, view: str, partition: int) -> None:
 
 
 async def read_items(api: httpx.AsyncClient, conversation_id: str) -> int | None:
-    """How many items a read shows, or None for a 503."""
+    """How many items the API lists. None: a 503."""
     page = await api.get(f"/v1/conversations/{conversation_id}/items")
     assert page.status_code in (200, 503), page.text
     return len(page.json()["data"]) if page.status_code == 200 else None

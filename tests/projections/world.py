@@ -1,4 +1,4 @@
-"""The stores of a projector test: what the views hold, and what they must hold according to the log."""
+"""The stores of a projector test."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -27,8 +27,6 @@ TIMEOUT_SECONDS = 30.0
 
 
 class World:
-    """Connections to the stores of `settings`, and projectors that use them."""
-
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pool = make_pool(settings.postgres_url, max_size=4)
@@ -60,7 +58,6 @@ class World:
             await self.projector(views).catch_up()
 
     async def until(self, condition: Callable[[], Awaitable[object]], seconds: float = TIMEOUT_SECONDS) -> None:
-        """Polls the condition a hundred times a second and returns when it is true. Fails after `seconds`."""
         async with asyncio.timeout(seconds):
             while not await condition():  # noqa: ASYNC110  # another process changes it
                 await asyncio.sleep(0.01)
@@ -78,11 +75,9 @@ class World:
         return await self.reader.after(0, limit=1_000_000)
 
     async def batch(self, after: int = 0) -> Batch:
-        """All events after this position."""
         return Batch(after, [*await self.reader.after(after, limit=1_000_000)])
 
     async def documents(self) -> dict[str, dict[str, Any]]:
-        """The documents of each view in MongoDB."""
         statuses = await self.statuses()
         collections = {view: statuses[view].collection if view in statuses else view for view in MONGO_VIEWS}
         return {
@@ -91,11 +86,9 @@ class World:
         }
 
     async def expected_documents(self) -> dict[Any, dict[str, Any]]:
-        """The documents that MongoDB must hold, computed from the log."""
         return fold(await self.events())
 
     async def snapshots(self) -> dict[str, Snapshot]:
-        """The snapshots in Redis that can be read, by key."""
         stored: dict[str, Snapshot] = {}
         async for name in self.redis.scan_iter(match=f"{KEY_PREFIX}*"):
             _, tenant, conversation_id = name.decode().split(":")
@@ -105,7 +98,7 @@ class World:
         return stored
 
     async def snapshots_by_log(self) -> dict[str, Snapshot]:
-        """The snapshots that Redis must hold if it lost nothing, computed from the log."""
+        """What Redis must hold if it lost nothing."""
         last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
         snapshots = {
             snapshot_keys(tenant, conversation_id)[0]: await snapshot_from_log(self.reader, conversation_id, version)
@@ -114,11 +107,10 @@ class World:
         return {key: snapshot for key, snapshot in snapshots.items() if snapshot is not None}
 
     async def view_positions(self, views: Collection[str] = MONGO_VIEWS) -> list[ViewPosition]:
-        """The positions of these views in every partition."""
         return await self.positions.load(views)
 
     async def start_over(self, view: str, target: int) -> None:
-        """Empties a view. It is `rebuilding` until it reaches `target`."""
+        """The view is `rebuilding` until it reaches `target`."""
         if view in MONGO_VIEWS:
             await MongoViews(self.database).start_over(view, target)
         else:
@@ -128,14 +120,13 @@ class World:
         return await self.positions.statuses(ALL_VIEWS)
 
     async def matches_log_but_may_lack_snapshots(self) -> bool:
-        """Whether documents and snapshots are what the log says. Snapshots may be missing."""
         snapshots, expected = await self.snapshots(), await self.snapshots_by_log()
         return await self.documents() == await self.expected_documents() and all(
             expected[name] == snapshot for name, snapshot in snapshots.items()
         )
 
     async def matches_log(self) -> bool:
-        """Whether documents and snapshots are what the log says. No snapshot may be missing."""
+        """Whether views and snapshots equal the log. No snapshot may be missing."""
         return (
             await self.documents() == await self.expected_documents()
             and await self.snapshots() == await self.snapshots_by_log()

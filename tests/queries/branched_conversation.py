@@ -1,4 +1,4 @@
-"""A conversation with branches, written through the event log. What readers must find in it is computed in memory, from its events."""
+"""Writes a conversation with branches, and computes in memory what readers must find."""
 
 from random import Random
 from typing import Any
@@ -11,7 +11,10 @@ from tests.queries.writer import Writer, new_items
 
 
 class Node(Struct):
-    """An item. `path`: the branches on the path to the item; the last one is the item's own."""
+    """An item as this module knows it.
+
+    `path`: the branches on the path to the item. The last one is the item's own.
+    """
 
     id: str
     parent: str | None
@@ -26,7 +29,10 @@ class Node(Struct):
 
 
 class BranchedConversation:
-    """`last_items`: pairs of a version and an item id. From this version on, the active path ends with this item."""
+    """Writes to a conversation and remembers its items.
+
+    `last_items`: (version, the last item of the active path from this version on).
+    """
 
     def __init__(self, write: Writer, conversation_id: str) -> None:
         self._write = write
@@ -51,7 +57,7 @@ class BranchedConversation:
         self._take((await self._write.retract(self.id, item_id)).events)
 
     async def do_something(self, random: Random) -> None:
-        """Appends, revises, moves the head or retracts, at random."""
+        """Makes a random change."""
         text = f"text {self.version}"
         unretracted = [node.id for node in self.nodes.values() if node.retracted_version is None]
         match random.choice(("append", "append", "revise", "revise", "move", "retract")) if unretracted else "append":
@@ -72,7 +78,7 @@ class BranchedConversation:
         return max(on_branch, key=lambda node: node.depth).id
 
     def path_to(self, item_id: str | None, version: int) -> list[str]:
-        """The ids on the path to an item, without those that are retracted at this version."""
+        """The path's items up to this one, without those retracted at this version."""
         path: list[str] = []
         while item_id is not None:
             node = self.nodes[item_id]
@@ -92,7 +98,7 @@ class BranchedConversation:
         return {"index": of_parent.index(item_id), "count": len(of_parent)}
 
     def tree(self, version: int) -> list[dict[str, Any]]:
-        """All nodes that were appended up to this version, each with its place in the tree. Those that are deleted at this version are marked."""
+        """The nodes as the API lists them. Retracted ones are marked."""
         nodes = sorted(self.nodes.values(), key=lambda node: (node.depth, node.branch))
         return [
             {
@@ -125,7 +131,7 @@ class BranchedConversation:
                     path = (*before, PathBranch(event.branch, event.depth, self.version))
                     node = Node(event.item_id, event.parent_id, event.branch, event.depth, self.version, path)
                     self.nodes[event.item_id] = node
-                    if event.branch != self.version:  # a HeadMoved follows the item that opens a branch
+                    if event.branch != self.version:  # after a new branch, a HeadMoved follows
                         self.last_items.append((self.version, event.item_id))
                     appended.append(event.item_id)
                 case HeadMoved():
@@ -135,7 +141,7 @@ class BranchedConversation:
         return appended
 
     def _path_before(self, event: ItemAppended) -> tuple[PathBranch, ...]:
-        """The branches that the path takes before the item's own."""
+        """The path's branches before the item's own."""
         if event.branch == self.version:
             return event.leaves
         if event.parent_id is None or self.nodes[event.parent_id].branch != event.branch:

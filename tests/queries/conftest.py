@@ -1,11 +1,6 @@
-"""The query API in this process, on real servers, with the real event log and projector.
+"""The query API in this process, with the real event log and projector.
 
-write      appends to the log
-projector  updates the views when a test calls `catch_up`
-live       the projector, running all the time
-api        a client of the query API
-postgres   a proxy in front of Postgres, which a test can cut or freeze
-cut_api    a client of a query API that reaches Postgres through this proxy
+`projector` updates the views when a test calls `catch_up`; `live` all the time.
 """
 
 import asyncio
@@ -46,7 +41,7 @@ async def open_api(
 
 @asynccontextmanager
 async def served(settings: Settings, authenticator: Authenticator | None = None) -> AsyncIterator[str]:
-    """The URL of the query API on a real HTTP server, for the official client and for clients that disconnect."""
+    """Serves the query API on a port. Yields its URL."""
     config = uvicorn.Config(
         create_app(settings, Metrics(), Event(), authenticator=authenticator),
         port=0,
@@ -62,7 +57,7 @@ async def served(settings: Settings, authenticator: Authenticator | None = None)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Returns as soon as `condition` holds. Raises TimeoutError after `seconds`."""
+    """Waits for the condition. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():
@@ -111,7 +106,6 @@ async def live(projector: ManualProjector) -> AsyncIterator[ManualProjector]:
 
 @pytest.fixture
 async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
-    """A proxy in front of Postgres, which a test can cut or freeze."""
     proxy = Proxy(settings.postgres_url)
     await proxy.restore()
     yield proxy
@@ -120,6 +114,6 @@ async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def cut_api(settings: Settings, postgres: Proxy) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a query API that is connected to Postgres through the proxy."""
+    """The query API. It reaches Postgres through the proxy."""
     async with open_api(settings.model_copy(update={"postgres_url": postgres.url})) as client:
         yield client

@@ -1,4 +1,4 @@
-"""The real projector, which runs only when a test calls it. By default it updates the views in MongoDB only."""
+"""The real projector, which runs only when a test calls it."""
 
 import asyncio
 from collections.abc import Collection
@@ -14,8 +14,6 @@ from projections.views.catalog import MONGO_VIEWS
 
 
 class ManualProjector:
-    """One projector. It does nothing until a test calls `catch_up` or `run`."""
-
     def __init__(self, settings: Settings, views: Collection[str] = MONGO_VIEWS) -> None:
         self._pool = make_pool(settings.postgres_url, max_size=4)
         self._mongo = mongodb.connect(settings)
@@ -47,5 +45,5 @@ class ManualProjector:
         await self._projector.run(stop)
 
     async def reset_view(self, view: str, target: int = 0) -> None:
-        """Gives a view a new, empty collection. The view is `rebuilding` until it reaches the log position `target`."""
+        """Empties a view. The view is `rebuilding` until it reaches the log position `target`."""
         await retry_while_moved(lambda: MongoViews(self.views).start_over(view, target))

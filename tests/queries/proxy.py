@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real server. A test can cut or freeze it; other clients still reach the server directly."""
+"""A TCP proxy in front of a real server. A test can cut or freeze it."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Forwards TCP to the server of a URL. `url` is the same URL through this proxy.
+    """Forwards connections to the server at `url`.
 
-    `watch` is called for each connection and returns a function. That function gets all bytes that the client sends.
+    `watch` is called once for each connection. The function that it returns gets the client's bytes.
     """
 
     def __init__(self, url: str, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
@@ -27,14 +27,13 @@ class Proxy:
         return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
 
     async def restore(self) -> None:
-        """Accepts and forwards connections. Call it first, and after `cut` or `freeze`."""
+        """Starts to forward. Call it first, and after `cut` or `freeze`."""
         self._forwarding.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Breaks every connection and refuses new ones."""
         if self._server is not None:
             self._server.close()
             self._server = None

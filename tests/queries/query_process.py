@@ -1,4 +1,4 @@
-"""The query API in a process of its own, so that a test can measure its memory; and clients that do not read."""
+"""The query API in a process of its own, to measure its memory; and clients that do not read."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.servers import ROOT
 
 @asynccontextmanager
 async def query_process(settings: Settings) -> AsyncIterator[tuple[str, int]]:
-    """The query API in a process of its own: its URL and pid."""
+    """Yields the URL and the pid."""
     port = free_port()
     environment = {name.upper(): str(value) for name, value in settings.model_dump().items() if name.endswith("_url")}
     process = await asyncio.create_subprocess_exec(
@@ -45,14 +45,14 @@ async def query_process(settings: Settings) -> AsyncIterator[tuple[str, int]]:
 
 
 def peak_memory(pid: int) -> int:
-    """The largest resident memory that the process has had, in bytes."""
+    """The largest resident memory, in bytes."""
     [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(kilobytes) * 1024
 
 
 @contextmanager
 def unread_streams(url: str, path: str, count: int) -> Iterator[list[socket.socket]]:
-    """Connections that request a stream and do not read it."""
+    """Opens streams with small receive buffers, and reads nothing from them."""
     address = urlsplit(url)
     sockets = []
     try:

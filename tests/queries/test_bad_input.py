@@ -112,7 +112,7 @@ async def test_an_unknown_query_parameter_is_refused_and_the_error_names_it(
 
 
 @pytest.mark.parametrize("name", ["X-Min-Position", "Last-Event-ID"])
-async def test_a_header_that_must_have_one_value_is_refused_when_it_is_sent_twice(
+async def test_a_header_that_must_have_one_value_is_refused_if_repeated(
     api: httpx.AsyncClient, name: str, conversation_id: str
 ) -> None:
     headers = [(name, "1"), (name, "1"), ("Accept", "text/event-stream")]

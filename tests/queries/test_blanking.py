@@ -1,4 +1,4 @@
-"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion. In lists of items at an earlier version, it is blanked too."""
+"""In the audit trail and at earlier versions, deleted content is blanked for callers without the scope `audit`."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -117,7 +117,7 @@ EVENTS: tuple[Event, ...] = (
     ),
     FeedbackGiven(feedback_id="feedback_1", by="someone", rating=1, item_id="msg_1", comment=SECRET),
 )
-"""An event of each type with content, with the secret in every field that has content."""
+"""Every field with content has the secret."""
 
 DELETED_BY: dict[str, Deleted] = {
     "title": Deleted(ids=frozenset({"msg_2"})),
@@ -129,7 +129,7 @@ DELETED_BY: dict[str, Deleted] = {
     "summary": Deleted(summaries=frozenset({7})),
     "conversation": Deleted(conversation=True),
 }
-"""By the part that a field belongs to (`Part` in `domain/content.py`): a deletion of this part."""
+"""For each `Part` of `domain/content.py`, a deletion after which it is blanked."""
 
 
 def recorded(event: Event) -> Recorded:
@@ -160,7 +160,7 @@ def test_the_example_events_have_the_secret_in_every_field_that_has_content() ->
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_and_nothing_else(event: Event) -> None:
+def test_exactly_the_content_of_a_deleted_conversation_is_blanked(event: Event) -> None:
     full, blanked = shown(event, NOTHING), shown(event, Deleted(conversation=True))
     names = blanked.pop("blanked")
     assert SECRET not in str(blanked)
@@ -174,7 +174,7 @@ def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_an
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_a_field_is_blanked_if_the_part_that_it_belongs_to_is_deleted(event: Event) -> None:
+def test_a_field_is_blanked_if_its_part_is_deleted(event: Event) -> None:
     for name, part in CONTENT[type(event)].items():
         data = shown(event, DELETED_BY[part])["data"]
         assert SECRET not in str(data[name]), name
@@ -188,7 +188,7 @@ def test_given_one_deleted_item_then_the_other_items_of_the_event_stay() -> None
     assert SECRET in str(requested["data"]["parameters"])
 
 
-def test_given_a_deleted_item_then_the_changes_that_a_client_made_to_it_are_blanked_too() -> None:
+def test_the_changes_that_a_client_made_to_a_deleted_item_are_blanked() -> None:
     full, requested = shown(EVENTS[4], NOTHING), shown(EVENTS[4], Deleted(ids=frozenset({"msg_1"})))
     assert requested["blanked"] == ["input[0].item", "transcript.parts[0].changes"]
     assert full["data"]["transcript"]["parts"][0]["changes"] == {"around": [SECRET, ""]}
@@ -203,7 +203,7 @@ async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def changed_by_client(item_id: str) -> Transcript:
-    """A transcript with a message that differs from this item."""
+    """A transcript whose message differs from this item."""
     return Transcript(parts=(TranscriptPart(items=(item_id,), changes=msgspec.json.encode({"is": SECRET})),))
 
 
@@ -218,9 +218,7 @@ def blanked_names(events: list[dict[str, Any]]) -> dict[int, list[str]]:
     return {event["version"]: event["blanked"] for event in events if "blanked" in event}
 
 
-async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_events_that_hold_it(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_only_audit_sees_the_content_of_a_retracted_item(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start("stays")
     response_id, question = await write.request_reply(conversation_id, SECRET, "stays too")
     await write.complete_reply(conversation_id, response_id, question, "answer")
@@ -250,7 +248,7 @@ async def test_given_a_retracted_item_then_only_audit_sees_its_content_in_the_ev
     assert seen[: len(before)] == before
 
 
-async def test_given_a_copy_of_a_deleted_item_then_the_changes_that_a_client_made_to_it_are_blanked_on_any_page(
+async def test_changes_to_the_copy_of_a_deleted_item_are_blanked_on_any_page(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     original = await write.start()
@@ -268,9 +266,7 @@ async def test_given_a_copy_of_a_deleted_item_then_the_changes_that_a_client_mad
         assert SECRET in str(await events_of(api, conversation_id, AUDITOR, after=after))
 
 
-async def test_when_a_fork_retracts_what_it_inherits_then_a_fork_of_it_blanks_what_was_said_of_it(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_a_fork_of_a_fork_blanks_what_the_fork_retracted(api: httpx.AsyncClient, write: Writer) -> None:
     origin = await write.start()
     [item_id] = await write.append(origin, "original")
     item = KnownItem(inherited=True, depth=1)
@@ -306,9 +302,7 @@ async def test_given_a_deleted_response_then_its_parameters_input_and_output_are
     assert str(await events_of(api, conversation_id, AUDITOR)).count(SECRET) == 3
 
 
-async def test_when_an_item_that_a_summary_covers_is_retracted_then_the_summary_is_blanked(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_a_summary_of_a_retracted_item_is_blanked(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start("first")
     [told, kept] = await write.append(conversation_id, SECRET, "second")
     await write.compact(conversation_id, told, 2, f"They said {SECRET}.")
@@ -321,9 +315,7 @@ async def test_when_an_item_that_a_summary_covers_is_retracted_then_the_summary_
     assert SECRET in str(await events_of(api, conversation_id, AUDITOR))
 
 
-async def test_the_events_of_a_deleted_conversation_are_shown_only_to_its_owner_and_an_admin_with_audit(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
+async def test_the_events_of_a_deleted_conversation_need_the_scope_audit(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start(SECRET, title=SECRET)
     await write.execute(conversation_id, DescribeConversation(instructions=SECRET))
     await write.execute(conversation_id, EndConversation(reason=SECRET))
@@ -359,7 +351,7 @@ async def items_of(api: httpx.AsyncClient, conversation_id: str, headers: Any, *
     return items
 
 
-async def test_an_earlier_version_shows_a_retracted_item_without_content_and_only_audit_sees_the_content(
+async def test_at_an_earlier_version_only_audit_sees_a_retracted_items_content(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("stays")

@@ -20,7 +20,6 @@ async def get(api: httpx.AsyncClient, path: str, **query: Any) -> dict[str, Any]
 
 
 async def listed(api: httpx.AsyncClient, conversation: BranchedConversation, **query: Any) -> list[dict[str, Any]]:
-    """All items of a list, page by page."""
     items: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -41,7 +40,7 @@ async def conversation(write: Writer) -> BranchedConversation:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_paths_siblings_and_the_tree_are_as_the_events_say_at_any_version(
+async def test_paths_siblings_and_the_tree_are_as_the_events_say(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector, seed: int
 ) -> None:
     random = Random(seed)
@@ -71,7 +70,6 @@ async def test_paths_siblings_and_the_tree_are_as_the_events_say_at_any_version(
 async def tree_of(
     api: httpx.AsyncClient, conversation: BranchedConversation, limit: int, **query: Any
 ) -> list[dict[str, Any]]:
-    """The place of each node of the tree, page by page, and whether it is deleted."""
     nodes: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
@@ -103,10 +101,10 @@ async def test_many_siblings_are_counted_without_reading_their_documents(
     await live.views["system.profile"].drop()
     assert page["data"][0]["id"] == newest
     assert page["data"][0]["siblings"] == {"index": 30, "count": 31}
-    assert sum(read["docsExamined"] for read in reads) < 15  # the page, and a position of the view for each read
+    assert sum(read["docsExamined"] for read in reads) < 15  # the page, and a view's position for each read
 
 
-async def test_when_the_head_moves_between_two_pages_then_the_cursor_continues_the_list_on_the_new_path(
+async def test_a_moved_head_leads_the_cursor_to_the_new_path(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b, c, d = await conversation.append("a", "b", "c", "d")
@@ -121,7 +119,7 @@ async def test_when_the_head_moves_between_two_pages_then_the_cursor_continues_t
     assert ids((await get(api, path, leaf=f, order="asc", after=e))["data"]) == [f]
 
 
-async def test_a_tree_node_has_a_preview_of_its_item_unless_the_item_is_deleted(
+async def test_a_tree_node_has_a_preview_of_its_item(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b = await conversation.append("  a long\n\nquestion " + "x" * 100, "b")
@@ -155,7 +153,7 @@ async def test_a_tree_node_has_a_preview_of_its_item_unless_the_item_is_deleted(
     }
 
 
-async def test_a_path_or_cursor_that_does_not_exist_and_invalid_parameters_are_refused(
+async def test_unknown_paths_and_cursors_are_refused(
     api: httpx.AsyncClient, conversation: BranchedConversation, write: Writer, live: ManualProjector
 ) -> None:
     await conversation.append("a", "b")

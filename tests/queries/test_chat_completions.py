@@ -1,4 +1,4 @@
-"""Stored chat completions: the list with its cursors and filters, a chat completion by its id, and who may read them."""
+"""Stored chat completions: the list, single ones, and who may read them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -30,7 +30,6 @@ from tests.queries.writer import Writer
 
 @pytest.fixture
 async def sdk(settings: Settings) -> AsyncIterator[AsyncOpenAI]:
-    """The official client."""
     async with (
         served(settings) as url,
         AsyncOpenAI(api_key="-", base_url=f"{url}/v1", max_retries=0) as client,
@@ -39,7 +38,6 @@ async def sdk(settings: Settings) -> AsyncIterator[AsyncOpenAI]:
 
 
 async def listed(sdk: AsyncOpenAI, **query: Any) -> list[str]:
-    """The answers of all chat completions that the official client lists, page by page."""
     return [answer_of(completion) async for completion in await sdk.chat.completions.list(**query)]
 
 
@@ -68,7 +66,7 @@ async def test_the_list_has_the_chat_completions_that_ended_with_an_answer(
     assert await listed(sdk, limit=3, order="desc") == expected[::-1]
     page = await sdk.chat.completions.list(limit=3, after=completion_id(ids[1]))
     assert ([answer_of(completion) for completion in page.data], page.has_more) == (expected[2:5], True)
-    # The ids of deleted chat completions still work as cursors: a client may delete what it has just listed.
+    # A client may delete what it has just listed.
     for cursor in (deleted, with_conversation):
         assert await listed(sdk, after=completion_id(cursor), order="desc") == expected[::-1]
     empty = await sdk.chat.completions.list(after=completion_id(cut_off))
@@ -76,7 +74,7 @@ async def test_the_list_has_the_chat_completions_that_ended_with_an_answer(
 
 
 async def _write_others(write: Writer) -> None:
-    """Replies that the list does not have: a Response, and chat completions of another tenant, or that run, failed or were cancelled."""
+    """Replies that are not listed."""
     await write.reply(await write.start())
     others = write.for_tenant("other")
     await others.complete_chat(await others.start(), "?", "of another tenant")
@@ -104,15 +102,13 @@ async def test_the_list_is_filtered_by_model_and_metadata(
     assert await listed(sdk, metadata={"odd": "2"}) == await listed(sdk, metadata={"1": "odd"}) == []
     assert await listed(sdk, model="smol-2") == ["of another"]
     assert await listed(sdk, model="smol-1", metadata={"odd": "0"}) == ["0", "2", "4"]
-    assert (
-        await listed(sdk, model="smol") == []
-    )  # requested under this name, but the provider answered with another name
+    assert await listed(sdk, model="smol") == []  # the provider answered with another name
     await write.execute(conversation_id, DescribeReply(response_id=odd[1], metadata={"odd": "no"}))
     assert await listed(sdk, metadata={"odd": "1"}) == ["1", "5"]
     assert await listed(sdk, metadata={"odd": "no"}) == ["3"]
 
 
-async def test_a_chat_completion_is_read_by_either_of_its_ids_and_a_response_that_is_no_chat_completion_is_not_found(
+async def test_a_chat_completion_is_read_by_either_of_its_ids(
     api: httpx.AsyncClient, sdk: AsyncOpenAI, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -146,7 +142,7 @@ async def test_a_chat_completion_is_read_by_either_of_its_ids_and_a_response_tha
     assert (await api.get(f"/v1/responses/{completion_id(plain)}")).status_code == 200
 
 
-async def test_a_bad_cursor_id_or_filter_is_refused_and_the_error_names_the_parameter(
+async def test_a_bad_cursor_id_or_filter_is_refused_and_named(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     other = write.for_tenant("other")
@@ -168,7 +164,7 @@ async def test_a_bad_cursor_id_or_filter_is_refused_and_the_error_names_the_para
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_a_caller_lists_their_own_chat_completions_while_they_may_read_them_and_an_admin_lists_all(
+async def test_a_caller_lists_their_own_chat_completions_and_an_admin_all(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     ann, bob = write.for_subject("ann"), write.for_subject("bob")
@@ -217,9 +213,7 @@ async def test_while_postgres_is_unavailable_chat_completions_are_unverified_and
     assert (await cut_api.get(f"{path}/{completion_id(response_id)}/messages")).status_code == 503
 
 
-async def test_a_page_of_large_answers_ends_early_and_the_next_page_continues_after_it(
-    sdk: AsyncOpenAI, write: Writer, live: ManualProjector
-) -> None:
+async def test_a_page_of_large_answers_ends_early(sdk: AsyncOpenAI, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
     answers = [f"{number}" * 3_000_000 for number in range(4)]
     for answer in answers:
@@ -241,7 +235,7 @@ async def test_a_page_of_large_answers_ends_early_and_the_next_page_continues_af
     ],
     ids=str,
 )
-async def test_a_page_anywhere_in_the_list_is_read_by_an_index_and_without_sorting(
+async def test_a_page_is_read_by_an_index_and_without_sorting(
     write: Writer, projector: ManualProjector, where: dict[str, Any]
 ) -> None:
     response_id = await write.complete_chat(await write.start(), "?", "!", metadata={"a": "b"})

@@ -1,4 +1,4 @@
-"""The messages of a stored chat completion, and the chat completion as a Response, through both APIs and a scripted provider."""
+"""The messages of a stored chat completion, through both APIs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +23,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture
 async def apis(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[BothApis]:
-    """Both APIs, and a projector that runs all the time."""
+    """The projector runs all the time."""
     changed = {"openai_base_url": provider.url, "default_model": "scripted", "model_window": 100_000}
     stop = asyncio.Event()
     async with open_both_apis(settings.model_copy(update=changed)) as opened:
@@ -34,7 +34,7 @@ async def apis(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[
 
 
 async def complete(apis: BothApis, messages: list[Json], **fields: Any) -> tuple[str, str, Json]:
-    """The id of a new chat completion, its conversation, and the answer as a message."""
+    """Returns the completion's id, the conversation's id, and the answer as a message."""
     answer = await apis.http.post("/v1/chat/completions", json={"messages": messages, **fields})
     assert answer.status_code == 200, answer.text
     completion = answer.json()
@@ -42,7 +42,6 @@ async def complete(apis: BothApis, messages: list[Json], **fields: Any) -> tuple
 
 
 async def messages_of(apis: BothApis, completion_id: str, **query: Any) -> list[Json]:
-    """All messages that the official client lists, page by page."""
     pages = await apis.sdk.chat.completions.messages.list(completion_id, **query)
     return [message.to_dict(mode="json") async for message in pages]
 
@@ -82,12 +81,12 @@ async def test_deleted_messages_are_left_out_and_the_others_keep_their_ids(apis:
         completion_id, conversation_id, answer = await complete(apis, messages)
         messages.append({**answer, "content": f"{answer['content']} and a change"} if text == "one" else answer)
     items = (await apis.http.get(f"/v1/conversations/{conversation_id}/items?order=asc")).json()["data"]
-    for item in items[1:3]:  # the first answer, which was sent in other words, and the second question
+    for item in items[1:3]:  # the first answer and the second question
         await apis.http.delete(f"/v1/conversations/{conversation_id}/items/{item['id']}")
     listed = await messages_of(apis, completion_id)
     assert [message["id"][-2:] for message in listed] == ["-0", "-1", "-4", "-5"]
     assert [message["content"] for message in listed] == [messages[number]["content"] for number in (0, 1, 4, 5)]
-    # The id of a deleted message is still a cursor.
+    # The deleted id is still a cursor.
     assert await messages_of(apis, completion_id, after=f"{completion_id}-3") == listed[2:]
 
 
@@ -104,7 +103,7 @@ async def test_a_request_with_a_conversation_has_only_its_new_messages(apis: Bot
     assert await messages_of(apis, completion_id) == listed[1:]
 
 
-async def test_bad_cursors_are_refused_and_responses_and_deleted_chat_completions_are_not_found(apis: BothApis) -> None:
+async def test_bad_cursors_are_refused(apis: BothApis) -> None:
     completion_id, _, _ = await complete(apis, [{"role": "user", "content": "hi"}])
     path = f"/v1/chat/completions/{completion_id}/messages"
     for cursor in (completion_id, f"{completion_id}-1", "chatcmpl-1-0", ""):

@@ -1,4 +1,4 @@
-"""Every Response has all its fields. It is the same in the answer to the POST, in the events of its stream, in a later GET, and after a rebuild."""
+"""Every Response has all its fields. The POST, the stream, a later GET and a rebuild give the same Response."""
 
 import asyncio
 import threading
@@ -49,7 +49,7 @@ USAGE_OF_RESPONSE = {
 
 
 def check(response: Json) -> None:
-    """Asserts that no field is missing, and that `completed_at`, `incomplete_details`, `usage` and `error` fit the status."""
+    """The Response must have all fields, and they must fit its status."""
     CompleteResponse.model_validate(response)
     assert (response["completed_at"] is not None) == (response["status"] == "completed")
     assert (response["incomplete_details"] is not None) == (response["status"] == "incomplete")
@@ -58,8 +58,6 @@ def check(response: Json) -> None:
 
 
 class Store:
-    """The settings of both APIs, the scripted provider, and a client of the query API."""
-
     def __init__(self, settings: Settings, provider: ScriptedProvider, query: httpx.AsyncClient) -> None:
         self.settings = settings
         self.provider = provider
@@ -73,7 +71,6 @@ class Store:
         return response
 
     async def streamed(self, response_id: str) -> list[Json]:
-        """The Responses in the events of this response's stream."""
         answer = await self.query.get(f"/v1/responses/{response_id}", params={"stream": "true"})
         return responses_in(answer)
 
@@ -101,7 +98,7 @@ async def store(
 
 
 def answers(finish: str, reported_tier: str | None) -> Callable[[Exchange], None]:
-    """A provider script. It answers in the API of the request: the Responses API or the Chat Completions API."""
+    """A script that answers in the API of the request."""
 
     def script(exchange: Exchange) -> None:
         tier = {} if reported_tier is None else {"service_tier": reported_tier}
@@ -126,7 +123,7 @@ def answers(finish: str, reported_tier: str | None) -> Callable[[Exchange], None
 
 
 class Paused:
-    """A provider script that sends the beginning of an answer, and then waits until `released` is set. The answer gets no end."""
+    """A script that waits in the middle until `released` is set. The answer gets no end."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -204,7 +201,7 @@ async def test_every_response_is_complete_and_the_same_everywhere(store: Store) 
         store.provider.script = paused = Paused()
         interrupted = (await api.post("/v1/responses", json={"input": "hi", "background": True})).json()
         await asyncio.to_thread(paused.begun.wait, 10)
-    paused.released.set()  # the API that ran the reply is closed, so the script need not wait any longer
+    paused.released.set()  # the API that ran the reply is closed
     last = await store.get(interrupted["id"])
     assert (last["status"], last["incomplete_details"]) == ("incomplete", {"reason": "interrupted"})
 

@@ -1,6 +1,6 @@
 """Read-your-writes: an answer shows everything that was committed before the request.
 
-If the query API cannot be sure of that, it refuses the request or marks the answer as unverified.
+Without certainty, the query API refuses the request or marks the answer as unverified.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.queries.writer import Writer
 from tests.servers import EMPTY_TABLES
 
 SLOW_SECONDS = 10.0
-"""A read that should end after two seconds may take up to this long on a busy machine."""
+"""On a busy machine, a read of two seconds may take this long."""
 
 
 def path_of(conversation_id: str) -> str:
@@ -55,7 +55,7 @@ async def test_every_item_is_readable_right_after_it_was_written(
         assert answer.headers["etag"] == f'"{number + 2}"'
 
 
-async def test_a_read_from_views_that_stay_behind_is_a_503_after_the_timeout(
+async def test_a_read_from_views_that_stay_behind_is_a_503(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -70,7 +70,7 @@ async def test_a_read_from_views_that_stay_behind_is_a_503_after_the_timeout(
         assert 1.9 < seconds < SLOW_SECONDS
 
 
-async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others(
+async def test_a_read_of_a_current_conversation_does_not_wait_for_others(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -79,7 +79,7 @@ async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others
 
     answer = await api.get(path_of(conversation_id))
 
-    assert answer.status_code == 200  # a read that waits is a 503 here, because no projector runs
+    assert answer.status_code == 200  # waiting would be a 503: no projector runs
 
 
 async def test_a_list_does_not_wait_for_what_other_tenants_wrote(
@@ -124,7 +124,7 @@ async def test_a_read_from_views_before_the_requested_minimum_position_is_a_503(
         assert seconds < SLOW_SECONDS
 
 
-async def test_while_postgres_is_unavailable_reads_of_views_are_unverified_and_events_are_a_503(
+async def test_without_postgres_reads_of_views_are_unverified_and_events_a_503(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -162,7 +162,7 @@ async def test_reads_are_verified_again_soon_after_postgres_is_available(
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    # Several idle connections are in the pool when the proxy is cut. None of them may cause an unverified read later.
+    # No idle connection of the pool may cause an unverified read later.
     await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
     await postgres.cut()
     assert (await cut_api.get(path_of(conversation_id))).headers["x-consistency"] == "unverified"
@@ -268,7 +268,7 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
     assert (emptied.status_code, emptied.json()["data"]) == (200, [])
 
 
-async def test_while_postgres_is_unavailable_nobody_is_told_that_a_conversation_does_not_exist(
+async def test_without_postgres_nobody_is_told_that_a_conversation_does_not_exist(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     foreign = await write.for_tenant("others").start("a")
@@ -341,9 +341,7 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 
 
-async def test_while_mongodb_is_unavailable_reads_of_views_are_a_503_and_events_are_read(
-    settings: Settings, write: Writer
-) -> None:
+async def test_without_mongodb_reads_of_views_are_a_503(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     without_mongodb = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
 

@@ -1,4 +1,4 @@
-"""GET …/context shows which items would be sent to a model, and which are left out. While Postgres hangs, a context fails within 10 seconds."""
+"""GET …/context shows which items would be sent to a model, and which are left out."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ TEXT = "word " * 40
 
 @pytest.fixture
 async def small_window_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a query API whose model has a small window: about twenty copies of TEXT fit into it."""
+    """About twenty copies of TEXT fit into the window."""
     async with open_api(settings.model_copy(update={"default_model": MODEL, "model_window": WINDOW})) as api:
         yield api
 
@@ -70,7 +70,7 @@ async def test_unretracted_items_before_the_sent_items_are_shown_as_left_out(
     assert body["left_out"] == [left_out]
 
 
-async def test_the_count_of_left_out_items_includes_deleted_ones_if_the_first_item_was_not_read(
+async def test_the_count_of_left_out_items_may_include_deleted_ones(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -111,7 +111,7 @@ async def test_while_postgres_hangs_a_context_fails_within_10_seconds(
         await postgres.restore()
 
 
-async def test_a_summary_replaces_the_items_that_it_covers_except_pinned_ones_which_are_marked(
+async def test_a_summary_replaces_the_items_that_it_covers_except_pinned_ones(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -161,7 +161,7 @@ async def no_snapshot(_tenant: str, _conversation_id: str, _max_tokens: int) -> 
 
 
 class CountingReader(ConversationReader):
-    """Counts how many contexts are read at the same time."""
+    """Counts simultaneous reads."""
 
     running = max_running = 0
 
@@ -174,7 +174,7 @@ class CountingReader(ConversationReader):
             self.running -= 1
 
 
-async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_time(
+async def test_without_snapshots_only_a_few_contexts_are_read_at_a_time(
     write: Writer, pool: Pool, settings: Settings
 ) -> None:
     conversation_id = await write.start(*map(str, range(50)))
@@ -191,7 +191,7 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
 
 
 class HangingReader(ConversationReader):
-    """A reader whose `settings_events` hangs until `released` is set, as it does while Postgres is frozen."""
+    """A reader that hangs until `released` is set, as if Postgres were frozen."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool, VersionLookup(pool), "default")
@@ -202,7 +202,7 @@ class HangingReader(ConversationReader):
         return await super().settings_events(conversation_id, until=until)
 
 
-async def test_when_all_log_reads_of_contexts_hang_then_contexts_that_wait_for_a_turn_fail_after_the_timeout(
+async def test_contexts_that_wait_behind_hanging_reads_fail_after_the_timeout(
     write: Writer, pool: Pool, settings: Settings
 ) -> None:
     conversation_id = await write.start("a", "b")
@@ -225,7 +225,7 @@ async def test_when_all_log_reads_of_contexts_hang_then_contexts_that_wait_for_a
     assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)
 
 
-async def test_every_kind_of_message_is_shown_as_the_list_of_items_shows_it(
+async def test_every_message_is_shown_as_the_list_of_items_shows_it(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     text = 'He said: "{no}" \\ 雪 \n\x01'

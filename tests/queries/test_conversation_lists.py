@@ -1,4 +1,4 @@
-"""Lists of conversations as a sidebar needs them: what they show, their order, their filters, and their cursors."""
+"""Lists of conversations as a sidebar needs them."""
 
 import time
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ def ids(listed: dict[str, Any]) -> list[str]:
 
 
 async def shown(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any]:
-    """The Conversation. Asserts that a read of this conversation alone and a list show the same."""
+    """Returns the conversation. It must be the same alone and in a list."""
     listed = {entry["id"]: entry for entry in (await page(api, limit=100, order_by="activity"))["data"]}
     alone: dict[str, Any] = (await api.get(f"/v1/conversations/{conversation_id}")).json()
     assert alone == listed[conversation_id]
@@ -49,7 +49,6 @@ async def apis(settings: Settings) -> AsyncIterator[Apis]:
 
 @pytest.fixture
 async def writer(settings: Settings) -> AsyncIterator[Writer]:
-    """Writes as Ann."""
     log = EventLog(settings.postgres_url, Metrics())
     log.open()
     yield Writer(log, TENANT, "ann")
@@ -108,9 +107,7 @@ async def test_the_words_of_a_copy_disappear_when_its_original_is_deleted(
     assert "secret" not in (await api.get("/v1/conversations")).text
 
 
-async def test_the_words_follow_the_active_path_and_the_items_of_all_branches_are_counted(
-    api: httpx.AsyncClient, write: Writer, live: ManualProjector
-) -> None:
+async def test_the_words_follow_the_active_path(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     random = Random(7)
     branched = BranchedConversation(write, await write.start())
     other = await write.start("other")
@@ -164,7 +161,7 @@ async def test_pages_by_activity_neither_skip_nor_repeat_conversations_that_did_
     assert not {*ids(next_page)} & {*ids(backwards[-1])}
 
 
-async def test_a_cursor_of_another_list_or_an_invalid_parameter_is_refused_and_the_error_names_the_parameter(
+async def test_an_unsuitable_cursor_or_parameter_is_refused_and_named(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start(title="A trip", metadata={"a": "b"}) for _ in range(3)]
@@ -243,9 +240,7 @@ async def test_a_list_is_filtered_by_title_and_time(
     assert ids(await page(api, until=now - 20, after=cafe)) == []
 
 
-async def test_a_list_is_filtered_by_owner_and_by_whether_conversations_are_shared_with_the_caller(
-    apis: Apis, writer: Writer
-) -> None:
+async def test_a_list_is_filtered_by_owner_and_by_shares(apis: Apis, writer: Writer) -> None:
     own = await apis.create(ANN, "Ann's")
     with_bob = await apis.create(ANN, "Ann's, and Bob reads it")
     with_all = await apis.create(ANN, "Ann's, and all read it")

@@ -76,7 +76,7 @@ async def test_a_list_pages_through_all_conversations_in_either_order(
     assert sizes == [3, 3, 1]
 
 
-async def test_has_more_is_false_on_a_page_that_ends_exactly_at_the_end_of_the_list(
+async def test_has_more_is_false_on_a_full_last_page(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(4):
@@ -86,7 +86,7 @@ async def test_has_more_is_false_on_a_page_that_ends_exactly_at_the_end_of_the_l
     assert (await listed(api, limit=3))["has_more"] is True
 
 
-async def test_the_parameter_before_gives_the_page_that_ends_at_its_cursor_and_both_cursors_give_what_lies_between(
+async def test_the_parameter_before_gives_the_page_that_ends_at_its_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start() for _ in range(6)]
@@ -148,7 +148,7 @@ async def test_a_new_conversation_is_in_the_list_immediately(
     "metadata",
     [{"$ref": "a", "$id": "b"}, {"$ref": "a", "$id": "b", "$db": "c", "x": "y"}, {"_id": "a", "": "b", "a.b": "$c"}],
 )
-async def test_any_metadata_is_returned_as_written_and_lists_can_be_filtered_by_each_key_that_is_not_empty(
+async def test_lists_can_be_filtered_by_metadata_keys_with_special_characters(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, metadata: dict[str, str]
 ) -> None:
     started = await write.start(metadata=metadata)
@@ -186,7 +186,7 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     await write.execute(rare, EndConversation())
     await projector.catch_up()
     database = projector.views
-    # MongoDB may still use a plan from another test. That test had so few documents that MongoDB sorted them.
+    # MongoDB may have kept a plan from a test with few documents.
     await database.command("planCacheClear", "conversations")
     await database.command("profile", 2)
     try:
@@ -203,4 +203,4 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     assert listed_ids == [rare]
     assert (
         profile["docsExamined"] <= 2 + 2 * PARTITIONS
-    )  # the page, one document more (for `has_more`), and the positions of two views in each partition
+    )  # the page, one document more, and two view positions in each partition

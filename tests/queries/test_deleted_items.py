@@ -1,8 +1,4 @@
-"""Deleted content is in no model request, and in no answer except the audit trail. When it is restored, it is shown again.
-
-The tests look for it in the conversation, its forks, chains, copies, Responses and their streams. They look while the projector is behind,
-after it has caught up, after Redis has lost everything, and after a rebuild.
-"""
+"""Deleted content is in no model request, and in no answer except the audit trail. Restored content is shown again."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,7 +19,7 @@ SECRET = "platypus"
 
 
 class Store:
-    """Both APIs on the test's stores, a projector that runs only in `catch_up` and `rebuild`, and the provider."""
+    """Both APIs and the projector, which runs only in `catch_up` and `rebuild`."""
 
     def __init__(
         self, commands: httpx.AsyncClient, queries: httpx.AsyncClient, world: World, provider: ScriptedProvider
@@ -39,11 +35,10 @@ class Store:
         return answer.json() if answer.headers["content-type"] == "application/json" else answer.text
 
     async def text_of(self, *paths: str) -> str:
-        """The text of the answers to GETs of these paths."""
         return "\n".join([json.dumps(await self.get(path)) for path in paths])
 
     async def sent_for(self, text: str, **body: Any) -> str:
-        """Requests a reply to `text`. Returns the JSON text of the request that the provider received for it."""
+        """Creates a response. Returns the request that the provider got, as JSON."""
         await create_response(self.commands, text, **body)
         return json.dumps(self.provider.requests[-1])
 
@@ -74,7 +69,7 @@ class Store:
         await rebuilt.run()
 
     async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
-        """Calls `check` after the views have caught up, again after Redis has lost everything, and, if `rebuild` is set, after a rebuild."""
+        """Checks with current views, after a loss of Redis's data, and after a `rebuild`."""
         for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
             await change()
             await self.catch_up()
@@ -96,7 +91,7 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
     await world.close()
 
 
-async def test_a_retracted_item_is_not_shown_in_its_conversation_in_forks_of_any_depth_or_in_chains(
+async def test_a_retracted_item_is_not_shown_in_forks_or_chains(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)
@@ -125,11 +120,11 @@ async def test_a_retracted_item_is_not_shown_in_its_conversation_in_forks_of_any
         for each in conversations:
             assert SECRET not in await store.sent_for("and here", conversation=each)
 
-    await check()  # the projector is behind, and Redis has the snapshots from before the deletion
+    await check()  # Redis has old snapshots
     await store.in_every_state(check)
 
 
-async def test_the_text_of_a_retracted_answer_is_not_in_its_response_or_its_stream(store: Store) -> None:
+async def test_the_text_of_a_retracted_answer_is_not_in_its_response(store: Store) -> None:
     store.provider.script = lambda exchange: exchange.stream_text("the ", SECRET, " swims")
     conversation_id = await create_conversation(store.commands)
     body = {"conversation": conversation_id, "temperature": 0.5}
@@ -183,7 +178,7 @@ async def test_a_retracted_question_is_not_in_the_input_of_its_response(store: S
     await store.in_every_state(check)
 
 
-async def test_a_fork_of_a_deleted_conversation_names_the_lost_items_as_left_out_and_can_be_continued(
+async def test_a_fork_of_a_deleted_conversation_reports_the_lost_items(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands, instructions="Be brief.")
@@ -198,7 +193,7 @@ async def test_a_fork_of_a_deleted_conversation_names_the_lost_items_as_left_out
 
     async def check() -> None:
         answer = await store.queries.get(context, headers={"If-None-Match": tag})
-        assert answer.status_code == 200  # not 304, although the fork's version is the same
+        assert answer.status_code == 200  # not 304
         body = answer.json()
         assert SECRET not in answer.text
         assert "two" in answer.text
@@ -221,7 +216,7 @@ async def test_a_fork_of_a_deleted_conversation_names_the_lost_items_as_left_out
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
 
 
-async def test_the_items_of_a_deleted_response_are_not_shown_in_its_chain_or_in_forks(
+async def test_the_items_of_a_deleted_response_are_not_shown_elsewhere(
     store: Store,
 ) -> None:
     first = await create_response(store.commands, f"the {SECRET}")
@@ -288,9 +283,7 @@ async def test_when_an_item_is_deleted_then_its_copies_are_not_shown(store: Stor
             answer = await store.commands.post("/v1/responses", json={"input": repeated})
             assert answer.status_code == 404
 
-    assert SECRET not in await store.sent_for(
-        "more", previous_response_id=first["id"]
-    )  # Redis still has the snapshot from before the deletion
+    assert SECRET not in await store.sent_for("more", previous_response_id=first["id"])
     await store.in_every_state(check, rebuild=deletion == "the item")
 
 
@@ -303,12 +296,12 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     repeated = [{**message(f"the {SECRET}"), "id": secret}, message("three")]
     await create_response(store.commands, repeated, previous_response_id=fork["id"])
     assert SECRET not in json.dumps(store.provider.requests[-1])
-    # In another conversation the same input is a new item: its text comes from the client. The store did not copy it.
+    # This text comes from the client.
     await create_response(store.commands, repeated)
     assert SECRET in json.dumps(store.provider.requests[-1])
 
 
-async def test_after_deletions_each_request_of_a_fork_is_rendered_again_as_it_was_sent(
+async def test_after_deletions_each_request_of_a_fork_is_rendered_as_sent(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)
@@ -336,7 +329,7 @@ async def test_after_deletions_each_request_of_a_fork_is_rendered_again_as_it_wa
         assert context["request_sha256_matches"] is True
 
 
-async def test_a_restored_item_is_shown_again_at_its_old_depth_also_in_forks(store: Store) -> None:
+async def test_a_restored_item_is_shown_again_at_its_old_depth(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [_, secret, _] = await store.add(conversation_id, "alpha", f"the {SECRET}", "gamma")
     first = await create_response(store.commands, "one", conversation=conversation_id)
@@ -345,7 +338,7 @@ async def test_a_restored_item_is_shown_again_at_its_old_depth_also_in_forks(sto
     pinned = await store.commands.post(f"{path}/items/{secret}/pin")
     before = pinned.json()["version"]
     await store.delete(f"{path}/items/{secret}")
-    late = await create_response_in_fork(store.commands, "three", first)  # while it is retracted
+    late = await create_response_in_fork(store.commands, "three", first)
     contexts = [
         f"/v1/conversations/{each}/context"
         for each in (conversation_id, *(r["conversation"]["id"] for r in (fork, late)))
@@ -404,7 +397,7 @@ async def test_a_restored_answer_is_in_its_response_again(store: Store) -> None:
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary_made_without_the_item_and_what_cannot_be_restored_is_a_404(
+async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands, context_policy={"budget": 2_000})
@@ -446,7 +439,7 @@ async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary_made_without
     assert (await store.commands.post(f"{path}/items/{secret}/restore")).status_code == 404
 
 
-async def test_a_fork_restores_what_it_retracted_for_itself_but_not_what_its_origin_retracted(store: Store) -> None:
+async def test_a_fork_restores_only_what_it_retracted_for_itself(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [secret, other] = await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)

@@ -1,4 +1,4 @@
-"""Streams of a conversation's events: many streams at once, slow clients, clients that do not read, and streams after the log has lost events."""
+"""Streams of a conversation's events: many at once, slow clients, and streams after the log has lost events."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ def large_text(seed: int, size: int = MEGABYTE) -> str:
 
 
 async def ids_until(lines: AsyncIterator[str], last: int) -> list[int]:
-    """Reads a stream until the event `last`, or until its end. Returns the ids of the events."""
+    """Reads the ids of events until `last`, or until the stream's end."""
     ids: list[int] = []
     async for line in lines:
         if line.startswith("id: "):
@@ -101,9 +101,7 @@ async def test_streams_that_are_not_read_take_little_memory(settings: Settings, 
     assert grown < 100 * MEGABYTE
 
 
-async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_meanwhile(
-    settings: Settings, write: Writer
-) -> None:
+async def test_streams_lose_no_byte_when_their_pages_are_dropped(settings: Settings, write: Writer) -> None:
     conversation_ids = [await write.start(large_text(number), "b", large_text(-number)) for number in (1, 2)]
     async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(20):
         log, shutdown = dependencies.log, Event()
@@ -111,7 +109,7 @@ async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_mea
         watch = ConversationWatch(log.head_of_each, shutdown)
 
         async def read(pages: StreamPages) -> list[bytes]:
-            """Reads both streams, one slice of each in turn. If there is little memory for pages, each stream evicts the other's page."""
+            """With little memory for pages, the streams evict each other's page."""
             streams = [
                 EventStreams(log, watch, pages, events_json, shutdown).follow(
                     own_log, conversation_id, await own_log.existing_head(conversation_id), 0
@@ -152,9 +150,7 @@ async def test_a_stream_ends_when_the_log_has_lost_events_that_it_sent(settings:
     assert (resumed.status_code, resumed.json()["error"]["param"]) == (400, "Last-Event-ID")
 
 
-async def test_a_stream_ends_without_an_event_when_the_log_has_lost_its_conversation(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_ends_when_the_log_has_lost_its_conversation(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("lost")
     path = f"{path_of(conversation_id)}/events"
     async with (
@@ -189,9 +185,7 @@ async def test_a_stream_continues_after_rows_of_another_conversation_were_remove
         assert await ids_until(lines, 3) == [3]
 
 
-async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_it_sent(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_ends_when_the_log_has_other_events(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a", "lost")
     path = f"{path_of(conversation_id)}/events"
     async with (
@@ -203,7 +197,7 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
         lines = answer.aiter_lines()
         assert await ids_until(lines, 3) == [1, 2, 3]
         with psycopg.connect(settings.postgres_url) as connection:
-            # As if the log had moved back and grown again: the versions are the same, the events are not.
+            # As after a restore: the same versions with other events.
             stream = (uuid_of(conversation_id),)
             connection.execute(
                 "CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM events WHERE originator_id = %s", stream
@@ -218,7 +212,7 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
 
 
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "kept"])
-async def test_when_a_backup_is_restored_then_a_stream_continues_only_if_the_log_has_all_that_was_sent(
+async def test_after_a_restore_a_stream_continues_only_if_nothing_is_lost(
     settings: Settings, write: Writer, tmp_path: Path, is_lost: bool
 ) -> None:
     backup = tmp_path / "backup.dump"

@@ -1,4 +1,4 @@
-"""The events of a conversation are its audit trail. They are read in pages, and as a live stream."""
+"""The events of a conversation are its audit trail, in pages and as a live stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -125,7 +125,6 @@ async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings
 
 
 async def read_events(lines: AsyncIterator[str], count: int) -> list[dict[str, str]]:
-    """The next `count` events of a stream."""
     events: list[dict[str, str]] = []
     event: dict[str, str] = {}
     async with asyncio.timeout(10):
@@ -165,9 +164,7 @@ async def test_a_stream_sends_past_events_and_then_new_ones(settings: Settings, 
     assert msgspec.json.decode(after["data"])["data"]["item"]["content"] == "b"
 
 
-async def test_a_stream_resumes_after_the_last_event_id_and_head_has_the_type_of_a_stream(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_resumes_after_the_last_event_id(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a", "b", "c")
     async with served(settings) as url:
         async with stream_of(url, conversation_id, **{"Last-Event-ID": "3"}) as lines:

@@ -81,7 +81,7 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_feedback_that_is_given_and_withdrawn_at_the_same_time_is_listed_if_it_was_given_last(
+async def test_of_simultaneous_changes_to_feedback_the_last_one_counts(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)
@@ -101,7 +101,7 @@ async def test_feedback_that_is_given_and_withdrawn_at_the_same_time_is_listed_i
     assert {entry["id"] for entry in (await store.get(f"{path}/feedback"))["data"]} == given
 
 
-async def test_a_comment_disappears_and_comes_back_with_its_item_and_the_feedback_of_a_conversation_disappears_with_it(
+async def test_a_comment_disappears_and_comes_back_with_its_item(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

@@ -1,7 +1,6 @@
 """Random forks of forks, compared with a model of items and their parents.
 
-The requests append, revise, move the head, fork, retract, restore, pin and delete. The lists, the trees and the contexts of all conversations must agree with the model.
-So must the lists at earlier versions.
+The lists, trees and contexts of all conversations must agree with the model, and so must lists at earlier versions.
 
     scripts/test tests/queries/test_fork_properties.py -m endless                             200 histories
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/queries/test_fork_properties.py -m endless  twenty, from seed 7 on
@@ -27,29 +26,25 @@ ATTEMPTS = 10
 
 
 class Item(Struct, eq=False):
-    """An item of the model."""
-
     id: str
     parent: "Item | None"
     conversation: "Conversation"
 
     @property
     def path(self) -> list["Item"]:
-        """The items from the first one to this one."""
         return [*(self.parent.path if self.parent else ()), self]
 
 
 class State(Struct, frozen=True):
-    """What a fork takes from a version of a conversation."""
-
     head: Item | None
     pins: tuple[Item, ...]
 
 
 class Conversation(Struct, eq=False):
-    """A conversation of the model. `base`: the last item that it inherits. `forked_at`: the version of `origin` that it inherits.
+    """A conversation of the model.
 
-    `retractions`: for each item that it has ever retracted, its own or an inherited one, the versions at which it was retracted and restored in turn.
+    `base`: the last inherited item. `forked_at`: the version of `origin`.
+    `retractions`: for each item, the versions at which it was retracted and restored in turn.
     """
 
     id: str
@@ -73,11 +68,11 @@ class Conversation(Struct, eq=False):
 
     @property
     def family(self) -> list["Conversation"]:
-        """This conversation, the one that it was forked from, and so on."""
+        """This conversation, its origin, and so on."""
         return [self, *(self.origin.family if self.origin else ())]
 
     def retractions_of(self, item: Item) -> list[int]:
-        """The versions at which this conversation retracted and restored the item in turn."""
+        """The versions of retractions and restores, in turn."""
         return self.retractions.get(item.id, [])
 
     def has_retracted(self, item: Item, version: int | None = None) -> bool:
@@ -85,7 +80,7 @@ class Conversation(Struct, eq=False):
         return len([at for at in self.retractions_of(item) if version is None or at <= version]) % 2 == 1
 
     def siblings(self, item_id: str) -> list[str]:
-        """The ids of the items with the same parent that this conversation shows, in the order in which they were added."""
+        """The shown items with the same parent, in the order of their addition."""
         [parent] = [item.parent for item in self.all_items if item.id == item_id]
         return [item.id for item in self.all_items if item.parent is parent and self.shows(item)]
 
@@ -93,7 +88,7 @@ class Conversation(Struct, eq=False):
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
     def showed(self, item: Item, version: int) -> bool:
-        """Whether the list at this version has the item. It does not if the item's conversation is deleted, if the item was retracted here at this version, or if an origin retracted it before the fork and has not restored it later."""
+        """Whether the list at this version has the item. A fork lacks what its origin retracted before the fork and did not restore."""
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(
@@ -103,7 +98,7 @@ class Conversation(Struct, eq=False):
 
 
 class History:
-    """Sends random requests, and does the same in the model."""
+    """Sends random requests to the store, and makes the same changes to the model."""
 
     def __init__(self, seed: int, store: Store) -> None:
         self.chance = random.Random(seed)
@@ -129,7 +124,6 @@ class History:
                 await action(self.chance.choice(existing))
 
     async def check(self) -> None:
-        """Asserts that all conversations show what the model says."""
         await self.store.world.catch_up()
         for conversation in self.conversations:
             if conversation.deleted:
@@ -171,7 +165,6 @@ class History:
         return [item["id"] for item in await self._items(conversation, **query)]
 
     async def _items(self, conversation: Conversation, **query: Any) -> list[dict[str, Any]]:
-        """The items of the list, in pages of a few."""
         items: list[dict[str, Any]] = []
         limit = self.chance.choice((2, 5, 100))
         while True:
@@ -182,7 +175,7 @@ class History:
                 return items
 
     async def _get(self, conversation: Conversation, path: str, **query: Any) -> httpx.Response:
-        """On a busy machine, the stores may need longer than a read waits. Then the read is sent again."""
+        """Repeats the read if the views are late, as on a busy machine."""
         for _ in range(ATTEMPTS):
             answer = await self.store.queries.get(f"/v1/conversations/{conversation.id}/{path}", params=query or None)
             if answer.status_code != 503:
@@ -205,7 +198,7 @@ class History:
         self._note(conversation, answer)
 
     def _add(self, conversation: Conversation, item_id: str, parent: Item | None) -> None:
-        """Adds an item, which becomes the head."""
+        """The item becomes the head."""
         conversation.head = Item(item_id, parent, conversation)
         conversation.items.append(conversation.head)
 
@@ -294,12 +287,11 @@ class History:
             conversation.deleted = True
 
     def _any(self, conversation: Conversation) -> Item | None:
-        """An item that the conversation has or inherits."""
         items = conversation.all_items
         return self.chance.choice(items) if items else None
 
     def _note(self, conversation: Conversation, answer: httpx.Response, changed: Item | None = None) -> None:
-        """Notes the state at the version of the answer. `changed`: the item that the request retracted or restored."""
+        """`changed`: the item that was retracted or restored."""
         version = int(answer.headers["etag"].strip('"'))
         if changed is not None:
             conversation.retractions.setdefault(changed.id, []).append(version)

@@ -1,4 +1,4 @@
-"""Forks that clients make with POST …/fork: what a fork begins with, and what a client can do there with the inherited items."""
+"""POST …/fork: what a fork begins with, and what a client can do there with the inherited items."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.queries.conftest import open_api as open_query_api
 
 
 class Store(Struct, frozen=True):
-    """Both APIs, and a projector that runs when a test reads."""
+    """Both APIs. The projector runs when a test calls `get`."""
 
     commands: httpx.AsyncClient
     queries: httpx.AsyncClient
@@ -27,7 +27,7 @@ class Store(Struct, frozen=True):
         return await self.commands.post(f"/v1/conversations{path}", json=body, headers=names)
 
     async def create(self, *texts: str, **fields: Any) -> tuple[str, list[str]]:
-        """Creates a conversation with these messages. Returns its id and the ids of its items."""
+        """Returns the conversation's id and the ids of its messages."""
         answer = await self.post("", fields)
         assert answer.status_code == 200, answer.text
         conversation_id = answer.json()["id"]
@@ -48,7 +48,7 @@ class Store(Struct, frozen=True):
         return await self.queries.get(f"/v1/conversations/{path}".removesuffix("/"))
 
     async def texts(self, conversation_id: str) -> list[str]:
-        """The texts of the conversation's items, oldest first. The list, the tree, and what would be sent to a model must have the same texts."""
+        """The texts, oldest first. They must be the same in the list, in the tree and in the context."""
         answer = await self.get(f"{conversation_id}/context?model=m")
         assert answer.status_code == 200, answer.text
         listed = await self.get(f"{conversation_id}/items?order=asc")
@@ -73,7 +73,7 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
     await world.close()
 
 
-async def test_a_fork_begins_with_the_items_up_to_the_named_item_and_says_where_it_comes_from(store: Store) -> None:
+async def test_a_fork_begins_with_the_items_up_to_the_named_one(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three", title="Oslo", instructions="Be brief.", metadata={"a": "b"})
     answer = await store.post(f"/{origin}/fork", {"item": ids[1], "metadata": {"c": "d"}})
     fork = answer.json()
@@ -108,7 +108,7 @@ async def test_a_fork_begins_with_the_items_up_to_the_named_item_and_says_where_
     assert await store.texts(child) == ["first"]
 
 
-async def test_a_fork_at_a_wrong_or_unknown_item_or_version_is_refused_and_nothing_is_stored(store: Store) -> None:
+async def test_a_fork_at_an_unknown_item_or_version_is_refused(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     other, [foreign] = await store.create("elsewhere")
     await store.retract(origin, ids[1])
@@ -131,7 +131,7 @@ async def test_a_fork_at_a_wrong_or_unknown_item_or_version_is_refused_and_nothi
     assert len((await store.get("")).json()["data"]) == 2
 
 
-async def test_a_fork_is_made_once_for_a_key_and_only_of_the_version_that_if_match_names(store: Store) -> None:
+async def test_a_fork_is_made_once_for_a_key(store: Store) -> None:
     origin, _ = await store.create("one")
     assert (await store.post(f"/{origin}/fork", {}, If_Match='"1"')).status_code == 412
     first = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
@@ -147,7 +147,7 @@ async def test_a_fork_is_made_once_for_a_key_and_only_of_the_version_that_if_mat
     assert repeated.json()["id"] == first.json()["id"]
 
 
-async def test_a_fork_lists_its_inherited_items_page_by_page_before_its_own_items(store: Store) -> None:
+async def test_a_fork_lists_its_inherited_items_before_its_own(store: Store) -> None:
     origin, ids = await store.create("0", "1", "2", "3")
     fork = await store.fork(origin, item=ids[2])
     ids = [*ids[:3], *await store.append(fork, "4", "5")]
@@ -188,11 +188,11 @@ async def test_a_fork_lists_its_inherited_items_page_by_page_before_its_own_item
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
 
 
-async def test_a_read_of_the_path_to_an_inherited_item_waits_until_the_views_show_every_conversation_on_the_path(
+async def test_a_read_of_an_inherited_path_waits_for_every_conversation_on_it(
     store: Store,
 ) -> None:
     async def path_to_two() -> list[str]:
-        """The texts on the path. The views catch up while it is read."""
+        """The views catch up while the path is read."""
         url = f"/v1/conversations/{fork}/items?order=asc&leaf={two}"
         answer, _ = await asyncio.gather(store.queries.get(url), store.world.catch_up())
         assert answer.status_code == 200, answer.text
@@ -212,10 +212,10 @@ async def test_a_read_of_the_path_to_an_inherited_item_waits_until_the_views_sho
     assert await path_to_two() == ["two"]
 
 
-async def test_a_revision_of_an_inherited_item_is_its_sibling_in_the_fork_alone(store: Store) -> None:
+async def test_a_revision_of_an_inherited_item_is_only_in_the_fork(store: Store) -> None:
     origin, ids = await store.create("one", "two")
     fork = await store.fork(origin)
-    ids += await store.append(fork, "three", "four")  # they have the same versions as "one" and "two"
+    ids += await store.append(fork, "three", "four")  # the same versions as "one" and "two"
     grandchild = await store.fork(fork)
     answer = await store.post(f"/{grandchild}/items/{ids[0]}", {"item": message("first")})
     assert answer.status_code == 200, answer.text
@@ -234,7 +234,6 @@ async def test_a_revision_of_an_inherited_item_is_its_sibling_in_the_fork_alone(
 
 
 async def listed(store: Store, path: str, **query: Any) -> list[str]:
-    """The ids of all items of a list, read page by page."""
     ids: list[str] = []
     while True:
         cursor = {"after": ids[-1]} if ids else {}
@@ -244,7 +243,7 @@ async def listed(store: Store, path: str, **query: Any) -> list[str]:
             return ids
 
 
-async def test_inherited_items_are_pinned_in_a_fork_and_retracted_for_the_fork_and_its_own_forks(store: Store) -> None:
+async def test_inherited_items_can_be_pinned_and_retracted_in_a_fork(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three")
     fork = await store.fork(origin)
     grandchild = await store.fork(fork)
@@ -272,7 +271,6 @@ async def test_inherited_items_are_pinned_in_a_fork_and_retracted_for_the_fork_a
     assert await store.retract(fork, ids[0]) == 200
     assert (await store.post(f"/{fork}/items/{ids[0]}/restore")).status_code == 200
     assert await store.texts(fork) == ["one", "three"]
-    # What the origin retracts is gone from the forks too.
     assert await store.retract(origin, ids[0]) == 200
     assert await store.retract(fork, ids[0]) == 404
     assert await store.texts(fork) == await store.texts(grandchild) == ["three"]

@@ -21,7 +21,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
     answer = await api.get(f"/v1/conversations/{conversation_id}/items", params=query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
-    if body["data"]:  # an empty page has null ids; the SDK accepts them, but its type does not allow them
+    if body["data"]:  # an empty page has null ids, which the SDK's type does not allow
         assert ConversationItemList.model_validate(body).object == "list"
     return body
 
@@ -46,7 +46,7 @@ async def test_items_are_newest_first_with_the_conversations_version_as_etag(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_skip_retracted_items_and_has_more_is_false_on_a_full_last_page(
+async def test_pages_skip_retracted_items(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     conversation_id = await write.start()
@@ -155,7 +155,7 @@ async def test_a_head_request_is_answered_with_the_etag(
         assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
 
 
-async def test_an_item_says_when_and_by_whom_it_was_added_and_which_model_made_it(
+async def test_an_item_says_when_by_whom_and_by_which_model_it_was_made(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()

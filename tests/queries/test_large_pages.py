@@ -1,4 +1,4 @@
-"""A page has a maximum size in bytes. If it would be larger than 8 MB, it ends early with `has_more`, and the next page continues after it."""
+"""A page that would have more than 8 MB ends early with `has_more`."""
 
 from typing import Any
 
@@ -17,10 +17,7 @@ ITEM_BYTES = 900_000
 
 
 async def start_large(write: Writer, projector: ManualProjector) -> tuple[str, list[str]]:
-    """Starts a conversation with ITEMS items. Every fourth item is small, the others have ITEM_BYTES bytes each.
-
-    Returns the ids of the conversation and of the items.
-    """
+    """Every fourth item is small, the others have ITEM_BYTES bytes. Returns the ids of the conversation and of the items."""
     conversation_id = await write.start()
     ids: list[str] = []
     for number in range(ITEMS):
@@ -63,7 +60,7 @@ async def test_large_items_come_in_pages_that_end_early(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_a_page_with_before_that_ends_early_has_the_items_next_to_the_cursor(
+async def test_a_page_with_before_that_ends_early_has_the_nearest_items(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector, order: str
 ) -> None:
     conversation_id, ids = await start_large(write, projector)
@@ -92,7 +89,7 @@ async def test_a_page_of_large_items_that_fits_is_complete(
 async def test_conversations_with_long_instructions_come_in_pages_that_end_early(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
-    long = "\x01" * 262_144  # in JSON this text is six times as long
+    long = "\x01" * 262_144  # six times as long in JSON
     started = [await write.start(instructions=long if number % 2 else "short") for number in range(14)]
     await projector.catch_up()
 
@@ -137,7 +134,7 @@ async def test_large_input_items_come_in_pages_that_end_early(
     assert len(pages) == 2
 
 
-async def test_a_large_page_is_compressed_for_clients_that_accept_gzip_and_has_the_same_etag(
+async def test_a_large_page_is_compressed_for_clients_that_accept_gzip(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, ids = await start_large(write, projector)
@@ -152,7 +149,7 @@ async def test_a_large_page_is_compressed_for_clients_that_accept_gzip_and_has_t
     assert "content-encoding" not in small.headers
 
 
-async def test_while_another_large_answer_is_sent_a_large_page_is_refused_after_a_wait_and_a_small_one_is_sent(
+async def test_a_large_page_is_refused_while_another_one_is_sent(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, _ = await start_large(write, projector)

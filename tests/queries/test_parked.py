@@ -1,7 +1,4 @@
-"""A read is refused if a view that it needs has parked the conversation: this view has only an old state of it.
-
-A list that may lack a parked conversation, or show an old state of it, has the header `X-Consistency: parked`.
-"""
+"""A read is refused if a view that it needs has parked the conversation. A list says `X-Consistency: parked`."""
 
 import asyncio
 from threading import Event
@@ -44,7 +41,7 @@ def code(answer: httpx.Response) -> tuple[int, str | None]:
     return answer.status_code, None if answer.status_code == 200 else answer.json()["error"]["code"]
 
 
-async def test_a_read_is_refused_if_a_view_that_it_needs_has_parked_the_conversation(
+async def test_a_read_is_refused_if_a_view_it_needs_has_parked_the_conversation(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")
@@ -81,7 +78,7 @@ async def test_a_list_reports_parked_conversations_of_its_own_tenant_only(
     assert [conversation["id"] for conversation in affected.json()["data"]] == [conversation_id]
 
 
-async def test_a_search_does_not_show_what_was_retracted_after_its_conversation_was_parked(
+async def test_a_search_does_not_show_items_retracted_after_the_parking(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("platypus")
@@ -146,7 +143,7 @@ async def test_reads_of_parked_conversations_are_also_refused_while_postgres_is_
 
 
 @pytest.mark.parametrize("repaired", [False, True])
-async def test_a_conversation_that_is_parked_during_the_read_is_noticed_even_after_its_repair(
+async def test_parking_during_a_read_is_noticed_even_after_its_repair(
     repaired: bool, settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

@@ -1,4 +1,4 @@
-"""A read during a rebuild or a deletion gets a complete page, or it is refused. It never gets a page that lacks items."""
+"""A read during a rebuild or a deletion gets a complete page, or is refused."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from tests.queries.writer import Writer
 READERS = 4
 
 
-async def test_a_page_read_while_the_views_are_rebuilt_is_complete_or_a_503(
+async def test_a_page_read_during_a_rebuild_is_complete_or_a_503(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start(*map(str, range(60)))
@@ -50,7 +50,7 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_complete_or_a_503(
     assert answers["list 200"] > 0
 
 
-async def test_a_page_read_while_its_conversation_is_deleted_is_complete_or_not_found(
+async def test_a_page_read_during_a_deletion_is_complete_or_not_found(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(10):

@@ -1,6 +1,6 @@
 """Random histories of replies, forks, references, summaries and deletions.
 
-Once content is deleted, it is in no later model request and in no later answer. Every request that was sent can still be rendered again.
+Deleted content is in no later model request and in no later answer.
 
 scripts/test tests/queries/test_random_deletions.py -m endless     runs sixty histories
 """
@@ -30,7 +30,10 @@ REFUSED = {
 
 
 class Written(Struct):
-    """An item of a history. `mark`: a word that only its text has. `item_id`: None for the input of a reply, because the test does not know its id."""
+    """A text that was written.
+
+    `mark`: a word that only this text has. `item_id`: None for the input of a reply, whose id is unknown.
+    """
 
     mark: str
     conversation_id: str
@@ -39,7 +42,10 @@ class Written(Struct):
 
 
 class History:
-    """Sends random requests, and notes which items were written and deleted. `deleted`: the marks of all deleted items."""
+    """Sends random requests, and remembers what was written and deleted.
+
+    `deleted`: the marks of deleted texts.
+    """
 
     def __init__(self, seed: int, commands: httpx.AsyncClient, world: World, provider: ScriptedProvider) -> None:
         self.chance = random.Random(seed)
@@ -61,7 +67,7 @@ class History:
             exchange.json(400, {"error": {"message": "no", "code": "x"}})
             return
         self._answer = self._text()
-        if PROMPT in str(exchange.body):  # the summary has the marks of the items that it covers, at most twelve
+        if PROMPT in str(exchange.body):  # a summary has at most twelve marks
             self._answer = " ".join(re.findall(r"mark\d{7}x", str(exchange.body))[:12])
         exchange.stream_text(self._answer)
 
@@ -83,7 +89,7 @@ class History:
             self._seen_requests = len(self._provider.requests)
 
     def check(self, text: str) -> None:
-        """Asserts that nothing deleted is in this text."""
+        """Nothing deleted may be in this text."""
         assert [mark for mark in self.deleted if mark in text] == []
 
     async def _start(self) -> None:
@@ -101,7 +107,7 @@ class History:
             f"/v1/conversations/{conversation_id}/items", {"items": [message(text) for text in texts]}
         )
         if answer.status_code != 200:
-            return  # the conversation was deleted with its last response
+            return  # deleted with its last response
         for text, item in zip(texts, answer.json()["data"], strict=True):
             self.written.append(Written(text.split()[0], conversation_id, item["id"]))
 

@@ -1,4 +1,4 @@
-"""`/health/ready` of the query API reports when a partition is not held by any living projector, and when Postgres is read-only."""
+"""`/health/ready` of the query API reports a partition without a living projector, and a read-only Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def log_access(settings: Settings) -> AsyncIterator[LogAccess]:
 
 
 def hold(settings: Settings, projector: UUID, beat: int) -> None:
-    """Writes into Postgres that this projector holds all partitions, and that its heartbeat is at number `beat`."""
+    """The projector holds all partitions."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM projectors")
         connection.execute("INSERT INTO projectors VALUES (%s, %s)", (projector, beat))

@@ -1,4 +1,4 @@
-"""Streams that the read API sends: of a reply that has not ended yet, and of a finished reply, made from its record."""
+"""Streams of the read API: of a running reply, and of a finished one, made from its record."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from tests.queries.writer import Writer
 async def complete(
     write: Writer, conversation_id: str, response_id: str, input_items: tuple[InputItem, ...], *deltas: str
 ) -> None:
-    """Completes a reply with one message. According to the record, its text came in these deltas."""
+    """Completes the reply with one message, whose text came in these deltas."""
     part = {"type": "output_text", "text": "".join(deltas), "annotations": []}
     message = {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
     completed = CompleteReply(
@@ -64,7 +64,7 @@ async def events_of(client: httpx.AsyncClient, response_id: str, **query: Any) -
         return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
 
 
-async def test_sixty_clients_that_follow_replies_get_all_events_and_other_reads_stay_verified(
+async def test_sixty_clients_that_follow_replies_get_all_events(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_ids = [await write.start() for _ in range(12)]
@@ -101,7 +101,7 @@ async def test_sixty_clients_that_follow_replies_get_all_events_and_other_reads_
             assert await events_of(client, response_id, starting_after=4) == events[5:]
 
 
-async def test_a_client_that_follows_a_reply_gets_an_error_event_when_the_conversation_is_deleted(
+async def test_a_follower_gets_an_error_event_when_the_conversation_is_deleted(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start()
@@ -130,9 +130,7 @@ async def test_a_head_request_for_a_running_replys_stream_leaves_no_task_running
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
-async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices_and_lets_other_tasks_run(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, input_items = await write.request_reply(conversation_id, "?")
     await complete(write, conversation_id, response_id, input_items, *(f"{number} " for number in range(200_000)))
@@ -162,9 +160,7 @@ async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_slices_and_let
     assert turns > chunks * 0.9, "other tasks have a turn after each slice"
 
 
-async def test_a_client_gets_the_same_stream_if_its_record_and_pages_are_not_kept_in_memory(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_is_the_same_if_nothing_is_kept_in_memory(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, input_items = await write.request_reply(conversation_id, "?")
     await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
@@ -185,9 +181,7 @@ async def test_a_client_gets_the_same_stream_if_its_record_and_pages_are_not_kep
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
 
 
-async def test_a_stream_from_the_record_goes_on_when_the_metadata_changes_and_ends_with_the_new_metadata(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_stream_from_the_record_ends_with_the_new_metadata(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, input_items = await write.request_reply(conversation_id, "?")
     await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
@@ -212,7 +206,7 @@ async def test_a_stream_from_the_record_goes_on_when_the_metadata_changes_and_en
         async for chunk in streams.follow(record, read, -1, ANONYMOUS):
             if not body:
                 await write.execute(conversation_id, DescribeReply(response_id=response_id, metadata={"new": "1"}))
-                for _ in range(2):  # the first of these look-ups may have begun before the change
+                for _ in range(2):  # the first may have begun before the change
                     looked_up.clear()
                     await looked_up.wait()
             body += chunk
@@ -240,7 +234,7 @@ async def test_forty_unread_streams_of_a_large_reply_take_little_memory(settings
     assert grown < 120_000_000
 
 
-async def test_an_end_that_redis_has_and_the_log_does_not_have_is_not_shown(settings: Settings, write: Writer) -> None:
+async def test_an_end_that_only_redis_has_is_not_shown(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     response_id, _ = await write.request_reply(conversation_id, "?")
     async with open_dependencies(settings, Event()) as dependencies:

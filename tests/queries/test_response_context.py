@@ -1,5 +1,4 @@
-"""GET /v1/responses/{id}/context renders each request again, exactly as the provider received it. Later changes make no difference,
-except deletions: content that is deleted now is blanked for callers without the scope `audit`.
+"""GET /v1/responses/{id}/context renders each request exactly as the provider received it, except deleted content.
 
 scripts/test tests/queries/test_response_context.py -m endless     runs five hundred histories
 """
@@ -42,7 +41,6 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture
 async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[httpx.AsyncClient]:
-    """The command API, with the scripted provider."""
     changed = {"openai_base_url": provider.url, "model_window": 2_000, "default_model": "scripted"}
     app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
@@ -59,7 +57,7 @@ async def response_context(api: httpx.AsyncClient, response_id: str) -> dict[str
 
 
 class History:
-    """A conversation that is changed at random: items, replies, pins, retractions, summaries, instructions, branches and forks."""
+    """Sends random requests for one conversation and its forks."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient) -> None:
         self._random = random.Random(seed)
@@ -121,7 +119,7 @@ class History:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
     async def _continue(self) -> None:
-        """Requests a reply that continues from an earlier response, at the end of a path or in its middle."""
+        """At the end of a path or in its middle."""
         await self._request_beside(input=self._text(), previous_response_id=self._any_response())
 
     async def _regenerate(self) -> None:
@@ -143,7 +141,6 @@ class History:
         await self._post("/head", item=self._random.choice(self._ids))
 
     async def _fork(self) -> None:
-        """Forks the conversation at an item, and asks in the fork."""
         forked = await self._post("/fork", item=self._random.choice(self._ids))
         if forked.status_code == 200:
             await self._request_beside(input=self._text(), conversation=forked.json()["id"])
@@ -205,7 +202,7 @@ async def test_after_any_history_each_request_is_rendered_as_the_provider_receiv
     assert summarized
 
 
-async def test_if_the_rendered_request_differs_from_the_recorded_one_the_answer_says_so(
+async def test_a_rendered_request_that_differs_from_the_recorded_one_is_reported(
     store: httpx.AsyncClient, settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
@@ -216,7 +213,7 @@ async def test_if_the_rendered_request_differs_from_the_recorded_one_the_answer_
     assert [item["item"]["content"][0]["text"] for item in body["items"]] == ["b"]
 
 
-async def test_unknown_responses_are_not_found_and_neither_are_deleted_ones_without_audit(
+async def test_unknown_and_deleted_responses_are_not_found_without_audit(
     api_with_principals: httpx.AsyncClient, write: Writer
 ) -> None:
     first_conversation, second_conversation = await write.start("a"), await write.start("b")
@@ -248,7 +245,7 @@ async def test_an_item_retracted_before_the_request_is_not_rendered(
     assert [message["content"] for message in body["request"]["messages"]] == ["one", "three", "hi"]
 
 
-async def test_a_forks_request_is_rendered_as_it_was_sent_although_its_origin_changed(
+async def test_a_forks_request_is_rendered_as_sent_although_its_origin_changed(
     store: httpx.AsyncClient, settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     origin = await write.start("one")
@@ -280,7 +277,7 @@ async def test_the_recorded_request_does_not_grow_with_the_conversation(
     assert abs(sizes[1] - sizes[0]) < 100
 
 
-async def test_the_summary_of_a_request_is_found_although_it_was_undone_and_redone_many_times_before_the_request(
+async def test_a_summary_is_found_after_many_undos_and_redos(
     store: httpx.AsyncClient, api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

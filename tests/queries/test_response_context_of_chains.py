@@ -1,6 +1,4 @@
-"""GET /v1/responses/{id}/context for chains of replies, with forks of forks and with replies that continue a failed reply.
-
-The test runs with both provider APIs and with both token encodings.
+"""GET /v1/responses/{id}/context for chains of replies, with branches and failed replies.
 
 scripts/test tests/queries/test_response_context_of_chains.py -m endless     runs a hundred histories
 """
@@ -59,7 +57,7 @@ async def store(
 
 
 class RandomChains:
-    """Conversations and forks with a random history. About one reply in seven fails, because the provider's stream ends too early."""
+    """Sends random requests for chains of replies. About one reply in seven fails."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient, provider: ScriptedProvider, api: str) -> None:
         self.random = random.Random(seed)
@@ -174,7 +172,7 @@ class RandomChains:
 
 
 def _content_tokens(value: Any) -> int:
-    """The tokens of the strings in a request's `content`, `text`, `arguments` and `instructions` fields, at any depth."""
+    """The tokens of the strings in `content`, `text`, `arguments` and `instructions` fields, at any depth."""
     match value:
         case str():
             return 0
@@ -192,7 +190,7 @@ def _content_tokens(value: Any) -> int:
 
 
 @pytest.mark.parametrize("histories", [2, pytest.param(25, marks=pytest.mark.endless)])
-async def test_after_any_history_each_request_of_a_chain_is_rendered_as_it_was_sent(
+async def test_each_request_of_a_random_chain_is_rendered_as_sent(
     histories: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, api: str
 ) -> None:
     rendered = failed = 0

@@ -50,7 +50,7 @@ async def test_a_response_is_in_progress_until_its_reply_completes(
     assert done.completed_at >= done.created_at
 
 
-async def test_a_running_or_ended_response_has_its_newest_metadata_and_so_has_the_last_event_of_its_stream(
+async def test_a_response_has_its_newest_metadata(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, settings: Settings
 ) -> None:
     conversation_id = await write.start()

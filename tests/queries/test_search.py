@@ -17,7 +17,7 @@ from tests.queries.writer import Writer, new_items
 
 
 async def found(api: httpx.AsyncClient, q: str, **parameters: Any) -> list[str]:
-    """The snippets of the hits, best first, with the matches in brackets."""
+    """The snippets, best first, with the matches in brackets."""
     answer = await api.get("/v1/search", params={"q": q, **parameters})
     assert answer.status_code == 200, answer.text
     return [_marked(hit) for hit in answer.json()["data"]]
@@ -114,7 +114,7 @@ async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
 
 
-async def test_given_more_matches_than_are_ranked_at_once_then_each_is_found_once(
+async def test_more_matches_than_are_ranked_at_once_are_each_found_once(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("Greenland one", "Greenland two")
@@ -156,7 +156,7 @@ async def test_pages_continue_after_the_cursor_of_the_same_search_only(
         if not page["has_more"]:
             break
         parameters["after"] = page["next_cursor"]
-        await write.append(conversation_id, "tea")  # newer matches do not move the pages of a search
+        await write.append(conversation_id, "tea")  # newer matches do not move the pages
         await projector.catch_up()
     assert len(items) == len({*items}) == 7
     for wrong in (
@@ -200,7 +200,7 @@ async def test_wrong_queries_are_refused_and_odd_ones_are_answered(
         assert len(await found(api, q)) == 1, q
 
 
-async def test_nothing_is_found_that_was_deleted_or_unshared_even_if_the_view_is_behind(
+async def test_nothing_deleted_or_unshared_is_found_while_the_view_is_behind(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     async with open_api(settings, authenticator=HeaderAuthenticator()) as api:
@@ -232,7 +232,7 @@ async def test_nothing_is_found_that_was_deleted_or_unshared_even_if_the_view_is
         assert unseen.status_code == 404
 
 
-async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_only_the_fork(
+async def test_an_inherited_item_is_found_through_a_fork(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     async with open_api(settings, authenticator=HeaderAuthenticator()) as api:
@@ -249,7 +249,6 @@ async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_o
         await eve.execute(grandchild, ShareConversation(share=Share(role="reader", subject="ben")))
 
         async def hits(subject: str, *scopes: Scope, tenant: str = "default", **query: str) -> dict[str, str]:
-            """The conversation in which each text is found."""
             headers = headers_of(subject, *scopes, tenant=tenant)
             answer = await api.get("/v1/search", params={"q": "heron", **query}, headers=headers)
             assert answer.status_code == 200, answer.text
@@ -277,7 +276,7 @@ async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_o
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
         await projector.catch_up()
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
-        # An item that one fork has deleted for itself is found through the other fork.
+        # The item is found through the other fork.
         hidden = RetractItem(item_id=ids[0], inherited=KnownItem(depth=1, inherited=True))
         await eve.execute(grandchild, hidden)
         assert await hits("eve") == {"one": fork, "two": grandchild, **own}
@@ -289,7 +288,7 @@ async def test_an_inherited_item_is_found_through_a_fork_by_those_who_may_read_o
         assert await hits("ann") == {"one": origin, "three": origin}
 
 
-async def test_a_search_states_its_position_and_waits_only_for_a_position_that_is_named(
+async def test_a_search_waits_only_for_a_position_that_is_named(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("tea")

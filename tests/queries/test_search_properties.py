@@ -1,7 +1,4 @@
-"""A search with a random query over random messages in many languages finds exactly the messages that a comparison with every message finds.
-
-The test makes messages from words that it knows, so it needs no folding and no division into words of its own.
-"""
+"""A random search finds exactly the messages that a comparison with every message finds."""
 
 import random
 from collections.abc import Callable
@@ -41,7 +38,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "학교에": ("학교에",),
     "👍": ("👍", "👍🏽"),
 }
-"""The ways in which each word is written. The key is the folded word."""
+"""Folded word -> the ways in which it is written."""
 
 RUNS = (
     "东京大学的学生",
@@ -58,7 +55,7 @@ SEPARATORS = (" ", ", ", "\n", " - ", "! ")
 SUBJECTS = ("ann", "ben", "eve")
 
 Element = tuple[str, bool]
-"""A folded word, or (with True) a run of characters without spaces."""
+"""(folded word, False), or (run of characters without spaces, True)."""
 
 
 class Message(Struct, frozen=True):
@@ -69,14 +66,17 @@ class Message(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """A part of a query: how it is written, and whether a message has it."""
+    """A part of a query.
+
+    `q`: how the part is written. `matches`: whether a message has it.
+    """
 
     q: str
     matches: Callable[[Message], bool]
 
 
 class Store:
-    """Messages of several people in a few conversations."""
+    """Writes random messages, and remembers them and their readers."""
 
     def __init__(self, rng: random.Random, write: Writer) -> None:
         self.rng = rng
@@ -98,10 +98,7 @@ class Store:
             await self._change(writer, conversation_id, number)
 
     async def _change(self, writer: Writer, conversation_id: str, number: int) -> None:
-        """Retracts the last message of one conversation.
-
-        Every third conversation is shared with eve, every second of these shares is withdrawn, and every tenth conversation is deleted.
-        """
+        """Retracts the last message. Some conversations are also shared, unshared or deleted."""
         if number % 3 == 1:
             await writer.execute(conversation_id, ShareConversation(share=Share(role="reader", subject="eve")))
             self.readers[conversation_id].add("eve")
@@ -115,7 +112,7 @@ class Store:
             self.messages = [each for each in self.messages if each.conversation_id != conversation_id]
 
     def _elements(self) -> tuple[Element, ...]:
-        """Random words and runs. No run directly follows another run."""
+        """No run directly follows another run."""
         elements: list[Element] = []
         for _ in range(self.rng.randint(1, 7)):
             if self.rng.random() < 0.3 and not (elements and elements[-1][1]):
@@ -162,7 +159,6 @@ class Store:
 
 
 async def all_hits(api: httpx.AsyncClient, q: str, subject: str, limit: int) -> list[dict[str, Any]]:
-    """The hits of all pages."""
     hits: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"q": q, "limit": limit}
     scopes = ("admin",) if subject == "root" else ()
@@ -205,7 +201,7 @@ async def test_a_search_finds_what_a_comparison_of_all_messages_finds(
             limit = rng.choice((7, 100)) if len(expected) < 200 else 100
             hits = await all_hits(api, q, subject, limit)
             assert sorted(hit["item"] for hit in hits) == sorted(expected), (q, subject)
-            if len(hits) <= MAX_COMPARED_RANKED and len(store.messages) < 2_000:  # they were ranked together
+            if len(hits) <= MAX_COMPARED_RANKED and len(store.messages) < 2_000:
                 assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
             assert all(hit["highlights"] for hit in hits)
             found += len(hits)

@@ -1,4 +1,4 @@
-"""The query API's list of models, its report on the projections, its readiness, and a read below a root path."""
+"""The query API's models, its report on the projections, its readiness, and a read below a root path."""
 
 from collections.abc import Iterator
 from threading import Event

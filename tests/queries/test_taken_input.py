@@ -1,7 +1,4 @@
-"""Replies whose input refers to items or repeats items.
-
-The test reads the conversation's items, the responses' input items, and the requests that were sent to the model.
-"""
+"""Replies whose input refers to items or repeats items."""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -48,7 +45,7 @@ def output(call_id: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": "rain"}
 
 
-async def test_given_references_and_repeated_items_in_the_input_then_lists_and_contexts_show_what_was_stored_and_sent(
+async def test_lists_and_contexts_show_the_input_that_was_stored_and_sent(
     store: httpx.AsyncClient, api: httpx.AsyncClient, projector: ManualProjector, provider: ScriptedProvider
 ) -> None:
     text_item = {

@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them, even if they differ from the stored items.
+"""GET /v1/responses/{id}/context of a Chat Completions request: the messages as the client sent them.
 
 scripts/test tests/queries/test_transcript_context.py -m endless     runs two hundred chats
 """
@@ -43,7 +43,6 @@ def provider() -> Iterator[ScriptedProvider]:
 async def store(
     settings: Settings, provider: ScriptedProvider, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The command API. Its scripted provider has the API that the fixture's parameter names."""
     changed = {"openai_base_url": provider.url, "default_model": "scripted", "model_api": request.param}
     app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
@@ -75,7 +74,7 @@ async def context_of(api: httpx.AsyncClient, completion: httpx.Response) -> Json
 
 
 class Chat:
-    """A client that continues its transcript in random ways, and changes messages that it sends again."""
+    """A chat whose client changes earlier messages when it sends them again."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient, provider: ScriptedProvider) -> None:
         self._random = random.Random(seed)
@@ -138,7 +137,6 @@ class Chat:
         return user(content, **self._random.choice(({}, {"name": "ann"})))
 
     def _answer(self, exchange: Exchange) -> None:
-        """Answers with calls, texts and thoughts, in any number and order."""
         exchange.begin_stream()
         for number in range(self._random.randint(1, 4)):
             call: Json = {"index": number, "id": f"call_{self._random.random()}", "type": "function"}
@@ -155,7 +153,7 @@ class Chat:
 
 
 @pytest.mark.parametrize("chats", [FEW_CHATS, pytest.param(MANY_CHATS, marks=pytest.mark.endless)])
-async def test_each_request_of_a_random_chat_is_rendered_as_the_provider_received_it(
+async def test_each_request_of_a_random_chat_is_rendered_as_received(
     chats: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     async with open_api(settings) as api:
@@ -182,7 +180,7 @@ async def test_each_request_of_a_random_chat_is_rendered_as_the_provider_receive
 
 
 @pytest.mark.parametrize("store", ["responses"], indirect=True)
-async def test_given_a_provider_with_the_responses_api_then_the_request_is_rendered_again_as_items(
+async def test_for_a_responses_provider_the_request_is_rendered_as_items(
     settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     def answer(exchange: Exchange) -> None:
@@ -229,7 +227,7 @@ async def test_deleted_content_is_blanked_for_callers_without_audit(
     messages = [{"role": "system", "content": "stays"}, user("a xylophone", name="ann")]
     first = await complete(store, messages)
     messages += [first.json()["choices"][0]["message"], user("a question")]
-    messages[1] = user("a xylophone", name="xylophone player")  # a name does not make it another message
+    messages[1] = user("a xylophone", name="xylophone player")
     second = await complete(store, messages)
     conversation_id, response_id = second.headers["x-conversation-id"], second.headers["x-response-id"]
     assert conversation_id == first.headers["x-conversation-id"]

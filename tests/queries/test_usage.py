@@ -21,7 +21,7 @@ async def _usage(api: httpx.AsyncClient, **parameters: str) -> Any:
     return answer.json()["data"]
 
 
-async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_included(
+async def test_completed_replies_count_once_even_if_their_conversation_was_deleted(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await projector.catch_up()

@@ -40,8 +40,6 @@ def new_items(texts: Sequence[str], role: str = "user") -> tuple[NewItem, ...]:
 
 
 class Writer:
-    """Appends to the event log, on behalf of one subject of a tenant."""
-
     def __init__(self, log: EventLog, tenant: str = "default", subject: str = "someone") -> None:
         self._log = log
         self._tenant = tenant
@@ -64,7 +62,7 @@ class Writer:
         return await self._log.append(request)
 
     async def start(self, *texts: str, conversation_id: str = "", **fields: Any) -> str:
-        """Starts a conversation with these messages. Returns its id."""
+        """Returns the conversation's id."""
         conversation_id = conversation_id or mint("conv")
         start = {"owner": self._subject, "items": new_items(texts), **fields}
         await self.execute(
@@ -73,7 +71,7 @@ class Writer:
         return conversation_id
 
     async def append(self, conversation_id: str, *texts: str) -> list[str]:
-        """Appends messages. Returns their ids."""
+        """Returns the messages' ids."""
         items = new_items(texts)
         await self.execute(conversation_id, AppendItems(items=items, author="someone"))
         return [item.item_id for item in items]
@@ -91,8 +89,8 @@ class Writer:
         *,
         branch: int = 0,
     ) -> Appended:
-        """Summarizes all items up to the item `last`, which is at depth `depth` of this branch. Replaces the earlier summary, if there is one."""
-        appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
+        """Summarizes the items up to `last`. Replaces an earlier summary."""
+        appended = await self.execute(conversation_id, DescribeConversation())  # for the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,
@@ -128,7 +126,7 @@ class Writer:
         after: Leaf | None = None,
         **parameters: Any,
     ) -> tuple[str, tuple[InputItem, ...]]:
-        """Requests a reply to these messages. Returns the id of the response, and the messages. `transcript`: for a chat completion."""
+        """Returns the response's id and the messages. `transcript`: for a chat completion."""
         response_id = mint("resp")
         input_items = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(
@@ -145,7 +143,7 @@ class Writer:
         return response_id, input_items
 
     async def send_sequence(self, conversation_id: str, model: str, sequence: SentSequence) -> None:
-        """Requests a reply that records this sequence. Then records that the reply failed."""
+        """Requests a reply that sends this sequence, and lets the reply fail."""
         response_id, _ = await self.request_reply(
             conversation_id, "?", model=model, shown=structs.replace(SHOWN, version=0, sequence=sequence)
         )
@@ -160,7 +158,7 @@ class Writer:
         finish: str = "stop",
         model: str = "smol-1",
     ) -> tuple[NewItem, ...]:
-        """Completes the reply with these messages. Returns them."""
+        """Returns the messages."""
         output = new_items(texts, "assistant")
         completed = CompleteReply(
             response_id=response_id,
@@ -176,7 +174,7 @@ class Writer:
         return output
 
     async def complete_chat(self, conversation_id: str, question: str, answer: str, **parameters: Any) -> str:
-        """Records a chat completion with this question and answer. Returns the id of its response."""
+        """Returns the id of the response."""
         transcript = Transcript()
         response_id, questions = await self.request_reply(
             conversation_id, question, transcript=transcript, **parameters
@@ -185,7 +183,6 @@ class Writer:
         return response_id
 
     async def reply(self, conversation_id: str) -> None:
-        """Appends a question and its answer."""
         response_id, input_items = await self.request_reply(conversation_id, "?")
         await self.complete_reply(conversation_id, response_id, input_items, "!")
 

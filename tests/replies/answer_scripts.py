@@ -1,4 +1,4 @@
-"""Scripts of a provider. `deltas` makes a complete answer of `/chat/completions`, and `items` one of `/responses`."""
+"""Scripts with a complete answer: `deltas` of `/chat/completions`, `items` of `/responses`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Runs both APIs in this process behind one app, and opens clients of it. GET requests go to the read API, all others to the write API."""
+"""Both APIs in this process behind one app. GET goes to the read API, the rest to the write API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -24,7 +24,7 @@ from tests.queries.manual_projector import ManualProjector
 
 
 class BothApis(Struct, frozen=True):
-    """`http`: a plain HTTP client. `sdk`: the official client, without retries. Both clients receive a stream only after it has ended."""
+    """Clients of both APIs. They get a stream only after its end."""
 
     http: httpx.AsyncClient
     sdk: AsyncOpenAI
@@ -37,9 +37,9 @@ class BothApis(Struct, frozen=True):
 async def open_both_apis(
     settings: Settings, *, with_principals: bool = False, views: Collection[str] = MONGO_VIEWS
 ) -> AsyncIterator[BothApis]:
-    """Opens both APIs, their clients, and a projector that runs only when a test calls it.
+    """Opens both APIs, and a projector that runs only when a test calls it.
 
-    `with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: the views that the projector updates.
+    `with_principals`: a header names the principal. `views`: the views that the projector updates.
     """
     authenticator = HeaderAuthenticator() if with_principals else None
     metrics = Metrics()
@@ -68,7 +68,7 @@ async def open_both_apis(
 
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Serves the app over HTTP. Yields a client that receives each part of a stream as soon as it is sent."""
+    """Serves the app on a port. The client receives each part of a stream as soon as it is sent."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)

@@ -1,9 +1,6 @@
 """Fixtures for the tests of replies.
 
-log       reads the event log of the test's own database
-provider  a scripted model provider
-http      a client of a running store that uses this provider. The store serves both APIs on a port, and runs the
-          projector. The client sends its requests as Ann
+`http` is Ann's client of a running store with both APIs, a projector and the scripted provider.
 """
 
 import asyncio

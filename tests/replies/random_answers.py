@@ -1,4 +1,4 @@
-"""Random answers of a provider, as stream parts: messages, refusals, citations, calls, reasoning and web searches."""
+"""Random answers of a provider, as stream parts."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ deltas = st.lists(texts.map(ItemDelta), max_size=3)
 
 
 def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
-    """A strategy for up to two parts of these kinds, each with its deltas."""
+    """Up to two parts of these kinds, each with its deltas."""
     part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas)
 
     def flat(parts: list[tuple[PartStarted, list[ItemDelta]]]) -> list[StreamPart]:

@@ -1,8 +1,6 @@
-"""Cases in which a reply is stopped in the middle of its answer.
+"""Cases in which a reply is stopped in the middle of its answer, each with what must be stored at the end.
 
-A case has a reason why the reply stops, and a context policy. It also says what must be stored at the end. `Stops` runs the
-cases against a store that is served on a port, with the write API, the read API and a projector. The provider pauses the answer of each
-case after a few parts, until the store disconnects, or until `Stops` lets the answer continue or fail.
+The provider pauses the answer of each case until the store disconnects, or until `Stops` lets it continue or fail.
 """
 
 import asyncio
@@ -64,14 +62,10 @@ ANSWERS: dict[str, Sequence[AnswerStep]] = {
     "half call": (text("I look. "), call(0, '{"at": "sk')),
     "two calls": (call(0, '{"at": "sky"}'), call(1, '{"at": "se')),
 }
-"""For each kind of answer: what the provider has sent when the reply is stopped."""
+"""What the provider sends before the stop."""
 
 DELTAS = {answer: len(steps) for answer, steps in ANSWERS.items()} | {"two calls": 1}
-"""How many deltas arrive before the stop.
-
-A call ends only with the provider's answer, and the store sends a second call only after the end of the first one. So the
-second of `two calls` does not arrive.
-"""
+"""How many deltas arrive before the stop. The store sends a second call only after the end of the first."""
 
 JOINING: dict[str, list[tuple[str, str, str]]] = {
     "nothing": [],
@@ -82,17 +76,17 @@ JOINING: dict[str, list[tuple[str, str, str]]] = {
     "half call": [("message", "I look. ", "completed")],
     "two calls": [],
 }
-"""The items of the stopped answer that join the conversation with `stopped: keep`, each as (type, text, status)."""
+"""The items that join the conversation with `stopped: keep`: (type, text, status)."""
 
 REST: dict[str, list[tuple[str, str, str]]] = {
     "thought": [("reasoning", "I should", "incomplete")],
     "half call": [("function_call", '{"at": "sk', "incomplete")],
     "two calls": [("function_call", '{"at": "sky"}', "incomplete")],
 }
-"""The items of the stopped answer that are only in the Response, because they cannot be shown to a model."""
+"""Items that are only in the Response: they cannot be shown to a model."""
 
 FINISHED = [("message", "one two three", "completed")]
-"""The items of the answer `text` if the reply is not stopped."""
+"""The answer `text` if the reply is not stopped."""
 
 
 class Case(Struct, frozen=True):
@@ -112,7 +106,7 @@ class Case(Struct, frozen=True):
 
     @property
     def status(self) -> str | None:
-        """The Response's status at the end; None if it is deleted."""
+        """None if the Response is deleted."""
         if self.reason in ("delete response", "delete conversation"):
             return None
         if self.is_not_stopped:
@@ -121,23 +115,24 @@ class Case(Struct, frozen=True):
 
     @property
     def joins(self) -> bool:
+        """Whether the question and the answer join the conversation."""
         return self.is_not_stopped or (self.stopped == "keep" and self.status in ("cancelled", "incomplete"))
 
     @property
     def answered(self) -> list[tuple[str, str, str]]:
-        """The answer's items in the conversation."""
+        """The items of the answer that join the conversation."""
         return (FINISHED if self.is_not_stopped else JOINING[self.answer]) if self.joins else []
 
     @property
     def output(self) -> list[tuple[str, str, str]]:
-        """The Response's output."""
+        """The output of the Response."""
         return FINISHED if self.is_not_stopped else [*JOINING[self.answer], *REST.get(self.answer, [])]
 
 
 def cases(count: int, reasons: Sequence[StopReason] = STOP_REASONS) -> list[Case]:
-    """The first `count` cases of: every reason with every policy, over and over. The cases use the answers in turn.
+    """Every reason with every policy, over and over, with the answers in turn.
 
-    A case in which the reply is not stopped always has the answer `text`.
+    A case in which the reply is not stopped has the answer `text`.
     """
     answers = itertools.cycle(ANSWERS)
     every = itertools.cycle(itertools.product(reasons, ("drop", "keep"), ("stop", "finish")))
@@ -149,7 +144,10 @@ def cases(count: int, reasons: Sequence[StopReason] = STOP_REASONS) -> list[Case
 
 
 class Stops:
-    """Runs cases. `urls`: the addresses of the API processes, over which the cases are spread."""
+    """Begins, stops and checks the replies of the cases.
+
+    `urls`: the API processes, over which the cases are spread.
+    """
 
     def __init__(self, provider: ScriptedProvider, http: httpx.AsyncClient, urls: Sequence[str]) -> None:
         self.http = http
@@ -167,10 +165,7 @@ class Stops:
         return self.urls[case.number % len(self.urls)]
 
     async def begin(self, case: Case) -> "asyncio.Task[None]":
-        """Starts the conversation and asks the question. Returns when the parts of the answer have arrived.
-
-        The returned task is the client's request.
-        """
+        """Asks the question. Returns the client's request when the parts of the answer have arrived."""
         policy = {"stopped": case.stopped, "on_disconnect": case.on_disconnect}
         answer = await self.http.post(f"{self.url(case)}/v1/conversations", json={"context_policy": policy})
         assert answer.status_code == 200, answer.text
@@ -182,7 +177,7 @@ class Stops:
         return asking
 
     async def stop(self, case: Case, asking: "asyncio.Task[None]") -> None:
-        """Does what `case.reason` says, which must not be `kill`. Returns when the reply has ended."""
+        """Does what the case says, and returns when the reply has ended. Not for the reason `kill`."""
         url, response_id, conversation_id = self.url(case), self.responses[case.number], self.conversations[case.number]
         if case.reason in LEAVING:
             asking.cancel()
@@ -201,7 +196,7 @@ class Stops:
         await asyncio.wait({asking})
 
     def let_finish(self, case: Case) -> None:
-        """From now on the provider finishes its answers to this question, also an answer that it has begun."""
+        """The provider now finishes its answers to this question."""
         self._may_go_on.add(case.question)
         self._fails.discard(case.question)
 
@@ -213,7 +208,7 @@ class Stops:
                 await asyncio.sleep(0.05)
 
     async def check(self, case: Case) -> None:
-        """Compares the items, the list of responses, the Response and the next request with what the case says."""
+        """The items, the Response and the next model request must be those of the case."""
         question_items = [("message", case.question, "completed")]
         if case.reason == "delete conversation":
             conversation_id = self.conversations[case.number]
@@ -298,7 +293,7 @@ class Stops:
                 pass
 
     async def _until_arrived(self, case: Case) -> str:
-        """Follows the running reply until all parts have arrived. Returns the id of the response."""
+        """Returns the response's id when all parts have arrived."""
         while case.question not in self._reached:  # noqa: ASYNC110 - the provider's thread sets it
             await asyncio.sleep(0.02)
         [running] = await self._list(case, f"conversations/{self.conversations[case.number]}/responses")
@@ -318,7 +313,6 @@ class Stops:
         return list(page["data"])
 
     async def _get(self, case: Case, path: str) -> dict[str, Any] | None:
-        """The answer; None for a 404."""
         for _ in range(20):
             answer = await self.http.get(f"{self.url(case)}/v1/{path}")
             if answer.status_code != 503:  # on a busy machine the views may be late
@@ -335,7 +329,6 @@ class Stops:
 
 
 def _facts(item: dict[str, Any]) -> tuple[str, str, str]:
-    """The type, the text and the status of an item."""
     if item["type"] == "message":
         return "message", "".join(part["text"] for part in item["content"]), item["status"]
     if item["type"] == "reasoning":

@@ -1,4 +1,4 @@
-"""A client that reads a reply's events as strictly as openai-node's `responses.stream()` does. It checks that the deltas add up to the items."""
+"""A client as strict as openai-node's `responses.stream()`. The deltas must add up to the items."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -17,11 +17,7 @@ _CALL_EVENTS = {"response.function_call_arguments": "arguments", "response.custo
 
 
 class StrictClient:
-    """Reads the events of one stream.
-
-    Raises AssertionError, KeyError or IndexError if a sequence number or an index is not the next one, if the item or part of an event
-    has not started, is already complete or is of a wrong kind, or if a complete text differs from its deltas.
-    """
+    """Raises AssertionError, KeyError or IndexError for an unexpected number, index or kind, or a text that differs from its deltas."""
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []

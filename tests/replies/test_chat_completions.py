@@ -1,4 +1,4 @@
-"""A reply as a chat completion, whole and in chunks. The official SDK reads the same message from both forms."""
+"""A reply as a chat completion, whole and in chunks. The official SDK reads the same message from both."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -75,7 +75,7 @@ def response_of(output: Sequence[Item], *, status: Any = "completed", **fields: 
 
 
 class Reply:
-    """A reply of these stream parts: its Response, and the events of its stream."""
+    """The Response, and the events of its stream."""
 
     def __init__(self, parts: Sequence[StreamPart], *, status: Any = "completed", **fields: Any) -> None:
         output = Output()
@@ -97,7 +97,6 @@ async def slices_of(encoded: bytes, size: int = 40) -> AsyncGenerator[bytes, Non
 
 
 async def chunk_data(encoded: bytes, *, include_usage: bool = False) -> list[str]:
-    """The data of each server-sent event that `chat_chunks` makes of these encoded events."""
     stream = b"".join([chunk async for chunk in chat_chunks(slices_of(encoded), include_usage=include_usage)]).decode()
     assert stream.endswith("\n\n")
     blocks = stream.removesuffix("\n\n").split("\n\n")
@@ -108,7 +107,7 @@ async def chunk_data(encoded: bytes, *, include_usage: bool = False) -> list[str
 async def chunks_of(reply: Reply, *, include_usage: bool = False) -> list[dict[str, Any]]:
     *chunks, done = await chunk_data(reply.encoded(), include_usage=include_usage)
     assert done == "[DONE]"
-    # The SDK's type has no calls of custom tools, but the API streams them.
+    # The SDK's type has no calls of custom tools.
     assert all(ChatCompletionChunk.model_validate_json(chunk) for chunk in chunks if '"custom"' not in chunk)
     return [msgspec.json.decode(chunk) for chunk in chunks]
 
@@ -195,7 +194,7 @@ def test_calls_reasoning_and_refusals_are_fields_of_the_message() -> None:
     assert old["message"]["function_call"] == {"name": "look", "arguments": "{}"}
 
 
-def test_url_citations_count_from_the_beginning_of_the_whole_text_and_other_annotations_are_left_out() -> None:
+def test_url_citations_count_from_the_beginning_of_the_whole_text() -> None:
     parts = [{"type": "output_text", "text": "Oslo", "annotations": [CITED]}] * 2
     other = {"type": "file_citation", "file_id": "f", "index": 0, "filename": "a"}
     message = {
@@ -261,7 +260,7 @@ async def test_chunks_begin_with_the_role_and_end_with_the_finish_reason() -> No
     assert not any("usage" in chunk for chunk in chunks)
 
 
-async def test_a_call_begins_with_its_name_and_its_arguments_follow_in_later_chunks() -> None:
+async def test_a_call_begins_with_its_name_and_its_arguments_follow() -> None:
     chunks = await chunks_of(Reply([REASONING, ItemDelta("Hm."), *CALLS, WRITE, ItemDone({"input": "a"}), SEARCH]))
     assert deltas(chunks)[1:-1] == [
         {"reasoning_content": "Hm."},
@@ -304,7 +303,7 @@ async def test_with_include_usage_a_last_chunk_without_choices_has_the_usage() -
     assert last["usage"] == plain(chat_completion(reply.response))["usage"]
 
 
-async def test_chunks_end_with_an_error_if_the_reply_fails_or_if_its_stream_cannot_go_on() -> None:
+async def test_chunks_end_with_an_error_if_the_reply_fails() -> None:
     failed = Reply(TEXT, status="failed", error={"code": "provider_error", "message": "It failed."})
     *chunks, error = map(msgspec.json.decode, await chunk_data(failed.encoded()))
     assert len(chunks) == 3
@@ -371,7 +370,7 @@ class Weather(BaseModel):
 
 
 def client_of(reply: Reply) -> openai.AsyncOpenAI:
-    """The official client, with this reply as the answer to every request."""
+    """A client of the SDK whose every request gets this reply."""
 
     async def answer(request: Any) -> Response:
         body = await request.json()
@@ -399,7 +398,7 @@ def client_of(reply: Reply) -> openai.AsyncOpenAI:
         [MESSAGE, ItemDelta("a\u2028b\nc\r\n")],
     ],
 )
-async def test_the_sdk_gets_the_same_message_as_a_whole_and_from_its_stream_helper(
+async def test_the_sdk_gets_the_same_message_whole_and_streamed(
     parts: list[StreamPart],
 ) -> None:
     reply = Reply(parts)
@@ -416,7 +415,7 @@ async def test_the_sdk_gets_the_same_message_as_a_whole_and_from_its_stream_help
 
 
 def essence(message: Any) -> dict[str, Any]:
-    """The message without what only one of its forms has: nulls, an empty text beside calls, and fields of the stream helper."""
+    """The fields that must be equal in the whole and in the streamed message."""
     fields = message.to_dict()
     calls = fields.get("tool_calls") or ()
     return {
@@ -442,7 +441,7 @@ async def test_the_sdk_parses_structured_answers_and_raises_on_errors() -> None:
             pass
 
 
-def test_an_old_function_call_of_a_provider_becomes_an_item_and_the_client_gets_an_old_function_call() -> None:
+def test_an_old_function_call_of_a_provider_reaches_the_client() -> None:
     answer, output = ChatAnswer(), Output()
     for delta in ({"name": "look"}, {"arguments": '{"at":'}, {"arguments": '"sky"}'}):
         chunk = {"choices": [{"index": 0, "delta": {"function_call": delta}}]}

@@ -1,4 +1,4 @@
-"""Chat completions over HTTP, from providers of both APIs. The official SDK and its stream helper read them, and each reply can be read as a Response too."""
+"""Chat completions over HTTP, from providers of both APIs."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def store(
 
 
 def fields_of(completion: Any) -> dict[str, Any]:
-    """The fields of the message that have a value, and `content`. Fields that only the SDK adds are left out."""
+    """The fields of the message, without what the SDK adds."""
     sent = completion.choices[0].message.to_dict()
     for call in sent.get("tool_calls") or ():
         call.pop("index", None)
@@ -92,7 +92,7 @@ def fields_of(completion: Any) -> dict[str, Any]:
     return {"content": None if found.keys() & {"tool_calls", "function_call", "refusal"} else "", **found}
 
 
-async def test_the_sdk_reads_every_kind_of_answer_as_a_whole_and_as_a_stream(
+async def test_the_sdk_reads_every_kind_of_answer_whole_and_streamed(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -125,7 +125,7 @@ async def test_the_sdk_reads_every_kind_of_answer_as_a_whole_and_as_a_stream(
     assert (sent["response_format"] if provider_api == "chat" else sent["text"]["format"])["type"] == "json_schema"
 
 
-async def test_messages_and_parameters_are_sent_to_the_provider_unchanged_or_the_request_is_refused(
+async def test_messages_are_sent_to_the_provider_unchanged_or_are_refused(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, provider_api = store
@@ -156,7 +156,7 @@ async def test_messages_and_parameters_are_sent_to_the_provider_unchanged_or_the
     assert json.dumps(provider.requests[-1], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-async def test_a_request_with_a_conversation_has_only_the_new_messages_and_the_model_is_shown_the_earlier_ones_too(
+async def test_with_a_conversation_the_model_is_shown_earlier_messages_too(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -198,7 +198,7 @@ async def test_a_wrong_request_gets_an_error_and_nothing_is_stored_or_sent(
     assert (provider.requests, log.count()) == ([], 0)
 
 
-async def test_a_reply_that_fails_is_answered_with_an_error_with_or_without_a_stream(
+async def test_a_failed_reply_is_an_error_with_or_without_a_stream(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store

@@ -1,7 +1,6 @@
-"""A conversation has an item that a model cannot take. The model gets a note instead of the item, and answers.
+"""A model gets a note in place of history that it cannot take. New input that it cannot take fails.
 
-If the item is in the new input, the request fails instead. The provider is strict: its models refuse what they cannot take (`tests/strict_model.py`).
-The last test is about the key of the prompt cache.
+The provider is strict: see `tests/strict_model.py`.
 """
 
 import asyncio
@@ -26,11 +25,11 @@ SETS: dict[str, frozenset[str]] = {
     "tools": frozenset(["tools"]),
     "text": frozenset(),
 }
-"""Sets of abilities. Two models have each set: the setting MODELS names the abilities of one, and nothing is known of the other."""
+"""Each set has two models. One of them is in the setting MODELS."""
 
 SETTABLE = {"image", "file", "audio", "tools", "custom_tools"}
 PLAIN = "plain"
-"""A model that takes all items. It answers in a conversation of its own while other models refuse requests."""
+"""A model that takes all items."""
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
 PDF = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}
@@ -121,7 +120,7 @@ def store_settings(settings: Settings, provider: ScriptedProvider, model_api: Ap
 
 
 async def conversation_with(apis: BothApis, items: list[dict[str, Any]]) -> str:
-    """Creates a conversation with a turn before these items, and a turn after them. Returns its id."""
+    """Creates a conversation with a turn, these items, and another turn."""
     turn = [user(text("Q")), {"type": "message", "role": "assistant", "content": "A"}]
     created = await apis.http.post("/v1/conversations", json={"items": [*turn, *items, *turn]})
     assert created.status_code == 200, created.text
@@ -136,7 +135,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_model_answers_after_every_odd_item_and_the_model_that_takes_all_items_refuses_no_request(
+async def test_every_model_answers_after_every_odd_item(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -164,7 +163,7 @@ async def test_every_model_answers_after_every_odd_item_and_the_model_that_takes
             requested = [event for event in events if isinstance(event, ReplyRequested)]
             repeated = {event.response_id: event.shown for event in events if isinstance(event, ReplyShown)}
             for event in requested:
-                # The store knows what this model lacks, and sent notes in place of what it cannot take. So no repeat was needed.
+                # The store knows what this model lacks.
                 if event.model.startswith("known") and model_api == "chat":
                     assert event.response_id not in repeated
             assert len(requested) == len(names)
@@ -175,7 +174,7 @@ async def test_every_model_answers_after_every_odd_item_and_the_model_that_takes
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_the_error_for_new_input_names_the_part(
+async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, model_api)) as apis:
@@ -203,27 +202,26 @@ async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed_and_the_err
         await ask(apis, conversation, "unknown-vision", body["input"])
 
 
-async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_does_not_open_the_circuit_breaker(
+async def test_new_input_that_an_unknown_model_refuses_is_an_error(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, "chat")) as apis:
         conversation = await conversation_with(apis, [])
         body = {"conversation": conversation, "model": "unknown-text", "input": [user(text("This?"), IMAGE)]}
-        for _ in range(6):  # six failures in a row would open the circuit breaker
+        for _ in range(6):  # five failures of the model in a row would open the circuit breaker
             refused = await apis.http.post("/v1/responses", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (502, "model_error")
             assert refused.headers["x-should-retry"] == "false"
         assert models.refused == ["unknown-text"] * 6
         assert await ask(apis, conversation, "unknown-text")
 
-        # Input that is carried over from a failed reply counts as history. So notes may replace it.
+        # Input of a failed reply counts as history.
         chained = {"input": "So?", "previous_response_id": refused.json()["error"]["response_id"]}
         for model in ("unknown-text", "known-text"):
             answer = await apis.http.post("/v1/responses", json={**chained, "model": model})
             assert answer.status_code == 200, answer.text
             assert "An image was here." in str(provider.requests[-1])
 
-        # A reply that is not stored is repeated too.
         first = await apis.sdk.responses.create(model=PLAIN, input=[user(text("This?"), IMAGE)])  # type: ignore[list-item]  # the SDK's types
         unstored = await apis.sdk.responses.create(
             model="unknown-tools", input="So?", previous_response_id=first.id, store=False
@@ -232,7 +230,7 @@ async def test_new_input_that_an_unknown_model_refuses_is_an_error_and_does_not_
         assert models.refused[-1] == "unknown-tools"
 
 
-async def test_a_conversation_and_its_forks_share_one_prompt_cache_key_unless_a_request_has_its_own_or_is_not_stored(
+async def test_a_conversation_and_its_forks_share_one_prompt_cache_key(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, "responses")) as apis:

@@ -1,4 +1,4 @@
-"""Live events in Redis: each one is written once and in order, even if the connection breaks. If Redis hangs, no reply waits for it for long."""
+"""The writer of live events: what Redis gets, and what is reported as written."""
 
 import asyncio
 import random
@@ -25,7 +25,6 @@ async def reading_redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def writing_redis(settings: Settings) -> AsyncIterator[Redis]:
-    """The Redis client that `writer` uses."""
     client = redis.connect(settings, answer_seconds=None)
     yield client
     await client.aclose()
@@ -50,7 +49,7 @@ async def command(client: Redis, *words: str) -> None:
 
 
 async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
-    """Writes the events `first` to `last`, and waits until `last` is reported as written. Returns the reported numbers."""
+    """Writes these events. Returns the numbers that are reported until `last`."""
     reported: list[int] = []
     last_reported = asyncio.Event()
 
@@ -66,9 +65,7 @@ async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
     return reported
 
 
-async def test_given_many_events_when_the_last_is_reported_as_written_then_redis_has_all_of_them_in_order(
-    writer: LiveWriter, reading_redis: Redis
-) -> None:
+async def test_when_the_last_event_is_reported_redis_has_all_in_order(writer: LiveWriter, reading_redis: Redis) -> None:
     count = 3 * live_events.MAX_BATCH_EVENTS
     reported = await write_events(writer, 0, count - 1)
     assert reported == sorted(reported)
@@ -76,7 +73,7 @@ async def test_given_many_events_when_the_last_is_reported_as_written_then_redis
 
 
 @pytest.mark.parametrize("disturb", ["CLIENT KILL ID {0}", "SCRIPT FLUSH"])
-async def test_given_a_broken_connection_or_a_lost_script_when_more_is_written_then_nothing_is_missing(
+async def test_after_a_lost_connection_or_script_nothing_is_missing(
     writer: LiveWriter, writing_redis: Redis, reading_redis: Redis, disturb: str
 ) -> None:
     await write_events(writer, 0, 4)
@@ -85,7 +82,7 @@ async def test_given_a_broken_connection_or_a_lost_script_when_more_is_written_t
     assert await events_so_far(reading_redis, RESPONSE) == [event(number) for number in range(10)]
 
 
-async def test_given_a_paused_redis_when_an_event_is_written_then_it_is_reported_as_written_anyway(
+async def test_an_event_is_reported_as_written_although_redis_is_paused(
     writer: LiveWriter, reading_redis: Redis
 ) -> None:
     await write_events(writer, 0, 4)
@@ -103,7 +100,7 @@ EVENT = b"event: x\ndata: {}\n\n"
 
 @pytest.fixture
 async def hanging_redis(settings: Settings) -> AsyncIterator[Settings]:
-    """Settings with the URL of a server that accepts connections, as Redis does, and never answers."""
+    """Settings with a Redis that accepts connections and never answers."""
     test_ended = asyncio.Event()
     connections: list[asyncio.Task[None] | None] = []
 
@@ -122,7 +119,7 @@ async def hanging_redis(settings: Settings) -> AsyncIterator[Settings]:
     await asyncio.gather(*filter(None, connections), return_exceptions=True)
 
 
-async def test_given_a_redis_that_never_answers_then_an_event_is_soon_reported_as_written_and_the_writer_can_be_closed(
+async def test_events_are_soon_reported_as_written_if_redis_never_answers(
     hanging_redis: Settings,
 ) -> None:
     client = redis.connect(hanging_redis, answer_seconds=None)
@@ -138,7 +135,7 @@ async def test_given_a_redis_that_never_answers_then_an_event_is_soon_reported_a
         await client.aclose()
 
 
-async def test_given_waiting_events_when_the_writer_is_closed_at_any_moment_then_it_reports_all_of_them_and_ends(
+async def test_a_closed_writer_reports_the_last_waiting_event_and_ends(
     settings: Settings,
 ) -> None:
     randomness = random.Random(7)

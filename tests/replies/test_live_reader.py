@@ -1,7 +1,4 @@
-"""Clients that follow running replies share the reads of Redis. Each client gets every event once and in order.
-
-A Redis key of a wrong type disturbs only its own reply. The last test is about a stream from memory.
-"""
+"""Clients that follow running replies share the reads of Redis. Each gets every event once and in order."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -55,7 +52,7 @@ async def reader(client: Redis) -> AsyncIterator[LiveReader]:
 
 
 async def next_page(reader: LiveReader, response_id: str, after: int) -> Page:
-    """Follows the reply, and waits for the page that begins after the event `after`."""
+    """Waits for the page after the event `after`."""
     async with asyncio.timeout(10):
         with reader.follow(response_id) as reply:
             while True:
@@ -66,7 +63,6 @@ async def next_page(reader: LiveReader, response_id: str, after: int) -> Page:
 
 
 async def read_all(reader: LiveReader, response_id: str, pause_seconds: float = 0) -> bytes:
-    """Reads all events of a stream, like a client that waits `pause_seconds` after each page."""
     bodies = []
     after = -1
     with reader.follow(response_id):

@@ -1,4 +1,4 @@
-"""After its start, a process logs the models whose window or price is unknown. `GET /v1/models` shows this too."""
+"""A process logs at its start the models whose window or price is unknown. `GET /v1/models` shows them too."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-async def test_models_whose_window_or_price_is_unknown_are_named_at_start_and_in_the_list(
+async def test_models_with_unknown_window_or_price_are_named_at_start(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.models = ["gpt-4o", "glm-of-tomorrow", "of-tomorrow"]

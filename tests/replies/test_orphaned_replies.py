@@ -1,4 +1,4 @@
-"""When a process dies, another process ends its replies. The replies of living processes are not ended."""
+"""When a process dies, another process ends its replies."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from tests.log import Log
 
 
 async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> list[str]:
-    """Starts conversations and returns their ids. In each, the process `owner` has requested a reply, but does not run it."""
+    """Requests replies in the name of `owner`, which does not run them. Returns the conversations' ids."""
     events = EventLog(settings.postgres_url, Metrics(), owner=owner)
     events.open()
     conversations = [mint("conv") for _ in range(count)]
@@ -56,7 +56,7 @@ async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> li
 async def other_process(
     settings: Settings, *, owner: UUID | None = None, grace_seconds: float = GRACE_SECONDS
 ) -> AsyncIterator[Pool]:
-    """Acts as another process, which ends orphaned replies. Yields the Postgres pool of that process."""
+    """Runs the part of a process that ends orphaned replies. Yields its Postgres pool."""
     pool = make_pool(settings.postgres_url, read_only=False)
     await pool.open(wait=True)
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
@@ -76,6 +76,7 @@ async def other_process(
 
 
 async def none_waits(_: Orphan) -> bool:
+    """No orphaned reply is taken over."""
     return False
 
 
@@ -83,9 +84,7 @@ async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:
     await eventually(lambda: True if isinstance(log.events(conversation_id)[-1], ReplyInterrupted) else None, seconds)
 
 
-async def test_given_an_unreadable_and_a_lost_conversation_then_other_orphaned_replies_are_ended_and_the_reply_of_the_lost_one_is_forgotten(
-    settings: Settings, log: Log
-) -> None:
+async def test_orphaned_replies_are_ended_despite_an_unreadable_conversation(settings: Settings, log: Log) -> None:
     unreadable, lost, kept = await request_replies(settings, mint_uuid(), 3)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         make_unreadable = "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s"
@@ -119,7 +118,7 @@ async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_no
         async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
             await connection.execute("LOCK TABLE api_processes IN ACCESS EXCLUSIVE MODE")
             await asyncio.sleep(ALIVE_SECONDS + 1)
-        await asyncio.sleep(0.4)  # the owner renews its lease a little later than the other process
+        await asyncio.sleep(0.4)
         with suppress(TimeoutError):
             await renew_for(2)
         assert log.topics(conversation_id)[-1] == "reply.requested"
@@ -127,9 +126,7 @@ async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_no
     await pool.close()
 
 
-async def test_when_many_replies_are_ended_while_redis_hangs_then_the_lease_is_renewed_in_time(
-    settings: Settings, log: Log
-) -> None:
+async def test_the_lease_is_renewed_in_time_while_redis_hangs(settings: Settings, log: Log) -> None:
     conversations = await request_replies(settings, mint_uuid(), 12)
     connections: list[asyncio.StreamWriter] = []
 

@@ -1,6 +1,4 @@
-"""Queued replies: how their Response and their stream are read, and what happens if the client disconnects or the
-process stops.
-"""
+"""Queued replies: their Response, their stream, and what happens after a disconnect or the end of the process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -41,8 +39,6 @@ async def both(with_provider: Settings) -> AsyncIterator[BothApis]:
 
 
 async def wait_until_queued(log: Log, conversation: str, count: int = 1) -> list[str]:
-    """Waits until `count` replies were queued. Returns their ids."""
-
     def ids() -> list[str]:
         return [event.response_id for event in log.events(conversation) if isinstance(event, ReplyQueued)]
 
@@ -57,9 +53,7 @@ async def first_reply(slow: SlowAnswers, http: httpx.AsyncClient, conversation: 
     return task
 
 
-async def test_a_waiting_response_is_shown_as_queued_and_its_stream_is_the_same_for_every_reader(
-    both: BothApis, slow: SlowAnswers, log: Log
-) -> None:
+async def test_a_waiting_response_is_shown_as_queued(both: BothApis, slow: SlowAnswers, log: Log) -> None:
     http = both.http
     conversation = await create_conversation(http)
     first = await first_reply(slow, http, conversation)
@@ -118,7 +112,7 @@ async def test_when_a_client_disconnects_its_reply_is_removed_from_the_queue(
     assert (await post_response(both.http, "next", conversation=conversation)).status_code == 200
 
 
-async def test_after_a_process_has_stopped_another_one_takes_over_its_queued_replies_that_do_not_need_their_client(
+async def test_another_process_takes_over_queued_replies_that_need_no_client(
     with_provider: Settings, slow: SlowAnswers, log: Log
 ) -> None:
     async with open_api(with_provider) as api:

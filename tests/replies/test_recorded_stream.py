@@ -1,7 +1,6 @@
 """The stream that is made from a reply's record has the same events as the live stream.
 
-This holds for every split of the reply into deltas, and for every way in which the reply ends. But if the process of the reply
-died, the record may lack the last events.
+If the process of the reply died, the record may lack the last events.
 """
 
 from collections.abc import Sequence
@@ -90,7 +89,6 @@ def encoded_after(stream: RecordedStream, after: int) -> list[bytes]:
 
 
 def pages_after(stream: RecordedStream, after: int) -> bytes:
-    """All pages after the event `after`, joined."""
     page = stream.page(after)
     return page.body if page.ends else page.body + pages_after(stream, page.last)
 
@@ -167,13 +165,8 @@ def test_the_output_of_a_reply_whose_process_died_is_read_from_its_events(parts:
 
 @sixty
 @given(answers, st.data())
-def test_the_record_of_a_reply_whose_process_died_has_the_events_that_clients_saw(
-    parts: list[StreamPart], data: st.DataObject
-) -> None:
-    """The process may have died after any event.
-
-    The record may lack the last events that clients saw, if these only say that something starts (`.added`) or is complete (`.done`).
-    """
+def test_the_record_of_a_dead_process_has_the_events_clients_saw(parts: list[StreamPart], data: st.DataObject) -> None:
+    """The process may have died after any event. The record may lack the last `.added` and `.done`."""
     stream = live_events(parts, Output())
     cut = data.draw(st.integers(2, len(stream)))
     seen = [stream_events.decode(event) for event in encoded(stream)[:cut]]
@@ -219,7 +212,7 @@ def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_separat
     assert [event["delta"] for event in events if "delta" in event] == ["Well: ", "no."]
 
 
-def test_parts_of_a_kind_that_is_not_streamed_come_in_the_complete_item_after_the_others() -> None:
+def test_parts_of_a_kind_that_is_not_streamed_come_with_the_item() -> None:
     output = Output()
     odd, text = {"type": "odd", "data": 1}, stream_events.new_part("output_text", "yes")
     parts: list[StreamPart] = [ItemStarted(MESSAGE), ItemDelta("yes"), ItemDone({"content": [odd, text]})]
@@ -227,7 +220,7 @@ def test_parts_of_a_kind_that_is_not_streamed_come_in_the_complete_item_after_th
     assert done["item"]["content"] == [text, odd]
 
 
-def test_the_partial_text_of_a_failure_in_an_old_event_becomes_an_output_item() -> None:
+def test_the_partial_text_of_an_old_failure_becomes_an_output_item() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
     [stored] = partial_output(end)
     assert stream_events.text_of_output(msgspec.json.decode(stored.item)) == "half of"

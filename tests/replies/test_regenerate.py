@@ -32,7 +32,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 
 @pytest.fixture(autouse=True)
 def numbered_answers(provider: ScriptedProvider) -> None:
-    """Makes the provider answer A1, A2, and so on."""
+    """The provider answers A1, A2, and so on."""
     provider.script = lambda exchange: exchange.stream_text(f"A{len(exchange.provider.requests)}")
 
 
@@ -60,7 +60,7 @@ async def refused(http: httpx.AsyncClient, **body: Any) -> tuple[int, str | None
 
 
 async def checked(settings: Settings) -> None:
-    """Checks that the views agree with the log."""
+    """The views must agree with the log."""
     async with open_stores(settings) as stores:
         verified = await verify(stores, lambda _done, _total: None, wait=10)
     assert verified.differences == []
@@ -109,7 +109,7 @@ async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_continues_
     await checked(settings)
 
 
-async def test_answers_are_regenerated_at_the_same_time_and_a_head_that_moved_meanwhile_is_not_moved_again(
+async def test_answers_are_regenerated_at_the_same_time(
     http: httpx.AsyncClient, provider: ScriptedProvider, settings: Settings
 ) -> None:
     conversation_id = await create_conversation(http)
@@ -141,7 +141,6 @@ async def test_answers_are_regenerated_at_the_same_time_and_a_head_that_moved_me
     assert await texts(http, conversation_id, leaf=question) == ["Q1", "A1", "Q2", output_text(answers[4])]
     await checked(settings)
 
-    # An item is appended at the head while an answer is regenerated: the head stays at this item.
     provider.script, may_answer = waits, threading.Event()
     head = await texts(http, conversation_id)
     regenerating = asyncio.create_task(ask(http, regenerate=first["id"]))
@@ -157,7 +156,7 @@ async def test_answers_are_regenerated_at_the_same_time_and_a_head_that_moved_me
     await checked(settings)
 
 
-async def test_items_of_an_answer_that_a_client_appended_are_regenerated_after_the_input_before_them(
+async def test_an_answer_that_a_client_appended_can_be_regenerated(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(http)
@@ -182,7 +181,7 @@ async def test_items_of_an_answer_that_a_client_appended_are_regenerated_after_t
     assert sent_messages(provider.requests[-1]) == [("user", "Q1")]
 
 
-async def test_the_error_for_a_bad_request_for_another_answer_says_what_is_wrong(
+async def test_the_error_for_a_bad_request_says_what_is_wrong(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id, other_id = await create_conversation(http), await create_conversation(http)
@@ -245,7 +244,7 @@ async def test_the_error_for_a_bad_request_for_another_answer_says_what_is_wrong
     assert (await refused(http, regenerate=foreign["id"]))[0] == 404
 
 
-async def test_a_request_for_another_answer_is_streamed_repeated_cancelled_and_tried_again_like_any_other(
+async def test_a_regenerated_answer_can_be_streamed_cancelled_and_retried(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, settings: Settings
 ) -> None:
     kept = await create_conversation(http, context_policy={"stopped": "keep"})
@@ -314,9 +313,7 @@ async def test_a_fork_regenerates_inherited_answers_without_a_change_to_its_orig
     await checked(settings)
 
 
-async def test_an_answer_is_regenerated_over_a_websocket_and_an_if_match_with_an_old_version_is_a_412(
-    http: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_an_answer_is_regenerated_over_a_websocket(http: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     conversation_id = await create_conversation(http)
     first = await ask(http, conversation=conversation_id, input="Q1")
     url = f"{http.base_url}/v1/responses".replace("http", "ws", 1)

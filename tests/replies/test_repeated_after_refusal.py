@@ -1,8 +1,4 @@
-"""A provider refuses a request because it is too long for the model. If items may be left out, the store sends a shorter request.
-
-From then on the store knows the window, at least roughly. It does not assume that an unknown model has a small window, and it tells
-the client when it leaves items out.
-"""
+"""A provider refuses a request as too long. If items may be left out, the store sends a shorter one, and learns the window."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -47,7 +43,7 @@ async def opened(
 
 
 def words(body: Any) -> int:
-    """About how many tokens a request has: each `word` in it is one token."""
+    """Counts each `word`, which is about one token."""
     return json.dumps(body).count("word")
 
 
@@ -60,7 +56,7 @@ def answer(exchange: Exchange) -> None:
 
 
 def with_window(tokens: int, message: str = "This model's maximum context length is {} tokens.") -> Script:
-    """A script for a provider whose model has this window. `message`: the error message for a longer request."""
+    """A script that refuses requests over the window with `message`."""
 
     def script(exchange: Exchange) -> None:
         if words(exchange.body) > tokens:
@@ -72,7 +68,7 @@ def with_window(tokens: int, message: str = "This model's maximum context length
 
 
 async def long_conversation(apis: BothApis, turns: int = TURNS, turn_words: int = TURN_WORDS, **settings: Any) -> str:
-    """A conversation of `turns` questions of `turn_words` words, each with a short answer."""
+    """Returns a conversation's id. Each question has `turn_words` words and a short answer."""
     created = await apis.http.post("/v1/conversations", json=settings)
     conversation = str(created.json()["id"])
     question = {"type": "message", "role": "user", "content": "word " * turn_words}
@@ -84,7 +80,7 @@ async def long_conversation(apis: BothApis, turns: int = TURNS, turn_words: int 
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_window_is_learnt(
+async def test_a_too_long_request_is_repeated_with_what_fits(
     settings: Settings, provider: ScriptedProvider, log: Log, model_api: Api
 ) -> None:
     provider.script = with_window(4_000)
@@ -93,10 +89,10 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         raw = await apis.sdk.responses.with_raw_response.create(input="now", conversation=conversation)
         response = raw.parse()
         assert response.output_text == "short answer"
-        assert response.to_dict()["cost_usd"] is None  # the price of the model is not known either
+        assert response.to_dict()["cost_usd"] is None
         assert int(raw.headers["x-context-left-out"]) > TURNS
         refused, repeated = provider.requests
-        assert words(refused) == TURNS * TURN_WORDS  # an unknown model is sent everything
+        assert words(refused) == TURNS * TURN_WORDS
         assert 1_000 < words(repeated) < 4_000
 
         events = log.events(conversation)
@@ -121,24 +117,21 @@ async def test_a_request_that_is_too_long_is_repeated_with_what_fits_and_the_win
         [model] = (await apis.http.get("/v1/models")).json()["data"]
         assert model["unknown"] in (["price"], ["window", "price"])  # perhaps the read API has not read the window yet
 
-    async with opened(settings, provider, model_api) as apis:  # a process that starts later knows the window
+    async with opened(settings, provider, model_api) as apis:
         await apis.sdk.responses.create(input="later", conversation=conversation)
         assert len(provider.requests) == 4
 
 
-async def test_a_refused_request_is_repeated_for_every_kind_of_response(
+async def test_a_refused_request_is_repeated_for_streamed_background_forked_and_unstored_responses(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
-    """The kinds: streamed, in the background, in a fork, and not stored.
-
-    `tests/commands/test_response_socket.py` tests the repeat over a WebSocket.
-    """
+    """`tests/commands/test_response_socket.py` tests the repeat over a WebSocket."""
     async with opened(settings, provider) as apis:
         conversation = await long_conversation(apis, 240, 50, context_policy={"reserve": 50, "window": "newest"})
         window = 28_000
 
         async def ask(**body: Any) -> Any:
-            """Requests a reply. The provider refuses the first request, because each call makes the window smaller."""
+            """Each call makes the window smaller."""
             nonlocal window
             window = window * 7 // 20
             provider.script = with_window(window)
@@ -184,14 +177,14 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert "4000 tokens" in error["message"]
         assert len(provider.requests) == 1
 
-        # The store learns nothing from these two refusals: the third request is as long as the first.
+        # The store learns nothing from these two refusals.
         provider.script = with_window(4_000, "Please reduce the length of the messages.")
         assert (await apis.http.post("/v1/responses", json=body)).status_code == 400
         provider.script = answer
         assert (await apis.http.post("/v1/responses", json={**body, "truncation": "auto"})).status_code == 200
         assert [words(request) for request in provider.requests] == [TURNS * TURN_WORDS] * 3
 
-        # This is longer than the window that is assumed for an unknown model: the store refuses it, and says why.
+        # Longer than the assumed window.
         large = [{"type": "message", "role": "user", "content": "word " * 170_000}]
         too_long = await apis.http.post("/v1/responses", json={"input": large, "truncation": "disabled"})
         error = too_long.json()["error"]
@@ -200,7 +193,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert len(provider.requests) == 3
 
 
-async def test_if_the_refusal_names_no_window_at_most_three_quarters_are_sent_and_a_second_refusal_is_the_answer(
+async def test_if_the_refusal_names_no_window_at_most_three_quarters_are_sent(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(2_000, "Please reduce the length of the messages or completion.")
@@ -222,7 +215,7 @@ async def test_if_the_refusal_names_no_window_at_most_three_quarters_are_sent_an
         assert sizes[-1] <= 2_000
 
 
-async def test_if_the_newest_turn_alone_is_too_long_then_the_refusal_is_the_answer(
+async def test_if_the_newest_turn_is_too_long_the_refusal_is_the_answer(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(1_000)
@@ -233,7 +226,7 @@ async def test_if_the_newest_turn_alone_is_too_long_then_the_refusal_is_the_answ
         assert error["response_id"] in error["message"]
         assert len(provider.requests) == 1
         short = await apis.http.post("/v1/responses", json={"input": "word " * 900})
-        assert short.status_code == 200  # the store did not learn from a refusal that one client's long message caused
+        assert short.status_code == 200  # nothing was learnt from the long message
 
 
 async def test_a_request_whose_answer_has_begun_is_not_repeated(settings: Settings, provider: ScriptedProvider) -> None:
@@ -265,7 +258,7 @@ async def test_a_learnt_window_never_overrides_a_setting(settings: Settings, pro
 
 
 @pytest.mark.parametrize("refused_first", ["length", "image"])
-async def test_from_one_request_that_is_refused_for_its_length_and_for_an_image_the_store_learns_both(
+async def test_the_store_learns_from_refusals_for_length_and_for_an_image(
     settings: Settings, provider: ScriptedProvider, refused_first: str
 ) -> None:
     too_long, no_images = with_window(4_000), {"error": {"message": "This model does not support image input."}}
@@ -301,7 +294,7 @@ async def test_a_refused_chat_completion_is_not_repeated(settings: Settings, pro
         assert len(provider.requests) == 1
 
 
-async def test_every_process_knows_what_another_one_has_recently_learnt_about_the_same_provider(
+async def test_a_process_reads_what_another_has_learnt_of_the_same_provider(
     settings: Settings,
 ) -> None:
     async with (

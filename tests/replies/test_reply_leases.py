@@ -1,7 +1,4 @@
-"""When a process counts as dead, and what then happens to its lease and its replies.
-
-Other processes decide by their own clocks, never by the clock of Postgres, whether it is dead.
-"""
+"""When a process counts as dead, and what happens to its lease and its replies. Observers use their own clocks."""
 
 from collections.abc import AsyncIterator
 
@@ -33,11 +30,11 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
     await pool.close()
 
 
-async def test_a_process_is_dead_when_an_observer_has_seen_the_same_beat_for_alive_seconds(pool: Pool) -> None:
+async def test_a_process_is_dead_after_its_beat_stood_still_for_alive_seconds(pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     leases, observer = ReplyLeases(pool, owner), ReplyLeases(pool, mint_uuid(), clock)
     await leases.renew()
-    for _ in range(3):  # both processes were frozen for an hour, and the owner renews its lease a little later
+    for _ in range(3):  # both processes were frozen for an hour
         assert (await observer.renew()).dead == set()
         clock.seconds += 3600
         await leases.renew()
@@ -49,9 +46,7 @@ async def test_a_process_is_dead_when_an_observer_has_seen_the_same_beat_for_ali
     assert (await observer.renew()).dead == set()
 
 
-async def test_an_owner_that_has_never_renewed_its_lease_is_dead_after_the_same_time(
-    settings: Settings, pool: Pool
-) -> None:
+async def test_an_owner_without_a_renewal_is_dead_after_the_same_time(settings: Settings, pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     await request_replies(settings, owner)
     observer = ReplyLeases(pool, mint_uuid(), clock)
@@ -85,9 +80,7 @@ async def test_the_lease_that_a_dead_process_left_behind_is_deleted(settings: Se
     assert log.rows("SELECT FROM api_processes") == []
 
 
-async def test_orphaned_replies_that_cannot_be_ended_do_not_prevent_the_end_of_others(
-    settings: Settings, pool: Pool, log: Log
-) -> None:
+async def test_replies_that_cannot_be_ended_do_not_prevent_others(settings: Settings, pool: Pool, log: Log) -> None:
     owner = mint_uuid()
     *unreadable, last = await request_replies(settings, owner, 3)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
@@ -104,9 +97,7 @@ async def test_orphaned_replies_that_cannot_be_ended_do_not_prevent_the_end_of_o
     await client.aclose()
 
 
-async def test_a_reply_that_its_own_process_does_not_know_is_ended_after_a_grace_period(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_reply_unknown_to_its_process_is_ended_after_a_grace_period(settings: Settings, log: Log) -> None:
     owner = mint_uuid()
     [conversation_id] = await request_replies(settings, owner)
     async with other_process(settings, owner=owner, grace_seconds=2):

@@ -1,4 +1,4 @@
-"""The Response object of both APIs. The official SDK can parse it. A parameter that the request does not set has a default."""
+"""The Response object. The official SDK can parse it."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ MESSAGE = as_output("msg_" + "0" * 32, b'{"role":"assistant","content":"Four."}'
 USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3, cache_write_tokens=7)
 
 NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "frequency_penalty"}
-"""Fields of our Response that the SDK's type lacks. `cost_usd` and `context_management` are our own; the official API sends the others."""
+"""`cost_usd` and `context_management` are our own."""
 
 LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
-"""Fields of the SDK's type that this Response does not have: the request did not set them, or no provider reports them to us."""
+"""Not requested, or reported by no provider."""
 
 DEFAULTS: dict[str, Any] = {
     "access_programs": None,
@@ -79,7 +79,7 @@ def rendered(**changes: Any) -> Response:
     return Response.model_validate(body(**changes), strict=True)
 
 
-def test_a_response_has_the_fields_of_the_sdks_type_apart_from_two_lists_of_differences() -> None:
+def test_a_response_has_the_fields_of_the_sdks_type() -> None:
     assert set(body()) == set(Response.model_fields) - LEFT_OUT | NOT_IN_SDK
 
 
@@ -174,9 +174,7 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
         assert tool["strict"] is effective
 
 
-def test_the_service_tier_is_the_reported_one_else_the_requested_one_else_auto_before_the_end_and_default_after_it() -> (
-    None
-):
+def test_the_service_tier_is_the_reported_one_if_there_is_one() -> None:
     for requested, reported, finish_reason, effective in (
         (None, None, None, "auto"),
         (None, None, "stop", "default"),
@@ -217,7 +215,7 @@ def test_every_incomplete_response_names_its_reason_and_no_other_has_one() -> No
     ("code", "sdk_code", "error_type"),
     [("rate_limit_exceeded", "rate_limit_exceeded", None), ("model_unavailable", "server_error", "model_unavailable")],
 )
-def test_a_failure_code_that_the_sdk_does_not_know_becomes_server_error_with_our_code_as_type(
+def test_a_failure_code_unknown_to_the_sdk_becomes_server_error(
     code: str, sdk_code: str, error_type: str | None
 ) -> None:
     response = rendered(status="failed", output=[], usage=None, error={"code": code, "message": "It failed."})

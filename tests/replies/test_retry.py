@@ -1,4 +1,4 @@
-"""`retry` in POST /v1/responses: a failed or stopped turn is tried again, and the client does not send the input again."""
+"""`retry` in POST /v1/responses: a failed or stopped turn is tried again without sending the input again."""
 
 import asyncio
 import json
@@ -42,10 +42,7 @@ def texts(items: list[dict[str, Any]]) -> list[str]:
 
 
 async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: Any) -> str:
-    """Sends a request that fails: the provider breaks off after `partial`.
-
-    Returns the id of the response. Later answers are complete.
-    """
+    """Asks, and the provider breaks off after `partial`. Returns the id of the response."""
     usual, provider.script = provider.script, breaks_off
     answer = await http.post("/v1/responses", json={"input": "Why?", **body})
     provider.script = usual
@@ -56,7 +53,7 @@ async def failed(http: httpx.AsyncClient, provider: ScriptedProvider, **body: An
 STOP_REASONS: tuple[StopReason, ...] = ("cancel", "leave stream", "leave socket", "provider error")
 
 
-async def test_a_stopped_or_failed_turn_is_tried_again_and_replaces_what_was_kept_of_it(
+async def test_a_stopped_or_failed_turn_is_tried_again(
     settings: Settings, http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
@@ -101,7 +98,7 @@ async def test_a_stopped_or_failed_turn_is_tried_again_and_replaces_what_was_kep
     assert verified.differences == []
 
 
-async def test_the_parameters_of_the_first_request_are_used_except_those_that_the_retry_gives(
+async def test_a_retry_uses_the_first_parameters_except_those_it_gives(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
@@ -133,7 +130,7 @@ async def test_the_parameters_of_the_first_request_are_used_except_those_that_th
     assert streamed.text.rstrip().rpartition("event: ")[2].startswith("response.completed")
 
 
-async def test_a_turn_of_a_chain_is_tried_again_with_the_content_that_it_carried_over(
+async def test_a_retry_in_a_chain_is_shown_the_failed_reply_before_it(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     start = await post(http, input="one")
@@ -153,9 +150,7 @@ async def test_a_turn_of_a_chain_is_tried_again_with_the_content_that_it_carried
     assert is_not_stopped["conversation"] == start["conversation"]
 
 
-async def test_a_failed_retry_is_tried_again_and_a_repeat_with_its_key_gets_the_same_response(
-    http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
-) -> None:
+async def test_a_failed_retry_can_be_tried_again(http: httpx.AsyncClient, provider: ScriptedProvider, log: Log) -> None:
     first = await failed(http, provider)
     second = await failed(http, provider, input=None, retry=first)
     key = {"Idempotency-Key": "again"}
@@ -252,7 +247,7 @@ async def test_a_retry_does_not_bring_back_deleted_items_of_a_kept_turn(
         assert error_of(second) == (400, "input_deleted", "retry")
 
 
-async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
+async def test_a_turn_that_failed_on_a_branch_is_retried_there(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]
@@ -270,7 +265,7 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_on_that_branch(
     assert sent == ["one", "Hello, world!", "Why?", "partial", "go on"]
 
 
-async def test_a_turn_that_failed_on_a_branch_is_tried_again_more_than_once_and_its_question_joins_once_and_is_copied(
+async def test_repeated_retries_on_a_branch_show_the_question_once(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]
@@ -279,7 +274,7 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_more_than_once_and_
     broken = await failed(http, provider, previous_response_id=one["id"])
     answers = await asyncio.gather(*(http.post("/v1/responses", json={"retry": broken}) for _ in range(2)))
     answered = [answer.status_code for answer in answers].count(200)
-    assert {answer.status_code for answer in answers} <= {200, 409}  # the second may come after the first has ended
+    assert {answer.status_code for answer in answers} <= {200, 409}  # the first may have ended before the second
     assert (await post(http, retry=broken))["conversation"]["id"] == conversation
     assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
     items = await list_of(http, f"/v1/conversations/{conversation}/items")
@@ -292,7 +287,7 @@ async def test_a_turn_that_failed_on_a_branch_is_tried_again_more_than_once_and_
     assert "Why?" not in texts(await list_of(http, f"/v1/conversations/{conversation}/items"))
 
 
-async def test_a_turn_that_failed_at_the_head_is_tried_again_after_the_head_was_moved_back(
+async def test_a_turn_is_tried_again_after_the_head_was_moved_back(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]
@@ -306,7 +301,7 @@ async def test_a_turn_that_failed_at_the_head_is_tried_again_after_the_head_was_
     assert len({*appended}) == len(appended) == 2 + 3 * 2
 
 
-async def test_a_turn_that_was_stopped_on_a_branch_and_kept_is_tried_again_below_its_question(
+async def test_a_kept_turn_of_a_branch_is_retried_below_its_question(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     policy = {"context_policy": {"stopped": "keep"}}
@@ -324,7 +319,7 @@ async def test_a_turn_that_was_stopped_on_a_branch_and_kept_is_tried_again_below
     body = {"input": "Why?", "previous_response_id": one["id"], "stream": True}
     async with http.stream("POST", "/v1/responses", json=body) as answer:
         async for line in answer.aiter_lines():
-            event = json.loads(line[6:]) if line.startswith("data: ") else {"type": ""}
+            event: dict[str, Any] = json.loads(line[6:]) if line.startswith("data: ") else {"type": ""}
             if event["type"] == "response.created":
                 stopped = event["response"]["id"]
             if event["type"].endswith("text.delta"):
@@ -337,7 +332,7 @@ async def test_a_turn_that_was_stopped_on_a_branch_and_kept_is_tried_again_below
     assert texts(items) == ["one", "Hello, world!", "Why?", "Hello, world!"]
 
 
-async def test_of_two_retries_at_once_only_one_succeeds_and_a_retry_can_have_an_if_match(
+async def test_of_two_retries_at_once_only_one_succeeds(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]

@@ -1,8 +1,4 @@
-"""The API says what a request leaves out, and what it shares with an earlier request.
-
-The fields are the header `X-Context-Left-Out`, `shared_prefix` of a response's context, and `prefix_tokens` of usage. One
-test is about the window with which a branch begins.
-"""
+"""The API says what a request leaves out, and what it shares with an earlier request."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -30,7 +26,7 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
 
 
 async def create(store: BothApis, turns: int, **policy: Any) -> str:
-    """Creates a conversation with this many turns of about 30 tokens each. Returns its id."""
+    """Creates a conversation. Each of the turns has about 30 tokens."""
     created = await store.http.post("/v1/conversations", json={"context_policy": {"budget": BUDGET, **policy}})
     conversation_id = str(created.json()["id"])
     messages = [
@@ -77,7 +73,7 @@ async def test_an_answer_says_how_many_items_did_not_fit_in_the_budget(store: Bo
         assert (answer.status_code, answer.headers.get(HEADER)) == (200, str(left_out["count"])), answer.request.content
 
 
-async def test_the_context_of_a_response_says_what_it_shares_with_the_previous_request_and_usage_has_the_sum(
+async def test_the_context_of_a_response_says_what_it_shares(
     store: BothApis,
 ) -> None:
     conversation = await create(store, 2)
@@ -88,7 +84,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_previous_r
     for earlier, later in zip(contexts, shared[1:], strict=False):
         messages = len(earlier["request"]["messages"])
         assert later == {"tokens": earlier["tokens"], "messages": messages, "reason": None}
-    # The messages of a Chat Completions request are sent unchanged, so its `shared_prefix` is null.
+    # Chat Completions messages are sent unchanged.
     chat = {"messages": [{"role": "user", "content": "hi"}], "store": True}
     completion = (await store.http.post("/v1/chat/completions", json=chat)).json()
     assert (await context_of(store, completion))["shared_prefix"] is None
@@ -97,7 +93,7 @@ async def test_the_context_of_a_response_says_what_it_shares_with_the_previous_r
     assert usage["prefix_tokens"] == sum(prefix["tokens"] for prefix in shared) > 0
 
 
-async def test_a_branch_is_compared_with_the_last_request_before_the_item_where_it_begins(store: BothApis) -> None:
+async def test_a_branch_is_compared_with_the_last_request_before_it(store: BothApis) -> None:
     first = await ask(store, "First question? " + "word " * 10)
     second = await ask(store, "Second question?", previous_response_id=first["id"])
     third = await ask(store, "Third question?", previous_response_id=second["id"])
@@ -107,18 +103,18 @@ async def test_a_branch_is_compared_with_the_last_request_before_the_item_where_
     expected = await context_of(store, second)
     shared = (await context_of(store, beside))["shared_prefix"]
     assert shared == {"tokens": expected["tokens"], "messages": len(expected["request"]["messages"]), "reason": None}
-    # The next request on the branch is compared with the request whose answer opened the branch.
+    # The next request is compared with the one that opened the branch.
     opening = await context_of(store, beside)
     shared = (await context_of(store, fourth))["shared_prefix"]
     assert shared == {"tokens": opening["tokens"], "messages": len(opening["request"]["messages"]), "reason": None}
-    # The branch is not compared with the request for the third answer: that request came after the item at which the branch begins.
+    # The third answer's request came after the beginning of the branch.
     late = await ask(store, "And another third question?", previous_response_id=second["id"])
     expected = await context_of(store, second)
     assert (await context_of(store, late))["shared_prefix"]["tokens"] == expected["tokens"]
 
 
 async def test_a_branch_begins_with_the_window_of_its_conversation(store: BothApis) -> None:
-    """The window had moved before the answer at which the branch begins, so the branch starts with the moved window."""
+    """The window had moved before the answer at which the branch begins."""
     conversation = await create(store, 7)
     last = await ask(store, "Question " + "word " * 50, conversation=conversation)
     start = (await context_of(store, last))["items"][0]["id"]

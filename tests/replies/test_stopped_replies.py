@@ -1,8 +1,4 @@
-"""Replies are stopped for every reason except `kill` (`stopped_cases.py`), under each policy. Items, responses and the next request must follow these rules.
-
-If a reply completes, its items join the conversation. If it is stopped, `context_policy.stopped` decides whether the
-question and the partial answer join. If it fails, or is deleted while it runs, they never join.
-"""
+"""Replies are stopped for every reason except `kill`, under each policy. Kept partial answers can be continued."""
 
 import asyncio
 import json
@@ -18,7 +14,7 @@ from tests.replies.stopped_cases import STOP_REASONS, Case, Stops, cases
 from tests.scripted_provider import Exchange, Script, ScriptedProvider
 
 
-async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says_so(
+async def test_a_stopped_reply_joins_if_the_policy_says_so(
     settings: Settings, http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url).rstrip("/")])
@@ -32,10 +28,7 @@ async def test_a_reply_that_is_stopped_joins_its_conversation_if_the_policy_says
 
 
 async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: Any) -> tuple[str, str]:
-    """Requests a streamed reply. After `deltas` deltas, makes the conversation keep stopped replies, and disconnects.
-
-    Returns (conversation id, response id).
-    """
+    """Disconnects after `deltas` deltas. The partial answer is kept. Returns (conversation id, response id)."""
     async with http.stream("POST", path, json={"model": "scripted", "stream": True, **body}) as answer:
         async for line in answer.aiter_lines():
             event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
@@ -53,7 +46,7 @@ async def stop_after(http: httpx.AsyncClient, path: str, deltas: int, **body: An
 
 
 def holds(*texts: str) -> Script:
-    """A script that sends these texts, and then waits until the store disconnects. All later answers are complete."""
+    """A script that sends these texts and then waits until the store disconnects. Later answers are complete."""
 
     def script(exchange: Exchange) -> None:
         exchange.provider.script = lambda later: later.stream_text("Fine.")
@@ -113,9 +106,7 @@ async def test_a_client_that_sends_the_kept_partial_answer_back_continues_its_co
     assert provider.requests[-1]["messages"] == messages
 
 
-async def test_a_kept_reply_can_be_continued_and_its_items_are_deleted_alone_or_with_the_reply(
-    http: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_a_kept_reply_can_be_continued(http: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     provider.script = holds("Because ", "of ")
     conversation, response = await stop_after(http, "/v1/responses", 2, input="Why?")
     stopped = await until_stopped(http, response)
@@ -136,7 +127,7 @@ async def test_a_kept_reply_can_be_continued_and_its_items_are_deleted_alone_or_
     assert await texts_of(http, conversation) == ["And?", "Fine."]
 
 
-async def test_a_reply_that_interrupts_is_shown_the_kept_partial_answer_and_a_cancelled_queued_reply_is_not_kept(
+async def test_a_reply_that_interrupts_is_shown_the_kept_partial_answer(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     stops = Stops(provider, http, [str(http.base_url)])

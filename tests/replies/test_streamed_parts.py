@@ -1,8 +1,4 @@
-"""Parts of replies over HTTP: the official SDK reads them, and the same stream can be read again from the log.
-
-The parts are stored, listed, and sent to the model in the next turn. The last two tests are about the comments in a stream, and
-about the data of an event.
-"""
+"""Parts of replies over HTTP: the official SDK reads them, live and from the log."""
 
 import asyncio
 import json
@@ -51,7 +47,7 @@ async def responses(settings: Settings, provider: ScriptedProvider) -> AsyncIter
 
 
 def summarized(exchange: Exchange) -> None:
-    """Sends a reasoning item, and streams its summary as OpenAI does."""
+    """Streams a summary as OpenAI does."""
     item = reasoning(summary=("one two", "three"))
     position = {"output_index": 0, "item_id": "rs_1"}
     exchange.begin_stream()
@@ -85,7 +81,7 @@ RESPONSES: list[tuple[Script, list[Any]]] = [
 
 
 def content_of(item: dict[str, Any]) -> Any:
-    """For a message: its content, without the field that the SDK adds. For a reasoning item: the texts of its summary, or else its text."""
+    """A message's content without the SDK's field, or the texts of a reasoning item."""
     if item["type"] == "message":
         return [{name: value for name, value in part.items() if name != "parsed"} for part in item["content"]]
     if item["summary"]:
@@ -94,11 +90,12 @@ def content_of(item: dict[str, Any]) -> Any:
 
 
 def events_of(body: bytes) -> list[dict[str, Any]]:
-    # `splitlines` also ends a line at characters such as U+2028. Some clients do this, so the stream must escape such characters.
+    # Some clients end a line at characters such as U+2028.
     return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
 
 
 async def check(store: BothApis, output: list[Any]) -> None:
+    """Every stream, Response and item must have this output."""
     body = {"input": "?", "stream": True}
     posted = (await store.http.post("/v1/responses", json=body)).content
     events = events_of(posted)
@@ -138,7 +135,7 @@ async def test_every_part_of_an_answer_of_the_responses_api_has_its_events(
         await check(responses, output)
 
 
-async def test_the_sdk_parses_a_refusal_as_no_output_and_the_next_turn_shows_the_refusal_to_the_model(
+async def test_the_sdk_parses_a_refusal_as_no_output(
     chat: BothApis, responses: BothApis, provider: ScriptedProvider
 ) -> None:
     for store, script in ((chat, deltas({"refusal": "I cannot."})), (responses, items(message(REFUSAL)))):
@@ -196,6 +193,6 @@ async def test_a_stream_sends_comments_while_the_provider_has_sent_nothing(
                 assert events_of(rest.encode())[-1]["type"] == "response.completed"
 
 
-def test_the_data_of_an_encoded_event_is_its_json_with_the_sequence_number() -> None:
+def test_the_data_of_an_encoded_event_is_its_numbered_json() -> None:
     encoded = stream_events.encode({"type": "response.odd", "text": "a\nb"}, 7)
     assert json.loads(stream_events.data_of(encoded)) == {"type": "response.odd", "text": "a\nb", "sequence_number": 7}

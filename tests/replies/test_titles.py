@@ -1,4 +1,4 @@
-"""Titles that the model writes after a reply (`TITLES=auto`): when the model is asked, and when its title is refused or removed."""
+"""Titles that the model writes after a reply (`TITLES=auto`)."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provide
 
 
 class TitleProvider:
-    """Answers a request for a title with `answer`, once `allowed` is set. It answers any other request with a sentence."""
+    """A provider that answers questions at once, and a request for a title once `allowed` is set."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self.answer: Callable[[Exchange], None] = lambda exchange: exchange.stream_text("“Rain in Oslo”\n")
@@ -82,13 +82,13 @@ async def get(apis: BothApis, path: str) -> Any:
 
 
 def ended(apis: BothApis, outcome: str) -> float:
-    """How many requests for a title had this outcome."""
+    """How many titles had this outcome."""
     value = apis.metrics.registry.get_sample_value("conversation_store_titles_total", {"outcome": outcome})
     assert value is not None
     return value
 
 
-async def test_a_listed_conversation_without_a_title_gets_one_after_its_first_reply_to_a_question_and_no_other_gets_one(
+async def test_an_untitled_listed_conversation_gets_a_title_after_its_first_reply(
     apis: BothApis, titles: TitleProvider
 ) -> None:
     conversation = (await post(apis.http, "conversations", {}))["id"]
@@ -104,7 +104,7 @@ async def test_a_listed_conversation_without_a_title_gets_one_after_its_first_re
     event = (await get(apis, f"conversations/{conversation}/events"))["data"][-1]
     assert (event["type"], event["data"]["title_by"]) == ("conversation.described", "model")
 
-    # No title is written a second time, over a person's title, in an unlisted conversation, or for the output of a tool.
+    # No second title, nor for a titled or unlisted conversation, nor for a tool's output.
     await ask(apis, conversation, "And tomorrow?")
     given = (await post(apis.http, "conversations", {"title": "Mine"}))["id"]
     assert (await get(apis, f"conversations/{given}"))["title_by"] == "person"
@@ -116,7 +116,7 @@ async def test_a_listed_conversation_without_a_title_gets_one_after_its_first_re
     await ask(apis, after_call, [{"type": "function_call_output", "call_id": "c", "output": "4"}])
     assert (len(titles.requests), ended(apis, "written")) == (1, 1)
 
-    # A person's title replaces the model's, even if both are the same.
+    # A person's title replaces the model's, even the same one.
     answer = await post(apis.http, f"conversations/{conversation}", {"title": "Rain in Oslo"})
     assert (answer["title"], answer["title_by"]) == ("Rain in Oslo", "person")
 
@@ -125,7 +125,7 @@ async def test_a_title_is_refused_if_it_is_not_wanted_any_more(apis: BothApis, t
     titles.allowed.clear()
     given, retracted, deleted = [(await post(apis.http, "conversations", {}))["id"] for _ in range(3)]
     for conversation in (given, retracted, deleted):
-        await ask(apis, conversation)  # the reply does not wait for the title
+        await ask(apis, conversation)
     await eventually(lambda: len(titles.requests) == 3)
     await post(apis.http, f"conversations/{given}", {"title": "A person's"})
     [_, question] = (await get(apis, f"conversations/{retracted}/items"))["data"]
@@ -175,7 +175,7 @@ async def test_a_model_that_writes_no_title_is_asked_only_a_few_times(apis: Both
     assert (shown["title"], shown["item_count"]) == (None, 2 * (MAX_FAILURES + 1))
 
 
-async def test_only_one_of_two_processes_writes_the_title_and_one_that_stops_meanwhile_writes_none(
+async def test_only_one_of_two_processes_writes_the_title(
     apis: BothApis, with_titles: Settings, titles: TitleProvider
 ) -> None:
     both, interrupted = [(await post(apis.http, "conversations", {}))["id"] for _ in range(2)]

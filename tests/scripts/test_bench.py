@@ -1,4 +1,4 @@
-"""Most benchmarks of `scripts/run bench` run with tiny sizes and give all their figures. The tool removes the stores that it started. These tests do not check the speed."""
+"""Most benchmarks of `scripts/run bench` run with tiny sizes, and give figures. Speed is not checked."""
 
 import json
 import os
@@ -51,17 +51,13 @@ def floor(store: BenchStore) -> Iterator[FloorServer]:
 
 
 def measured(what: BenchmarkName, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
-    """Runs one benchmark. Returns its measurements by name.
-
-    Asserts that each measurement names floors, and that these floors are measured too.
-    """
     benchmark = BENCHMARKS[what](TINY)
     benchmark.prepare(store)
     measurements = benchmark.measure(store)
     floors = dict(benchmark.floors(store, floor))
     assert {name for measurement in measurements for name in measurement.floors} == set(floors)
     assert all(measurement.floors for measurement in measurements)
-    # Some measurements are a difference of two medians. After only a few requests, they can be below zero.
+    # A difference of two medians can be below zero after a few requests.
     values = floors | {measurement.name: measurement.value for measurement in measurements}
     assert all(value > 0 for name, value in values.items() if not name.startswith(("added", "that of")))
     return {measurement.name: measurement for measurement in measurements}
@@ -75,18 +71,14 @@ def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor:
     assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
 
 
-def test_requests_are_measured_for_many_branches_and_for_a_path_across_many_branches(
-    store: BenchStore, floor: FloorServer
-) -> None:
+def test_branches_are_measured(store: BenchStore, floor: FloorServer) -> None:
     measurements = measured(BenchmarkName.BRANCHES, store, floor)
 
     assert {"revise: 600 items, 12 branches", "context: a path of 12 branches"} <= set(measurements)
     assert len(measurements) == 2 * 6
 
 
-def test_the_time_from_commit_to_visible_and_the_time_of_a_page_are_measured(
-    store: BenchStore, floor: FloorServer
-) -> None:
+def test_pages_and_the_time_from_commit_to_visible_are_measured(store: BenchStore, floor: FloorServer) -> None:
     measurements = measured(BenchmarkName.READ, store, floor)
 
     p50, p99 = (measurements[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
@@ -120,7 +112,7 @@ def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor:
     ]
 
 
-def test_a_rebuild_is_measured_with_the_memory_of_its_largest_process(store: BenchStore, floor: FloorServer) -> None:
+def test_a_rebuild_and_its_memory_are_measured(store: BenchStore, floor: FloorServer) -> None:
     assert set(measured(BenchmarkName.REBUILD, store, floor)) == {
         "rebuild of all views, 5 dialogues",
         "memory of a rebuild's largest process, peak PSS",
@@ -145,7 +137,7 @@ def test_the_memory_of_the_api_process_is_measured(store: BenchStore, floor: Flo
     }
 
 
-def test_the_stores_that_are_measured_are_durable(store: BenchStore) -> None:
+def test_the_measured_stores_are_durable(store: BenchStore) -> None:
     durable = durability(store)
 
     assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
@@ -153,7 +145,7 @@ def test_the_stores_that_are_measured_are_durable(store: BenchStore) -> None:
 
 
 def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Runs `scripts/run bench`, with its temporary files in `directory`. Returns (exit status, JSON of stdout, stderr)."""
+    """Returns (exit status, JSON of stdout, stderr)."""
     done = subprocess.run(
         [ROOT / "scripts" / "run", "bench", *arguments, "--json"],
         env={**os.environ, "TMPDIR": str(directory)},
@@ -166,7 +158,7 @@ def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.mark.endless  # half a minute
-def test_two_checkouts_are_compared_and_no_temporary_file_is_left(tmp_path: Path) -> None:
+def test_comparing_two_checkouts_leaves_no_temporary_file(tmp_path: Path) -> None:
     stores, out = tmp_path / "stores", tmp_path / "results.json"
     stores.mkdir()
 

@@ -1,4 +1,4 @@
-"""`scripts/run keys` makes, lists and revokes API keys. A store with AUTH_MODE=keys serves a client that has such a key."""
+"""`scripts/run keys` makes, lists and revokes API keys."""
 
 import json
 import time
@@ -79,7 +79,7 @@ def test_a_wrong_command_gets_a_message_and_nothing_is_stored(settings: Settings
     assert Log(settings.postgres_url).rows("SELECT FROM api_keys") == []
 
 
-def test_a_missing_or_unreachable_store_is_an_error_that_shows_no_password(tmp_path: Path) -> None:
+def test_an_error_for_a_missing_or_unreachable_store_shows_no_password(tmp_path: Path) -> None:
     done = keys("list", data=tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "No store found" in done.stderr
@@ -88,7 +88,7 @@ def test_a_missing_or_unreachable_store_is_an_error_that_shows_no_password(tmp_p
     assert "hunter2" not in done.stderr
 
 
-def test_a_key_that_the_tool_made_lets_the_official_client_in_until_it_is_revoked(
+def test_a_key_lets_the_official_client_in_until_it_is_revoked(
     system: Callable[..., System], empty_stores: dict[str, str]
 ) -> None:
     running = system("--no-model", environment={**empty_stores, "AUTH_MODE": "keys"})

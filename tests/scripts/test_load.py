@@ -1,4 +1,4 @@
-"""`scripts.load` runs as a separate process and loads conversations into a running store. One test kills the load and the API."""
+"""`scripts.load` loads conversations into a running store."""
 
 import json
 import os
@@ -21,15 +21,12 @@ END_TIMEOUT_SECONDS = 90.0
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, empty_stores: dict[str, str]) -> Iterator[System]:
-    """One store for all tests that kill nothing."""
     system = System(tmp_path_factory.mktemp("load") / "data", "--no-model", environment=empty_stores)
     yield system.start()
     system.stop()
 
 
 class Load:
-    """One run of the script."""
-
     def __init__(self, system: System, *arguments: str) -> None:
         command = (sys.executable, "-P", "-m", "scripts.load", *arguments, "--data", str(system.data), "--json")
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
@@ -43,7 +40,7 @@ class Load:
         )
 
     def result(self) -> tuple[int, dict[str, Any], str]:
-        """Waits for the end. Returns (exit status, JSON of stdout, stderr)."""
+        """Returns (exit status, JSON of stdout, stderr)."""
         out, err = self.process.communicate(timeout=END_TIMEOUT_SECONDS)
         return self.process.returncode, json.loads(out) if out else {}, err
 
@@ -76,7 +73,7 @@ def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(run
 def test_a_progress_file_of_another_store_is_not_used(running: System) -> None:
     progress_file = running.data / "load" / "chitchat.jsonl"
     progress_file.parent.mkdir(exist_ok=True)
-    key = "a07edb12-6b91-4138-b11e-02421888d699"  # the key of the first conversation
+    key = "a07edb12-6b91-4138-b11e-02421888d699"  # of the first conversation
     progress_file.write_text(json.dumps({"key": key, "id": f"conv_{'0' * 32}", "messages": 1}) + '\n{"key": "torn')
 
     status, result, err = Load(running, "chitchat", "--limit", "3").result()

@@ -1,4 +1,4 @@
-"""Code that is older than the data refuses to run: it exits with status 1. It prints the newest migration that it knows, and the migration in the data that it does not know."""
+"""Code that is older than the data exits with status 1 and names the unknown migration."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def add_migration(settings: Settings) -> None:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Settings]:
-    """The settings of the store. The fixture removes the migration that the test adds."""
+    """Removes the test's migration afterwards."""
     yield settings
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM migrations WHERE name = %s", [FOUND])
@@ -50,7 +50,7 @@ PROCESSES = (
 )
 
 
-def test_given_a_migration_that_the_code_does_not_know_then_each_process_exits_with_status_1(store: Settings) -> None:
+def test_with_an_unknown_migration_each_process_exits_with_status_1(store: Settings) -> None:
     add_migration(store)
     with ExitStack() as processes:
         started = [
@@ -75,7 +75,7 @@ def test_given_a_migration_that_the_code_does_not_know_then_each_process_exits_w
             assert "Traceback" not in output, arguments
 
 
-def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_has_to_restart_a_child(
+def test_after_a_newer_migration_scripts_up_exits_when_it_restarts_a_child(
     store: Settings, system: Callable[..., System]
 ) -> None:
     running = system(environment=urls(store))
@@ -91,7 +91,7 @@ def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_ha
     second = System(running.data, environment=urls(store))
     second.launch()
     assert second.wait() == 1
-    # The line begins with the name of the process that started first: an API or the projector.
+    # The line begins with the name of an api or the projector.
     assert (
         f" cannot be prepared: The data is newer than this version of the store: it contains migration {FOUND}"
         in second.output()

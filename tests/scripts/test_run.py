@@ -15,7 +15,7 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_tool_runs_in_the_directory_it_is_called_from(tmp_path: Path) -> None:
-    """`load` finds a file by its relative path, so it runs in this directory. It does not import the `typer.py` that is there."""
+    """`load` finds the relative path, and does not import `typer.py` from this directory."""
     (tmp_path / "bad.jsonl").write_text("not JSON\n")
     (tmp_path / "typer.py").write_text(
         "raise SystemExit('code was imported from the directory that the tool is called from')"

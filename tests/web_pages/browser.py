@@ -1,4 +1,4 @@
-"""A headless Chromium, and a web site for it. A test opens a page of the site, and receives the report that the page sends."""
+"""A headless Chromium, and a web site for it. A page sends its report as JSON in a POST to `/report`."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ BROWSER = shutil.which("chromium")
 NO_BROWSER = "chromium is not installed (.ci/run installs the Debian package, if apt can)"
 REPORT_TIMEOUT_SECONDS = 90
 SITES = ("evil.example", "friend.example", "rebound.example")
-"""The host names that the browser resolves to this machine. Besides these names, it resolves only `localhost`."""
+"""The browser resolves only these names and `localhost`, all to this machine."""
 
 _RULES = [f"MAP {site} 127.0.0.1" for site in SITES]
 _RULES += ["MAP * ~NOTFOUND", "EXCLUDE localhost", "EXCLUDE 127.0.0.1", "EXCLUDE 127.0.0.2", "EXCLUDE 0.0.0.0"]
@@ -36,11 +36,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascri
 
 
 class WebSite:
-    """A web site on a port of this machine. The browser finds it under each of the names in SITES.
-
-    It serves `pages` (path -> content) and the files in `directory`. `/redirect?URL` redirects to URL with status 307. A page sends its
-    report as JSON in a POST to `/report`.
-    """
+    """Serves `pages` (path -> content) and the files in `directory`. `/redirect?URL` redirects with status 307."""
 
     def __init__(self, pages: Mapping[str, str], directory: Path | None = None) -> None:
         self.pages = dict(pages)
@@ -67,7 +63,7 @@ class WebSite:
         return file.read_bytes()
 
     async def visit(self, url: str) -> Any:
-        """Opens the page in a new browser. Returns the report that the page sends. Raises TimeoutError if it sends none."""
+        """Returns the page's report. Raises TimeoutError if there is none."""
         assert BROWSER is not None
         with TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
             output = Path(profile) / "output"
@@ -95,7 +91,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Ignores the error: a browser may close a connection at any time."""
+        """A browser may close a connection at any time."""
 
 
 class _Visit(BaseHTTPRequestHandler):

@@ -1,8 +1,4 @@
-"""Fixtures for the tests with web pages.
-
-provider   a scripted model provider
-site       a web site on this machine
-"""
+"""Fixtures for the tests with web pages."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A whole store in this process: both APIs on one port, as `scripts/up` serves them, and a projector."""
+"""A whole store in this process: both APIs on one port, and a projector."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ from tests.servers import loopback_listener
 async def served_store(
     settings: Settings, metrics: Metrics, views: Collection[str] = MONGO_VIEWS
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Runs the store; its projector updates `views`. Yields a client whose base URL is the URL of the store."""
+    """The projector updates `views`. Yields a client of the store."""
     async with _served(settings, metrics) as http, open_projector(settings, views) as projector:
         stop = asyncio.Event()
         projecting = asyncio.create_task(projector.run(stop))

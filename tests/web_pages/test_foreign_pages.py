@@ -1,4 +1,4 @@
-"""The store has no login. A real browser opens a page of another site, which tries every kind of access in `web_page.js`."""
+"""The store has no login. A page of another site tries every kind of access in `web_page.js`, in a real browser."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("web_page.js")
 
 
 class Target(Struct, frozen=True):
-    """A store with one conversation. Its only item is SECRET. The test tells the page the id, so the page need not guess it."""
+    """A store whose only item is SECRET. The page is told the conversation's id."""
 
     http: httpx.AsyncClient
     provider: ScriptedProvider
@@ -41,7 +41,7 @@ class Target(Struct, frozen=True):
         return port
 
     async def visited_by(self, page: str, *stores: str) -> list[dict[str, str]]:
-        """Opens the page, which tries every kind of access at each of the addresses in `stores`. Returns what the page could read."""
+        """Returns what the page could read."""
         path = f"/v1/conversations/{self.conversation}"
         item = {"role": "user", "content": "written = by the page"}
         target = {
@@ -67,7 +67,7 @@ class Target(Struct, frozen=True):
         return read
 
     def answers(self) -> Counter[str]:
-        """How many requests the store has answered, by their status."""
+        """How many requests were answered with each status."""
         [requests] = [
             metric for metric in self.metrics.registry.collect() if metric.name == "conversation_store_http_requests"
         ]
@@ -117,7 +117,7 @@ async def test_after_dns_rebinding_a_page_reads_only_refusals_and_writes_nothing
     assert (target.log.count(), len(target.provider.requests)) == before
 
 
-async def test_a_page_of_a_listed_origin_reads_and_writes_but_cannot_frame_or_embed_answers(target: Target) -> None:
+async def test_a_page_of_a_listed_origin_reads_and_writes_but_cannot_frame_answers(target: Target) -> None:
     page = f"{target.site.origin('friend.example')}/page"
     read = await target.visited_by(page, f"http://127.0.0.1:{target.port}")
     by_way: dict[str, str] = {}
@@ -135,10 +135,7 @@ async def test_a_page_of_a_listed_origin_reads_and_writes_but_cannot_frame_or_em
 
 @asynccontextmanager
 async def rebound(target: Target) -> AsyncIterator[int]:
-    """Runs a server that serves the site's pages, and passes all other connections on to the store. Yields its port.
-
-    For the browser and the store, this is the same as DNS rebinding: after the page is loaded, its host name leads to the store.
-    """
+    """Like DNS rebinding: after the page is loaded, its host name leads to the store. Yields the port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Node runs in a web page of a listed origin, at a store with API keys and at a store without a login. The browser loads the SDK's installed modules unchanged."""
+"""OpenAI's SDK for Node runs unchanged in a web page of a listed origin, whether the store needs API keys or not."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,6 @@ HELLO = "Hello, world!"
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `node_modules`, in which the SDK is installed."""
     environment = Environment("openai_node", tmp_path_factory.mktemp("sdk"))
     try:
         environment.install()
@@ -32,7 +31,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("auth_mode", ["none", "keys"])
-async def test_the_sdk_works_in_a_page_of_a_listed_origin_and_fails_in_a_page_of_another(
+async def test_the_sdk_works_only_in_a_page_of_a_listed_origin(
     settings: Settings, provider: ScriptedProvider, site: WebSite, modules: Path, auth_mode: str
 ) -> None:
     site.directory = modules

@@ -75,7 +75,10 @@ class Asking:
         only_in: str | None = None,
         forks: bool = False,
     ) -> Turn:
-        """Records a request with these messages, and its answer. A transcript that departs opens a branch. `forks`: it continues in a fork instead, as in the store if another reply will be appended at the same place."""
+        """Records a request with these messages, and its answer.
+
+        A transcript that differs from what is stored opens a branch, or continues in a fork with `forks`.
+        """
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
         start = after = None

@@ -79,7 +79,7 @@ def write(*chunks: bytes) -> Callable[[Exchange], None]:
 
 
 def joined(parts: list[StreamPart]) -> list[tuple[dict[str, object], str]]:
-    """(item, text) for each item of the answer. The item includes the fields of its ItemDone. Fails if a part other than Finished comes before the first item, or if a delta is empty.
+    """Returns (item, text) for each item of the answer. The item includes the fields of its ItemDone.
 
     For each PartStarted, the text contains its kind in brackets.
     """

@@ -1,4 +1,4 @@
-"""How an answer from `/chat/completions` becomes stream parts, over a real connection. Items come one after the other, each with all its text."""
+"""How an answer from `/chat/completions` becomes stream parts, over a real connection. All deltas of an item come before the next item starts."""
 
 import json
 from typing import Any
@@ -53,7 +53,7 @@ async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
     assert provider.paths == ["/v1/chat/completions"]
 
 
-async def test_cached_and_written_tokens_and_the_service_tier_are_found_where_providers_report_them(
+async def test_cached_tokens_are_read_in_several_forms_and_an_invalid_tier_is_ignored(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     for usage, tier, cached, written, known_tier in (
@@ -129,7 +129,7 @@ async def test_cached_and_written_tokens_and_the_service_tier_are_found_where_pr
         ),
     ],
 )
-async def test_deltas_of_every_kind_become_one_item_after_the_other(
+async def test_items_from_deltas_of_every_kind_are_not_mixed(
     chat: ModelProvider,
     provider: ScriptedProvider,
     deltas: list[dict[str, Any]],
@@ -197,7 +197,7 @@ async def test_deltas_that_repeat_the_name_are_one_call(chat: ModelProvider, pro
     assert joined(await parts_of(chat)) == [(call("c1", "look"), '{"at":"Paris"}')]
 
 
-async def test_chunks_without_a_delta_or_of_other_choices_are_ignored(
+async def test_chunks_of_other_choices_are_ignored_and_a_chunk_needs_no_delta(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     provider.script = write(
@@ -242,7 +242,7 @@ async def test_a_finish_reason_becomes_one_of_four(
         ([calls((n, f"c{n}", "f" * 100_000, "")) for n in range(12)], "tool_calls"),
     ],
 )
-async def test_an_answer_that_is_invalid_incomplete_too_long_or_an_error_is_a_failure(
+async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
     chat: ModelProvider, provider: ScriptedProvider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
     provider.script = stream(*deltas, finish_reason=finish_reason)

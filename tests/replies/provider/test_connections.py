@@ -1,4 +1,4 @@
-"""Connections to a provider: when they are closed and reused, and what happens with slow readers, redirects, proxies, and a password in the URL."""
+"""Connections to a provider: closing, reuse, slow readers, redirects, proxies, and a password in the URL."""
 
 import asyncio
 import base64
@@ -105,7 +105,7 @@ async def test_a_redirect_is_not_followed(status: int, provider: ScriptedProvide
     assert (provider.requests, provider.list_requests) == ([], 0)
 
 
-async def test_the_proxy_that_the_environment_names_is_used_unless_the_environment_excludes_the_provider(
+async def test_the_proxy_of_the_environment_is_used_except_for_excluded_hosts(
     provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets: list[bytes] = []

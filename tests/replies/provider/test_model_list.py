@@ -31,7 +31,7 @@ async def make_client(provider: ScriptedProvider, clock: Clock) -> AsyncIterator
         yield make
 
 
-async def test_the_default_model_is_the_tenants_or_else_the_configured_one_or_else_the_first_in_the_list(
+async def test_the_default_model_is_the_tenants_the_configured_or_the_first_listed_one(
     make_client: MakeClient, provider: ScriptedProvider
 ) -> None:
     client = make_client(tenant_defaults={"acme": {"model": "big"}})

@@ -32,7 +32,7 @@ def chunks(*chunks: Any) -> Callable[[Exchange], None]:
 
 
 def events(*events: tuple[str, dict[str, Any]]) -> Callable[[Exchange], None]:
-    """A script for `/responses` that sends only these events. If the response is to end, one of them must have the type `completed`."""
+    """A script for `/responses` that sends exactly these events."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -191,7 +191,7 @@ async def test_events_of_unknown_kinds_and_other_choices_change_nothing(
     assert await parts_of(responses) == [ItemStarted(MESSAGE), ItemDelta("a"), Finished("stop")]
 
 
-async def test_parts_of_an_item_come_one_after_the_other(responses: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_the_parts_of_an_item_are_not_mixed(responses: ModelProvider, provider: ScriptedProvider) -> None:
     text, refusal = {"type": "output_text", "text": "Well: "}, {"type": "refusal", "refusal": "no."}
     provider.script = events(
         added({"type": "message"}),
@@ -216,7 +216,7 @@ async def test_parts_of_an_item_come_one_after_the_other(responses: ModelProvide
     ]
 
 
-async def test_the_text_and_the_summary_of_a_reasoning_item_come_in_the_order_in_which_they_start(
+async def test_the_summary_and_the_text_of_a_reasoning_item_are_not_mixed(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def summary_done(index: int, text: str) -> tuple[str, dict[str, Any]]:

@@ -35,7 +35,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (400, "", "", ""),
     ],
 )  # fmt: skip
-def test_the_abilities_that_a_refusal_names_and_those_that_the_model_lacks_are_found(
+def test_the_named_and_the_missing_abilities_are_found_in_a_refusal(
     status: int | None, message: str, names: str, lacks: str
 ) -> None:
     refused = refusal(status, message)
@@ -68,7 +68,7 @@ def test_only_the_beginning_of_a_refusal_is_read() -> None:
     assert refused.mentions == frozenset()
 
 
-async def test_words_that_the_request_contains_too_do_not_count_as_a_statement_about_the_model(
+async def test_words_of_the_request_do_not_count_as_a_statement_about_the_model(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     message = "Invalid name: 'it does NOT support images'"
@@ -83,7 +83,7 @@ async def test_words_that_the_request_contains_too_do_not_count_as_a_statement_a
     assert lacks == [{"image"}, set()]
 
 
-async def test_a_refusal_is_found_in_every_form_of_an_error(chat: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_a_refusal_is_found_in_several_forms_of_an_error(chat: ModelProvider, provider: ScriptedProvider) -> None:
     message = "this model does not support image input"
 
     def in_stream(exchange: Exchange) -> None:

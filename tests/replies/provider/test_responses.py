@@ -82,7 +82,7 @@ async def test_content_that_is_not_only_plain_text_is_a_field_of_the_message(
     ]
 
 
-async def test_interleaved_items_become_one_item_after_the_other(
+async def test_interleaved_items_are_passed_on_one_after_the_other(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -253,7 +253,7 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_an_answer_that_is_invalid_incomplete_too_long_or_an_error_is_a_failure(
+async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
     responses: ModelProvider, provider: ScriptedProvider, script: Any
 ) -> None:
     provider.script = script

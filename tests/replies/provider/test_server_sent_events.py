@@ -1,4 +1,4 @@
-"""Reading a provider's server-sent events over a real connection: which forms are read, which are a failure, and when a provider is too slow."""
+"""Which forms of a provider's server-sent events are read, which are a failure, and when a provider is too slow."""
 
 import json
 import threading

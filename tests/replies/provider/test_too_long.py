@@ -1,4 +1,4 @@
-"""A refusal because the request is too long is recognised in the words of many providers, and the window is found in it."""
+"""Refusals of too long requests are recognised in the words of many providers. They may name the window."""
 
 import pytest
 
@@ -125,9 +125,7 @@ OTHER_REFUSALS = [
 
 
 @pytest.mark.parametrize(("body", "window"), REFUSALS)
-def test_a_refusal_of_a_request_for_its_length_is_recognised_and_the_window_is_found(
-    body: object, window: int | None
-) -> None:
+def test_a_refusal_as_too_long_is_recognised_and_its_window_is_found(body: object, window: int | None) -> None:
     error = error_object(body)
     assert is_too_long(*error_fields(error))
     assert window_of(error) == window
