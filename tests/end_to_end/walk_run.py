@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 
-from infrastructure.ids import uuid_of
+from infrastructure.ids import conversation_id as id_of
 from tests.end_to_end.walk_answer import Received, plain_call, received
 from tests.end_to_end.walk_checks import LogTail, RecordedRequest, WalkChecks
 from tests.end_to_end.walk_messages import Json, meaning_of_item
@@ -252,15 +253,23 @@ class Walk:
 
     def _check_prefixes(self) -> None:
         """The items with rows are those at which a transcript is recognised, and those that a name leads to."""
+        items = self._items_with_rows()
+        while new := [*self._store.log.new()]:  # a reply whose client disconnected may just have ended
+            self.checks.observe(iter(new))
+            items = self._items_with_rows()
         model = self.checks.model
         for conversation_id in model.conversations:
-            rows = self._store.log.rows(
-                "SELECT item_id FROM transcript_prefixes WHERE conversation_id = %s", uuid_of(conversation_id)
-            )
-            found = {item_id for (item_id,) in rows}
+            found = items[conversation_id]
             expected = model.recognisable(conversation_id) | model.named_items(conversation_id)
             assert found <= expected, f"rows of {conversation_id} are left: {found - expected}"
             assert expected <= found, f"rows of {conversation_id} are missing: {expected - found}"
+
+    def _items_with_rows(self) -> Mapping[str, set[str]]:
+        """By conversation."""
+        items: dict[str, set[str]] = defaultdict(set)
+        for stream, item_id in self._store.log.rows("SELECT conversation_id, item_id FROM transcript_prefixes"):
+            items[id_of(stream)].add(item_id)
+        return items
 
     async def _delete(self, deletion: Deletion) -> None:
         """Does nothing if there is nothing to delete."""
