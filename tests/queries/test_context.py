@@ -195,9 +195,11 @@ class HangingReader(ConversationReader):
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool, VersionLookup(pool), "default")
+        self.started = asyncio.Semaphore(0)
         self.released = asyncio.Event()
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        self.started.release()
         await self.released.wait()
         return await super().settings_events(conversation_id, until=until)
 
@@ -218,8 +220,9 @@ async def test_contexts_that_wait_behind_hanging_reads_fail_after_the_timeout(
         return len((await contexts.assemble(conversation_id, at, reply_request)).sent_ids)
 
     hanging = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
-    await asyncio.sleep(0)
-    waiting = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 5)
+    for _ in hanging:
+        await reader.started.acquire()
+    waiting = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 60)
     assert [type(error) for error in waiting] == [psycopg.OperationalError] * 10
     reader.released.set()
     assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)
